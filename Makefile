@@ -1,0 +1,53 @@
+# Needs only make and Python 3.11, 3.12 or 3.13. The environment is made once in .venv and used again after that.
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    pre-train on speech, images and text in minutes, on data that comes with the package"
+	@echo "make test    linter, type checker and tests"
+	@echo "make lint    linter and type checker only"
+	@echo "make format  put the code in its standard form"
+	@echo "make bench   how fast a step of each recipe is on this machine"
+	@echo "make clean   remove the environment and everything that was built"
+
+demo: $(VENV)/installed
+	$(VENV)/bin/data2vec demo
+
+test: lint
+	$(VENV)/bin/pytest
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/step.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch goes first and alone, so that nothing after it can choose another one.
+$(VENV)/torch: constraints.txt
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { echo "data2vec needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/torch pyproject.toml
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e .[dev]
+	@touch $@

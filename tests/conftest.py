@@ -1,0 +1,8 @@
+"""Settings that every test shares."""
+
+import os
+
+# Before torch is imported: two test processes on two cores, each with one thread, are faster than four threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
