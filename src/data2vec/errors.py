@@ -1,0 +1,13 @@
+"""What can go wrong, told in one line."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend: names the wrong value, what is allowed, and the mend. The command exits with 2."""
+
+
+class RunStopped(Exception):
+    """A run that ended for a reason of its own: collapsed representations, too many bad files, a full disk. Exit 1."""
+
+
+class BadExample(Exception):
+    """One example that will not decode: skipped, counted and named. `str(error)` is "name: reason"."""

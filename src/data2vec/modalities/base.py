@@ -1,0 +1,123 @@
+"""What a modality is: everything the method needs to know about one kind of signal, and nothing more.
+
+A modality supplies how raw input becomes a sequence of vectors (`features`), where positions come from (`positions`),
+the shape of the grid on which masks are drawn (`grid`), and how examples are loaded and batched (`examples`,
+`collate`). The method itself (`data2vec.objective`) never asks which modality it is working on.
+
+Shapes: B batch, T positions, D width, H heads, E extra tokens (such as CLS).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from data2vec.nn.positions import Positions
+from data2vec.settings import Settings
+
+Batch = dict[str, Tensor]
+"""A batch on its way to the objective:
+
+- `input`: the raw signal, (B, …).
+- `padding`: bool, True = not there, at the resolution of `input`; absent when every row is full.
+- `mask`: bool (B, T), True = hidden from the student and predicted.
+- `masked`: int64 (N,), where `mask` is True in the flattened (B·T) order; drawn with the mask, so no step waits for it.
+- `view`: what the student is given instead of `input`, where random content replaces some of it.
+"""
+
+
+class Features(nn.Module, ABC):
+    """The local encoder: raw input to a sequence of vectors, and what stands at hidden positions."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Embed `batch["input"]`. Returns vectors (B, T, D) without positions, and the padding (B, T) or None."""
+
+    @abstractmethod
+    def hide(self, x: Tensor, batch: Batch) -> Tensor:
+        """The student's view: `x` (B, T, D) with the learned mask vector wherever `batch["mask"]` is True."""
+
+
+class Examples(Protocol):
+    """A set of examples that can be read in any order."""
+
+    costs: np.ndarray
+    """(n,) what each example weighs in a batch: seconds of audio; 1 for an image or a block of text."""
+
+    def load(self, index: int, limit: float | None, rng: np.random.Generator | None) -> Any:
+        """One decoded example, at most `limit` of its cost long, augmented by `rng` (None: as it is, for evaluation).
+
+        Raises BadExample when it cannot be read."""
+
+    def label(self, index: int, column: str) -> Any:
+        """The value of `column` for this example."""
+
+    def __len__(self) -> int: ...
+
+
+class DataSettings(Settings):
+    """The `data:` section that all modalities share; each adds its own crops, sizes and batch."""
+
+    train: str | None = None
+    """Where the training data is: a folder, a parquet file, a folder of tar shards, or the name of a hub data set."""
+    valid: str | None = None
+    """Held-out data of the same form."""
+    split: str = "train"
+    """Which split to take of a data set that has several."""
+    streaming: bool = False
+    """Read from start to end in bounded memory, shuffled through a buffer, instead of indexing everything first."""
+    buffer: int = 2048
+    """With streaming: how many examples are held at once to be shuffled and grouped by length."""
+    workers: int = 2
+    """Processes that decode and augment (0: in the training process)."""
+    max_bad: float = 0.01
+    """The run stops when more than this share of the examples cannot be read."""
+
+    @property
+    def batch(self) -> float:
+        """The global batch, in units of cost, over all devices and accumulated steps."""
+        raise NotImplementedError
+
+    @property
+    def micro_batch(self) -> float:
+        """At most this much on a device at a time; examples of one micro-batch are cropped and masked as one group."""
+        raise NotImplementedError
+
+
+class Modality(ABC):
+    """One kind of signal. Plain data and methods, no parameters: it travels to the loader's workers."""
+
+    Settings: ClassVar[type[Settings]]
+    """What its `modality:` section holds."""
+    Data: ClassVar[type[DataSettings]]
+    """What its `data:` section holds."""
+
+    def __init__(self, settings: Any, data: Any):
+        self.settings = settings
+        self.data = data
+
+    @abstractmethod
+    def features(self, width: int) -> Features:
+        """Build the local encoder for a Transformer of this width."""
+
+    @abstractmethod
+    def positions(self, width: int, heads: int, extra_tokens: int) -> Positions:
+        """Build the position encoder."""
+
+    @abstractmethod
+    def grid(self, batch: Batch) -> tuple[int, ...]:
+        """The shape of the positions of this batch's rows: (T,) for a sequence, (rows, columns) for an image."""
+
+    @abstractmethod
+    def examples(self, rows: Any) -> Examples:
+        """Turn rows of a data set (a `datasets.Dataset`, or a list of dicts when streaming) into examples."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Any]) -> Batch:
+        """Loaded examples to a batch; shorter ones are padded and `padding` says where."""
+
+    def replace(self, batch: Batch, replaced: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """The student's raw input with random content at `replaced` (B, T); only for masks that ask for it."""
+        raise TypeError(f"{type(self).__name__} cannot replace positions by random ones; use a mask with random: 0")

@@ -1,0 +1,88 @@
+"""Speech: a raw 16 kHz waveform to 50 vectors a second."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data2vec.data import speech as loading
+from data2vec.modalities.base import Batch, Examples, Features, Modality
+from data2vec.nn.frontend import WAV2VEC, ConvFrontEnd
+from data2vec.nn.positions import ConvPositions
+from data2vec.settings import Settings
+
+ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
+
+
+class SpeechSettings(Settings):
+    """The `modality:` section for speech."""
+
+    name: Literal["speech"] = "speech"
+    conv_layers: Annotated[tuple[ConvLayer, ...], Field(strict=False)] = WAV2VEC
+    """(channels, kernel, stride) of each convolution of the front-end (fairseq: conv_feature_layers)."""
+    conv_norm: Literal["layer", "group"] = "layer"
+    """After every convolution over the channels; or after the first over time (fairseq: extractor_mode)."""
+    conv_bias: bool = False
+    """Whether the convolutions of the front-end have a bias."""
+    conv_grad_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients into the convolutions are multiplied by this; 0 freezes them (fairseq: feature_grad_mult)."""
+    position_depth: Annotated[int, Field(gt=0)] = 5
+    """Layers of the convolutional position encoder (fairseq: pos_conv_depth)."""
+    position_kernel: Annotated[int, Field(gt=0)] = 19
+    """Kernel of each of them (fairseq: conv_pos // pos_conv_depth)."""
+    position_groups: Annotated[int, Field(gt=0)] = 16
+    """Groups of each of them (fairseq: conv_pos_groups)."""
+
+
+class SpeechFeatures(Features):
+    """Convolutions, a layer norm and a projection; the mask vector replaces whole frames."""
+
+    def __init__(self, settings: SpeechSettings, width: int):
+        super().__init__()
+        channels = settings.conv_layers[-1][0]
+        self.grad_scale = settings.conv_grad_scale
+        self.conv = ConvFrontEnd(settings.conv_layers, settings.conv_norm, settings.conv_bias)
+        self.norm = nn.LayerNorm(channels)
+        self.project = nn.Linear(channels, width)
+        self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
+            x = self.conv(batch["input"])
+        if x.requires_grad and self.grad_scale != 1:
+            x.register_hook(lambda gradient: gradient * self.grad_scale)
+        padding = None
+        if "padding" in batch:
+            frames = self.conv.length((~batch["padding"]).sum(1))
+            padding = torch.arange(x.shape[1], device=x.device) >= frames[:, None]
+        return self.project(self.norm(x)), padding
+
+    def hide(self, x: Tensor, batch: Batch) -> Tensor:
+        return torch.where(batch["mask"][..., None], self.mask_vector.to(x.dtype), x)
+
+
+class Speech(Modality):
+    """Raw waveforms; convolutional features and positions (paper, section 3.1 and 4)."""
+
+    Settings = SpeechSettings
+    Data = loading.SpeechData
+
+    def features(self, width: int) -> SpeechFeatures:
+        return SpeechFeatures(self.settings, width)
+
+    def positions(self, width: int, heads: int, extra_tokens: int) -> ConvPositions:
+        return ConvPositions(width, self.settings.position_depth, self.settings.position_kernel, self.settings.position_groups)
+
+    def grid(self, batch: Batch) -> tuple[int, ...]:
+        length = batch["input"].shape[1]
+        for _, kernel, stride in self.settings.conv_layers:
+            length = (length - kernel) // stride + 1
+        return (max(length, 0),)
+
+    def examples(self, rows: Any) -> Examples:
+        return loading.SpeechExamples(rows, self.data)
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        return loading.collate(items)

@@ -1,0 +1,75 @@
+"""Text: byte-level BPE tokens."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data2vec.data import text as loading
+from data2vec.modalities.base import Batch, Examples, Features, Modality
+from data2vec.nn.positions import LearnedPositions
+from data2vec.settings import Settings
+
+PAD = 1
+"""Token ids as in RoBERTa: <s> 0, <pad> 1, </s> 2, <unk> 3, then the vocabulary, then <mask> as the last one."""
+
+
+class TextSettings(Settings):
+    """The `modality:` section for text."""
+
+    name: Literal["text"] = "text"
+    vocab_size: Annotated[int, Field(gt=5)] = 50265
+    """Number of token ids, special ones included; the last is <mask>."""
+    max_length: Annotated[int, Field(gt=0)] = 512
+    """The longest sequence that has positions."""
+    embedding_norm: bool = True
+    """A layer norm on tokens plus positions (fairseq: layernorm_embedding)."""
+    scale_embedding: bool = False
+    """Multiply the token vectors by sqrt(width) (fairseq: not no_scale_embedding)."""
+
+
+class TokenFeatures(Features):
+    """A vector per token; at hidden positions the vector of <mask>."""
+
+    def __init__(self, vocab_size: int, width: int, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=PAD)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.zeros_(self.tokens.weight[PAD])
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        return self.scale * self.tokens(batch["input"]), batch.get("padding")
+
+    def hide(self, x: Tensor, batch: Batch) -> Tensor:
+        if "view" in batch:
+            x = self.scale * self.tokens(batch["view"])
+        return torch.where(batch["mask"][..., None], self.scale * self.tokens.weight[-1].to(x.dtype), x)
+
+
+class Text(Modality):
+    """Sub-word tokens with learned positions (paper, section 3.1 and 4)."""
+
+    Settings = TextSettings
+    Data = loading.TextData
+
+    def features(self, width: int) -> TokenFeatures:
+        return TokenFeatures(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)
+
+    def positions(self, width: int, heads: int, extra_tokens: int) -> LearnedPositions:
+        return LearnedPositions(width, self.settings.max_length, norm=self.settings.embedding_norm)
+
+    def grid(self, batch: Batch) -> tuple[int, ...]:
+        return (batch["input"].shape[1],)
+
+    def examples(self, rows: Any) -> Examples:
+        return loading.TextExamples(rows, self.data, self.settings.vocab_size)
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        return loading.collate(items)
+
+    def replace(self, batch: Batch, replaced: np.ndarray, rng: np.random.Generator) -> Tensor:
+        return loading.random_tokens(batch, replaced, rng, self.settings.vocab_size)

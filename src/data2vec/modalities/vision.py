@@ -1,0 +1,93 @@
+"""Images: a picture to a grid of patches."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data2vec.data import vision as loading
+from data2vec.errors import UserError
+from data2vec.modalities.base import Batch, Examples, Features, Modality
+from data2vec.nn.positions import Positions, RelativePositions, SinCosPositions
+from data2vec.nn.transformer import initialise
+from data2vec.settings import Settings
+
+Colour = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
+class VisionSettings(Settings):
+    """The `modality:` section for images."""
+
+    name: Literal["vision"] = "vision"
+    patch: Annotated[int, Field(gt=0)] = 16
+    """Side of a square patch in pixels."""
+    image: Annotated[int, Field(gt=0)] = 224
+    """Side of the square input in pixels; a multiple of the patch."""
+    positions: Literal["relative", "sincos"] = "relative"
+    """A learned bias on attention, shared by all blocks (BEiT); or fixed sines and cosines (MAE)."""
+    mean: Colour = (0.485, 0.456, 0.406)
+    """Subtracted from red, green and blue in 0..1 (those of ImageNet)."""
+    std: Colour = (0.229, 0.224, 0.225)
+    """Then divided by."""
+
+
+class PatchFeatures(Features):
+    """Square patches times a matrix; the mask vector replaces whole patches. Bytes are normalised, floats taken as they are."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: VisionSettings, width: int):
+        super().__init__()
+        self.patch = settings.patch
+        self.project = nn.Linear(3 * settings.patch**2, width)
+        self.mask_vector = nn.Parameter(torch.empty(width))
+        self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1) * 255, persistent=False)
+        initialise(self, "beit")
+        nn.init.trunc_normal_(self.mask_vector, std=0.02, a=-0.02, b=0.02)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        image = batch["input"]  # (B, 3, rows, columns)
+        if image.dtype == torch.uint8:
+            image = (image - self.mean) / self.std
+        B, C, H, W = image.shape
+        p = self.patch
+        patches = image.view(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, (H // p) * (W // p), C * p * p)
+        return self.project(patches), None
+
+    def hide(self, x: Tensor, batch: Batch) -> Tensor:
+        return torch.where(batch["mask"][..., None], self.mask_vector.to(x.dtype), x)
+
+
+class Vision(Modality):
+    """Images as patches (paper, section 3.1 and 4)."""
+
+    Settings = VisionSettings
+    Data = loading.VisionData
+
+    def __init__(self, settings: VisionSettings, data: loading.VisionData):
+        super().__init__(settings, data)
+        if settings.image % settings.patch:
+            raise UserError(f"modality.image: {settings.image} is not a multiple of modality.patch, {settings.patch}")
+        side = settings.image // settings.patch
+        self.side = (side, side)
+
+    def features(self, width: int) -> PatchFeatures:
+        return PatchFeatures(self.settings, width)
+
+    def positions(self, width: int, heads: int, extra_tokens: int) -> Positions:
+        if self.settings.positions == "sincos":
+            return SinCosPositions(self.side, width)
+        return RelativePositions(self.side, heads, extra_tokens)
+
+    def grid(self, batch: Batch) -> tuple[int, ...]:
+        return self.side
+
+    def examples(self, rows: Any) -> Examples:
+        return loading.VisionExamples(rows, self.data, self.settings.image)
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        return loading.collate(items)

@@ -1,0 +1,40 @@
+"""An encoder: local features, positions, Transformer. It knows of no teacher and no loss."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
+
+
+class Encoder(nn.Module):
+    """The three parts of the model, each replaceable (paper, section 3.1)."""
+
+    PARTS = ("features", "positions", "transformer")
+
+    def __init__(self, features: nn.Module, positions: nn.Module, transformer: Transformer):
+        super().__init__()
+        self.features = features
+        self.positions = positions
+        self.transformer = transformer
+
+    def forward(self, batch: dict[str, Tensor], visit: Visit | None = None) -> tuple[Tensor, Tensor | None]:
+        """Contextual vectors (B, T, D) of the full, unmasked input, and the padding (B, T) or None."""
+        x, padding = self.features(batch)
+        return contextualise(self.positions, self.transformer, x, padding, visit), padding
+
+
+def contextualise(
+    positions: Any, transformer: Transformer, x: Tensor, padding: Tensor | None, visit: Visit | None = None
+) -> Tensor:
+    """Local features (B, T, D) to contextual vectors (B, T, D)."""
+    return transformer(positions(x, padding), padding, positions.bias(x.shape[1]), visit)
+
+
+def build(modality: Any, settings: TransformerSettings) -> Encoder:
+    """The encoder of a modality (`data2vec.modalities.base.Modality`), with fresh weights."""
+    return Encoder(
+        modality.features(settings.width),
+        modality.positions(settings.width, settings.heads, settings.extra_tokens),
+        Transformer(settings),
+    )

@@ -1,0 +1,176 @@
+"""One Transformer for every model: post-norm or pre-norm blocks, with whatever bias on attention the positions bring."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from data2vec.nn.attention import Attention, attention_mask
+from data2vec.settings import Settings
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+Visit = Callable[[int, Tensor, Tensor], None]
+"""Called for every block with its index, its feed-forward output and its output, both (B, T, D)."""
+
+
+class TransformerSettings(Settings):
+    """The `encoder:` section. Defaults: the Base model of the paper (section 4), as used for speech and text."""
+
+    width: Count = 768
+    """D (fairseq: encoder_embed_dim)."""
+    layers: Count = 12
+    """Number of blocks."""
+    heads: Count = 12
+    """Attention heads; must divide the width."""
+    ffn_width: Count = 3072
+    """Inner width of the feed-forward part."""
+    norm: Literal["post", "pre"] = "post"
+    """Where a block normalises: after each residual addition, or before each part (fairseq: layer_norm_first)."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Epsilon of the layer norms."""
+    input_norm: bool = True
+    """A layer norm before the first block."""
+    final_norm: bool = False
+    """A layer norm after the last block."""
+    extra_tokens: Annotated[int, Field(ge=0)] = 0
+    """Learned vectors put before the sequence, such as CLS; never part of targets or features."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """Of the feed-forward part; GELU in its exact form."""
+    key_bias: bool = True
+    """False: keys are projected without a bias, as in BEiT."""
+    layer_scale: Annotated[float, Field(gt=0)] | None = None
+    """Initial value of the learned scale on each residual branch."""
+    dropout: Probability = 0.1
+    """On the input, the attention output and the feed-forward output."""
+    attention_dropout: Probability = 0.1
+    """On the attention weights."""
+    activation_dropout: Probability = 0.0
+    """After the activation of the feed-forward part."""
+    drop_path: Probability = 0.0
+    """Chance to skip a residual branch for a sample, growing linearly with depth up to this value."""
+    layerdrop: Probability = 0.0
+    """Chance to skip a whole block in a step."""
+    init: Literal["bert", "beit"] = "bert"
+    """Initial weights: N(0, 0.02); or the same cut at one standard deviation and scaled down with depth."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TransformerSettings":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward part, each with a residual connection."""
+
+    def __init__(self, settings: TransformerSettings, index: int):
+        super().__init__()
+        s = settings
+        self.pre_norm = s.norm == "pre"
+        self.attention = Attention(s.width, s.heads, s.attention_dropout, s.key_bias)
+        self.norm1 = nn.LayerNorm(s.width, s.norm_eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(s.width, s.ffn_width),
+            nn.GELU() if s.activation == "gelu" else nn.ReLU(),
+            nn.Dropout(s.activation_dropout),
+            nn.Linear(s.ffn_width, s.width),
+        )
+        self.norm2 = nn.LayerNorm(s.width, s.norm_eps)
+        self.dropout = nn.Dropout(s.dropout)
+        self.drop_path = DropPath(s.drop_path * index / max(s.layers - 1, 1))
+        self.scale1 = self.scale2 = None
+        if s.layer_scale is not None:
+            self.scale1 = nn.Parameter(torch.full((s.width,), s.layer_scale))
+            self.scale2 = nn.Parameter(torch.full((s.width,), s.layer_scale))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x` (B, T, D) to the block's output and its feed-forward output before the residual addition, both (B, T, D)."""
+        attended = self.attention(self.norm1(x) if self.pre_norm else x, mask)
+        if self.scale1 is not None:
+            attended = self.scale1 * attended
+        x = x + self.drop_path(self.dropout(attended))
+        if not self.pre_norm:
+            x = self.norm1(x)
+        fed = self.ffn(self.norm2(x) if self.pre_norm else x)
+        if self.scale2 is not None:
+            fed = self.scale2 * fed
+        x = x + self.drop_path(self.dropout(fed))
+        return (x if self.pre_norm else self.norm2(x)), fed
+
+
+class Transformer(nn.Module):
+    """Extra tokens, blocks, norms: a sequence of vectors to a sequence of contextual vectors."""
+
+    def __init__(self, settings: TransformerSettings):
+        super().__init__()
+        s = settings
+        self.settings = s
+        self.extra_tokens = nn.Parameter(torch.empty(s.extra_tokens, s.width)) if s.extra_tokens else None
+        self.input_norm = nn.LayerNorm(s.width, s.norm_eps) if s.input_norm else nn.Identity()
+        self.input_dropout = nn.Dropout(s.dropout)
+        self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
+        self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
+        initialise(self, s.init)
+
+    def forward(
+        self, x: Tensor, padding: Tensor | None = None, bias: Tensor | None = None, visit: Visit | None = None
+    ) -> Tensor:
+        """Contextual vectors (B, T, D) of `x` (B, T, D).
+
+        `padding` (B, T) is True where nothing is; `bias` (H, E+T, E+T) is added to the attention logits; `visit` sees
+        every block's states without the extra tokens."""
+        extra = self.settings.extra_tokens
+        if self.extra_tokens is not None:
+            x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.input_dropout(self.input_norm(x))
+        mask = attention_mask(bias, padding, extra)
+        for index, block in enumerate(self.blocks):
+            if self.training and self.settings.layerdrop and torch.rand(()) < self.settings.layerdrop:
+                continue
+            x, fed = block(x, mask)
+            if visit is not None:
+                visit(index, fed[:, extra:], x[:, extra:])
+        return self.final_norm(x)[:, extra:]
+
+
+class DropPath(nn.Module):
+    """Zero a residual branch for a random share `p` of the samples, and scale the others up (stochastic depth)."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * keep / (1 - self.p)
+
+
+def initialise(module: nn.Module, init: str) -> None:
+    """Initial weights of every Linear and of the extra tokens under `module`; norms start at 1 and 0.
+
+    bert: N(0, 0.02). beit: the same cut at ±0.02, with the last matrix of each residual branch divided by
+    sqrt(2·depth). Biases start at 0."""
+
+    def draw(tensor: Tensor) -> None:
+        if init == "bert":
+            nn.init.normal_(tensor, std=0.02)
+        else:
+            nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)
+
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            draw(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        if isinstance(child, Transformer):
+            if child.extra_tokens is not None:
+                draw(child.extra_tokens)
+    if init == "beit" and isinstance(module, Transformer):
+        for depth, block in enumerate(module.blocks, start=1):
+            for last in (block.attention.out, block.ffn[-1]):
+                last.weight.data.div_((2 * depth) ** 0.5)

@@ -1,0 +1,83 @@
+"""The teacher: a moving average of the student (paper, section 3.3, "Teacher parameterization")."""
+
+import copy
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data2vec.nn.encoder import Encoder, contextualise
+from data2vec.nn.transformer import Visit
+from data2vec.settings import Settings
+
+Decay = Annotated[float, Field(ge=0, le=1)]
+Source = Literal["averaged", "copied", "shared"]
+"""Where a part of the teacher comes from: a moving average of the student's; a copy of it, renewed after every step;
+or the student's own. The last two are the same in training, but only the last one costs nothing."""
+
+
+class TeacherSettings(Settings):
+    """How the teacher follows the student."""
+
+    decay: Decay = 0.999
+    """τ at the start (fairseq: ema_decay)."""
+    end_decay: Decay = 0.9999
+    """τ from step `anneal_steps` on; 1 freezes the teacher there (fairseq: ema_end_decay)."""
+    anneal_steps: Annotated[int, Field(ge=0)] = 30000
+    """τ grows linearly over so many steps (fairseq: ema_anneal_end_step)."""
+    features: Source = "shared"
+    """The local encoder."""
+    positions: Source = "shared"
+    """The position encoder."""
+    transformer: Literal["averaged"] = "averaged"
+    """Always averaged: this is what makes it a teacher."""
+    context: Literal["full", "masked"] = "full"
+    """What the teacher sees: everything; or only the masked positions, as the released text model did by mistake."""
+
+
+class Teacher(nn.Module):
+    """Θ_teacher ← τ·Θ_teacher + (1-τ)·Θ_student, in float32; always in evaluation mode, never with gradients."""
+
+    def __init__(self, student: Encoder, settings: TeacherSettings):
+        super().__init__()
+        self.settings = settings
+        own = [part for part in Encoder.PARTS if getattr(settings, part) != "shared"]
+        self.own = nn.ModuleDict({part: copy.deepcopy(getattr(student, part)) for part in own})
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def decay(self, step: int) -> float:
+        """τ after so many optimizer steps."""
+        s = self.settings
+        return s.end_decay - (s.end_decay - s.decay) * max(0.0, 1 - step / s.anneal_steps) if s.anneal_steps else s.end_decay
+
+    @torch.no_grad()
+    def update(self, student: Encoder, step: int) -> None:
+        """Follow the student once, after optimizer step number `step` (counted from 1). With τ = 1 nothing moves."""
+        if (decay := self.decay(step)) >= 1:
+            return
+        for part, mine in self.own.items():
+            theirs = getattr(student, part)
+            parameters = list(mine.parameters()), [p.to(q.dtype) for p, q in zip(theirs.parameters(), mine.parameters())]
+            if getattr(self.settings, part) == "averaged":
+                torch._foreach_lerp_(*parameters, 1 - decay)
+            else:
+                torch._foreach_copy_(*parameters)
+            for buffer, source in zip(mine.buffers(), theirs.buffers(), strict=True):
+                buffer.copy_(source)
+
+    @torch.no_grad()
+    def forward(
+        self, student: Encoder, batch: dict[str, Tensor], features: Tensor, padding: Tensor | None, visit: Visit
+    ) -> None:
+        """Run on the full, unmasked input. `features` (B, T, D) and `padding` are the student's, before masking."""
+        parts = {part: self.own[part] if part in self.own else getattr(student, part) for part in Encoder.PARTS}
+        if "features" in self.own:
+            features, padding = parts["features"](batch)
+        if self.settings.context == "masked":
+            padding = ~batch["mask"] if padding is None else padding | ~batch["mask"]
+        contextualise(parts["positions"], parts["transformer"], features.detach(), padding, visit)

@@ -1,0 +1,231 @@
+"""Compare with numbers that the official code computed: `python tests/parity.py FIXTURE.safetensors…`
+
+A fixture is a pair of files: NAME.json (the official configuration and what to expect) and NAME.safetensors (weights,
+inputs, masks, and what came of them). The model is rebuilt from the configuration, the official weights are loaded
+through the key tables of `data2vec.interop.fairseq`, and features, targets, predictions, loss, gradients and the next
+EMA step are compared. Exit status 1 when one of them is off by more than the fixture allows, or cannot be computed.
+"""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from data2vec import recipe as recipes
+from data2vec.errors import UserError
+from data2vec.interop import fairseq
+from data2vec.nn import encoder as encoders
+from data2vec.objective.data2vec import Data2Vec
+
+TOLERANCE = {"loss rel": 2e-6, "forward tensors atol": 2e-5, "gradients atol": 1e-4}
+
+
+@dataclass
+class Fixture:
+    """Tensors by group (student, teacher, ema, grad, input, mid, out) and what the JSON says about them."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}/"): value for key, value in self.tensors.items() if key.startswith(f"{name}/")}
+
+    def tolerance(self, kind: str) -> float:
+        found = re.search(rf"{kind} ([\d.]+e-?\d+)", self.facts.get("float_noise", {}).get("suggested_tolerance", ""))
+        return float(found[1]) if found else TOLERANCE[kind]
+
+
+@dataclass
+class Case:
+    """A fixture in our terms."""
+
+    recipe: dict[str, Any]
+    table: fairseq.Table
+    teacher_prefix: str
+    batch: dict[str, Tensor]
+    plain: dict[str, Tensor]
+    per_position: bool = False
+    """The official loss is a mean over the masked positions."""
+
+
+def speech(fixture: Fixture) -> Case:
+    config, inputs = fixture.facts["config"], fixture.group("input")
+    plain = {"input": inputs["source"]}
+    if "padding_mask" in inputs and inputs["padding_mask"].any():
+        plain["padding"] = inputs["padding_mask"].bool()
+    whole = not (config["ema_transformer_only"] or config["ema_layers_only"])
+    recipe = fairseq.speech_recipe(config)
+    batch = plain | {"mask": inputs["mask_indices"].bool()}
+    return Case(recipe, fairseq.speech_table(config), "" if whole else "encoder.", batch, plain)
+
+
+def text(fixture: Fixture) -> Case:
+    tokens, inputs = fixture.group("input")["tokens"], fixture.group("input")
+    vocab = len(fixture.tensors["student/encoder.sentence_encoder.embed_tokens.weight"])
+    recipe = fairseq.text_recipe(fixture.facts["config"], vocab)
+    mask = inputs["mask"].bool()
+    pad = fixture.facts["dictionary"]["pad"]
+    plain = {"input": tokens} | ({"padding": tokens == pad} if (tokens == pad).any() else {})
+    if not torch.equal(inputs["target_tokens"], tokens):
+        given = inputs["target_tokens"] != pad
+        if not torch.equal(given, mask):
+            raise ValueError("the teacher's tokens are neither the full ones nor only the masked ones")
+        recipe["objective"]["teacher"]["context"] = "masked"
+    return Case(recipe, fairseq.TEXT, "encoder.sentence_encoder.", plain | {"mask": mask, "view": inputs["src_tokens"]}, plain)
+
+
+def vision(fixture: Fixture) -> Case:
+    inputs = fixture.group("input")
+    plain = {"input": inputs["img"]}
+    batch = plain | {"mask": inputs["mask"].flatten(1).bool()}
+    return Case(fairseq.vision_recipe(fixture.facts["config"]), fairseq.VISION, "", batch, plain, per_position=True)
+
+
+def case(fixture: Fixture) -> Case:
+    """Which model a fixture is of, by its tensors' names. Raises ValueError for one that is not supported."""
+    student = fixture.group("student")
+    if any(key.startswith("modality_encoders.") for key in student):
+        raise ValueError("a model of data2vec 2.0, which this version does not have")
+    if "post_extract_proj.weight" in student:
+        return speech(fixture)
+    if "encoder.sentence_encoder.embed_tokens.weight" in student:
+        return text(fixture)
+    if "patch_embed.proj.weight" in student:
+        return vision(fixture)
+    if "patch_embed.conv.weight" in student:
+        raise ValueError("the vision port in fairseq, whose defects are not imitated: see docs/differences.md")
+    raise ValueError("no known model has tensors of these names")
+
+
+def error(ours: Tensor, official: Tensor) -> float:
+    """Largest difference over the largest magnitude."""
+    ours, scale = ours.detach().float(), official.abs().max().clamp(min=1e-30)
+    return float((ours - official.float()).abs().max() / scale)
+
+
+def build(case: Case, fixture: Fixture) -> Data2Vec:
+    recipe = recipes.validate(case.recipe | {"data": {}}, "fixture")
+    objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+    ours = dict(objective.student.named_parameters()) | {f"head.{k}": v for k, v in objective.head.named_parameters()}
+    loaded = fairseq.from_official(fixture.group("student"), ours, case.table)
+    teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
+    own = dict(objective.teacher.own.named_parameters())
+    with torch.no_grad():
+        for name, value in loaded.items():
+            ours[name].copy_(value)
+        for name, value in fairseq.from_official(teacher, own, case.table).items():
+            own[name].copy_(value)
+    return objective
+
+
+def compare(fixture: Fixture) -> list[tuple[str, float, float, str]]:
+    """(what, largest relative error, allowed, remark) for each of the six comparisons."""
+    this = case(fixture)
+    objective = build(this, fixture)
+    mid, forward, batch = fixture.group("mid"), fixture.tolerance("forward tensors atol"), this.batch
+    batch["masked"] = batch["mask"].flatten().nonzero()[:, 0]
+    lines = []
+
+    objective.eval()
+    errors: dict[str, float] = {}
+
+    def visit(index: int, ffn: Tensor, block: Tensor) -> None:
+        for key, state in ((f"hidden/{index}", block), (f"hidden_ffn/{index}", ffn)):
+            if key in mid:
+                errors[key] = error(state, mid[key])
+
+    with torch.no_grad():
+        out, padding = objective.student(this.plain, visit)
+        errors["hidden/out"] = error(objective.head(out) if this.per_position else out, mid["hidden/out"])
+        if "hidden/embedding" in mid:
+            features, _ = objective.student.features(this.plain)
+            errors["hidden/embedding"] = error(objective.student.positions(features, padding), mid["hidden/embedding"])
+    worst = max(errors, key=lambda key: errors[key])
+    lines.append(("features", errors[worst], forward, f"{len(errors)} tensors, worst {worst}"))
+
+    objective.train()
+    seen: dict[str, Tensor] = {}
+    official_distance = objective.distance
+
+    def distance(prediction: Tensor, target: Tensor) -> Tensor:
+        seen.update(prediction=prediction, target=target)
+        return official_distance(prediction, target)
+
+    objective.distance = distance  # type: ignore[method-assign]
+    output = objective(batch)
+    lines.append(("targets", error(seen["target"], mid["target"]), forward, ""))
+    lines.append(("predictions", error(seen["prediction"], mid["pred"]), forward, ""))
+
+    loss = output.loss / output.predicted if this.per_position else output.loss
+    expected = fixture.tensors["out/loss"].double()
+    lines.append(("loss", abs(loss.item() / expected.item() - 1), fixture.tolerance("loss rel"), f"{loss.item():.6f}"))
+
+    loss.backward()
+    lines.append(("gradients", *gradients(objective, fixture, this)))
+
+    step = fixture.facts["ema_update"].get("num_updates_passed", 1)
+    objective.after_step(step)
+    lines.append(("EMA step", *ema(objective, fixture, this, forward)))
+    return lines
+
+
+def gradients(objective: Data2Vec, fixture: Fixture, this: Case) -> tuple[float, float, str]:
+    expected, skip = fixture.group("grad"), set(fixture.facts.get("gradients_that_are_rounding_noise", []))
+    parameters = dict(objective.student.named_parameters()) | {f"head.{k}": v for k, v in objective.head.named_parameters()}
+    ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in parameters.items()}
+    ours = fairseq.to_official(ours, fixture.group("student"), this.table)
+    keys = [key for key in expected if key not in skip]
+    if missing := [key for key in keys if key not in ours]:
+        raise ValueError(f"no gradient of ours for {', '.join(missing)}")
+    errors = {key: error(ours[key], expected[key]) for key in keys}
+    silent = [key for key in ours.keys() - expected.keys() if ours[key].abs().max() > 0]
+    if silent:
+        raise ValueError(f"a gradient where the official code has none: {', '.join(silent)}")
+    worst = max(errors, key=lambda key: errors[key])
+    return errors[worst], fixture.tolerance("gradients atol"), f"{len(errors)} tensors, worst {worst}"
+
+
+def ema(objective: Data2Vec, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
+    expected = {this.teacher_prefix + key: value for key, value in fixture.group("ema").items()}
+    ours = fairseq.to_official(dict(objective.teacher.own.named_parameters()), expected, this.table)
+    errors = {key: error(value, expected[key]) for key, value in ours.items()}
+    rest = [key for key in expected.keys() - ours.keys() if expected[key].is_floating_point()]
+    unused = [key for key in rest if key.startswith(("lm_head", "final_proj")) or key.endswith("version")]
+    if other := sorted(set(rest) - set(unused)):
+        raise ValueError(f"not in our teacher: {', '.join(other)}")
+    worst = max(errors, key=lambda key: errors[key])
+    note = f"; not kept, since no target needs it: {', '.join(sorted(unused))}" if unused else ""
+    return errors[worst], allowed, f"{len(errors)} tensors{note}"
+
+
+def read(path: Path) -> Fixture:
+    return Fixture(load_file(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+
+
+def report(paths: list[str]) -> int:
+    failed = False
+    for path in map(Path, paths):
+        print(path.stem)
+        try:
+            lines = compare(read(path))
+        except (ValueError, KeyError, OSError, UserError) as problem:
+            print(f"  cannot be computed: {problem}")
+            failed = True
+            continue
+        for what, value, allowed, remark in lines:
+            good = value <= allowed  # also False for NaN
+            failed |= not good
+            print(f"  {'ok  ' if good else 'FAIL'} {what:<12} {value:.1e} (allowed {allowed:.0e}) {remark}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit(__doc__)
+    sys.exit(report(sys.argv[1:]))
