@@ -9,7 +9,7 @@ Shapes: B batch, T positions, D width, H heads, E extra tokens (such as CLS).
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -93,6 +93,8 @@ class Modality(ABC):
     """What its `modality:` section holds."""
     Data: ClassVar[type[DataSettings]]
     """What its `data:` section holds."""
+    kind: ClassVar[Literal["audio", "image", "text"]]
+    """What to look for in a data set; not needed by a modality with `rows` of its own."""
 
     def __init__(self, settings: Any, data: Any):
         self.settings = settings
@@ -109,6 +111,12 @@ class Modality(ABC):
     @abstractmethod
     def grid(self, batch: Batch) -> tuple[int, ...]:
         """The shape of the positions of this batch's rows: (T,) for a sequence, (rows, columns) for an image."""
+
+    def rows(self, where: str) -> Any:
+        """Open the data set `where`, as the `data:` section says. Raises UserError when there is nothing of this kind."""
+        from data2vec.data.sources import open_rows
+
+        return open_rows(where, self.kind, self.data.split, self.data.streaming)
 
     @abstractmethod
     def examples(self, rows: Any) -> Examples:

@@ -68,6 +68,7 @@ class Speech(Modality):
 
     Settings = SpeechSettings
     Data = loading.SpeechData
+    kind = "audio"
 
     def features(self, width: int) -> SpeechFeatures:
         return SpeechFeatures(self.settings, width)

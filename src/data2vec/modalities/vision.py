@@ -67,6 +67,7 @@ class Vision(Modality):
 
     Settings = VisionSettings
     Data = loading.VisionData
+    kind = "image"
 
     def __init__(self, settings: VisionSettings, data: loading.VisionData):
         super().__init__(settings, data)
