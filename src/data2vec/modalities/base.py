@@ -9,6 +9,7 @@ Shapes: B batch, T positions, D width, H heads, E extra tokens (such as CLS).
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class Examples(Protocol):
     def label(self, index: int, column: str) -> Any:
         """The value of `column` for this example."""
 
+    def subset(self, indices: Sequence[int]) -> "Examples":
+        """These examples only, with all they need to be loaded elsewhere; asked for when streaming."""
+
     def __len__(self) -> int: ...
 
 
@@ -95,6 +99,8 @@ class Modality(ABC):
     """What its `data:` section holds."""
     kind: ClassVar[Literal["audio", "image", "text"]]
     """What to look for in a data set; not needed by a modality with `rows` of its own."""
+    seconds_per_position: float | None = None
+    """How far apart positions are in time, where they are."""
 
     def __init__(self, settings: Any, data: Any):
         self.settings = settings
@@ -121,6 +127,17 @@ class Modality(ABC):
     @abstractmethod
     def examples(self, rows: Any) -> Examples:
         """Turn rows of a data set (a `datasets.Dataset`, or a list of dicts when streaming) into examples."""
+
+    def labelled(self, rows: Any) -> Examples:
+        """The same for evaluation: an example for every row, whole and with its label."""
+        return self.examples(rows)
+
+    def save(self, folder: Path, examples: Examples | None) -> dict[str, str]:
+        """Write into a model folder what `labelled` needs besides the settings, such as a tokenizer; nothing, for most.
+
+        `examples`: those of the training data, or None when streaming. Returns the keys of `data` that point to what was
+        written, as paths in the folder."""
+        return {}
 
     @abstractmethod
     def collate(self, items: Sequence[Any]) -> Batch:

@@ -1,5 +1,6 @@
 """Speech: a raw 16 kHz waveform to 50 vectors a second."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,7 @@ class SpeechFeatures(Features):
         channels = settings.conv_layers[-1][0]
         self.grad_scale = settings.conv_grad_scale
         self.conv = ConvFrontEnd(settings.conv_layers, settings.conv_norm, settings.conv_bias)
+        self.conv.requires_grad_(settings.conv_grad_scale > 0)
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, width)
         self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
@@ -69,6 +71,10 @@ class Speech(Modality):
     Settings = SpeechSettings
     Data = loading.SpeechData
     kind = "audio"
+
+    def __init__(self, settings: SpeechSettings, data: loading.SpeechData):
+        super().__init__(settings, data)
+        self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / loading.RATE
 
     def features(self, width: int) -> SpeechFeatures:
         return SpeechFeatures(self.settings, width)

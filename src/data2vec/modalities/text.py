@@ -1,6 +1,7 @@
 """Text: byte-level BPE tokens."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -45,9 +46,9 @@ class TokenFeatures(Features):
         return self.scale * self.tokens(batch["input"]), batch.get("padding")
 
     def hide(self, x: Tensor, batch: Batch) -> Tensor:
-        if "view" in batch:
-            x = self.scale * self.tokens(batch["view"])
-        return torch.where(batch["mask"][..., None], self.scale * self.tokens.weight[-1].to(x.dtype), x)
+        # Looked up anew rather than put into x: then the table gets one gradient, not two of its size.
+        shown = batch.get("view", batch["input"]).masked_fill(batch["mask"], self.tokens.num_embeddings - 1)
+        return self.scale * self.tokens(shown)
 
 
 class Text(Modality):
@@ -68,6 +69,11 @@ class Text(Modality):
 
     def examples(self, rows: Any) -> Examples:
         return loading.TextExamples(rows, self.data, self.settings.vocab_size)
+
+    def save(self, folder: Path, examples: Examples | None) -> dict[str, str]:
+        tokenizer = getattr(examples, "tokenizer", None) or loading.load_tokenizer(self.data.tokenizer)
+        loading.save_tokenizer(tokenizer, folder)
+        return {"tokenizer": "."}
 
     def collate(self, items: Sequence[Any]) -> Batch:
         return loading.collate(items)
