@@ -1,0 +1,48 @@
+"""data2vec: one self-supervised method for speech, images, text, and any signal that can be cut into a sequence.
+
+    run = data2vec.pretrain("vision/v1-tiny", data="photos/", out="run")
+    model = data2vec.load("run")
+    features = model.features(["photo.jpg"], layers="all")
+
+What is here is public and stays; it is imported when it is first used.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from data2vec.errors import BadExample, RunStopped, UserError
+
+if TYPE_CHECKING:
+    from data2vec.model import Features, Model, load
+    from data2vec.recipe import Recipe
+    from data2vec.tasks.probe import probe
+    from data2vec.train.folder import Run
+    from data2vec.train.loop import pretrain
+
+try:
+    __version__ = version("data2vec")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["BadExample", "Features", "Model", "Recipe", "Run", "RunStopped", "UserError", "load", "pretrain", "probe"]
+
+_HOME = {
+    "Features": "model",
+    "Model": "model",
+    "Recipe": "recipe",
+    "Run": "train.folder",
+    "load": "model",
+    "pretrain": "train.loop",
+    "probe": "tasks.probe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'data2vec' has no attribute {name!r}")
+    return getattr(import_module(f"data2vec.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,229 @@
+"""A trained model in a folder of its own: written at the end of a run, loaded to be used.
+
+`config.json` holds the recipe it was trained by, `model.safetensors` the student's encoder (no teacher, no head), and
+`README.md` says what it is. Text has its `tokenizer.json` too.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from data2vec import recipe as recipes
+from data2vec.errors import BadExample, UserError
+from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import Encoder
+from data2vec.recipe import Recipe
+
+FORMAT = "data2vec model 1"
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder makes of some inputs. B inputs, T positions of the longest, D width."""
+
+    hidden: Tensor
+    """(layers, B, T, D); zero beyond an input's own length."""
+    lengths: Tensor
+    """(B,) positions of each input."""
+    seconds: Tensor | None
+    """(T,) where each position starts in time; None where there is no time, as in images and text."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder with all that is needed to give it input."""
+
+    encoder: Encoder
+    """In evaluation mode."""
+    modality: Modality
+    """Loads and batches its input."""
+    recipe: Recipe
+    """What it was trained by."""
+
+    @torch.inference_mode()
+    def features(self, inputs: Sequence[Any], layers: Literal["last", "all"] | int = "last", batch: int = 8) -> Features:
+        """Contextual vectors of each input, in the order given.
+
+        `inputs`: paths of files; or arrays, (S,) samples at 16 kHz or (H, W, 3) bytes; for text, strings. `layers`: "last"
+        is what the encoder puts out, after its final norm where it has one; "all" is the output of every block, first to
+        last; a number is that of one block, counted from 0, or from the end when negative. `batch` inputs are computed at a
+        time; those beside an input do not change its vectors.
+
+        Raises UserError for an input that cannot be read and for a layer that is not there."""
+        if not inputs:
+            raise UserError("features: there is no input")
+        depth = len(self.encoder.transformer.blocks)
+        if isinstance(layers, int) and not -depth <= layers < depth:
+            raise UserError(f"layers: {layers} is not there; this model has blocks 0 to {depth - 1}, or 'last', or 'all'")
+        device = next(self.encoder.parameters()).device
+        examples = self.modality.labelled([_row(self.modality, each) for each in inputs])
+        if len(examples) < len(inputs):
+            raise UserError("; ".join(getattr(examples, "bad", ())) or "features: an input is too short for a single position")
+        hidden, lengths = [], []
+        for start in range(0, len(inputs), batch):
+            try:
+                items = [examples.load(i, None, None) for i in range(start, min(start + batch, len(inputs)))]
+            except BadExample as error:
+                raise UserError(f"features: {error}") from None
+            batched = {key: value.to(device) for key, value in self.modality.collate(items).items()}
+            x, padding = _run(self.encoder, batched, layers)
+            if padding is not None:
+                x = x.masked_fill(padding[..., None], 0.0)
+            hidden.append(x)
+            lengths.append(torch.full((x.shape[1],), x.shape[2]) if padding is None else (~padding).sum(1).cpu())
+        longest = max(x.shape[2] for x in hidden)
+        joined = torch.cat([torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[2])) for x in hidden], dim=1)
+        step = self.modality.seconds_per_position
+        return Features(joined, torch.cat(lengths), None if step is None else torch.arange(longest) * step)
+
+
+def _run(encoder: Encoder, batch: Batch, layers: Literal["last", "all"] | int) -> tuple[Tensor, Tensor | None]:
+    """(layers, B, T, D) and the padding (B, T) or None."""
+    blocks: list[Tensor] = []
+    last, padding = encoder(batch, visit=None if layers == "last" else lambda index, ffn, block: blocks.append(block))
+    if layers == "last":
+        return last[None], padding
+    return torch.stack(blocks if layers == "all" else [blocks[layers]]), padding
+
+
+def save(
+    folder: Path,
+    encoder: Encoder,
+    modality: Modality,
+    recipe: Recipe,
+    examples: Examples | None = None,
+    metrics: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write a model folder, in place of what was there.
+
+    `examples`: the training examples, from which some modalities keep something (text: its tokenizer). `metrics`: the
+    logged steps of the run, for the model card."""
+    from data2vec import __version__
+
+    with whole_folder(folder) as aside:
+        files = modality.save(aside, examples)
+        save_model(encoder, str(aside / "model.safetensors"), metadata={"format": "pt"})
+        config = {"format": FORMAT, "version": __version__, "files": files, "recipe": recipe.model_dump(mode="json")}
+        (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        (aside / "README.md").write_text(_card(encoder, recipe, metrics), encoding="utf-8")
+
+
+def load(path: str | Path) -> Model:
+    """The model in a run folder or a model folder, on the CPU, in evaluation mode.
+
+    Raises UserError when there is none, or its files are damaged."""
+    folder = Path(path).expanduser()
+    if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
+        folder = folder / "model"
+    if not (folder / "config.json").is_file():
+        unfinished = " (the run has not ended yet: go on with it by --resume)" if (folder / "recipe.yaml").is_file() else ""
+        raise UserError(f"{path} is not a data2vec run or model folder{unfinished}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config["format"] != FORMAT:
+            raise UserError(
+                f"{path} is not a data2vec model folder that this version reads ({config['format']!r}, not {FORMAT!r})"
+            )
+        raw = config["recipe"]
+        raw["data"] |= {key: str((folder / name).resolve()) for key, name in config["files"].items()}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({error!r})") from None
+    recipe = recipes.validate(raw, str(folder / "config.json"))
+    modality = recipe.build_modality()
+    encoder = encoders.build(modality, recipe.encoder)
+    weights = folder / "model.safetensors"
+    try:
+        load_model(encoder, weights)
+    except FileNotFoundError:
+        raise UserError(f"{weights} is missing; copy the whole folder again") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{weights} is damaged or of another model: {' '.join(str(error).split())[:200]}") from None
+    return Model(encoder.eval().requires_grad_(False), modality, recipe)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder`, in place of what was there, only once all of it is on the disk."""
+    aside = folder.with_name(f".{folder.name}.part")
+    before = folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        if folder.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            folder.rename(before)
+        aside.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _row(modality: Modality, given: Any) -> dict[str, Any]:
+    """One input as a row of a data set."""
+    kind = getattr(modality, "kind", None)
+    if kind == "text":
+        return {"text": given}
+    if kind is None:
+        return given
+    if isinstance(given, str | Path):
+        return {kind: {"bytes": None, "path": str(given)}}
+    content = io.BytesIO()
+    if kind == "audio":
+        import soundfile
+
+        soundfile.write(content, torch.as_tensor(given).numpy(), 16000, format="WAV", subtype="FLOAT")
+    else:
+        from PIL import Image
+
+        Image.fromarray(torch.as_tensor(given).numpy()).save(content, "PNG")
+    return {kind: {"bytes": content.getvalue(), "path": None}}
+
+
+def _card(encoder: Encoder, recipe: Recipe, metrics: Sequence[dict[str, Any]]) -> str:
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    transformer, train = recipe.encoder, recipe.train
+    lines = [
+        f"# A data2vec encoder of {recipe.modality.name}",  # type: ignore[attr-defined]
+        "",
+        f"{parameters:,} parameters: {transformer.layers} blocks of width {transformer.width}, {transformer.heads} heads.",
+        f"Trained without labels on `{recipe.data.train}` for {metrics[-1]['step'] if metrics else train.steps} steps.",
+        "",
+        "```python",
+        "import data2vec",
+        "",
+        'model = data2vec.load("this/folder")',
+        'features = model.features(["an input"], layers="all")  # .hidden is (layers, inputs, positions, width)',
+        "```",
+        "",
+    ]
+    if metrics:
+        last = metrics[-1]
+        names = ("step", "samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
+        lines += ["| at the end of training | |", "|---|---|"]
+        lines += [f"| {name} | {last[name]:.6g} |" for name in names if name in last]
+        lines.append("")
+    return "\n".join([*lines, "The complete recipe is in `config.json`.", ""])
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

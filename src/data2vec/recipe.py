@@ -1,0 +1,292 @@
+"""The recipe: everything a run depends on, in one file.
+
+A shipped name or a YAML file, plus `key=value` overrides, becomes one checked, frozen `Recipe`. Every mistake in it is
+told at once, in one line each, with what is allowed.
+"""
+
+import difflib
+import importlib
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, SerializeAsAny, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from data2vec.errors import UserError
+from data2vec.modalities.base import DataSettings, Modality
+from data2vec.nn.transformer import TransformerSettings
+from data2vec.objective.data2vec import Data2VecSettings
+from data2vec.settings import Settings
+from data2vec.tasks.probe import ProbeSettings
+from data2vec.train.settings import LogSettings, TrainSettings
+
+MODALITIES = {
+    "speech": "data2vec.modalities.speech:Speech",
+    "vision": "data2vec.modalities.vision:Vision",
+    "text": "data2vec.modalities.text:Text",
+}
+
+
+def modality_class(name: str) -> type[Modality]:
+    """The class behind `modality.name`: a shipped name, or "module:Class" for one of your own. Raises UserError."""
+    target = MODALITIES.get(name, name)
+    module, colon, attribute = target.partition(":")
+    if not colon:
+        raise UserError(
+            f"modality.name: {name!r} is none of {', '.join(MODALITIES)}, nor 'module:Class'{nearest(name, MODALITIES)}"
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"modality.name: {name!r} cannot be imported: {error}") from None
+
+
+class Recipe(Settings):
+    """One run, complete."""
+
+    modality: SerializeAsAny[Settings]
+    """The kind of signal: `name` is speech, vision, text or "module:Class"; the rest depends on it."""
+    encoder: TransformerSettings = TransformerSettings()
+    """The Transformer."""
+    objective: Data2VecSettings = Data2VecSettings()
+    """The method: masks, teacher, targets, loss, health."""
+    data: SerializeAsAny[DataSettings]
+    """What to learn from, and the batch."""
+    train: TrainSettings = TrainSettings()
+    """Steps, schedule, optimizer, precision."""
+    probe: ProbeSettings = ProbeSettings()
+    """How `data2vec probe` measures the features."""
+    log: LogSettings = LogSettings()
+    """What is written while training, and how often."""
+
+    def build_modality(self) -> Modality:
+        """The modality this recipe names, with its settings."""
+        return modality_class(self.modality.name)(self.modality, self.data)  # type: ignore[attr-defined]
+
+    def to_yaml(self) -> str:
+        """The complete recipe: reading it again gives the same run."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+@lru_cache
+def schema(modality: str) -> type[Recipe]:
+    """The recipe of one modality, whose `modality` and `data` sections are its own. Raises UserError for an unknown one."""
+    cls = modality_class(modality)
+    sections: dict[str, Any] = {
+        name: (kind, FieldInfo(default_factory=kind, description=Recipe.model_fields[name].description))
+        for name, kind in (("modality", cls.Settings), ("data", cls.Data))
+    }
+    return create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, **sections)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, only true and false are booleans, and a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|nan))$"),
+    list("-+0123456789."),
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def parse(text: str, where: str) -> Any:
+    """Read YAML; raises UserError that names `where` and the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def names() -> list[str]:
+    """The shipped recipes, as modality/version-size."""
+    root = resources.files("data2vec") / "recipes"
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def load(recipe: str | Path | Recipe, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+    """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
+
+    Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
+    if isinstance(recipe, Recipe):
+        raw, where = recipe.model_dump(mode="json"), "recipe"
+    else:
+        text, where = _read(str(recipe))
+        raw = parse(text, where)
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    items = overrides.items() if isinstance(overrides, Mapping) else [_split(entry) for entry in overrides]
+    for key, value in items:
+        _assign(raw, key.split("."), str(value) if isinstance(value, Path) else value)
+    return validate(raw, where)
+
+
+def validate(raw: dict[str, Any], where: str) -> Recipe:
+    """Check a raw mapping against the schema; every mistake is one line of the UserError."""
+    raw = {key: {} if value is None else value for key, value in raw.items()}
+    lines: dict[str, list[str]] = {}
+    model: type[Recipe] = Recipe
+    section = raw.get("modality")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    try:
+        if not isinstance(name, str):
+            raise UserError(f"modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'")
+        model = schema(name)
+    except UserError as unknown:
+        lines["modality"] = [str(unknown)]
+    try:
+        checked = model.model_validate(raw)
+    except ValidationError as errors:
+        for error in errors.errors():
+            if model is not Recipe or error["loc"][0] not in ("modality", "data"):
+                key, line = _explain(error, model)
+                lines.setdefault(key, []).append(line)
+    if lines:
+        raise UserError("\n".join(f"{where}: {', or '.join(dict.fromkeys(parts))}" for parts in lines.values()))
+    return checked
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of a schema, dotted, with its field; the members of a union follow one another."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", field
+        for option in _models(field.annotation):
+            yield from settings(option, f"{prefix}{name}.")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean …?" or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _read(recipe: str) -> tuple[str, str]:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), recipe
+        except UnicodeDecodeError as error:
+            raise UserError(f"recipe {recipe} is not UTF-8 text (byte {error.start})") from None
+        except OSError as error:
+            raise UserError(
+                f"recipe {recipe} cannot be read: {error.strerror}; 'data2vec recipes' lists the shipped ones"
+            ) from None
+    if recipe in names():
+        return (resources.files("data2vec") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
+    raise UserError(
+        f"there is no recipe {recipe!r}{nearest(recipe, names())} ('data2vec recipes' lists them; a file ends in .yaml)"
+    )
+
+
+def _split(entry: str) -> tuple[str, Any]:
+    key, equals, value = entry.partition("=")
+    if not equals or not key:
+        raise UserError(f"{entry!r} is not an override: write key=value, such as train.lr=1e-3")
+    return key, parse(value, key) if value else None
+
+
+def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    for i, part in enumerate(path[:-1]):
+        if raw.get(part) is None:
+            raw[part] = {}
+        raw = raw[part]
+        if not isinstance(raw, dict):
+            raise UserError(f"{'.'.join(path)}: {'.'.join(path[: i + 1])} is a value, not a section")
+    raw[path[-1]] = value
+
+
+def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str]:
+    """For one of pydantic's errors: the key, and a line with what is wrong and what is allowed.
+
+    A value that may be one of several kinds has an error for each; they have the same key."""
+    location, known = _walk(error["loc"], model)
+    key = ".".join(location)
+    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
+    if kind == "extra_forbidden":
+        everywhere = [name for name, _ in settings(model)]
+        elsewhere = [name for name in everywhere if name.endswith(f".{location[-1]}")]
+        beside = nearest(location[-1], known)
+        if elsewhere and not beside:
+            beside = f"; did you mean {' or '.join(repr(name) for name in dict.fromkeys(elsewhere))}?"
+        return key, f"{key}: there is no such setting{beside or '; here are ' + ', '.join(known)}"
+    if kind == "missing":
+        return key, f"{key}: is missing"
+    tag = context.get("discriminator", "").strip("'")
+    if kind == "union_tag_not_found":
+        return key, f"{key}.{tag}: is missing"
+    if kind == "union_tag_invalid":
+        tags = context["expected_tags"]
+        near = nearest(context["tag"], re.findall(r"'(.*?)'", tags))
+        return key, f"{key}.{tag}: {context['tag']!r} is none of {tags}{near}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    shown = "" if isinstance(given, Mapping | BaseModel) else f", not {given!r}" if given is not None else ", not empty"
+    near = (
+        nearest(given, re.findall(r"'(.*?)'", context["expected"]))
+        if kind == "literal_error" and isinstance(given, str)
+        else ""
+    )
+    if kind == "value_error":
+        shown = ""
+    return key, f"{key}: {message[0].lower() + message[1:]}{shown}{near}" if key else message
+
+
+def _walk(location: tuple[Any, ...], model: Any) -> tuple[list[str], list[str]]:
+    """The keys along pydantic's `location`, without its names for members of unions; and the keys allowed at the last one."""
+    path: list[str] = []
+    known = list(model.model_fields)
+    options: list[type[BaseModel]] = [model]
+    for part in location:
+        holders = [option for option in options if part in option.model_fields]
+        if holders:
+            path.append(str(part))
+            known = list(dict.fromkeys(key for option in options for key in option.model_fields))
+            options = [each for holder in holders for each in _models(holder.model_fields[part].annotation)]
+        elif isinstance(part, int):
+            path.append(str(part))
+        elif tagged := [option for option in options if part in _tags(option)]:
+            options = tagged
+        elif options:  # an unknown key
+            path.append(str(part))
+            known = list(dict.fromkeys(key for option in options for key in option.model_fields))
+    return path, known
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in an annotation, which may be a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType) or hasattr(annotation, "__metadata__"):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
+
+
+def _tags(model: type[BaseModel]) -> list[str]:
+    """What a member of a tagged union is called."""
+    return [str(model.model_fields[key].default) for key in ("name", "kind") if key in model.model_fields]

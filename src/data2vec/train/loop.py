@@ -1,0 +1,218 @@
+"""The training loop. It knows steps, files and signals; it knows nothing of the method or of the signal's kind."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data2vec import model as models
+from data2vec import recipe as recipes
+from data2vec.data.loader import Loader
+from data2vec.errors import RunStopped, UserError
+from data2vec.nn import encoder as encoders
+from data2vec.objective import health
+from data2vec.objective.data2vec import Data2Vec
+from data2vec.recipe import Recipe
+from data2vec.train import checkpoint, folder
+from data2vec.train.distributed import Process, process
+from data2vec.train.folder import Run
+from data2vec.train.journal import Journal, Silence
+from data2vec.train.optimizer import learning_rate
+from data2vec.train.step import Measured, Step
+
+
+def pretrain(
+    recipe: str | Path | Recipe,
+    data: str | None = None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Run:
+    """Pre-train a model, and write it with all that happened into a run folder.
+
+    `recipe`: a shipped name such as "vision/v1-base", a YAML file, or a Recipe. `data`: what to learn from, in place of
+    the recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or ["train.lr=1e-3"]. `out`: the run folder, by default
+    runs/ and the recipe's name. `resume`: go on after the newest whole checkpoint in `out`, to the last bit as if the run
+    had never stopped.
+
+    Under torchrun every process calls this. Raises UserError for a mistake in what was given, RunStopped when the run
+    ends before its last step; Ctrl-C saves a checkpoint first."""
+    resolved = _resolve(recipe, data, overrides)
+    place = Path(out) if out is not None else Path("runs") / _name(recipe, resolved)
+    with process(resolved.train.device) as here:
+        here.on_first(lambda: folder.check(place, resolved, resume))
+        training = Training(resolved, here)
+        run = here.on_first(lambda: folder.open_run(place, resolved))
+        training.go(run)
+        del training
+    return run
+
+
+class Training:
+    """A run: what it is made of, and where it stands."""
+
+    def __init__(self, recipe: Recipe, here: Process):
+        self.recipe, self.here, self.settings = recipe, here, recipe.train
+        torch.manual_seed(self.settings.seed)
+        modality = recipe.build_modality()
+        rows = modality.rows(str(recipe.data.train))
+        pin = here.device.type == "cuda"
+        self.loader = Loader(modality, recipe.objective.mask, rows, self.settings.seed, here.rank, here.world, pin)
+        self.objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
+        self.make_step = Step(self.objective, self.settings, here)
+        self.step = 0
+        self.seconds = 0.0
+        self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
+
+    def go(self, run: Run) -> None:
+        """From the newest whole checkpoint, or from the start, to the last step."""
+        self.run = run
+        if newest := self.here.on_first(lambda: checkpoint.latest(run.folder)):
+            state = checkpoint.load(newest, self.objective, self.make_step.optimizer)
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.samples += state["samples"]
+            self.loader.bad.names |= dict.fromkeys(state["bad"])
+        self.journal: Journal | Silence = Silence()
+        if self.here.first:
+            self.journal = Journal(run.folder, self.step, self.settings.steps, self.recipe.log.tensorboard)
+        try:
+            with checkpoint.told_when_full(run.folder), stop_signals() as stops:
+                self._steps(stops)
+                self.here.on_first(self._save_model)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            raise RunStopped(
+                f"out of memory on {self.here.device}: make the micro-batch in `data` smaller ({reason})"
+            ) from None
+        finally:
+            self.journal.close()
+
+    def _steps(self, stops: list[int]) -> None:
+        """Make the steps that are left."""
+        begin = logged_at = time.monotonic()
+        before, waited, samples = self.seconds, 0.0, float(self.samples)
+        batches = self.loader.steps(self.step)
+        while self.step < self.settings.steps:
+            asked = time.monotonic()
+            micro_batches = next(batches)
+            waited += time.monotonic() - asked
+            step = self.step + 1
+            last = step == self.settings.steps
+            log = last or step == 1 or step % self.recipe.log.every == 0
+            save = last or step % self.settings.checkpoint_every == 0
+            measured = self.make_step(step, micro_batches, measure=log, norm=log or save)
+            self.step = step
+            self.samples += measured.counts[1]
+            self.journal.step()
+            line = self._line(measured) if log or save else {}
+            now = time.monotonic()
+            self.seconds = before + now - begin
+            if log:
+                pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
+                pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
+                self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
+                logged_at, waited, samples = now, 0.0, line["samples"]
+                if reason := health.collapsed(line, step, self.recipe.objective.health):
+                    self._save(keep=None)  # the healthy ones before it stay
+                    raise RunStopped(reason)
+            stop = self._asked_to_stop(stops, log or save)
+            if save or stop:
+                self._save(self.settings.keep_checkpoints)
+            if stop == signal.SIGINT:
+                raise KeyboardInterrupt
+            if stop:
+                raise RunStopped(f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
+
+    def _line(self, measured: Measured) -> dict[str, Any]:
+        """The measurements of a step over all processes, on the host; the same on every process.
+
+        Raises RunStopped when the loss or the gradients are no numbers any more."""
+        here, bad = self.here, self.loader.bad
+        loss, *stats = here.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
+        loss /= float(measured.counts[0])
+        assert measured.grad_norm is not None
+        grad_norm = float(measured.grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise RunStopped(
+                f"at step {self.step} the loss is {loss:g} and the norm of the gradients {grad_norm:g}. Likely causes: a "
+                f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
+                f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
+                f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
+            )
+        bad.add(here.gather(list(bad.names)))
+        return {
+            "step": self.step,
+            "samples": int(self.samples),
+            "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
+            "loss": loss,
+            "lr": learning_rate(self.settings, self.step),
+            "ema_decay": self.objective.ema_decay(self.step),
+            "grad_norm": grad_norm,
+            **{name: value / here.world for name, value in zip(measured.stats, stats, strict=True)},
+            "bad": len(bad.names),
+        }
+
+    def _save(self, keep: int | None) -> None:
+        """Write a checkpoint on the first process, while the others wait."""
+        state = {"samples": int(self.samples), "seconds": self.seconds, "bad": list(self.loader.bad.names)}
+        optimizer = self.make_step.optimizer
+        self.here.on_first(lambda: checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep))
+
+    def _save_model(self) -> None:
+        examples, metrics = self.loader.examples, self.run.metrics
+        models.save(self.run.model, self.objective.student, self.loader.modality, self.recipe, examples, metrics)
+
+    def _asked_to_stop(self, stops: list[int], read: bool) -> int:
+        """The signal by which any process was asked to stop, or 0. Several GPUs agree on it only when the host waits anyway."""
+        mine = stops[0] if stops else 0
+        if self.here.world == 1:
+            return mine
+        if not read and self.here.device.type == "cuda":
+            return 0
+        return max(self.here.gather([mine]))
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects the first Ctrl-C or SIGTERM, so that the step at hand ends well; a second one acts at once."""
+    received: list[int] = []
+    wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in wanted}
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in wanted:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
+    """The recipe of this run, with the data's place made absolute, so that it can be run again from anywhere."""
+    resolved = recipes.load(recipe, overrides)
+    train = data if data is not None else resolved.data.train
+    if train is None:
+        raise UserError(
+            "data.train: where is the training data? A folder, a file or the name of a data set: data.train=photos/"
+        )
+    if Path(train).exists():
+        train = str(Path(train).resolve())
+    return recipes.load(resolved, {"data.train": train})
+
+
+def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
+    if isinstance(recipe, Recipe):
+        return resolved.modality.name  # type: ignore[attr-defined]
+    return str(recipe).replace("/", "-") if str(recipe) in recipes.names() else Path(recipe).stem

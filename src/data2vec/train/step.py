@@ -1,0 +1,68 @@
+"""One optimizer step, over however many micro-batches and processes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data2vec.modalities.base import Batch
+from data2vec.objective.data2vec import Data2Vec
+from data2vec.train import optimizer
+from data2vec.train.distributed import Process, prepare
+from data2vec.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step leaves on the device; reading any of it makes the host wait."""
+
+    loss: Tensor
+    """Sum over the predicted positions of this process."""
+    counts: Tensor
+    """Predicted positions and samples of the whole global batch, (2,)."""
+    grad_norm: Tensor | None
+    """Global norm of the gradients before clipping, when it was asked for or needed."""
+    stats: dict[str, Tensor]
+    """The objective's statistics on this process's first micro-batch, when they were asked for."""
+
+
+class Step:
+    """Does optimizer steps on an objective."""
+
+    def __init__(self, objective: Data2Vec, settings: TrainSettings, here: Process):
+        self.objective, self.settings, self.here = objective, settings, here
+        self.forward = prepare(objective, settings, here)
+        self.optimizer = optimizer.build(objective, settings)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, step: int, micro_batches: list[Batch], measure: bool, norm: bool) -> Measured:
+        """Optimizer step number `step` (counted from 1).
+
+        `measure`: also take the objective's statistics; `norm`: also the norm of the gradients."""
+        torch.manual_seed(draw(self.settings.seed, step, self.here.rank))
+        optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(self.settings, step))
+        counts = torch.tensor([[len(batch["masked"]), len(batch["input"])] for batch in micro_batches]).sum(0)
+        counts = self.here.sum(counts)
+        # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
+        scale = self.here.world / counts[0]
+        losses, stats = [], dict[str, Tensor]()
+        for i, batch in enumerate(micro_batches):
+            batch = {key: value.to(self.here.device, non_blocking=True) for key, value in batch.items() if key != "bad"}
+            with self.forward.accumulate(last=i == len(micro_batches) - 1):
+                output = self.forward(batch, measure=measure and i == 0)
+                (output.loss * scale).backward()
+            losses.append(output.loss.detach())
+            stats = stats or output.stats
+        grad_norm = None
+        if norm or self.settings.clip_norm > 0:
+            grad_norm = optimizer.clip(self.parameters, self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(step)
+        return Measured(torch.stack(losses).sum(), counts, grad_norm, stats)
+
+
+def draw(seed: int, step: int, rank: int) -> int:
+    """The random state a process starts a step with: a run that is taken up again needs no memory of it."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
