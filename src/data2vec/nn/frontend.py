@@ -1,6 +1,7 @@
 """The convolutional front-end of speech: raw waveform to 50 vectors a second."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,7 @@ class ConvFrontEnd(nn.Module):
         super().__init__()
         self.layers, self.norm = tuple(layers), norm
         channels = [1, *(c for c, _, _ in layers)]
-        self.convs = nn.ModuleList(
-            nn.Conv1d(i, o, k, s, bias=bias) for i, (o, k, s) in zip(channels, layers, strict=False)
-        )
+        self.convs = nn.ModuleList(nn.Conv1d(i, o, k, s, bias=bias) for i, (o, k, s) in zip(channels, layers, strict=False))
         for conv in self.convs:
             nn.init.kaiming_normal_(conv.weight)
         if norm == "layer":
@@ -36,24 +35,80 @@ class ConvFrontEnd(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, samples) to (B, T, C); T is `self.length(samples)`."""
         x = waveform[..., None]  # (B, T, C)
-        for i, conv in enumerate(self.convs):
-            x = self._convolve(conv, x)
+        for i, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.layers, strict=True)):
+            x = convolve(x, conv.weight, stride)
+            if conv.bias is not None:
+                x = x + conv.bias.to(x.dtype)
             if i < len(self.norms):
                 x = self.norms[i](x) if self.norm == "layer" else self.norms[i](x.transpose(1, 2)).transpose(1, 2)
             x = F.gelu(x)
         return x
 
-    @staticmethod
-    def _convolve(conv: nn.Module, x: Tensor) -> Tensor:
-        weight, bias, (kernel,), (stride,) = conv.weight, conv.bias, conv.kernel_size, conv.stride
-        if x.shape[-1] == 1:  # one channel in: windows times a matrix
-            return F.linear(x.squeeze(-1).unfold(1, kernel, stride), weight.squeeze(1), bias)
-        image = x.transpose(1, 2).unsqueeze(2)  # (B, C, 1, T), a view that is channels-last in memory
-        y = F.conv2d(image, weight.unsqueeze(2).contiguous(memory_format=torch.channels_last), bias, (1, stride))
-        return y.squeeze(2).transpose(1, 2)
-
-    def length(self, samples: int | Tensor) -> int | Tensor:
-        """How many vectors come of so many samples (of each row); 0 when there are too few for one."""
+    def length(self, samples: Any) -> Any:
+        """How many vectors come of so many samples (an int, or a tensor of them); 0 when there are too few for one."""
         for _, kernel, stride in self.layers:
             samples = (samples - kernel) // stride + 1
         return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
+
+
+def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A convolution over time with channels last: `x` (B, T, C), `weight` (O, C, kernel), to (B, T', O).
+
+    Raises ValueError when T is shorter than the kernel."""
+    if x.shape[1] < weight.shape[2]:
+        raise ValueError(f"an input of {x.shape[1]} steps is shorter than the kernel of {weight.shape[2]}")
+    if x.shape[2] == 1:
+        return F.linear(x.squeeze(2).unfold(1, weight.shape[2], stride), weight.squeeze(1))
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    return _Convolution.apply(x, weight, stride)
+
+
+class _Convolution(torch.autograd.Function):
+    """Matrix products on the input as it lies in memory, without unfolding it.
+
+    Seen as rows of `stride` steps, (T/stride, stride·C), a kernel that spans several rows is a sum of products, each
+    of the whole input shifted by one row. The libraries' strided convolutions take up to ten times as long backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        B, T, _ = x.shape
+        length = (T - weight.shape[2]) // stride + 1
+        y = x.new_empty(B, length, weight.shape[0])
+        for b in range(B):
+            for j, (rows, columns) in enumerate(_windows(x[b], weight.shape[2], stride, length)):
+                part = _matrix(weight, columns)
+                torch.mm(rows, part.T, out=y[b]) if j == 0 else y[b].addmm_(rows, part.T)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        (B, length, O), kernel, C = gradient.shape, weight.shape[2], x.shape[2]
+        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        dw = [x.new_zeros(O, rows.shape[1]) for rows, _ in _windows(x[0], kernel, ctx.stride, length)]
+        for b in range(B):
+            for j, (rows, _) in enumerate(_windows(x[b], kernel, ctx.stride, length)):
+                dw[j].addmm_(gradient[b].T, rows)
+            for rows, part in _windows(dx[b], kernel, ctx.stride, length) if dx is not None else ():
+                rows.addmm_(gradient[b], _matrix(weight, part))
+        return dx, torch.cat([part.view(O, -1, C) for part in dw], 1).transpose(1, 2), None
+
+
+def _windows(x: Tensor, kernel: int, stride: int, length: int) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Views of `x` (T, C) as (length, steps·C) for each part (first, last) of the kernel that fits into one row."""
+    T, C = x.shape
+    parts = [(first, min(first + stride, kernel)) for first in range(0, kernel, stride)]
+    return [
+        (x.as_strided((length, (last - first) * C), (stride * C, 1), x.storage_offset() + first * C), (first, last))
+        for first, last in parts
+    ]
+
+
+def _matrix(weight: Tensor, part: tuple[int, int]) -> Tensor:
+    """The steps first..last of `weight` (O, C, kernel) as a matrix (O, steps·C)."""
+    return weight[:, :, part[0] : part[1]].transpose(1, 2).flatten(1)

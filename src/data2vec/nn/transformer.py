@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data2vec.nn.attention import Attention, attention_mask
+from data2vec.nn.dropout import Dropout
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -75,11 +76,11 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(s.width, s.ffn_width),
             nn.GELU() if s.activation == "gelu" else nn.ReLU(),
-            nn.Dropout(s.activation_dropout),
+            Dropout(s.activation_dropout),
             nn.Linear(s.ffn_width, s.width),
         )
         self.norm2 = nn.LayerNorm(s.width, s.norm_eps)
-        self.dropout = nn.Dropout(s.dropout)
+        self.dropout = Dropout(s.dropout)
         self.drop_path = DropPath(s.drop_path * index / max(s.layers - 1, 1))
         self.scale1 = self.scale2 = None
         if s.layer_scale is not None:
@@ -110,7 +111,7 @@ class Transformer(nn.Module):
         self.settings = s
         self.extra_tokens = nn.Parameter(torch.empty(s.extra_tokens, s.width)) if s.extra_tokens else None
         self.input_norm = nn.LayerNorm(s.width, s.norm_eps) if s.input_norm else nn.Identity()
-        self.input_dropout = nn.Dropout(s.dropout)
+        self.input_dropout = Dropout(s.dropout)
         self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
         self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
         initialise(self, s.init)
