@@ -23,7 +23,7 @@ from data2vec.modalities.base import DataSettings, Modality
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective.data2vec import Data2VecSettings
 from data2vec.settings import Settings
-from data2vec.tasks.probe import ProbeSettings
+from data2vec.tasks.settings import ProbeSettings
 from data2vec.train.settings import LogSettings, TrainSettings
 
 MODALITIES = {
@@ -129,6 +129,12 @@ def names() -> list[str]:
         for file in folder.iterdir()
         if file.name.endswith(".yaml")
     )
+
+
+def summary(name: str) -> str:
+    """What a shipped recipe says of itself: the comment at its head."""
+    lines = _read(name)[0].splitlines()
+    return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
 
 
 def load(recipe: str | Path | Recipe, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
