@@ -1,0 +1,1 @@
+"""From files to batches: sources, decoding, augmentation, tokens, groups, and the loader."""

@@ -1,0 +1,68 @@
+"""What is computed from the data once and kept: token files, tokenizers, durations."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data2vec.errors import UserError
+
+
+def cache_folder() -> Path:
+    """$DATA2VEC_CACHE, or data2vec in the user's cache folder. The user's data folders are never written to."""
+    given = os.environ.get("DATA2VEC_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "data2vec"
+
+
+def cached(name: str, write: Callable[[BinaryIO], None]) -> Path:
+    """The file `name` of the cache, made by `write` when it is not there yet.
+
+    Written aside and renamed, so a torn file is never read; other processes that want the same file wait for it.
+    Raises UserError when the cache cannot be written."""
+    from filelock import FileLock
+
+    path = cache_folder() / name
+    aside = path.with_name(f"{name}.{os.getpid()}.tmp")
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                with open(aside, "wb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(aside, path)
+    except OSError as error:
+        raise UserError(
+            f"the cache {path.parent} cannot be written ({error.strerror or error}): "
+            "make room, or set DATA2VEC_CACHE to another folder"
+        ) from None
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def fingerprint(rows: Any, column: str, *more: str) -> str:
+    """Names the content of a `datasets.Dataset`: changes when its rows, or the files they point to, change."""
+    digest = hashlib.sha256("\n".join((rows._fingerprint, column, *more)).encode())
+    for path in paths(rows, column):
+        try:
+            stat = os.stat(path)
+        except OSError:
+            continue
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def paths(rows: Any, column: str) -> list[str]:
+    """The files that `column` points to; empty when the content is in the rows themselves."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = rows.data.column(column)
+    if not pa.types.is_struct(values.type) or pc.struct_field(values, "bytes").null_count < len(values):
+        return []
+    return pc.struct_field(values, "path").to_pylist()

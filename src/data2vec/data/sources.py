@@ -1,0 +1,177 @@
+"""Where data comes from: a folder, a table, parquet, tar shards or a hub data set, all as rows of the `datasets` library."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from data2vec.data.folders import class_names, files_of, inventory, of_split, read_lines, read_shards, read_table
+from data2vec.errors import UserError
+
+Kind = Literal["audio", "image", "text"]
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
+    "image": (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico", ".pcx"),
+    ),
+    "text": (".txt",),
+}
+TEXT_COLUMNS = ("text", "sentence", "sentence1", "content", "document")
+SHARDS = (".tar", ".tgz")
+_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+
+
+def open_rows(where: str, kind: Kind, split: str = "train", streaming: bool = False) -> Any:
+    """The rows of a data set: a `datasets.Dataset`, memory-mapped or of paths; or with `streaming` an `IterableDataset`.
+
+    `where` is a folder, a file (parquet, tar, jsonl, tsv, csv, or one of the signals themselves) or "owner/name" or
+    "owner/name:config" on the hub. Of a folder or data set with splits, `split` is taken. Signals are in column `audio` or
+    `image` as {"bytes", "path"}, not decoded; texts in `text`, as a string, or for files as {"bytes", "path"}. Classes are
+    in `label`. Other columns are kept. Nothing is written beside the data; Arrow copies go to the library's own cache.
+
+    Raises UserError when there is nothing there, or nothing of this kind."""
+    path = Path(where).expanduser()
+    if path.exists():
+        rows = _local(path, kind, split, streaming)
+    elif _HUB.fullmatch(where):
+        rows = _load(where, where.partition(":")[0], where.partition(":")[2] or None, split=split, streaming=streaming)
+    else:
+        raise UserError(f"{where}: there is no such folder or file (a hub data set is written owner/name)")
+    return _standard(rows, kind, where)
+
+
+def label(rows: Any, index: int, column: str) -> Any:
+    """The value of `column` in row `index`; a class as its name. Raises UserError for a column that is not there."""
+    if isinstance(rows, list):
+        known, names = rows[index], None
+    else:
+        known, names = rows.features, getattr(rows.features.get(column), "names", None)
+    if column not in known:
+        raise UserError(f"there is no column {column!r} in the data, only {', '.join(known)}")
+    value = rows[index][column] if isinstance(rows, list) else rows[column][index]
+    return names[value] if names and value is not None and value >= 0 else value
+
+
+def _local(path: Path, kind: Kind, split: str, streaming: bool) -> Any:
+    folder, files = files_of(path, split) if path.is_dir() else (path.parent, [path])
+    for form in _forms(kind):
+        fitting = [p for p in files if p.name.lower().endswith(form)]
+        if form in ((".tsv", ".csv"), (".jsonl",)):
+            fitting = [p for p in fitting if p.parent == folder and p.name != "metadata.csv"]
+        if not fitting:
+            continue
+        if form == SUFFIXES[kind]:
+            return _streamed(_files(folder, fitting, kind, path.is_dir()), streaming)
+        fitting = of_split(fitting, split) if path.is_dir() else fitting
+        if form == (".tsv", ".csv"):
+            return _streamed(_tables(fitting), streaming)
+        if form == (".parquet",):
+            return _load(str(path), "parquet", data_files=[str(p) for p in fitting], split="train", streaming=streaming)
+        stamped = [(str(p), (stat := p.stat()).st_size, stat.st_mtime_ns) for p in fitting]
+        if form == (".jsonl",):
+            return _generate(str(path), read_lines, streaming, files=stamped)
+        return _generate(str(path), read_shards, streaming, shards=stamped, kind=kind, suffixes=SUFFIXES[kind])
+    looked = " ".join(suffix for form in _forms(kind) for suffix in form)
+    raise UserError(f"{path}: nothing here to read as {kind}; looked for {looked}; found {inventory(files)}")
+
+
+def _forms(kind: Kind) -> tuple[tuple[str, ...], ...]:
+    """The endings to look for, in this order; the first form that is there is taken."""
+    if kind == "text":
+        return (".parquet",), (".jsonl",), (".tsv", ".csv"), SUFFIXES["text"], (*SHARDS, ".tar.gz")
+    return SUFFIXES[kind], (".parquet",), (*SHARDS, ".tar.gz")
+
+
+def _files(folder: Path, files: Sequence[Path], kind: Kind, whole: bool) -> Any:
+    """Rows of paths. The library's own folder builders would hash and copy every file."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    columns: dict[str, list[Any]] = {}
+    table = folder / "metadata.csv"
+    if whole and table.is_file():
+        columns = read_table(table, keep=("file_name", "transcript", "text"))
+        if "file_name" not in columns:
+            raise UserError(f"{table} has no column file_name, only {', '.join(columns)}")
+        files = [folder / name for name in columns.pop("file_name")]
+    elif whole and (names := class_names(folder, files)):
+        columns = {"label": names}
+    paths = pa.array([str(path) for path in files], pa.string())
+    signal = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], ["bytes", "path"])
+    return Dataset(pa.table({kind: signal} | {name: pa.array(values) for name, values in columns.items() if name != kind}))
+
+
+def _tables(files: Sequence[Path]) -> Any:
+    from datasets import Dataset
+
+    first, *others = [read_table(path, keep=(*TEXT_COLUMNS, "sentence2")) for path in files]
+    for path, table in zip(files[1:], others, strict=True):
+        if list(table) != list(first):
+            raise UserError(f"{path} has columns {', '.join(table)}, but {files[0].name} has {', '.join(first)}")
+        first = {name: values + table[name] for name, values in first.items()}
+    return Dataset.from_dict(first)
+
+
+def _streamed(rows: Any, streaming: bool) -> Any:
+    """Many shards, so that shuffling their order mixes what is sorted by class."""
+    return rows.to_iterable_dataset(num_shards=max(1, min(1024, len(rows)))) if streaming else rows
+
+
+def _generate(where: str, function: Any, streaming: bool, **arguments: Any) -> Any:
+    from datasets import Dataset, IterableDataset
+    from datasets.exceptions import DatasetGenerationError
+
+    if streaming:
+        return IterableDataset.from_generator(function, gen_kwargs=arguments)
+    try:
+        return Dataset.from_generator(function, gen_kwargs=arguments)
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise UserError(_reason(where, error)) from None
+
+
+def _load(where: str, *arguments: Any, **options: Any) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+    try:
+        return load_dataset(*arguments, **options)
+    except DatasetNotFoundError:
+        raise UserError(f"{where}: there is no such folder or file, and no such data set on the hub") from None
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise UserError(_reason(where, error)) from None
+
+
+def _reason(where: str, error: BaseException) -> str:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause) if isinstance(cause, UserError) else f"{where} cannot be read: {' '.join(str(cause).split())[:300]}"
+
+
+def _standard(rows: Any, kind: Kind, where: str) -> Any:
+    """The signal in its column, undecoded."""
+    from datasets import Audio, Image, Value
+
+    if rows.features is None:
+        rows = rows._resolve_features()
+    features = rows.features or {}
+    media: Any = {"audio": Audio, "image": Image}.get(kind)
+    if kind == "text":
+        texts = [name for name in TEXT_COLUMNS if name in features]
+        texts += [name for name, feature in features.items() if feature == Value("string") and name != "path"]
+    else:
+        texts = [name for name, feature in features.items() if isinstance(feature, media)]
+        texts += [name for name in (kind, "bytes") if name in features]
+        texts += [name for name, feature in features.items() if feature == Value("binary")]
+    if not texts:
+        raise UserError(f"{where}: no column holds {kind}; the columns are {', '.join(features) or 'none'}")
+    if texts[0] != kind:
+        rows = rows.rename_column(texts[0], kind)
+    for name, feature in rows.features.items():
+        if isinstance(feature, Audio | Image):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+        elif name == kind != "text" and isinstance(feature, Value):  # bytes, or the path of a file
+            rows = rows.cast_column(name, media(decode=False))
+    return rows

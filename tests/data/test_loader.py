@@ -1,0 +1,253 @@
+"""A toy modality: vectors of some length, so that every batch can be told apart by hand."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from data2vec.data.groups import cut
+from data2vec.data.loader import Loader
+from data2vec.errors import BadExample, RunStopped, UserError
+from data2vec.modalities.base import DataSettings, Modality
+
+
+class ToyData(DataSettings):
+    batch_size: int = 24
+    micro_batch_size: int = 6
+
+    @property
+    def batch(self):
+        return self.batch_size
+
+    @property
+    def micro_batch(self):
+        return self.micro_batch_size
+
+
+class ToyExamples:
+    def __init__(self, rows):
+        self.rows = rows
+        self.costs = np.array([row["cost"] for row in rows], dtype=np.float64)
+
+    def load(self, index, limit=None, rng=None):
+        row = self.rows[int(index)]
+        if row["broken"] == "bad":
+            raise BadExample(f"row {row['id']}: broken")
+        if row["broken"] == "wrong":
+            raise UserError("data.size: wrong, make it right")
+        return torch.tensor([row["id"], rng.random(), limit, *rng.random(5)], dtype=torch.float64)
+
+    def subset(self, indices):
+        return ToyExamples([self.rows[int(i)] for i in indices])
+
+    def __len__(self):
+        return len(self.rows)
+
+
+class Toy(Modality):
+    Settings = DataSettings
+    Data = ToyData
+    features = positions = None  # type: ignore[assignment]
+
+    def grid(self, batch):
+        return (batch["input"].shape[1],)
+
+    def examples(self, rows: Any) -> Any:
+        return ToyExamples(rows)
+
+    def collate(self, items: Sequence[Any]):
+        return {"input": torch.stack(list(items))}
+
+    def replace(self, batch, replaced, rng):
+        return torch.where(torch.from_numpy(replaced), torch.from_numpy(rng.random(replaced.shape)), batch["input"])
+
+
+Toy.__abstractmethods__ = frozenset()
+
+
+class Mask:
+    def draw(self, rows, grid, rng, lengths=None):
+        drawn = rng.random((rows, *grid))
+        return SimpleNamespace(hidden=drawn < 0.4, replaced=drawn > 0.8)
+
+
+def rows(n=60, costs=None, broken=()):
+    costs = [1.0] * n if costs is None else list(costs)
+    return Dataset.from_list([{"id": i, "cost": costs[i], "broken": dict(broken).get(i, "")} for i in range(n)])
+
+
+def loader(data, rank=0, world=1, seed=3, **settings):
+    return Loader(Toy(None, ToyData(**{"workers": 0, **settings})), Mask(), data, seed, rank, world)
+
+
+def take(loader, first, number):
+    steps = loader.steps(first)
+    taken = [next(steps) for _ in range(number)]
+    steps.close()
+    return taken
+
+
+def line(batch, i):
+    return tuple(torch.cat([batch[key][i].double() for key in ("input", "mask", "view")]).tolist())
+
+
+def content(steps):
+    """For each step what its rows are, whoever loaded them: identity, crop, augmentation, mask and view."""
+    return [sorted(line(batch, i) for batch in step for i in range(len(batch["input"]))) for step in steps]
+
+
+def test_a_step_and_an_epoch():
+    data = loader(rows())
+    assert data.steps_per_epoch == 2
+    first, second, third = take(data, 0, 3)
+    assert [len(batch["input"]) for batch in first] == [6, 6, 6, 6]
+    epoch = [int(row[0]) for step in content([first, second]) for row in step]
+    assert len(set(epoch)) == 48
+    assert [int(row[0]) for row in content([third])[0]] != [int(row[0]) for row in content([first])[0]]
+    for batch in first:
+        assert torch.equal(batch["masked"], batch["mask"].flatten().nonzero().squeeze(1))
+        assert batch["mask"].dtype == torch.bool
+        changed = batch["view"] != batch["input"]
+        assert changed.any()
+        assert not (changed & batch["mask"]).any()
+        assert batch["bad"] == []
+
+
+@pytest.mark.parametrize("costs", [None, np.linspace(1, 3, 60)])
+@pytest.mark.parametrize(("batch_size", "micro"), [(24, 6), (18, 6)], ids=["whole groups", "parts of groups"])
+def test_the_same_rows_in_every_arrangement(costs, batch_size, micro):
+    settings = {"batch_size": batch_size, "micro_batch_size": micro}
+    data = rows(costs=costs)
+    one = content(take(loader(data, **settings), 1, 3))
+    parts = [take(loader(data, rank, 2, **settings), 1, 3) for rank in range(2)]
+    assert content([a + b for a, b in zip(*parts, strict=True)]) == one
+    assert all(part for step in zip(*parts, strict=True) for part in step)
+    assert content(take(loader(data, workers=2, **settings), 1, 3)) == one
+    assert content(take(loader(data, seed=4, **settings), 1, 3)) != one
+
+
+def test_resumed_equals_continued():
+    data = rows()
+    whole = take(loader(data), 0, 7)
+    for first in (1, 2, 5):
+        assert content(take(loader(data), first, 2)) == content(whole[first : first + 2])
+        again = take(loader(data, workers=1), first, 2)
+        assert [line(b, 0) for s in again for b in s] == [line(b, 0) for s in whole[first : first + 2] for b in s]
+
+
+def test_making_batches_leaves_the_global_random_state_alone():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    take(loader(rows()), 0, 2)
+    take(loader(rows(), workers=1), 0, 1)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+def test_groups_of_unlike_costs_are_cropped_to_their_shortest_and_fit():
+    costs = np.random.default_rng(0).uniform(1, 4, 500)
+    groups = cut(costs, 20.0, np.random.default_rng(1))
+    assert all(len(g) * costs[g].max() <= 20 + 1e-9 for g in groups)
+    kept = sum(costs[g].min() * len(g) for g in groups)
+    assert kept > 0.93 * costs.sum()
+    assert len(np.unique(np.concatenate(groups))) == sum(map(len, groups))
+    lengths = [costs[g].mean() for g in groups]
+    assert lengths != sorted(lengths, reverse=True)
+    for batch in take(loader(rows(60, np.linspace(1, 3, 60))), 0, 1)[0]:
+        assert len(batch["input"][:, 2].unique()) == 1
+
+
+def test_incomplete_groups():
+    equal = cut(np.ones(20), 6, np.random.default_rng(0))
+    assert sorted(map(len, equal)) == [6, 6, 6]
+    assert [len(g) for g in cut(np.ones(3), 6, np.random.default_rng(0))] == [3]
+    assert cut(np.array([]), 6, np.random.default_rng(0)) == []
+
+
+def test_a_batch_that_is_no_multiple_of_the_micro_batch_is_still_the_batch():
+    steps = take(loader(rows(100), batch_size=20, micro_batch_size=6), 0, 1)
+    assert [len(batch["input"]) for batch in steps[0]] == [5, 5, 5, 5]
+
+
+def test_too_little_data():
+    with pytest.raises(UserError, match=r"data.batch_size: one step takes 24 examples, but the training data has 20: lower it"):
+        loader(rows(20))
+
+
+def test_too_many_processes():
+    data = loader(rows(), 0, 5, batch_size=24, micro_batch_size=3)
+    with pytest.raises(UserError, match="3 examples cannot be divided among 5 processes"):
+        take(data, 0, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_example_is_replaced_counted_and_named(workers, caplog):
+    data = rows(broken={7: "bad"}.items())
+    one = loader(data, workers=workers)
+    steps = take(one, 0, 5)
+    assert list(one.bad.names) == ["row 7: broken"]
+    assert all(len(batch["input"]) == 6 for step in steps for batch in step)
+    assert not any(row[0] == 7 for step in content(steps) for row in step)
+    assert caplog.text.count("skipped: row 7: broken") == 1
+    parts = [take(loader(data, rank, 2), 0, 5) for rank in range(2)]
+    assert content([a + b for a, b in zip(*parts, strict=True)]) == content(steps)
+
+
+def test_too_many_bad_examples_stop_the_run():
+    data = loader(rows(broken=dict.fromkeys(range(9), "bad").items()), max_bad=0.05)
+    with pytest.raises(
+        RunStopped, match=r"of 60 examples cannot be read, more than data.max_bad: 0.05 allows: row \d: broken; row"
+    ):
+        take(data, 0, 4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_micro_batches_of_one_survive_a_bad_example(workers):
+    steps = take(loader(rows(6, broken={2: "bad"}.items()), batch_size=6, micro_batch_size=1, workers=workers), 0, 2)
+    assert all(len(batch["input"]) == 1 for step in steps for batch in step)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_users_mistake_in_a_worker_is_one_line(workers):
+    data = loader(rows(broken=dict.fromkeys(range(60), "wrong").items()), workers=workers)
+    with pytest.raises(UserError) as error:
+        take(data, 0, 1)
+    assert str(error.value) == "data.size: wrong, make it right"
+
+
+def stream(n=60, costs=None, broken=()):
+    return rows(n, costs, broken).to_iterable_dataset(num_shards=5)
+
+
+def test_streaming_repeats_itself_resumes_and_is_shared():
+    settings = {"streaming": True, "buffer": 25, "batch_size": 12}
+    costs = np.linspace(1, 3, 60)
+    data = loader(stream(costs=costs), **settings)
+    assert data.steps_per_epoch is None
+    one = content(take(data, 0, 8))
+    assert content(take(data, 0, 8)) == one
+    assert content(take(loader(stream(costs=costs), workers=2, **settings), 0, 8)) == one
+    assert content(take(loader(stream(costs=costs), **settings), 3, 5)) == one[3:]
+    parts = [take(loader(stream(costs=costs), rank, 2, **settings), 0, 8) for rank in range(2)]
+    assert content([a + b for a, b in zip(*parts, strict=True)]) == one
+    ids = [int(row[0]) for step in one for row in step]
+    assert len(ids) == len(set(ids)), "no row twice in the first pass"
+    assert content(take(loader(stream(costs=costs), seed=9, **settings), 0, 8)) != one
+
+
+def test_streaming_bad_examples():
+    data = loader(stream(broken={3: "bad"}.items()), streaming=True, buffer=30)
+    take(data, 0, 4)
+    assert list(data.bad.names) == ["row 3: broken"]
+    with pytest.raises(RunStopped, match="cannot be read"):
+        take(loader(stream(broken=dict.fromkeys(range(30), "bad").items()), streaming=True, buffer=30), 0, 9)
+
+
+def test_a_stream_without_anything():
+    with pytest.raises(UserError, match="has no rows"):
+        take(loader(stream().filter(lambda row: False), streaming=True), 0, 1)
