@@ -49,8 +49,9 @@ def effective_rank(x: Tensor) -> Tensor:
 
     1 when all vectors lie on a line; at most min(N, D, ROWS)."""
     x = x[:: max(1, -(-len(x) // ROWS))]
-    x = x - x.mean(0)
-    squares = torch.linalg.eigvalsh((x @ x.T if len(x) < x.shape[1] else x.T @ x).double())
+    x = (x - x.mean(0)).double()
+    products = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    squares = torch.linalg.eigvalsh(products.nan_to_num(0, 0, 0))  # which would raise where the loss will tell it better
     singular = squares.clamp(min=0).sqrt()
     p = singular / singular.sum().clamp(min=1e-12)
     return torch.exp(-(p * p.clamp(min=1e-12).log()).sum()).float()

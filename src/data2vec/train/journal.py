@@ -12,14 +12,15 @@ from data2vec.train.folder import read_lines
 
 
 class Journal:
-    """Writes what the first process learns about the run. `step` is where the run stands when the journal is opened."""
+    """Writes what the first process learns about the run. `step` is where the run stands when the journal is opened;
+    `writer` is TensorBoard's class, or None."""
 
-    def __init__(self, folder: Path, step: int, steps: int, tensorboard: bool = False):
+    def __init__(self, folder: Path, step: int, steps: int, writer: Any = None):
         self.path = folder / "metrics.jsonl"
         _forget_after(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
         self.bad_path = folder / "bad_files.txt"
-        self.board = _tensorboard(folder / "tensorboard", step) if tensorboard else None
+        self.board = writer(str(folder / "tensorboard"), purge_step=step + 1) if writer else None
         self.bar = tqdm(
             total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), file=sys.stderr
         )
@@ -74,9 +75,10 @@ def _forget_after(path: Path, step: int) -> None:
     aside.replace(path)
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
+def tensorboard_writer() -> Any:
+    """The class that writes TensorBoard events. Raises UserError when the package is not there."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("log.tensorboard: true needs the package tensorboard: pip install 'data2vec[log]'") from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter

@@ -22,7 +22,7 @@ from data2vec.recipe import Recipe
 from data2vec.train import checkpoint, folder
 from data2vec.train.distributed import Process, process
 from data2vec.train.folder import Run
-from data2vec.train.journal import Journal, Silence
+from data2vec.train.journal import Journal, Silence, tensorboard_writer
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.step import Measured, Step
 
@@ -66,6 +66,7 @@ class Training:
         self.loader = Loader(modality, recipe.objective.mask, rows, self.settings.seed, here.rank, here.world, pin)
         self.objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
         self.make_step = Step(self.objective, self.settings, here)
+        self.writer = tensorboard_writer() if recipe.log.tensorboard else None
         self.step = 0
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
@@ -80,7 +81,7 @@ class Training:
             self.loader.bad.names |= dict.fromkeys(state["bad"])
         self.journal: Journal | Silence = Silence()
         if self.here.first:
-            self.journal = Journal(run.folder, self.step, self.settings.steps, self.recipe.log.tensorboard)
+            self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
         try:
             with checkpoint.told_when_full(run.folder), stop_signals() as stops:
                 self._steps(stops)

@@ -1,0 +1,206 @@
+"""The command `data2vec`: verbs, each a thin call to one public function.
+
+Exit status: 0 success; 1 the run, the machine or the program failed; 2 a mistake that the user can mend, told on stderr
+in a line that starts with "data2vec: error:"; 130 stopped by Ctrl-C, after a checkpoint.
+"""
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data2vec import __version__
+from data2vec.errors import RunStopped, UserError
+
+GUIDE = """\
+examples:
+  data2vec demo                                          see it work on images, text and speech, in minutes
+  data2vec recipes                                       what is there
+  data2vec pretrain vision/v1-tiny data.train=photos/    learn from a folder of pictures
+  data2vec probe runs/vision-v1-tiny --data labelled/    what the features are worth
+
+'data2vec VERB --help' tells more.
+"""
+PRETRAIN = """\
+examples:
+  data2vec pretrain vision/v1-tiny --out run data.train=photos/
+  data2vec pretrain speech/v1-base --out run data.train=LibriSpeech/ train.precision=bf16 data.micro_batch_seconds=60
+  data2vec pretrain text/v1-tiny --out run --resume data.train=books/ train.steps=4000
+  data2vec pretrain mine.yaml
+  torchrun --nproc_per_node 8 -m data2vec pretrain speech/v1-base --out run data.train=LibriSpeech/
+
+what RUN holds:
+  recipe.yaml        complete: running it again is the same run
+  metrics.jsonl      a line for each logged step
+  checkpoints/       everything to go on by --resume, to the last bit as if the run had never stopped
+  model/             the encoder, for use: data2vec.load("RUN")
+  bad_files.txt      what could not be read, where there was any
+
+settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
+"""
+PROBE = """\
+examples:
+  data2vec probe RUN --data train/ --valid valid/          folders with a folder for each class
+  data2vec probe RUN --data clips/ --labels speaker        a column of clips/metadata.csv
+  data2vec probe RUN --data train/ --valid valid/ probe.neighbours=20
+
+settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own). Returns the exit status."""
+    parser = _parser()
+    # argparse gives up on a key=value that comes after an option
+    arguments, rest = parser.parse_known_args(argv)
+    if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)} ('data2vec VERB --help' lists what there is)")
+    if rest:
+        arguments.overrides += rest
+    speaks = os.environ.get("RANK", "0") == "0"
+    try:
+        arguments.call(arguments)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        return _tell(speaks, "error", str(error), 2)
+    except RunStopped as error:
+        return _tell(speaks, "stopped", str(error), 1)
+    except KeyboardInterrupt:
+        return _tell(speaks, "stopped", "by Ctrl-C", 130)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("DATA2VEC_TRACEBACK"):
+            raise
+        what = " ".join(str(error).split())[:300]
+        where = "run with DATA2VEC_TRACEBACK=1 to see where"
+        return _tell(True, "failed", f"{type(error).__name__}: {what} ({where})", 1)
+
+
+def _tell(speaks: bool, what: str, text: str, status: int) -> int:
+    for line in text.splitlines() if speaks else ():
+        print(f"data2vec: {what}: {line}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Pre-train one Transformer by one self-supervised method on speech, images or text."
+    parser = argparse.ArgumentParser("data2vec", description=about, epilog=GUIDE, formatter_class=_Plain)
+    parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Verb)
+
+    verb = _verb(verbs, "demo", _demo, "pre-train a tiny model on images, text and speech that need no download")
+    verb.add_argument("--out", type=Path, default=Path("demo"), help="folder for what it makes (default: %(default)s)")
+
+    verb = _verb(verbs, "pretrain", _pretrain, "learn from unlabelled data", PRETRAIN, _settings_of_pretrain)
+    verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
+    verb.add_argument("--out", metavar="RUN", type=Path, help="the run folder (default: runs/ and the recipe's name)")
+    verb.add_argument("--resume", action="store_true", help="go on after the newest whole checkpoint of RUN")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
+
+    verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", PROBE, _settings_of_probe)
+    verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
+    verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
+    verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on")
+    verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
+
+    verb = _verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one complete")
+    verb.add_argument("name", metavar="NAME", nargs="?", help="print this one, with every default written out")
+    return parser
+
+
+_Plain = argparse.RawDescriptionHelpFormatter
+
+
+class _Verb(argparse.ArgumentParser):
+    """A verb whose help ends in what `settings` gives, made only when it is asked for."""
+
+    settings: Callable[[], Iterator[str]] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + "".join(f"{line}\n" for line in (self.settings() if self.settings else ()))
+
+
+def _verb(
+    verbs: Any,
+    name: str,
+    call: Callable[[argparse.Namespace], None],
+    summary: str,
+    epilog: str = "",
+    settings: Callable[[], Iterator[str]] | None = None,
+) -> _Verb:
+    about = summary[0].upper() + summary[1:] + "."
+    verb: _Verb = verbs.add_parser(name, help=summary, description=about, epilog=epilog, formatter_class=_Plain)
+    verb.set_defaults(call=call)
+    verb.settings = settings
+    return verb
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from data2vec import demo
+
+    demo.run(arguments.out)
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from data2vec.train.loop import pretrain
+
+    run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED_DATA")
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from data2vec.tasks.probe import probe
+
+    given = {"train": arguments.data, "valid": arguments.valid, "label": arguments.labels}
+    overrides = [*arguments.overrides, *(f"probe.{key}={value}" for key, value in given.items() if value is not None)]
+    print(probe(arguments.model, overrides=overrides))
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    from data2vec import recipe
+
+    if arguments.name:
+        print(recipe.load(arguments.name).to_yaml(), end="")
+        return
+    for name in recipe.names():
+        print(f"{name:20} {recipe.summary(name)}")
+
+
+def _settings_of_pretrain() -> Iterator[str]:
+    from data2vec import recipe
+
+    for modality in recipe.MODALITIES:
+        sections = recipe.schema(modality).model_fields
+        for name in ("modality", "data"):
+            kind = sections[name].annotation
+            yield from _section(f"{name} ({modality}): {sections[name].description}", recipe.settings(kind, f"{name}."))  # type: ignore[arg-type]
+    for name, section in recipe.Recipe.model_fields.items():
+        if name not in ("modality", "data"):
+            yield from _section(f"{name}: {section.description}", recipe.settings(section.annotation, f"{name}."))  # type: ignore[arg-type]
+
+
+def _settings_of_probe() -> Iterator[str]:
+    from data2vec import recipe
+    from data2vec.tasks.settings import ProbeSettings
+
+    yield from _section("probe", recipe.settings(ProbeSettings, "probe."))
+
+
+def _section(title: str, settings: Any) -> Iterator[str]:
+    """A line or more for each setting: its key, its default, what it does."""
+    yield from ("", title)
+    for key, field in settings:
+        default = field.get_default(call_default_factory=True)
+        plain = str(default).lower() if isinstance(default, bool | None) else default
+        shown = "" if hasattr(default, "model_fields") else f" ({plain})"
+        yield from textwrap.wrap(
+            f"{key}{shown}  {field.description or ''}", 118, initial_indent="  ", subsequent_indent=" " * 8
+        )

@@ -1,0 +1,42 @@
+"""A folder of small pictures, and a recipe so small that a run of it takes a second."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+TINY: dict[str, Any] = {
+    "train.steps": 8,
+    "train.checkpoint_every": 3,
+    "train.schedule.warmup_steps": 2,
+    "encoder.width": 16,
+    "encoder.layers": 3,
+    "encoder.heads": 2,
+    "encoder.ffn_width": 32,
+    "encoder.dropout": 0.1,
+    "encoder.drop_path": 0.1,
+    "objective.teacher.anneal_steps": 4,
+    "data.batch_size": 16,
+    "data.micro_batch_size": 8,
+    "data.workers": 0,
+    "train.device": "cpu",
+    "log.every": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32)).save(folder / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(pictures: Path) -> dict[str, Any]:
+    """Overrides that make vision/v1-tiny tiny."""
+    return TINY | {"data.train": str(pictures)}

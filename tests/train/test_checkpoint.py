@@ -1,0 +1,131 @@
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from data2vec.errors import RunStopped, UserError
+from data2vec.train import checkpoint
+
+
+def trained(seed: int = 0, width: int = 8) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Linear(width, width)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.randn(4, width)).square().sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(run: Path, step: int, keep: int | None = None) -> Path:
+    return checkpoint.save(run, step, *trained(step), {"samples": 7}, keep)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The system refuses files over 4 kB, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    model, optimizer = trained(seed=99)
+    newest = checkpoint.latest(tmp_path)
+    assert newest
+    assert checkpoint.load(newest, model, optimizer) == {"step": 3, "samples": 7}
+    expected_model, expected_optimizer = trained(3)
+    for one, other in zip(model.parameters(), expected_model.parameters(), strict=True):
+        assert torch.equal(one, other)
+        for key, value in expected_optimizer.state[other].items():
+            assert torch.equal(value, optimizer.state[one][key])
+
+
+def test_old_ones_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:
+    for step in (1, 2, 10):
+        save(tmp_path, step, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-2"]
+
+
+def damage_cut(folder: Path) -> None:
+    file = folder / "objective.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_flip(folder: Path) -> None:
+    file = folder / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def damage_missing(folder: Path) -> None:
+    (folder / "state.json").unlink()
+
+
+def damage_torn(folder: Path) -> None:
+    (folder / "complete.json").unlink()
+
+
+def damage_list(folder: Path) -> None:
+    (folder / "complete.json").write_text('{"objective')
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_cut, "objective.safetensors has"),
+        (damage_flip, "optimizer.safetensors is not what was written"),
+        (damage_missing, "state.json is missing"),
+        (damage_torn, "complete.json is missing"),
+        (damage_list, "complete.json cannot be read"),
+    ],
+)
+def test_a_damaged_one_is_named_and_passed_over(
+    tmp_path: Path, damage: object, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, 1)
+    damage(save(tmp_path, 2))  # type: ignore[operator]
+    newest = checkpoint.latest(tmp_path)
+    assert newest is not None
+    assert newest.name == "step-1"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "step-2" in lines[0]
+    assert said in lines[0]
+
+
+def test_there_may_be_none(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_what_a_crash_left_beside_is_no_checkpoint_and_no_obstacle(tmp_path: Path) -> None:
+    aside = tmp_path / "checkpoints" / ".step-2.part"
+    aside.mkdir(parents=True)
+    (aside / "objective.safetensors").write_text("half")
+    assert checkpoint.latest(tmp_path) is None
+    save(tmp_path, 2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, small_files: None) -> None:
+    save(tmp_path, 1)
+    big, optimizer = trained(2, width=64)
+    with pytest.raises(RunStopped, match=r"disk .* is full.*the last whole checkpoint is step-1") as stopped:
+        checkpoint.save(tmp_path, 2, big, optimizer, {}, keep=1)
+    assert len(str(stopped.value).splitlines()) == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+    assert checkpoint.damaged(tmp_path / "checkpoints" / "step-1") is None
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    with pytest.raises(UserError, match="does not fit this recipe"):
+        checkpoint.load(folder, *trained(0, width=4))

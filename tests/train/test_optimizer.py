@@ -1,0 +1,90 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from data2vec import recipe as recipes
+from data2vec.nn import encoder as encoders
+from data2vec.objective.data2vec import Data2Vec
+from data2vec.train.optimizer import build, clip, learning_rate, parameter_groups, set_learning_rate
+from data2vec.train.settings import Cosine, Polynomial, TrainSettings, TriStage
+
+
+def rates(schedule: object, *steps: int) -> list[float]:
+    return [learning_rate(TrainSettings(steps=100, lr=2.0, schedule=schedule), step) for step in steps]  # type: ignore[arg-type]
+
+
+def test_tri_stage_warms_up_holds_and_decays_exponentially() -> None:
+    schedule = TriStage(warmup=0.1, hold=0.5, initial_scale=0.1, final_scale=0.01)
+    # warm-up: 0.2 + 1.8 * step / 10; hold until 60; then 2 * 0.01 ** ((step - 60) / 40)
+    assert rates(schedule, 1, 5, 10, 60, 80, 100) == pytest.approx([0.38, 1.1, 2.0, 2.0, 0.2, 0.02])
+
+
+def test_tri_stage_without_warm_up_or_decay() -> None:
+    assert rates(TriStage(warmup=0, hold=1), 1, 50, 100) == [2.0, 2.0, 2.0]
+
+
+def test_cosine_ends_at_its_final_rate() -> None:
+    schedule = Cosine(warmup_steps=20, final_lr=0.5)
+    quarter = 0.5 + 0.75 * (1 + math.cos(math.pi / 4))
+    assert rates(schedule, 1, 10, 20, 40, 60, 100) == pytest.approx([0.1, 1.0, 2.0, quarter, 1.25, 0.5])
+
+
+def test_polynomial_falls_in_a_straight_line_or_faster() -> None:
+    assert rates(Polynomial(warmup_steps=20), 10, 20, 60, 100) == pytest.approx([1.0, 2.0, 1.0, 0.0])
+    assert rates(Polynomial(power=2.0), 50) == pytest.approx([0.5])
+
+
+def test_a_warm_up_longer_than_the_run_still_gives_rates() -> None:
+    assert rates(Cosine(warmup_steps=200), 1, 100) == pytest.approx([0.01, 1.0])
+
+
+@pytest.mark.parametrize("name", ["speech/v1-tiny", "vision/v1-tiny", "text/v1-tiny"])
+def test_only_matrices_decay(name: str) -> None:
+    recipe = recipes.load(name)
+    modality = recipe.build_modality()
+    objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
+    names = {id(parameter): key for key, parameter in objective.named_parameters()}
+    decayed, plain = ({names[id(p)] for p in group["params"]} for group in parameter_groups(objective, recipe.train))
+    assert decayed | plain == {key for key, p in objective.named_parameters() if p.requires_grad}
+    assert not any(key.startswith("teacher") for key in decayed | plain)
+    assert {"head.0.weight", "student.transformer.blocks.0.ffn.0.weight"} <= decayed
+    never = ("bias", "mask_vector", "extra_tokens", "norm", "scale", "positions.table")
+    assert not [key for key in decayed if any(word in key for word in never)]
+    assert all(
+        p.ndim < 2 or "extra_tokens" in names[id(p)] or "table" in names[id(p)]
+        for p in objective.parameters()
+        if names[id(p)] in plain
+    )
+
+
+def test_everything_decays_when_asked_to() -> None:
+    groups = parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), TrainSettings(decay="all", weight_decay=0.3))
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(4, 0.3)]
+
+
+def test_decay_is_decoupled_and_scaled_by_the_rate() -> None:
+    layer = nn.Linear(1, 1)
+    nn.init.ones_(layer.weight)
+    nn.init.ones_(layer.bias)
+    optimizer = build(layer, TrainSettings(lr=0.1, weight_decay=0.5))
+    layer.weight.grad, layer.bias.grad = torch.zeros(1, 1), torch.zeros(1)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(1 - 0.1 * 0.5)
+    assert layer.bias.item() == 1
+
+
+def test_a_group_can_scale_the_learning_rate() -> None:
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr_scale": 0.5}, {"params": [torch.zeros(1)]}], lr=1.0)
+    set_learning_rate(optimizer, 0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(("limit", "after"), [(0.0, 5.0), (1.0, 1.0), (10.0, 5.0)])
+def test_gradients_are_clipped_to_a_global_norm(limit: float, after: float) -> None:
+    parameters = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
+    assert clip(parameters, limit).item() == 5
+    norm = math.hypot(*(p.grad.item() for p in parameters if p.grad is not None))
+    assert norm == pytest.approx(after)
