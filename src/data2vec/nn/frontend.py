@@ -62,7 +62,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    return _Convolution.apply(x, weight, stride)
+    return _Convolution.apply(x.contiguous(), weight, stride)
 
 
 class _Convolution(torch.autograd.Function):

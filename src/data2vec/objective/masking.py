@@ -48,13 +48,14 @@ class SpanMask(Settings):
         Raises UserError when a row is too short to hide anything and still show something."""
         T = int(np.prod(grid))
         valid = np.full(rows, T) if lengths is None else np.asarray(lengths)
-        count = np.maximum(self.min_spans, np.floor(self.prob * valid / self.length + rng.random(rows)).astype(int))
-        length = np.where(valid - self.length <= count, valid - count - 1, self.length)
-        if (length < 1).any():
+        if (short := valid.min()) < self.min_spans + 2:
             raise UserError(
-                f"a sequence of {valid[length < 1].min()} positions is too short for one masked span: "
-                "leave out shorter examples (data.min_seconds), or lower objective.mask.min_spans"
+                f"a sequence of {short} positions is too short for {self.min_spans} masked span(s) with something left to see: "
+                "leave out shorter examples (data.min_seconds for speech), or lower objective.mask.min_spans"
             )
+        count = np.maximum(self.min_spans, np.floor(self.prob * valid / self.length + rng.random(rows)).astype(int))
+        count = np.minimum(count, valid - 2)
+        length = np.where(valid - self.length <= count, valid - count - 1, self.length)
         # The released code never starts a span at the last place where it would fit (objective.md, 3.1).
         hidden = spans(T, count, length, valid - length, rng) & (np.arange(T) < valid[:, None])
         return Mask(equalise(hidden, rng) if self.equal else hidden)

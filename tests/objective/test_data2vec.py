@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+from small import batch, objective
+from torch.nn import functional as F
+
+from data2vec.errors import UserError
+from data2vec.objective import health
+from data2vec.objective.health import HealthSettings
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+@pytest.mark.parametrize(("scale", "factor"), [("1/sqrt(width)", 1 / 4), ("1/width", 1 / 16), (3.0, 3.0)])
+def test_loss_is_summed_over_positions_and_scaled(beta: float, scale: str | float, factor: float) -> None:
+    whole = objective(beta=beta, scale=scale)
+    prediction, target = torch.randn(6, 16), torch.randn(6, 16)
+    error = (prediction - target) ** 2 if beta == 0 else F.smooth_l1_loss(prediction, target, beta=beta, reduction="none")
+    torch.testing.assert_close(whole.distance(prediction, target), error.sum(1) * factor)
+
+
+def test_only_masked_positions_count_and_only_the_student_learns() -> None:
+    whole, given = objective(), batch()
+    output = whole(given)
+    assert output.predicted == 15 and output.stats == {}
+    output.loss.backward()
+    assert all(p.grad is not None for p in (*whole.student.parameters(), *whole.head.parameters()))
+    assert all(p.grad is None for p in whole.teacher.parameters())
+
+
+def test_the_student_does_not_see_what_is_masked() -> None:
+    """Changing the features under the mask leaves the student's context as it was, and moves the targets."""
+    whole, given = objective(), batch()
+    x = torch.randn(3, 20, 16)
+    y = torch.where(given["mask"][..., None], torch.randn(3, 20, 16), x)
+    hide = whole.student.features.hide
+    torch.testing.assert_close(hide(x, given), hide(y, given))
+    assert not torch.allclose(whole.targets(given, x, None), whole.targets(given, y, None))
+
+
+def test_the_head_has_the_layers_asked_for() -> None:
+    assert [tuple(p.shape) for p in objective(head_layers=2).head.parameters()] == [(32, 16), (32,), (16, 32), (16,)]
+    assert [tuple(p.shape) for p in objective().head.parameters()] == [(16, 16), (16,)]
+
+
+def test_more_layers_than_there_are_cannot_be_averaged() -> None:
+    with pytest.raises(UserError, match=r"objective.target.top_k: 4 is more than encoder.layers, 3"):
+        objective(target={"top_k": 4})
+
+
+def test_learning_lowers_the_loss() -> None:
+    torch.manual_seed(0)
+    whole, given = objective(), batch()
+    optimizer = torch.optim.AdamW((p for p in whole.parameters() if p.requires_grad), lr=3e-3)
+    losses = []
+    for step in range(1, 61):
+        output = whole(given, measure=step == 60)
+        (output.loss / output.predicted).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        whole.after_step(step)
+        losses.append(output.loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert set(output.stats) == {f"{stage}_{what}" for stage in ("features", "student", "target", "prediction") for what in ("std", "rank")}
+
+
+def test_spread_and_rank() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5000, 8)
+    assert health.spread(x).item() == pytest.approx(1, abs=0.05)
+    assert health.effective_rank(x).item() == pytest.approx(8, abs=0.1)
+    assert health.spread(torch.ones(10, 8)).item() == pytest.approx(1e-3)
+    line = torch.randn(100, 1) * torch.randn(1, 8)
+    assert health.effective_rank(line).item() == pytest.approx(1, abs=1e-3)
+    two = torch.diag_embed(torch.tensor([3.0, 3, 0, 0]))
+    assert health.effective_rank(torch.cat([two, -two])).item() == pytest.approx(2, abs=1e-3)
+    wide = torch.randn(20, 64)
+    assert 1 < health.effective_rank(wide).item() <= 20
+
+
+@pytest.mark.parametrize(
+    ("target", "prediction", "step", "said"),
+    [
+        (0.05, 1.0, 5000, "the targets hardly differ"),
+        (1.0, 0.005, 5000, "the student predicts nearly the same"),
+        (0.05, 0.005, 4999, None),
+        (0.2, 0.02, 9000, None),
+        (math.nan, 1.0, 9000, None),  # not a number is told by the loop
+    ],
+)
+def test_when_a_run_is_called_collapsed(target: float, prediction: float, step: int, said: str | None) -> None:
+    reason = health.collapsed({"target_std": target, "prediction_std": prediction}, step, HealthSettings())
+    assert (reason is None) if said is None else (reason is not None and said in reason and str(step) in reason)

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from small import batch, encoder, objective
+
+from data2vec.objective.teacher import Teacher, TeacherSettings
+
+
+def kick(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+
+
+def test_decay_grows_linearly_and_stays() -> None:
+    teacher = Teacher(encoder(), TeacherSettings(decay=0.9, end_decay=0.99, anneal_steps=10))
+    assert [teacher.decay(step) for step in (0, 5, 10, 100)] == pytest.approx([0.9, 0.945, 0.99, 0.99])
+    constant = Teacher(encoder(), TeacherSettings(decay=0.5, end_decay=0.99, anneal_steps=0))
+    assert constant.decay(1) == 0.99
+
+
+def test_a_step_is_the_moving_average() -> None:
+    student = encoder()
+    teacher = Teacher(student, TeacherSettings(decay=0.75, end_decay=0.75, features="averaged", positions="copied"))
+    before = {name: p.clone() for name, p in teacher.own.named_parameters()}
+    kick(student)
+    teacher.update(student, 1)
+    theirs = dict(student.named_parameters())
+    for name, p in teacher.own.named_parameters():
+        expected = theirs[name] if name.startswith("positions") else 0.75 * before[name] + 0.25 * theirs[name]
+        torch.testing.assert_close(p, expected)
+
+
+def test_a_frozen_teacher_does_not_move() -> None:
+    student = encoder()
+    teacher = Teacher(student, TeacherSettings(decay=0.9, end_decay=1.0, anneal_steps=5))
+    before = [p.clone() for p in teacher.parameters()]
+    kick(student)
+    teacher.update(student, 5)
+    assert all(torch.equal(p, q) for p, q in zip(teacher.parameters(), before, strict=True))
+    teacher.update(student, 4)
+    assert not any(torch.equal(p, q) for p, q in zip(teacher.parameters(), before, strict=True))
+
+
+def test_the_average_is_float32_also_of_a_half_precision_student() -> None:
+    student = encoder()
+    teacher = Teacher(student, TeacherSettings(decay=0.5, end_decay=0.5))
+    student.to(torch.bfloat16)
+    teacher.update(student, 1)
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+
+
+def test_the_teacher_never_trains() -> None:
+    whole = objective(encoder_changes={"dropout": 0.5, "layerdrop": 0.5})
+    whole.train()
+    assert whole.student.training and not any(module.training for module in whole.teacher.modules())
+    assert not any(p.requires_grad for p in whole.teacher.parameters())
+
+
+def test_shared_copied_and_averaged_agree_before_the_first_step() -> None:
+    outputs = []
+    for source in ("shared", "copied", "averaged"):
+        whole = objective(teacher=TeacherSettings(features=source, positions=source))
+        outputs.append(whole(batch()).loss)
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0], outputs[2])
+
+
+def test_a_teacher_that_sees_only_the_masked_positions_ignores_the_rest() -> None:
+    one, other = batch(0), batch(1)
+    features = [torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(2)) for _ in range(2)]
+    features[1] = torch.where(one["mask"][..., None], features[0], torch.zeros(()))
+    for context, same in (("masked", True), ("full", False)):
+        whole = objective(teacher=TeacherSettings(context=context), target={"layer_norms": ("layer",), "top_k": 2})
+        first, second = (whole.targets(b, f, None)[one["mask"]] for b, f in zip((one, other), features, strict=True))
+        assert torch.allclose(first, second, atol=1e-5) is same
