@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.interop import fairseq
+from data2vec.interop import fairseq, keys
 from data2vec.nn import encoder as encoders
 from data2vec.objective.data2vec import Data2Vec
 
@@ -46,7 +46,7 @@ class Case:
     """A fixture in our terms."""
 
     recipe: dict[str, Any]
-    table: fairseq.Table
+    table: keys.Table
     teacher_prefix: str
     batch: dict[str, Tensor]
     plain: dict[str, Tensor]
@@ -113,13 +113,13 @@ def build(case: Case, fixture: Fixture) -> Data2Vec:
     recipe = recipes.validate(case.recipe | {"data": {}}, "fixture")
     objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
     ours = dict(objective.student.named_parameters()) | {f"head.{k}": v for k, v in objective.head.named_parameters()}
-    loaded = fairseq.from_official(fixture.group("student"), ours, case.table)
+    loaded = keys.read(fixture.group("student"), ours, case.table)
     teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
     own = dict(objective.teacher.own.named_parameters())
     with torch.no_grad():
         for name, value in loaded.items():
             ours[name].copy_(value)
-        for name, value in fairseq.from_official(teacher, own, case.table).items():
+        for name, value in keys.read(teacher, own, case.table).items():
             own[name].copy_(value)
     return objective
 
@@ -179,11 +179,11 @@ def gradients(objective: Data2Vec, fixture: Fixture, this: Case) -> tuple[float,
     expected, skip = fixture.group("grad"), set(fixture.facts.get("gradients_that_are_rounding_noise", []))
     parameters = dict(objective.student.named_parameters()) | {f"head.{k}": v for k, v in objective.head.named_parameters()}
     ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in parameters.items()}
-    ours = fairseq.to_official(ours, fixture.group("student"), this.table)
-    keys = [key for key in expected if key not in skip]
-    if missing := [key for key in keys if key not in ours]:
+    ours = keys.write(ours, fixture.group("student"), this.table)
+    wanted = [key for key in expected if key not in skip]
+    if missing := [key for key in wanted if key not in ours]:
         raise ValueError(f"no gradient of ours for {', '.join(missing)}")
-    errors = {key: error(ours[key], expected[key]) for key in keys}
+    errors = {key: error(ours[key], expected[key]) for key in wanted}
     silent = [key for key in ours.keys() - expected.keys() if ours[key].abs().max() > 0]
     if silent:
         raise ValueError(f"a gradient where the official code has none: {', '.join(silent)}")
@@ -193,7 +193,7 @@ def gradients(objective: Data2Vec, fixture: Fixture, this: Case) -> tuple[float,
 
 def ema(objective: Data2Vec, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
     expected = {this.teacher_prefix + key: value for key, value in fixture.group("ema").items()}
-    ours = fairseq.to_official(dict(objective.teacher.own.named_parameters()), expected, this.table)
+    ours = keys.write(dict(objective.teacher.own.named_parameters()), expected, this.table)
     errors = {key: error(value, expected[key]) for key, value in ours.items()}
     rest = [key for key in expected.keys() - ours.keys() if expected[key].is_floating_point()]
     unused = [key for key in rest if key.startswith(("lm_head", "final_proj")) or key.endswith("version")]

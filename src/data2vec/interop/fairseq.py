@@ -1,22 +1,10 @@
-"""The official models: their names for our parameters, and their configurations as our settings.
-
-The key tables are written with our name on the left. A tuple on the right is joined along the first axis (q, k and v
-are one matrix here); shapes that differ only by axes of length 1 or by flattened patches are reshaped.
-"""
+"""The official models: their names for our parameters, and their configurations as our settings."""
 
 import ast
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, cat
-
-Table = Mapping[str, str | tuple[str, ...]]
-Tensors = Mapping[str, Tensor]
-
-
-def _norms(ours: str, official: str) -> dict[str, str]:
-    return {f"{ours}.{kind}": f"{official}.{kind}" for kind in ("weight", "bias")}
+from data2vec.interop.keys import Table, affine
 
 
 def _post_norm_blocks(prefix: str) -> dict[str, str | tuple[str, ...]]:
@@ -35,44 +23,44 @@ def _post_norm_blocks(prefix: str) -> dict[str, str | tuple[str, ...]]:
 
 SPEECH: Table = {
     "features.mask_vector": "mask_emb",
-    **_norms("features.conv.convs.{i}", "feature_extractor.conv_layers.{i}.0"),
-    **_norms("features.conv.norms.{i}", "feature_extractor.conv_layers.{i}.2.1"),
-    **_norms("features.norm", "layer_norm"),
-    **_norms("features.project", "post_extract_proj"),
-    **_norms("positions.convs.{i}", "encoder.pos_conv.{i}.0"),
-    **_norms("transformer.input_norm", "encoder.layer_norm"),
+    **affine("features.conv.convs.{i}", "feature_extractor.conv_layers.{i}.0"),
+    **affine("features.conv.norms.{i}", "feature_extractor.conv_layers.{i}.2.1"),
+    **affine("features.norm", "layer_norm"),
+    **affine("features.project", "post_extract_proj"),
+    **affine("positions.convs.{i}", "encoder.pos_conv.{i}.0"),
+    **affine("transformer.input_norm", "encoder.layer_norm"),
     **_post_norm_blocks("encoder."),
-    **_norms("head.0", "final_proj"),
+    **affine("head.0", "final_proj"),
 }
 """examples/data2vec/models/data2vec_audio.py"""
 
 TEXT: Table = {
     "features.tokens.weight": "encoder.sentence_encoder.embed_tokens.weight",
     "positions.table.weight": "encoder.sentence_encoder.embed_positions.weight",
-    **_norms("positions.norm", "encoder.sentence_encoder.layernorm_embedding"),
+    **affine("positions.norm", "encoder.sentence_encoder.layernorm_embedding"),
     **_post_norm_blocks("encoder.sentence_encoder."),
-    **_norms("transformer.final_norm", "encoder.sentence_encoder.layer_norm"),
-    **_norms("head.{i}", "encoder.regression_head.{i}"),
+    **affine("transformer.final_norm", "encoder.sentence_encoder.layer_norm"),
+    **affine("head.{i}", "encoder.regression_head.{i}"),
 }
 """examples/data2vec/models/data2vec_text.py"""
 
 VISION: Table = {
     "features.mask_vector": "mask_token",
-    **_norms("features.project", "patch_embed.proj"),
+    **affine("features.project", "patch_embed.proj"),
     "positions.table": "rel_pos_bias.relative_position_bias_table",
     "transformer.extra_tokens": "cls_token",
     "transformer.blocks.{i}.attention.qkv.weight": "blocks.{i}.attn.qkv.weight",
     "transformer.blocks.{i}.attention.q_bias": "blocks.{i}.attn.q_bias",
     "transformer.blocks.{i}.attention.v_bias": "blocks.{i}.attn.v_bias",
-    **_norms("transformer.blocks.{i}.attention.out", "blocks.{i}.attn.proj"),
-    **_norms("transformer.blocks.{i}.norm1", "blocks.{i}.norm1"),
-    **_norms("transformer.blocks.{i}.norm2", "blocks.{i}.norm2"),
-    **_norms("transformer.blocks.{i}.ffn.0", "blocks.{i}.mlp.fc1"),
-    **_norms("transformer.blocks.{i}.ffn.3", "blocks.{i}.mlp.fc2"),
+    **affine("transformer.blocks.{i}.attention.out", "blocks.{i}.attn.proj"),
+    **affine("transformer.blocks.{i}.norm1", "blocks.{i}.norm1"),
+    **affine("transformer.blocks.{i}.norm2", "blocks.{i}.norm2"),
+    **affine("transformer.blocks.{i}.ffn.0", "blocks.{i}.mlp.fc1"),
+    **affine("transformer.blocks.{i}.ffn.3", "blocks.{i}.mlp.fc2"),
     "transformer.blocks.{i}.scale1": "blocks.{i}.gamma_1",
     "transformer.blocks.{i}.scale2": "blocks.{i}.gamma_2",
-    **_norms("transformer.final_norm", "norm"),
-    **_norms("head.0", "lm_head"),
+    **affine("transformer.final_norm", "norm"),
+    **affine("head.0", "lm_head"),
 }
 """beit/modeling_cyclical.py of the data2vec_vision repository"""
 
@@ -81,49 +69,10 @@ def speech_table(config: Mapping[str, Any]) -> Table:
     """The names of the speech model, which depend a little on its configuration."""
     table = dict(SPEECH)
     if config["extractor_mode"] != "layer_norm":
-        table |= _norms("features.conv.norms.0", "feature_extractor.conv_layers.0.2")
+        table |= affine("features.conv.norms.0", "feature_extractor.conv_layers.0.2")
     if config["layer_norm_first"]:
-        table |= _norms("transformer.final_norm", "encoder.layer_norm")
+        table |= affine("transformer.final_norm", "encoder.layer_norm")
     return table
-
-
-def names(ours: Iterable[str], table: Table) -> dict[str, tuple[str, ...]]:
-    """For each of our parameter names, the official name or names. Raises KeyError for one that is in no table."""
-    found = {}
-    for name in ours:
-        numbers = re.findall(r"\d+", name)
-        for key in (name, *(_numbered(name, i) for i in range(len(numbers)))):
-            if key in table:
-                official = table[key] if isinstance(table[key], tuple) else (table[key],)
-                number = next((n for i, n in enumerate(numbers) if _numbered(name, i) == key), "")
-                found[name] = tuple(str(o).format(i=number) for o in official)
-                break
-        else:
-            raise KeyError(f"{name} has no official name")
-    return found
-
-
-def _numbered(name: str, which: int) -> str:
-    """`name` with its number `which` (from 0) written as {i}."""
-    spans = [m.span() for m in re.finditer(r"\d+", name)]
-    return name[: spans[which][0]] + "{i}" + name[spans[which][1] :]
-
-
-def from_official(official: Tensors, ours: Tensors, table: Table) -> dict[str, Tensor]:
-    """Official tensors under our names and in the shapes of `ours`. Raises KeyError for a missing one, by its name."""
-    return {
-        name: cat([official[key] for key in keys]).reshape(ours[name].shape)
-        for name, keys in names(ours, table).items()
-    }
-
-
-def to_official(ours: Tensors, like: Tensors, table: Table) -> dict[str, Tensor]:
-    """Our tensors under their official names, in the shapes of `like`."""
-    official: dict[str, Tensor] = {}
-    for name, keys in names(ours, table).items():
-        for key, part in zip(keys, ours[name].chunk(len(keys)), strict=True):
-            official[key] = part.reshape(like[key].shape)
-    return official
 
 
 def _layer_list(text: str) -> list[list[int]]:
@@ -333,5 +282,3 @@ def vision_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
         },
     }
 
-
-RECIPES: dict[str, Callable[..., dict[str, Any]]] = {"speech": speech_recipe, "text": text_recipe, "vision": vision_recipe}
