@@ -30,18 +30,19 @@ def cached(name: str, write: Callable[[BinaryIO], None]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                with open(aside, "wb") as file:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(aside, path)
+                try:
+                    with open(aside, "wb") as file:
+                        write(file)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    os.replace(aside, path)
+                finally:
+                    aside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"the cache {path.parent} cannot be written ({error.strerror or error}): "
             "make room, or set DATA2VEC_CACHE to another folder"
         ) from None
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

@@ -109,7 +109,7 @@ class SpeechExamples:
     def label(self, index: int, column: str) -> Any:
         return label(self.rows, int(self.keys[index]), column)
 
-    def subset(self, indices: Sequence[int]) -> "SpeechExamples":
+    def subset(self, indices: np.ndarray) -> "SpeechExamples":
         part = object.__new__(SpeechExamples)
         part.rows = [self.rows[int(i)] for i in self.keys[indices]]
         part.keys, part.costs, part.bad, part.short = np.arange(len(indices)), self.costs[indices], [], 0

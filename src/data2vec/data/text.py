@@ -108,7 +108,7 @@ class TextExamples:
     def label(self, index: int, column: str) -> Any:
         raise UserError(f"blocks of running text have no column {column!r}")
 
-    def subset(self, indices: Sequence[int]) -> "TextExamples":
+    def subset(self, indices: np.ndarray) -> "TextExamples":
         part = object.__new__(TextExamples)
         blocks = self.tokens[: len(self) * (self.block - 1)].reshape(len(self), -1)
         part.tokens, part.block, part.costs = np.array(blocks[indices]).reshape(-1), self.block, self.costs[indices]

@@ -17,7 +17,7 @@ from data2vec.errors import BadExample
 from data2vec.modalities.base import Batch, DataSettings
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
-GREY = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+GREY = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in brightness (ITU-R 601)."""
 
 
@@ -61,7 +61,7 @@ class VisionExamples:
     def label(self, index: int, column: str) -> Any:
         return label(self.rows, int(index), column)
 
-    def subset(self, indices: Sequence[int]) -> "VisionExamples":
+    def subset(self, indices: np.ndarray) -> "VisionExamples":
         return VisionExamples([self.rows[int(i)] for i in indices], self.settings, self.image)
 
     def __len__(self) -> int:
@@ -144,16 +144,21 @@ def augment(picture: Tensor, settings: VisionData, side: int, rng: np.random.Gen
 def jitter(picture: Tensor, factors: Sequence[float], order: Sequence[int], whole: Tensor) -> Tensor:
     """Multiply brightness (0), contrast (1) and saturation (2) of (3, H, W) bytes by `factors`, in this order; contrast is
     about the mean grey of `whole` (3, h, w), as changed so far."""
-    x, whole = picture.float(), whole.float()
+    # In place: fresh memory for every result takes longer than the arithmetic.
+    x, about = picture.float().flatten(1), whole.float().flatten(1)
     for kind in order:
-        if kind == 0:
-            x, whole = x * factors[0], whole * factors[0]
-        elif kind == 1:
-            x = torch.lerp((whole * GREY).sum(0).mean().round(), x, factors[1])
-        else:
-            x, whole = (torch.lerp((y * GREY).sum(0, keepdim=True), y, factors[2]) for y in (x, whole))
-        x, whole = x.clamp_(0, 255), whole.clamp_(0, 255)
-    return x.round_().to(torch.uint8)
+        factor = factors[kind]
+        for y in (x, about):
+            if kind == 0:
+                y.mul_(factor)
+            elif kind == 1:
+                # `about` comes second, so its mean is still that of before.
+                y.mul_(factor).add_(float((GREY @ about).mean().round()) * (1 - factor))
+            else:
+                grey = GREY @ y
+                y.mul_(factor).add_(grey, alpha=1 - factor)
+            y.clamp_(0, 255)
+    return x.round_().to(torch.uint8).view(picture.shape)
 
 
 def crop_box(height: int, width: int, settings: VisionData, rng: np.random.Generator) -> tuple[int, int, int, int]:

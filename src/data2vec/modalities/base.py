@@ -55,7 +55,7 @@ class Examples(Protocol):
     def label(self, index: int, column: str) -> Any:
         """The value of `column` for this example."""
 
-    def subset(self, indices: Sequence[int]) -> "Examples":
+    def subset(self, indices: np.ndarray) -> "Examples":
         """These examples only, with all they need to be loaded elsewhere; asked for when streaming."""
 
     def __len__(self) -> int: ...
