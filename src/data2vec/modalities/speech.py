@@ -91,5 +91,8 @@ class Speech(Modality):
     def examples(self, rows: Any) -> Examples:
         return loading.SpeechExamples(rows, self.data)
 
+    def labelled(self, rows: Any) -> Examples:
+        return loading.SpeechExamples(rows, self.data, whole=True)
+
     def collate(self, items: Sequence[Any]) -> Batch:
         return loading.collate(items)

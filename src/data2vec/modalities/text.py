@@ -70,6 +70,9 @@ class Text(Modality):
     def examples(self, rows: Any) -> Examples:
         return loading.TextExamples(rows, self.data, self.settings.vocab_size)
 
+    def labelled(self, rows: Any) -> Examples:
+        return loading.TextRows(rows, self.data, self.settings.vocab_size)
+
     def save(self, folder: Path, examples: Examples | None) -> dict[str, str]:
         tokenizer = getattr(examples, "tokenizer", None) or loading.load_tokenizer(self.data.tokenizer)
         loading.save_tokenizer(tokenizer, folder)
