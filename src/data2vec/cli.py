@@ -5,6 +5,7 @@ in a line that starts with "data2vec: error:"; 130 stopped by Ctrl-C, after a ch
 """
 
 import argparse
+import json
 import os
 import sys
 import textwrap
@@ -20,7 +21,8 @@ examples:
   data2vec demo                                          see it work on images, text and speech, in minutes
   data2vec recipes                                       what is there
   data2vec pretrain vision/v1-tiny data.train=photos/    learn from a folder of pictures
-  data2vec probe runs/vision-v1-tiny --data labelled/    what the features are worth
+  data2vec probe runs/vision-v1-tiny --data train/ --valid valid/
+                                                         what the features are worth, by labelled pictures
 
 'data2vec VERB --help' tells more.
 """
@@ -44,7 +46,7 @@ settings, each given as key=value over what the recipe says; in brackets what ho
 PROBE = """\
 examples:
   data2vec probe RUN --data train/ --valid valid/          folders with a folder for each class
-  data2vec probe RUN --data clips/ --labels speaker        a column of clips/metadata.csv
+  data2vec probe RUN --data a/ --valid b/ --labels speaker a column of metadata.csv in each
   data2vec probe RUN --data train/ --valid valid/ probe.neighbours=20
 
 settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
@@ -153,15 +155,14 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if os.environ.get("RANK", "0") == "0":
-        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED_DATA")
+        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED --valid LABELLED")
 
 
 def _probe(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.probe import probe
 
-    given = {"train": arguments.data, "valid": arguments.valid, "label": arguments.labels}
-    overrides = [*arguments.overrides, *(f"probe.{key}={value}" for key, value in given.items() if value is not None)]
-    print(probe(arguments.model, overrides=overrides))
+    label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
+    print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
@@ -196,11 +197,13 @@ def _settings_of_probe() -> Iterator[str]:
 
 def _section(title: str, settings: Any) -> Iterator[str]:
     """A line or more for each setting: its key, its default, what it does."""
+    from data2vec.settings import Settings
+
     yield from ("", title)
     for key, field in settings:
         default = field.get_default(call_default_factory=True)
         plain = str(default).lower() if isinstance(default, bool | None) else default
-        shown = "" if hasattr(default, "model_fields") else f" ({plain})"
+        shown = "" if isinstance(default, Settings) else f" ({plain})"
         yield from textwrap.wrap(
             f"{key}{shown}  {field.description or ''}", 118, initial_indent="  ", subsequent_indent=" " * 8
         )

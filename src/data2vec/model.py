@@ -58,15 +58,15 @@ class Model:
 
         `inputs`: paths of files; or arrays, (S,) samples at 16 kHz or (H, W, 3) bytes; for text, strings. `layers`: "last"
         is what the encoder puts out, after its final norm where it has one; "all" is the output of every block, first to
-        last; a number is that of one block, counted from 0, or from the end when negative. `batch` inputs are computed at a
+        last; a number is that of one block, counted from 1, or from the end when negative. `batch` inputs are computed at a
         time; those beside an input do not change its vectors.
 
         Raises UserError for an input that cannot be read and for a layer that is not there."""
         if not inputs:
             raise UserError("features: there is no input")
         depth = len(self.encoder.transformer.blocks)
-        if isinstance(layers, int) and not -depth <= layers < depth:
-            raise UserError(f"layers: {layers} is not there; this model has blocks 0 to {depth - 1}, or 'last', or 'all'")
+        if layers not in ("last", "all") and (not isinstance(layers, int) or not 1 <= abs(layers) <= depth):
+            raise UserError(f"layers: {layers!r} is not there; this model has blocks 1 to {depth}, or 'last', or 'all'")
         device = next(self.encoder.parameters()).device
         examples = self.modality.labelled([_row(self.modality, each) for each in inputs])
         if len(examples) < len(inputs):
@@ -95,7 +95,7 @@ def _run(encoder: Encoder, batch: Batch, layers: Literal["last", "all"] | int) -
     last, padding = encoder(batch, visit=None if layers == "last" else lambda index, ffn, block: blocks.append(block))
     if layers == "last":
         return last[None], padding
-    return torch.stack(blocks if layers == "all" else [blocks[layers]]), padding
+    return torch.stack(blocks if layers == "all" else [blocks[layers - (layers > 0)]]), padding
 
 
 def save(

@@ -47,6 +47,9 @@ def modality_class(name: str) -> type[Modality]:
         raise UserError(f"modality.name: {name!r} cannot be imported: {error}") from None
 
 
+QUOTE = "'"
+
+
 class Recipe(Settings):
     """One run, complete."""
 
@@ -157,7 +160,7 @@ def load(recipe: str | Path | Recipe, overrides: Iterable[str] | Mapping[str, An
 def validate(raw: dict[str, Any], where: str) -> Recipe:
     """Check a raw mapping against the schema; every mistake is one line of the UserError."""
     raw = {key: {} if value is None else value for key, value in raw.items()}
-    lines: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     model: type[Recipe] = Recipe
     section = raw.get("modality")
     name = section.get("name") if isinstance(section, Mapping) else None
@@ -166,16 +169,18 @@ def validate(raw: dict[str, Any], where: str) -> Recipe:
             raise UserError(f"modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'")
         model = schema(name)
     except UserError as unknown:
-        lines["modality"] = [str(unknown)]
+        found["modality.name"] = [(str(unknown).removeprefix("modality.name: "), "")]
     try:
         checked = model.model_validate(raw)
     except ValidationError as errors:
         for error in errors.errors():
             if model is not Recipe or error["loc"][0] not in ("modality", "data"):
-                key, line = _explain(error, model)
-                lines.setdefault(key, []).append(line)
-    if lines:
-        raise UserError("\n".join(f"{where}: {', or '.join(dict.fromkeys(parts))}" for parts in lines.values()))
+                key, problem, given = _explain(error, model)
+                found.setdefault(key, []).append((problem, given))
+    if found:
+        # A value that may be of one of several kinds has a problem with each of them.
+        lines = [f"{key}: {', or '.join(problem for problem, _ in each)}{each[-1][1]}" for key, each in found.items()]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines))
     return checked
 
 
@@ -228,39 +233,32 @@ def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
     raw[path[-1]] = value
 
 
-def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str]:
-    """For one of pydantic's errors: the key, and a line with what is wrong and what is allowed.
-
-    A value that may be one of several kinds has an error for each; they have the same key."""
+def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str, str]:
+    """For one of pydantic's errors: the key, what is wrong and what is allowed, and what was given or meant."""
     location, known = _walk(error["loc"], model)
-    key = ".".join(location)
-    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
+    key, kind, context, given = ".".join(location), error["type"], error.get("ctx", {}), error.get("input")
+    tag = f"{key}.{context.get('discriminator', '').strip(QUOTE)}"
     if kind == "extra_forbidden":
-        everywhere = [name for name, _ in settings(model)]
-        elsewhere = [name for name in everywhere if name.endswith(f".{location[-1]}")]
-        beside = nearest(location[-1], known)
-        if elsewhere and not beside:
-            beside = f"; did you mean {' or '.join(repr(name) for name in dict.fromkeys(elsewhere))}?"
-        return key, f"{key}: there is no such setting{beside or '; here are ' + ', '.join(known)}"
-    if kind == "missing":
-        return key, f"{key}: is missing"
-    tag = context.get("discriminator", "").strip("'")
-    if kind == "union_tag_not_found":
-        return key, f"{key}.{tag}: is missing"
+        meant = nearest(location[-1], known)
+        for name, _ in () if meant else settings(model):
+            if name.endswith(f".{location[-1]}"):
+                meant = f"; did you mean {name!r}?"
+        return key, "there is no such setting", meant or f"; here are {', '.join(known)}"
+    if kind in ("missing", "union_tag_not_found"):
+        return (key if kind == "missing" else tag), "is missing", ""
     if kind == "union_tag_invalid":
         tags = context["expected_tags"]
-        near = nearest(context["tag"], re.findall(r"'(.*?)'", tags))
-        return key, f"{key}.{tag}: {context['tag']!r} is none of {tags}{near}"
+        return tag, f"{context['tag']!r} is none of {tags}", nearest(context["tag"], re.findall("'(.*?)'", tags))
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return key, "should be a section with settings of its own", f", not {given!r}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    shown = "" if isinstance(given, Mapping | BaseModel) else f", not {given!r}" if given is not None else ", not empty"
-    near = (
-        nearest(given, re.findall(r"'(.*?)'", context["expected"]))
-        if kind == "literal_error" and isinstance(given, str)
-        else ""
-    )
+    message = message[0].lower() + message[1:]
     if kind == "value_error":
-        shown = ""
-    return key, f"{key}: {message[0].lower() + message[1:]}{shown}{near}" if key else message
+        return key, message, ""
+    meant = (
+        nearest(given, re.findall("'(.*?)'", context["expected"])) if "expected" in context and isinstance(given, str) else ""
+    )
+    return key, message, (", not empty" if given is None else f", not {given!r}") + meant
 
 
 def _walk(location: tuple[Any, ...], model: Any) -> tuple[list[str], list[str]]:

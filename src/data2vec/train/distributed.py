@@ -4,6 +4,7 @@ Processes are started by `torchrun`; without it there is one.
 """
 
 import gc
+import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -148,7 +149,13 @@ def prepare(objective: nn.Module, settings: TrainSettings, process: Process) -> 
     forward: nn.Module = objective
     if process.world > 1:
         skips = any(part.settings.layerdrop > 0 for part in objective.modules() if isinstance(part, Transformer))
+        parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
+        buffers: dict[str, Any] = {name: False}  # ours are constants
         forward = nn.parallel.DistributedDataParallel(
-            objective, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=skips
+            objective,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=skips,
+            **buffers,
         )
     return Prepared(forward, settings.precision == "bf16", process.device)

@@ -59,11 +59,11 @@ class Training:
 
     def __init__(self, recipe: Recipe, here: Process):
         self.recipe, self.here, self.settings = recipe, here, recipe.train
-        torch.manual_seed(self.settings.seed)
         modality = recipe.build_modality()
         rows = modality.rows(str(recipe.data.train))
         pin = here.device.type == "cuda"
         self.loader = Loader(modality, recipe.objective.mask, rows, self.settings.seed, here.rank, here.world, pin)
+        torch.manual_seed(self.settings.seed)
         self.objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
         self.make_step = Step(self.objective, self.settings, here)
         self.writer = tensorboard_writer() if recipe.log.tensorboard else None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data2vec.settings import Settings
 
@@ -17,10 +17,16 @@ class TriStage(Settings):
     """Share of all steps spent warming up, linearly from `initial_scale`·lr."""
     hold: Fraction = 0.9
     """Share of all steps at the full learning rate; the rest decays."""
-    initial_scale: float = 0.01
+    initial_scale: Annotated[float, Field(ge=0)] = 0.01
     """Where warm-up starts, as a share of lr."""
-    final_scale: float = 0.01
+    final_scale: Annotated[float, Field(gt=0)] = 0.01
     """Where decay ends, as a share of lr."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TriStage":
+        if self.warmup + self.hold > 1:
+            raise ValueError(f"warmup and hold together are {self.warmup + self.hold:g} of the steps, more than all of them")
+        return self
 
 
 class Cosine(Settings):

@@ -1,0 +1,243 @@
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data2vec
+from data2vec import cli
+
+TINY = [
+    *("train.steps=4", "train.checkpoint_every=2", "train.schedule.warmup_steps=1", "train.device=cpu", "log.every=1"),
+    *("encoder.width=16", "encoder.layers=3", "encoder.heads=2", "encoder.ffn_width=32"),
+    *("data.batch_size=16", "data.micro_batch_size=8", "data.workers=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of pictures, dark and bright, eight of each."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        low = 128 * (i % 2)
+        (folder / ("dark", "bright")[i % 2]).mkdir(exist_ok=True)
+        pixels = rng.integers(low, low + 128, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((32, 32)).save(folder / ("dark", "bright")[i % 2] / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made by the command, as a user types it."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = command("pretrain", "vision/v1-tiny", "--out", str(out), f"data.train={pictures}", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert f"trained: {out}/model" in result.stdout
+    assert "step 4/4: loss" in result.stderr
+    return out
+
+
+def command(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "data2vec", *words], capture_output=True, text=True, timeout=120, **more)  # type: ignore[call-overload]
+
+
+def told(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> list[str]:
+    """The lines that a failing command writes on stderr."""
+    assert cli.main(words) == status
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said.splitlines()
+
+
+def pretrain(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    return told(capsys, 2, "pretrain", "vision/v1-tiny", *words)
+
+
+def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, said in (
+        ("pretrain", "train.lr (0.0005)  Peak learning rate."),
+        ("probe", "probe.neighbours (10)"),
+        ("recipes", "NAME"),
+        ("demo", "--out"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([verb, "--help"])
+        assert ended.value.code == 0
+        assert said in capsys.readouterr().out
+
+
+def test_help_and_version_are_quick_to_come() -> None:
+    code = "import sys; from data2vec.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "data2vec pretrain vision/v1-tiny" in result.stdout
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"data2vec {data2vec.__version__}\n"
+
+
+def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["recipes"]) == 0
+    assert "speech/v1-base " in capsys.readouterr().out
+    assert cli.main(["recipes", "text/v1-tiny"]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert cli.main(["recipes", str(tmp_path / "mine.yaml")]) == 0
+    assert capsys.readouterr().out == (tmp_path / "mine.yaml").read_text()
+
+
+def test_a_run_probed(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["probe", str(run), "--data", str(pictures), "--valid", str(pictures), "probe.neighbours=3", "data.workers=0"]
+    assert cli.main(words) == 0
+    assert "untrained" in capsys.readouterr().out
+
+
+def test_misspelt_key_wrong_type_and_bad_override(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain(capsys, "train.stepz=3", "encoder.width=big") == [
+        "data2vec: error: vision/v1-tiny: encoder.width: should be a valid integer, not 'big'",
+        "data2vec: error: vision/v1-tiny: train.stepz: there is no such setting; did you mean 'steps'?",
+    ]
+    assert pretrain(capsys, "quickly") == [
+        "data2vec: error: 'quickly' is not an override: write key=value, such as train.lr=1e-3"
+    ]
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = pretrain(capsys, "train.stepz=1", "--out", "nowhere", "train.sead=1")
+    assert [line.split(": ")[3] for line in lines] == ["train.stepz", "train.sead"]
+
+
+@pytest.mark.parametrize("words", [["pretrian"], ["pretrain"], ["recipes", "a", "b"], ["pretrain", "x", "--fast"], []])
+def test_a_command_that_is_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert "data2vec: error: " in capsys.readouterr().err.replace("data2vec pretrain:", "data2vec:")
+
+
+def test_missing_folder_and_folder_without_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (line,) = pretrain(capsys, "--out", str(out), f"data.train={tmp_path}/nowhere")
+    assert line.startswith(f"data2vec: error: {tmp_path}/nowhere: there is no such folder")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("hello")
+    (line,) = pretrain(capsys, "--out", str(out), f"data.train={tmp_path}/notes")
+    assert "nothing here to read as image" in line
+    assert not out.exists()
+
+
+def test_a_run_folder_that_exists(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = pretrain(capsys, "--out", str(run), f"data.train={pictures}", *TINY)
+    assert line == f"data2vec: error: --out {run}: already holds a run; go on with it by --resume, or choose another --out"
+
+
+def test_a_checkpoint_cut_in_half_costs_only_the_steps_after_the_one_before(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "step-4" / "objective.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={pictures}", *TINY]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().err
+    assert "step-4 is passed over: objective.safetensors has" in said
+    assert "step 3/4" in said
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_model_cut_in_half(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    lines = told(capsys, 2, "probe", str(tmp_path / "model"), "--data", str(pictures), "--valid", str(pictures))
+    assert len(lines) == 1
+    assert f"{file} is damaged" in lines[0]
+
+
+def test_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, 2, "probe", str(tmp_path), "--data", "x") == [
+        f"data2vec: error: {tmp_path} is not a data2vec run or model folder"
+    ]
+
+
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(run: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    size = (run / "checkpoints" / "step-4" / "objective.safetensors").stat().st_size
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - 100, size - 100))
+
+    words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={pictures}"]
+    result = command(*words, *TINY, "train.steps=6", preexec_fn=limit)
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("data2vec:")]
+    assert "is full" in line
+    assert "the last whole checkpoint is step-4" in line
+    assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-4"]
+
+
+def test_ctrl_c_saves_and_says_so(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(out), f"data.train={pictures}"]
+    child = subprocess.Popen([*words, *TINY, "train.steps=100000", "data.workers=1"], stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "step 3/" in line:
+            break
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("data2vec: stopped: by Ctrl-C")
+    assert list(out.glob("checkpoints/step-*/complete.json"))
+
+
+def test_an_error_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("data2vec.recipe.names", lambda: 1 / 0)
+    assert told(capsys, 1, "recipes") == [
+        "data2vec: failed: ZeroDivisionError: division by zero (run with DATA2VEC_TRACEBACK=1 to see where)"
+    ]
+    monkeypatch.setenv("DATA2VEC_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["recipes"])
+
+
+def test_only_the_first_of_many_processes_tells_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert pretrain(capsys, "train.stepz=3") == []
+
+
+def test_features_of_files_arrays_and_layers(run: Path, pictures: Path) -> None:
+    model = data2vec.load(run)
+    files = sorted(pictures.rglob("*.png"))[:3]
+    every = model.features(files, layers="all", batch=2)
+    assert every.hidden.shape == (3, 3, 64, 16)
+    assert every.lengths.tolist() == [64, 64, 64]
+    assert every.seconds is None
+    assert torch.equal(model.features(files, layers=2).hidden, model.features(files, layers=-2).hidden)
+    assert torch.allclose(model.features(files[1:2], layers=3).hidden[0, 0], every.hidden[2, 1], atol=1e-6)
+    # this recipe has a final norm, so what the encoder puts out is not the last block's output
+    assert not torch.allclose(model.features(files).hidden[0], every.hidden[-1])
+    from PIL import Image
+
+    arrays = [np.array(Image.open(file)) for file in files]
+    assert torch.equal(model.features(arrays, layers="all").hidden, model.features(files, layers="all").hidden)
+    for wrong in (0, 4, -4, "first"):
+        with pytest.raises(data2vec.UserError, match="this model has blocks 1 to 3"):
+            model.features(files, layers=wrong)  # type: ignore[arg-type]
+    with pytest.raises(data2vec.UserError, match=r"nowhere\.png"):
+        model.features(["nowhere.png"])
