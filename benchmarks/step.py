@@ -1,0 +1,142 @@
+"""How long a training step takes, and how near that is to what the machine's matrix products allow.
+
+    python benchmarks/step.py [RECIPE…] [--precision fp32|bf16] [--steps 5]
+
+For each recipe, in a process of its own: the floating point operations of a step (counted from the shapes: student
+forward and backward, teacher forward), the median time of forward, backward, optimizer and teacher, the share of the
+machine's matmul rate that this makes, and peak memory. The rate is measured right before and right after, on the
+products that dominate the model, and the higher one counts. Inputs: 2 clips of 10 s, 8 images, 2 blocks of 512 tokens
+(--rows changes the number).
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from data2vec import recipe as recipes
+from data2vec.nn import encoder as encoders
+from data2vec.objective.data2vec import Data2Vec
+from data2vec.recipe import Recipe
+from data2vec.train.distributed import process, use_memory_well
+from data2vec.train.step import Step
+
+BASES = ("speech/v1-base", "vision/v1-base", "text/v1-base")
+
+
+def batch(recipe: Recipe, rows: int | None) -> dict[str, torch.Tensor]:
+    """A batch of full-size examples with masks from the recipe."""
+    generator, modality = torch.Generator().manual_seed(0), recipe.build_modality()
+    raw: dict[str, Callable[[int], torch.Tensor]] = {
+        "speech": lambda n: torch.randn(n, 160_000, generator=generator),
+        "vision": lambda n: torch.randint(0, 256, (n, 3, modality.settings.image, modality.settings.image), generator=generator).byte(),
+        "text": lambda n: torch.randint(4, modality.settings.vocab_size - 1, (n, modality.settings.max_length), generator=generator),
+    }
+    name = modality.settings.name
+    made = {"input": raw[name](rows or {"speech": 2, "vision": 8, "text": 2}[name])}
+    mask = recipe.objective.mask.draw(len(made["input"]), modality.grid(made), np.random.default_rng(0))
+    hidden = torch.from_numpy(mask.hidden)
+    return made | {"mask": hidden, "masked": hidden.flatten().nonzero()[:, 0]}
+
+
+def operations(recipe: Recipe, given: dict[str, torch.Tensor]) -> float:
+    """Floating point operations of the products in one step; a multiplication and an addition are two."""
+    e, (B, T), N = recipe.encoder, given["mask"].shape, len(given["masked"])
+    length = T + e.extra_tokens
+    blocks = e.layers * B * (2 * length * (4 * e.width**2 + 2 * e.width * e.ffn_width) + 4 * length**2 * e.width)
+    head = 2 * N * e.width**2 * (1 if recipe.objective.head_layers == 1 else 4)
+    total = 4 * blocks + 3 * head  # forward and twice as much backward for the student, forward for the teacher
+    m: Any = recipe.modality
+    if m.name == "speech":
+        steps, channels = given["input"].shape[1], 1
+        for i, (out, kernel, stride) in enumerate(m.conv_layers):
+            steps = (steps - kernel) // stride + 1
+            total += (2 if i == 0 else 3) * 2 * B * steps * kernel * channels * out
+            channels = out
+        total += 3 * 2 * B * T * channels * e.width
+        total += 4 * m.position_depth * 2 * B * T * m.position_kernel * e.width**2 / m.position_groups
+    if m.name == "vision":
+        total += 3 * 2 * B * T * 3 * m.patch**2 * e.width
+    return total
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the feed-forward part's two products, the best of several tries."""
+    x = torch.randn(1024, 768, device=device, dtype=dtype)
+    inner, outer = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((3072, 768), (768, 3072)))
+    best, repeats = 0.0, 5 if device.type == "cpu" else 200
+    for _ in range(8):
+        begin = clock(device)
+        for _ in range(repeats):
+            F.linear(F.linear(x, inner), outer)
+        best = max(best, repeats * 2 * 2 * 1024 * 768 * 3072 / (clock(device) - begin))
+    return best
+
+
+def clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure(name: str, precision: str, steps: int, rows: int | None) -> dict[str, Any]:
+    """All figures of one recipe; in its own process, so that peak memory is its own."""
+    recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"})
+    use_memory_well()
+    with process(recipe.train.device) as here:
+        torch.manual_seed(0)
+        objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        step, given = Step(objective, recipe.train, here), batch(recipe, rows)
+        count = operations(recipe, given)
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        before = matmul_rate(here.device, dtype)
+        times = []
+        for number in range(1, steps + 3):
+            begin = clock(here.device)
+            step(number, [given], measure=False, norm=False)
+            times.append(clock(here.device) - begin)
+        rate = max(before, matmul_rate(here.device, dtype))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if here.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(here.device)
+    seconds = statistics.median(times[2:])
+    return {
+        "recipe": name, "precision": precision, "GFLOP": count / 1e9, "seconds": seconds, "best": min(times[2:]),
+        "rate": rate / 1e9, "share": count / seconds / rate, "best_share": count / min(times[2:]) / rate, "peak_GB": memory / 1e9,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=BASES, help="shipped names or files")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, after two that are not")
+    parser.add_argument("--rows", type=int, help="examples in the batch")
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.json:
+        print(json.dumps(measure(given.recipes[0], given.precision, given.steps, given.rows)))
+        return
+    print("| recipe | precision | GFLOP | seconds (median, best) | matmul GFLOP/s | share (median, best) | peak GB |\n" + "|---" * 7 + "|")
+    for name in given.recipes:
+        options = ["--precision", given.precision, "--steps", str(given.steps)] + (["--rows", str(given.rows)] if given.rows else [])
+        run = subprocess.run([sys.executable, __file__, name, "--json", *options], stdout=subprocess.PIPE, text=True, check=True)
+        r = json.loads(run.stdout.splitlines()[-1])
+        print(
+            f"| {r['recipe']} | {r['precision']} | {r['GFLOP']:.0f} | {r['seconds']:.2f}, {r['best']:.2f} | {r['rate']:.0f} "
+            f"| {r['share']:.2f}, {r['best_share']:.2f} | {r['peak_GB']:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

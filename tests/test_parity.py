@@ -1,0 +1,107 @@
+"""Numbers that must not move: a small model of each modality with weights from a formula.
+
+The figures in golden.json were written by this file (`python tests/test_parity.py`) at a time when the comparison with
+the official code's numbers, `tests/parity.py`, passed. Where fixtures for that are at hand, name their folder in
+DATA2VEC_PARITY and they are run too.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data2vec import recipe as recipes
+from data2vec.nn.encoder import build
+from data2vec.objective.data2vec import Data2Vec
+
+GOLDEN = Path(__file__).parent / "golden.json"
+ENCODER = {"width": 24, "layers": 3, "heads": 4, "ffn_width": 48, "dropout": 0.0, "attention_dropout": 0.0}
+TEACHER = {"decay": 0.6, "end_decay": 0.9, "anneal_steps": 10}
+CASES: dict[str, dict[str, Any]] = {
+    "speech": {
+        "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "position_depth": 2,
+                     "position_kernel": 4, "position_groups": 4},
+        "encoder": ENCODER,
+        "objective": {"teacher": TEACHER, "target": {"top_k": 2}},
+    },
+    "speech-pre-norm": {
+        "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "conv_norm": "group",
+                     "conv_bias": True, "conv_grad_scale": 0.1, "position_depth": 3, "position_kernel": 3, "position_groups": 2},
+        "encoder": ENCODER | {"norm": "pre", "input_norm": False, "final_norm": True},
+        "objective": {"teacher": TEACHER | {"positions": "averaged"}, "beta": 1.0, "scale": 2.0,
+                      "target": {"top_k": 3, "layer_norms": ["instance", "layer"], "norms": ["layer", "instance"]}},
+    },
+    "vision": {
+        "modality": {"name": "vision", "image": 40, "patch": 8},
+        "encoder": ENCODER | {"norm": "pre", "norm_eps": 1e-6, "input_norm": False, "final_norm": True, "extra_tokens": 1,
+                              "key_bias": False, "layer_scale": 0.1, "init": "beit"},
+        "objective": {"teacher": TEACHER | {"features": "averaged", "positions": "averaged"}, "beta": 2.0, "scale": "1/width",
+                      "target": {"state": "block", "top_k": 2, "layer_norms": ["layer"], "norms": ["layer"]}},
+    },
+    "text": {
+        "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
+        "encoder": ENCODER | {"input_norm": False},
+        "objective": {"teacher": TEACHER, "beta": 4.0, "scale": 1.0, "head_layers": 2,
+                      "target": {"top_k": 2, "layer_norms": ["layer"]}},
+    },
+    "text-masked-context": {
+        "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
+        "encoder": ENCODER | {"input_norm": False},
+        "objective": {"teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "layer_norms": ["layer"]}},
+    },
+}  # fmt: skip
+
+
+def wave(*shape: int, phase: float) -> torch.Tensor:
+    """Values in -1…1 from a formula, so that they are the same everywhere and always."""
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).add(phase).mul(12.9898).sin().mul(437.5453).sin().view(shape).float()
+
+
+def figures(name: str) -> dict[str, float]:
+    """Loss, targets, gradients and the moving average of one step of a case."""
+    recipe = recipes.validate(CASES[name] | {"data": {}}, name)
+    modality = recipe.build_modality()
+    objective = Data2Vec(build(modality, recipe.encoder), recipe.objective)
+    with torch.no_grad():
+        for number, (key, p) in enumerate(sorted(objective.named_parameters())):
+            p.copy_(wave(*p.shape, phase=number) * 0.3 + (1.0 if "norm" in key and key.endswith("weight") else 0.0))
+    if recipe.modality.name == "speech":  # type: ignore[attr-defined]
+        batch = {"input": wave(2, 420, phase=0.5)}
+    elif recipe.modality.name == "vision":  # type: ignore[attr-defined]
+        batch = {"input": wave(2, 3, 40, 40, phase=0.5)}
+    else:
+        batch = {"input": (4 + 45 * wave(2, 20, phase=0.5).abs()).long()}
+    T = int(torch.tensor(modality.grid(batch)).prod())
+    batch["mask"] = wave(2, T, phase=0.25) > 0.2
+    batch["masked"] = batch["mask"].flatten().nonzero()[:, 0]
+    output = objective(batch, measure=True)
+    output.loss.backward()
+    found = {"loss": output.loss.item(), "predicted": float(output.predicted)}
+    found |= {key: value.item() for key, value in output.stats.items() if key.endswith("std")}
+    for part in ("student.features", "student.positions", "student.transformer", "head"):
+        gradients = [p.grad for p in objective.get_submodule(part).parameters() if p.grad is not None]
+        found[f"gradient of {part}"] = torch.cat([g.flatten() for g in gradients]).norm().item()
+    objective.after_step(5)
+    found["teacher"] = sum((wave(*p.shape, phase=1) * p).sum().item() for p in objective.teacher.parameters())
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_figures_have_not_moved(name: str) -> None:
+    assert figures(name) == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-5)
+
+
+@pytest.mark.skipif("DATA2VEC_PARITY" not in os.environ, reason="DATA2VEC_PARITY names no folder of official fixtures")
+def test_official_fixtures(capsys: pytest.CaptureFixture[str]) -> None:
+    import parity
+
+    folder = Path(os.environ["DATA2VEC_PARITY"])
+    paths = sorted(p for p in folder.glob("v1_*.safetensors") if p.stem != "v1_vision")  # that port has defects of its own
+    assert paths and parity.report([str(path) for path in paths]) == 0, capsys.readouterr().out
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({name: figures(name) for name in CASES}, indent=1) + "\n")
