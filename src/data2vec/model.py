@@ -58,8 +58,8 @@ class Model:
 
         `inputs`: paths of files; or arrays, (S,) samples at 16 kHz or (H, W, 3) bytes; for text, strings. `layers`: "last"
         is what the encoder puts out, after its final norm where it has one; "all" is the output of every block, first to
-        last; a number is that of one block, counted from 1, or from the end when negative. `batch` inputs are computed at a
-        time; those beside an input do not change its vectors.
+        last; a number is that of one block, counted from 1, or from the end when negative. At most `batch` inputs are
+        computed at a time, and only of one length: padding would reach into the last positions through convolutions.
 
         Raises UserError for an input that cannot be read and for a layer that is not there."""
         if not inputs:
@@ -72,30 +72,38 @@ class Model:
         if len(examples) < len(inputs):
             raise UserError("; ".join(getattr(examples, "bad", ())) or "features: an input is too short for a single position")
         hidden, lengths = [], []
-        for start in range(0, len(inputs), batch):
-            try:
-                items = [examples.load(i, None, None) for i in range(start, min(start + batch, len(inputs)))]
-            except BadExample as error:
-                raise UserError(f"features: {error}") from None
+        for items in _alike(examples, len(inputs), batch):
             batched = {key: value.to(device) for key, value in self.modality.collate(items).items()}
-            x, padding = _run(self.encoder, batched, layers)
-            if padding is not None:
-                x = x.masked_fill(padding[..., None], 0.0)
-            hidden.append(x)
-            lengths.append(torch.full((x.shape[1],), x.shape[2]) if padding is None else (~padding).sum(1).cpu())
+            hidden.append(_run(self.encoder, batched, layers))
+            lengths += [hidden[-1].shape[2]] * len(items)
         longest = max(x.shape[2] for x in hidden)
         joined = torch.cat([torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[2])) for x in hidden], dim=1)
         step = self.modality.seconds_per_position
-        return Features(joined, torch.cat(lengths), None if step is None else torch.arange(longest) * step)
+        return Features(joined, torch.tensor(lengths), None if step is None else torch.arange(longest) * step)
 
 
-def _run(encoder: Encoder, batch: Batch, layers: Literal["last", "all"] | int) -> tuple[Tensor, Tensor | None]:
-    """(layers, B, T, D) and the padding (B, T) or None."""
+def _alike(examples: Examples, count: int, most: int) -> Iterator[list[Any]]:
+    """The examples in order, neighbours of equal shape together. Raises UserError for one that cannot be read."""
+    items: list[Any] = []
+    for index in range(count):
+        try:
+            item = examples.load(index, None, None)
+        except BadExample as error:
+            raise UserError(f"features: {error}") from None
+        if items and (len(items) == most or item.shape != items[0].shape):
+            yield items
+            items = []
+        items.append(item)
+    yield items
+
+
+def _run(encoder: Encoder, batch: Batch, layers: Literal["last", "all"] | int) -> Tensor:
+    """(layers, B, T, D)."""
     blocks: list[Tensor] = []
-    last, padding = encoder(batch, visit=None if layers == "last" else lambda index, ffn, block: blocks.append(block))
+    last, _ = encoder(batch, visit=None if layers == "last" else lambda index, ffn, block: blocks.append(block))
     if layers == "last":
-        return last[None], padding
-    return torch.stack(blocks if layers == "all" else [blocks[layers - (layers > 0)]]), padding
+        return last[None]
+    return torch.stack(blocks if layers == "all" else [blocks[layers - (layers > 0)]])
 
 
 def save(
