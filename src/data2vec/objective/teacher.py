@@ -63,7 +63,9 @@ class Teacher(nn.Module):
         for part, mine in self.own.items():
             theirs = getattr(student, part)
             parameters = list(mine.parameters()), [p.to(q.dtype) for p, q in zip(theirs.parameters(), mine.parameters())]
-            if getattr(self.settings, part) == "averaged":
+            if not parameters[0]:  # such as fixed sines and cosines
+                pass
+            elif getattr(self.settings, part) == "averaged":
                 torch._foreach_lerp_(*parameters, 1 - decay)
             else:
                 torch._foreach_copy_(*parameters)
