@@ -72,12 +72,11 @@ def text(fixture: Fixture) -> Case:
     mask = inputs["mask"].bool()
     pad = fixture.facts["dictionary"]["pad"]
     plain = {"input": tokens} | ({"padding": tokens == pad} if (tokens == pad).any() else {})
+    batch = plain | {"mask": mask, "view": inputs["src_tokens"]}
     if not torch.equal(inputs["target_tokens"], tokens):
-        given = inputs["target_tokens"] != pad
-        if not torch.equal(given, mask):
-            raise ValueError("the teacher's tokens are neither the full ones nor only the masked ones")
         recipe["objective"]["teacher"]["context"] = "masked"
-    return Case(recipe, fairseq.TEXT, "encoder.sentence_encoder.", plain | {"mask": mask, "view": inputs["src_tokens"]}, plain)
+        batch["chosen"] = inputs["target_tokens"] != pad
+    return Case(recipe, fairseq.TEXT, "encoder.sentence_encoder.", batch, plain)
 
 
 def vision(fixture: Fixture) -> Case:

@@ -241,3 +241,16 @@ def test_features_of_files_arrays_and_layers(run: Path, pictures: Path) -> None:
             model.features(files, layers=wrong)  # type: ignore[arg-type]
     with pytest.raises(data2vec.UserError, match=r"nowhere\.png"):
         model.features(["nowhere.png"])
+
+
+def test_clips_too_short_for_one_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import soundfile
+
+    (tmp_path / "clips").mkdir()
+    noise = np.random.default_rng(0).standard_normal((8, 640)) * 0.1
+    for i, clip in enumerate(noise):
+        soundfile.write(tmp_path / "clips" / f"{i}.wav", clip, 16000)
+    words = ("data.min_seconds=0.03", "data.max_seconds=0.2", "data.batch_seconds=0.2", "data.micro_batch_seconds=0.2")
+    run = ("--out", str(tmp_path / "run"), f"data.train={tmp_path / 'clips'}", "data.workers=0", *words)
+    (line,) = told(capsys, 2, "pretrain", "speech/v1-tiny", *run)
+    assert "a sequence of 1 positions is too short for 1 masked span(s)" in line and "data.min_seconds" in line

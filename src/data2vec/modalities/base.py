@@ -25,6 +25,7 @@ Batch = dict[str, Tensor]
 - `padding`: bool, True = not there, at the resolution of `input`; absent when every row is full.
 - `mask`: bool (B, T), True = hidden from the student and predicted.
 - `masked`: int64 (N,), where `mask` is True in the flattened (B·T) order; drawn with the mask, so no step waits for it.
+- `chosen`: bool (B, T), what a teacher that sees only chosen positions sees; `mask` where it is absent.
 - `view`: what the student is given instead of `input`, where random content replaces some of it.
 """
 

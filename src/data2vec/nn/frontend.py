@@ -1,6 +1,6 @@
 """The convolutional front-end of speech: raw waveform to 50 vectors a second."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,38 +75,42 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        B, T, _ = x.shape
-        length = (T - weight.shape[2]) // stride + 1
-        y = x.new_empty(B, length, weight.shape[0])
-        for b in range(B):
-            for j, (rows, columns) in enumerate(_windows(x[b], weight.shape[2], stride, length)):
-                part = _matrix(weight, columns)
-                torch.mm(rows, part.T, out=y[b]) if j == 0 else y[b].addmm_(rows, part.T)
+        length = (x.shape[1] - weight.shape[2]) // stride + 1
+        y = x.new_zeros(len(x), length, weight.shape[0])
+        for part in _parts(weight.shape[2], stride):
+            matrix = _matrix(weight, part)
+            for b, rows in enumerate(_windows(x, part, stride, length)):
+                y[b].addmm_(rows, matrix.T)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        (B, length, O), kernel, C = gradient.shape, weight.shape[2], x.shape[2]
+        length, (O, C, kernel) = gradient.shape[1], weight.shape
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        dw = [x.new_zeros(O, rows.shape[1]) for rows, _ in _windows(x[0], kernel, ctx.stride, length)]
-        for b in range(B):
-            for j, (rows, _) in enumerate(_windows(x[b], kernel, ctx.stride, length)):
-                dw[j].addmm_(gradient[b].T, rows)
-            for rows, part in _windows(dx[b], kernel, ctx.stride, length) if dx is not None else ():
-                rows.addmm_(gradient[b], _matrix(weight, part))
+        dw = []
+        for part in _parts(kernel, ctx.stride):
+            matrix = _matrix(weight, part)
+            dw.append(torch.zeros_like(matrix))
+            for b, rows in enumerate(_windows(x, part, ctx.stride, length)):
+                dw[-1].addmm_(gradient[b].T, rows)
+            for b, rows in enumerate(_windows(dx, part, ctx.stride, length) if dx is not None else ()):
+                rows.addmm_(gradient[b], matrix)
         return dx, torch.cat([part.view(O, -1, C) for part in dw], 1).transpose(1, 2), None
 
 
-def _windows(x: Tensor, kernel: int, stride: int, length: int) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Views of `x` (T, C) as (length, steps·C) for each part (first, last) of the kernel that fits into one row."""
-    T, C = x.shape
-    parts = [(first, min(first + stride, kernel)) for first in range(0, kernel, stride)]
-    return [
-        (x.as_strided((length, (last - first) * C), (stride * C, 1), x.storage_offset() + first * C), (first, last))
-        for first, last in parts
-    ]
+def _parts(kernel: int, stride: int) -> list[tuple[int, int]]:
+    """The parts (first, last) of a kernel that each fit into one row of `stride` steps."""
+    return [(first, min(first + stride, kernel)) for first in range(0, kernel, stride)]
+
+
+def _windows(x: Tensor, part: tuple[int, int], stride: int, length: int) -> Iterator[Tensor]:
+    """For each of `x` (B, T, C) the inputs of a part of the kernel, (length, steps·C), as a view."""
+    (_, T, C), (first, last) = x.shape, part
+    for b in range(len(x)):
+        offset = x.storage_offset() + (b * T + first) * C
+        yield x.as_strided((length, (last - first) * C), (stride * C, 1), offset)
 
 
 def _matrix(weight: Tensor, part: tuple[int, int]) -> Tensor:

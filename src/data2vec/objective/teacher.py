@@ -81,5 +81,6 @@ class Teacher(nn.Module):
         if "features" in self.own:
             features, padding = parts["features"](batch)
         if self.settings.context == "masked":
-            padding = ~batch["mask"] if padding is None else padding | ~batch["mask"]
+            unseen = ~batch.get("chosen", batch["mask"])
+            padding = unseen if padding is None else padding | unseen
         contextualise(parts["positions"], parts["transformer"], features.detach(), padding, visit)
