@@ -27,7 +27,7 @@ from data2vec import recipe as recipes
 from data2vec.nn import encoder as encoders
 from data2vec.objective.data2vec import Data2Vec
 from data2vec.recipe import Recipe
-from data2vec.train.distributed import process, use_memory_well
+from data2vec.train.distributed import process
 from data2vec.train.step import Step
 
 BASES = ("speech/v1-base", "vision/v1-base", "text/v1-base")
@@ -38,8 +38,12 @@ def batch(recipe: Recipe, rows: int | None) -> dict[str, torch.Tensor]:
     generator, modality = torch.Generator().manual_seed(0), recipe.build_modality()
     raw: dict[str, Callable[[int], torch.Tensor]] = {
         "speech": lambda n: torch.randn(n, 160_000, generator=generator),
-        "vision": lambda n: torch.randint(0, 256, (n, 3, modality.settings.image, modality.settings.image), generator=generator).byte(),
-        "text": lambda n: torch.randint(4, modality.settings.vocab_size - 1, (n, modality.settings.max_length), generator=generator),
+        "vision": lambda n: torch.randint(
+            0, 256, (n, 3, modality.settings.image, modality.settings.image), generator=generator
+        ).byte(),
+        "text": lambda n: torch.randint(
+            4, modality.settings.vocab_size - 1, (n, modality.settings.max_length), generator=generator
+        ),
     }
     name = modality.settings.name
     made = {"input": raw[name](rows or {"speech": 2, "vision": 8, "text": 2}[name])}
@@ -83,6 +87,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def clock(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -91,7 +96,6 @@ def clock(device: torch.device) -> float:
 def measure(name: str, precision: str, steps: int, rows: int | None) -> dict[str, Any]:
     """All figures of one recipe; in its own process, so that peak memory is its own."""
     recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"})
-    use_memory_well()
     with process(recipe.train.device) as here:
         torch.manual_seed(0)
         objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
@@ -111,11 +115,13 @@ def measure(name: str, precision: str, steps: int, rows: int | None) -> dict[str
     seconds = statistics.median(times[2:])
     return {
         "recipe": name, "precision": precision, "GFLOP": count / 1e9, "seconds": seconds, "best": min(times[2:]),
-        "rate": rate / 1e9, "share": count / seconds / rate, "best_share": count / min(times[2:]) / rate, "peak_GB": memory / 1e9,
+        "rate": rate / 1e9, "share": count / seconds / rate, "best_share": count / min(times[2:]) / rate,
+        "peak_GB": memory / 1e9,
     }  # fmt: skip
 
 
 def main() -> None:
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=BASES, help="shipped names or files")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -126,10 +132,19 @@ def main() -> None:
     if given.json:
         print(json.dumps(measure(given.recipes[0], given.precision, given.steps, given.rows)))
         return
-    print("| recipe | precision | GFLOP | seconds (median, best) | matmul GFLOP/s | share (median, best) | peak GB |\n" + "|---" * 7 + "|")
+    print(
+        "| recipe | precision | GFLOP | seconds (median, best) | matmul GFLOP/s | share (median, best) | peak GB |\n"
+        + "|---" * 7
+        + "|"
+    )
+    print("|---" * 7 + "|")
     for name in given.recipes:
-        options = ["--precision", given.precision, "--steps", str(given.steps)] + (["--rows", str(given.rows)] if given.rows else [])
-        run = subprocess.run([sys.executable, __file__, name, "--json", *options], stdout=subprocess.PIPE, text=True, check=True)
+        options = ["--precision", given.precision, "--steps", str(given.steps)] + (
+            ["--rows", str(given.rows)] if given.rows else []
+        )
+        run = subprocess.run(
+            [sys.executable, __file__, name, "--json", *options], stdout=subprocess.PIPE, text=True, check=True
+        )
         r = json.loads(run.stdout.splitlines()[-1])
         print(
             f"| {r['recipe']} | {r['precision']} | {r['GFLOP']:.0f} | {r['seconds']:.2f}, {r['best']:.2f} | {r['rate']:.0f} "

@@ -29,7 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "speech-pre-norm": {
         "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "conv_norm": "group",
-                     "conv_bias": True, "conv_grad_scale": 0.1, "position_depth": 3, "position_kernel": 3, "position_groups": 2},
+                     "conv_bias": True, "conv_grad_scale": 0.1,
+                     "position_depth": 3, "position_kernel": 3, "position_groups": 2},
         "encoder": ENCODER | {"norm": "pre", "input_norm": False, "final_norm": True},
         "objective": {"teacher": TEACHER | {"positions": "averaged"}, "beta": 1.0, "scale": 2.0,
                       "target": {"top_k": 3, "layer_norms": ["instance", "layer"], "norms": ["layer", "instance"]}},
@@ -57,7 +58,16 @@ CASES: dict[str, dict[str, Any]] = {
 
 def wave(*shape: int, phase: float) -> torch.Tensor:
     """Values in -1…1 from a formula, so that they are the same everywhere and always."""
-    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).add(phase).mul(12.9898).sin().mul(437.5453).sin().view(shape).float()
+    return (
+        torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+        .add(phase)
+        .mul(12.9898)
+        .sin()
+        .mul(437.5453)
+        .sin()
+        .view(shape)
+        .float()
+    )
 
 
 def figures(name: str) -> dict[str, float]:

@@ -18,7 +18,9 @@ SMALL = {"width": 32, "layers": 3, "heads": 4, "ffn_width": 64}
 THEIRS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-def hidden(modality: Any, settings: TransformerSettings, table: keys.Table, theirs: Any, batch: dict[str, torch.Tensor]) -> list:
+def hidden(
+    modality: Any, settings: TransformerSettings, table: keys.Table, theirs: Any, batch: dict[str, torch.Tensor]
+) -> list:
     """Our blocks' outputs with their weights, and what comes out at the end."""
     encoder = build(modality, settings).eval()
     mine, foreign = dict(encoder.named_parameters()), theirs.state_dict()

@@ -58,7 +58,9 @@ def test_sine_positions_put_the_column_first() -> None:
     table = SinCosPositions((2, 3), 8)(torch.zeros(1, 6, 8), None)[0].view(2, 3, 8)
     torch.testing.assert_close(table[0, :, :4], table[1, :, :4])
     torch.testing.assert_close(table[:, 0, 4:], table[:, 2, 4:])
-    torch.testing.assert_close(table[1, 2, :4], torch.tensor([2.0, 0.02, 0, 0]).sin() + torch.tensor([0, 0, math.cos(2), math.cos(0.02)]))
+    torch.testing.assert_close(
+        table[1, 2, :4], torch.tensor([2.0, 0.02, 0, 0]).sin() + torch.tensor([0, 0, math.cos(2), math.cos(0.02)])
+    )
 
 
 @pytest.mark.parametrize(("heads", "last"), [(8, 2**-8), (16, 2**-8), (12, 2**-3.5)])

@@ -12,7 +12,9 @@ from data2vec.objective.targets import TargetSettings
 
 def encoder(seed: int = 0, **changes: object) -> Encoder:
     torch.manual_seed(seed)
-    speech = Speech(SpeechSettings(conv_layers=((8, 10, 5), (8, 4, 4)), position_depth=2, position_kernel=3, position_groups=2), None)
+    speech = Speech(
+        SpeechSettings(conv_layers=((8, 10, 5), (8, 4, 4)), position_depth=2, position_kernel=3, position_groups=2), None
+    )
     settings = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32, "dropout": 0.0, "attention_dropout": 0.0, **changes}
     return build(speech, TransformerSettings(**settings))
 

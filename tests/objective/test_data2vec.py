@@ -61,7 +61,9 @@ def test_learning_lowers_the_loss() -> None:
         whole.after_step(step)
         losses.append(output.loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    assert set(output.stats) == {f"{stage}_{what}" for stage in ("features", "student", "target", "prediction") for what in ("std", "rank")}
+    assert set(output.stats) == {
+        f"{stage}_{what}" for stage in ("features", "student", "target", "prediction") for what in ("std", "rank")
+    }
 
 
 def test_spread_and_rank() -> None:

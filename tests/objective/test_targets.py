@@ -19,7 +19,9 @@ def visited(settings: TargetSettings, states: list[torch.Tensor]) -> torch.Tenso
 def test_the_last_k_layers_are_averaged(states: list[torch.Tensor]) -> None:
     plain = TargetSettings(top_k=2, layer_norms=())
     torch.testing.assert_close(visited(plain, states), (states[2] + states[3]) / 2)
-    torch.testing.assert_close(visited(TargetSettings(state="block", top_k=2, layer_norms=()), states), -(states[2] + states[3]) / 2)
+    torch.testing.assert_close(
+        visited(TargetSettings(state="block", top_k=2, layer_norms=()), states), -(states[2] + states[3]) / 2
+    )
 
 
 @pytest.mark.parametrize(("norm", "axes"), [("instance", (1,)), ("layer", (2,)), ("batch", (0, 1)), ("group", (1, 2))])

@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 
 from data2vec.errors import UserError
-from data2vec.modalities.base import Examples
+from data2vec.modalities.base import Divisible
 
 ORDER, EXAMPLE, MASK, REPLACE = 1, 2, 3, 4
 """Each use of chance has its own stream: (seed, epoch, number, use)."""
@@ -24,7 +24,7 @@ class Group:
     """Smallest cost among the keys: every row is cropped to it."""
     seed: tuple[int, int, int]
     """(seed, epoch, number): all chance in the group comes from it and from the keys."""
-    examples: Examples | None = None
+    examples: Divisible | None = None
     """With streaming: the rows themselves, in the order of `keys`."""
 
 

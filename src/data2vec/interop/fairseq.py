@@ -281,4 +281,3 @@ def vision_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
             "head_init": "beit",
         },
     }
-

@@ -39,10 +39,7 @@ def names(ours: Iterable[str], table: Table) -> dict[str, tuple[str, ...]]:
 
 def read(foreign: Tensors, ours: Tensors, table: Table) -> dict[str, Tensor]:
     """Foreign tensors under our names and in the shapes of `ours`. Raises KeyError for a missing one, by its name."""
-    return {
-        name: cat([foreign[key] for key in keys]).reshape(ours[name].shape)
-        for name, keys in names(ours, table).items()
-    }
+    return {name: cat([foreign[key] for key in keys]).reshape(ours[name].shape) for name, keys in names(ours, table).items()}
 
 
 def write(ours: Tensors, like: Tensors, table: Table) -> dict[str, Tensor]:

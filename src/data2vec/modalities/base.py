@@ -56,10 +56,14 @@ class Examples(Protocol):
     def label(self, index: int, column: str) -> Any:
         """The value of `column` for this example."""
 
-    def subset(self, indices: np.ndarray) -> "Examples":
-        """These examples only, with all they need to be loaded elsewhere; asked for when streaming."""
-
     def __len__(self) -> int: ...
+
+
+class Divisible(Examples, Protocol):
+    """Examples that can also be streamed: a group of them travels to the worker that loads it."""
+
+    def subset(self, indices: np.ndarray) -> "Divisible":
+        """These examples only, with all they need to be loaded elsewhere."""
 
 
 class DataSettings(Settings):

@@ -12,6 +12,10 @@ class Encoder(nn.Module):
 
     PARTS = ("features", "positions", "transformer")
 
+    features: Any
+    positions: Any
+    transformer: Transformer
+
     def __init__(self, features: nn.Module, positions: nn.Module, transformer: Transformer):
         super().__init__()
         self.features = features
@@ -22,6 +26,10 @@ class Encoder(nn.Module):
         """Contextual vectors (B, T, D) of the full, unmasked input, and the padding (B, T) or None."""
         x, padding = self.features(batch)
         return contextualise(self.positions, self.transformer, x, padding, visit), padding
+
+    def hide(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The masked view of local features `x` (B, T, D)."""
+        return self.features.hide(x, batch)
 
 
 def contextualise(

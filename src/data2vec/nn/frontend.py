@@ -25,8 +25,8 @@ class ConvFrontEnd(nn.Module):
         self.layers, self.norm = tuple(layers), norm
         channels = [1, *(c for c, _, _ in layers)]
         self.convs = nn.ModuleList(nn.Conv1d(i, o, k, s, bias=bias) for i, (o, k, s) in zip(channels, layers, strict=False))
-        for conv in self.convs:
-            nn.init.kaiming_normal_(conv.weight)
+        for weight in (p for name, p in self.convs.named_parameters() if name.endswith("weight")):
+            nn.init.kaiming_normal_(weight)
         if norm == "layer":
             self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels[1:])
         else:
@@ -35,6 +35,7 @@ class ConvFrontEnd(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, samples) to (B, T, C); T is `self.length(samples)`."""
         x = waveform[..., None]  # (B, T, C)
+        conv: Any
         for i, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.layers, strict=True)):
             x = convolve(x, conv.weight, stride)
             if conv.bias is not None:
@@ -76,15 +77,15 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         length = (x.shape[1] - weight.shape[2]) // stride + 1
-        y = x.new_zeros(len(x), length, weight.shape[0])
+        y = x.new_empty(len(x), length, weight.shape[0])
         for part in _parts(weight.shape[2], stride):
             matrix = _matrix(weight, part)
             for b, rows in enumerate(_windows(x, part, stride, length)):
-                y[b].addmm_(rows, matrix.T)
+                y[b].addmm_(rows, matrix.T, beta=int(part[0] > 0))
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         length, (O, C, kernel) = gradient.shape[1], weight.shape

@@ -1,7 +1,7 @@
 """One Transformer for every model: post-norm or pre-norm blocks, with whatever bias on attention the positions bring."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -168,10 +168,10 @@ def initialise(module: nn.Module, init: str) -> None:
             draw(child.weight)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
-        if isinstance(child, Transformer):
-            if child.extra_tokens is not None:
-                draw(child.extra_tokens)
+        if isinstance(child, Transformer) and child.extra_tokens is not None:
+            draw(child.extra_tokens)
     if init == "beit" and isinstance(module, Transformer):
+        block: Any
         for depth, block in enumerate(module.blocks, start=1):
             for last in (block.attention.out, block.ffn[-1]):
                 last.weight.data.div_((2 * depth) ** 0.5)

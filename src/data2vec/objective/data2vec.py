@@ -8,6 +8,7 @@ B batch, T positions, D width, K averaged layers, N masked positions of the whol
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -70,7 +71,8 @@ class Data2Vec(nn.Module):
         if settings.target.top_k > layers:
             raise UserError(f"objective.target.top_k: {settings.target.top_k} is more than encoder.layers, {layers}")
         self.settings = settings
-        self.scale = {"1/sqrt(width)": 1 / math.sqrt(width), "1/width": 1 / width}.get(settings.scale, settings.scale)
+        named = {"1/sqrt(width)": 1 / math.sqrt(width), "1/width": 1 / width}
+        self.scale = named[settings.scale] if isinstance(settings.scale, str) else settings.scale
         self.student = encoder
         self.head = prediction_head(width, settings.head_layers, settings.head_init)
         self.teacher = Teacher(encoder, settings.teacher)
@@ -81,7 +83,7 @@ class Data2Vec(nn.Module):
         features, padding = self.student.features(batch)  # (B, T, D)
 
         # 3.2 Masking: part of them is replaced by a learned mask vector; the student encodes what is left.
-        visible = self.student.features.hide(features, batch)
+        visible = self.student.hide(features, batch)
         context = contextualise(self.student.positions, self.student.transformer, visible, padding)
 
         # 3.3 Training targets: what the teacher makes of the unmasked input, averaged over its top K layers.
@@ -124,7 +126,7 @@ def prediction_head(width: int, layers: int, init: str) -> nn.Module:
     """From the student's vectors to predictions of the targets: linear; or with hidden layers of twice the width."""
     widths = [width, *[2 * width] * (layers - 1), width]
     parts: list[nn.Module] = []
-    for i, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (inner, outer) in enumerate(pairwise(widths)):
         parts += [nn.GELU()] * (i > 0) + [nn.Linear(inner, outer)]
     head = nn.Sequential(*parts)
     if init != "torch":

@@ -30,7 +30,7 @@ class HealthSettings(Settings):
 
 @torch.no_grad()
 def measure(features: Tensor, context: Tensor, target: Tensor, prediction: Tensor) -> dict[str, Tensor]:
-    """Standard deviation and effective rank of local features and student's output (B, T, D), targets and predictions (N, D)."""
+    """Standard deviation and effective rank of local features, student's output (B, T, D), targets, predictions (N, D)."""
     stages = {"features": features.flatten(0, 1), "student": context.flatten(0, 1), "target": target, "prediction": prediction}
     stats = {}
     for name, x in stages.items():
@@ -64,14 +64,14 @@ def collapsed(stats: Mapping[str, float], step: int, settings: HealthSettings) -
     if stats["target_std"] < settings.min_target_std:
         return (
             f"collapsed at step {step}: the targets hardly differ between positions (standard deviation "
-            f"{stats['target_std']:.4f}, at least {settings.min_target_std} expected). Likely causes: learning rate too high or "
-            "warm-up too short (train.lr, train.schedule), a teacher that follows too fast (objective.teacher.decay), "
+            f"{stats['target_std']:.4f}, at least {settings.min_target_std} expected). Likely causes: learning rate too "
+            "high or warm-up too short (train.lr, train.schedule), a teacher that follows too fast (objective.teacher.decay), "
             "or targets without instance normalisation (objective.target.layer_norms)"
         )
     if stats["prediction_std"] < settings.min_prediction_std:
         return (
             f"collapsed at step {step}: the student predicts nearly the same everywhere (standard deviation "
-            f"{stats['prediction_std']:.4f}, at least {settings.min_prediction_std} expected). Likely causes: learning rate too "
-            "high (train.lr), or so low that nothing is learnt by now"
+            f"{stats['prediction_std']:.4f}, at least {settings.min_prediction_std} expected). Likely causes: learning rate "
+            "too high (train.lr), or so low that nothing is learnt by now"
         )
     return None

@@ -40,9 +40,7 @@ class SpanMask(Settings):
     equal: bool = True
     """Rows with more hidden positions than the others get some of them back, at random."""
 
-    def draw(
-        self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None
-    ) -> Mask:
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
         """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding.
 
         Raises UserError when a row is too short to hide anything and still show something."""
@@ -74,9 +72,7 @@ class TokenMask(Settings):
     random: Share = 0.1
     """Share of the chosen positions that show a random token; they are not predicted (fairseq: random_token_prob)."""
 
-    def draw(
-        self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None
-    ) -> Mask:
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
         """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding."""
         T = int(np.prod(grid))
         valid = np.full(rows, T) if lengths is None else np.asarray(lengths)
@@ -102,12 +98,12 @@ class BlockMask(Settings):
     aspect: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Height over width lies between this and its inverse."""
 
-    def draw(
-        self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None
-    ) -> Mask:
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
         """Masks for `rows` images of `grid` = (height, width) patches. Raises UserError for another grid, or a smaller one."""
         if len(grid) != 2:
-            raise UserError("objective.mask.kind: block masks need a two-dimensional grid, such as an image's; use span or token")
+            raise UserError(
+                "objective.mask.kind: block masks need a two-dimensional grid, such as an image's; use span or token"
+            )
         H, W = grid
         if self.patches >= H * W:
             raise UserError(f"objective.mask.patches: {self.patches} of {H} x {W} patches would leave nothing to see")

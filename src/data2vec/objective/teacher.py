@@ -1,7 +1,7 @@
 """The teacher: a moving average of the student (paper, section 3.3, "Teacher parameterization")."""
 
 import copy
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -62,13 +62,12 @@ class Teacher(nn.Module):
             return
         for part, mine in self.own.items():
             theirs = getattr(student, part)
-            parameters = list(mine.parameters()), [p.to(q.dtype) for p, q in zip(theirs.parameters(), mine.parameters())]
-            if not parameters[0]:  # such as fixed sines and cosines
-                pass
-            elif getattr(self.settings, part) == "averaged":
-                torch._foreach_lerp_(*parameters, 1 - decay)
-            else:
-                torch._foreach_copy_(*parameters)
+            averages: list[Tensor] = list(mine.parameters())
+            values = [p.to(q.dtype) for p, q in zip(theirs.parameters(), averages, strict=True)]
+            if averages and getattr(self.settings, part) == "averaged":
+                torch._foreach_lerp_(averages, values, 1 - decay)
+            elif averages:  # there are none in fixed sines and cosines
+                torch._foreach_copy_(averages, values)
             for buffer, source in zip(mine.buffers(), theirs.buffers(), strict=True):
                 buffer.copy_(source)
 
@@ -77,7 +76,7 @@ class Teacher(nn.Module):
         self, student: Encoder, batch: dict[str, Tensor], features: Tensor, padding: Tensor | None, visit: Visit
     ) -> None:
         """Run on the full, unmasked input. `features` (B, T, D) and `padding` are the student's, before masking."""
-        parts = {part: self.own[part] if part in self.own else getattr(student, part) for part in Encoder.PARTS}
+        parts: dict[str, Any] = {part: self.own[part] if part in self.own else getattr(student, part) for part in Encoder.PARTS}
         if "features" in self.own:
             features, padding = parts["features"](batch)
         if self.settings.context == "masked":

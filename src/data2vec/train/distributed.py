@@ -3,9 +3,11 @@
 Processes are started by `torchrun`; without it there is one.
 """
 
+import ctypes
 import gc
 import inspect
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -81,6 +83,8 @@ def process(device: str = "auto") -> Iterator[Process]:
     place = _device(device, local if world > 1 else 0)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+    else:
+        keep_memory()
     joined = world > 1 and not dist.is_initialized()
     if joined:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
@@ -93,6 +97,17 @@ def process(device: str = "auto") -> Iterator[Process]:
     finally:
         if joined:
             dist.destroy_process_group()
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory it frees, where the C library is GNU's.
+
+    By default the library gives large blocks back to the system after every step, which then has to clear every page of
+    them anew: up to a sixth of a step on a CPU."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no blocks of their own
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
 
 
 def _device(name: str, local: int) -> torch.device:
