@@ -22,7 +22,7 @@ def curves(metrics: str | Path, out: str | Path) -> Path:
     steps = [line["step"] for line in lines]
     figure, (loss, std, rank) = _figure(1, 3, (12, 4))
     loss.plot(steps, [line["loss"] for line in lines], color="#30638e")
-    loss.set(title="Loss", ylabel="loss a predicted position", yscale="log")
+    loss.set(title="Loss", ylabel="loss a predicted position", ylim=(0, None))
     for axes, measure, label in (
         (std, "std", "standard deviation over positions"),
         (rank, "rank", "effective rank (dimensions)"),

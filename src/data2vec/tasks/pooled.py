@@ -35,7 +35,7 @@ def pooled(
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     vectors, found = [], []
-    for kept, batch, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, delay=1):
+    for kept, batch, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, disable=None):
         for name in bad:
             log.warning("left out: %s", name)
         if len(kept):

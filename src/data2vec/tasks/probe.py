@@ -20,6 +20,8 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Examples
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import Encoder
+from data2vec.recipe import Recipe
 from data2vec.tasks.pooled import pooled
 
 
@@ -102,10 +104,7 @@ def probe(
         sets[name] = examples, indices, _labels(examples, indices, settings.label, str(given))
     _check(sets["train"][2], sets["valid"][2], settings.label)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)
-        untrained = encoders.build(modality, recipe.encoder)
-    pair = [encoder.to(device).eval() for encoder in (model.encoder, untrained)]
+    pair = [encoder.to(device).eval() for encoder in (model.encoder, untrained(recipe))]
     features, labels = {}, {}
     for name, (examples, indices, values) in sets.items():
         features[name], kept = pooled(pair, modality, examples, indices, device)
@@ -120,11 +119,19 @@ def probe(
     return result
 
 
+def untrained(recipe: Recipe) -> Encoder:
+    """The encoder with the weights that a run of this recipe starts from, on the CPU, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        return encoders.build(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
+
+
 def _score(features: dict[str, np.ndarray], labels: dict[str, np.ndarray], neighbours: int, seed: int) -> Probe:
     """Fit both classifiers on each layer of the (encoders, layers, n, D) features, and count what they get right."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
     train, valid = labels["train"], labels["valid"]
@@ -133,12 +140,13 @@ def _score(features: dict[str, np.ndarray], labels: dict[str, np.ndarray], neigh
         KNeighborsClassifier(min(neighbours, len(train)), metric="cosine"),
     )
     rows = []
-    for layer in tqdm(range(features["train"].shape[1]), "classifiers", unit="layer", leave=False, delay=1):
+    for layer in tqdm(range(features["train"].shape[1]), "classifiers", unit="layer", leave=False, disable=None):
         scores = []
         for encoder in range(len(features["train"])):
             scaler = StandardScaler().fit(features["train"][encoder, layer])
             x, held = (scaler.transform(features[name][encoder, layer]) for name in ("train", "valid"))
-            scores += [float((classifier.fit(x, train).predict(held) == valid).mean()) for classifier in classifiers]
+            with threadpool_limits(1):  # such small matrices are slower on several threads, far slower on a busy machine
+                scores += [float((classifier.fit(x, train).predict(held) == valid).mean()) for classifier in classifiers]
         rows.append(Row(layer + 1, *scores))
     classes, counts = np.unique(train, return_counts=True)
     return Probe(rows, classes.tolist(), len(train), len(valid), float((valid == classes[counts.argmax()]).mean()))
