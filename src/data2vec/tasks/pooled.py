@@ -35,10 +35,10 @@ def pooled(
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     vectors, found = [], []
-    for kept, batch, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, disable=None):
+    for parts, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, disable=None):
         for name in bad:
             log.warning("left out: %s", name)
-        if len(kept):
+        for kept, batch in parts:
             here = {key: value.to(device) for key, value in batch.items()}
             vectors.append(torch.stack([_means(encoder, here) for encoder in encoders]).float().cpu().numpy())
             found.append(kept)
@@ -69,17 +69,23 @@ def _batches(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
 
 
 class _Loaded(Dataset[Any]):
-    """In the worker: places become a batch, with the places of its rows and the names of what cannot be read."""
+    """In the worker: places become batches of one length each, with the places of their rows; and names of what is bad.
+
+    Padding would reach into the last positions through convolutions."""
 
     def __init__(self, modality: Modality, examples: Examples, indices: np.ndarray):
         self.modality, self.examples, self.indices = modality, examples, indices
 
-    def __getitem__(self, places: np.ndarray) -> tuple[np.ndarray, Batch, list[str]]:
-        kept, items, bad = [], [], []
+    def __getitem__(self, places: np.ndarray) -> tuple[list[tuple[np.ndarray, Batch]], list[str]]:
+        alike: dict[Any, list[tuple[int, Any]]] = {}
+        bad = []
         for place in places:
             try:
-                items.append(self.examples.load(int(self.indices[place]), None, None))
-                kept.append(place)
+                item = self.examples.load(int(self.indices[place]), None, None)
+                alike.setdefault(getattr(item, "shape", None), []).append((place, item))
             except BadExample as error:
                 bad.append(str(error))
-        return np.array(kept, np.int64), self.modality.collate(items) if items else {}, bad
+        return [
+            (np.array([place for place, _ in part], np.int64), self.modality.collate([item for _, item in part]))
+            for part in alike.values()
+        ], bad

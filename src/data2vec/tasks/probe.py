@@ -168,7 +168,7 @@ def _labels(examples: Examples, indices: np.ndarray, column: str, where: str) ->
 def _check(train: np.ndarray, valid: np.ndarray, column: str) -> None:
     classes = np.unique(train)
     if len(classes) < 2:
-        raise UserError(f"probe.train: every example has the {column} {classes[0]!r}; a probe needs at least two classes")
+        raise UserError(f"probe.train: every example has the {column} {str(classes[0])!r}; a probe needs at least two classes")
     if strange := sorted(set(valid) - set(classes)):
         raise UserError(
             f"probe.valid: {column} {', '.join(strange[:5])} {'is' if len(strange) == 1 else 'are'} not in probe.train, "
