@@ -121,8 +121,10 @@ def _go(name: str, part: Part, out: Path) -> Row:
 
 def _row(name: str, run: Run, found: Probe, seconds: float) -> Row:
     first, last = run.metrics[0], run.metrics[-1]
-    best = [getattr(found.best(m), m) for m in ("untrained_linear", "linear", "untrained_knn", "knn")]
-    return Row(name, first["loss"], last["loss"], *best, last["target_std"], seconds)
+    before, after, before_knn, after_knn = (
+        getattr(found.best(measure), measure) for measure in ("untrained_linear", "linear", "untrained_knn", "knn")
+    )
+    return Row(name, first["loss"], last["loss"], before, after, before_knn, after_knn, last["target_std"], seconds)
 
 
 def _masked(model: Model, where: str, rows: list[int]) -> tuple[Any, Any, np.ndarray]:
@@ -139,10 +141,10 @@ def _draw_images(model: Model, where: str, out: Path) -> None:
     images, grid = batch["input"], model.modality.grid(batch)
     pictures.masked_images(images.numpy(), hidden.reshape(-1, *grid), out / "masks.png")
     with torch.inference_mode():
-        features = [
+        before, after = (
             encoder(batch)[0].reshape(len(images), *grid, -1).numpy() for encoder in (untrained(model.recipe), model.encoder)
-        ]
-    pictures.components(images.numpy(), *features, out / "components.png")
+        )
+    pictures.components(images.numpy(), before, after, out / "components.png")
 
 
 def _draw_text(model: Model, where: str, out: Path) -> None:
