@@ -102,7 +102,7 @@ def test_every_mistake_is_told_at_once_in_a_line_each() -> None:
         ("train.compile=yes", "train.compile: should be a valid boolean, not 'yes'"),
         ("train.schedule={name: tri_stage, warmup: 0.5, hold: 0.6}", "train.schedule: warmup and hold"),
         ("encoder=3", "encoder: should be a section with settings of its own, not 3"),
-        ("encoder.heads=3", "encoder: width 128 is not a multiple of heads 3"),
+        ("encoder.heads=3", "encoder: width 64 is not a multiple of heads 3"),
         ("foo.bar=1", "foo: there is no such setting; here are modality, encoder"),
     ],
 )

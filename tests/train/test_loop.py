@@ -244,7 +244,7 @@ def test_what_cannot_be_resumed_is_told(whole: Run, tiny: dict[str, Any], tmp_pa
         pretrain(whole.folder, tiny, resume=True, **{"train.lr": 3.0, "encoder.width": 32, "log.every": 7})
     lines = str(told.value).splitlines()
     assert len(lines) == 2
-    assert any("train.lr is 3.0, but the run in" in line and "has 0.001" in line for line in lines)
+    assert any("train.lr is 3.0, but the run in" in line and "has 0.003" in line for line in lines)
     assert any("encoder.width is 32" in line for line in lines)
 
 
