@@ -6,3 +6,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+from hypothesis import settings
+
+# The same examples in every run, and no opinion on how long one takes: machines are shared.
+settings.register_profile("data2vec", deadline=None, derandomize=True)
+settings.load_profile("data2vec")
