@@ -95,7 +95,8 @@ def clock(device: torch.device) -> float:
 
 def measure(name: str, precision: str, steps: int, rows: int | None) -> dict[str, Any]:
     """All figures of one recipe; in its own process, so that peak memory is its own."""
-    recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"})
+    every_block = {"encoder.layerdrop": 0.0}  # else steps differ in what they compute
+    recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"} | every_block)
     with process(recipe.train.device) as here:
         torch.manual_seed(0)
         objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)

@@ -89,7 +89,9 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         length, (O, C, kernel) = gradient.shape[1], weight.shape
-        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        if dx is not None:  # the first part of the kernel writes whole rows; what it leaves is nobody's input
+            dx[:, length * ctx.stride if kernel >= ctx.stride else 0 :] = 0
         dw = []
         for part in _parts(kernel, ctx.stride):
             matrix = _matrix(weight, part)
@@ -97,7 +99,7 @@ class _Convolution(torch.autograd.Function):
             for b, rows in enumerate(_windows(x, part, ctx.stride, length)):
                 dw[-1].addmm_(gradient[b].T, rows)
             for b, rows in enumerate(_windows(dx, part, ctx.stride, length) if dx is not None else ()):
-                rows.addmm_(gradient[b], matrix)
+                rows.addmm_(gradient[b], matrix, beta=int(part[0] > 0 or kernel < ctx.stride))
         return dx, torch.cat([part.view(O, -1, C) for part in dw], 1).transpose(1, 2), None
 
 
