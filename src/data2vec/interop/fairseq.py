@@ -10,15 +10,14 @@ from data2vec.interop.keys import Table, affine
 def _post_norm_blocks(prefix: str) -> dict[str, str | tuple[str, ...]]:
     """fairseq's TransformerSentenceEncoderLayer."""
     ours, theirs = "transformer.blocks.{i}", prefix + "layers.{i}"
-    table: dict[str, str | tuple[str, ...]] = {}
-    for kind in ("weight", "bias"):
-        table[f"{ours}.attention.qkv.{kind}"] = tuple(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
-        table[f"{ours}.attention.out.{kind}"] = f"{theirs}.self_attn.out_proj.{kind}"
-        table[f"{ours}.norm1.{kind}"] = f"{theirs}.self_attn_layer_norm.{kind}"
-        table[f"{ours}.ffn.0.{kind}"] = f"{theirs}.fc1.{kind}"
-        table[f"{ours}.ffn.3.{kind}"] = f"{theirs}.fc2.{kind}"
-        table[f"{ours}.norm2.{kind}"] = f"{theirs}.final_layer_norm.{kind}"
-    return table
+    return {
+        **affine(f"{ours}.attention.qkv", *(f"{theirs}.self_attn.{x}_proj" for x in "qkv")),
+        **affine(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj"),
+        **affine(f"{ours}.norm1", f"{theirs}.self_attn_layer_norm"),
+        **affine(f"{ours}.ffn.0", f"{theirs}.fc1"),
+        **affine(f"{ours}.ffn.3", f"{theirs}.fc2"),
+        **affine(f"{ours}.norm2", f"{theirs}.final_layer_norm"),
+    }
 
 
 SPEECH: Table = {

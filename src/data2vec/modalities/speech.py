@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data2vec.data import speech as loading
 from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.frontend import WAV2VEC, ConvFrontEnd
+from data2vec.nn.frontend import WAV2VEC, ConvFrontEnd, output_length
 from data2vec.nn.positions import ConvPositions
 from data2vec.settings import Settings
 
@@ -83,10 +83,7 @@ class Speech(Modality):
         return ConvPositions(width, self.settings.position_depth, self.settings.position_kernel, self.settings.position_groups)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
-        length = batch["input"].shape[1]
-        for _, kernel, stride in self.settings.conv_layers:
-            length = (length - kernel) // stride + 1
-        return (max(length, 0),)
+        return (output_length(self.settings.conv_layers, batch["input"].shape[1]),)
 
     def examples(self, rows: Any) -> Examples:
         return loading.SpeechExamples(rows, self.data)

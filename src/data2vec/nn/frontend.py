@@ -46,10 +46,15 @@ class ConvFrontEnd(nn.Module):
         return x
 
     def length(self, samples: Any) -> Any:
-        """How many vectors come of so many samples (an int, or a tensor of them); 0 when there are too few for one."""
-        for _, kernel, stride in self.layers:
-            samples = (samples - kernel) // stride + 1
-        return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
+        """How many vectors come of so many samples: see `output_length`."""
+        return output_length(self.layers, samples)
+
+
+def output_length(layers: Layers, samples: Any) -> Any:
+    """How many vectors come of so many samples (an int, or a tensor of them); 0 when there are too few for one."""
+    for _, kernel, stride in layers:
+        samples = (samples - kernel) // stride + 1
+    return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
