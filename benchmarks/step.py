@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from data2vec import recipe as recipes
 from data2vec.nn import encoder as encoders
-from data2vec.objective.data2vec import Data2Vec
+from data2vec.objective import Data2Vec
 from data2vec.recipe import Recipe
 from data2vec.train.distributed import process
 from data2vec.train.step import Step

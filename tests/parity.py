@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.interop import fairseq, keys
+from data2vec.interop import fairseq, fairseq_config, keys
 from data2vec.nn import encoder as encoders
-from data2vec.objective.data2vec import Data2Vec
+from data2vec.nn.positions import LearnedPositions
+from data2vec.objective import Data2Vec, Data2Vec2, Objective
 
 TOLERANCE = {"loss rel": 2e-6, "forward tensors atol": 2e-5, "gradients atol": 1e-4}
 
@@ -52,6 +54,10 @@ class Case:
     plain: dict[str, Tensor]
     per_position: bool = False
     """The official loss is a mean over the masked positions."""
+    prenet: int = 0
+    """Blocks that the official code keeps apart from the others."""
+    noise: Tensor | None = None
+    """What stood at hidden positions before the official decoder, (B·M, T, D)."""
 
 
 def speech(fixture: Fixture) -> Case:
@@ -60,7 +66,7 @@ def speech(fixture: Fixture) -> Case:
     if "padding_mask" in inputs and inputs["padding_mask"].any():
         plain["padding"] = inputs["padding_mask"].bool()
     whole = not (config["ema_transformer_only"] or config["ema_layers_only"])
-    recipe = fairseq.speech_recipe(config)
+    recipe = fairseq_config.speech_recipe(config)
     batch = plain | {"mask": inputs["mask_indices"].bool()}
     return Case(recipe, fairseq.speech_table(config), "" if whole else "encoder.", batch, plain)
 
@@ -68,7 +74,7 @@ def speech(fixture: Fixture) -> Case:
 def text(fixture: Fixture) -> Case:
     tokens, inputs = fixture.group("input")["tokens"], fixture.group("input")
     vocab = len(fixture.tensors["student/encoder.sentence_encoder.embed_tokens.weight"])
-    recipe = fairseq.text_recipe(fixture.facts["config"], vocab)
+    recipe = fairseq_config.text_recipe(fixture.facts["config"], vocab)
     mask = inputs["mask"].bool()
     pad = fixture.facts["dictionary"]["pad"]
     plain = {"input": tokens} | ({"padding": tokens == pad} if (tokens == pad).any() else {})
@@ -83,14 +89,30 @@ def vision(fixture: Fixture) -> Case:
     inputs = fixture.group("input")
     plain = {"input": inputs["img"]}
     batch = plain | {"mask": inputs["mask"].flatten(1).bool()}
-    return Case(fairseq.vision_recipe(fixture.facts["config"]), fairseq.VISION, "", batch, plain, per_position=True)
+    recipe = fairseq_config.vision_recipe(fixture.facts["config"])
+    return Case(recipe, fairseq.VISION, "", batch, plain, per_position=True)
+
+
+def version2(fixture: Fixture) -> Case:
+    config, inputs = fixture.facts["config"], fixture.group("input")
+    kind = config["supported_modality"]
+    tokens = fixture.group("student").get(f"modality_encoders.{kind}.local_encoder.embed_tokens.weight", ())
+    recipe = fairseq_config.v2_recipe(config, len(tokens))
+    plain = {"input": inputs["source"]}
+    if "padding_mask" in inputs and inputs["padding_mask"].any():
+        plain["padding"] = inputs["padding_mask"].bool()
+    prefix = "blocks." if config["ema_encoder_only"] else ""
+    batch = plain | {"mask": inputs["mask"].bool()}
+    prenet = config["modalities"][kind.lower()]["prenet_depth"]
+    noise = inputs.get("decoder_mask_noise")
+    return Case(recipe, fairseq.v2_table(config), prefix, batch, plain, prenet=prenet, noise=noise)
 
 
 def case(fixture: Fixture) -> Case:
     """Which model a fixture is of, by its tensors' names. Raises ValueError for one that is not supported."""
     student = fixture.group("student")
     if any(key.startswith("modality_encoders.") for key in student):
-        raise ValueError("a model of data2vec 2.0, which this version does not have")
+        return version2(fixture)
     if "post_extract_proj.weight" in student:
         return speech(fixture)
     if "encoder.sentence_encoder.embed_tokens.weight" in student:
@@ -108,10 +130,19 @@ def error(ours: Tensor, official: Tensor) -> float:
     return float((ours - official.float()).abs().max() / scale)
 
 
-def build(case: Case, fixture: Fixture) -> Data2Vec:
+def trained(objective: Objective) -> dict[str, Tensor]:
+    """The parameters of all but the teacher, by the names that the key tables have for them."""
+    named = objective.named_parameters()
+    return {name.removeprefix("student."): value for name, value in named if not name.startswith("teacher.")}
+
+
+def build(case: Case, fixture: Fixture) -> Objective:
     recipe = recipes.validate(case.recipe | {"data": {}}, "fixture")
-    objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
-    ours = dict(objective.student.named_parameters()) | {f"head.{k}": v for k, v in objective.head.named_parameters()}
+    objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+    if case.noise is not None and isinstance(objective, Data2Vec2):
+        noise = case.noise.flatten(0, 1)
+        objective.decoder.noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
+    ours = trained(objective)
     loaded = keys.read(fixture.group("student"), ours, case.table)
     teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
     own = dict(objective.teacher.own.named_parameters())
@@ -135,13 +166,21 @@ def compare(fixture: Fixture) -> list[tuple[str, float, float, str]]:
     errors: dict[str, float] = {}
 
     def visit(index: int, ffn: Tensor, block: Tensor) -> None:
-        for key, state in ((f"hidden/{index}", block), (f"hidden_ffn/{index}", ffn)):
+        index -= this.prenet
+        own = f"hidden/{index}" if index >= 0 else f"hidden/prenet{index + this.prenet}"
+        for key, state in ((own, block), (f"hidden_ffn/{index}", ffn)):
             if key in mid:
-                errors[key] = error(state, mid[key])
+                errors[key] = error(state, mid[key][:, -state.shape[1] :])  # version 2 kept the extra tokens here
 
     with torch.no_grad():
         out, padding = objective.student(this.plain, visit)
-        errors["hidden/out"] = error(objective.head(out) if this.per_position else out, mid["hidden/out"])
+        final = objective.head(out) if isinstance(objective, Data2Vec) and this.per_position else out
+        errors["hidden/out"] = error(final, mid["hidden/out"][:, -final.shape[1] :])
+        if "local_features" in mid:
+            features, _ = objective.student.features(this.plain)
+            placed = isinstance(objective.student.positions, LearnedPositions)  # the official ones have positions in them
+            features = objective.student.positions(features, padding) if placed else features
+            errors["local_features"] = error(features, mid["local_features"])
         if "hidden/embedding" in mid:
             features, _ = objective.student.features(this.plain)
             errors["hidden/embedding"] = error(objective.student.positions(features, padding), mid["hidden/embedding"])
@@ -174,10 +213,9 @@ def compare(fixture: Fixture) -> list[tuple[str, float, float, str]]:
     return lines
 
 
-def gradients(objective: Data2Vec, fixture: Fixture, this: Case) -> tuple[float, float, str]:
+def gradients(objective: Objective, fixture: Fixture, this: Case) -> tuple[float, float, str]:
     expected, skip = fixture.group("grad"), set(fixture.facts.get("gradients_that_are_rounding_noise", []))
-    parameters = dict(objective.student.named_parameters()) | {f"head.{k}": v for k, v in objective.head.named_parameters()}
-    ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in parameters.items()}
+    ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in trained(objective).items()}
     ours = keys.write(ours, fixture.group("student"), this.table)
     wanted = [key for key in expected if key not in skip]
     if missing := [key for key in wanted if key not in ours]:
@@ -190,11 +228,12 @@ def gradients(objective: Data2Vec, fixture: Fixture, this: Case) -> tuple[float,
     return errors[worst], fixture.tolerance("gradients atol"), f"{len(errors)} tensors, worst {worst}"
 
 
-def ema(objective: Data2Vec, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
+def ema(objective: Objective, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
     expected = {this.teacher_prefix + key: value for key, value in fixture.group("ema").items()}
     ours = keys.write(dict(objective.teacher.own.named_parameters()), expected, this.table)
     errors = {key: error(value, expected[key]) for key, value in ours.items()}
     rest = [key for key in expected.keys() - ours.keys() if expected[key].is_floating_point()]
+    rest = [key for key in rest if not key.endswith("fixed_positional_encoder.positions")]  # ours are computed
     unused = [key for key in rest if key.startswith(("lm_head", "final_proj")) or key.endswith("version")]
     if other := sorted(set(rest) - set(unused)):
         raise ValueError(f"not in our teacher: {', '.join(other)}")

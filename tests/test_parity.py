@@ -15,7 +15,7 @@ import torch
 
 from data2vec import recipe as recipes
 from data2vec.nn.encoder import build
-from data2vec.objective.data2vec import Data2Vec
+from data2vec.objective import Data2Vec
 
 GOLDEN = Path(__file__).parent / "golden.json"
 ENCODER = {"width": 24, "layers": 3, "heads": 4, "ffn_width": 48, "dropout": 0.0, "attention_dropout": 0.0}
@@ -25,33 +25,33 @@ CASES: dict[str, dict[str, Any]] = {
         "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "position_depth": 2,
                      "position_kernel": 4, "position_groups": 4},
         "encoder": ENCODER,
-        "objective": {"teacher": TEACHER, "target": {"top_k": 2}},
+        "objective": {"name": "data2vec", "teacher": TEACHER, "target": {"top_k": 2}},
     },
     "speech-pre-norm": {
         "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "conv_norm": "group",
                      "conv_bias": True, "conv_grad_scale": 0.1,
                      "position_depth": 3, "position_kernel": 3, "position_groups": 2},
         "encoder": ENCODER | {"norm": "pre", "input_norm": False, "final_norm": True},
-        "objective": {"teacher": TEACHER | {"positions": "averaged"}, "beta": 1.0, "scale": 2.0,
+        "objective": {"name": "data2vec", "teacher": TEACHER | {"positions": "averaged"}, "beta": 1.0, "scale": 2.0,
                       "target": {"top_k": 3, "layer_norms": ["instance", "layer"], "norms": ["layer", "instance"]}},
     },
     "vision": {
         "modality": {"name": "vision", "image": 40, "patch": 8},
         "encoder": ENCODER | {"norm": "pre", "norm_eps": 1e-6, "input_norm": False, "final_norm": True, "extra_tokens": 1,
                               "key_bias": False, "layer_scale": 0.1, "init": "beit"},
-        "objective": {"teacher": TEACHER | {"features": "averaged", "positions": "averaged"}, "beta": 2.0, "scale": "1/width",
+        "objective": {"name": "data2vec", "teacher": TEACHER | {"features": "averaged", "positions": "averaged"}, "beta": 2.0, "scale": "1/width",
                       "target": {"state": "block", "top_k": 2, "layer_norms": ["layer"], "norms": ["layer"]}},
     },
     "text": {
         "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
         "encoder": ENCODER | {"input_norm": False},
-        "objective": {"teacher": TEACHER, "beta": 4.0, "scale": 1.0, "head_layers": 2,
+        "objective": {"name": "data2vec", "teacher": TEACHER, "beta": 4.0, "scale": 1.0, "head_layers": 2,
                       "target": {"top_k": 2, "layer_norms": ["layer"]}},
     },
     "text-masked-context": {
         "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
         "encoder": ENCODER | {"input_norm": False},
-        "objective": {"teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "layer_norms": ["layer"]}},
+        "objective": {"name": "data2vec", "teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "layer_norms": ["layer"]}},
     },
 }  # fmt: skip
 

@@ -83,8 +83,11 @@ def test_every_mistake_is_told_at_once_in_a_line_each() -> None:
     [
         ("objective.mask.lenght=3", "objective.mask.lenght: there is no such setting; here are kind, patches,"),
         ("objective.mask.patchs=3", "objective.mask.patchs: there is no such setting; did you mean 'patches'?"),
-        ("objective.mask.kind=blok", "objective.mask.kind: 'blok' is none of 'span', 'token', 'block'; did you mean 'block'?"),
-        ("objective.mask={}", "objective.mask.kind: is missing"),
+        (
+            "objective.mask.kind=blok",
+            "objective.mask.kind: 'blok' is none of 'span', 'token', 'block', 'fixed-block', 'random'; did you mean 'block'?",
+        ),
+        ("objective.mask={}", "objective.mask.kind: is missing; one of span, token, block, fixed-block, random"),
         ("train.schedule.name=cosin", "train.schedule.name: 'cosin' is none of"),
         (
             "train.schedule.warmup_stepz=1",

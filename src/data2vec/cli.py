@@ -186,8 +186,14 @@ def _settings_of_pretrain() -> Iterator[str]:
             kind = sections[name].annotation
             yield from _section(f"{name} ({modality}): {sections[name].description}", recipe.settings(kind, f"{name}."))  # type: ignore[arg-type]
     for name, section in recipe.Recipe.model_fields.items():
-        if name not in ("modality", "data"):
-            yield from _section(f"{name}: {section.description}", recipe.settings(section.annotation, f"{name}."))  # type: ignore[arg-type]
+        if name in ("modality", "data"):
+            continue
+        told: set[str] = set()  # of what the versions of the method have in common
+        for kind in recipe.models(section.annotation):
+            settings = [(key, field) for key, field in recipe.settings(kind, f"{name}.") if key not in told]
+            title = f"{name}: {section.description}" if not told else f"{name} ({kind.model_fields['name'].default})"
+            told.update(key for key, _ in settings)
+            yield from _section(title, settings)
 
 
 def _settings_of_probe() -> Iterator[str]:

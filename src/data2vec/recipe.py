@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from data2vec.errors import UserError
 from data2vec.modalities.base import DataSettings, Modality
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective.data2vec import Data2VecSettings
+from data2vec.objective import AnyObjectiveSettings, Data2Vec2Settings
 from data2vec.settings import Settings
 from data2vec.tasks.settings import ProbeSettings
 from data2vec.train.settings import LogSettings, TrainSettings
@@ -57,8 +57,8 @@ class Recipe(Settings):
     """The kind of signal: `name` is speech, vision, text or "module:Class"; the rest depends on it."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
-    objective: Data2VecSettings = Data2VecSettings()
-    """The method: masks, teacher, targets, loss, health."""
+    objective: AnyObjectiveSettings = Data2Vec2Settings()
+    """The method: masks, teacher, targets, loss, health. `name` is data2vec or data2vec2, and the rest depends on it."""
     data: SerializeAsAny[DataSettings]
     """What to learn from, and the batch."""
     train: TrainSettings = TrainSettings()
@@ -188,7 +188,7 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fi
     """Every key of a schema, dotted, with its field; the members of a union follow one another."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}", field
-        for option in _models(field.annotation):
+        for option in models(field.annotation):
             yield from settings(option, f"{prefix}{name}.")
 
 
@@ -235,7 +235,7 @@ def _assign(raw: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     """For one of pydantic's errors: the key, what is wrong and what is allowed, and what was given or meant."""
-    location, known = _walk(error["loc"], model)
+    location, known, options = _walk(error["loc"], model)
     key, kind, context, given = ".".join(location), error["type"], error.get("ctx", {}), error.get("input")
     tag = f"{key}.{context.get('discriminator', '').strip(QUOTE)}"
     if kind == "extra_forbidden":
@@ -245,7 +245,10 @@ def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str, str]:
                 meant = f"; did you mean {name!r}?"
         return key, "there is no such setting", meant or f"; here are {', '.join(known)}"
     if kind in ("missing", "union_tag_not_found"):
-        return (key if kind == "missing" else tag), "is missing", ""
+        allowed = (
+            f"; one of {', '.join(tag for each in options for tag in _tags(each))}" if kind == "union_tag_not_found" else ""
+        )
+        return (key if kind == "missing" else tag), f"is missing{allowed}", ""
     if kind == "union_tag_invalid":
         tags = context["expected_tags"]
         return tag, f"{context['tag']!r} is none of {tags}", nearest(context["tag"], re.findall("'(.*?)'", tags))
@@ -261,8 +264,9 @@ def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     return key, message, (", not empty" if given is None else f", not {given!r}") + meant
 
 
-def _walk(location: tuple[Any, ...], model: Any) -> tuple[list[str], list[str]]:
-    """The keys along pydantic's `location`, without its names for members of unions; and the keys allowed at the last one."""
+def _walk(location: tuple[Any, ...], model: Any) -> tuple[list[str], list[str], list[type[BaseModel]]]:
+    """The keys along pydantic's `location`, without its names for members of unions; the keys allowed at the last one; and
+    the sections that may stand there."""
     path: list[str] = []
     known = list(model.model_fields)
     options: list[type[BaseModel]] = [model]
@@ -271,7 +275,7 @@ def _walk(location: tuple[Any, ...], model: Any) -> tuple[list[str], list[str]]:
         if holders:
             path.append(str(part))
             known = list(dict.fromkeys(key for option in options for key in option.model_fields))
-            options = [each for holder in holders for each in _models(holder.model_fields[part].annotation)]
+            options = [each for holder in holders for each in models(holder.model_fields[part].annotation)]
         elif isinstance(part, int):
             path.append(str(part))
         elif tagged := [option for option in options if part in _tags(option)]:
@@ -279,15 +283,15 @@ def _walk(location: tuple[Any, ...], model: Any) -> tuple[list[str], list[str]]:
         elif options:  # an unknown key
             path.append(str(part))
             known = list(dict.fromkeys(key for option in options for key in option.model_fields))
-    return path, known
+    return path, known, options
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models(annotation: Any) -> list[type[BaseModel]]:
     """The settings classes in an annotation, which may be a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, types.UnionType) or hasattr(annotation, "__metadata__"):
-        return [model for part in get_args(annotation) for model in _models(part)]
+        return [model for part in get_args(annotation) for model in models(part)]
     return []
 
 

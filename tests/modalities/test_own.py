@@ -87,7 +87,7 @@ def test_it_trains_without_touching_the_package(tmp_path: Path, monkeypatch: pyt
     recipe.write_text(
         "modality: {name: 'test_own:Sensor', window: 8}\n"
         "encoder: {width: 32, layers: 3, heads: 4, ffn_width: 64, input_norm: false, dropout: 0, attention_dropout: 0}\n"
-        "objective: {mask: {kind: span, prob: 0.5, length: 3}, target: {top_k: 2, layer_norms: [layer]}}\n"
+        "objective: {name: data2vec, mask: {kind: span, prob: 0.5, length: 3}, target: {top_k: 2, layer_norms: [layer]}}\n"
         "data: {workers: 0}\ntrain: {steps: 30, lr: 5e-3}\nlog: {every: 10}\n"
     )
     run = data2vec.pretrain(recipe, data=str(tmp_path / "readings.npy"), out=tmp_path / "run")

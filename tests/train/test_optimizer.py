@@ -6,7 +6,7 @@ from torch import nn
 
 from data2vec import recipe as recipes
 from data2vec.nn import encoder as encoders
-from data2vec.objective.data2vec import Data2Vec
+from data2vec.objective import Data2Vec
 from data2vec.train.optimizer import build, clip, learning_rate, parameter_groups, set_learning_rate
 from data2vec.train.settings import Cosine, Polynomial, TrainSettings, TriStage
 

@@ -24,13 +24,25 @@ from data2vec.modalities.base import Batch, Examples, Modality
 class Loader:
     """Endless steps of batches from `rows`: a `datasets.Dataset`, or an `IterableDataset` read in windows.
 
-    `mask` has `draw(rows, grid, rng)`. `rank` of `world` processes gets its part of every step. `pin`: batches are put
-    into page-locked memory. What cannot be read is in `bad`; `steps_per_epoch` is None when streaming.
+    `mask` has `draw(rows, grid, rng)`; `masks` of them are drawn for each example. `rank` of `world` processes gets its
+    part of every step. `pin`: batches are put into page-locked memory. What cannot be read is in `bad`; `steps_per_epoch`
+    is None when streaming.
 
     Raises UserError when the data is less than one step, RunStopped when too many examples cannot be read."""
 
-    def __init__(self, modality: Modality, mask: Any, rows: Any, seed: int, rank: int = 0, world: int = 1, pin: bool = False):
+    def __init__(
+        self,
+        modality: Modality,
+        mask: Any,
+        rows: Any,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        pin: bool = False,
+        masks: int = 1,
+    ):
         self.modality, self.mask, self.seed, self.rank, self.world, self.pin = modality, mask, seed, rank, world, pin
+        self.masks = masks
         settings = modality.data
         self.workers: int = settings.workers
         self.groups_a_step = per_step(settings.batch, settings.micro_batch)
@@ -57,7 +69,7 @@ class Loader:
         workers: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _start} if self.workers else {}
         batches = iter(
             DataLoader(
-                _Batches(self.modality, self.mask, self.examples),
+                _Batches(self.modality, self.mask, self.masks, self.examples),
                 batch_size=None,
                 sampler=_Groups(self, first),
                 num_workers=self.workers,
@@ -142,8 +154,8 @@ class _Groups(Sampler[Group]):
 class _Batches(Dataset[Any]):
     """In the worker: a group becomes a batch."""
 
-    def __init__(self, modality: Modality, mask: Any, examples: Examples | None):
-        self.modality, self.mask, self.examples = modality, mask, examples
+    def __init__(self, modality: Modality, mask: Any, masks: int, examples: Examples | None):
+        self.modality, self.mask, self.masks, self.examples = modality, mask, masks, examples
 
     def __getitem__(self, group: Group) -> Any:
         try:
@@ -156,8 +168,9 @@ class _Batches(Dataset[Any]):
         bad: list[str] = []
         batch = self.modality.collate([self._load(group, row, bad) for row in rows])
         rng = np.random.default_rng((*group.seed, MASK))
-        drawn = self.mask.draw(len(group.keys), self.modality.grid(batch), rng)
-        mask = torch.from_numpy(np.ascontiguousarray(drawn.hidden[group.mine]))
+        drawn = self.mask.draw(len(group.keys) * self.masks, self.modality.grid(batch), rng)
+        hidden = drawn.hidden.reshape(len(group.keys), self.masks, -1)[group.mine]
+        mask = torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1)
         batch["mask"], batch["masked"] = mask, mask.flatten().nonzero().squeeze(1)
         if drawn.replaced is not None:
             batch["view"] = self._view(batch, drawn.replaced[group.mine], group.seed, rows)

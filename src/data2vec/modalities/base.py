@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from data2vec.errors import UserError
 from data2vec.nn.positions import Positions
 from data2vec.settings import Settings
 
@@ -23,8 +25,8 @@ Batch = dict[str, Tensor]
 
 - `input`: the raw signal, (B, …).
 - `padding`: bool, True = not there, at the resolution of `input`; absent when every row is full.
-- `mask`: bool (B, T), True = hidden from the student and predicted.
-- `masked`: int64 (N,), where `mask` is True in the flattened (B·T) order; drawn with the mask, so no step waits for it.
+- `mask`: bool (B·M, T), True = hidden from the student and predicted: M masks a sample, sample by sample; 1 in version 1.
+- `masked`: int64 (N,), where `mask` is True in the flattened order; drawn with the mask, so no step waits for it.
 - `chosen`: bool (B, T), what a teacher that sees only chosen positions sees; `mask` where it is absent.
 - `view`: what the student is given instead of `input`, where random content replaces some of it.
 """
@@ -33,13 +35,24 @@ Batch = dict[str, Tensor]
 class Features(nn.Module, ABC):
     """The local encoder: raw input to a sequence of vectors, and what stands at hidden positions."""
 
+    mask_vector: nn.Parameter | None
+    """(D,) a learned vector for hidden positions; not needed by data2vec 2.0, nor where `hide` does something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("mask_vector", None)
+
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Embed `batch["input"]`. Returns vectors (B, T, D) without positions, and the padding (B, T) or None."""
 
-    @abstractmethod
     def hide(self, x: Tensor, batch: Batch) -> Tensor:
-        """The student's view: `x` (B, T, D) with the learned mask vector wherever `batch["mask"]` is True."""
+        """The student's view: `x` (B, T, D) with the learned mask vector wherever `batch["mask"]` is True.
+
+        Raises UserError when there is no such vector."""
+        if self.mask_vector is None:
+            raise UserError("modality.mask_vector: false leaves nothing to put at hidden positions; only data2vec2 needs none")
+        return torch.where(batch["mask"][..., None], self.mask_vector.to(x.dtype), x)
 
 
 class Examples(Protocol):

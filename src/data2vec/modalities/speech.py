@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data2vec.data import speech as loading
 from data2vec.modalities.base import Batch, Examples, Features, Modality
 from data2vec.nn.frontend import WAV2VEC, ConvFrontEnd, output_length
-from data2vec.nn.positions import ConvPositions
+from data2vec.nn.positions import Alibi, ConvPositions
 from data2vec.settings import Settings
 
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
@@ -35,6 +35,12 @@ class SpeechSettings(Settings):
     """Kernel of each of them (fairseq: conv_pos // pos_conv_depth)."""
     position_groups: Annotated[int, Field(gt=0)] = 16
     """Groups of each of them (fairseq: conv_pos_groups)."""
+    position_padding: Literal["zero", "seen"] = "zero"
+    """Whether these convolutions see zeros where padding is; or whatever comes of it, as in the released version 2."""
+    alibi: bool = False
+    """A penalty on attention that grows with distance, with a learned scale a head (data2vec 2.0)."""
+    mask_vector: bool = True
+    """A learned vector for hidden positions; data2vec 2.0 leaves them out and needs none."""
 
 
 class SpeechFeatures(Features):
@@ -48,7 +54,8 @@ class SpeechFeatures(Features):
         self.conv.requires_grad_(settings.conv_grad_scale > 0)
         self.norm = nn.LayerNorm(channels)
         self.project = nn.Linear(channels, width)
-        self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
+        if settings.mask_vector:
+            self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
@@ -60,9 +67,6 @@ class SpeechFeatures(Features):
             frames = self.conv.length((~batch["padding"]).sum(1))
             padding = torch.arange(x.shape[1], device=x.device) >= frames[:, None]
         return self.project(self.norm(x)), padding
-
-    def hide(self, x: Tensor, batch: Batch) -> Tensor:
-        return torch.where(batch["mask"][..., None], self.mask_vector.to(x.dtype), x)
 
 
 class Speech(Modality):
@@ -80,7 +84,11 @@ class Speech(Modality):
         return SpeechFeatures(self.settings, width)
 
     def positions(self, width: int, heads: int, extra_tokens: int) -> ConvPositions:
-        return ConvPositions(width, self.settings.position_depth, self.settings.position_kernel, self.settings.position_groups)
+        s = self.settings
+        alibi = Alibi(heads, extra_tokens) if s.alibi else None
+        return ConvPositions(
+            width, s.position_depth, s.position_kernel, s.position_groups, alibi, clear_padding=s.position_padding == "zero"
+        )
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (output_length(self.settings.conv_layers, batch["input"].shape[1]),)

@@ -29,6 +29,8 @@ class TextSettings(Settings):
     """A layer norm on tokens plus positions (fairseq: layernorm_embedding)."""
     scale_embedding: bool = False
     """Multiply the token vectors by sqrt(width) (fairseq: not no_scale_embedding)."""
+    position_padding: Literal["zero", "seen"] = "zero"
+    """Whether padding enters the Transformer, and the norms of targets, as zeros; or embedded, as in the released version 2."""
 
 
 class TokenFeatures(Features):
@@ -61,7 +63,8 @@ class Text(Modality):
         return TokenFeatures(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)
 
     def positions(self, width: int, heads: int, extra_tokens: int) -> LearnedPositions:
-        return LearnedPositions(width, self.settings.max_length, norm=self.settings.embedding_norm)
+        s = self.settings
+        return LearnedPositions(width, s.max_length, norm=s.embedding_norm, clear_padding=s.position_padding == "zero")
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (batch["input"].shape[1],)

@@ -27,6 +27,10 @@ class VisionSettings(Settings):
     """Side of the square input in pixels; a multiple of the patch."""
     positions: Literal["relative", "sincos"] = "relative"
     """A learned bias on attention, shared by all blocks (BEiT); or fixed sines and cosines (MAE)."""
+    patch_init: Literal["beit", "xavier"] = "beit"
+    """Initial weights of the patches' matrix: N(0, 0.02) cut at one standard deviation; or Xavier-uniform (MAE)."""
+    mask_vector: bool = True
+    """A learned vector for hidden patches; data2vec 2.0 leaves them out and needs none."""
     mean: Colour = (0.485, 0.456, 0.406)
     """Subtracted from red, green and blue in 0..1 (those of ImageNet)."""
     std: Colour = (0.229, 0.224, 0.225)
@@ -43,11 +47,13 @@ class PatchFeatures(Features):
         super().__init__()
         self.patch = settings.patch
         self.project = nn.Linear(3 * settings.patch**2, width)
-        self.mask_vector = nn.Parameter(torch.empty(width))
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1) * 255, persistent=False)
         initialise(self, "beit")
-        nn.init.trunc_normal_(self.mask_vector, std=0.02, a=-0.02, b=0.02)
+        if settings.patch_init == "xavier":
+            nn.init.xavier_uniform_(self.project.weight)
+        if settings.mask_vector:
+            self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         image = batch["input"]  # (B, 3, rows, columns)
@@ -57,9 +63,6 @@ class PatchFeatures(Features):
         p = self.patch
         patches = image.view(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, (H // p) * (W // p), C * p * p)
         return self.project(patches), None
-
-    def hide(self, x: Tensor, batch: Batch) -> Tensor:
-        return torch.where(batch["mask"][..., None], self.mask_vector.to(x.dtype), x)
 
 
 class Vision(Modality):

@@ -47,8 +47,10 @@ class Attention(nn.Module):
 
 
 def attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
-    """Join a bias (H, E+T, E+T) and a padding (B, T) into what `Attention` takes; extra tokens are never padding."""
-    if bias is not None:
+    """Join a bias (H, E+T, E+T), or one for each row, and a padding (B, T) into what `Attention` takes.
+
+    Extra tokens are never padding."""
+    if bias is not None and bias.ndim == 3:
         bias = bias.unsqueeze(0)  # the fused kernels know 2 and 4 axes only
     if padding is None:
         return bias

@@ -1,9 +1,11 @@
 """An encoder: local features, positions, Transformer. It knows of no teacher and no loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from data2vec.nn.positions import take
 from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
 
 
@@ -16,11 +18,19 @@ class Encoder(nn.Module):
     positions: Any
     transformer: Transformer
 
-    def __init__(self, features: nn.Module, positions: nn.Module, transformer: Transformer):
+    def __init__(
+        self,
+        features: nn.Module,
+        positions: nn.Module,
+        transformer: Transformer,
+        grid: Callable[[dict[str, Tensor]], tuple[int, ...]],
+    ):
         super().__init__()
         self.features = features
         self.positions = positions
         self.transformer = transformer
+        self.grid = grid
+        """The shape of a batch's positions: (T,) for a sequence, (rows, columns) for an image."""
 
     def forward(self, batch: dict[str, Tensor], visit: Visit | None = None) -> tuple[Tensor, Tensor | None]:
         """Contextual vectors (B, T, D) of the full, unmasked input, and the padding (B, T) or None."""
@@ -30,6 +40,17 @@ class Encoder(nn.Module):
     def hide(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The masked view of local features `x` (B, T, D)."""
         return self.features.hide(x, batch)
+
+    def encode_kept(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode only the positions `kept` (B·M, P), counted within a row, of local features `x` (B, T, D).
+
+        `hidden` (B·M, T) is True everywhere else; `padding` (B, T). Returns the extra tokens (B·M, E, D) and the contextual
+        vectors (B·M, P, D). What is hidden takes no part, and `x` is never repeated where positions do not ask for it."""
+        seen = self.positions.visible(x, padding, hidden, kept)
+        absent = None if padding is None else take(padding[..., None], kept)[..., 0]
+        y = self.transformer.encode(seen, absent, self.positions.bias(x.shape[1], kept))
+        extra = self.transformer.settings.extra_tokens
+        return y[:, :extra], y[:, extra:]
 
 
 def contextualise(
@@ -45,4 +66,5 @@ def build(modality: Any, settings: TransformerSettings) -> Encoder:
         modality.features(settings.width),
         modality.positions(settings.width, settings.heads, settings.extra_tokens),
         Transformer(settings),
+        modality.grid,
     )

@@ -1,6 +1,6 @@
 """Where things are: four ways to tell a Transformer, and two biases on its attention.
 
-Shapes: B batch, T positions, D width, H heads, E extra tokens.
+Shapes: B batch, M masked views of each row, T positions, P of them kept in a view, D width, H heads, E extra tokens.
 """
 
 import math
@@ -18,38 +18,76 @@ class Positions(nn.Module, ABC):
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Put positions into `x` (B, T, D), the full sequence; `padding` (B, T) is True where nothing is."""
 
-    def bias(self, length: int) -> Tensor | None:
-        """What is added to the attention logits of a sequence of T = `length`: (H, E+T, E+T), or None."""
+    def visible(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> Tensor:
+        """The positions `kept` (B·M, P) of `x` (B, T, D) with positions put in, (B·M, P, D).
+
+        `hidden` (B·M, T) is True at the others: nothing of them may reach the result. This here is for positions that look
+        at each vector alone."""
+        return take(self(x, padding), kept)
+
+    def bias(self, length: int, kept: Tensor | None = None) -> Tensor | None:
+        """What is added to the attention logits of a sequence of T = `length`: (H, E+T, E+T), or None.
+
+        Of the positions `kept` (B·M, P) only: (B·M, H, E+P, E+P)."""
         return None
 
 
 class ConvPositions(Positions):
     """Relative positions from a stack of grouped convolutions over the sequence (wav2vec 2.0; depth 5 in data2vec).
 
-    Each of `depth` layers: convolution, layer norm over D without parameters, GELU. The result is added to the input."""
+    Each of `depth` layers: convolution, layer norm over D without parameters, GELU. The result is added to the input.
+    `alibi` joins a bias on attention to it (data2vec 2.0). `clear_padding`: zero what is padding first, so that it does
+    not reach its neighbours."""
 
-    def __init__(self, width: int, depth: int = 5, kernel: int = 19, groups: int = 16):
+    def __init__(
+        self,
+        width: int,
+        depth: int = 5,
+        kernel: int = 19,
+        groups: int = 16,
+        alibi: "Alibi | None" = None,
+        clear_padding: bool = True,
+    ):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth))
+        self.alibi = alibi
+        self.clear_padding = clear_padding
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        if padding is not None:
+        if padding is not None and self.clear_padding:
             x = x.masked_fill(padding[..., None], 0.0)
-        length, y = x.shape[1], x
+        return x + self.convolve(x)
+
+    def visible(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> Tensor:
+        """Hidden positions are zero to the convolutions; this is the one place where views are of full length."""
+        if padding is not None and self.clear_padding:
+            x = x.masked_fill(padding[..., None], 0.0)
+        views = x.repeat_interleave(len(kept) // len(x), dim=0).masked_fill_(hidden[..., None], 0.0)
+        return take(x, kept) + take(self.convolve(views), kept)
+
+    def bias(self, length: int, kept: Tensor | None = None) -> Tensor | None:
+        if self.alibi is None:
+            return None
+        return self.alibi(torch.arange(length, device=self.alibi.scale.device) if kept is None else kept)
+
+    def convolve(self, y: Tensor) -> Tensor:
+        """What the convolutions make of `y` (B, T, D)."""
+        length = y.shape[1]
         for conv in self.convs:
             y = conv(y.transpose(1, 2))[..., :length].transpose(1, 2)  # an even kernel gives one position too many
             y = F.gelu(F.layer_norm(y, y.shape[-1:]))
-        return x + y
+        return y
 
 
 class LearnedPositions(Positions):
     """A learned vector per position and a layer norm, as in BERT. Only what is not padding is counted.
 
-    Row 0 and row `offset`-1 of the table are spare, so that it equals RoBERTa's, whose first position is pad + 1 = 2."""
+    Row 0 and row `offset`-1 of the table are spare, so that it equals RoBERTa's, whose first position is pad + 1 = 2.
+    `clear_padding`: what is padding becomes zero."""
 
-    def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True):
+    def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True, clear_padding: bool = True):
         super().__init__()
-        self.length, self.offset = length, offset
+        self.length, self.offset, self.clear_padding = length, offset, clear_padding
         self.table = nn.Embedding(length + offset, width, padding_idx=offset - 1)
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.zeros_(self.table.weight[offset - 1])
@@ -63,7 +101,7 @@ class LearnedPositions(Positions):
             return self.norm(x + self.table.weight[self.offset : self.offset + x.shape[1]])
         count = (~padding).cumsum(1)
         x = self.norm(x + self.table((count + self.offset - 1).masked_fill(padding, self.offset - 1)))
-        return x.masked_fill(padding[..., None], 0.0)
+        return x.masked_fill(padding[..., None], 0.0) if self.clear_padding else x
 
 
 class SinCosPositions(Positions):
@@ -104,25 +142,41 @@ class RelativePositions(Positions):
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         return x
 
-    def bias(self, length: int) -> Tensor:
-        return self.table[self.index.flatten()].view(*self.index.shape, -1).permute(2, 0, 1).contiguous()
+    def bias(self, length: int, kept: Tensor | None = None) -> Tensor:
+        index = self.index
+        if kept is not None:
+            extra = len(index) - length
+            kept = torch.cat([torch.arange(extra, device=kept.device).expand(len(kept), -1), kept + extra], dim=1)
+            index = index[kept[:, :, None], kept[:, None, :]]
+        return self.table[index.flatten()].view(*index.shape, -1).movedim(-1, -3).contiguous()
 
 
 class Alibi(nn.Module):
-    """A linear penalty on distance, the same in both directions, with one learned scale a head (data2vec 2.0)."""
+    """A linear penalty on distance, the same in both directions, with one learned scale a head (data2vec 2.0).
+
+    Extra tokens are near to everything."""
 
     slopes: Tensor
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, extra_tokens: int = 0):
         super().__init__()
+        self.extra_tokens = extra_tokens
         self.scale = nn.Parameter(torch.ones(heads))
         self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)), persistent=False)
 
-    def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The bias (…, H, R, C) for positions `rows` (…, R) attending to positions `columns` (…, C)."""
-        distance = (rows[..., :, None] - columns[..., None, :]).abs()
+    def forward(self, at: Tensor) -> Tensor:
+        """The bias (…, H, E+P, E+P) between positions `at` (…, P)."""
+        distance = (at[..., :, None] - at[..., None, :]).abs()
+        distance = F.pad(distance, (self.extra_tokens, 0, self.extra_tokens, 0))
         strength = self.slopes * self.scale.clamp(min=0)
         return -strength[:, None, None] * distance[..., None, :, :]
+
+
+def take(x: Tensor, kept: Tensor) -> Tensor:
+    """The positions `kept` (R, P), counted within a row, of `x` (B, T, D), where each row of `x` has R/B rows of `kept`:
+    (R, P, D), straight from `x` without repeating it."""
+    first = torch.arange(len(kept), device=kept.device)[:, None] // (len(kept) // len(x)) * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (kept + first).flatten()).view(*kept.shape, x.shape[2])
 
 
 def alibi_slopes(heads: int) -> list[float]:

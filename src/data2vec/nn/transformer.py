@@ -38,6 +38,10 @@ class TransformerSettings(Settings):
     """A layer norm after the last block."""
     extra_tokens: Annotated[int, Field(ge=0)] = 0
     """Learned vectors put before the sequence, such as CLS; never part of targets or features."""
+    extra_token_std: Annotated[float, Field(ge=0)] = 0.02
+    """Spread of their initial values."""
+    prenet_layers: Annotated[int, Field(ge=0)] = 0
+    """How many of the blocks, from the first on, never count for targets (data2vec 2.0; fairseq: prenet_depth)."""
     activation: Literal["gelu", "relu"] = "gelu"
     """Of the feed-forward part; GELU in its exact form."""
     key_bias: bool = True
@@ -115,14 +119,22 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
         self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
         initialise(self, s.init)
+        if self.extra_tokens is not None:
+            self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
 
     def forward(
         self, x: Tensor, padding: Tensor | None = None, bias: Tensor | None = None, visit: Visit | None = None
     ) -> Tensor:
         """Contextual vectors (B, T, D) of `x` (B, T, D).
 
-        `padding` (B, T) is True where nothing is; `bias` (H, E+T, E+T) is added to the attention logits; `visit` sees
-        every block's states without the extra tokens."""
+        `padding` (B, T) is True where nothing is; `bias` (H, E+T, E+T), or one for each row, is added to the attention
+        logits; `visit` sees every block's states without the extra tokens."""
+        return self.encode(x, padding, bias, visit)[:, self.settings.extra_tokens :]
+
+    def encode(
+        self, x: Tensor, padding: Tensor | None = None, bias: Tensor | None = None, visit: Visit | None = None
+    ) -> Tensor:
+        """The same with the extra tokens in front, (B, E+T, D)."""
         extra = self.settings.extra_tokens
         if self.extra_tokens is not None:
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
@@ -134,7 +146,7 @@ class Transformer(nn.Module):
             x, fed = block(x, mask)
             if visit is not None:
                 visit(index, fed[:, extra:], x[:, extra:])
-        return self.final_norm(x)[:, extra:]
+        return self.final_norm(x)
 
 
 class DropPath(nn.Module):

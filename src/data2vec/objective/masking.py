@@ -129,7 +129,62 @@ class BlockMask(Settings):
             tries[todo] = np.where(fits, 0, tries[todo] + 1)
 
 
-MaskSettings = Annotated[SpanMask | TokenMask | BlockMask, Field(discriminator="kind")]
+class FixedBlockMask(Settings):
+    """Blocks of one size around random centres, then single positions until the count is right (data2vec 2.0).
+
+    The same number in every row. Spans of a sequence, squares of an image; pushed back inside where they cross a border."""
+
+    kind: Literal["fixed-block"] = "fixed-block"
+    prob: Share = 0.5
+    """R: share of the positions that is hidden (fairseq: mask_prob)."""
+    adjust: Share = 0.05
+    """A: blocks are drawn for this much more, since they overlap (fairseq: mask_prob_adjust)."""
+    length: Count = 5
+    """Side of a block."""
+    inverse: bool = False
+    """The blocks are what is kept, not what is hidden (images)."""
+
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
+        """Masks for `rows` sequences or images of `grid` positions. Raises UserError when nothing is hidden or nothing left."""
+        T, share = int(np.prod(grid)), 1 - self.prob if self.inverse else self.prob
+        final = int(T * share)
+        if not 0 < final < T:
+            raise UserError(
+                f"objective.mask.prob: {self.prob} of {T} positions hides all or nothing: leave out shorter examples, "
+                "or choose another share"
+            )
+        centres = np.unravel_index(
+            rng.integers(T, size=(rows, int(T * (share + self.adjust) / self.length ** len(grid)))), grid
+        )
+        offsets = np.indices((self.length,) * len(grid)).reshape(len(grid), -1) - self.length // 2
+        places = np.ravel_multi_index(
+            [np.clip(c[..., None] + o, 0, side - 1) for c, o, side in zip(centres, offsets, grid, strict=True)], grid
+        )
+        chosen = np.zeros((rows, T), bool)
+        np.put_along_axis(chosen, places.reshape(rows, -1), True, axis=1)
+        chosen = exactly(final, np.where(chosen, 0.0, 1.0) + rng.random(chosen.shape))
+        return Mask(~chosen if self.inverse else chosen)
+
+
+class RandomMask(Settings):
+    """Single positions, each as likely as any other, the same number in every row (data2vec 2.0; text)."""
+
+    kind: Literal["random"] = "random"
+    prob: Share = 0.48
+    """R: share of the positions that is hidden (fairseq: mask_prob)."""
+
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
+        """Masks for `rows` sequences of `grid` positions. Raises UserError when nothing is hidden or nothing left."""
+        T = int(np.prod(grid))
+        kept = int(T * (1 - self.prob))
+        if not 0 < kept < T:
+            raise UserError(f"objective.mask.prob: {self.prob} of {T} positions hides all or nothing")
+        return Mask(~exactly(kept, rng.random((rows, T))))
+
+
+MaskSettings = Annotated[SpanMask | TokenMask | BlockMask | FixedBlockMask | RandomMask, Field(discriminator="kind")]
+EqualMaskSettings = Annotated[FixedBlockMask | RandomMask, Field(discriminator="kind")]
+"""Those that hide the same number in every row, always."""
 
 
 def spans(T: int, count: np.ndarray, length: np.ndarray, starts: np.ndarray, rng: np.random.Generator) -> Bools:
@@ -151,7 +206,11 @@ def equalise(hidden: Bools, rng: np.random.Generator) -> Bools:
     fewest = int(hidden.sum(1).min())
     if fewest == hidden.shape[1]:
         return hidden
-    keys = np.where(hidden, rng.random(hidden.shape), 2.0)
-    equal = np.zeros_like(hidden)
-    np.put_along_axis(equal, np.argpartition(keys, fewest - 1, axis=1)[:, :fewest], True, axis=1)
-    return equal
+    return exactly(fewest, np.where(hidden, rng.random(hidden.shape), 2.0))
+
+
+def exactly(count: int, keys: np.ndarray) -> Bools:
+    """(R, T): True at the `count` smallest of each row of `keys`."""
+    chosen = np.zeros(keys.shape, bool)
+    np.put_along_axis(chosen, np.argpartition(keys, count - 1, axis=1)[:, :count], True, axis=1)
+    return chosen

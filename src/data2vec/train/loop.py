@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from data2vec import model as models
+from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
 from data2vec.errors import RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
-from data2vec.objective.data2vec import Data2Vec
 from data2vec.recipe import Recipe
 from data2vec.train import checkpoint, folder
 from data2vec.train.distributed import Process, process
@@ -62,9 +62,10 @@ class Training:
         modality = recipe.build_modality()
         rows = modality.rows(str(recipe.data.train))
         pin = here.device.type == "cuda"
-        self.loader = Loader(modality, recipe.objective.mask, rows, self.settings.seed, here.rank, here.world, pin)
+        method = recipe.objective
+        self.loader = Loader(modality, method.mask, rows, self.settings.seed, here.rank, here.world, pin, method.masks)
         torch.manual_seed(self.settings.seed)
-        self.objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
+        self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
         self.make_step = Step(self.objective, self.settings, here)
         self.writer = tensorboard_writer() if recipe.log.tensorboard else None
         self.step = 0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data2vec.modalities.base import Batch
-from data2vec.objective.data2vec import Data2Vec
+from data2vec.objective import Objective
 from data2vec.train import optimizer
 from data2vec.train.distributed import Process, prepare
 from data2vec.train.settings import TrainSettings
@@ -30,7 +30,7 @@ class Measured:
 class Step:
     """Does optimizer steps on an objective."""
 
-    def __init__(self, objective: Data2Vec, settings: TrainSettings, here: Process):
+    def __init__(self, objective: Objective, settings: TrainSettings, here: Process):
         self.objective, self.settings, self.here = objective, settings, here
         self.forward = prepare(objective, settings, here)
         self.optimizer = optimizer.build(objective, settings)
