@@ -39,7 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
         "modality": {"name": "vision", "image": 40, "patch": 8},
         "encoder": ENCODER | {"norm": "pre", "norm_eps": 1e-6, "input_norm": False, "final_norm": True, "extra_tokens": 1,
                               "key_bias": False, "layer_scale": 0.1, "init": "beit"},
-        "objective": {"name": "data2vec", "teacher": TEACHER | {"features": "averaged", "positions": "averaged"}, "beta": 2.0, "scale": "1/width",
+        "objective": {"name": "data2vec",
+                      "teacher": TEACHER | {"features": "averaged", "positions": "averaged"}, "beta": 2.0, "scale": "1/width",
                       "target": {"state": "block", "top_k": 2, "layer_norms": ["layer"], "norms": ["layer"]}},
     },
     "text": {
@@ -51,7 +52,8 @@ CASES: dict[str, dict[str, Any]] = {
     "text-masked-context": {
         "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
         "encoder": ENCODER | {"input_norm": False},
-        "objective": {"name": "data2vec", "teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "layer_norms": ["layer"]}},
+        "objective": {"name": "data2vec",
+                      "teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "layer_norms": ["layer"]}},
     },
 }  # fmt: skip
 

@@ -244,11 +244,10 @@ def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str, str]:
             if name.endswith(f".{location[-1]}"):
                 meant = f"; did you mean {name!r}?"
         return key, "there is no such setting", meant or f"; here are {', '.join(known)}"
-    if kind in ("missing", "union_tag_not_found"):
-        allowed = (
-            f"; one of {', '.join(tag for each in options for tag in _tags(each))}" if kind == "union_tag_not_found" else ""
-        )
-        return (key if kind == "missing" else tag), f"is missing{allowed}", ""
+    if kind == "missing":
+        return key, "is missing", ""
+    if kind == "union_tag_not_found":
+        return tag, f"is missing; one of {', '.join(tag for each in options for tag in _tags(each))}", ""
     if kind == "union_tag_invalid":
         tags = context["expected_tags"]
         return tag, f"{context['tag']!r} is none of {tags}", nearest(context["tag"], re.findall("'(.*?)'", tags))
