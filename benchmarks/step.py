@@ -1,36 +1,39 @@
 """How long a training step takes, and how near that is to what the machine's matrix products allow.
 
-    python benchmarks/step.py [RECIPE…] [--precision fp32|bf16] [--steps 5]
+    python benchmarks/step.py [RECIPE…] [--precision fp32|bf16] [--steps 5] [--masks M]
 
 For each recipe, in a process of its own: the floating point operations of a step (counted from the shapes: student
 forward and backward, teacher forward), the median time of forward, backward, optimizer and teacher, the share of the
 machine's matmul rate that this makes, and peak memory. The rate is measured right before and right after, on the
 products that dominate the model. Medians are held against medians, the best against the best. Inputs: 2 clips of 10 s,
-8 images, 2 blocks of 512 tokens (--rows changes the number).
+8 images, 2 blocks of 512 tokens in version 1; 1, 2 and 1 in version 2 (--rows changes the number, --masks how many masked
+views of each there are).
 """
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.nn import encoder as encoders
-from data2vec.objective import Data2Vec
 from data2vec.recipe import Recipe
 from data2vec.train.distributed import process
 from data2vec.train.step import Step
 
-BASES = ("speech/v1-base", "vision/v1-base", "text/v1-base")
+BASES = tuple(f"{kind}/{version}-base" for version in ("v1", "v2") for kind in ("speech", "vision", "text"))
+ROWS = {"data2vec": {"speech": 2, "vision": 8, "text": 2}, "data2vec2": {"speech": 1, "vision": 2, "text": 1}}
 
 
 def batch(recipe: Recipe, rows: int | None) -> dict[str, torch.Tensor]:
@@ -46,20 +49,33 @@ def batch(recipe: Recipe, rows: int | None) -> dict[str, torch.Tensor]:
         ),
     }
     name = modality.settings.name
-    made = {"input": raw[name](rows or {"speech": 2, "vision": 8, "text": 2}[name])}
-    mask = recipe.objective.mask.draw(len(made["input"]), modality.grid(made), np.random.default_rng(0))
+    made = {"input": raw[name](rows or ROWS[recipe.objective.name][name])}
+    views = len(made["input"]) * recipe.objective.masks
+    mask = recipe.objective.mask.draw(views, modality.grid(made), np.random.default_rng(0))
     hidden = torch.from_numpy(mask.hidden)
     return made | {"mask": hidden, "masked": hidden.flatten().nonzero()[:, 0]}
 
 
 def operations(recipe: Recipe, given: dict[str, torch.Tensor]) -> float:
-    """Floating point operations of the products in one step; a multiplication and an addition are two."""
-    e, (B, T), N = recipe.encoder, given["mask"].shape, len(given["masked"])
-    length = T + e.extra_tokens
-    blocks = e.layers * B * (2 * length * (4 * e.width**2 + 2 * e.width * e.ffn_width) + 4 * length**2 * e.width)
-    head = 2 * N * e.width**2 * (1 if recipe.objective.head_layers == 1 else 4)
-    total = 4 * blocks + 3 * head  # forward and twice as much backward for the student, forward for the teacher
-    m: Any = recipe.modality
+    """Floating point operations of the products in one step; a multiplication and an addition are two.
+
+    Forward and twice as much backward for what is trained, forward for the teacher."""
+    e, o, m = recipe.encoder, recipe.objective, cast(Any, recipe.modality)
+    (views, T), N, B = given["mask"].shape, len(given["masked"]), len(given["input"])
+    seen = T if o.name == "data2vec" else T - N // views
+
+    def blocks(rows: int, length: int) -> float:
+        length += e.extra_tokens
+        return e.layers * rows * (2 * length * (4 * e.width**2 + 2 * e.width * e.ffn_width) + 4 * length**2 * e.width)
+
+    total = 3 * blocks(views, seen) + blocks(B, T)
+    if o.name == "data2vec":
+        total += 3 * 2 * N * e.width**2 * (1 if o.head_layers == 1 else 4)
+    else:
+        d = o.decoder
+        for i in range(d.layers):
+            total += 3 * 2 * views * T * math.prod(d.kernel) * (e.width if i == 0 else d.width) * d.width / d.groups
+        total += 3 * 2 * N * d.width * (e.width if d.head_layers == 1 else 2 * (d.width + e.width))
     if m.name == "speech":
         steps, channels = given["input"].shape[1], 1
         for i, (out, kernel, stride) in enumerate(m.conv_layers):
@@ -67,8 +83,8 @@ def operations(recipe: Recipe, given: dict[str, torch.Tensor]) -> float:
             total += (2 if i == 0 else 3) * 2 * B * steps * kernel * channels * out
             channels = out
         total += 3 * 2 * B * T * channels * e.width
-        total += 4 * m.position_depth * 2 * B * T * m.position_kernel * e.width**2 / m.position_groups
-    if m.name == "vision":
+        total += (3 * views + B) * m.position_depth * 2 * T * m.position_kernel * e.width**2 / m.position_groups
+    if m.name == "vision":  # the pixels get no gradient; the teacher embeds them too
         total += 3 * 2 * B * T * 3 * m.patch**2 * e.width
     return total
 
@@ -93,13 +109,14 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def measure(name: str, precision: str, steps: int, rows: int | None) -> dict[str, Any]:
+def measure(name: str, precision: str, steps: int, rows: int | None, masks: int | None) -> dict[str, Any]:
     """All figures of one recipe; in its own process, so that peak memory is its own."""
     every_block = {"encoder.layerdrop": 0.0}  # else steps differ in what they compute
-    recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"} | every_block)
+    views = {} if masks is None else {"objective.masks": masks}
+    recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
     with process(recipe.train.device) as here:
         torch.manual_seed(0)
-        objective = Data2Vec(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
         step, given = Step(objective, recipe.train, here), batch(recipe, rows)
         count = operations(recipe, given)
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
@@ -129,10 +146,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--steps", type=int, default=5, help="timed steps, after two that are not")
     parser.add_argument("--rows", type=int, help="examples in the batch")
+    parser.add_argument("--masks", type=int, help="masked views of an example (version 2)")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.json:
-        print(json.dumps(measure(given.recipes[0], given.precision, given.steps, given.rows)))
+        print(json.dumps(measure(given.recipes[0], given.precision, given.steps, given.rows, given.masks)))
         return
     print(
         "| recipe | precision | GFLOP | seconds (median, best) | matmul GFLOP/s (same) | share (same) | peak GB |\n"
@@ -141,9 +159,9 @@ def main() -> None:
     )
     print("|---" * 7 + "|")
     for name in given.recipes:
-        options = ["--precision", given.precision, "--steps", str(given.steps)] + (
-            ["--rows", str(given.rows)] if given.rows else []
-        )
+        options = ["--precision", given.precision, "--steps", str(given.steps)]
+        for key in ("rows", "masks"):
+            options += [f"--{key}", str(getattr(given, key))] if getattr(given, key) else []
         run = subprocess.run(
             [sys.executable, __file__, name, "--json", *options], stdout=subprocess.PIPE, text=True, check=True
         )

@@ -13,6 +13,7 @@ from data2vec.data.groups import cut
 from data2vec.data.loader import Loader
 from data2vec.errors import BadExample, RunStopped, UserError
 from data2vec.modalities.base import DataSettings, Modality
+from data2vec.objective.masking import FixedBlockMask
 
 
 class ToyData(DataSettings):
@@ -75,6 +76,14 @@ class Mask:
         return SimpleNamespace(hidden=drawn < 0.4, replaced=drawn > 0.8)
 
 
+class Numbered:
+    """Row number `r` of those that are drawn for a group hides the binary digits of 64·k + r, with k drawn for the group."""
+
+    def draw(self, rows, grid, rng):
+        numbers = 64 * rng.integers(4) + np.arange(rows)
+        return SimpleNamespace(hidden=numbers[:, None] >> np.arange(grid[0]) & 1 == 1, replaced=None)
+
+
 def rows(n=60, costs=None, broken=()):
     costs = [1.0] * n if costs is None else list(costs)
     return Dataset.from_list([{"id": i, "cost": costs[i], "broken": dict(broken).get(i, "")} for i in range(n)])
@@ -82,6 +91,11 @@ def rows(n=60, costs=None, broken=()):
 
 def loader(data, rank=0, world=1, seed=3, **settings):
     return Loader(Toy(None, ToyData(**{"workers": 0, **settings})), Mask(), data, seed, rank, world)
+
+
+def several(data, rank=0, world=1, mask=None, masks=3, **settings):
+    """A loader that draws three masks for each example."""
+    return Loader(Toy(None, ToyData(**{"workers": 0, **settings})), mask or Numbered(), data, 3, rank, world, masks=masks)
 
 
 def take(loader, first, number):
@@ -128,6 +142,41 @@ def test_the_same_rows_in_every_arrangement(costs, batch_size, micro):
     assert all(part for step in zip(*parts, strict=True) for part in step)
     assert content(take(loader(data, workers=2, **settings), 1, 3)) == one
     assert content(take(loader(data, seed=4, **settings), 1, 3)) != one
+
+
+def views(steps):
+    """For each step each example with its masks, in their order, whoever loaded them."""
+    return [
+        sorted(
+            (batch["input"][i].tolist(), batch["mask"][3 * i : 3 * i + 3].tolist())
+            for batch in step
+            for i in range(len(batch["input"]))
+        )
+        for step in steps
+    ]
+
+
+def test_several_masks_stand_sample_by_sample():
+    for batch in take(several(rows()), 0, 1)[0]:
+        assert batch["mask"].shape == (18, 8) and batch["mask"].dtype == torch.bool
+        assert torch.equal(batch["masked"], batch["mask"].flatten().nonzero().squeeze(1))
+        numbers = (batch["mask"] * 2 ** torch.arange(8)).sum(1)
+        assert (numbers % 64).tolist() == list(range(18)), "in the order they were drawn in"
+    drawn = [batch["mask"] for batch in take(several(rows(), mask=FixedBlockMask(length=2)), 0, 1)[0]]
+    assert len({tuple(row) for mask in drawn for row in mask.tolist()}) > 24, "views of an example differ"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("batch_size", "micro"), [(24, 6), (18, 6)], ids=["whole groups", "parts of groups"])
+def test_an_example_has_the_same_masks_in_every_arrangement(batch_size, micro, streaming):
+    settings = {"batch_size": batch_size, "micro_batch_size": micro, "streaming": streaming, "buffer": 30}
+    data = stream() if streaming else rows()
+    one = views(take(several(data, **settings), 1, 2))
+    parts = [take(several(data, rank, 2, **settings), 1, 2) for rank in range(2)]
+    assert all(3 * len(batch["input"]) == len(batch["mask"]) for part in parts for step in part for batch in step)
+    assert views([a + b for a, b in zip(*parts, strict=True)]) == one
+    assert views(take(several(data, workers=2, **settings), 1, 2)) == one
+    assert views(take(several(data, **settings), 0, 3))[1:] == one
 
 
 def test_resumed_equals_continued():

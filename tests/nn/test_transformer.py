@@ -2,7 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data2vec.nn.transformer import DropPath, Transformer, TransformerSettings
+from data2vec.nn.transformer import Block, DropPath, Transformer, TransformerSettings
 
 SMALL = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32}
 
@@ -42,6 +42,37 @@ def test_a_block_is_what_the_paper_says() -> None:
     middle = x + 0.5 * pre.attention(pre.norm1(x))
     torch.testing.assert_close(fed, 0.5 * pre.ffn(pre.norm2(middle)))
     torch.testing.assert_close(out, middle + fed)
+
+
+@pytest.mark.parametrize("precision", ["fp64", "bf16"])
+def test_feed_forward_by_hand_is_the_sequence_in_value_and_gradient(precision: str) -> None:
+    torch.manual_seed(0)
+    block = Block(small(), 0)
+    x = torch.randn(2, 5, 16, requires_grad=True)
+    if precision == "fp64":
+        block, x = block.double(), x.detach().double().requires_grad_()
+    results = []
+    for function in (block.ffn, block._feed):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            y = function(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.ffn.parameters()])])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_branch_is_scaled_dropped_and_added(scale: float | None, dropout: float) -> None:
+    torch.manual_seed(0)
+    block = Block(small(layer_scale=scale, dropout=dropout, drop_path=0.5), 2)
+    x, branch = torch.randn(64, 5, 16), torch.randn(64, 5, 16)
+    y, scaled = block._add(x, branch, block.scale1)
+    torch.testing.assert_close(scaled, branch * (scale or 1))
+    rest = y - x
+    kept = rest.flatten(1).abs().amax(1) > 0
+    assert 16 < kept.sum() < 48  # 32 expected; four standard errors
+    there = rest[kept].abs() > 1e-5
+    torch.testing.assert_close(rest[kept][there], (scaled[kept] * 2 / (1 - dropout))[there], rtol=1e-4, atol=1e-5)
+    assert (there.float().mean() - (1 - dropout)).abs() < 0.05
 
 
 def test_layerdrop_skips_blocks_in_training_only() -> None:

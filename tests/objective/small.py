@@ -1,12 +1,19 @@
 """Small encoders on a toy signal for the tests of the method."""
 
+from typing import Any
+
+import numpy as np
 import torch
 
 from data2vec.modalities.speech import Speech, SpeechSettings
+from data2vec.modalities.text import Text, TextSettings
+from data2vec.modalities.vision import Vision, VisionSettings
+from data2vec.nn.decoder import DecoderSettings
 from data2vec.nn.encoder import Encoder, build
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
-from data2vec.objective.masking import SpanMask
+from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
+from data2vec.objective.masking import FixedBlockMask, SpanMask
 from data2vec.objective.targets import TargetSettings
 
 
@@ -30,3 +37,43 @@ def batch(seed: int = 0, rows: int = 3, positions: int = 20) -> dict[str, torch.
     mask[:, 4:9] = True
     wave = torch.randn(rows, 20 * positions + 5, generator=generator)
     return {"input": wave, "mask": mask, "masked": mask.flatten().nonzero()[:, 0]}
+
+
+KINDS = ("speech", "vision", "vision-relative", "text")
+CONV = {"conv_layers": ((8, 10, 5), (8, 4, 4)), "position_depth": 2, "position_kernel": 3, "position_groups": 2}
+
+
+def modality(kind: str) -> Any:
+    if kind == "speech":
+        return Speech(SpeechSettings(**CONV, alibi=True), None)
+    if kind == "text":
+        return Text(TextSettings(vocab_size=40, max_length=20), None)
+    return Vision(VisionSettings(image=20, patch=4, positions="relative" if kind == "vision-relative" else "sincos"), None)
+
+
+def objective2(kind: str = "speech", encoder_changes: dict[str, Any] | None = None, **changes: Any) -> Data2Vec2:
+    """Version 2 without dropout and noise; images with an extra token."""
+    torch.manual_seed(0)
+    still = {"dropout": 0.0, "attention_dropout": 0.0, "extra_tokens": int(kind.startswith("vision"))}
+    shape = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32, **still, **(encoder_changes or {})}
+    kernel = (3, 3) if kind.startswith("vision") else (3,)
+    decoder = DecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
+    settings = {"target": TargetSettings(top_k=2), "decoder": decoder, **changes}
+    return Data2Vec2(build(modality(kind), TransformerSettings(**shape)), Data2Vec2Settings(**settings))
+
+
+def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """20 positions, 25 of an image; half of them hidden in each view."""
+    generator = torch.Generator().manual_seed(seed)
+    given = {
+        "speech": torch.randn(rows, 405, generator=generator),
+        "vision": torch.randn(rows, 3, 20, 20, generator=generator),
+        "text": torch.randint(4, 39, (rows, 20), generator=generator),
+    }[kind.split("-")[0]]
+    grid = (5, 5) if kind.startswith("vision") else (20,)
+    hidden = FixedBlockMask(length=2).draw(rows * masks, grid, np.random.default_rng(seed)).hidden
+    return with_masks(given, torch.from_numpy(hidden))
+
+
+def with_masks(given: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"input": given, "mask": mask, "masked": mask.flatten().nonzero()[:, 0]}

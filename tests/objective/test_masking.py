@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from data2vec.errors import UserError
-from data2vec.objective.masking import BlockMask, SpanMask, TokenMask, equalise
+from data2vec.objective.masking import BlockMask, FixedBlockMask, RandomMask, SpanMask, TokenMask, equalise
 
 seeds = st.integers(0, 2**32 - 1)
+grids = st.one_of(st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 16), st.integers(1, 16)))
+shares = st.floats(0, 1)
 
 
 def runs(row: np.ndarray) -> list[int]:
@@ -101,10 +104,56 @@ def test_blocks_need_a_grid_and_something_to_see() -> None:
         BlockMask(patches=36).draw(1, (6, 6), np.random.default_rng(0))
 
 
+@given(seeds, st.integers(1, 5), grids, shares, shares, st.integers(1, 7), st.booleans())
+def test_fixed_blocks_hide_the_same_number_in_every_row(
+    seed: int, rows: int, grid: tuple[int, ...], prob: float, adjust: float, length: int, inverse: bool
+) -> None:
+    T, mask = int(np.prod(grid)), FixedBlockMask(prob=prob, adjust=adjust, length=length, inverse=inverse)
+    count = T - int(T * (1 - prob)) if inverse else int(T * prob)
+    if count in (0, T):
+        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or nothing.*$"):
+            mask.draw(rows, grid, np.random.default_rng(seed))
+    else:
+        hidden = mask.draw(rows, grid, np.random.default_rng(seed)).hidden
+        assert hidden.shape == (rows, T) and hidden.dtype == bool
+        assert (hidden.sum(1) == count).all()
+
+
+@given(seeds, st.integers(1, 5), st.integers(1, 300), shares)
+def test_random_positions_hide_the_same_number_in_every_row(seed: int, rows: int, T: int, prob: float) -> None:
+    count = T - int(T * (1 - prob))
+    if count in (0, T):
+        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or nothing.*$"):
+            RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed))
+    else:
+        hidden = RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed)).hidden
+        assert hidden.shape == (rows, T) and (hidden.sum(1) == count).all()
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize(("grid", "length"), [((64,), 4), ((64,), 8), ((8, 8), 4), ((16, 16), 4)])
+def test_a_fixed_block_is_whole_where_no_border_cuts_it(grid: tuple[int, ...], length: int, inverse: bool) -> None:
+    """With room for one block in a row: a square where it fits, and single positions for what a border cuts off."""
+    share = length ** len(grid) / np.prod(grid)  # a power of two, so that 1 - share is exact
+    mask = FixedBlockMask(prob=1 - share if inverse else share, adjust=0, length=length, inverse=inverse)
+    hidden = mask.draw(2000, grid, np.random.default_rng(0)).hidden
+    blocks = (hidden != inverse).reshape(-1, *grid)
+    extents = [(np.ptp(axis) + 1) for block in blocks for axis in np.nonzero(block)]
+    whole = (np.reshape(extents, (-1, len(grid))) == length).all(1).mean()
+    expected = np.prod([(side - length + 1) / side for side in grid])
+    assert abs(whole - expected) < 5 * (expected * (1 - expected) / 2000) ** 0.5 + 0.01  # chance makes some more
+
+
 def test_the_same_seed_gives_the_same_masks() -> None:
-    for mask, grid in ((SpanMask(), (200,)), (TokenMask(), (128,)), (BlockMask(), (14, 14))):
-        first, again = (mask.draw(4, grid, np.random.default_rng(3)) for _ in range(2))
+    line, image = (200,), (14, 14)
+    for mask, grid in (
+        (SpanMask(), line), (TokenMask(), line), (BlockMask(), image),
+        (FixedBlockMask(), line), (FixedBlockMask(length=3, inverse=True), image), (RandomMask(), line),
+    ):  # fmt: skip
+        first, again, other = (mask.draw(4, grid, np.random.default_rng(seed)) for seed in (3, 3, 4))
         assert (first.hidden == again.hidden).all()
+        assert (first.hidden != other.hidden).any()
+        assert len({row.tobytes() for row in first.hidden}) == 4
 
 
 # Means and standard errors of 1,600 to 4,000 masks of the official code; T = positions, R = rows of a batch.
@@ -115,6 +164,7 @@ def test_the_same_seed_gives_the_same_masks() -> None:
         (SpanMask(), (999,), 8, 459.63, 8.198, 13.15),
         (SpanMask(), (500,), 1, 245.28, 14.621, 14.54),
         (TokenMask(prob=0.35, length=4, keep=0, random=0), (512,), 1, 156.89, 5.011, 5.78),
+        (SpanMask(prob=0.5, length=5), (500,), 8, 193.68, 5.202, 5.46),
     ],
 )
 def test_spans_are_distributed_as_in_the_official_code(
@@ -137,3 +187,59 @@ def test_blocks_are_distributed_as_in_the_official_code(patches: int, count: flo
     assert counts.max() == patches
     assert (hidden[:, :, 1:] == hidden[:, :, :-1]).mean() == pytest.approx(same_right, abs=0.006)
     assert hidden.mean(0)[0, 0] < 0.5 * hidden.mean(0)[7, 7]
+
+
+# Of 1,600 to 4,000 masks of the official code, as those above. Ends: the first and the last position, then their neighbours.
+@pytest.mark.parametrize(
+    ("mask", "T", "count", "rows", "run", "spread", "of_one", "of_five", "ends"),
+    [
+        (FixedBlockMask(prob=0.5, adjust=0.05, length=5), 500, 250, 56.173, 4.451, 5.731, 0.4083, 0.2376, (0.378, 0.448)),
+        (FixedBlockMask(prob=0.5, adjust=0.05, length=5), 999, 499, 112.967, 4.417, 8.060, 0.4179, 0.2298, (0.373, 0.440)),
+        (FixedBlockMask(prob=0.55, adjust=0.1, length=5), 500, 275, 55.022, 4.998, 6.115, 0.3702, 0.2279, (0.421, 0.492)),
+        (RandomMask(prob=0.48), 512, 246, 128.276, 1.918, 5.544, 0.5200, 0.0272, (0.473, 0.477)),
+    ],
+)  # fmt: skip
+def test_masks_of_version_2_are_distributed_as_in_the_official_code(
+    mask: FixedBlockMask | RandomMask, T: int, count: int, rows: float, run: float, spread: float, of_one: float,
+    of_five: float, ends: tuple[float, float],
+) -> None:  # fmt: skip
+    hidden = mask.draw(2400, (T,), np.random.default_rng(0)).hidden
+    assert (hidden.sum(1) == count).all()
+    each = [runs(row) for row in hidden]
+    lengths = np.concatenate(each)
+    numbers = np.array([len(row) for row in each])
+    assert abs(numbers.mean() - rows) < 5 * spread * (2 / 1600) ** 0.5
+    assert numbers.std() == pytest.approx(spread, rel=0.1)
+    assert lengths.mean() == pytest.approx(run, rel=0.02)
+    assert (lengths == 1).mean() == pytest.approx(of_one, abs=0.015)
+    assert (lengths == 5).mean() == pytest.approx(of_five, abs=0.015)
+    share = hidden.mean(0)
+    assert [(share[i] + share[-1 - i]) / 2 for i in (0, 1)] == pytest.approx(ends, abs=0.055)  # five standard errors
+    assert share[16:-16].mean() == pytest.approx(count / T, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("prob", "adjust", "side", "count", "same_right", "components", "corner", "edge", "inside"),
+    [
+        (0.8, 0.07, 14, 157, 0.8652, 5.317, 0.8911, 0.8461, 0.7835),
+        (0.75, 0.1, 14, 147, 0.8381, 5.221, 0.8630, 0.8040, 0.7289),
+        (0.75, 0.1, 16, 192, 0.8416, 6.302, 0.8633, 0.8101, 0.7305),
+    ],
+)
+def test_masks_of_images_are_distributed_as_in_the_official_code(
+    prob: float, adjust: float, side: int, count: int, same_right: float, components: float, corner: float, edge: float,
+    inside: float,
+) -> None:  # fmt: skip
+    mask = FixedBlockMask(prob=prob, adjust=adjust, length=3, inverse=True)
+    hidden = mask.draw(4000, (side, side), np.random.default_rng(0)).hidden.reshape(-1, side, side)
+    assert (hidden.sum((1, 2)) == count).all()
+    assert (hidden[:, :, 1:] == hidden[:, :, :-1]).mean() == pytest.approx(same_right, abs=0.003)
+    assert (hidden[:, 1:] == hidden[:, :-1]).mean() == pytest.approx(same_right, abs=0.003)
+    within = np.zeros((3, 3, 3), int)
+    within[1] = ndimage.generate_binary_structure(2, 1)
+    assert ndimage.label(~hidden, within)[1] / 4000 == pytest.approx(components, abs=5 * 2.4 * (2 / 4000) ** 0.5)
+    share = hidden.mean(0)
+    assert share[[0, 0, -1, -1], [0, -1, 0, -1]].mean() == pytest.approx(corner, abs=0.02)
+    edges = [share[0, 1:-1], share[-1, 1:-1], share[1:-1, 0], share[1:-1, -1]]
+    assert np.mean(edges) == pytest.approx(edge, abs=0.005)
+    assert share[1:-1, 1:-1].mean() == pytest.approx(inside, abs=0.003)

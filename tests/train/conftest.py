@@ -23,6 +23,12 @@ TINY: dict[str, Any] = {
     "train.device": "cpu",
     "log.every": 1,
 }
+TINY_2: dict[str, Any] = TINY | {
+    "objective.masks": 3,
+    "objective.decoder.width": 16,
+    "objective.decoder.dropout": 0.1,
+    "objective.target.top_k": 2,
+}
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +46,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(pictures: Path) -> dict[str, Any]:
     """Overrides that make vision/v1-tiny tiny."""
     return TINY | {"data.train": str(pictures)}
+
+
+@pytest.fixture(scope="session")
+def tiny2(pictures: Path) -> dict[str, Any]:
+    """Overrides that make vision/v2-tiny tiny."""
+    return TINY_2 | {"data.train": str(pictures)}

@@ -88,6 +88,28 @@ def test_killed_and_resumed_equals_never_killed(tiny: dict[str, Any], tmp_path: 
     assert same(weights(resumed), weights(unharmed))
 
 
+def test_version_2_resumes_to_the_last_bit(tiny2: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout, noise in the decoder, and masks of its own for every step."""
+
+    def run(name: str, **more: Any) -> Run:
+        return data2vec.pretrain("vision/v2-tiny", overrides=tiny2, out=tmp_path / name, **more)
+
+    unharmed, step = run("unharmed"), loop.Step.__call__
+
+    def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
+        return 1 / 0 if number == 6 else step(self, number, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Step, "__call__", crash)
+        with pytest.raises(ZeroDivisionError):
+            run("halted")
+    assert [path.name for path in (tmp_path / "halted" / "checkpoints").iterdir()] == ["step-3"]
+    resumed = run("halted", resume=True)
+    assert [line["step"] for line in resumed.metrics] == list(range(1, 9))
+    assert measured(resumed) == measured(unharmed)
+    assert same(weights(resumed), weights(unharmed))
+
+
 def test_a_run_can_be_made_longer(tiny: dict[str, Any], tmp_path: Path) -> None:
     constant = tiny | {"train.schedule": {"name": "tri_stage", "warmup": 0, "hold": 1}}
     pretrain(tmp_path / "run", constant, **{"train.steps": 4})

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data2vec.nn.attention import Attention, attention_mask
-from data2vec.nn.dropout import Dropout
+from data2vec.nn.dropout import Dropout, by_hand
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -94,16 +95,49 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`x` (B, T, D) to the block's output and its feed-forward output before the residual addition, both (B, T, D)."""
         attended = self.attention(self.norm1(x) if self.pre_norm else x, mask)
-        if self.scale1 is not None:
-            attended = self.scale1 * attended
-        x = x + self.drop_path(self.dropout(attended))
+        x, _ = self._add(x, attended, self.scale1)
         if not self.pre_norm:
             x = self.norm1(x)
-        fed = self.ffn(self.norm2(x) if self.pre_norm else x)
-        if self.scale2 is not None:
-            fed = self.scale2 * fed
-        x = x + self.drop_path(self.dropout(fed))
+        x, fed = self._add(x, self._feed(self.norm2(x) if self.pre_norm else x), self.scale2)
         return (x if self.pre_norm else self.norm2(x)), fed
+
+    def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Input and branch (B, T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
+        scaled = branch if scale is None else scale * branch
+        keep = self.drop_path.keep(x)
+        if scale is not None and not (self.training and self.dropout.p):
+            return torch.addcmul(x, branch, scale if keep is None else scale * keep), scaled  # one pass, not three
+        dropped = self.dropout(scaled)
+        return x + (dropped if keep is None else dropped * keep), scaled
+
+    def _feed(self, x: Tensor) -> Tensor:
+        """`self.ffn`, without keeping the output of its GELU for backward."""
+        inner, activation, dropout, outer = self.ffn
+        if not (by_hand(x) and torch.is_grad_enabled() and isinstance(activation, nn.GELU)) or (self.training and dropout.p):
+            return self.ffn(x)
+        given: tuple[Any, ...] = (x, inner.weight, inner.bias, outer.weight, outer.bias)
+        if torch.is_autocast_enabled("cpu"):
+            given = tuple(tensor.to(torch.get_autocast_dtype("cpu")) for tensor in given)
+        return _FeedForward.apply(*given)
+
+
+class _FeedForward(torch.autograd.Function):
+    """Linear, GELU, Linear without keeping the GELU's output (B, T, 4D) for backward, where it is made again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        inner = F.linear(x, w1, b1)
+        ctx.save_for_backward(x, inner, w1, w2)
+        return F.linear(F.gelu(inner), w2, b2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        x, inner, w1, w2 = (t.flatten(0, -2) for t in ctx.saved_tensors)
+        g = gradient.flatten(0, -2)
+        d_w2 = g.t() @ F.gelu(inner)
+        d_inner = g @ w2
+        torch.ops.aten.gelu_backward.grad_input(d_inner, inner, grad_input=d_inner)
+        return (d_inner @ w1).view(ctx.saved_tensors[0].shape), d_inner.t() @ x, d_inner.sum(0), d_w2, g.sum(0)
 
 
 class Transformer(nn.Module):
@@ -157,10 +191,15 @@ class DropPath(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
+        keep = self.keep(x)
+        return x if keep is None else x * keep
+
+    def keep(self, x: Tensor) -> Tensor | None:
+        """What each sample of `x` is multiplied with, (B, 1, …); None is 1."""
         if not self.training or self.p == 0:
-            return x
+            return None
         keep = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
-        return x * keep / (1 - self.p)
+        return keep / (1 - self.p)
 
 
 def initialise(module: nn.Module, init: str) -> None:

@@ -1,0 +1,36 @@
+"""Every kind of positions, small, and masked views of toy features: B samples, M views of each, 12 places, width 16."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data2vec.nn.positions import Alibi, ConvPositions, LearnedPositions, Positions, RelativePositions, SinCosPositions
+
+KINDS = ("conv", "conv-alibi", "learned", "sincos", "relative")
+
+
+def positions(kind: str, extra_tokens: int = 0, **changes: Any) -> Positions:
+    """With random values where fresh ones would say nothing."""
+    torch.manual_seed(0)
+    made: Positions
+    if kind in ("conv", "conv-alibi"):
+        alibi = Alibi(2, extra_tokens) if kind == "conv-alibi" else None
+        made = ConvPositions(16, depth=2, kernel=5, groups=2, alibi=alibi, **changes)
+    elif kind == "learned":
+        made = LearnedPositions(16, length=12, **changes)
+    elif kind == "sincos":
+        made = SinCosPositions((3, 4), 16)
+    else:
+        made = RelativePositions((3, 4), heads=2, extra_tokens=extra_tokens)
+        torch.nn.init.normal_(made.table)
+    return made
+
+
+def views(samples: int = 2, masks: int = 1, kept: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (B, 12, 16), what is hidden (B·M, 12), and the other positions (B·M, P) in order."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, 12, 16, generator=generator)
+    places = torch.rand(samples * masks, 12, generator=generator).argsort(1)[:, :kept].sort(1).values
+    hidden = torch.ones(samples * masks, 12, dtype=torch.bool).scatter(1, places, False)
+    return x, hidden, places
