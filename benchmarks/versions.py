@@ -5,8 +5,8 @@
 TRAIN and VALID are labelled folders, as for `data2vec probe`; training does not look at the labels. For each kind of data,
 version and seed, the tiny recipe is trained until the same number of operations is spent (--tera 10^12 of them, --speech-tera
 for speech), and probed along the way. Operations are counted by PyTorch in real steps of the run's own batches, forward and
-backward; time is that of training alone, one thread a run. Writes OUT/versions.json, OUT/versions.png and prints a table.
-What is there already is not run again.
+backward; time is that of the processor in training alone, one thread a run. Writes OUT/versions.json and OUT/versions.png,
+and prints a table. What is there already is not run again.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,13 @@ def operations(name: str, data: str, steps: int = 4) -> float:
 def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, points: int) -> list[dict[str, Any]]:
     """Train once, probe at `points` places along the run. In a process of its own (see `main`)."""
     import torch
+    from safetensors.torch import load_model
 
-    from data2vec import model as models
     from data2vec import objective as objectives
     from data2vec import recipe as recipes
     from data2vec.model import Model
     from data2vec.nn import encoder as encoders
     from data2vec.tasks.probe import probe
-    from data2vec.train import checkpoint
     from data2vec.train.loop import pretrain
 
     torch.set_num_threads(1)
@@ -68,19 +68,19 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
         "train.steps": every * points, "train.seed": seed, "train.checkpoint_every": every, "train.keep_checkpoints": points,
         "log.every": every, "train.device": "cpu", "data.workers": 0,
     }  # fmt: skip
-    pretrain(name, train, settings, out=folder, resume=(folder / "recipe.yaml").exists())
+    begin = time.process_time()
+    pretrain(name, train, settings, out=folder)
+    seconds = (time.process_time() - begin) / (every * points)
     recipe = recipes.load(folder / "recipe.yaml")
     modality = recipe.build_modality()
-    seconds = {}
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        seconds[json.loads(line)["step"]] = json.loads(line)["seconds"]
     rows = []
     for step in range(every, every * points + 1, every):
         objective = objectives.build(encoders.build(modality, recipe.encoder), recipe.objective)
-        checkpoint.load_weights(folder / "checkpoints" / f"step-{step}", objective)
-        found = probe(Model(objective.student.eval().requires_grad_(False), modality, models.load(folder).recipe), train, valid)
+        load_model(objective, folder / "checkpoints" / f"step-{step}" / "objective.safetensors")
+        model = Model(objective.student.eval().requires_grad_(False), modality, recipe)
+        found = probe(model, train, valid)
         rows.append(
-            {"recipe": name, "seed": seed, "step": step, "operations": each * step, "seconds": seconds[step],
+            {"recipe": name, "seed": seed, "step": step, "operations": each * step, "seconds": seconds * step,
              "linear": found.best("linear").linear, "knn": found.best("knn").knn,
              "untrained": found.best("untrained_linear").untrained_linear}
         )  # fmt: skip
@@ -96,7 +96,7 @@ def picture(rows: list[dict[str, Any]], out: Path) -> None:
     grid = figure.subplots(len(kinds), 2, squeeze=False)
     for kind, line in zip(kinds, grid, strict=True):
         for axes, (key, unit, label) in zip(
-            line, (("operations", 1e12, "10¹² operations"), ("seconds", 60, "minutes, one thread")), strict=True
+            line, (("operations", 1e12, "10¹² operations"), ("seconds", 60, "minutes of one core")), strict=True
         ):
             for version in VERSIONS:
                 mine = [row for row in rows if row["recipe"] == f"{kind}/{version}-tiny"]
@@ -118,7 +118,7 @@ def picture(rows: list[dict[str, Any]], out: Path) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean ± standard deviation over the seeds."""
-    lines = ["| recipe | steps | 10¹² operations | seconds | linear | kNN | untrained, linear |", "|---" * 7 + "|"]
+    lines = ["| recipe | steps | 10¹² operations | seconds of one core | linear | kNN | untrained, linear |", "|---" * 7 + "|"]
     for name, step in sorted({(row["recipe"], row["step"]) for row in rows}):
         mine = [row for row in rows if (row["recipe"], row["step"]) == (name, step)]
 

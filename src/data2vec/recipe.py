@@ -241,7 +241,7 @@ def _explain(error: Any, model: type[BaseModel]) -> tuple[str, str, str]:
     if kind == "extra_forbidden":
         meant = nearest(location[-1], known)
         for name, _ in () if meant else settings(model):
-            if name.endswith(f".{location[-1]}"):
+            if name.endswith(f".{location[-1]}") and name != key:
                 meant = f"; did you mean {name!r}?"
         return key, "there is no such setting", meant or f"; here are {', '.join(known)}"
     if kind == "missing":

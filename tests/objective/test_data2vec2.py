@@ -7,6 +7,7 @@ import torch
 from small import KINDS, batch2, encoder, objective2, with_masks
 from torch import Tensor
 
+from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder, build
 from data2vec.nn.transformer import TransformerSettings
@@ -256,3 +257,13 @@ def test_without_a_mask_vector_version_1_is_told_what_is_missing() -> None:
     student.features.mask_vector = None
     with pytest.raises(UserError, match=r"modality\.mask_vector: false leaves nothing"):
         student.hide(torch.zeros(3, 20, 16), batch2(masks=1))
+
+
+@pytest.mark.parametrize(
+    "override", ["encoder.extra_tokens=0", "objective.decoder.groups=7"], ids=["no token for the class loss", "groups"]
+)
+def test_what_cannot_be_built_is_refused_by_its_setting(override: str) -> None:
+    recipe = recipes.load("vision/v2-tiny", [override])
+    key = "objective.cls_loss" if "extra" in override else "objective.decoder.groups"
+    with pytest.raises(UserError, match=key):
+        Data2Vec2(build(recipe.build_modality(), recipe.encoder), recipe.objective)

@@ -301,12 +301,19 @@ def _refuse_unsupported(config: Mapping[str, Any], modality: Mapping[str, Any], 
         "add_positions_masked": (decoder["add_positions_masked"], False),
         "add_positions_all": (decoder["add_positions_all"], False),
         "learned_alibi": (modality["learned_alibi"], False),
+        "mask_dropout": (modality.get("mask_dropout", 0), 0),
+        "add_masks": (modality.get("add_masks", False), False),
+        "remove_masks": (modality.get("remove_masks", False), False),
+        "prenet_layerdrop": (modality.get("prenet_layerdrop", 0), 0),
+        "dropout_input": (config.get("dropout_input", 0), 0),
+        "post_mlp_drop": (config.get("post_mlp_drop", config["encoder_dropout"]), config["encoder_dropout"]),
     }
     if decoder["projection_layers"] > 1:
         needed["projection_ratio"] = (decoder["projection_ratio"], 2)
     if kind == "AUDIO":
         needed["conv_pos_pre_ln"] = (modality["conv_pos_pre_ln"], False)
         if modality["use_alibi_encoder"]:
+            needed["learned_alibi_scale"] = (modality.get("learned_alibi_scale", True), True)
             needed["learned_alibi_scale_per_head"] = (modality["learned_alibi_scale_per_head"], True)
             needed["learned_alibi_scale_per_layer"] = (modality["learned_alibi_scale_per_layer"], False)
         if modality["conv_pos_depth"] < 2:

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.errors import UserError
 from data2vec.nn.dropout import Dropout
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
@@ -40,12 +41,14 @@ class DecoderSettings(Settings):
 class ConvDecoder(nn.Module):
     """Kept vectors at their places and noise at the others, through convolutions, to predictions.
 
-    Each layer: convolution, layer norm over the channels without parameters, GELU. Parameter-free otherwise: where
-    something is follows from its neighbours alone. R rows (B·M), P kept of T positions, D width."""
+    Each layer: convolution, layer norm over the channels without parameters, GELU. Nothing tells it positions but what it
+    is given. R rows (B·M), P kept of T positions, D width. Raises UserError when `groups` do not divide the widths."""
 
     def __init__(self, settings: DecoderSettings, width: int):
         super().__init__()
         s = settings
+        if width % s.groups or s.width % s.groups:
+            raise UserError(f"objective.decoder.groups: {s.groups} does not divide the widths {width} and {s.width}")
         self.settings = s
         kernel = (s.kernel[0] if len(s.kernel) == 2 else 1, s.kernel[-1])  # a sequence is an image of one row
         widths = [width, *[s.width] * s.layers]
@@ -63,9 +66,12 @@ class ConvDecoder(nn.Module):
     def forward(self, x: Tensor, kept: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Predictions (N, D) at the hidden positions `masked` (N,), counted through all R·T.
 
-        `x` (R, P, D): the student's vectors at the positions `kept` (R, P), counted within each row; `grid`: their shape."""
+        `x` (R, P, D): the student's vectors at the positions `kept` (R, P), counted within each row; `grid`: their shape.
+        Raises UserError when the kernel has not as many axes."""
         R, _, D = x.shape
         T = kept.shape[1] + len(masked) // R
+        if len(grid) != len(self.settings.kernel):
+            raise UserError(f"objective.decoder.kernel: needs {len(grid)} number(s), one for each axis of the positions")
         first = torch.arange(R, device=x.device)[:, None] * T
         y = self.noise(R * T, D, x)
         y = y.index_copy(0, (kept + first).flatten(), self.dropout(x).flatten(0, 1))

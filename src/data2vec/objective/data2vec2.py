@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from data2vec.errors import UserError
 from data2vec.nn.decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import health
@@ -41,6 +42,8 @@ class Data2Vec2(Objective):
 
     def __init__(self, encoder: Encoder, settings: Data2Vec2Settings):
         super().__init__(encoder, settings)
+        if settings.cls_loss and not encoder.transformer.settings.extra_tokens:
+            raise UserError("objective.cls_loss: needs an extra token that predicts (encoder.extra_tokens: 1); or set it to 0")
         self.decoder = ConvDecoder(settings.decoder, encoder.transformer.settings.width)
         if (vector := getattr(encoder.features, "mask_vector", None)) is not None:
             vector.requires_grad_(False)  # nothing stands at hidden positions

@@ -132,7 +132,7 @@ class BlockMask(Settings):
 class FixedBlockMask(Settings):
     """Blocks of one size around random centres, then single positions until the count is right (data2vec 2.0).
 
-    The same number in every row. Spans of a sequence, squares of an image; pushed back inside where they cross a border."""
+    The same number in every row. Spans of a sequence, squares of an image; cut where they cross a border."""
 
     kind: Literal["fixed-block"] = "fixed-block"
     prob: Share = 0.5
