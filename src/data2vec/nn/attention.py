@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
 
 def _unfused(qkv: Tensor, mask: Tensor | None) -> bool:
-    """Whether the CPU's fused kernel lacks the gradient (of a bias), or takes twice as long for it (in bf16)."""
+    """Whether the CPU's fused kernel lacks the gradient (of a bias), or is slow at it (short sequences in bf16)."""
     return qkv.requires_grad and (qkv.dtype == torch.bfloat16 or (mask is not None and mask.requires_grad))
 
 
@@ -53,7 +53,7 @@ class _Attend(torch.autograd.Function):
     """Attention on a CPU, with dropout and a gradient for the bias, which the fused kernel does not have there.
 
     For backward it keeps what it was given and a byte per weight, and makes the weights again, a few samples at a time:
-    no (B, H, T, T) of floats ever exists. `qkv` (B, T, 3, H, D/H) to (B, T, D)."""
+    no weights (B, H, T, T) outlive forward. `qkv` (B, T, 3, H, D/H) to (B, T, D)."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, mask: Tensor | None, p: float) -> Tensor:

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from data2vec.errors import UserError
 from data2vec.nn.dropout import Dropout
+from data2vec.nn.recompute import norm_gelu
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
 
@@ -74,13 +74,13 @@ class ConvDecoder(nn.Module):
             raise UserError(f"objective.decoder.kernel: needs {len(grid)} number(s), one for each axis of the positions")
         first = torch.arange(R, device=x.device)[:, None] * T
         y = self.noise(R * T, D, x)
-        y = y.index_copy(0, (kept + first).flatten(), self.dropout(x).flatten(0, 1))
+        y = y.index_copy_(0, (kept + first).flatten(), self.dropout(x).flatten(0, 1))
         rows, columns = (1, T) if len(grid) == 1 else grid
         y = y.view(R, rows, columns, D)
         for conv in self.convs:
             # In memory this is channels last, which is what the layer norm and the convolution's kernels want.
             z = conv(y.permute(0, 3, 1, 2))[..., :rows, :columns].permute(0, 2, 3, 1)  # an even kernel gives one too many
-            z = F.gelu(F.layer_norm(z, z.shape[-1:]))
+            z = norm_gelu(z)
             y = y + z if self.settings.residual and y.shape == z.shape else z
         return self.head(y.flatten(0, 2).index_select(0, masked))
 

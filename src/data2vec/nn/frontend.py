@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.nn.recompute import norm_gelu
+
 Layers = Sequence[tuple[int, int, int]]
 """(channels, kernel, stride) of each convolution."""
 
@@ -40,9 +42,10 @@ class ConvFrontEnd(nn.Module):
             x = convolve(x, conv.weight, stride)
             if conv.bias is not None:
                 x = x + conv.bias.to(x.dtype)
-            if i < len(self.norms):
-                x = self.norms[i](x) if self.norm == "layer" else self.norms[i](x.transpose(1, 2)).transpose(1, 2)
-            x = F.gelu(x)
+            if self.norm == "layer":
+                x = norm_gelu(x, self.norms[i])
+            else:
+                x = F.gelu(self.norms[i](x.transpose(1, 2)).transpose(1, 2) if i == 0 else x)
         return x
 
     def length(self, samples: Any) -> Any:

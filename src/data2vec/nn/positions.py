@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.nn.recompute import norm_gelu
+
 
 class Positions(nn.Module, ABC):
     """Added to the vectors, or to the attention logits, or both."""
@@ -80,7 +82,7 @@ class ConvPositions(Positions):
             image = y.transpose(1, 2).unsqueeze(2)
             z = F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, conv.padding[0]), groups=conv.groups)
             y = z.squeeze(2)[..., :length].transpose(1, 2)  # an even kernel gives one position too many
-            y = F.gelu(F.layer_norm(y, y.shape[-1:]))
+            y = norm_gelu(y)
         return y
 
 
