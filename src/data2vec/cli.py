@@ -20,19 +20,19 @@ GUIDE = """\
 examples:
   data2vec demo                                          see it work on images, text and speech, in minutes
   data2vec recipes                                       what is there
-  data2vec pretrain vision/v1-tiny data.train=photos/    learn from a folder of pictures
-  data2vec probe runs/vision-v1-tiny --data train/ --valid valid/
+  data2vec pretrain vision/v2-tiny data.train=photos/    learn from a folder of pictures
+  data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
                                                          what the features are worth, by labelled pictures
 
 'data2vec VERB --help' tells more.
 """
 PRETRAIN = """\
 examples:
-  data2vec pretrain vision/v1-tiny --out run data.train=photos/
-  data2vec pretrain speech/v1-base --out run data.train=LibriSpeech/ train.precision=bf16 data.micro_batch_seconds=60
-  data2vec pretrain text/v1-tiny --out run --resume data.train=books/ train.steps=4000
+  data2vec pretrain vision/v2-tiny --out run data.train=photos/
+  data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/ train.precision=bf16 data.micro_batch_seconds=30
+  data2vec pretrain text/v2-tiny --out run --resume data.train=books/ train.steps=4000
   data2vec pretrain mine.yaml
-  torchrun --nproc_per_node 8 -m data2vec pretrain speech/v1-base --out run data.train=LibriSpeech/
+  torchrun --nproc_per_node 8 -m data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/
 
 what RUN holds:
   recipe.yaml        complete: running it again is the same run

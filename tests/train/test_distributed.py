@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import data2vec
+from data2vec.train.distributed import process
 from data2vec.train.folder import Run
 
 STILL = {"encoder.dropout": 0, "encoder.drop_path": 0}
@@ -120,3 +122,8 @@ def test_a_mistake_is_told_once(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert result.returncode != 0
     assert result.stderr.count("data2vec: error: --out") == 1
     assert "is not empty" in result.stderr
+
+
+def test_on_a_cpu_numbers_too_small_to_be_normal_are_zero() -> None:
+    with process("cpu"):
+        assert (torch.tensor([1e-39]) * torch.tensor([0.5])).item() == 0
