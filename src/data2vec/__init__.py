@@ -1,6 +1,6 @@
 """data2vec: one self-supervised method for speech, images, text, and any signal that can be cut into a sequence.
 
-    run = data2vec.pretrain("vision/v1-tiny", data="photos/", out="run")
+    run = data2vec.pretrain("vision/v2-tiny", data="photos/", out="run")
     model = data2vec.load("run")
     features = model.features(["photo.jpg"], layers="all")
 

@@ -74,11 +74,11 @@ def parts() -> dict[str, Part]:
     images = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
     shared = {"objective.teacher.features": "shared", "objective.teacher.positions": "shared"}
     text = shared | {"modality.vocab_size": 2048, "data.block_size": 64, "data.micro_batch_size": 32, "train.lr": 1e-3}
-    speech = shared | {"data.max_seconds": 2, "data.micro_batch_seconds": 32}
+    speech = shared | {"data.max_seconds": 2}
     return {
         "images": Part("vision/v1-tiny", embedded.images, _draw_images, common | images),  # a mirrored digit is none
         "text": Part("text/v1-tiny", embedded.text, _draw_text, common | text),
-        "speech": Part("speech/v1-tiny", embedded.speech, _draw_speech, common | speech),
+        "speech": Part("speech/v2-tiny", embedded.speech, _draw_speech, common | speech),
     }
 
 

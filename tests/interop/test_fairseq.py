@@ -171,7 +171,6 @@ def test_what_is_supported_nowhere_is_refused_by_its_name(key: str, value: objec
         ("IMAGE", "transformer_decoder", True), ("IMAGE", "in_chans", 1),
         ("TEXT", "use_alibi_encoder", True), ("TEXT", "local_grad_mult", 0.5), ("TEXT", "learned_pos", False),
         ("TEXT", "no_token_positional_embeddings", True),
-        ("AUDIO", "ema_encoder_only", True), ("IMAGE", "ema_encoder_only", True),
     ],
 )  # fmt: skip
 def test_what_a_modality_does_not_have_is_refused_by_its_name(kind: str, key: str, value: object) -> None:
@@ -183,8 +182,11 @@ def test_refusals_that_depend_on_another_setting() -> None:
     with pytest.raises(ValueError, match=r"^projection_ratio 4 is not supported: 2"):
         v2_recipe(config("TEXT", projection_layers=2, projection_ratio=4), 60)
     v2_recipe(config("TEXT", projection_ratio=4), 60)
-    v2_recipe(config("TEXT", ema_encoder_only=True), 60)
-    for changes in ({"prenet_depth": 1}, {"num_extra_tokens": 1}):
-        with pytest.raises(ValueError, match=r"^ema_encoder_only: true is supported for text without prenet"):
-            v2_recipe(config("TEXT", ema_encoder_only=True, **changes), 60)
     v2_recipe(config("AUDIO", use_alibi_encoder=False, learned_alibi_scale_per_head=False))
+
+
+@pytest.mark.parametrize("kind", ["AUDIO", "IMAGE", "TEXT"])
+def test_an_average_of_the_main_blocks_only_leaves_all_else_to_the_student(kind: str) -> None:
+    recipe = recipes.validate(v2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
+    whole = objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
+    assert {name.split(".")[2] for name, _ in whole.teacher.own.named_parameters()} == {str(i) for i in (1, 2)}

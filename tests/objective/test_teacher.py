@@ -73,3 +73,23 @@ def test_a_teacher_that_sees_only_the_masked_positions_ignores_the_rest() -> Non
         whole = objective(teacher=TeacherSettings(context=context), target={"layer_norms": ("layer",), "top_k": 2})
         first, second = (whole.targets(b, f, None)[one["mask"]] for b, f in zip((one, other), features, strict=True))
         assert torch.allclose(first, second, atol=1e-5) is same
+
+
+def test_a_shared_prenet_is_the_students_and_the_rest_is_the_average() -> None:
+    shape = {"prenet_layers": 1, "extra_tokens": 1}
+    whole = {
+        prenet: objective(encoder_changes=shape, teacher=TeacherSettings(prenet=prenet), target={"top_k": 1})
+        for prenet in ("averaged", "shared")
+    }
+    features = torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(2))
+
+    def targets() -> list[torch.Tensor]:
+        return [each.targets(batch(), features, None) for each in whole.values()]
+
+    torch.testing.assert_close(*targets())  # before the first step they are one
+    before = targets()
+    for each in whole.values():
+        kick(each.student.transformer.blocks[0])
+    averaged, shared = (torch.equal(x, y) for x, y in zip(before, targets(), strict=True))
+    assert averaged
+    assert not shared

@@ -225,7 +225,9 @@ def v2_recipe(config: Mapping[str, Any], vocab_size: int = 0) -> dict[str, Any]:
     _refuse_unsupported(config, modality, kind)
     decoder, mask, extra = modality["decoder"], _v2_mask(modality), modality["num_extra_tokens"]
     scale = config["loss_scale"]
-    local = "averaged" if modality["ema_local_encoder"] else "shared"
+    blocks_only = config["ema_encoder_only"]
+    local = "averaged" if modality["ema_local_encoder"] and not blocks_only else "shared"
+    relative = "averaged" if kind == "AUDIO" and not blocks_only else local
     per_layer = {
         "batch_norm_target_layer": "batch",
         "instance_norm_target_layer": "instance",
@@ -252,7 +254,7 @@ def v2_recipe(config: Mapping[str, Any], vocab_size: int = 0) -> dict[str, Any]:
             "name": "data2vec2",
             "masks": config["clone_batch"],
             "mask": mask,
-            "teacher": _teacher(config, local, "averaged" if kind == "AUDIO" else local),
+            "teacher": _teacher(config, local, relative) | {"prenet": "shared" if blocks_only else "averaged"},
             "target": {
                 "state": "block" if config["end_of_block_targets"] else "ffn",
                 "top_k": config["average_top_k_layers"],
@@ -286,8 +288,6 @@ def _refuse_unsupported(config: Mapping[str, Any], modality: Mapping[str, Any], 
             "layer_norm_first: true is refused: in the released pre-norm block of version 2 the residual is taken from the "
             "output of the feed-forward part, so its numbers are of no use as a reference"
         )
-    if config["ema_encoder_only"] and (kind != "TEXT" or modality["prenet_depth"] or modality["num_extra_tokens"]):
-        raise ValueError("ema_encoder_only: true is supported for text without prenet and extra tokens only")
     decoder = modality["decoder"]
     needed: dict[str, tuple[Any, Any]] = {
         "norm_affine": (config["norm_affine"], True),

@@ -166,15 +166,24 @@ class Transformer(nn.Module):
         return self.encode(x, padding, bias, visit)[:, self.settings.extra_tokens :]
 
     def encode(
-        self, x: Tensor, padding: Tensor | None = None, bias: Tensor | None = None, visit: Visit | None = None
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        bias: Tensor | None = None,
+        visit: Visit | None = None,
+        prenet: "Transformer | None" = None,
     ) -> Tensor:
-        """The same with the extra tokens in front, (B, E+T, D)."""
+        """The same with the extra tokens in front, (B, E+T, D).
+
+        `prenet`: another Transformer, whose extra tokens, input norm and prenet blocks take the place of these."""
+        front = prenet or self
         extra = self.settings.extra_tokens
-        if self.extra_tokens is not None:
-            x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.input_dropout(self.input_norm(x))
+        if front.extra_tokens is not None:
+            x = torch.cat([front.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        x = front.input_dropout(front.input_norm(x))
         mask = attention_mask(bias, padding, extra)
-        for index, block in enumerate(self.blocks):
+        first = self.settings.prenet_layers
+        for index, block in enumerate([*front.blocks[:first], *self.blocks[first:]]):
             if self.training and self.settings.layerdrop and torch.rand(()) < self.settings.layerdrop:
                 continue
             x, fed = block(x, mask)

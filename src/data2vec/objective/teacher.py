@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data2vec.nn.encoder import Encoder, contextualise
+from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import Visit
 from data2vec.settings import Settings
 
@@ -32,6 +32,9 @@ class TeacherSettings(Settings):
     """The position encoder."""
     transformer: Literal["averaged"] = "averaged"
     """Always averaged: this is what makes it a teacher."""
+    prenet: Literal["averaged", "shared"] = "averaged"
+    """Of the Transformer, what stands before its main blocks: extra tokens, input norm, prenet blocks. Shared, they are the
+    student's in every way, dropout included, as in the released code (fairseq: ema_encoder_only)."""
     context: Literal["full", "masked"] = "full"
     """What the teacher sees: everything; or only the masked positions, as the released text model did by mistake."""
 
@@ -44,6 +47,11 @@ class Teacher(nn.Module):
         self.settings = settings
         own = [part for part in Encoder.PARTS if getattr(settings, part) != "shared"]
         self.own = nn.ModuleDict({part: copy.deepcopy(getattr(student, part)) for part in own})
+        if settings.prenet == "shared":
+            transformer: Any = self.own["transformer"]
+            transformer.extra_tokens, transformer.input_norm = None, nn.Identity()
+            for index in range(transformer.settings.prenet_layers):
+                transformer.blocks[index] = nn.Identity()
         self.requires_grad_(False)
         self.eval()
 
@@ -63,7 +71,8 @@ class Teacher(nn.Module):
         for part, mine in self.own.items():
             theirs = getattr(student, part)
             averages: list[Tensor] = list(mine.parameters())
-            values = [p.to(q.dtype) for p, q in zip(theirs.parameters(), averages, strict=True)]
+            found = dict(theirs.named_parameters())
+            values = [found[name].to(q.dtype) for name, q in mine.named_parameters()]
             if averages and getattr(self.settings, part) == "averaged":
                 torch._foreach_lerp_(averages, values, 1 - decay)
             elif averages:  # there are none in fixed sines and cosines
@@ -82,4 +91,6 @@ class Teacher(nn.Module):
         if self.settings.context == "masked":
             unseen = ~batch.get("chosen", batch["mask"])
             padding = unseen if padding is None else padding | unseen
-        contextualise(parts["positions"], parts["transformer"], features.detach(), padding, visit)
+        x = parts["positions"](features.detach(), padding)
+        prenet = student.transformer if self.settings.prenet == "shared" else None
+        parts["transformer"].encode(x, padding, parts["positions"].bias(x.shape[1]), visit, prenet)

@@ -36,7 +36,7 @@ def pretrain(
 ) -> Run:
     """Pre-train a model, and write it with all that happened into a run folder.
 
-    `recipe`: a shipped name such as "vision/v1-base", a YAML file, or a Recipe. `data`: what to learn from, in place of
+    `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: what to learn from, in place of
     the recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or ["train.lr=1e-3"]. `out`: the run folder, by default
     runs/ and the recipe's name. `resume`: go on after the newest whole checkpoint in `out`, to the last bit as if the run
     had never stopped.
