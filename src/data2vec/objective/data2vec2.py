@@ -1,6 +1,6 @@
 """data2vec 2.0: the same targets, learnt from several masked views of each sample at once, at a fraction of the cost.
 
-Read this file beside section 3 of the second paper (Baevski et al., 2022, arXiv 2212.07525), and after `data2vec.py`:
+Read this file after `data2vec.py`, beside the second paper (Baevski et al., 2022, arXiv 2212.07525):
 student, teacher, targets and distance are the same. What differs is what the student sees, and how often.
 
 B batch, M masks a sample, T positions, P kept of them, D width, E extra tokens, N masked positions of the whole batch.
