@@ -157,7 +157,6 @@ def main() -> None:
         + "|---" * 7
         + "|"
     )
-    print("|---" * 7 + "|")
     for name in given.recipes:
         options = ["--precision", given.precision, "--steps", str(given.steps)]
         for key in ("rows", "masks"):
