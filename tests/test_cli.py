@@ -77,7 +77,7 @@ def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_version_are_quick_to_come() -> None:
     code = "import sys; from data2vec.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "data2vec pretrain vision/v1-tiny" in result.stdout
+    assert "data2vec pretrain vision/v2-tiny" in result.stdout
     assert result.stdout.splitlines()[-1] == "False"
 
 
