@@ -4,6 +4,15 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LAYER_NORMS = {
+    "batch_norm_target_layer": "batch",
+    "instance_norm_target_layer": "instance",
+    "layer_norm_target_layer": "layer",
+}
+"""fairseq's switches for the norms of each layer of the targets, in the order of its text model and of version 2."""
+NORMS = {"layer_norm_targets": "layer", "instance_norm_targets": "instance"}
+"""The same for the norms of their average."""
+
 
 def _layer_list(text: str) -> list[list[int]]:
     """Read fairseq's "[(512,10,5)] + [(512,3,2)] * 4" without running it."""
@@ -111,11 +120,6 @@ def text_recipe(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     if not encoder["learned_pos"] or transformer["no_token_positional_embeddings"]:
         raise ValueError("only learned positions are supported for text")
     copied = "copied" if config["ema_transformer_layers_only"] else "averaged"
-    per_layer = {
-        "batch_norm_target_layer": "batch",
-        "instance_norm_target_layer": "instance",
-        "layer_norm_target_layer": "layer",
-    }
     return {
         "modality": {
             "name": "text",
@@ -144,8 +148,8 @@ def text_recipe(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
             "teacher": _teacher(config, copied, copied),
             "target": {
                 "top_k": config["average_top_k_layers"],
-                "layer_norms": _norm_order(config, per_layer),
-                "norms": _norm_order(config, {"layer_norm_targets": "layer", "instance_norm_targets": "instance"}),
+                "layer_norms": _norm_order(config, LAYER_NORMS),
+                "norms": _norm_order(config, NORMS),
             },
             "beta": config["loss_beta"],
             "scale": "1/sqrt(width)" if config["loss_scale"] <= 0 else config["loss_scale"],
@@ -228,11 +232,6 @@ def v2_recipe(config: Mapping[str, Any], vocab_size: int = 0) -> dict[str, Any]:
     blocks_only = config["ema_encoder_only"]
     local = "averaged" if modality["ema_local_encoder"] and not blocks_only else "shared"
     relative = "averaged" if kind == "AUDIO" and not blocks_only else local
-    per_layer = {
-        "batch_norm_target_layer": "batch",
-        "instance_norm_target_layer": "instance",
-        "layer_norm_target_layer": "layer",
-    }
     return {
         "modality": _V2_MODALITIES[kind](modality, vocab_size),
         "encoder": {
@@ -258,8 +257,8 @@ def v2_recipe(config: Mapping[str, Any], vocab_size: int = 0) -> dict[str, Any]:
             "target": {
                 "state": "block" if config["end_of_block_targets"] else "ffn",
                 "top_k": config["average_top_k_layers"],
-                "layer_norms": _norm_order(config, per_layer),
-                "norms": _norm_order(config, {"layer_norm_targets": "layer", "instance_norm_targets": "instance"}),
+                "layer_norms": _norm_order(config, LAYER_NORMS),
+                "norms": _norm_order(config, NORMS),
             },
             "beta": config["loss_beta"],
             "scale": "1/sqrt(width)" if scale is None else scale,

@@ -57,14 +57,12 @@ class ConvPositions(Positions):
         self.clear_padding = clear_padding
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        if padding is not None and self.clear_padding:
-            x = x.masked_fill(padding[..., None], 0.0)
+        x = self._cleared(x, padding)
         return x + self.convolve(x)
 
     def visible(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> Tensor:
         """Hidden positions are zero to the convolutions; this is the one place where views are of full length."""
-        if padding is not None and self.clear_padding:
-            x = x.masked_fill(padding[..., None], 0.0)
+        x = self._cleared(x, padding)
         views = x.repeat_interleave(len(kept) // len(x), dim=0).masked_fill_(hidden[..., None], 0.0)
         return take(x, kept) + take(self.convolve(views), kept)
 
@@ -72,6 +70,9 @@ class ConvPositions(Positions):
         if self.alibi is None:
             return None
         return self.alibi(torch.arange(length, device=self.alibi.scale.device) if kept is None else kept)
+
+    def _cleared(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.clear_padding else x
 
     def convolve(self, y: Tensor) -> Tensor:
         """What the convolutions make of `y` (B, T, D)."""
