@@ -15,12 +15,13 @@ from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
-from data2vec.errors import RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.recipe import Recipe
 from data2vec.train import checkpoint, folder
 from data2vec.train.distributed import Process, process
+from data2vec.train.engine import whole
 from data2vec.train.folder import Run
 from data2vec.train.journal import Journal, Silence, tensorboard_writer
 from data2vec.train.optimizer import learning_rate
@@ -80,13 +81,14 @@ class Training:
             self.step, self.seconds = state["step"], state["seconds"]
             self.samples += state["samples"]
             self.loader.bad.names |= dict.fromkeys(state["bad"])
+            self.make_step.scaler.load_state_dict(state["scaler"])
         self.journal: Journal | Silence = Silence()
         if self.here.first:
             self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
         try:
             with checkpoint.told_when_full(run.folder), stop_signals() as stops:
                 self._steps(stops)
-                self.here.on_first(self._save_model)
+                self._save_model()
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise RunStopped(
@@ -123,13 +125,13 @@ class Training:
                 if reason := health.collapsed(line, step, self.recipe.objective.health):
                     self._save(keep=None)  # the healthy ones before it stay
                     raise RunStopped(reason)
-            stop = self._asked_to_stop(stops, log or save)
+            stop = self.here.greatest(stops[0] if stops else 0)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
             if stop == signal.SIGINT:
                 raise KeyboardInterrupt
             if stop:
-                raise RunStopped(f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
+                raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process.
@@ -161,30 +163,23 @@ class Training:
         }
 
     def _save(self, keep: int | None) -> None:
-        """Write a checkpoint on the first process, while the others wait."""
+        """Write a checkpoint."""
         state = {"samples": int(self.samples), "seconds": self.seconds, "bad": list(self.loader.bad.names)}
+        state |= {"scaler": self.make_step.scaler.state_dict()}
         optimizer = self.make_step.optimizer
-        self.here.on_first(lambda: checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep))
+        checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.here)
 
     def _save_model(self) -> None:
-        examples, metrics = self.loader.examples, self.run.metrics
-        models.save(self.run.model, self.objective.student, self.loader.modality, self.recipe, examples, metrics)
-
-    def _asked_to_stop(self, stops: list[int], read: bool) -> int:
-        """The signal by which any process was asked to stop, or 0. Several GPUs agree on it only when the host waits anyway."""
-        mine = stops[0] if stops else 0
-        if self.here.world == 1:
-            return mine
-        if not read and self.here.device.type == "cuda":
-            return 0
-        return max(self.here.gather([mine]))
+        modality, examples, metrics = self.loader.modality, self.loader.examples, self.run.metrics
+        student: Any = whole(self.objective.student, lambda: encoders.build(modality, self.recipe.encoder))
+        self.here.on_first(lambda: models.save(self.run.model, student, modality, self.recipe, examples, metrics))
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects the first Ctrl-C or SIGTERM, so that the step at hand ends well; a second one acts at once."""
+    """Collects the first Ctrl-C, SIGTERM or SIGUSR1, so that the step at hand ends well; a second one acts at once."""
     received: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.getsignal(number) for number in wanted}
 
     def receive(number: int, frame: Any) -> None:
