@@ -132,12 +132,13 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        x, inner, w1, w2 = (t.flatten(0, -2) for t in ctx.saved_tensors)
+        given, inner, w1, w2 = ctx.saved_tensors
+        x, inner = given.flatten(0, -2), inner.flatten(0, -2)
         g = gradient.flatten(0, -2)
         d_w2 = g.t() @ F.gelu(inner)
         d_inner = g @ w2
         torch.ops.aten.gelu_backward.grad_input(d_inner, inner, grad_input=d_inner)
-        return (d_inner @ w1).view(ctx.saved_tensors[0].shape), d_inner.t() @ x, d_inner.sum(0), d_w2, g.sum(0)
+        return (d_inner @ w1).view(given.shape), d_inner.t() @ x, d_inner.sum(0), d_w2, g.sum(0)
 
 
 class Transformer(nn.Module):

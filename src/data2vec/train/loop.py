@@ -1,6 +1,7 @@
 """The training loop. It knows steps, files and signals; it knows nothing of the method or of the signal's kind."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -42,10 +43,13 @@ def pretrain(
     runs/ and the recipe's name. `resume`: go on after the newest whole checkpoint in `out`, to the last bit as if the run
     had never stopped.
 
-    Under torchrun every process calls this. Raises UserError for a mistake in what was given, RunStopped when the run
-    ends before its last step; Ctrl-C saves a checkpoint first."""
+    Under torchrun every process calls this, and one that torchrun has started again goes on by itself. Raises UserError
+    for a mistake in what was given, RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a
+    checkpoint first; the last two raise Interrupted."""
     resolved = _resolve(recipe, data, overrides)
     place = Path(out) if out is not None else Path("runs") / _name(recipe, resolved)
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    resume = resume or (restarted and (place / "recipe.yaml").is_file())
     with process(resolved.train.device) as here:
         here.on_first(lambda: folder.check(place, resolved, resume))
         training = Training(resolved, here)
@@ -142,9 +146,13 @@ class Training:
         loss /= float(measured.counts[0])
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        scaler = self.make_step.scaler
+        scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+        skipped = bool(scaling) and not math.isfinite(grad_norm)  # the scale was too large, and is smaller now
+        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or (skipped and scaling["loss_scale"] >= 1))):
+            scale = f", the loss scale {scaling['loss_scale']:g}" if scaling else ""
             raise RunStopped(
-                f"at step {self.step} the loss is {loss:g} and the norm of the gradients {grad_norm:g}. Likely causes: a "
+                f"at step {self.step} the loss is {loss:g}, the norm of the gradients {grad_norm:g}{scale}. Likely causes: a "
                 f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
                 f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
                 f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
@@ -157,7 +165,8 @@ class Training:
             "loss": loss,
             "lr": learning_rate(self.settings, self.step),
             "ema_decay": self.objective.ema_decay(self.step),
-            "grad_norm": grad_norm,
+            **({} if skipped else {"grad_norm": grad_norm}),
+            **scaling,
             **{name: value / here.world for name, value in zip(measured.stats, stats, strict=True)},
             "bad": len(bad.names),
         }
