@@ -63,7 +63,7 @@ class Loader:
 
     def _index(self, examples: Examples) -> None:
         bad = getattr(examples, "bad", [])
-        self.bad.total = len(examples) + len(bad)
+        self.bad = BadExamples(self.modality.data.max_bad, len(examples) + len(bad))
         self.bad.add(bad)
         groups = cut(examples.costs, self.micro_batch, np.random.default_rng((self.seed, 0, 0, ORDER)))
         self.steps_per_epoch = len(groups) // self.groups_a_step

@@ -8,22 +8,20 @@ is read in windows of rows, and each window is planned like a small epoch.
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from math import ceil, gcd
 from typing import Any
 
 import numpy as np
 
-from data2vec.data.groups import ORDER, SHARDS, Group, cut
+from data2vec.data.groups import ORDER, Group, cut
+from data2vec.data.passes import Passes, Row
 from data2vec.errors import UserError
 from data2vec.modalities.base import Examples, Modality
 
-BLOCK = 16
-"""Rows taken from a shard at a time."""
 ENOUGH = 7 / 8
 """A window is large enough when so much of it is used: not left over by its groups, nor cropped to the length of others."""
-LARGER = (1, 1, 2, 4)
-"""A window that is not is read on: to twice, four times, at most eight times its size."""
+LARGEST = 8
+"""A window that is not is read on, to so many times its size at most, or until as many shards were opened as there are."""
 
 
 @dataclass(frozen=True)
@@ -87,50 +85,36 @@ class Streams:
                 yield at, Group(keys, slice(None), limit, seed, window.examples, (str(stream), window.place), bad)
 
     def _windows(self, stream: int, place: list[int] | None) -> Iterator[Window]:
-        """Windows with at least one group each, from `place` on. One ends at the end of a pass if it is large enough."""
+        """Windows with at least one group each, from `place` on."""
         groups, *mark, read = place or [0] * 5
-        rows = self._rows(stream, *mark)
-        counted, useless, bad = place is not None, mark, list[str]()
+        passes = Passes(self.rows, self.seed, stream, self.count, mark)
+        counted, useless, bad = place is not None, passes.opened, list[str]()
         while True:
-            start, window, order = mark, list[dict[str, Any]](), (self.seed, groups * self.count + stream, 0, ORDER)
-            for size in LARGER:
-                taken = list(islice(rows, size * self.window))
-                window += [row for _, row in taken]
-                if len(taken) == size * self.window:
-                    mark = taken[-1][0]
-                else:
-                    mark = [mark[0] + 1, 0, 0]
-                    rows = self._rows(stream, *mark)
-                examples = self.modality.examples(window)
-                keys = cut(examples.costs, self.micro_batch, np.random.default_rng(order))
-                used = sum(len(each) * examples.costs[each].min() for each in keys)
-                if used >= ENOUGH * max(examples.costs.sum(), self.micro_batch):
-                    break
-            read, counted = read + (0 if counted else len(window)), False
+            start = passes.mark
+            rng = (self.seed, groups * self.count + stream, 0, ORDER)
+            rows, examples, keys = self._window(passes, rng)
+            read, counted = read + (0 if counted else rows), False
             bad += getattr(examples, "bad", [])
             if keys:
                 yield Window([groups, *start, read], examples, keys, bad)
-                groups, useless, bad = groups + len(keys), mark, []
-            elif self._opened(stream, mark) - self._opened(stream, useless) > self.shards:
+                groups, useless, bad = groups + len(keys), passes.opened, []
+            elif passes.opened - useless > self.shards:
                 raise UserError(_barren(read, bad))
 
-    def _opened(self, stream: int, mark: list[int]) -> int:
-        """Shards of the stream before this one, over all passes."""
-        return mark[0] * len(range(stream, self.shards, self.count)) + mark[1]
-
-    def _rows(self, stream: int, turn: int, position: int, offset: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Each row to the end of this pass, with the place behind it."""
-        order = np.random.default_rng((self.seed, turn, 0, SHARDS)).permutation(self.shards)[stream :: self.count]
-        for at in range(position, len(order)):
-            shard = self.rows.shard(self.shards, int(order[at]))
-            if offset:
-                shard = shard.skip(offset)
-            # In blocks, as the library would deal single rows out among the loader's workers once more.
-            for block in shard.iter(BLOCK):
-                for values in zip(*block.values(), strict=True):
-                    offset += 1
-                    yield [turn, at, offset], dict(zip(block, values, strict=True))
-            offset = 0
+    def _window(self, passes: Passes, rng: tuple[int, ...]) -> tuple[int, Examples, list[np.ndarray]]:
+        """How many rows were read, what they hold, and the groups of it; to the end of a pass, if that is enough."""
+        rows, size, opened = list[Row](), self.window, passes.opened
+        while True:
+            rows += passes.take(size - len(rows))
+            examples = self.modality.examples(rows)
+            keys = cut(examples.costs, self.micro_batch, np.random.default_rng(rng))
+            used = sum(len(each) * examples.costs[each].min() for each in keys)
+            if used >= ENOUGH * max(examples.costs.sum(), self.micro_batch):
+                break
+            if len(rows) >= LARGEST * self.window or passes.opened - opened > self.shards:
+                break
+            size = size if len(rows) < size else 2 * size
+        return len(rows), examples, keys
 
 
 def rows_read(places: Mapping[str, list[int]]) -> int:
