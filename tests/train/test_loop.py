@@ -154,8 +154,8 @@ def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         steps = loop.Loader.steps
 
-        def halved(self: Any, first: int) -> Any:
-            for (batch,) in steps(self, first):
+        def halved(self: Any, *place: Any) -> Any:
+            for (batch,) in steps(self, *place):
                 halves = []
                 for rows in (slice(0, 5), slice(5, None)):
                     half = {key: value[rows] for key, value in batch.items() if key in ("input", "mask")}

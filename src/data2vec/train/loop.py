@@ -16,6 +16,7 @@ from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
+from data2vec.data.streams import furthest
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
@@ -74,6 +75,7 @@ class Training:
         self.make_step = Step(self.objective, self.settings, here)
         self.writer = tensorboard_writer() if recipe.log.tensorboard else None
         self.step = 0
+        self.places: dict[str, list[int]] = {}
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
 
@@ -86,6 +88,7 @@ class Training:
             self.samples += state["samples"]
             self.loader.bad.names |= dict.fromkeys(state["bad"])
             self.make_step.scaler.load_state_dict(state["scaler"])
+            self.places = state["places"]
         self.journal: Journal | Silence = Silence()
         if self.here.first:
             self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
@@ -105,7 +108,7 @@ class Training:
         """Make the steps that are left."""
         begin = logged_at = time.monotonic()
         before, waited, samples = self.seconds, 0.0, float(self.samples)
-        batches = self.loader.steps(self.step)
+        batches = self.loader.steps(self.step, self.places)
         while self.step < self.settings.steps:
             asked = time.monotonic()
             micro_batches = next(batches)
@@ -157,7 +160,7 @@ class Training:
                 f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
                 f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
             )
-        bad.add(here.gather(list(bad.names)))
+        self.loader.tell(here.gather(list(bad.names)), self._places())
         return {
             "step": self.step,
             "samples": int(self.samples),
@@ -171,10 +174,14 @@ class Training:
             "bad": len(bad.names),
         }
 
+    def _places(self) -> dict[str, list[int]]:
+        """Where the run stands in streamed data, over all processes."""
+        return furthest(self.here.gather([self.loader.places]))
+
     def _save(self, keep: int | None) -> None:
         """Write a checkpoint."""
         state = {"samples": int(self.samples), "seconds": self.seconds, "bad": list(self.loader.bad.names)}
-        state |= {"scaler": self.make_step.scaler.state_dict()}
+        state |= {"scaler": self.make_step.scaler.state_dict(), "places": self._places()}
         optimizer = self.make_step.optimizer
         checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.here)
 
