@@ -221,6 +221,22 @@ def test_asked_to_stop_it_saves_first(
     assert run.metrics[-1]["step"] == reached + 1
 
 
+def test_two_at_once_in_a_folder_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = tiny | {"train.steps": 10000, "train.checkpoint_every": 10000}
+    command = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run")]
+    child = subprocess.Popen([*command, *(f"{key}={value}" for key, value in settings.items())], stderr=subprocess.DEVNULL)
+    run = Run(tmp_path / "run")
+    while len(run.metrics) < 3:
+        assert child.poll() is None
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process trains in it still"):
+        pretrain(run.folder, settings, resume=True)
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+    pretrain(run.folder, settings, resume=True, **{"train.steps": 2})
+
+
 def test_what_torchrun_starts_again_goes_on(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         step = loop.Step.__call__

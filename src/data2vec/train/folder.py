@@ -1,14 +1,17 @@
 """The run folder: what `RUN/` holds, opening it anew, and taking it up again."""
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.recipe import Recipe
+from data2vec.train.distributed import Process
 
 FREE = (
     "train.steps",
@@ -78,6 +81,28 @@ def check(folder: Path, recipe: Recipe, resume: bool) -> None:
                 for key, then, now in changed
             )
         )
+
+
+@contextmanager
+def only_one(folder: Path, here: Process) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile, such as a process of a run that was thought to be dead.
+
+    Raises UserError on every process when somebody does."""
+    files: list[TextIO] = []
+
+    def lock() -> None:
+        files.append((folder / ".lock").open("a"))
+        try:
+            fcntl.lockf(files[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, whatever its workers hold
+        except OSError:
+            raise UserError(f"--out {folder}: another process trains in it still; wait until it has ended, or end it") from None
+
+    try:
+        here.on_first(lock)
+        yield
+    finally:
+        for file in files:
+            file.close()
 
 
 def open_run(folder: Path, recipe: Recipe) -> Run:

@@ -55,7 +55,8 @@ def pretrain(
         here.on_first(lambda: folder.check(place, resolved, resume))
         training = Training(resolved, here)
         run = here.on_first(lambda: folder.open_run(place, resolved))
-        training.go(run)
+        with folder.only_one(place, here):
+            training.go(run)
         del training
     return run
 
