@@ -164,10 +164,7 @@ def killed_run(kind: Kind, out: Path, seconds: float, chance: random.Random, tal
 
 def family(process: int) -> list[int]:
     """A process, and all that it has started: torchrun's workers are not in its group."""
-    children: list[str] = []
-    with suppress(FileNotFoundError):  # it has just ended
-        for thread in Path(f"/proc/{process}/task").iterdir():
-            children += (thread / "children").read_text().split()
+    children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
     return [process, *(each for child in children for each in family(int(child)))]
 
 
