@@ -73,7 +73,8 @@ class Streams:
                     reading[stream] = self._groups(stream, place, threads)
                 yield number, next(group for at, group in reading[stream] if at == turn)
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            # Waited for: a process that forks while a thread of it reads may leave a locked lock to its child.
+            threads.shutdown(cancel_futures=True)
 
     def _groups(self, stream: int, place: list[int] | None, threads: ThreadPoolExecutor) -> Iterator[tuple[int, Group]]:
         for window in _ahead(self._windows(stream, place), threads):
