@@ -146,6 +146,17 @@ def test_streamed_from_every_form(stored, load, tmp_path, kind, form, place):
     assert same([a + b for a, b in zip(*ranks, strict=True)], whole)
 
 
+def test_row_groups_of_one_parquet_file_are_its_shards(signals, load, tmp_path):
+    column = [{"bytes": content, "path": name} for name, content in signals("image")]
+    datasets.Dataset.from_dict({"image": column}).to_parquet(tmp_path / "one.parquet", batch_size=5)
+    one = load("image", str(tmp_path / "one.parquet"), workers=0)
+    assert (one.streams.shards, one.streams.count) == (8, 4)
+    whole = take(one, 0, 9)
+    first = load("image", str(tmp_path / "one.parquet"), workers=2)
+    take(first, 0, 4)
+    assert same(take(load("image", str(tmp_path / "one.parquet"), workers=0), 4, 5, first.places), whole[4:])
+
+
 def test_clips_are_grouped_by_seconds_within_a_window(stored, load, tmp_path):
     stored("audio", "tar", str(tmp_path / "set"))
     batches = [waves for step in take(load("audio", str(tmp_path / "set"), workers=0), 0, 20) for waves, _ in step]

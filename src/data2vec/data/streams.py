@@ -43,8 +43,10 @@ class Streams:
     Raises UserError when there is nothing to learn from."""
 
     def __init__(self, modality: Modality, rows: Any, seed: int, micro_batch: float):
-        self.modality, self.rows, self.seed, self.micro_batch = modality, rows, seed, micro_batch
         settings = modality.data
+        # Where there are few parquet files, their row groups are the shards.
+        rows = rows.reshard() if rows.num_shards < settings.streams else rows
+        self.modality, self.rows, self.seed, self.micro_batch = modality, rows, seed, micro_batch
         self.shards: int = rows.num_shards
         self.count = _divisor(settings.streams, self.shards)
         # A multiple of what fills a micro-batch at a cost of 1, so that no picture is left over, and several micro-batches
