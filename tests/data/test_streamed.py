@@ -1,8 +1,11 @@
 """Real signals streamed from shards of every form, on disk and at an address."""
 
+import functools
+import http.server
 import io
 import json
 import tarfile
+import threading
 from types import SimpleNamespace
 
 import datasets
@@ -173,6 +176,20 @@ def test_what_is_at_an_address_can_be_indexed_too(stored, form, monkeypatch):
     assert len(open_rows(f"memory://indexed/{form}", kind)) == 40
     assert len(open_rows(f"memory://indexed/{form}/shard-0.{form}", kind)) == 5
     assert len(list(open_rows(f"memory://indexed/{form}/shard-[01]*", kind, streaming=True))) == 10
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_streamed_from_a_web_server(stored, load, tmp_path, form):
+    pytest.importorskip("aiohttp", reason="fsspec reads from web servers by it")
+    pytest.importorskip("requests", reason="fsspec reads from web servers by it")
+    stored("image", form, str(tmp_path / "set"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        where = f"http://127.0.0.1:{server.server_port}/set/"
+        whole = take(load("image", where, workers=0), 0, 9)
+        assert same(take(load("image", where, workers=2), 0, 9), whole)
+        server.shutdown()
 
 
 def test_splits_at_an_address(stored):
