@@ -101,8 +101,10 @@ def test_few_shards_are_shared(shards, sizes):
         assert together(data, 0, 6, world, workers=workers)[0] == one, (world, workers)
 
 
-def test_workers_that_divide_the_streams(shards):
+def test_workers_that_divide_the_streams(shards, caplog):
     data = shards()
+    data.loader(workers=3)
+    assert "data.workers: only 2 of 3 are used, as they share 8 streams evenly" in caplog.text
     assert [data.loader(workers=n).workers for n in (0, 1, 2, 3, 7, 8, 17)] == [0, 1, 2, 2, 4, 8, 16]
     assert [data.loader(0, 4, workers=n).workers for n in (1, 3, 4)] == [1, 2, 4]
     assert data.loader(0, 3, workers=5, batch_size=36).workers == 4, "each of three reads every stream"

@@ -4,6 +4,7 @@ Which examples form a group, how they are cropped and augmented, and what is mas
 the group alone. So a place in indexed data is just a step number; in streamed data it is also where the streams stand.
 """
 
+import logging
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,8 @@ from data2vec.data.groups import ORDER, Group, cut, per_step, share
 from data2vec.data.streams import Streams, rows_read
 from data2vec.errors import UserError
 from data2vec.modalities.base import Batch, Examples, Modality
+
+log = logging.getLogger(__name__)
 
 
 class Loader:
@@ -58,7 +61,13 @@ class Loader:
             self._index(self.examples)
         else:
             self.streams = Streams(modality, rows, seed, self.micro_batch)
-            self.workers = self.streams.workers(self.workers, world if self.groups_a_step % world == 0 else 1)
+            self.workers = self.streams.workers(settings.workers, world if self.groups_a_step % world == 0 else 1)
+            if self.workers < settings.workers and rank == 0:
+                log.warning(
+                    "data.workers: only %d of %d are used, as they share %d streams evenly; data.streams should be a "
+                    "multiple of processes times workers, and there must be as many shards",
+                    *(self.workers, settings.workers, self.streams.count),
+                )
         self.batches = Batches(modality, mask, masks, self.examples)
 
     def _index(self, examples: Examples) -> None:

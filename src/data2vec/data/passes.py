@@ -47,7 +47,9 @@ class Passes:
             try:
                 for number, row in self._shard(int(order[at]), offset):
                     yield [turn, at, number], row
-            except (OSError, ValueError) as error:
+            except UserError:
+                raise
+            except Exception as error:  # each file system raises errors of its own
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise UserError(f"shard {order[at]} of the {self.shards} in the data cannot be read: {reason}") from None
             offset = 0

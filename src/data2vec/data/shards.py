@@ -1,5 +1,6 @@
 """Lines and archives as rows, read from start to end, on disk or at an address."""
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,12 @@ def open_binary(where: str) -> AbstractContextManager[BinaryIO]:
     """A file, or what is at an address such as s3://bucket/name."""
     if "://" not in where:
         return open(where, "rb")
-    import fsspec
+    from fsspec.core import url_to_fs
 
-    return fsspec.open(where, "rb")
+    files, path = url_to_fs(where)
+    if files.protocol == "memory":  # it has one file object, and one position in it, for all who read
+        return io.BytesIO(files.cat_file(path))
+    return files.open(path, "rb")
 
 
 def read_lines(files: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:

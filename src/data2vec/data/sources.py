@@ -84,7 +84,8 @@ def _remote(where: str, kind: Kind, split: str, streaming: bool) -> Any:
     files = files_at(where, split, tuple(ending for form in forms for ending in form))
     for form in forms:
         if fitting := [name for name in files if name.lower().endswith(form)]:
-            return _shards(where, form, of_split(fitting, split), kind, streaming)
+            fitting = fitting if where.lower().endswith(form) else of_split(fitting, split)
+            return _shards(where, form, fitting, kind, streaming)
     raise _nothing(where, kind, forms, files)
 
 

@@ -43,8 +43,10 @@ class Streams:
     Raises UserError when there is nothing to learn from."""
 
     def __init__(self, modality: Modality, rows: Any, seed: int, micro_batch: float):
-        self.modality, self.rows, self.seed, self.micro_batch = modality, rows, seed, micro_batch
         settings = modality.data
+        # Where there are few parquet files, their row groups are the shards.
+        rows = rows.reshard() if rows.num_shards < settings.streams else rows
+        self.modality, self.rows, self.seed, self.micro_batch = modality, rows, seed, micro_batch
         self.shards: int = rows.num_shards
         self.count = _divisor(settings.streams, self.shards)
         # A multiple of what fills a micro-batch at a cost of 1, so that no picture is left over, and several micro-batches
@@ -73,7 +75,8 @@ class Streams:
                     reading[stream] = self._groups(stream, place, threads)
                 yield number, next(group for at, group in reading[stream] if at == turn)
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            # Waited for: a process that forks while a thread of it reads may leave a locked lock to its child.
+            threads.shutdown(cancel_futures=True)
 
     def _groups(self, stream: int, place: list[int] | None, threads: ThreadPoolExecutor) -> Iterator[tuple[int, Group]]:
         for window in _ahead(self._windows(stream, place), threads):
