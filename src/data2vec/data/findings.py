@@ -105,7 +105,7 @@ class Check:
                 yield title, f"{len(names):,}{meaning}: {self._some(names, 3, ', ')}"
         if part.duplicates:
             spare = sum(map(len, part.duplicates)) - len(part.duplicates)
-            yield "duplicates", f"{len(part.duplicates):,} contents more than once, {spare:,} examples to spare:"
+            yield "duplicates", f"{spare:,} have the content of another:"
             groups = [self._some(names, 3, " = ") for names in part.duplicates]
             yield from (("", text) for text in self._few(groups, 5))
         if bad:

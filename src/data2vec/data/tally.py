@@ -1,6 +1,5 @@
 """What was found in each example, kept in a table on disk that is asked for sums when all are in."""
 
-import json
 import sqlite3
 from collections.abc import Iterable
 from math import frexp
@@ -20,7 +19,7 @@ class Tally:
         # An empty name is a file that goes when it is closed, and that is only written where memory for it runs short.
         self.table = sqlite3.connect("")
         self.table.execute(f"create table examples ({', '.join(map(_quoted, self.columns))})")
-        self.table.execute("create view readable as select * from examples where problem is null")
+        self.table.execute("create view readable as select rowid as number, * from examples where problem is null")
         self.table.create_function("octave", 1, _octave, deterministic=True)
 
     def add(self, found: Iterable[dict[str, Any]]) -> None:
@@ -32,14 +31,13 @@ class Tally:
         """Everything about all of them. `classes`: what the labels stand for, where they are numbers."""
         number, size = self.table.execute("select count(*), total(bytes) from examples").fetchone()
         octave = f"octave({_quoted(SPREAD[self.kind][0])})"
-        same = "where bytes > 0 group by digest having count(*) > 1 order by min(rowid)"
         labels = self._counted("label")
         return Findings(
             self.kind,
             number,
             int(size),
             self._column("select name || ': ' || problem from examples where problem is not null"),
-            [json.loads(names) for names in self._column(f"select json_group_array(name) from readable {same}")],
+            self._duplicates(),
             {classes[label] if classes and label >= 0 else str(label): n for label, n in labels.items()},
             {name: spread for name in SPREAD[self.kind] if (spread := self._spread(_quoted(name)))},
             dict(self._rows(f"select {octave}, count(*) from readable where {octave} is not null group by 1 order by 1")),
@@ -57,6 +55,13 @@ class Tally:
 
     def _column(self, query: str) -> list[Any]:
         return [value for (value,) in self._rows(query)]
+
+    def _duplicates(self) -> list[list[str]]:
+        several = "select digest from readable where bytes > 0 group by 1 having count(*) > 1"
+        groups: dict[bytes, list[str]] = {}
+        for digest, name in self._rows(f"select digest, name from readable where digest in ({several}) order by number"):
+            groups.setdefault(digest, []).append(name)
+        return list(groups.values())
 
     def _counted(self, name: str) -> dict[Any, int]:
         column = _quoted(name)
