@@ -148,6 +148,17 @@ def test_lines_and_rows_have_names(tmp_path):
     assert part.duplicates == [["example 1", "example 3"]]
 
 
+def test_scores_and_lists_are_no_classes(tmp_path):
+    lines = [{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["a"], "label": [["x", "y"]]}).to_parquet(tmp_path / "b.parquet")
+    for name in ("a.jsonl", "b.parquet"):
+        part = only(check(tmp_path / name, workers=0))
+        assert part.readable > 0 and part.classes == {}
+
+
 def test_a_folder_of_classes(tmp_path, picture, encoded):
     for i in range(3):
         write(tmp_path / "cat", **{f"{i}__png": encoded(picture(seed=i), "PNG")})

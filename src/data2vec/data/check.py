@@ -188,7 +188,9 @@ class _Examples(Dataset[list[dict[str, Any]]]):
     def _examine(self, name: str, row: Any) -> dict[str, Any]:
         if isinstance(row, str):
             return {"problem": row}
-        return {"label": row.get("label")} | examine(self.kind, row, name, self.tokenizer)
+        label = row.get("label")
+        kept = label if isinstance(label, str | int) else None  # not scores, nor several
+        return {"label": kept} | examine(self.kind, row, name, self.tokenizer)
 
 
 def _leave_ctrl_c(worker: int) -> None:
