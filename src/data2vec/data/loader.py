@@ -178,22 +178,28 @@ class _Batches(Dataset[Any]):
 
     def _load(self, group: Group, row: int, bad: list[str]) -> Any:
         """Row `row` of the group; when it cannot be read, the next one that can stands in for it."""
-        places = [(row + i) % len(group.keys) for i in range(len(group.keys))]
         examples = group.examples if group.examples is not None else self.examples
         assert examples is not None
-        keys = [int(group.keys[place]) for place in places]
-        indices = places if group.examples is not None else keys
-        if group.examples is None and len(keys) < 8:  # so few may all be bad: look further
-            fitting = np.flatnonzero(examples.costs >= group.limit)
-            indices = indices + [int(i) for i in np.random.default_rng((*group.seed, EXAMPLE)).choice(fitting, 8)]
-            keys = indices
-        for attempt, (key, index) in enumerate(zip(keys, indices, strict=True)):
+        tried = set()
+        for attempt, (key, index) in enumerate(self._candidates(group, row, examples)):
             rng = np.random.default_rng((*group.seed[:2], key, EXAMPLE, attempt))
+            tried.add(index)
             try:
                 return examples.load(index, group.limit, rng)
             except BadExample as error:
                 bad.append(str(error))
-        raise RunStopped(f"none of {len(set(indices))} examples in a row can be read: {'; '.join(dict.fromkeys(bad[-3:]))}")
+        raise RunStopped(f"none of {len(tried)} examples in a row can be read: {'; '.join(dict.fromkeys(bad[-3:]))}")
+
+    def _candidates(self, group: Group, row: int, examples: Examples) -> Iterator[tuple[int, int]]:
+        """(key, index) of what is to be row `row`, then of what may stand in for it; only the first is needed as a rule."""
+        size, streamed = len(group.keys), group.examples is not None
+        for place in ((row + i) % size for i in range(size)):
+            key = int(group.keys[place])
+            yield key, place if streamed else key
+        if size < 8 and not streamed:  # so few may all be bad: look further
+            fitting = np.flatnonzero(examples.costs >= group.limit)
+            for index in np.random.default_rng((*group.seed, EXAMPLE)).choice(fitting, 8).tolist():
+                yield index, index
 
     def _view(self, batch: Batch, replaced: np.ndarray, seed: tuple[int, int, int], rows: range) -> Tensor:
         """Row by row, so that what a row shows does not depend on which process has it."""
