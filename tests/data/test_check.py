@@ -216,6 +216,16 @@ def test_tar_with_a_torn_shard(tmp_path, picture, encoded):
     assert part.duplicates == [[f"{tmp_path}/{i}.tar/{i}{j}.png" for i in (0, 2)] for j in range(6)]
 
 
+def test_an_address(tmp_path, picture, encoded):
+    import fsspec
+
+    shard(tmp_path / "a.tar", {f"{i}.png": encoded(picture(seed=i), "PNG") for i in range(3)})
+    fsspec.filesystem("memory").pipe("/checked/a.tar", (tmp_path / "a.tar").read_bytes())
+    for where in ("memory://checked", f"file://{tmp_path}"):
+        part = only(check(where, workers=0))
+        assert (part.kind, part.readable) == ("image", 3)
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="there is no such folder or file"):
         check(tmp_path / "nowhere")

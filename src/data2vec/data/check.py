@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from data2vec.data.examine import SPREAD, examine
 from data2vec.data.findings import Check, Findings
 from data2vec.data.folders import files_of, inventory
-from data2vec.data.sources import SHARDS, SUFFIXES, Kind, open_rows
+from data2vec.data.sources import ARCHIVES, SUFFIXES, Kind, open_rows
 from data2vec.data.tally import Tally
 from data2vec.data.text import load_tokenizer, pieces, train_tokenizer
 from data2vec.errors import BadExample, UserError
@@ -27,8 +27,9 @@ TRAIN_ON = 16 * 2**20
 """Characters it is trained on, at most."""
 CHUNK = 16
 """Examples that travel to a worker together."""
-ARCHIVES = (*SHARDS, ".tar.gz")
-TABLES = (".parquet", ".jsonl", ".tsv", ".csv", *ARCHIVES)
+SHARDS = (".parquet", ".jsonl", *ARCHIVES)
+"""What is read as a stream, so that no copy is made."""
+TABLES = (".tsv", ".csv", *SHARDS)
 
 
 def check(
@@ -59,28 +60,30 @@ def check(
     files = _files(where, split)
     kinds = _kinds(where, split, files) if kind is None else [kind]
     parts = tuple(_check(where, each, split, files, given, workers) for each in kinds)
-    found = Check(where, split, parts, _left_aside(files, kinds))
+    found = Check(where, split, parts, _left_aside(files or [], kinds))
     if out is not None:
         Path(out).write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
 
 
-def _files(where: str, split: str) -> list[Path]:
-    path = Path(where).expanduser()
-    return files_of(path, split)[1] if path.is_dir() else [path] if path.exists() else []
+def _files(where: str, split: str) -> list[str] | None:
+    """The files that are there; None for an address or a hub data set."""
+    path = Path(where.removeprefix("file://")).expanduser()
+    if not path.exists():
+        return None
+    return [str(file) for file in files_of(path, split)[1]] if path.is_dir() else [str(path)]
 
 
-def _kinds(where: str, split: str, files: list[Path]) -> list[Kind]:
+def _kinds(where: str, split: str, files: list[str] | None) -> list[Kind]:
     """What there is by the endings of files; else the first kind that the rows of a table, an archive or a hub set hold."""
-    names = [path.name.lower() for path in files]
-    if found := [kind for kind in SPREAD if any(name.endswith(SUFFIXES[kind]) for name in names)]:
-        return found
-    if not any(name.endswith(TABLES) for name in names) and Path(where).expanduser().exists():
-        raise UserError(f"{where}: nothing here to read as audio, image or text; found {inventory(files)}")
-    reasons: dict[Kind, str] = {}
-    members = _members(files)
+    if files is not None:
+        if found := [kind for kind in SPREAD if _ending(files, SUFFIXES[kind])]:
+            return found
+        if not _ending(files, TABLES):
+            raise UserError(f"{where}: nothing here to read as audio, image or text; found {inventory(files)}")
+    members, reasons = _members(_ending(files or [], ARCHIVES)), dict[Kind, str]()
     # An archive that lacks the kind asked for is read to its end, so what its first names tell is tried first.
-    for kind in sorted(SPREAD, key=lambda kind: not any(name.endswith(SUFFIXES[kind]) for name in members)):
+    for kind in sorted(SPREAD, key=lambda kind: not _ending(members, SUFFIXES[kind])):
         try:
             open_rows(where, kind, split, streaming=True)
             return [kind]
@@ -89,27 +92,32 @@ def _kinds(where: str, split: str, files: list[Path]) -> list[Kind]:
     raise UserError(reasons["text"])
 
 
-def _members(files: list[Path]) -> list[str]:
-    """Names of the first files in the first archive, if there is one."""
-    for shard in (path for path in files if path.name.lower().endswith(ARCHIVES)):
-        try:
-            with tarfile.open(shard, "r|*") as tar:
-                return [member.name.lower() for member in islice(tar, 20)]
-        except (tarfile.TarError, EOFError, OSError):
-            break  # opening it as rows tells why
-    return []
+def _ending(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name.lower().endswith(endings)]
 
 
-def _left_aside(files: list[Path], kinds: list[Kind]) -> str | None:
+def _members(shards: list[str]) -> list[str]:
+    """Names of the first files in the first archive."""
+    if not shards:
+        return []
+    try:
+        with tarfile.open(shards[0], "r|*") as tar:
+            return [member.name for member in islice(tar, 20)]
+    except (tarfile.TarError, EOFError, OSError):
+        return []  # opening it as rows tells why
+
+
+def _left_aside(files: list[str], kinds: list[Kind]) -> str | None:
     """What is there beside the files that are read, by their endings."""
     wanted = tuple(ending for kind in kinds for ending in SUFFIXES[kind])
-    read = wanted if any(path.name.lower().endswith(wanted) for path in files) else TABLES
-    aside = [path for path in files if not path.name.lower().endswith(read) and path.name != "metadata.csv"]
-    return inventory(aside) if aside else None
+    read = wanted if _ending(files, wanted) else TABLES
+    aside = set(files) - set(_ending(files, (*read, "metadata.csv")))
+    return inventory(sorted(aside)) if aside else None
 
 
-def _check(where: str, kind: Kind, split: str, files: list[Path], tokenizer: Any, workers: int) -> Findings:
-    rows = open_rows(where, kind, split, streaming=True)
+def _check(where: str, kind: Kind, split: str, files: list[str] | None, tokenizer: Any, workers: int) -> Findings:
+    streaming = files is None or bool(_ending(files, SHARDS))
+    rows = open_rows(where, kind, split, streaming)
     tokens_by = None
     if kind == "text":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else the library warns of every worker
@@ -118,7 +126,6 @@ def _check(where: str, kind: Kind, split: str, files: list[Path], tokenizer: Any
             whole, texts = _sample(rows)
             tokenizer = train_tokenizer(texts, VOCABULARY)
             tokens_by = f"a tokenizer of {VOCABULARY} ids trained on {'all of it' if whole else 'its beginning: an estimate'}"
-    plain = sum(path.name.lower().endswith(SUFFIXES[kind]) for path in files)
     loader = DataLoader(
         _Examples(kind, tokenizer),
         batch_size=None,
@@ -128,7 +135,7 @@ def _check(where: str, kind: Kind, split: str, files: list[Path], tokenizer: Any
         worker_init_fn=_leave_ctrl_c if workers else None,
     )
     with closing(Tally(kind)) as tally:
-        with _bar(plain or None, kind) as bar:
+        with _bar(None if streaming else len(rows), kind) as bar:
             for found in loader:
                 tally.add(found)
                 bar.update(len(found))
@@ -159,13 +166,13 @@ def _sample(rows: Any) -> tuple[bool, list[str]]:
 
 def _numbered(rows: Any, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(name, row) of all rows, or (name, what is wrong) where a file with many of them breaks off."""
-    number, parts = 0, rows.num_shards
+    number, parts = 0, 1 if hasattr(rows, "__len__") else rows.num_shards
     for part in range(parts):
         try:
             for row in rows.shard(num_shards=parts, index=part):
                 number += 1
-                signal_ = row[kind]
-                path = signal_["path"] if isinstance(signal_, dict) else row.get("path")
+                content = row[kind]
+                path = content["path"] if isinstance(content, dict) else row.get("path")
                 yield path or row.get("key") or f"example {number}", row
         except (UserError, ValueError, OSError) as error:
             yield f"part {part + 1} of {parts}", f"the rest of it cannot be read: {' '.join(str(error).split())}"
