@@ -51,6 +51,12 @@ examples:
 
 settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
 """
+CHECK = """\
+examples:
+  data2vec check clips/
+  data2vec check books/ --tokenizer run/model --json found.json
+  data2vec check owner/name --split validation --kind image
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
 
+    verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", CHECK)
+    verb.add_argument("data", metavar="DATA", help="what data.train may be: a folder, a file, an archive, a hub data set")
+    verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: what is there)")
+    verb.add_argument("--split", default="train", help="which split to take of a data set with several (default: %(default)s)")
+    verb.add_argument("--tokenizer", metavar="FOLDER", help="count tokens by this one (default: by one trained on the text)")
+    verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
+    verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
+
     verb = _verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one complete")
     verb.add_argument("name", metavar="NAME", nargs="?", help="print this one, with every default written out")
     return parser
@@ -165,6 +179,13 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
     print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from data2vec.data.check import check
+
+    a = arguments
+    print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
