@@ -38,6 +38,8 @@ class Journal:
         self.file.flush()
         shown = f"loss {line['loss']:.4f}, {line['samples_per_second']:.1f} samples/s"
         shown += "".join(f", {name} std {line[f'{name}_std']:.3f}" for name in ("target", "prediction"))
+        if "probe_linear" in line:
+            shown += f", probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN"
         shown += f", waiting for data {line['data_wait']:.0%}" + (f", {line['bad']} bad files" if line["bad"] else "")
         if self.bar.disable:
             self.say(f"step {line['step']}/{self.steps}: {shown}")

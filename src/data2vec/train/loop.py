@@ -19,6 +19,7 @@ from data2vec.errors import RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.recipe import Recipe
+from data2vec.tasks.online import OnlineProbe
 from data2vec.train import checkpoint, folder
 from data2vec.train.distributed import Process, process
 from data2vec.train.folder import Run
@@ -68,6 +69,7 @@ class Training:
         self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
         self.make_step = Step(self.objective, self.settings, here)
         self.writer = tensorboard_writer() if recipe.log.tensorboard else None
+        self.probe = OnlineProbe(recipe, self.loader.examples, here) if recipe.probe.data is not None else None
         self.step = 0
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
@@ -106,7 +108,8 @@ class Training:
             waited += time.monotonic() - asked
             step = self.step + 1
             last = step == self.settings.steps
-            log = last or step == 1 or step % self.recipe.log.every == 0
+            probe = self.probe if last or step == 1 or step % self.recipe.probe.every == 0 else None
+            log = last or step == 1 or step % self.recipe.log.every == 0 or probe is not None
             save = last or step % self.settings.checkpoint_every == 0
             measured = self.make_step(step, micro_batches, measure=log, norm=log or save)
             self.step = step
@@ -118,8 +121,9 @@ class Training:
             if log:
                 pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
+                line |= probe(self.objective.student) if probe else {}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
-                logged_at, waited, samples = now, 0.0, line["samples"]
+                logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
                 if reason := health.collapsed(line, step, self.recipe.objective.health):
                     self._save(keep=None)  # the healthy ones before it stay
                     raise RunStopped(reason)
@@ -202,16 +206,16 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe of this run, with the data's place made absolute, so that it can be run again from anywhere."""
+    """The recipe of this run, with the places of data made absolute, so that it can be run again from anywhere."""
     resolved = recipes.load(recipe, overrides)
     train = data if data is not None else resolved.data.train
     if train is None:
         raise UserError(
             "data.train: where is the training data? A folder, a file or the name of a data set: data.train=photos/"
         )
-    if Path(train).exists():
-        train = str(Path(train).resolve())
-    return recipes.load(resolved, {"data.train": train})
+    places = {"data.train": train, "probe.data": resolved.probe.data, "probe.valid": resolved.probe.valid}
+    here = {key: str(Path(place).resolve()) for key, place in places.items() if place is not None and Path(place).exists()}
+    return recipes.load(resolved, {"data.train": train} | here)
 
 
 def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
