@@ -20,10 +20,10 @@ from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.recipe import Recipe
 from data2vec.tasks.online import OnlineProbe
-from data2vec.train import checkpoint, folder
+from data2vec.train import checkpoint, folder, trackers
 from data2vec.train.distributed import Process, process
 from data2vec.train.folder import Run
-from data2vec.train.journal import Journal, Silence, tensorboard_writer
+from data2vec.train.journal import Journal, Silence
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.step import Measured, Step
 
@@ -60,6 +60,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, here: Process):
         self.recipe, self.here, self.settings = recipe, here, recipe.train
+        here.on_first(lambda: trackers.check(recipe.log.trackers))
         modality = recipe.build_modality()
         rows = modality.rows(str(recipe.data.train))
         pin = here.device.type == "cuda"
@@ -68,7 +69,6 @@ class Training:
         torch.manual_seed(self.settings.seed)
         self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
         self.make_step = Step(self.objective, self.settings, here)
-        self.writer = tensorboard_writer() if recipe.log.tensorboard else None
         self.probe = OnlineProbe(recipe, self.loader.examples, here) if recipe.probe.data is not None else None
         self.step = 0
         self.seconds = 0.0
@@ -83,8 +83,7 @@ class Training:
             self.samples += state["samples"]
             self.loader.bad.names |= dict.fromkeys(state["bad"])
         self.journal: Journal | Silence = Silence()
-        if self.here.first:
-            self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
+        self.here.on_first(self._open_journal)
         try:
             with checkpoint.told_when_full(run.folder), stop_signals() as stops:
                 self._steps(stops)
@@ -96,6 +95,10 @@ class Training:
             ) from None
         finally:
             self.journal.close()
+
+    def _open_journal(self) -> None:
+        opened = trackers.open_trackers(self.run.folder, self.recipe, self.step)
+        self.journal = Journal(self.run.folder, self.step, self.settings.steps, opened)
 
     def _steps(self, stops: list[int]) -> None:
         """Make the steps that are left."""
