@@ -57,8 +57,10 @@ class OnlineProbe:
         scores = sorted(here.gather(scores))
         best, nearest = max(scores, key=lambda score: score[1]), max(scores, key=lambda score: score[2])
         return {
-            **{"probe_linear": best[1], "probe_linear_layer": best[0]},
-            **{"probe_knn": nearest[2], "probe_knn_layer": nearest[0]},
+            "probe_linear": best[1],
+            "probe_linear_layer": best[0],
+            "probe_knn": nearest[2],
+            "probe_knn_layer": nearest[0],
         }
 
 
