@@ -56,6 +56,7 @@ from data2vec.nn import encoder as encoders
 from data2vec.tasks.online import OnlineProbe
 from data2vec.tasks.pooled import pooled
 from data2vec.train.distributed import process
+from data2vec.train.engine import gathered
 
 recipe = recipes.load(sys.argv[1])
 with process("cpu") as here:
@@ -65,7 +66,7 @@ with process("cpu") as here:
     for block in student.transformer.blocks:
         fully_shard(block)
     fully_shard(student)
-    found = probe(student)
+    found = probe({name: gathered(weight) for name, weight in student.state_dict().items()})
     del found["probe_seconds"]
     Path(sys.argv[2], f"{here.rank}.txt").write_text(str(found))
     np.save(f"{sys.argv[2]}/{here.rank}.npy", pooled([probe.encoder], probe.modality, probe.fit, here)[0])
@@ -151,7 +152,7 @@ def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) ->
     weights = {key: value.clone() for key, value in student.state_dict().items()}
     torch.set_flush_denormal(True)
     drawn, numbers, threads = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
-    OnlineProbe(recipe, None, Alone(torch.device("cpu")))(student)
+    OnlineProbe(recipe, None, Alone(torch.device("cpu")))(student.state_dict())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert (np.random.get_state()[1] == numbers).all()
     assert torch.get_num_threads() == threads
@@ -212,7 +213,7 @@ def test_what_cannot_be_read_is_named_once(
     recipe = recipes.load(RECIPE, tiny | {"probe.data": str(tmp_path)})
     with caplog.at_level(logging.WARNING):
         probe = OnlineProbe(recipe, None, Alone(torch.device("cpu")))
-        probe(encoders.build(recipe.build_modality(), recipe.encoder))
+        probe(encoders.build(recipe.build_modality(), recipe.encoder).state_dict())
     assert len(probe.fit.indices) + len(probe.held.indices) == 39
     assert sum("8.png" in record.getMessage() for record in caplog.records) == 1
 
@@ -252,7 +253,7 @@ def test_two_processes_that_hold_half_of_the_student_each_find_what_one_finds(ti
     torch.manual_seed(5)
     student = encoders.build(recipe.build_modality(), recipe.encoder)
     probe = OnlineProbe(recipe, None, Alone(torch.device("cpu")))
-    found = probe(student)
+    found = probe(student.state_dict())
     del found["probe_seconds"]
     features = pooled([probe.encoder], probe.modality, probe.fit, probe.here)[0]
     for rank in (0, 1):

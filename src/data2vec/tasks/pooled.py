@@ -1,7 +1,6 @@
 """One vector an example and layer: the mean over an example's own positions, from frozen encoders."""
 
 import logging
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data2vec.data.loader import start_worker
 from data2vec.errors import BadExample, UserError
 from data2vec.modalities.base import Batch, Modality
 from data2vec.nn.encoder import Encoder
@@ -62,7 +62,7 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
-        worker_init_fn=_start,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -125,8 +125,3 @@ class _Loaded(Dataset[Any]):
             (np.array([place for place, _ in part], np.int64), self.modality.collate([item for _, item in part]))
             for part in alike.values()
         ], bad
-
-
-def _start(worker: int) -> None:
-    # The process that asked handles Ctrl-C, and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
