@@ -25,7 +25,7 @@ ALLOWED = {
     "interop": {"recipe", "objective", "modalities", "nn", "model"},
     "model": {"recipe", "modalities", "nn"},
     "report": {"recipe", "objective", "modalities", "nn", "data", "model"},
-    "train": {"recipe", "objective", "modalities", "nn", "data", "model"},
+    "train": {"recipe", "objective", "modalities", "nn", "data", "model", "tasks.online"},
     "tasks": {"recipe", "objective", "modalities", "nn", "data", "model"},
 }
 

@@ -45,7 +45,8 @@ settings, each given as key=value over what the recipe says; in brackets what ho
 """
 PROBE = """\
 examples:
-  data2vec probe RUN --data train/ --valid valid/          folders with a folder for each class
+  data2vec probe RUN --data labelled/                      a folder for each class; a fifth is held out
+  data2vec probe RUN --data train/ --valid valid/          or given apart
   data2vec probe RUN --data a/ --valid b/ --labels speaker a column of metadata.csv in each
   data2vec probe RUN --data train/ --valid valid/ probe.neighbours=20
 
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", PROBE, _settings_of_probe)
     verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
-    verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on")
+    verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on (default: a fifth of --data, held out)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
 
@@ -171,7 +172,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if os.environ.get("RANK", "0") == "0":
-        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED --valid LABELLED")
+        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED")
 
 
 def _probe(arguments: argparse.Namespace) -> None:

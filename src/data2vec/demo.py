@@ -113,7 +113,7 @@ def _go(name: str, part: Part, out: Path) -> Row:
     folders = part.data(out / "data")
     run = pretrain(part.recipe, data=str(folders.train), overrides=part.overrides, out=out / "run")
     model = models.load(run.folder)
-    found = probe(model, train=folders.labelled, valid=folders.heldout, out=run.folder / "probe.json")
+    found = probe(model, folders.labelled, folders.heldout, out=run.folder / "probe.json")
     print(found, flush=True)
     pictures.curves(run.folder / "metrics.jsonl", out / "curves.png")
     part.pictures(model, str(folders.train), out)

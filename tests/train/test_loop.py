@@ -267,19 +267,6 @@ def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, t
         pretrain(tmp_path / "another", tiny, **{"data.train": str(folder)})
 
 
-def test_tensorboard_by_a_switch(tiny: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    run = pretrain(tmp_path / "run", tiny, **{"train.steps": 2, "log.tensorboard": True})
-    assert list((run.folder / "tensorboard").iterdir())
-
-
-def test_tensorboard_missing_is_told(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="needs the package tensorboard"):
-        pretrain(tmp_path / "run", tiny, **{"log.tensorboard": True})
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_run_is_never_overwritten(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     before = measured(whole)
     with pytest.raises(UserError, match="already holds a run"):

@@ -21,11 +21,12 @@ from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.recipe import Recipe
-from data2vec.train import checkpoint, folder
+from data2vec.tasks.online import OnlineProbe
+from data2vec.train import checkpoint, folder, trackers
 from data2vec.train.distributed import Process, process
-from data2vec.train.engine import whole
+from data2vec.train.engine import gathered, whole
 from data2vec.train.folder import Run
-from data2vec.train.journal import Journal, Silence, tensorboard_writer
+from data2vec.train.journal import Journal, Silence
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.step import Measured, Step
 
@@ -66,6 +67,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, here: Process):
         self.recipe, self.here, self.settings = recipe, here, recipe.train
+        here.on_first(lambda: trackers.check(recipe.log.trackers))
         modality = recipe.build_modality()
         rows = modality.rows(str(recipe.data.train))
         pin = here.device.type == "cuda"
@@ -74,7 +76,7 @@ class Training:
         torch.manual_seed(self.settings.seed)
         self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
         self.make_step = Step(self.objective, self.settings, here)
-        self.writer = tensorboard_writer() if recipe.log.tensorboard else None
+        self.probe = OnlineProbe(recipe, self.loader.examples, here) if recipe.probe.data is not None else None
         self.step = 0
         self.places: dict[str, list[int]] = {}
         self.seconds = 0.0
@@ -91,8 +93,7 @@ class Training:
             self.make_step.scaler.load_state_dict(state["scaler"])
             self.places = state["places"]
         self.journal: Journal | Silence = Silence()
-        if self.here.first:
-            self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
+        self.here.on_first(self._open_journal)
         try:
             with checkpoint.told_when_full(run.folder), stop_signals() as stops:
                 self._steps(stops)
@@ -105,6 +106,10 @@ class Training:
         finally:
             self.journal.close()
 
+    def _open_journal(self) -> None:
+        opened = trackers.open_trackers(self.run.folder, self.recipe, self.step)
+        self.journal = Journal(self.run.folder, self.step, self.settings.steps, opened)
+
     def _steps(self, stops: list[int]) -> None:
         """Make the steps that are left."""
         begin = logged_at = time.monotonic()
@@ -116,7 +121,8 @@ class Training:
             waited += time.monotonic() - asked
             step = self.step + 1
             last = step == self.settings.steps
-            log = last or step == 1 or step % self.recipe.log.every == 0
+            probe = self.probe if last or step == 1 or step % self.recipe.probe.every == 0 else None
+            log = last or step == 1 or step % self.recipe.log.every == 0 or probe is not None
             save = last or step % self.settings.checkpoint_every == 0
             measured = self.make_step(step, micro_batches, measure=log, norm=log or save)
             self.step = step
@@ -128,8 +134,9 @@ class Training:
             if log:
                 pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
+                line |= probe({name: gathered(w) for name, w in self.objective.student.state_dict().items()}) if probe else {}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
-                logged_at, waited, samples = now, 0.0, line["samples"]
+                logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
                 if reason := health.collapsed(line, step, self.recipe.objective.health):
                     self._save(keep=None)  # the healthy ones before it stay
                     raise RunStopped(reason)
@@ -214,16 +221,16 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe of this run, with the data's place made absolute, so that it can be run again from anywhere."""
+    """The recipe of this run, with the places of data made absolute, so that it can be run again from anywhere."""
     resolved = recipes.load(recipe, overrides)
     train = data if data is not None else resolved.data.train
     if train is None:
         raise UserError(
             "data.train: where is the training data? A folder, a file or the name of a data set: data.train=photos/"
         )
-    if Path(train).exists():
-        train = str(Path(train).resolve())
-    return recipes.load(resolved, {"data.train": train})
+    places = {"data.train": train, "probe.data": resolved.probe.data, "probe.valid": resolved.probe.valid}
+    here = {key: str(Path(place).resolve()) for key, place in places.items() if place is not None and Path(place).exists()}
+    return recipes.load(resolved, {"data.train": train} | here)
 
 
 def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
