@@ -1,6 +1,5 @@
 """The training loop. It knows steps, files and signals; it knows nothing of the method or of the signal's kind."""
 
-import math
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from data2vec.data.loader import Loader
 from data2vec.errors import RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
+from data2vec.objective.verdict import verdict
 from data2vec.recipe import Recipe
 from data2vec.train import checkpoint, folder
 from data2vec.train.distributed import Process, process
@@ -93,6 +93,8 @@ class Training:
                 f"out of memory on {self.here.device}: make the micro-batch in `data` smaller ({reason})"
             ) from None
         finally:
+            if self.here.first and (lines := self.run.metrics):
+                self.journal.say(str(verdict(lines, self.recipe.flat())))
             self.journal.close()
 
     def _steps(self, stops: list[int]) -> None:
@@ -113,6 +115,8 @@ class Training:
             self.samples += measured.counts[1]
             self.journal.step()
             line = self._line(measured) if log or save else {}
+            reason = health.collapsed(line, step, self.recipe.objective.health) if line else None
+            log = log or reason is not None
             now = time.monotonic()
             self.seconds = before + now - begin
             if log:
@@ -120,9 +124,11 @@ class Training:
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
                 logged_at, waited, samples = now, 0.0, line["samples"]
-                if reason := health.collapsed(line, step, self.recipe.objective.health):
-                    self._save(keep=None)  # the healthy ones before it stay
-                    raise RunStopped(reason)
+            if reason and not health.finite(line):
+                raise RunStopped(f"at step {step} {reason}; {checkpoint.safe(self.run.folder)}")
+            if reason:
+                self._save(keep=None)  # the healthy ones before it stay
+                raise RunStopped(f"collapsed at step {step}: {reason}")
             stop = self._asked_to_stop(stops, log or save)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
@@ -132,30 +138,19 @@ class Training:
                 raise RunStopped(f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
     def _line(self, measured: Measured) -> dict[str, Any]:
-        """The measurements of a step over all processes, on the host; the same on every process.
-
-        Raises RunStopped when the loss or the gradients are no numbers any more."""
+        """The measurements of a step over all processes, on the host; the same on every process."""
         here, bad = self.here, self.loader.bad
         loss, *stats = here.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
-        loss /= float(measured.counts[0])
         assert measured.grad_norm is not None
-        grad_norm = float(measured.grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise RunStopped(
-                f"at step {self.step} the loss is {loss:g} and the norm of the gradients {grad_norm:g}. Likely causes: a "
-                f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
-                f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
-                f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
-            )
         bad.add(here.gather(list(bad.names)))
         return {
             "step": self.step,
             "samples": int(self.samples),
             "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
-            "loss": loss,
+            "loss": loss / float(measured.counts[0]),
             "lr": learning_rate(self.settings, self.step),
             "ema_decay": self.objective.ema_decay(self.step),
-            "grad_norm": grad_norm,
+            "grad_norm": float(measured.grad_norm),
             **{name: value / here.world for name, value in zip(measured.stats, stats, strict=True)},
             "bad": len(bad.names),
         }

@@ -1,0 +1,79 @@
+"""Why representations collapse: by what the figures show, and by what the recipe says.
+
+(Paper, discussion: a learning rate too high or a warm-up too short, a teacher too fast, neighbouring targets too alike.)
+"""
+
+from typing import NamedTuple
+
+from data2vec.objective.history import History
+
+BIG_UPDATE = 0.08
+"""No step should move the weights by more than this share of their size; most move them by less than a hundredth."""
+GOOD_UPDATE = 0.005
+"""What a learning rate that works moves them by."""
+FAST_DECAY = 0.9
+"""Below this decay the teacher forgets within ten steps: it is the student rather than an average of it."""
+
+
+class Cause(NamedTuple):
+    """A cause and what to change."""
+
+    cause: str
+    mend: str
+
+
+def likely(run: History, shared: bool = False) -> Cause:
+    """The cause of a collapse. `shared`: what is lost is lost in the front-end, which student and teacher may share."""
+    return steps_too_big(run) or teacher_too_fast(run) or targets_free(run) or (shared and features_shared(run)) or rate(run)
+
+
+def steps_too_big(run: History) -> Cause | None:
+    """Steps that move the weights too far: a learning rate too high by far."""
+    ratio, _ = run.peak("update_ratio")
+    lr = run.recipe["train.lr"]
+    if not ratio > BIG_UPDATE:
+        return None
+    return Cause(f"train.lr={lr:g} is far too high", f"train.lr={rounded(lr * GOOD_UPDATE / ratio)}")
+
+
+def teacher_too_fast(run: History) -> Cause | None:
+    """A teacher that was no average at any logged step."""
+    if not min(run.values("ema_decay")) < FAST_DECAY:
+        return None
+    decay = run.recipe["objective.teacher.decay"]
+    return Cause(
+        f"objective.teacher.decay={decay:g} is too fast", "objective.teacher.decay=0.999; 0.99 in a run of hundreds of steps"
+    )
+
+
+def targets_free(run: History) -> Cause | None:
+    """No norm over the sequence, as speech has it in the paper: whether targets vary is up to the teacher alone."""
+    layer_norms, norms = run.recipe["objective.target.layer_norms"], run.recipe["objective.target.norms"]
+    if any(norm.startswith(("instance", "batch", "group")) for norm in (*layer_norms, *norms)):
+        return None
+    cause = f"objective.target.layer_norms={list(layer_norms)}: where neighbours are much alike, nothing keeps targets apart"
+    return Cause(cause, "objective.target.layer_norms=[instance]")
+
+
+def features_shared(run: History) -> Cause | None:
+    """A front-end that the teacher has no copy of."""
+    if run.recipe["objective.teacher.features"] != "shared":
+        return None
+    return Cause(
+        "objective.teacher.features=shared: the front-end can make the task easy by saying ever less",
+        f"objective.teacher.features=averaged; or train.lr={rounded(run.recipe['train.lr'] / 3)}, or longer examples",
+    )
+
+
+def rate(run: History) -> Cause:
+    """What is left when nothing else is to be seen."""
+    lr = run.recipe["train.lr"]
+    return Cause(
+        f"train.lr={lr:g} is too high, or its warm-up too short",
+        f"train.lr={rounded(lr / 3)}, or a longer warm-up in train.schedule",
+    )
+
+
+def rounded(lr: float) -> str:
+    """A learning rate that can be typed."""
+    return f"{float(f'{lr:.0e}'):g}"

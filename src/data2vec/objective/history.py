@@ -1,0 +1,49 @@
+"""The figures of a run so far, as the signs of its health ask for them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data2vec.objective.health import HealthSettings
+
+STAYS = 3
+"""A figure stays where it is when so many logged steps in a row say so."""
+
+
+class History:
+    """`lines`: the logged steps, oldest first, at least one; `recipe`: its settings as plain values by dotted key."""
+
+    def __init__(self, lines: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]):
+        self.lines, self.recipe, self.last = lines, recipe, lines[-1]
+        self.step: int = self.last["step"]
+        self.limits = HealthSettings(**{key: recipe[f"objective.health.{key}"] for key in HealthSettings.model_fields})
+
+    def values(self, name: str) -> list[float]:
+        """A figure at every logged step; nan, of which no comparison is true, where it is missing or was no number."""
+        return [math.nan if line.get(name) is None else line[name] for line in self.lines]
+
+    def recent(self, name: str) -> float:
+        """Its mean over the last steps."""
+        values = self.values(name)[-STAYS:]
+        return sum(values) / len(values)
+
+    def peak(self, name: str) -> tuple[float, int]:
+        """Its largest value, and the step of it."""
+        return max(
+            ((v, line["step"]) for v, line in zip(self.values(name), self.lines, strict=True) if v == v), default=(math.nan, 0)
+        )
+
+    def stays(self, name: str, below: float) -> bool:
+        """Whether it was below a bound at each of the last steps."""
+        values = self.values(name)[-STAYS:]
+        return len(values) == STAYS and all(value < below for value in values)
+
+    def path(self, name: str) -> str:
+        """From where to where it went, in words."""
+        values = self.values(name)
+        return f"{name} {values[0]:.3g} at step {self.lines[0]['step']}, {values[-1]:.3g} at step {self.step}"
+
+    @property
+    def settled(self) -> bool:
+        """Whether what every run goes through at its beginning, such as predicting the mean everywhere, should be over."""
+        return self.step >= self.limits.grace_steps / 5 and len(self.lines) > STAYS
