@@ -71,7 +71,7 @@ def effective_rank(x: Tensor) -> Tensor:
 def collapsed(line: Mapping[str, Any], step: int, settings: HealthSettings) -> str | None:
     """What is to be seen at a step that ends the run, or None while it may go on."""
     if not finite(line):
-        return f"the loss is {line['loss']} and the norm of the gradients {line['grad_norm']}"
+        return "the loss, or the norm of the gradients, is no number any more"
     if step < settings.grace_steps or "target_std" not in line:
         return None
     if line["target_std"] < settings.min_target_std:

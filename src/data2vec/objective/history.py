@@ -19,8 +19,8 @@ class History:
         self.limits = HealthSettings(**{key: recipe[f"objective.health.{key}"] for key in HealthSettings.model_fields})
 
     def values(self, name: str) -> list[float]:
-        """A figure at every logged step; nan, of which no comparison is true, where it is missing or was no number."""
-        return [math.nan if line.get(name) is None else line[name] for line in self.lines]
+        """A figure at every logged step: inf where it was no number, nan where it is missing, so that nothing follows of it."""
+        return [math.inf if (value := line.get(name, math.nan)) is None else value for line in self.lines]
 
     def recent(self, name: str) -> float:
         """Its mean over the last steps."""

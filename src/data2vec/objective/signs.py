@@ -30,7 +30,7 @@ class Finding:
     """What to change."""
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.sign}\n  likely cause: {self.cause}\n  what to change: {self.mend}"
+        return f"{self.sign}. Likely cause: {self.cause}. What to change: {self.mend}"
 
 
 def stopped(run: History) -> Finding | None:

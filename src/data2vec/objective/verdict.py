@@ -12,7 +12,7 @@ __all__ = ["Finding", "Verdict", "verdict"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a run stands. `str()` of it is a line for the state, and some for each finding."""
+    """How a run stands. `str()` of it is a line for the state, and one for each finding."""
 
     state: Literal["healthy", "watch", "collapsed"]
     """The worst of the findings; healthy without any."""
@@ -22,8 +22,8 @@ class Verdict:
     """Of a healthy run: how it goes, and why a loss that rises is no harm."""
 
     def __str__(self) -> str:
-        parts = [f"verdict: {self.state}", *map(str, self.findings), *filter(None, [self.note])]
-        return "\n".join(parts).replace("\n", "\n  ")
+        parts = [f"verdict: {self.state}", *(f"{finding.level}: {finding}" for finding in self.findings)]
+        return "\n  ".join([*parts, self.note] if self.note else parts)
 
 
 def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Verdict:

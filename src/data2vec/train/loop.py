@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,7 +17,7 @@ from data2vec.data.loader import Loader
 from data2vec.errors import RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
-from data2vec.objective.verdict import verdict
+from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
 from data2vec.train import checkpoint, folder
 from data2vec.train.distributed import Process, process
@@ -93,8 +93,8 @@ class Training:
                 f"out of memory on {self.here.device}: make the micro-batch in `data` smaller ({reason})"
             ) from None
         finally:
-            if self.here.first and (lines := self.run.metrics):
-                self.journal.say(str(verdict(lines, self.recipe.flat())))
+            if self.here.first and self.run.metrics:
+                self.journal.say(str(self._verdict()))
             self.journal.close()
 
     def _steps(self, stops: list[int]) -> None:
@@ -115,8 +115,8 @@ class Training:
             self.samples += measured.counts[1]
             self.journal.step()
             line = self._line(measured) if log or save else {}
-            reason = health.collapsed(line, step, self.recipe.objective.health) if line else None
-            log = log or reason is not None
+            over = bool(line) and health.collapsed(line, step, self.recipe.objective.health) is not None
+            log = log or over
             now = time.monotonic()
             self.seconds = before + now - begin
             if log:
@@ -124,11 +124,8 @@ class Training:
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
                 logged_at, waited, samples = now, 0.0, line["samples"]
-            if reason and not health.finite(line):
-                raise RunStopped(f"at step {step} {reason}; {checkpoint.safe(self.run.folder)}")
-            if reason:
-                self._save(keep=None)  # the healthy ones before it stay
-                raise RunStopped(f"collapsed at step {step}: {reason}")
+            if over:
+                self._give_up(line)
             stop = self._asked_to_stop(stops, log or save)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
@@ -136,6 +133,17 @@ class Training:
                 raise KeyboardInterrupt
             if stop:
                 raise RunStopped(f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
+
+    def _verdict(self) -> Verdict:
+        return verdict(self.run.metrics, self.recipe.flat())
+
+    def _give_up(self, line: dict[str, Any]) -> NoReturn:
+        """Raise RunStopped with what has collapsed, and why; the healthy checkpoints before it stay."""
+        found = self.here.on_first(self._verdict).findings[0]
+        if not health.finite(line):
+            raise RunStopped(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
+        self._save(keep=None)
+        raise RunStopped(f"collapsed: {found}")
 
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process."""

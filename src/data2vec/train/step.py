@@ -76,7 +76,7 @@ def learning(features: nn.Module, device: torch.device) -> Tensor:
     for p in features.parameters():
         total = total + p.numel()
         if p.grad is not None:
-            alive = alive + p.numel() * (optimizer.norm([p.grad]) > 0)
+            alive = alive + p.numel() * (optimizer.norm([p.grad]) != 0)
     return torch.where(total > 0, alive / total, 1.0)
 
 
