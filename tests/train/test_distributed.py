@@ -95,6 +95,8 @@ def test_two_processes_learn_what_one_does(
     for mine, theirs in zip(together.metrics, alone.metrics, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+        assert mine["update_ratio"] == pytest.approx(theirs["update_ratio"], rel=1e-2)
+        assert mine["features_learning"] == theirs["features_learning"] == 1
         assert mine["samples"] == theirs["samples"]
     trained = load_file(together.model / "model.safetensors")
     for key, tensor in load_file(alone.model / "model.safetensors").items():

@@ -147,7 +147,7 @@ def idle(run: History) -> Finding | None:
         return None
     cause, (ratio, _), lr = causes.likely(run), run.peak("update_ratio"), run.recipe["train.lr"]
     if 0 < ratio < GOOD_UPDATE / 10:
-        what = f"train.lr={lr:g} is too low: no step moved the weights by more than {ratio:.2%} of their size"
+        what = f"train.lr={lr:g} is too low: no step moved the weights by more than {ratio:.1g} of their size"
         cause = causes.Cause(what, f"train.lr={causes.rounded(lr * GOOD_UPDATE / ratio)}")
     return Finding("watch", f"the loss does not fall ({run.path('loss')})", *cause)
 
