@@ -1,11 +1,13 @@
 """Does the verdict name what is wrong with a run, and does it leave healthy runs alone?
 
     python benchmarks/health.py runs/health
-    python benchmarks/health.py runs/health --speech fsdd/train --vision cifar10/train --seeds 11 12 13
+    python benchmarks/health.py runs/health --speech fsdd/train --vision cifar10/train --seeds 21 22 23
 
-Tiny recipes of both versions, shortened, on embedded data unless folders are given. First with one fault each: lr x100;
-a teacher that is the student (decay 0); no norm on the targets; a front-end that is frozen. Then without any, for each of
-the seeds. A run is judged at each of its logged steps: what counts is the worst verdict, and when the fault was first named.
+Tiny recipes of both versions, shortened, on embedded data unless folders are given: healthy runs with several seeds; and with
+one fault each: lr x100, a teacher that is the student (decay 0), no norm on the targets, a frozen front-end. A run is judged
+at each of its logged steps: what counts is the worst verdict, and the step at which the fault was first named.
+
+The bounds in `objective/signs.py` and `causes.py` were set on longer runs with seed 1, which is not among those here.
 """
 
 import argparse
@@ -27,9 +29,9 @@ from data2vec.objective.verdict import verdict
 from data2vec.train.folder import Run
 
 STEPS = {
-    **{"speech/v1-tiny": 100, "speech/v2-tiny": 120},
-    **{"vision/v1-tiny": 120, "vision/v2-tiny": 60},
-    **{"text/v1-tiny": 60, "text/v2-tiny": 120},
+    **{"speech/v1-tiny": 80, "speech/v2-tiny": 120},
+    **{"vision/v1-tiny": 100, "vision/v2-tiny": 50},
+    **{"text/v1-tiny": 50, "text/v2-tiny": 100},
 }
 OFTEN = ("speech/v2-tiny", "vision/v2-tiny")
 """Their healthy runs are made with all seeds, those of the others with three."""
@@ -47,7 +49,7 @@ NAMED = {
 
 def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
     """One run into `place`, unless it ends by itself."""
-    common = {"train.steps": STEPS[name], "train.seed": seed, "train.device": "cpu", "log.every": 10, "data.workers": 1}
+    common = {"train.steps": STEPS[name], "train.seed": seed, "train.device": "cpu", "log.every": 10, "data.workers": 0}
     overrides = common | (FAULTS[fault](recipes.load(name)) if fault else {})
     if fault == "frozen front-end" and "modality.conv_grad_scale" not in overrides:  # there is no setting for it
         build = encoders.build
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     for kind in ("speech", "vision", "text"):
         parser.add_argument(f"--{kind}", metavar="TRAIN", help=f"a folder of {kind} to train on (default: embedded data)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(1, 11)), help="of the healthy runs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(2, 12)), help="of the healthy runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
