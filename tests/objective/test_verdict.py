@@ -155,6 +155,14 @@ def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> 
         ),
         (LR_TOO_LOW, {"train__lr": 2e-6}, "watch", "the loss does not fall", "train.lr=2e-06 is too low", "train.lr=0.0006"),
         (ON_A_LINE, {}, "watch", "one or two directions of all are used (prediction_rank 7", "train.lr", "warm-up"),
+        (
+            {"loss": (10.6, 6.2, 2.1, 1.0, 1.4, 1.8, 1.9, 2.1)},
+            {},
+            "watch",
+            "rises (1 at step 40, 1.93 now)",
+            "train.lr",
+            "train",
+        ),
         ({"prediction_std": (0.3, 0.1, *[0.005] * 6)}, {}, "watch", "prediction_std 0.3 at step 1", "train.lr", "train.lr"),
         (
             {"loss": (1.41, 1.3, 185.8, 1.2, 1.1, 1.0, 0.9, 0.9)},
@@ -212,6 +220,16 @@ def test_thresholds_that_are_off_call_nothing_collapsed() -> None:
 def test_predicting_the_mean_at_the_beginning_is_normal() -> None:
     figures = lines(prediction_std=(0.3, 0.05, 0.004, 0.003, 0.005, 0.02, 0.05, 0.1))
     assert {verdict(figures[:end], SPEECH).state for end in range(1, 9)} == {"healthy"}
+
+
+def test_a_run_that_fails_at_once_can_be_judged() -> None:
+    found = only(verdict([lines(loss=(None,) * 8)[0]], SPEECH))
+    assert "at step 1 the loss, or the norm of the gradients, is no number" in found.sign
+
+
+def test_what_a_step_that_is_no_number_leaves_is_no_evidence() -> None:
+    found = only(judge({name: (*HEALTHY[name][:7], None) for name in ("loss", "update_ratio", "features_std")}))
+    assert "is too high, or its warm-up too short" in found.cause
 
 
 def test_a_run_without_the_newer_figures_can_be_judged() -> None:

@@ -40,7 +40,7 @@ def steps_too_big(run: History) -> Cause | None:
 
 def teacher_too_fast(run: History) -> Cause | None:
     """A teacher that was no average at any logged step."""
-    if not min(run.values("ema_decay")) < FAST_DECAY:
+    if not min(run.values("ema_decay"), default=1) < FAST_DECAY:
         return None
     decay = run.recipe["objective.teacher.decay"]
     return Cause(

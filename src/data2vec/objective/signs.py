@@ -59,7 +59,7 @@ def shrinking(run: History) -> Finding | None:
 
 def placed(run: History) -> Finding | None:
     """Targets that tell a position's place and nothing else."""
-    if not run.stays("target_content", min(0.05, run.values("target_content")[0] / 5)):
+    if not run.stays("target_content", min(0.1, run.values("target_content")[0] / 5)):
         return None
     level: Level = "collapsed" if run.stays("target_content", 0.01) else "watch"
     sign = f"the targets are the same whatever the input is, and tell only the place ({run.path('target_content')})"
@@ -69,10 +69,10 @@ def placed(run: History) -> Finding | None:
 def dead(run: History) -> Finding | None:
     """Local features that fade, which the rest can hide."""
     first = run.values("features_std")[0]
-    low = [name for name, bound in (("features_std", first / 20), ("features_rank", 1.05)) if run.stays(name, bound)]
+    low = [name for name, bound in (("features_std", 0.03 * first), ("features_rank", 1.05)) if run.stays(name, bound)]
     if not low:
         return None
-    level: Level = "collapsed" if run.stays("features_std", first / 100) else "watch"
+    level: Level = "collapsed" if run.stays("features_std", 0.01 * first) else "watch"
     sign = f"the front-end dies, its features hardly differ ({'; '.join(map(run.path, low))})"
     return Finding(level, sign, *causes.likely(run, shared=True))
 
@@ -130,20 +130,26 @@ def standing(run: History) -> Finding | None:
 def jumping(run: History) -> Finding | None:
     """A loss far above the one of fresh weights."""
     first, (most, step) = run.values("loss")[0], run.peak("loss")
-    if not most > 2 * first:
+    if not 2 * first < most < math.inf:
         return None
     return Finding("watch", f"the loss jumped ({first:.3g} at first, {most:.3g} at step {step})", *causes.likely(run))
+
+
+def rising(run: History) -> Finding | None:
+    """A loss that rises for nothing. Where the targets get richer it may."""
+    if not run.since_low("loss") > 1.5 or run.richer:
+        return None
+    low = run.lines[run.low]
+    sign = (
+        f"the loss rises ({low['loss']:.3g} at step {low['step']}, {run.recent('loss'):.3g} now) while the targets gain nothing"
+    )
+    return Finding("watch", f"{sign} ({run.path('target_std')}; {run.path('target_rank')})", *causes.likely(run))
 
 
 def idle(run: History) -> Finding | None:
     """Nothing learnt at all."""
     first, now = run.values("loss")[0], run.recent("loss")
-    if (
-        len(run.lines) < 2 * STAYS
-        or not run.settled
-        or not now > 0.95 * first
-        or run.recent("target_std") > 1.1 * run.values("target_std")[0]
-    ):
+    if not (now > 0.95 * first and run.settled) or run.richer:
         return None
     cause, (ratio, _), lr = causes.likely(run), run.peak("update_ratio"), run.recipe["train.lr"]
     if 0 < ratio < GOOD_UPDATE / 10:
@@ -184,6 +190,6 @@ def unreadable(run: History) -> Finding | None:
 
 SIGNS: tuple[Callable[[History], Finding | None], ...] = (
     *(stopped, constant, shrinking, placed, dead, narrow, frozen, leaping),
-    *(chasing, standing, jumping, idle, waiting, unreadable),
+    *(chasing, standing, jumping, rising, idle, waiting, unreadable),
 )
 """The most telling first."""

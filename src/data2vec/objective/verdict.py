@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data2vec.objective.history import History
-from data2vec.objective.signs import SIGNS, Finding
+from data2vec.objective.signs import SIGNS, Finding, stopped
 
 __all__ = ["Finding", "Verdict", "verdict"]
 
@@ -34,7 +34,7 @@ def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> 
         return Verdict("healthy", note="nothing is logged yet")
     run = History(metrics, recipe)
     found: dict[tuple[str, str], Finding] = {}
-    for finding in filter(None, (sign(run) for sign in SIGNS)):
+    for finding in filter(None, (sign(run) for sign in SIGNS if run.lines or sign is stopped)):
         key = finding.cause, finding.mend
         if (same := found.get(key)) is not None:
             worst = same if same.level == "collapsed" else finding
@@ -46,12 +46,11 @@ def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> 
 
 def course(run: History) -> str:
     """How a healthy run goes: a word on the loss, which may rise when the targets get richer, and on the targets."""
-    loss, std = run.values("loss"), run.values("target_std")
-    low = min(range(len(loss)), key=loss.__getitem__)
-    now, spread = run.recent("loss"), run.recent("target_std")
-    if now > 1.1 * loss[low] and spread > 1.1 * std[low]:
+    if run.since_low("loss") > 1.1 and run.richer:
+        low = run.lines[run.low]
         return (
-            f"the loss rises, as it should: {loss[low]:.3g} at step {run.lines[low]['step']}, {now:.3g} now, while the targets "
-            f"gained spread (target_std {std[low]:.3g} to {spread:.3g}), so that there is more to predict"
+            f"the loss rises, as it should: {low['loss']:.3g} at step {low['step']}, {run.recent('loss'):.3g} now, while the "
+            f"targets got richer (target_std {low['target_std']:.3g} to {run.recent('target_std'):.3g}, target_rank "
+            f"{low['target_rank']:.3g} to {run.recent('target_rank'):.3g}), so that there is more to predict"
         )
     return f"{run.path('loss')}; the targets keep their spread ({run.path('target_std')})"
