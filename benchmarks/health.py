@@ -29,7 +29,7 @@ from data2vec.objective.verdict import verdict
 from data2vec.train.folder import Run
 
 STEPS = {
-    **{"speech/v1-tiny": 80, "speech/v2-tiny": 120},
+    **{"speech/v1-tiny": 120, "speech/v2-tiny": 120},
     **{"vision/v1-tiny": 100, "vision/v2-tiny": 50},
     **{"text/v1-tiny": 50, "text/v2-tiny": 100},
 }

@@ -48,6 +48,9 @@ def test_a_run_leaves_all_that_was_promised(whole: Run) -> None:
     last = whole.metrics[-1]
     stages = ("features", "student", "target", "prediction")
     assert {"epoch", "loss", "lr", "ema_decay", "grad_norm", "bad", *TIMINGS} <= last.keys()
+    assert 0 < last["update_ratio"] < 0.1
+    assert 0 < last["target_content"] <= 1
+    assert last["features_learning"] == 1
     assert all(last[f"{stage}_std"] > 0 and last[f"{stage}_rank"] >= 1 for stage in stages)
     assert last["epoch"] == 4
     assert 0 <= last["data_wait"] <= 1
@@ -178,6 +181,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny: dict[str, Any], tmp_path: 
     with pytest.raises(RunStopped, match=r"the loss, or .*train\.lr=1e\+30.*no checkpoint had been saved") as stopped:
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "train.checkpoint_every": 100, "train.clip_norm": 0})
     assert len(str(stopped.value).splitlines()) == 1
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert Run(tmp_path / "run").metrics[-1]["loss"] is None
 
 
 def test_no_checkpoint_is_made_of_what_is_no_number(tiny: dict[str, Any], tmp_path: Path) -> None:
