@@ -9,5 +9,13 @@ class RunStopped(Exception):
     """A run that ended for a reason of its own: collapsed representations, too many bad files, a full disk. Exit 1."""
 
 
+class Interrupted(RunStopped):
+    """A run that was asked to stop by a signal, and saved a checkpoint first. Exit 128 + `signal`, as shells have it."""
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
 class BadExample(Exception):
     """One example that will not decode: skipped, counted and named. `str(error)` is "name: reason"."""

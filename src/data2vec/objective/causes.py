@@ -6,6 +6,7 @@
 import math
 from typing import NamedTuple
 
+from data2vec.objective.health import finite
 from data2vec.objective.history import History
 
 BIG_UPDATE = 0.08
@@ -67,9 +68,13 @@ def features_shared(run: History) -> Cause | None:
 
 def rate(run: History) -> Cause:
     """What is left when nothing else is to be seen."""
-    lr, clipped = run.recipe["train.lr"], run.recipe["train.clip_norm"] > 0
-    mend = f"train.lr={rounded(lr / 3)}, a longer warm-up in train.schedule{'' if clipped else ', or train.clip_norm=1'}"
-    return Cause(f"train.lr={lr:g} is too high, or its warm-up too short", mend)
+    lr, precision = run.recipe["train.lr"], run.recipe["train.precision"]
+    mends = [f"train.lr={rounded(lr / 3)}, a longer warm-up in train.schedule"]
+    if run.recipe["train.clip_norm"] == 0:
+        mends.append("train.clip_norm=1")
+    if precision != "fp32" and not finite(run.last):
+        mends.append(f"train.precision=fp32 (it is {precision})")
+    return Cause(f"train.lr={lr:g} is too high, or its warm-up too short", ", or ".join(mends))
 
 
 def rounded(lr: float) -> str:

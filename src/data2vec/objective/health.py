@@ -88,5 +88,6 @@ def collapsed(line: Mapping[str, Any], step: int, settings: HealthSettings) -> s
 
 
 def finite(line: Mapping[str, Any]) -> bool:
-    """Whether loss and gradients of a step are numbers; what is none is null in a file of metrics."""
-    return all(line[name] is not None and math.isfinite(line[name]) for name in ("loss", "grad_norm"))
+    """Whether loss and gradients of a step are numbers, as far as they are told; what is none is null in a file of metrics."""
+    values = [line.get(name, 0.0) for name in ("loss", "grad_norm")]
+    return all(value is not None and math.isfinite(value) for value in values)

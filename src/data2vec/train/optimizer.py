@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data2vec.train.engine import gathered
 from data2vec.train.settings import Cosine, TrainSettings, TriStage
 
 
@@ -48,10 +49,18 @@ def parameter_groups(module: nn.Module, settings: TrainSettings) -> list[dict[st
 
 
 def build(module: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`, as one fused operation."""
-    return torch.optim.AdamW(
+    """AdamW over the trainable parameters of `module`, as one fused operation, with its moments in place."""
+    optimizer = torch.optim.AdamW(
         parameter_groups(module, settings), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
     )
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -70,5 +79,5 @@ def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all `tensors` as one vector, 0-d."""
-    return nn.utils.get_total_norm(tensors, foreach=True)
+    """The norm of all `tensors`, sharded or not, as one vector, 0-d. Every process has to call this."""
+    return gathered(nn.utils.get_total_norm(tensors, foreach=True))
