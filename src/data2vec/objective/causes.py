@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from data2vec.objective.health import finite
@@ -24,9 +25,10 @@ class Cause(NamedTuple):
     mend: str
 
 
-def likely(run: History, shared: bool = False) -> Cause:
-    """The cause of a collapse. `shared`: what is lost is lost in the front-end, which student and teacher may share."""
-    return steps_too_big(run) or teacher_too_fast(run) or targets_free(run) or (shared and features_shared(run)) or rate(run)
+def likely(run: History, *special: Callable[[History], Cause | None]) -> Cause:
+    """The first cause of a collapse that there is evidence for; `special`: those that only this sign may have."""
+    found = (cause(run) for cause in (steps_too_big, teacher_too_fast, targets_free, *special))
+    return next(filter(None, found), rate(run))
 
 
 def steps_too_big(run: History) -> Cause | None:
@@ -63,6 +65,15 @@ def features_shared(run: History) -> Cause | None:
     return Cause(
         "objective.teacher.features=shared: the front-end can make the task easy by saying ever less",
         f"objective.teacher.features=averaged; or train.lr={rounded(run.recipe['train.lr'] / 3)}, or longer examples",
+    )
+
+
+def place_enough(run: History) -> Cause:
+    """A task that the place of a position solves."""
+    decoder = " and objective.decoder" if "objective.decoder.kernel" in run.recipe else ""
+    return Cause(
+        "place alone predicts the targets: examples are too alike, or positions see where an example ends",
+        f"longer or more varied examples, positions{decoder} that see less, or train.lr={rounded(run.recipe['train.lr'] / 3)}",
     )
 
 

@@ -71,7 +71,8 @@ def effective_rank(x: Tensor) -> Tensor:
 def collapsed(line: Mapping[str, Any], step: int, settings: HealthSettings) -> str | None:
     """What is to be seen at a step that ends the run, or None while it may go on."""
     if not finite(line):
-        return "the loss, or the norm of the gradients, is no number any more"
+        scale = f" (the loss scale is {line['loss_scale']:g})" if "loss_scale" in line else ""
+        return f"the loss, or the norm of the gradients, is no number any more{scale}"
     if step < settings.grace_steps or "target_std" not in line:
         return None
     if line["target_std"] < settings.min_target_std:

@@ -62,8 +62,8 @@ def placed(run: History) -> Finding | None:
     if not run.stays("target_content", min(0.1, run.values("target_content")[0] / 5)):
         return None
     level: Level = "collapsed" if run.stays("target_content", 0.01) else "watch"
-    sign = f"the targets are the same whatever the input is, and tell only the place ({run.path('target_content')})"
-    return Finding(level, sign, *causes.likely(run, shared=True))
+    sign = f"the targets tell the place of a position and hardly anything of the input ({run.path('target_content')})"
+    return Finding(level, sign, *causes.likely(run, causes.features_shared, causes.place_enough))
 
 
 def dead(run: History) -> Finding | None:
@@ -74,7 +74,7 @@ def dead(run: History) -> Finding | None:
         return None
     level: Level = "collapsed" if run.stays("features_std", 0.01 * first) else "watch"
     sign = f"the front-end dies, its features hardly differ ({'; '.join(map(run.path, low))})"
-    return Finding(level, sign, *causes.likely(run, shared=True))
+    return Finding(level, sign, *causes.likely(run, causes.features_shared))
 
 
 def narrow(run: History) -> Finding | None:
