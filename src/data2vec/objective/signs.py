@@ -69,7 +69,7 @@ def placed(run: History) -> Finding | None:
 def dead(run: History) -> Finding | None:
     """Local features that fade, which the rest can hide."""
     first = run.values("features_std")[0]
-    low = [name for name, bound in (("features_std", 0.03 * first), ("features_rank", 1.05)) if run.stays(name, bound)]
+    low = [name for name, bound in (("features_std", 0.03 * first), ("features_rank", 1.02)) if run.stays(name, bound)]
     if not low:
         return None
     level: Level = "collapsed" if run.stays("features_std", 0.01 * first) else "watch"
@@ -100,7 +100,7 @@ def frozen(run: History) -> Finding | None:
 def leaping(run: History) -> Finding | None:
     """Steps too big for the weights."""
     cause, (ratio, step) = causes.steps_too_big(run), run.peak("update_ratio")
-    return Finding("watch", f"step {step} moved the weights by {ratio:.0%} of their size", *cause) if cause else None
+    return Finding("watch", f"step {step} moved the weights by {ratio:.2g} times their size", *cause) if cause else None
 
 
 def chasing(run: History) -> Finding | None:
@@ -153,7 +153,7 @@ def idle(run: History) -> Finding | None:
         return None
     cause, (ratio, _), lr = causes.likely(run), run.peak("update_ratio"), run.recipe["train.lr"]
     if 0 < ratio < GOOD_UPDATE / 10:
-        what = f"train.lr={lr:g} is too low: no step moved the weights by more than {ratio:.1g} of their size"
+        what = f"train.lr={lr:g} is too low: no step moved the weights by more than {ratio:.1g} times their size"
         cause = causes.Cause(what, f"train.lr={causes.rounded(lr * GOOD_UPDATE / ratio)}")
     return Finding("watch", f"the loss does not fall ({run.path('loss')})", *cause)
 
