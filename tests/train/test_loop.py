@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 import data2vec
+from data2vec import recipe as recipes
 from data2vec.errors import Interrupted, RunStopped, UserError
+from data2vec.objective.verdict import Verdict, verdict
 from data2vec.train import loop
 from data2vec.train.folder import Run
 
@@ -190,6 +192,30 @@ def test_no_checkpoint_is_made_of_what_is_no_number(tiny: dict[str, Any], tmp_pa
     with pytest.raises(RunStopped, match="the loss, or the norm of the gradients, is no number"):
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "log.every": 100})
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+
+
+def judged(run: Run) -> Verdict:
+    return verdict(run.metrics, recipes.load(run.recipe).flat())
+
+
+def test_a_run_ends_with_its_verdict(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = judged(pretrain(tmp_path / "run", tiny, **{"objective.teacher.decay": 0.0}))
+    assert found.state == "watch"
+    assert "objective.teacher.decay=0 is too fast" in str(found)
+    assert str(found) in capsys.readouterr().err
+
+
+def test_a_run_that_stops_says_why_and_what_to_change(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"objective.health": {"min_target_std": 100.0, "grace_steps": 7}}
+    with pytest.raises(RunStopped) as stopped:
+        pretrain(tmp_path / "run", tiny, **limits, **{"train.lr": 3.0})
+    found = judged(Run(tmp_path / "run"))
+    assert found.state == "collapsed"
+    assert str(stopped.value) == f"collapsed: {found.findings[0]}"
+    assert found.findings[0].cause == "train.lr=3 is far too high"
+    assert str(found) in capsys.readouterr().err
 
 
 def test_a_collapsed_run_stops_with_a_reason_and_keeps_its_checkpoints(tiny: dict[str, Any], tmp_path: Path) -> None:
