@@ -231,9 +231,8 @@ def test_the_health_of_a_step_is_measured_when_asked_for() -> None:
     whole, given = objective2(), batch2()
     assert whole(given).stats == {}
     stats = whole(given, measure=True).stats
-    assert set(stats) == {
-        f"{stage}_{what}" for stage in ("features", "student", "target", "prediction") for what in ("std", "rank")
-    }
+    stages = ("features", "student", "target", "prediction")
+    assert set(stats) == {f"{stage}_{what}" for stage in stages for what in ("std", "rank")} | {"target_content"}
     assert all(value.ndim == 0 and not value.requires_grad and value > 0 for value in stats.values())
 
 

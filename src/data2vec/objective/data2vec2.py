@@ -72,7 +72,7 @@ class Data2Vec2(Objective):
             per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
             loss = loss + self.settings.cls_loss * per_view * error
 
-        stats = health.measure(features, context, targets, prediction) if measure else {}
+        stats = health.measure(features, context, target, targets, prediction) if measure else {}
         return Output(loss, len(masked), stats)
 
 

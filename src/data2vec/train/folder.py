@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,18 +119,10 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
 
 def differences(then: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every setting that differs and may not when a run goes on."""
-    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (then, now))
+    old, new = then.flat(), now.flat()
     free = tuple(f"{key}." for key in FREE)
     return [
         (key, old.get(key), new.get(key))
         for key in (old | new)
         if old.get(key) != new.get(key) and not f"{key}.".startswith(free)
     ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

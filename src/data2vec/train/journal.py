@@ -1,6 +1,7 @@
 """What a run tells while it goes on: metrics.jsonl, the list of bad files, a progress bar, trackers."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,10 +36,13 @@ class Journal:
         """Write one logged step, and the examples that cannot be read ("name: reason"), and show how it goes."""
         if bad or self.bad_path.exists():
             self.bad_path.write_text("".join(f"{name}\n" for name in bad), encoding="utf-8")
-        self.file.write(json.dumps(line) + "\n")
+        numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
+        self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
         shown = f"loss {line['loss']:.4f}, {line['samples_per_second']:.1f} samples/s"
-        shown += "".join(f", {name} std {line[f'{name}_std']:.3f}" for name in ("target", "prediction"))
+        shown += "".join(
+            f", {name} std {line[f'{name}_std']:.3f}" for name in ("target", "prediction") if f"{name}_std" in line
+        )
         if "probe_linear" in line:
             shown += f", probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN"
         shown += f", waiting for data {line['data_wait']:.0%}" + (f", {line['bad']} bad files" if line["bad"] else "")
@@ -73,6 +77,7 @@ class Silence:
 
     def step(self) -> None: ...
     def log(self, line: dict[str, Any], bad: list[str]) -> None: ...
+    def say(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -20,6 +20,7 @@ from data2vec.data.streams import furthest
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
+from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
 from data2vec.tasks.online import OnlineProbe
 from data2vec.train import checkpoint, folder, trackers
@@ -104,6 +105,8 @@ class Training:
                 f"out of memory on {self.here.device}: make the micro-batch in `data` smaller ({reason})"
             ) from None
         finally:
+            if self.here.first and self.run.metrics:
+                self.journal.say(str(self._verdict()))
             self.journal.close()
 
     def _open_journal(self) -> None:
@@ -129,6 +132,8 @@ class Training:
             self.samples += measured.counts[1]
             self.journal.step()
             line = self._line(measured) if log or save else {}
+            over = bool(line) and health.collapsed(line, step, self.recipe.objective.health) is not None
+            log = log or over
             now = time.monotonic()
             self.seconds = before + now - begin
             if log:
@@ -137,9 +142,8 @@ class Training:
                 line |= probe({name: gathered(w) for name, w in self.objective.student.state_dict().items()}) if probe else {}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
-                if reason := health.collapsed(line, step, self.recipe.objective.health):
-                    self._save(keep=None)  # the healthy ones before it stay
-                    raise RunStopped(reason)
+            if over:
+                self._give_up(line)
             stop = self.here.greatest(stops[0] if stops else 0)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
@@ -148,32 +152,32 @@ class Training:
             if stop:
                 raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
-    def _line(self, measured: Measured) -> dict[str, Any]:
-        """The measurements of a step over all processes, on the host; the same on every process.
+    def _verdict(self) -> Verdict:
+        return verdict(self.run.metrics, self.recipe.flat())
 
-        Raises RunStopped when the loss or the gradients are no numbers any more."""
+    def _give_up(self, line: dict[str, Any]) -> NoReturn:
+        """Raise RunStopped with what has collapsed, and why; the healthy checkpoints before it stay."""
+        found = self.here.on_first(self._verdict).findings[0]
+        if not health.finite(line):
+            raise RunStopped(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
+        self._save(keep=None)
+        raise RunStopped(f"collapsed: {found}")
+
+    def _line(self, measured: Measured) -> dict[str, Any]:
+        """The measurements of a step over all processes, on the host; the same on every process."""
         here, bad = self.here, self.loader.bad
         loss, *stats = here.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
-        loss /= float(measured.counts[0])
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
-        skipped = bool(scaling) and not math.isfinite(grad_norm)  # the scale was too large, and is smaller now
-        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or (skipped and scaling["loss_scale"] >= 1))):
-            scale = f", the loss scale {scaling['loss_scale']:g}" if scaling else ""
-            raise RunStopped(
-                f"at step {self.step} the loss is {loss:g}, the norm of the gradients {grad_norm:g}{scale}. Likely causes: a "
-                f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
-                f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
-                f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
-            )
+        skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # it was too large, and is smaller now
         self.loader.tell(here.gather(list(bad.names)), self._places())
         return {
             "step": self.step,
             "samples": int(self.samples),
             "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
-            "loss": loss,
+            "loss": loss / float(measured.counts[0]),
             "lr": learning_rate(self.settings, self.step),
             "ema_decay": self.objective.ema_decay(self.step),
             **({} if skipped else {"grad_norm": grad_norm}),
