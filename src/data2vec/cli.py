@@ -39,6 +39,8 @@ what RUN holds:
   metrics.jsonl      a line for each logged step
   checkpoints/       everything to go on by --resume, to the last bit as if the run had never stopped
   model/             the encoder, for use: data2vec.load("RUN")
+  report.html        how it went: curves, pictures, a verdict in words
+  machine.json       on what it ran, and when
   bad_files.txt      what could not be read, where there was any
 
 settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
@@ -114,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
 
+    verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
+
     verb = _verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one complete")
     verb.add_argument("name", metavar="NAME", nargs="?", help="print this one, with every default written out")
     return parser
@@ -165,6 +170,12 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
     print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from data2vec.report import page
+
+    print(page.build(arguments.run))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:

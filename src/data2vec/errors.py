@@ -9,5 +9,9 @@ class RunStopped(Exception):
     """A run that ended for a reason of its own: collapsed representations, too many bad files, a full disk. Exit 1."""
 
 
+class Unhealthy(RunStopped):
+    """A run that its own measurements ended; of many processes, all end at the same step."""
+
+
 class BadExample(Exception):
     """One example that will not decode: skipped, counted and named. `str(error)` is "name: reason"."""

@@ -72,19 +72,29 @@ def damaged(folder: Path) -> str | None:
     return None
 
 
-def load(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint into `objective` and `optimizer`, in place; returns its counters.
+def weights(folder: Path, objective: nn.Module) -> None:
+    """Put the student, the teacher and the head or decoder of a checkpoint into an `objective` on the CPU, in place.
 
     Raises UserError when it belongs to another model."""
     try:
         load_model(objective, folder / "objective.safetensors")
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(_other(folder, error)) from None
+
+
+def load(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint into `objective` and `optimizer`, in place; returns its counters.
+
+    Raises UserError when it belongs to another model."""
+    weights(folder, objective)
+    try:
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in load_file(folder / "optimizer.safetensors").items():
             index, name = key.split(".")
             moments.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"checkpoint {folder} does not fit this recipe: {str(error).splitlines()[0]}") from None
+        raise UserError(_other(folder, error)) from None
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
@@ -117,6 +127,10 @@ def found(run: Path) -> list[Path]:
     """The checkpoints of a run, whole or not, newest first."""
     folders = (path for path in (run / "checkpoints").glob("step-*") if path.name[5:].isdigit())
     return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def _other(folder: Path, error: Exception) -> str:
+    return f"checkpoint {folder} does not fit this recipe: {str(error).splitlines()[0]}"
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

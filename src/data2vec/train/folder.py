@@ -41,6 +41,11 @@ class Run:
         return self.folder / "model"
 
     @property
+    def report(self) -> Path:
+        """A page that tells how it went, for a browser. Written at the end of the run, and by `data2vec report`."""
+        return self.folder / "report.html"
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first. A last line cut short by a crash is left out."""
         return [line for _, line in read_lines(self.folder / "metrics.jsonl")]
@@ -93,7 +98,7 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
 
 def differences(then: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every setting that differs and may not when a run goes on."""
-    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (then, now))
+    old, new = (dict(flat(recipe.model_dump(mode="json"))) for recipe in (then, now))
     free = tuple(f"{key}." for key in FREE)
     return [
         (key, old.get(key), new.get(key))
@@ -102,9 +107,10 @@ def differences(then: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a recipe, by its dotted key."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -15,11 +15,12 @@ from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
-from data2vec.errors import RunStopped, UserError
+from data2vec.errors import RunStopped, Unhealthy, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.recipe import Recipe
-from data2vec.train import checkpoint, folder
+from data2vec.report import page
+from data2vec.train import checkpoint, folder, machine
 from data2vec.train.distributed import Process, process
 from data2vec.train.folder import Run
 from data2vec.train.journal import Journal, Silence, tensorboard_writer
@@ -49,8 +50,13 @@ def pretrain(
         here.on_first(lambda: folder.check(place, resolved, resume))
         training = Training(resolved, here)
         run = here.on_first(lambda: folder.open_run(place, resolved))
-        training.go(run)
+        try:
+            training.go(run)
+        except Unhealthy:
+            here.on_first(lambda: page.at_end(run.folder, resolved))
+            raise
         del training
+        here.on_first(lambda: page.at_end(run.folder, resolved))
     return run
 
 
@@ -84,7 +90,8 @@ class Training:
         if self.here.first:
             self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
         try:
-            with checkpoint.told_when_full(run.folder), stop_signals() as stops:
+            noted = machine.recorded(run.folder, self.here, self.step)
+            with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
                 self._steps(stops)
                 self.here.on_first(self._save_model)
         except torch.OutOfMemoryError as error:
@@ -122,7 +129,7 @@ class Training:
                 logged_at, waited, samples = now, 0.0, line["samples"]
                 if reason := health.collapsed(line, step, self.recipe.objective.health):
                     self._save(keep=None)  # the healthy ones before it stay
-                    raise RunStopped(reason)
+                    raise Unhealthy(reason)
             stop = self._asked_to_stop(stops, log or save)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
@@ -134,14 +141,14 @@ class Training:
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process.
 
-        Raises RunStopped when the loss or the gradients are no numbers any more."""
+        Raises Unhealthy when the loss or the gradients are no numbers any more."""
         here, bad = self.here, self.loader.bad
         loss, *stats = here.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
         loss /= float(measured.counts[0])
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise RunStopped(
+            raise Unhealthy(
                 f"at step {self.step} the loss is {loss:g} and the norm of the gradients {grad_norm:g}. Likely causes: a "
                 f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
                 f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "

@@ -92,3 +92,5 @@ class LogSettings(Settings):
     """Steps between lines of metrics.jsonl, each with loss and health."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra `log`)."""
+    report: bool = True
+    """Draw report.html when the run ends."""
