@@ -101,7 +101,7 @@ class Words(Canvas):
 
     def __init__(self, tokens: Sequence[str]):
         shown = ("".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in token) for token in tokens[: self.most])
-        self.tokens = [token or "·" for token in shown]
+        self.tokens = [token.replace(" ", "\u00a0") or "·" for token in shown]  # a browser leaves out other spaces
 
     def paint(self, colours: np.ndarray, names: Sequence[str], scale: Scale | None = None, width: float = figure.WIDTH) -> Any:
         columns = int(10 * width)

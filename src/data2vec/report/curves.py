@@ -33,41 +33,41 @@ class Panel:
     dots: bool = False
     """Mark each value: there are few."""
     percent: bool = False
+    log: bool = False
+    """Where values lie orders of magnitude apart."""
 
 
 def _stages(measure: str) -> dict[str, tuple[str, str]]:
     return {f"{stage}_{measure}": shown for stage, shown in STAGES.items()}
 
 
-LOSS = Panel("Loss", "per predicted position", {"loss": ("loss", BLUE)}, "It may rise again while the targets get harder.")
-STD = Panel("Spread", "standard deviation", _stages("std"), "Near 0, the same vector everywhere: collapse.")
+def _one(title: str, unit: str, key: str, says: str, percent: bool = False, log: bool = False) -> Panel:
+    return Panel(title, unit, {key: (title, BLUE)}, says, percent=percent, log=log)
+
+
+LOSS = _one("Loss", "per predicted position", "loss", "It may rise again while the targets get harder.", log=True)
+STD = Panel("Spread", "standard deviation", _stages("std"), "Near 0, the same vector everywhere: collapse.", log=True)
 RANK = Panel("Rank", "effective dimensions", _stages("rank"), "How many directions are in use. Near 1: collapse.")
+PROBES = {
+    "probe_linear": ("linear", BLUE),
+    "probe_knn": ("kNN", RED),
+    "probe_linear_untrained": ("linear, untrained", GREEN),
+    "probe_knn_untrained": ("kNN, untrained", YELLOW),
+}
 PANELS = (
     LOSS,
     STD,
     RANK,
-    Panel("Gradient norm", "before clipping", {"grad_norm": ("norm", BLUE)}, "Spikes tell of too high a learning rate."),
-    Panel("Learning rate", "", {"lr": ("learning rate", BLUE)}, "Warm-up, then the schedule."),
-    Panel("EMA decay", "τ", {"ema_decay": ("τ", BLUE)}, "The nearer to 1, the slower the teacher follows."),
-    Panel("Throughput", "samples per second", {"samples_per_second": ("samples/s", BLUE)}, "Dips: something else was busy."),
-    Panel(
+    Panel("Probe", "accuracy", PROBES, "What simple classifiers make of frozen features.", dots=True, percent=True),
+    _one("Gradient norm", "before clipping", "grad_norm", "Spikes tell of too high a learning rate.", log=True),
+    _one("Learning rate", "", "lr", "Warm-up, then the schedule."),
+    _one("EMA decay", "share of the teacher that stays", "ema_decay", "The nearer to 1, the slower the teacher follows."),
+    _one("Throughput", "samples per second", "samples_per_second", "Where it dips, something else was busy."),
+    _one(
         "Waiting for data",
         "share of the time",
-        {"data_wait": ("waiting", BLUE)},
-        "More than a few per cent: more data.workers, or a faster disk.",
-        percent=True,
-    ),
-    Panel(
-        "Probe",
-        "accuracy",
-        {
-            "probe_linear": ("linear", BLUE),
-            "probe_knn": ("kNN", RED),
-            "probe_linear_untrained": ("linear, untrained", GREEN),
-            "probe_knn_untrained": ("kNN, untrained", YELLOW),
-        },
-        "What simple classifiers make of frozen features.",
-        dots=True,
+        "data_wait",
+        "If much: more data.workers, or a faster disk.",
         percent=True,
     ),
 )
@@ -86,7 +86,7 @@ def draw(
                 each.plot(*points.T, color=colour, label=name, marker="o" if panel.dots or len(points) < 3 else None, ms=4)
                 lines += 1
         _scale(each, panel)
-        each.set(title=panel.title, xlabel="optimizer step", ylabel=panel.unit)
+        each.set(title=panel.title if len(panels) > 1 else "", xlabel="optimizer step", ylabel=panel.unit)
         each.grid(alpha=0.3)
         if lines > 1:
             each.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False)
@@ -112,14 +112,14 @@ def series(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
 
 
 def _scale(axes: Any, panel: Panel) -> None:
-    """From 0; or logarithmic where values lie orders of magnitude apart; or as it comes, far from 0."""
+    """From 0, or logarithmic, or, where values differ little, as they come."""
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.zeros(1)])
     low, high = values.min(), values.max()
-    if low > 0 and high > 30 * low and not panel.percent:
+    if panel.log and low > 0 and high > 30 * low:
         axes.set_yscale("log")
     elif panel.percent:
         axes.set_ylim(0, min(1, 1.1 * high) or 1)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     elif low < 0.8 * high:
         axes.set_ylim(0, None)
     if axes.get_yscale() == "linear" and not panel.percent:

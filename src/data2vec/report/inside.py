@@ -57,11 +57,12 @@ class Sample:
 
 
 def sample(modality: Modality, where: str, count: int = 4) -> Sample:
-    """Some examples of the data set `where`, spread evenly. Raises UserError when it is not there, or none can be read."""
+    """Some of the longer examples of the data set `where`. Raises UserError when it is not there, or none can be read."""
     kind = getattr(modality, "kind", None)
     rows = modality.rows(where)
     examples = modality.examples(rows if hasattr(rows, "__len__") else list(islice(rows, AHEAD)))
-    chosen = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
+    chosen = np.random.default_rng(0).choice(len(examples), min(16 * count, len(examples)), replace=False)
+    chosen = chosen[np.argsort(-examples.costs[chosen], kind="stable")][:count]  # they are cut to the shortest of them
     limit = float(examples.costs[chosen].min(initial=SECONDS if kind == "audio" else np.inf))
     items, bad = [], ""
     for index in chosen.tolist():

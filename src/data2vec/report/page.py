@@ -3,34 +3,23 @@
 It is made of the run folder alone, so it can be made again at any time; what is not there is left out, and named.
 """
 
-import copy
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
-from math import ceil
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import numpy as np
-import torch
-
-from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.nn import encoder as encoders
-from data2vec.nn.encoder import Encoder
-from data2vec.objective import Objective
 from data2vec.objective.verdict import verdict
 from data2vec.recipe import Recipe
-from data2vec.report import curves, figure, inside, pictures
-from data2vec.report.inside import Sample
-from data2vec.train import checkpoint, machine
+from data2vec.report import curves, figure
+from data2vec.report.looks import Look, looks
+from data2vec.train import machine
 from data2vec.train.folder import Run, flat
 
-MASKS = 8
-"""At least so many masks of each example are tried for the loss at each position."""
 FILES = 200
 """Bad files that the page names."""
 STATES = {
@@ -49,12 +38,12 @@ def build(run: str | Path) -> Path:
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
     recipe = recipes.load(here.recipe)
     metrics, starts = here.metrics, machine.starts(here.folder)
-    looks, missing = _looks(here, recipe)
+    seen, missing = looks(here.folder, recipe)
     sections = [
         _verdict(metrics, recipe, starts),
-        _missing(missing),
-        _curves(metrics),
-        *looks,
+        f"<p>Not on this page: {escape(missing)}.</p>" if missing else "",
+        _section("Curves", _curves(metrics)),
+        _section("What it sees, and what it makes of it", seen),
         _bad(here.folder / "bad_files.txt"),
         _machine(starts),
         f"<section><h2>Recipe</h2><details><summary>Complete: running it again is the same run</summary>"
@@ -83,75 +72,6 @@ def at_end(run: Path, recipe: Recipe) -> None:
         print(f"data2vec: report.html was not made ({reason}); all else is; try 'data2vec report {run}'", file=sys.stderr)
 
 
-def _looks(run: Run, recipe: Recipe) -> tuple[list[str], list[str]]:
-    """The sections with pictures of what the model is shown and makes of it; and why those that are missing are."""
-    modality = recipe.build_modality()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)  # as training does: these are the weights it started from
-        objective = objectives.build(encoders.build(modality, recipe.encoder), recipe.objective).eval().requires_grad_(False)
-    untrained = copy.deepcopy(objective.student)
-    try:
-        sample = inside.sample(modality, str(recipe.data.train))
-        times = ceil(MASKS / recipe.objective.masks)
-        batches = list(sample.masked(recipe.objective.mask, recipe.objective.masks, times))
-    except UserError as error:
-        return [], [f"Pictures of inputs, features, attention and loss: the training data is not at hand ({error})."]
-    n = len(sample.batch["input"])
-    hidden = np.concatenate([batch["mask"].view(n, -1, batch["mask"].shape[1]).numpy() for batch in batches], axis=1)
-    looks = [
-        _section(
-            "What the student does not see",
-            _figure(
-                pictures.masks(sample.canvas, hidden),
-                "An example of the training data, and the same under some masks",
-                f"Grey is hidden: {hidden.mean():.0%} of {hidden.shape[2]} positions. The teacher sees the whole input.",
-            ),
-        )
-    ]
-    newest = checkpoint.latest(run.folder)
-    if newest is None:
-        return looks, ["Pictures of features, attention and loss: there is no whole checkpoint yet."]
-    checkpoint.weights(newest, objective)
-    return [*looks, _loss(objective, batches, sample), _inside(untrained, objective.student, sample)], []
-
-
-def _loss(objective: Objective, batches: Sequence[Any], sample: Sample) -> str:
-    errors = inside.errors(objective, batches)
-    shown = pictures.losses(sample.canvas, errors)
-    return _section(
-        "Loss, mask by mask",
-        _figure(
-            shown,
-            "The loss at each hidden position, for some masks, and its mean",
-            f"Bright: hard to predict. “mean” is over {errors.shape[1]} masks of {len(errors)} examples: a pattern there comes "
-            "from where a position is, not from what it holds.",
-        ),
-    )
-
-
-def _inside(untrained: Encoder, trained: Encoder, sample: Sample) -> str:
-    layers = len(trained.transformer.blocks)
-    blocks = sorted({0, layers // 2, layers - 1})
-    before, after = (inside.features(encoder, sample.batch) for encoder in (untrained, trained))
-    weights = inside.attention(trained, sample.batch, blocks)
-    asked = "of the red position to all others" if len(sample.grid) == 2 else "of each position (row) to each (column)"
-    return _section(
-        "Features and attention",
-        _figure(
-            pictures.components(sample.canvas, before, after),
-            "The first three principal components of the features as colours, untrained and trained",
-            "Like colours, like features: the first three principal components as red, green and blue. Regions that belong "
-            "together should share a colour after training; one colour everywhere is collapse.",
-        ),
-        _figure(
-            pictures.attention(sample.canvas, weights, blocks, sample.grid),
-            "Attention maps of the first, the middle and the last block",
-            f"Attention {asked}, mean over {weights.shape[1]} heads. Bright: much. The same map for every input, or one "
-            "position that takes it all, says that content plays no part.",
-        ),
-    )
-
-
 def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step has been logged yet.</p></section>'
@@ -168,16 +88,9 @@ def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Seque
     return f'<section class="verdict {found.state}"><strong>{mark} {word}</strong><p>{said}</p>{signs}{stopped}</section>'
 
 
-def _missing(reasons: Sequence[str]) -> str:
-    lines = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
-    return f"<section><h2>Not on this page</h2><ul>{lines}</ul></section>" if lines else ""
-
-
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Look]:
     panels = [panel for panel in curves.PANELS if curves.has(metrics, panel)]
-    return _section(
-        "Curves", *(_figure(curves.draw(metrics, [panel]), f"{panel.title} over the steps", panel.says) for panel in panels)
-    )
+    return [Look(curves.draw(metrics, [panel]), panel.title, panel.says) for panel in panels]
 
 
 def _bad(path: Path) -> str:
@@ -195,7 +108,7 @@ def _machine(starts: Sequence[Mapping[str, Any]]) -> str:
         return ""
     parts = []
     for i, start in enumerate(reversed(starts)):
-        shown = {"ended": "not yet, or it was killed"} | dict(start)
+        shown = dict(start) | {"ended": start.get("ended", "not yet, or it was killed")}
         rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in shown.items())
         head = f"Start {len(starts) - i} of {len(starts)}, at step {start['step']}"
         parts.append(f"<details{' open' if i == 0 else ''}><summary>{head}</summary><dl>{rows}</dl></details>")
@@ -215,9 +128,10 @@ def _subtitle(recipe: Recipe, metrics: Sequence[Mapping[str, Any]]) -> str:
     return escape(" · ".join(parts))
 
 
-def _section(title: str, *figures: str) -> str:
-    return f'<section><h2>{title}</h2><div class="grid">{"".join(figures)}</div></section>' if figures else ""
-
-
-def _figure(drawn: Any, meaning: str, says: str) -> str:
-    return f"<figure>{figure.svg(drawn, meaning)}<figcaption>{escape(says)}</figcaption></figure>"
+def _section(title: str, seen: Sequence[Look]) -> str:
+    figures = "".join(
+        f"<figure><h3>{escape(look.title)}</h3>{figure.svg(look.figure, look.title)}"
+        f"<figcaption>{escape(look.says)}</figcaption></figure>"
+        for look in seen
+    )
+    return f'<section><h2>{title}</h2><div class="grid">{figures}</div></section>' if figures else ""
