@@ -162,7 +162,10 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if os.environ.get("RANK", "0") == "0":
-        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED --valid LABELLED")
+        print(f"trained: {run.model}")
+        if run.report.exists():
+            print(f"how it went: {run.report}")
+        print(f"next: data2vec probe {run.folder} --data LABELLED --valid LABELLED")
 
 
 def _probe(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data2vec.errors import RunStopped
+from data2vec.errors import Unhealthy
 from data2vec.train import machine
 from data2vec.train.distributed import Process
 
@@ -14,12 +14,13 @@ def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
     with machine.recorded(tmp_path, FIRST, 0):
         (entry,) = machine.starts(tmp_path)
         assert entry["started"] and "ended" not in entry  # what a process that is killed leaves
-    with pytest.raises(RunStopped), machine.recorded(tmp_path, FIRST, 7):
-        raise RunStopped("collapsed")
+    with pytest.raises(Unhealthy), machine.recorded(tmp_path, FIRST, 7):
+        raise Unhealthy("collapsed")
     with pytest.raises(KeyboardInterrupt), machine.recorded(tmp_path, FIRST, 9):
         raise KeyboardInterrupt
     every = machine.starts(tmp_path)
-    assert [(each["step"], each["because"]) for each in every] == [(0, "finished"), (7, "collapsed"), (9, "KeyboardInterrupt")]
+    assert [(each["step"], each["because"]) for each in every] == [(0, "finished"), (7, "collapsed"), (9, "by Ctrl-C")]
+    assert [each.get("unhealthy") for each in every] == [None, True, False]
     assert all(each["ended"] >= each["started"] for each in every)
 
 

@@ -25,7 +25,7 @@ FILES = 200
 STATES = {
     "healthy": ("✓", "Healthy", "Nothing in the measurements speaks against going on."),
     "watch": ("!", "Watch", "Something is not as it should be:"),
-    "collapsed": ("✗", "Collapsed", "The representations carry nothing any more:"),
+    "collapsed": ("✗", "Collapsed", "It does not learn any more:"),
 }
 
 
@@ -75,17 +75,19 @@ def at_end(run: Path, recipe: Recipe) -> None:
 def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step has been logged yet.</p></section>'
-    found = verdict(metrics, dict(flat(recipe.model_dump(mode="json"))))
-    mark, word, said = STATES[found.state]
+    found, last = verdict(metrics, dict(flat(recipe.model_dump(mode="json")))), starts[-1] if starts else {}
+    # What ends a run may never have been logged: a loss that is no number is not.
+    state = "collapsed" if last.get("unhealthy") else found.state
     signs = "".join(
         f"<li><b>{escape(finding.sign)}</b><br>Likely cause: {escape(finding.cause)}<br>What to change: {escape(finding.mend)}"
         "</li>"
         for finding in found.findings
     )
-    ended = starts[-1].get("because") if starts else None
-    stopped = f"<p>The run stopped: {escape(ended)}</p>" if ended not in (None, "finished") else ""
-    signs = f"<ul>{signs}</ul>" if signs else ""
-    return f'<section class="verdict {found.state}"><strong>{mark} {word}</strong><p>{said}</p>{signs}{stopped}</section>'
+    mark, word, said = STATES[state]
+    parts = [f"<strong>{mark} {word}</strong><p>{said}</p>", f"<ul>{signs}</ul>" if signs else ""]
+    if last.get("because", "finished") != "finished":
+        parts.append(f"<p>The run stopped: {escape(last['because'])}</p>")
+    return f'<section class="verdict {state}">{"".join(parts)}</section>'
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Look]:

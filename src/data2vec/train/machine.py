@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data2vec.errors import Unhealthy
 from data2vec.train.distributed import Process
 
 
@@ -23,14 +24,15 @@ def recorded(run: Path, here: Process, step: int) -> Iterator[None]:
     every = starts(run)
     every.append({"started": _now(), "step": step, **describe(here)})
     _write(run, every)
-    ended = "finished"
+    end: dict[str, Any] = {"because": "finished"}
     try:
         yield
     except BaseException as error:
-        ended = str(error) or type(error).__name__
+        because = "by Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        end = {"because": because, "unhealthy": isinstance(error, Unhealthy)}
         raise
     finally:
-        every[-1] |= {"ended": _now(), "because": ended}
+        every[-1] |= {"ended": _now(), **end}
         _write(run, every)
 
 
