@@ -103,12 +103,16 @@ def test_probe_values_in_some_lines_become_a_curve(copied: Run) -> None:
 
 
 @only("images")
-def test_what_is_not_there_is_named(copied: Run, tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(run: Run, copied: Run, tmp_path: Path) -> None:
     shutil.rmtree(copied.folder / "checkpoints")
     path = page.build(copied.folder)
     assert titles(path) == CURVES | {"What the student does not see"}
     assert "there is no whole checkpoint" in path.read_text(encoding="utf-8")
-    recipe = re.sub("(?m)^  train: .*", f"  train: {tmp_path / 'gone'}", copied.recipe.read_text())
+    shutil.copytree(run.folder / "checkpoints", copied.folder / "checkpoints")
+    recipe = copied.recipe.read_text()
+    copied.recipe.write_text(recipe.replace("ffn_width: 32", "ffn_width: 64"))
+    assert "step-3 does not fit this recipe" in page.build(copied.folder).read_text(encoding="utf-8")
+    recipe = re.sub("(?m)^  train: .*", f"  train: {tmp_path / 'gone'}", recipe)
     copied.recipe.write_text(recipe)
     for name in ("metrics.jsonl", "machine.json"):
         (copied.folder / name).unlink()

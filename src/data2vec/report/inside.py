@@ -38,11 +38,6 @@ class Sample:
         """The shape of an example's positions."""
         return self.modality.grid(self.batch)
 
-    @property
-    def first(self) -> Batch:
-        """The first example alone."""
-        return {key: value[:1] for key, value in self.batch.items()}
-
     def masked(self, mask: Any, views: int, times: int) -> Iterator[Batch]:
         """The batch, so often, with masks as a step of training has them: `views` of each example."""
         rng = np.random.default_rng(0)

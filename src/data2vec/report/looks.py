@@ -38,17 +38,20 @@ def looks(run: Path, recipe: Recipe) -> tuple[list[Look], str]:
     modality = recipe.build_modality()
     try:
         sample = inside.sample(modality, str(recipe.data.train))
+        batches = list(sample.masked(recipe.objective.mask, recipe.objective.masks, ceil(MASKS / recipe.objective.masks)))
     except Exception as error:  # loading is the modality's, and a modality may be anybody's
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return [], f"pictures of inputs, features, attention and loss, since no training data can be loaded ({reason})"
-    batches = list(sample.masked(recipe.objective.mask, recipe.objective.masks, ceil(MASKS / recipe.objective.masks)))
     found = [_masks(sample, batches)]
     newest = checkpoint.latest(run)
     if newest is None:
         return found, "pictures of features, attention and loss, since there is no whole checkpoint"
     objective = _untrained(recipe, modality)
     untrained = copy.deepcopy(objective.student)
-    checkpoint.weights(newest, objective)
+    try:
+        checkpoint.weights(newest, objective)
+    except UserError as error:
+        return found, f"pictures of features, attention and loss, since {error}"
     found.append(_losses(sample, batches, objective))
     found.append(_components(sample, untrained, objective.student))
     found.append(_attention(sample, objective.student))

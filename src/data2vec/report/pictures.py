@@ -16,16 +16,17 @@ SHOWN = 3
 HIDDEN = (0.62, 0.62, 0.62, 1.0)
 """Over what the student does not see."""
 QUERY = (0.82, 0.29, 0.36, 1.0)
+"""Over the position whose attention is shown."""
 
 
 def masks(canvas: Canvas, hidden: np.ndarray, width: float = figure.WIDTH) -> Any:
     """The first example as the teacher and as the student sees it, under some of its masks; `hidden` (n, M, T) bool."""
     shown = hidden[0, :SHOWN, None, :, None] * np.array(HIDDEN)
     names = [f"mask {i + 1}" for i in range(len(shown))]
-    return canvas.paint(np.concatenate([_nothing(shown), shown]), ["input", *names], width=width)
+    return canvas.paint(np.concatenate([np.zeros_like(shown[:1]), shown]), ["input", *names], width=width)
 
 
-def losses(canvas: Canvas, errors: np.ndarray, width: float = figure.WIDTH) -> Any:
+def losses(canvas: Canvas, errors: np.ndarray) -> Any:
     """The loss at the positions that each of some masks hides, and the mean at each position over all masks and examples.
 
     `errors` (n, M, T), NaN where a position was not hidden."""
@@ -35,7 +36,7 @@ def losses(canvas: Canvas, errors: np.ndarray, width: float = figure.WIDTH) -> A
     low, high = np.nanpercentile(rows, (2, 98))
     scale = Scale(low, high, "loss")
     names = [f"mask {i + 1}" for i in range(len(rows) - 1)]
-    return canvas.paint(scale.colours(rows)[:, None], [*names, "mean"], scale, width)
+    return canvas.paint(scale.colours(rows)[:, None], [*names, "mean"], scale)
 
 
 def components(canvas: Canvas, before: np.ndarray, after: np.ndarray, width: float = figure.WIDTH) -> Any:
@@ -79,11 +80,6 @@ def principal(features: np.ndarray) -> np.ndarray:
     found = flat @ directions[:3].T
     low, high = np.percentile(found, (2, 98), axis=0)
     return np.clip((found - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(*features.shape[:-1], 3)
-
-
-def _nothing(rows: np.ndarray) -> np.ndarray:
-    """A row of colours that cover nothing."""
-    return np.zeros_like(rows[:1])
 
 
 def _stretched(weights: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def recorded(run: Path, here: Process, step: int) -> Iterator[None]:
         yield
     except BaseException as error:
         because = "by Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-        end = {"because": because, "unhealthy": isinstance(error, Unhealthy)}
+        end = {"because": because} | ({"unhealthy": True} if isinstance(error, Unhealthy) else {})
         raise
     finally:
         every[-1] |= {"ended": _now(), **end}
