@@ -72,7 +72,7 @@ def test_every_mistake_is_told_at_once_in_a_line_each() -> None:
     assert lines == [
         "vision/v1-tiny: encoder.width: should be a valid integer, not 'wide'",
         "vision/v1-tiny: objective.scale: should be a valid number, or should be '1/sqrt(width)' or '1/width', not 'foo'",
-        "vision/v1-tiny: train.precision: should be 'fp32' or 'bf16', not 'bf17'; did you mean 'bf16'?",
+        "vision/v1-tiny: train.precision: should be 'fp32', 'bf16' or 'fp16', not 'bf17'; did you mean 'bf16'?",
         "vision/v1-tiny: train.stepz: there is no such setting; did you mean 'steps'?",
         "vision/v1-tiny: lr: there is no such setting; did you mean 'train.lr'?",
     ]

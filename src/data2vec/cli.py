@@ -1,7 +1,7 @@
 """The command `data2vec`: verbs, each a thin call to one public function.
 
 Exit status: 0 success; 1 the run, the machine or the program failed; 2 a mistake that the user can mend, told on stderr
-in a line that starts with "data2vec: error:"; 130 stopped by Ctrl-C, after a checkpoint.
+in a line that starts with "data2vec: error:"; 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data2vec import __version__
-from data2vec.errors import RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, UserError
 
 GUIDE = """\
 examples:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _tell(speaks, "error", str(error), 2)
     except RunStopped as error:
-        return _tell(speaks, "stopped", str(error), 1)
+        return _tell(speaks, "stopped", str(error), 128 + error.signal if isinstance(error, Interrupted) else 1)
     except KeyboardInterrupt:
         return _tell(speaks, "stopped", "by Ctrl-C", 130)
     except BrokenPipeError:  # whoever read our output has seen enough

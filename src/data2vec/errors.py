@@ -13,5 +13,13 @@ class Unhealthy(RunStopped):
     """A run that its own measurements ended; of many processes, all end at the same step."""
 
 
+class Interrupted(RunStopped):
+    """A run that was asked to stop by a signal, and saved a checkpoint first. Exit 128 + `signal`, as shells have it."""
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
 class BadExample(Exception):
     """One example that will not decode: skipped, counted and named. `str(error)` is "name: reason"."""

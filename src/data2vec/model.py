@@ -164,22 +164,37 @@ def load(path: str | Path) -> Model:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `folder`, in place of what was there, only once all of it is on the disk."""
-    aside = folder.with_name(f".{folder.name}.part")
-    before = folder.with_name(f".{folder.name}.old")
+    aside = begin_folder(folder)
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         yield aside
-        for path in (*aside.iterdir(), aside):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            folder.rename(before)
-        aside.rename(folder)
-        _sync(folder.parent)
+        end_folder(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def begin_folder(folder: Path) -> Path:
+    """The empty folder aside in which `folder` is to be filled."""
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def end_folder(folder: Path) -> None:
+    """What was filled aside becomes `folder`."""
+    aside, before = _aside(folder), folder.with_name(f".{folder.name}.old")
+    for path in (*aside.iterdir(), aside):
+        _sync(path)
+    if folder.exists():
         shutil.rmtree(before, ignore_errors=True)
+        folder.rename(before)
+    aside.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
 
 
 def _row(modality: Modality, given: Any) -> dict[str, Any]:

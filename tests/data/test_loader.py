@@ -1,79 +1,14 @@
-"""A toy modality: vectors of some length, so that every batch can be told apart by hand."""
-
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from toy import Toy, ToyData, content, line, loader, rows, take
 
 from data2vec.data.groups import cut
 from data2vec.data.loader import Loader
-from data2vec.errors import BadExample, RunStopped, UserError
-from data2vec.modalities.base import DataSettings, Modality
+from data2vec.errors import RunStopped, UserError
 from data2vec.objective.masking import FixedBlockMask
-
-
-class ToyData(DataSettings):
-    batch_size: int = 24
-    micro_batch_size: int = 6
-
-    @property
-    def batch(self):
-        return self.batch_size
-
-    @property
-    def micro_batch(self):
-        return self.micro_batch_size
-
-
-class ToyExamples:
-    def __init__(self, rows):
-        self.rows = rows
-        self.costs = np.array([row["cost"] for row in rows], dtype=np.float64)
-
-    def load(self, index, limit=None, rng=None):
-        row = self.rows[int(index)]
-        if row["broken"] == "bad":
-            raise BadExample(f"row {row['id']}: broken")
-        if row["broken"] == "wrong":
-            raise UserError("data.size: wrong, make it right")
-        return torch.tensor([row["id"], rng.random(), limit, *rng.random(5)], dtype=torch.float64)
-
-    def subset(self, indices):
-        return ToyExamples([self.rows[int(i)] for i in indices])
-
-    def __len__(self):
-        return len(self.rows)
-
-
-class Toy(Modality):
-    Settings = DataSettings
-    Data = ToyData
-    features = positions = None  # type: ignore[assignment]
-
-    def grid(self, batch):
-        return (batch["input"].shape[1],)
-
-    def examples(self, rows: Any) -> Any:
-        return ToyExamples(rows)
-
-    def collate(self, items: Sequence[Any]):
-        return {"input": torch.stack(list(items))}
-
-    def replace(self, batch, replaced, rng):
-        return torch.where(torch.from_numpy(replaced), torch.from_numpy(rng.random(replaced.shape)), batch["input"])
-
-
-Toy.__abstractmethods__ = frozenset()
-
-
-class Mask:
-    def draw(self, rows, grid, rng, lengths=None):
-        drawn = rng.random((rows, *grid))
-        return SimpleNamespace(hidden=drawn < 0.4, replaced=drawn > 0.8)
 
 
 class Numbered:
@@ -84,34 +19,9 @@ class Numbered:
         return SimpleNamespace(hidden=numbers[:, None] >> np.arange(grid[0]) & 1 == 1, replaced=None)
 
 
-def rows(n=60, costs=None, broken=()):
-    costs = [1.0] * n if costs is None else list(costs)
-    return Dataset.from_list([{"id": i, "cost": costs[i], "broken": dict(broken).get(i, "")} for i in range(n)])
-
-
-def loader(data, rank=0, world=1, seed=3, **settings):
-    return Loader(Toy(None, ToyData(**{"workers": 0, **settings})), Mask(), data, seed, rank, world)
-
-
 def several(data, rank=0, world=1, mask=None, masks=3, **settings):
     """A loader that draws three masks for each example."""
     return Loader(Toy(None, ToyData(**{"workers": 0, **settings})), mask or Numbered(), data, 3, rank, world, masks=masks)
-
-
-def take(loader, first, number):
-    steps = loader.steps(first)
-    taken = [next(steps) for _ in range(number)]
-    steps.close()
-    return taken
-
-
-def line(batch, i):
-    return tuple(torch.cat([batch[key][i].double() for key in ("input", "mask", "view")]).tolist())
-
-
-def content(steps):
-    """For each step what its rows are, whoever loaded them: identity, crop, augmentation, mask and view."""
-    return [sorted(line(batch, i) for batch in step for i in range(len(batch["input"]))) for step in steps]
 
 
 def test_a_step_and_an_epoch():
@@ -271,32 +181,3 @@ def test_a_users_mistake_in_a_worker_is_one_line(workers):
 
 def stream(n=60, costs=None, broken=()):
     return rows(n, costs, broken).to_iterable_dataset(num_shards=5)
-
-
-def test_streaming_repeats_itself_resumes_and_is_shared():
-    settings = {"streaming": True, "buffer": 25, "batch_size": 12}
-    costs = np.linspace(1, 3, 60)
-    data = loader(stream(costs=costs), **settings)
-    assert data.steps_per_epoch is None
-    one = content(take(data, 0, 8))
-    assert content(take(data, 0, 8)) == one
-    assert content(take(loader(stream(costs=costs), workers=2, **settings), 0, 8)) == one
-    assert content(take(loader(stream(costs=costs), **settings), 3, 5)) == one[3:]
-    parts = [take(loader(stream(costs=costs), rank, 2, **settings), 0, 8) for rank in range(2)]
-    assert content([a + b for a, b in zip(*parts, strict=True)]) == one
-    ids = [int(row[0]) for step in one for row in step]
-    assert len(ids) == len(set(ids)), "no row twice in the first pass"
-    assert content(take(loader(stream(costs=costs), seed=9, **settings), 0, 8)) != one
-
-
-def test_streaming_bad_examples():
-    data = loader(stream(broken={3: "bad"}.items()), streaming=True, buffer=30)
-    take(data, 0, 4)
-    assert list(data.bad.names) == ["row 3: broken"]
-    with pytest.raises(RunStopped, match="cannot be read"):
-        take(loader(stream(broken=dict.fromkeys(range(30), "bad").items()), streaming=True, buffer=30), 0, 9)
-
-
-def test_a_stream_without_anything():
-    with pytest.raises(UserError, match="has no rows"):
-        take(loader(stream().filter(lambda row: False), streaming=True), 0, 1)

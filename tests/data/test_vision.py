@@ -182,7 +182,6 @@ def test_examples(picture, tmp_path):
     one, same = (examples.load(0, None, np.random.default_rng(3)) for _ in range(2))
     assert torch.equal(one, same)
     assert not torch.equal(one, examples.load(0, None, np.random.default_rng(4)))
-    assert torch.equal(examples.subset([1, 0]).load(1), examples.load(0))
     batch = collate([one, same])
     assert batch["input"].shape == (2, 3, 32, 32)
     assert batch["input"].dtype == torch.uint8

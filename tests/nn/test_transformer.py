@@ -91,7 +91,7 @@ def test_layerdrop_skips_blocks_in_training_only() -> None:
 
 def test_drop_path_grows_with_depth_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    rates = [block.drop_path.p for block in Transformer(small(drop_path=0.2)).blocks]
+    rates = [1 - block.drop_path.stay.item() for block in Transformer(small(drop_path=0.2)).blocks]
     assert rates == pytest.approx([0, 0.1, 0.2])
     y = DropPath(0.25)(torch.ones(4000, 2, 3))
     assert abs(y.mean().item() - 1) < 0.05

@@ -93,3 +93,15 @@ def test_a_shared_prenet_is_the_students_and_the_rest_is_the_average() -> None:
     averaged, shared = (torch.equal(x, y) for x, y in zip(before, targets(), strict=True))
     assert averaged
     assert not shared
+
+
+def test_a_teacher_without_a_prenet_of_its_own_follows_blocks_that_have_constants() -> None:
+    """Stochastic depth keeps its chance beside the weights."""
+    shape = {"prenet_layers": 1, "drop_path": 0.5}
+    whole = objective(
+        encoder_changes=shape, teacher=TeacherSettings(prenet="shared", decay=0, end_decay=0), target={"top_k": 1}
+    )
+    kick(whole.student)
+    whole.after_step(1)
+    mine, theirs = whole.teacher.own["transformer"].blocks[2], whole.student.transformer.blocks[2]
+    torch.testing.assert_close(mine.state_dict(), theirs.state_dict())

@@ -9,19 +9,24 @@ from torch import nn
 
 from data2vec.errors import RunStopped, UserError
 from data2vec.train import checkpoint
+from data2vec.train import optimizer as optimizers
+from data2vec.train.distributed import Process
+from data2vec.train.settings import TrainSettings
+
+ALONE = Process(0, 1, torch.device("cpu"))
 
 
 def trained(seed: int = 0, width: int = 8) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = nn.Linear(width, width)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer = optimizers.build(model, TrainSettings())
     model(torch.randn(4, width)).square().sum().backward()
     optimizer.step()
     return model, optimizer
 
 
 def save(run: Path, step: int, keep: int | None = None) -> Path:
-    return checkpoint.save(run, step, *trained(step), {"samples": 7}, keep)
+    return checkpoint.save(run, step, *trained(step), {"samples": 7}, keep, ALONE)
 
 
 @pytest.fixture
@@ -127,7 +132,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, small_files: None) -> None:
     save(tmp_path, 1)
     big, optimizer = trained(2, width=64)
     with pytest.raises(RunStopped, match=r"disk .* is full.*the last whole checkpoint is step-1") as stopped:
-        checkpoint.save(tmp_path, 2, big, optimizer, {}, keep=1)
+        checkpoint.save(tmp_path, 2, big, optimizer, {}, 1, ALONE)
     assert len(str(stopped.value).splitlines()) == 1
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
     assert checkpoint.damaged(tmp_path / "checkpoints" / "step-1") is None

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import data2vec
-from data2vec.errors import RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.report import page
 from data2vec.train import loop
 from data2vec.train.folder import Run
@@ -155,8 +155,8 @@ def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         steps = loop.Loader.steps
 
-        def halved(self: Any, first: int) -> Any:
-            for (batch,) in steps(self, first):
+        def halved(self: Any, *place: Any) -> Any:
+            for (batch,) in steps(self, *place):
                 halves = []
                 for rows in (slice(0, 5), slice(5, None)):
                     half = {key: value[rows] for key, value in batch.items() if key in ("input", "mask")}
@@ -219,7 +219,10 @@ def test_a_page_that_cannot_be_drawn_costs_one_line(
     assert f"data2vec report {run.folder}" in line
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, RunStopped)])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted)],
+)
 def test_asked_to_stop_it_saves_first(
     number: int, error: type[BaseException], tiny: dict[str, Any], whole: Run, tmp_path: Path
 ) -> None:
@@ -241,6 +244,21 @@ def test_asked_to_stop_it_saves_first(
     assert (run.folder / "checkpoints" / f"step-{reached}" / "complete.json").exists()
     pretrain(run.folder, tiny, resume=True, **{"train.steps": reached + 1, "train.checkpoint_every": 1000})
     assert run.metrics[-1]["step"] == reached + 1
+
+
+def test_what_torchrun_starts_again_goes_on(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        step = loop.Step.__call__
+        patch.setattr(
+            loop.Step, "__call__", lambda self, number, *a, **k: 1 / 0 if number == 5 else step(self, number, *a, **k)
+        )
+        with pytest.raises(ZeroDivisionError):
+            pretrain(tmp_path / "run", tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        pretrain(tmp_path / "run", tiny)
+        pretrain(tmp_path / "never begun", tiny, **{"train.steps": 1})
+    assert measured(Run(tmp_path / "run")) == measured(whole)
 
 
 def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from math import sqrt
 
 from data2vec.errors import RunStopped
 
@@ -9,11 +10,15 @@ log = logging.getLogger(__name__)
 
 
 class BadExamples:
-    """Counts distinct bad examples among `total`. One is always borne; beyond that at most `share` of all."""
+    """Counts distinct bad examples among `total`. One is always borne; beyond that at most `share` of all.
 
-    def __init__(self, share: float, total: int = 0):
+    Without a total it is that of the examples met so far. These are a sample, so three standard deviations more are borne:
+    else a share just within the bounds would end the run sooner or later."""
+
+    def __init__(self, share: float, total: int | None = None):
         self.share = share
-        self.total = total
+        self.total = total or 0
+        self.sampled = total is None
         self.names: dict[str, None] = {}
 
     def add(self, names: Iterable[str]) -> None:
@@ -24,7 +29,8 @@ class BadExamples:
             log.warning("skipped: %s", name)
         if len(new) > 20:
             log.warning("skipped: %d more", len(new) - 20)
-        allowed = max(1, int(self.share * self.total)) if self.share > 0 else 0
+        expected = self.share * self.total
+        allowed = max(1, int(expected + (3 * sqrt(expected) if self.sampled else 0))) if self.share > 0 else 0
         if len(self.names) > allowed:
             shown = "; ".join(list(self.names)[:3])
             more = f"; and {len(self.names) - 3} more" if len(self.names) > 3 else ""

@@ -1,12 +1,10 @@
-"""What is in a folder: which files, of which split, and the tables, lines and archives among them as rows."""
+"""What is in a folder: which files, of which split, and the tables among them."""
 
 import csv
-import json
 import os
 import re
-import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ def files_of(folder: Path, split: str) -> tuple[Path, list[Path]]:
     When its sub-folders are all named like splits, those of `split`."""
     inside = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if inside and all(name.lower() in SPLITS for name in inside):
-        folder = folder / inside[_pick(inside, split, folder)]
+        folder = folder / inside[pick(inside, split, folder)]
     found: list[Path] = []
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
@@ -35,16 +33,17 @@ def files_of(folder: Path, split: str) -> tuple[Path, list[Path]]:
     return folder, sorted(found)
 
 
-def of_split(files: Sequence[Path], split: str) -> list[Path]:
+def of_split(files: Sequence[str], split: str) -> list[str]:
     """Of files that are all named after splits (train.tsv, train-00000-of-00008.parquet), those of `split`; else all."""
-    names = [match.group(1).lower() if (match := _SPLIT_FILE.match(path.name)) else "" for path in files]
+    names = [match.group(1).lower() if (match := _SPLIT_FILE.match(path.rpartition("/")[2])) else "" for path in files]
     if not files or not all(names):
         return list(files)
-    chosen = names[_pick(names, split, files[0].parent)]
+    chosen = names[pick(names, split, files[0].rpartition("/")[0])]
     return [path for path, name in zip(files, names, strict=True) if SPLITS[name] == SPLITS[chosen]]
 
 
-def _pick(names: Sequence[str], split: str, where: Path) -> int:
+def pick(names: Sequence[str], split: str, where: str | Path) -> int:
+    """Which of `names` means `split`. Raises UserError when none does."""
     wanted = SPLITS.get(split.lower(), split)
     for i, name in enumerate(names):
         if SPLITS[name.lower()] == wanted:
@@ -52,9 +51,9 @@ def _pick(names: Sequence[str], split: str, where: Path) -> int:
     raise UserError(f"{where} has no split {split!r}, only {', '.join(dict.fromkeys(names))}: name one of them, or its folder")
 
 
-def inventory(files: Sequence[Path]) -> str:
+def inventory(files: Sequence[str]) -> str:
     """ "12 .txt, 3 .pdf" """
-    counts = Counter(path.suffix.lower() or "without extension" for path in files)
+    counts = Counter(os.path.splitext(path)[1].lower() or "without extension" for path in files)
     return ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common(5)) or "nothing"
 
 
@@ -89,77 +88,3 @@ def _numbers(values: list[str]) -> list[Any]:
         except ValueError:
             continue
     return values
-
-
-def read_lines(files: Sequence[tuple[str, int, int]]) -> Iterator[dict[str, Any]]:
-    """Rows of jsonl files, given as (path, size, time). A line that cannot be read gives a row without text."""
-    columns: dict[str, None] | None = None
-    for path, *_ in files:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                columns = columns if columns is not None else _columns(path)
-                try:
-                    fields = json.loads(line.decode())
-                    text = fields["text"]
-                except (ValueError, KeyError, TypeError):
-                    fields, text = {}, None
-                text = text if isinstance(text, str) else None
-                yield {"text": text, "path": f"{path}, line {number}"} | {name: fields.get(name) for name in columns}
-
-
-def _columns(path: str) -> dict[str, None]:
-    """The other columns: those of the first line that can be read."""
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                first = json.loads(line.decode())
-            except ValueError:
-                continue
-            if isinstance(first, dict):
-                return {key: None for key, value in first.items() if isinstance(value, str | int | float) and key != "text"}
-    return {}
-
-
-def read_shards(shards: Sequence[tuple[str, int, int]], kind: str, suffixes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of tar shards in webdataset layout: files that share a name up to its first dot are one example.
-
-    `.cls` becomes `label`; the fields of `.json` and the words of `.txt` become columns. Nothing is unpacked to disk."""
-    columns: list[str] | None = None
-    for shard, *_ in shards:
-        try:
-            for row in _samples(shard, kind, suffixes):
-                columns = columns if columns is not None else list(row)
-                yield {name: row.get(name) for name in columns}
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{shard} is not a whole tar archive: {error}") from None
-
-
-def _samples(shard: str, kind: str, suffixes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    name, sample = None, dict[str, Any]()
-    with tarfile.open(shard, "r|*") as tar:
-        for member in tar:
-            folder, _, file = member.name.rpartition("/")
-            stem, _, ending = file.partition(".")
-            if not member.isfile() or not stem:
-                continue
-            if (folder, stem) != name:
-                if kind in sample:
-                    yield sample
-                name, sample = (folder, stem), {"key": f"{folder}/{stem}".strip("/")}
-            source = tar.extractfile(member)
-            content = source.read() if source else b""
-            ending = ending.lower()
-            if f".{ending.rpartition('.')[2]}" in suffixes:
-                sample[kind] = {"bytes": content, "path": f"{shard}/{member.name}"}
-            elif ending == "json":
-                fields = json.loads(content)
-                if kind == "text" and isinstance(fields.get("text"), str):
-                    fields["text"] = {"bytes": fields["text"].encode(), "path": f"{shard}/{member.name}"}
-                sample |= {k: v for k, v in fields.items() if k == kind or isinstance(v, str | int | float)}
-            elif ending in ("cls", "txt"):
-                words = content.decode(errors="replace").strip()
-                sample["label" if ending == "cls" else "txt"] = int(words) if ending == "cls" and words.isdigit() else words
-    if kind in sample:
-        yield sample

@@ -1,14 +1,15 @@
 """How examples are put together: groups that are cropped and masked as one, and what each process loads of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
 from data2vec.errors import UserError
-from data2vec.modalities.base import Divisible
+from data2vec.modalities.base import Examples
 
-ORDER, EXAMPLE, MASK, REPLACE = 1, 2, 3, 4
+ORDER, EXAMPLE, MASK, REPLACE, SHARDS = 1, 2, 3, 4, 5
 """Each use of chance has its own stream: (seed, epoch, number, use)."""
 
 
@@ -23,9 +24,13 @@ class Group:
     limit: float
     """Smallest cost among the keys: every row is cropped to it."""
     seed: tuple[int, int, int]
-    """(seed, epoch, number): all chance in the group comes from it and from the keys."""
-    examples: Divisible | None = None
-    """With streaming: the rows themselves, in the order of `keys`."""
+    """(seed, epoch, number), or (seed, number in the run, 0): all chance in the group comes from it and from the keys."""
+    examples: Examples | None = None
+    """With streaming: the window of which `keys` are indices."""
+    place: tuple[str, list[int]] | None = None
+    """With streaming: the stream, and where its window starts."""
+    bad: Sequence[str] = ()
+    """With streaming: names of what cannot be read in a window, told by its first group."""
 
 
 def cut(costs: np.ndarray, micro_batch: float, rng: np.random.Generator) -> list[np.ndarray]:

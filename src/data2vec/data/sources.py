@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from data2vec.data.folders import class_names, files_of, inventory, of_split, read_lines, read_shards, read_table
+import numpy as np
+
+from data2vec.data.addresses import files_at, stamp
+from data2vec.data.folders import class_names, files_of, inventory, of_split, read_table
+from data2vec.data.shards import read_lines, read_shards
 from data2vec.errors import UserError
 
 Kind = Literal["audio", "image", "text"]
@@ -19,22 +23,25 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "text": (".txt",),
 }
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "content", "document")
-SHARDS = (".tar", ".tgz")
+ARCHIVES = (".tar", ".tgz", ".tar.gz")
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 
 
 def open_rows(where: str, kind: Kind, split: str = "train", streaming: bool = False) -> Any:
     """The rows of a data set: a `datasets.Dataset`, memory-mapped or of paths; or with `streaming` an `IterableDataset`.
 
-    `where` is a folder, a file (parquet, tar, jsonl, tsv, csv, or one of the signals themselves) or "owner/name" or
-    "owner/name:config" on the hub. Of a folder or data set with splits, `split` is taken. Signals are in column `audio` or
-    `image` as {"bytes", "path"}, not decoded; texts in `text`, as a string, or for files as {"bytes", "path"}. Classes are
-    in `label`. Other columns are kept. Nothing is written beside the data; Arrow copies go to the library's own cache.
+    `where` is a folder, a file (parquet, tar, jsonl, tsv, csv, or one of the signals themselves), an address of parquet, tar
+    or jsonl that fsspec knows, or "owner/name" or "owner/name:config" on the hub. Of a folder or data set with splits,
+    `split` is taken. Signals are in column `audio` or `image` as {"bytes", "path"}, not decoded; texts in `text`, as a
+    string, or for files as {"bytes", "path"}. Classes are in `label`. Other columns are kept. Nothing is written beside the
+    data; Arrow copies go to the library's own cache.
 
     Raises UserError when there is nothing there, or nothing of this kind."""
-    path = Path(where).expanduser()
+    path = Path(where.removeprefix("file://")).expanduser()
     if path.exists():
         rows = _local(path, kind, split, streaming)
+    elif "://" in where:
+        rows = _remote(where, kind, split, streaming)
     elif _HUB.fullmatch(where):
         rows = _load(where, where.partition(":")[0], where.partition(":")[2] or None, split=split, streaming=streaming)
     else:
@@ -64,24 +71,43 @@ def _local(path: Path, kind: Kind, split: str, streaming: bool) -> Any:
             continue
         if form == SUFFIXES[kind]:
             return _streamed(_files(folder, fitting, kind, path.is_dir()), streaming)
-        fitting = of_split(fitting, split) if path.is_dir() else fitting
+        names = [p.as_posix() for p in fitting]
+        names = of_split(names, split) if path.is_dir() else names
         if form == (".tsv", ".csv"):
-            return _streamed(_tables(fitting), streaming)
-        if form == (".parquet",):
-            return _load(str(path), "parquet", data_files=[str(p) for p in fitting], split="train", streaming=streaming)
-        stamped = [(str(p), (stat := p.stat()).st_size, stat.st_mtime_ns) for p in fitting]
-        if form == (".jsonl",):
-            return _generate(str(path), read_lines, streaming, files=stamped)
-        return _generate(str(path), read_shards, streaming, shards=stamped, kind=kind, suffixes=SUFFIXES[kind])
-    looked = " ".join(suffix for form in _forms(kind) for suffix in form)
-    raise UserError(f"{path}: nothing here to read as {kind}; looked for {looked}; found {inventory(files)}")
+            return _streamed(_tables([Path(name) for name in names]), streaming)
+        return _shards(str(path), form, names, kind, streaming)
+    raise _nothing(str(path), kind, _forms(kind), [p.name for p in files])
+
+
+def _remote(where: str, kind: Kind, split: str, streaming: bool) -> Any:
+    forms = tuple(form for form in _forms(kind) if form in ((".parquet",), (".jsonl",), ARCHIVES))
+    files = files_at(where, split, tuple(ending for form in forms for ending in form))
+    for form in forms:
+        if fitting := [name for name in files if name.lower().endswith(form)]:
+            return _shards(where, form, of_split(fitting, split), kind, streaming)
+    raise _nothing(where, kind, forms, files)
+
+
+def _shards(where: str, form: tuple[str, ...], files: Sequence[str], kind: Kind, streaming: bool) -> Any:
+    if form == (".parquet",):
+        return _load(where, "parquet", data_files=list(files), split="train", streaming=streaming)
+    # The library's cache of indexed data goes by what is given here.
+    stamped = [(name, "" if streaming else stamp(name)) for name in files]
+    if form == (".jsonl",):
+        return _generate(where, read_lines, streaming, files=stamped)
+    return _generate(where, read_shards, streaming, shards=stamped, kind=kind, suffixes=SUFFIXES[kind])
+
+
+def _nothing(where: str, kind: Kind, forms: Sequence[tuple[str, ...]], files: Sequence[str]) -> UserError:
+    looked = " ".join(suffix for form in forms for suffix in form)
+    return UserError(f"{where}: nothing here to read as {kind}; looked for {looked}; found {inventory(files)}")
 
 
 def _forms(kind: Kind) -> tuple[tuple[str, ...], ...]:
     """The endings to look for, in this order; the first form that is there is taken."""
     if kind == "text":
-        return (".parquet",), (".jsonl",), (".tsv", ".csv"), SUFFIXES["text"], (*SHARDS, ".tar.gz")
-    return SUFFIXES[kind], (".parquet",), (*SHARDS, ".tar.gz")
+        return (".parquet",), (".jsonl",), (".tsv", ".csv"), SUFFIXES["text"], ARCHIVES
+    return SUFFIXES[kind], (".parquet",), ARCHIVES
 
 
 def _files(folder: Path, files: Sequence[Path], kind: Kind, whole: bool) -> Any:
@@ -115,8 +141,13 @@ def _tables(files: Sequence[Path]) -> Any:
 
 
 def _streamed(rows: Any, streaming: bool) -> Any:
-    """Many shards, so that shuffling their order mixes what is sorted by class."""
-    return rows.to_iterable_dataset(num_shards=max(1, min(1024, len(rows)))) if streaming else rows
+    """In random order, so that what is sorted by class, or broken in one corner, is mixed; in many small shards."""
+    from datasets import Dataset
+
+    if not streaming:
+        return rows
+    mixed = Dataset(rows.data.table.take(np.random.default_rng(0).permutation(len(rows))))
+    return mixed.to_iterable_dataset(num_shards=max(1, min(1024, len(rows) // 8)))
 
 
 def _generate(where: str, function: Any, streaming: bool, **arguments: Any) -> Any:

@@ -109,12 +109,6 @@ class SpeechExamples:
     def label(self, index: int, column: str) -> Any:
         return label(self.rows, int(self.keys[index]), column)
 
-    def subset(self, indices: np.ndarray) -> "SpeechExamples":
-        part = object.__new__(SpeechExamples)
-        part.rows = [self.rows[int(i)] for i in self.keys[indices]]
-        part.keys, part.costs, part.bad, part.short = np.arange(len(indices)), self.costs[indices], [], 0
-        return part
-
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -209,6 +203,7 @@ def _measure(rows: Any) -> tuple[np.ndarray, list[str]]:
 
     with ThreadPoolExecutor(8) as threads:
         every = threads.map(measure, range(len(views)), chunksize=64)
-        found = list(tqdm(every, "reading headers", len(views), unit="clip", delay=3, leave=False))
+        bar = tqdm(every, "reading headers", len(views), unit="clip", delay=3, leave=False, disable=isinstance(rows, list))
+        found = list(bar)
     seconds = np.array([np.nan if isinstance(item, str) else item for item in found], dtype=np.float64)
     return seconds, [item for item in found if isinstance(item, str)]

@@ -108,13 +108,6 @@ class TextExamples:
     def label(self, index: int, column: str) -> Any:
         raise UserError(f"blocks of running text have no column {column!r}")
 
-    def subset(self, indices: np.ndarray) -> "TextExamples":
-        part = object.__new__(TextExamples)
-        blocks = self.tokens[: len(self) * (self.block - 1)].reshape(len(self), -1)
-        part.tokens, part.block, part.costs = np.array(blocks[indices]).reshape(-1), self.block, self.costs[indices]
-        part.file, part.bad, part.tokenizer = None, [], None
-        return part
-
     def __len__(self) -> int:
         return len(self.costs)
 
@@ -155,7 +148,7 @@ def tokenizer_for(rows: Any, settings: TextData, vocab_size: int) -> Any:
     """The tokenizer that the settings name, else one trained on `rows` and kept in the cache.
 
     Raises UserError when a given one has not `vocab_size` ids."""
-    # A word on forking, which the library would print at every worker that the loader starts; workers never encode batches.
+    # A word on forking, which the library would print at every worker that the loader starts; those turn it off themselves.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if settings.tokenizer is not None:
         tokenizer = load_tokenizer(settings.tokenizer)
@@ -228,7 +221,7 @@ def _encoded(rows: Any, tokenizer: Any, bad: list[str]) -> Iterator[list[int]]:
         waiting.clear()
 
     size = 0
-    for row in tqdm(rows, "encoding text", unit="document", delay=3, leave=False):
+    for row in tqdm(rows, "encoding text", unit="document", delay=3, leave=False, disable=isinstance(rows, list)):
         try:
             some = False
             for part in pieces(row):

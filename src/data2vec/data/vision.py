@@ -61,9 +61,6 @@ class VisionExamples:
     def label(self, index: int, column: str) -> Any:
         return label(self.rows, int(index), column)
 
-    def subset(self, indices: np.ndarray) -> "VisionExamples":
-        return VisionExamples([self.rows[int(i)] for i in indices], self.settings, self.image)
-
     def __len__(self) -> int:
         return len(self.rows)
 

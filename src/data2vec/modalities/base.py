@@ -10,10 +10,11 @@ Shapes: B batch, T positions, D width, H heads, E extra tokens (such as CLS).
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.errors import UserError
@@ -72,26 +73,22 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
 
-class Divisible(Examples, Protocol):
-    """Examples that can also be streamed: a group of them travels to the worker that loads it."""
-
-    def subset(self, indices: np.ndarray) -> "Divisible":
-        """These examples only, with all they need to be loaded elsewhere."""
-
-
 class DataSettings(Settings):
     """The `data:` section that all modalities share; each adds its own crops, sizes and batch."""
 
     train: str | None = None
-    """Where the training data is: a folder, a parquet file, a folder of tar shards, or the name of a hub data set."""
+    """Where the training data is: a folder, a parquet file, tar shards, an address such as s3://…, or a hub data set."""
     valid: str | None = None
     """Held-out data of the same form."""
     split: str = "train"
     """Which split to take of a data set that has several."""
     streaming: bool = False
-    """Read from start to end in bounded memory, shuffled through a buffer, instead of indexing everything first."""
-    buffer: int = 2048
-    """With streaming: how many examples are held at once to be shuffled and grouped by length."""
+    """Read from start to end in bounded memory, instead of indexing everything first."""
+    streams: Annotated[int, Field(gt=0)] = 16
+    """With streaming: how many places of the data are read at once, its shards dealt out among them. Should be a multiple of
+    processes × workers."""
+    buffer: Annotated[int, Field(gt=0)] = 2048
+    """With streaming: how many rows are held at once, over all streams, to be shuffled and grouped by length."""
     workers: int = 2
     """Processes that decode and augment (0: in the training process)."""
     max_bad: float = 0.01

@@ -1,6 +1,7 @@
 """Text: byte-level BPE tokens."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,14 +70,19 @@ class Text(Modality):
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (batch["input"].shape[1],)
 
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The one that the settings name, read once for all windows of a stream; else None."""
+        return loading.tokenizer_for([], self.data, self.settings.vocab_size) if self.data.tokenizer else None
+
     def examples(self, rows: Any) -> Examples:
-        return loading.TextExamples(rows, self.data, self.settings.vocab_size)
+        return loading.TextExamples(rows, self.data, self.settings.vocab_size, self.tokenizer)
 
     def labelled(self, rows: Any) -> Examples:
-        return loading.TextRows(rows, self.data, self.settings.vocab_size)
+        return loading.TextRows(rows, self.data, self.settings.vocab_size, self.tokenizer)
 
     def save(self, folder: Path, examples: Examples | None) -> dict[str, str]:
-        tokenizer = getattr(examples, "tokenizer", None) or loading.load_tokenizer(self.data.tokenizer)
+        tokenizer = getattr(examples, "tokenizer", None) or self.tokenizer
         loading.save_tokenizer(tokenizer, folder)
         return {"tokenizer": "."}
 

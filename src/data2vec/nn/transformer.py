@@ -132,12 +132,13 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        x, inner, w1, w2 = (t.flatten(0, -2) for t in ctx.saved_tensors)
+        given, inner, w1, w2 = ctx.saved_tensors
+        x, inner = given.flatten(0, -2), inner.flatten(0, -2)
         g = gradient.flatten(0, -2)
         d_w2 = g.t() @ F.gelu(inner)
         d_inner = g @ w2
         torch.ops.aten.gelu_backward.grad_input(d_inner, inner, grad_input=d_inner)
-        return (d_inner @ w1).view(ctx.saved_tensors[0].shape), d_inner.t() @ x, d_inner.sum(0), d_w2, g.sum(0)
+        return (d_inner @ w1).view(given.shape), d_inner.t() @ x, d_inner.sum(0), d_w2, g.sum(0)
 
 
 class Transformer(nn.Module):
@@ -152,6 +153,8 @@ class Transformer(nn.Module):
         self.input_dropout = Dropout(s.dropout)
         self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
         self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
+        self.chance = torch.Generator()
+        """Decides which blocks are skipped. Of its own, since processes that share the weights must skip the same ones."""
         initialise(self, s.init)
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
@@ -184,7 +187,7 @@ class Transformer(nn.Module):
         mask = attention_mask(bias, padding, extra)
         first = self.settings.prenet_layers
         for index, block in enumerate([*front.blocks[:first], *self.blocks[first:]]):
-            if self.training and self.settings.layerdrop and torch.rand(()) < self.settings.layerdrop:
+            if self.training and self.settings.layerdrop and torch.rand((), generator=self.chance) < self.settings.layerdrop:
                 continue
             x, fed = block(x, mask)
             if visit is not None:
@@ -195,9 +198,13 @@ class Transformer(nn.Module):
 class DropPath(nn.Module):
     """Zero a residual branch for a random share `p` of the samples, and scale the others up (stochastic depth)."""
 
+    stay: Tensor
+
     def __init__(self, p: float):
         super().__init__()
-        self.p = p
+        self.on = p > 0
+        # A number would be compiled into the code, and every block be compiled anew.
+        self.register_buffer("stay", torch.tensor(1 - p), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         keep = self.keep(x)
@@ -205,10 +212,10 @@ class DropPath(nn.Module):
 
     def keep(self, x: Tensor) -> Tensor | None:
         """What each sample of `x` is multiplied with, (B, 1, …); None is 1."""
-        if not self.training or self.p == 0:
+        if not self.training or not self.on:
             return None
-        keep = torch.empty(x.shape[0], *[1] * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
-        return keep / (1 - self.p)
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.stay
+        return (keep / self.stay).to(x.dtype)
 
 
 def initialise(module: nn.Module, init: str) -> None:

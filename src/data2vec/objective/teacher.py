@@ -77,8 +77,9 @@ class Teacher(nn.Module):
                 torch._foreach_lerp_(averages, values, 1 - decay)
             elif averages:  # there are none in fixed sines and cosines
                 torch._foreach_copy_(averages, values)
-            for buffer, source in zip(mine.buffers(), theirs.buffers(), strict=True):
-                buffer.copy_(source)
+            buffers, sources = dict(mine.named_buffers()), dict(theirs.named_buffers())
+            if buffers:
+                torch._foreach_copy_(list(buffers.values()), [sources[name] for name in buffers])
 
     @torch.no_grad()
     def forward(

@@ -1,8 +1,10 @@
 """Checkpoints: everything to go on bit for bit, and never half of it.
 
-`RUN/checkpoints/step-N/` holds the objective (student, head, teacher) and the optimizer as safetensors, counters as
-JSON, and `complete.json`, the list of these files with their sizes and checksums. A checkpoint is written into a
-folder beside, synced to the disk and renamed, so that a `step-N` that is not whole can only be a damaged one.
+`RUN/checkpoints/step-N/` holds the objective (student, head, teacher) and the optimizer as safetensors, by the names of
+the weights: one file of each, or where they are sharded a file from each process. Beside them are counters as JSON, and
+`complete.json`, the list of all files with their sizes and checksums. Any number of processes can read what any other
+number wrote. A checkpoint is written into a folder beside, synced to the disk and renamed, so that a `step-N` that is
+not whole can only be a damaged one.
 """
 
 import errno
@@ -10,6 +12,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,30 +21,56 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from data2vec.errors import RunStopped, UserError
-from data2vec.model import whole_folder
+from data2vec.model import begin_folder, end_folder
+from data2vec.train.distributed import Process
+from data2vec.train.engine import is_sharded
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def save(
-    run: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int | None
+    run: Path,
+    step: int,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int | None,
+    here: Process,
 ) -> Path:
-    """Write `RUN/checkpoints/step-N`, then remove all but the newest `keep` (None: remove nothing).
+    """Write `RUN/checkpoints/step-N`, then remove all but the newest `keep` (None: remove nothing). Every process calls it.
 
     Raises RunStopped when the disk is full; what was saved before is untouched."""
     folder = run / "checkpoints" / f"step-{step}"
-    with told_when_full(run), whole_folder(folder) as aside:
-        save_model(objective, str(aside / "objective.safetensors"))
-        save_file(_moments(optimizer), aside / "optimizer.safetensors")
+
+    def finish() -> None:
         (aside / "state.json").write_text(json.dumps({"step": step} | state), encoding="utf-8")
         files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(aside.iterdir())}
         (aside / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
-    for old in found(run)[keep:] if keep else ():
-        shutil.rmtree(old)
+        end_folder(folder)
+        for old in found(run)[keep:] if keep else ():
+            shutil.rmtree(old)
+
+    def write() -> None:
+        save_file(objective_tensors(objective), aside / "objective.safetensors")
+        save_file(_moments(objective, optimizer), aside / "optimizer.safetensors")
+        finish()
+
+    if here.on_first(lambda: folder.exists() and damaged(folder) is None):
+        return folder
+    with told_when_full(run):
+        aside = here.on_first(lambda: begin_folder(folder))
+        try:
+            if is_sharded(objective):
+                _write_shards(objective_tensors(objective) | _moments(objective, optimizer), aside)
+                here.on_first(finish)
+            else:
+                here.on_first(write)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
@@ -72,38 +101,30 @@ def damaged(folder: Path) -> str | None:
     return None
 
 
-def weights(folder: Path, objective: nn.Module) -> None:
-    """Put the student, the teacher and the head or decoder of a checkpoint into an `objective` on the CPU, in place.
-
-    Raises UserError when it belongs to another model."""
-    try:
-        load_model(objective, folder / "objective.safetensors")
-    except (RuntimeError, SafetensorError) as error:
-        raise UserError(_other(folder, error)) from None
-
-
 def load(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint into `objective` and `optimizer`, in place; returns its counters.
+    """Put a checkpoint into `objective` and `optimizer`, in place, sharded or not; returns its counters.
 
     Raises UserError when it belongs to another model."""
-    weights(folder, objective)
-    try:
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, tensor in load_file(folder / "optimizer.safetensors").items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = tensor
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(_other(folder, error)) from None
+    moments = _moments(objective, optimizer)
+    _read(folder, objective_tensors(objective) | moments)
+    for parameter, step in zip(_parameters(optimizer), moments[STEPS], strict=True):
+        optimizer.state[parameter]["step"].copy_(step)
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
+def weights(folder: Path, objective: nn.Module) -> None:
+    """Put the student, head and teacher of a checkpoint into `objective`. Raises UserError when it is another model's."""
+    _read(folder, objective_tensors(objective))
 
 
 @contextmanager
 def told_when_full(run: Path) -> Iterator[None]:
     """Turns the system's word for a full disk into a RunStopped that says what is safe."""
+    from torch.distributed.checkpoint import CheckpointException
+
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, CheckpointException) as error:
         if not is_full(error):
             raise
         raise RunStopped(f"the disk of {run} is full; make room, then go on by --resume: {safe(run)}") from None
@@ -120,6 +141,8 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, SafetensorError):  # it tells the number of the system's error only in its text
         code = re.search(r"os error (\d+)", str(error))
         return code is not None and int(code[1]) in FULL
+    if failures := getattr(error, "failures", None):  # of several processes
+        return any(is_full(failure) for failure, _ in failures.values())
     return isinstance(error, OSError) and error.errno in FULL
 
 
@@ -129,13 +152,53 @@ def found(run: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def _other(folder: Path, error: Exception) -> str:
-    return f"checkpoint {folder} does not fit this recipe: {str(error).splitlines()[0]}"
+STEPS = "optimizer.step"
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, moments in state.items() for name, tensor in moments.items()}
+def objective_tensors(objective: nn.Module) -> dict[str, Tensor]:
+    """All weights by name, themselves and not copies."""
+    return {name: tensor.detach() for name, tensor in objective.state_dict().items()}
+
+
+def _moments(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments by the names of the weights, themselves; and how many steps each weight has made, (n,), as a copy."""
+    names = {parameter: name for name, parameter in objective.named_parameters()}
+    parameters = _parameters(optimizer)
+    moments = {
+        f"optimizer.{kind}.{names[parameter]}": optimizer.state[parameter][kind]
+        for parameter in parameters
+        for kind in ("exp_avg", "exp_avg_sq")
+    }
+    return moments | {STEPS: torch.stack([optimizer.state[parameter]["step"] for parameter in parameters])}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _write_shards(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Each process writes its parts, through PyTorch's distributed checkpoints but as safetensors: nothing is pickled."""
+    import torch.distributed.checkpoint as dcp
+
+    dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill `tensors`, or this process's parts of them, from whatever files hold them."""
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        missing = tensors.keys() - reader.read_metadata().state_dict_metadata.keys()
+        if missing:
+            raise ValueError(f"it has no {min(missing)}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each process reads for itself
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
+    except (RuntimeError, ValueError, SafetensorError, dcp.CheckpointException) as error:
+        failures = getattr(error, "failures", None)
+        cause = next(iter(failures.values()))[0] if failures else error
+        raise UserError(f"checkpoint {folder} does not fit this recipe: {str(cause).splitlines()[0]}") from None
 
 
 def _crc32(path: Path) -> str:

@@ -1,26 +1,22 @@
-"""One process or many: who am I, and how the objective is made to run on what there is.
+"""One process or many: who am I, and how we agree.
 
 Processes are started by `torchrun`; without it there is one.
 """
 
 import ctypes
 import gc
-import inspect
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.nn.transformer import Block, Transformer
-from data2vec.train.settings import TrainSettings
 
 T = TypeVar("T")
 
@@ -47,6 +43,14 @@ class Process:
             total = total.clone()
             dist.all_reduce(total)
         return total
+
+    def greatest(self, value: int) -> int:
+        """The greatest `value` of all processes. No process waits for its device."""
+        if self.world == 1:
+            return value
+        number = torch.tensor(value)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
 
     def gather(self, values: list[T]) -> list[T]:
         """The lists of all processes, one after the other, on every process."""
@@ -89,7 +93,7 @@ def process(device: str = "auto") -> Iterator[Process]:
         torch.set_flush_denormal(True)
     joined = world > 1 and not dist.is_initialized()
     if joined:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
     try:
         yield Process(rank, world, place)
         if joined:
@@ -129,50 +133,3 @@ def _device(name: str, local: int) -> torch.device:
                 f"train.device: {device} is not there, this machine shows {count} GPU(s) to PyTorch; use train.device=cpu"
             )
     return device
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An objective as it is called in training: `prepared(batch, measure=…)` gives the objective's Output."""
-
-    forward: nn.Module
-    autocast: bool
-    device: torch.device
-
-    def __call__(self, batch: dict[str, Tensor], measure: bool = False) -> Any:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.forward(batch, measure=measure)
-
-    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of a micro-batch: gradients are exchanged only in the last one of a step."""
-        if last or not isinstance(self.forward, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        return self.forward.no_sync()
-
-
-def prepare(objective: nn.Module, settings: TrainSettings, process: Process) -> Prepared:
-    """Put the objective on its device, and on it what this run asks for: compilation, data parallelism, precision.
-
-    Raises UserError when compilation is asked for and there is no compiler."""
-    objective.to(process.device)
-    if settings.compile:
-        if process.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
-            raise UserError(
-                "train.compile: true needs a C++ compiler on a CPU and there is none; install g++ or set it to false"
-            )
-        for block in objective.modules():
-            if isinstance(block, Block):
-                block.compile()
-    forward: nn.Module = objective
-    if process.world > 1:
-        skips = any(part.settings.layerdrop > 0 for part in objective.modules() if isinstance(part, Transformer))
-        parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
-        buffers: dict[str, Any] = {name: False}  # ours are constants
-        forward = nn.parallel.DistributedDataParallel(
-            objective,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=skips,
-            **buffers,
-        )
-    return Prepared(forward, settings.precision == "bf16", process.device)

@@ -13,6 +13,7 @@ from data2vec.recipe import Recipe
 FREE = (
     "train.steps",
     "train.device",
+    "train.shard",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "data.workers",

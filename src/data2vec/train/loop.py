@@ -1,6 +1,7 @@
 """The training loop. It knows steps, files and signals; it knows nothing of the method or of the signal's kind."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -15,13 +16,15 @@ from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
-from data2vec.errors import RunStopped, Unhealthy, UserError
+from data2vec.data.streams import furthest
+from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.recipe import Recipe
 from data2vec.report import page
 from data2vec.train import checkpoint, folder, machine
 from data2vec.train.distributed import Process, process
+from data2vec.train.engine import whole
 from data2vec.train.folder import Run
 from data2vec.train.journal import Journal, Silence, tensorboard_writer
 from data2vec.train.optimizer import learning_rate
@@ -42,10 +45,13 @@ def pretrain(
     runs/ and the recipe's name. `resume`: go on after the newest whole checkpoint in `out`, to the last bit as if the run
     had never stopped.
 
-    Under torchrun every process calls this. Raises UserError for a mistake in what was given, RunStopped when the run
-    ends before its last step; Ctrl-C saves a checkpoint first."""
+    Under torchrun every process calls this, and one that torchrun has started again goes on by itself. Raises UserError
+    for a mistake in what was given, RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a
+    checkpoint first; the last two raise Interrupted."""
     resolved = _resolve(recipe, data, overrides)
     place = Path(out) if out is not None else Path("runs") / _name(recipe, resolved)
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    resume = resume or (restarted and (place / "recipe.yaml").is_file())
     with process(resolved.train.device) as here:
         here.on_first(lambda: folder.check(place, resolved, resume))
         training = Training(resolved, here)
@@ -75,6 +81,7 @@ class Training:
         self.make_step = Step(self.objective, self.settings, here)
         self.writer = tensorboard_writer() if recipe.log.tensorboard else None
         self.step = 0
+        self.places: dict[str, list[int]] = {}
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
 
@@ -86,6 +93,8 @@ class Training:
             self.step, self.seconds = state["step"], state["seconds"]
             self.samples += state["samples"]
             self.loader.bad.names |= dict.fromkeys(state["bad"])
+            self.make_step.scaler.load_state_dict(state["scaler"])
+            self.places = state["places"]
         self.journal: Journal | Silence = Silence()
         if self.here.first:
             self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
@@ -93,7 +102,7 @@ class Training:
             noted = machine.recorded(run.folder, self.here, self.step)
             with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
                 self._steps(stops)
-                self.here.on_first(self._save_model)
+                self._save_model()
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise RunStopped(
@@ -106,7 +115,7 @@ class Training:
         """Make the steps that are left."""
         begin = logged_at = time.monotonic()
         before, waited, samples = self.seconds, 0.0, float(self.samples)
-        batches = self.loader.steps(self.step)
+        batches = self.loader.steps(self.step, self.places)
         while self.step < self.settings.steps:
             asked = time.monotonic()
             micro_batches = next(batches)
@@ -130,13 +139,13 @@ class Training:
                 if reason := health.collapsed(line, step, self.recipe.objective.health):
                     self._save(keep=None)  # the healthy ones before it stay
                     raise Unhealthy(reason)
-            stop = self._asked_to_stop(stops, log or save)
+            stop = self.here.greatest(stops[0] if stops else 0)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
             if stop == signal.SIGINT:
                 raise KeyboardInterrupt
             if stop:
-                raise RunStopped(f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
+                raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process.
@@ -147,14 +156,18 @@ class Training:
         loss /= float(measured.counts[0])
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        scaler = self.make_step.scaler
+        scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+        skipped = bool(scaling) and not math.isfinite(grad_norm)  # the scale was too large, and is smaller now
+        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or (skipped and scaling["loss_scale"] >= 1))):
+            scale = f", the loss scale {scaling['loss_scale']:g}" if scaling else ""
             raise Unhealthy(
-                f"at step {self.step} the loss is {loss:g} and the norm of the gradients {grad_norm:g}. Likely causes: a "
+                f"at step {self.step} the loss is {loss:g}, the norm of the gradients {grad_norm:g}{scale}. Likely causes: a "
                 f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
                 f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
                 f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
             )
-        bad.add(here.gather(list(bad.names)))
+        self.loader.tell(here.gather(list(bad.names)), self._places())
         return {
             "step": self.step,
             "samples": int(self.samples),
@@ -162,36 +175,34 @@ class Training:
             "loss": loss,
             "lr": learning_rate(self.settings, self.step),
             "ema_decay": self.objective.ema_decay(self.step),
-            "grad_norm": grad_norm,
+            **({} if skipped else {"grad_norm": grad_norm}),
+            **scaling,
             **{name: value / here.world for name, value in zip(measured.stats, stats, strict=True)},
             "bad": len(bad.names),
         }
 
+    def _places(self) -> dict[str, list[int]]:
+        """Where the run stands in streamed data, over all processes."""
+        return furthest(self.here.gather([self.loader.places]))
+
     def _save(self, keep: int | None) -> None:
-        """Write a checkpoint on the first process, while the others wait."""
+        """Write a checkpoint."""
         state = {"samples": int(self.samples), "seconds": self.seconds, "bad": list(self.loader.bad.names)}
+        state |= {"scaler": self.make_step.scaler.state_dict(), "places": self._places()}
         optimizer = self.make_step.optimizer
-        self.here.on_first(lambda: checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep))
+        checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.here)
 
     def _save_model(self) -> None:
-        examples, metrics = self.loader.examples, self.run.metrics
-        models.save(self.run.model, self.objective.student, self.loader.modality, self.recipe, examples, metrics)
-
-    def _asked_to_stop(self, stops: list[int], read: bool) -> int:
-        """The signal by which any process was asked to stop, or 0. Several GPUs agree on it only when the host waits anyway."""
-        mine = stops[0] if stops else 0
-        if self.here.world == 1:
-            return mine
-        if not read and self.here.device.type == "cuda":
-            return 0
-        return max(self.here.gather([mine]))
+        modality, examples, metrics = self.loader.modality, self.loader.examples, self.run.metrics
+        student: Any = whole(self.objective.student, lambda: encoders.build(modality, self.recipe.encoder))
+        self.here.on_first(lambda: models.save(self.run.model, student, modality, self.recipe, examples, metrics))
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects the first Ctrl-C or SIGTERM, so that the step at hand ends well; a second one acts at once."""
+    """Collects the first Ctrl-C, SIGTERM or SIGUSR1, so that the step at hand ends well; a second one acts at once."""
     received: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.getsignal(number) for number in wanted}
 
     def receive(number: int, frame: Any) -> None:

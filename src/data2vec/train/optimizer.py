@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data2vec.train.engine import gathered
 from data2vec.train.settings import Cosine, TrainSettings, TriStage
 
 
@@ -48,10 +49,18 @@ def parameter_groups(module: nn.Module, settings: TrainSettings) -> list[dict[st
 
 
 def build(module: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`, as one fused operation."""
-    return torch.optim.AdamW(
+    """AdamW over the trainable parameters of `module`, as one fused operation, with its moments in place."""
+    optimizer = torch.optim.AdamW(
         parameter_groups(module, settings), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
     )
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -63,7 +72,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale gradients in place to a global norm of at most `max_norm` (0: leave them). Returns the norm before, 0-d."""
     parameters = list(parameters)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    norm = gathered(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True))
     if max_norm > 0:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
     return norm

@@ -73,12 +73,16 @@ class TrainSettings(Settings):
     """What is decayed: weight matrices only, or every parameter, as the released speech and text code does."""
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradients are scaled down to this global norm (0: never)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16, weights and teacher in float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the matrix products; weights and teacher are float32 always. fp16, with a loss scale, is for GPUs without bf16."""
     device: str = "auto"
     """auto (a GPU when there is one), cpu, cuda, or cuda:N."""
     compile: bool = False
     """Compile each Transformer block."""
+    recompute: bool = False
+    """Keep only each block's input for backward, and compute the block again there (activation checkpointing)."""
+    shard: bool = False
+    """With several processes, divide weights, optimizer and teacher among them (FSDP2), instead of a copy for each (DDP)."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints; there is always one at the end."""
     keep_checkpoints: Annotated[int, Field(gt=0)] = 2

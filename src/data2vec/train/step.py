@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from data2vec.modalities.base import Batch
+from data2vec.nn.transformer import Transformer
 from data2vec.objective import Objective
 from data2vec.train import optimizer
-from data2vec.train.distributed import Process, prepare
+from data2vec.train.distributed import Process
+from data2vec.train.engine import prepare
 from data2vec.train.settings import TrainSettings
 
 
@@ -35,12 +37,17 @@ class Step:
         self.forward = prepare(objective, settings, here)
         self.optimizer = optimizer.build(objective, settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(here.device.type, enabled=settings.precision == "fp16")
+        """Keeps small float16 gradients from vanishing; does nothing in other precisions."""
 
     def __call__(self, step: int, micro_batches: list[Batch], measure: bool, norm: bool) -> Measured:
         """Optimizer step number `step` (counted from 1).
 
         `measure`: also take the objective's statistics; `norm`: also the norm of the gradients."""
         torch.manual_seed(draw(self.settings.seed, step, self.here.rank))
+        for part in self.objective.modules():
+            if isinstance(part, Transformer):
+                part.chance.manual_seed(draw(self.settings.seed, step))
         optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(self.settings, step))
         counts = torch.tensor([[len(batch["masked"]), len(batch["input"])] for batch in micro_batches]).sum(0)
         counts = self.here.sum(counts)
@@ -51,18 +58,20 @@ class Step:
             batch = {key: value.to(self.here.device, non_blocking=True) for key, value in batch.items() if key != "bad"}
             with self.forward.accumulate(last=i == len(micro_batches) - 1):
                 output = self.forward(batch, measure=measure and i == 0)
-                (output.loss * scale).backward()
+                self.scaler.scale(output.loss * scale).backward()
             losses.append(output.loss.detach())
             stats = stats or output.stats
         grad_norm = None
         if norm or self.settings.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
             grad_norm = optimizer.clip(self.parameters, self.settings.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step(step)
         return Measured(torch.stack(losses).sum(), counts, grad_norm, stats)
 
 
-def draw(seed: int, step: int, rank: int) -> int:
-    """The random state a process starts a step with: a run that is taken up again needs no memory of it."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+def draw(*entropy: int) -> int:
+    """The random state that a step starts with, from seed, step and rank: a run that goes on needs no memory of it."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

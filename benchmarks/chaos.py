@@ -1,0 +1,201 @@
+"""Kill runs at random moments, also inside a checkpoint write, and see whether what goes on equals what was never killed.
+
+    python benchmarks/chaos.py [--runs 50] [--full 6] [--seed 0]
+
+Tiny runs through the command, by turns: indexed data and streamed shards; one process, two with all weights each, two with
+a part each. A run is killed (SIGKILL, the whole process group) at a moment drawn uniformly from the time it takes, is
+resumed, perhaps killed again, until it ends. Then every line of its metrics but the timings, and its model to the last
+byte, have to equal those of a run that nothing disturbed; after every kill the newest whole checkpoint must not be older
+than the last one due, and no checkpoint of a final name may be torn.
+
+--full: so many runs more, in a small file system (tmpfs, which needs root) that fills up in the middle and is then made larger.
+"""
+
+import argparse
+import hashlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data2vec.train import checkpoint
+from data2vec.train.folder import Run
+
+EVERY = 2
+"""Steps between checkpoints: a large part of the time goes into writing them."""
+SETTINGS: dict[str, Any] = {
+    "train.steps": 60, "train.checkpoint_every": EVERY, "train.device": "cpu", "train.schedule.warmup_steps": 5,
+    "encoder.width": 128, "encoder.layers": 4, "encoder.heads": 4, "encoder.ffn_width": 512, "encoder.dropout": 0.1,
+    "data.batch_size": 16, "data.micro_batch_size": 8, "data.workers": 1, "log.every": 1,
+}  # fmt: skip
+TIMINGS = ("seconds", "samples_per_second", "data_wait")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to run."""
+
+    name: str
+    processes: int
+    settings: dict[str, Any]
+
+    def command(self, out: Path, more: dict[str, Any]) -> list[str]:
+        """Starts the run in `out`, or goes on with it when it is there."""
+        start = [sys.executable, "-m"]
+        if self.processes > 1:
+            start += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", "-m"]
+        resume = ["--resume"] if (out / "recipe.yaml").exists() else []
+        words = [f"{key}={value}" for key, value in (SETTINGS | self.settings | more).items()]
+        return [*start, "data2vec", "pretrain", "vision/v2-tiny", "--out", str(out), *resume, *words]
+
+
+def main() -> None:
+    """Print what came of it; exit 1 when any run differed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=50, help="runs to kill")
+    parser.add_argument("--full", type=int, default=6, help="runs whose disk fills up")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    given = parser.parse_args()
+    chance, tally = random.Random(given.seed), Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        known = {kind.name: reference(kind, place) for kind in kinds(make_data(place))}
+        turns = itertools.cycle(known.values())
+        for number in range(given.runs):
+            kind, seconds, expected = next(turns)
+            out = place / "killed"
+            fate = killed_run(kind, out, seconds, chance, tally)
+            told(f"run {number + 1}, {kind.name}: killed {fate}", result(out), expected, tally)
+            shutil.rmtree(out)
+        for number in range(given.full):
+            kind, _, expected = next(turns)
+            filled_run(number, kind, place / "small", expected, chance, tally)
+    print(", ".join(f"{count} {what}" for what, count in sorted(tally.items())))
+    sys.exit(any(bad in tally for bad in ("differ", "torn", "older than due")))
+
+
+def make_data(place: Path) -> Path:
+    """40 pictures in a folder, and again in five parquet shards."""
+    from datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    (place / "pictures").mkdir()
+    for i in range(40):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / "pictures" / f"{i:02}.png")
+    files = sorted((place / "pictures").iterdir())
+    (place / "shards").mkdir()
+    for i in range(5):
+        rows = [{"bytes": path.read_bytes(), "path": path.name} for path in files[i::5]]
+        Dataset.from_dict({"image": rows}).to_parquet(place / "shards" / f"{i}.parquet")
+    return place
+
+
+def kinds(place: Path) -> list[Kind]:
+    """All that is to be tried."""
+    data = {
+        "indexed": {"data.train": place / "pictures"},
+        "streamed": {"data.train": place / "shards", "data.streaming": "true", "data.buffer": 16},
+    }
+    ways = {"one process": (1, {}), "two": (2, {}), "two, sharded": (2, {"train.shard": "true"})}
+    return [
+        Kind(f"{source}, {way}", processes, settings | more)
+        for (way, (processes, more)), (source, settings) in itertools.product(ways.items(), data.items())
+    ]
+
+
+def reference(kind: Kind, place: Path) -> tuple[Kind, float, Any]:
+    """A run that nothing disturbs: how long it takes, and what it gives."""
+    out, begin = place / kind.name, time.monotonic()
+    subprocess.run(kind.command(out, {}), check=True, capture_output=True)
+    seconds = time.monotonic() - begin
+    print(f"reference, {kind.name}: {seconds:.1f} s", flush=True)
+    return kind, seconds, result(out)
+
+
+def result(out: Path) -> Any:
+    """What has to be equal."""
+    lines = [{key: value for key, value in line.items() if key not in TIMINGS} for line in Run(out).metrics]
+    return lines, hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def told(what: str, found: Any, expected: Any, tally: Counter[str]) -> None:
+    """Say and count whether they are equal."""
+    verdict = "equal" if found == expected else "differ"
+    tally[verdict] += 1
+    print(f"{what}: {verdict}", flush=True)
+
+
+def killed_run(kind: Kind, out: Path, seconds: float, chance: random.Random, tally: Counter[str]) -> str:
+    """Start, kill, resume, until the run ends. Returns where it was killed."""
+    fates = []
+    while True:
+        child = subprocess.Popen(
+            kind.command(out, {}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        # Once for certain, after that every third time.
+        wait = chance.uniform(0, seconds) if not fates or chance.random() < 1 / 3 else None
+        try:
+            status = child.wait(wait)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            time.sleep(0.1)
+            fates.append(fate(out, tally))
+            continue
+        if status:
+            sys.exit(f"{kind.name} ended with status {status}: {' '.join(map(str, child.args))}")
+        return " and ".join(fates) or "never, it was too quick"
+
+
+def fate(out: Path, tally: Counter[str]) -> str:
+    """Where a kill struck; counts what must not be."""
+    tally["kills"] += 1
+    steps = [line["step"] for line in Run(out).metrics]
+    whole = [int(path.name[5:]) for path in checkpoint.found(out) if checkpoint.damaged(path) is None]
+    tally["torn"] += len(checkpoint.found(out)) - len(whole)
+    if not tally["torn"]:
+        del tally["torn"]
+    if steps and max(whole, default=0) < (steps[-1] - 1) // EVERY * EVERY:
+        tally["older than due"] += 1
+    if list(out.glob("checkpoints/.step-*")):
+        tally["kills inside a checkpoint write"] += 1
+        return f"in the write after step {steps[-1]}"
+    return f"after step {steps[-1]}" if steps else "before the first step"
+
+
+def filled_run(number: int, kind: Kind, place: Path, expected: Any, chance: random.Random, tally: Counter[str]) -> None:
+    """A run on a file system that is full after some checkpoints, and then larger."""
+    place.mkdir()
+    megabytes = chance.randint(20, 150)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True)
+    try:
+        keep = {"train.keep_checkpoints": 1000}
+        first = subprocess.run(kind.command(place / "run", keep), capture_output=True, text=True)
+        if first.returncode == 0 or "is full; make room" not in first.stderr:
+            sys.exit(f"{kind.name} on {megabytes} MB: status {first.returncode}, not told that it is full:\n{first.stderr}")
+        where = fate(place / "run", tally)
+        tally["kills"] -= 1
+        tally["full disks"] += 1
+        subprocess.run(["mount", "-o", "remount,size=4g", place], check=True)
+        subprocess.run(kind.command(place / "run", keep), check=True, capture_output=True)
+        told(f"disk {number + 1}, {kind.name}: full at {megabytes} MB {where}", result(place / "run"), expected, tally)
+    finally:
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+
+
+if __name__ == "__main__":
+    main()
