@@ -39,6 +39,8 @@ what RUN holds:
   metrics.jsonl      a line for each logged step
   checkpoints/       everything to go on by --resume, to the last bit as if the run had never stopped
   model/             the encoder, for use: data2vec.load("RUN")
+  report.html        how it went: curves, pictures, a verdict in words
+  machine.json       on what it ran, and when
   bad_files.txt      what could not be read, where there was any
 
 settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
@@ -129,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
 
+    verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
+
     verb = _verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one complete")
     verb.add_argument("name", metavar="NAME", nargs="?", help="print this one, with every default written out")
     return parser
@@ -172,7 +177,10 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if os.environ.get("RANK", "0") == "0":
-        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED")
+        print(f"trained: {run.model}")
+        if run.report.exists():
+            print(f"how it went: {run.report}")
+        print(f"next: data2vec probe {run.folder} --data LABELLED")
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -187,6 +195,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
     a = arguments
     print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from data2vec.report import page
+
+    print(page.build(arguments.run))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,12 @@ def test_only_masked_positions_count_and_only_the_student_learns() -> None:
     assert all(p.grad is None for p in whole.teacher.parameters())
 
 
+def test_the_error_of_each_position_is_told() -> None:
+    output = objective()(batch())
+    assert output.errors.shape == (15,) and not output.errors.requires_grad
+    torch.testing.assert_close(output.errors.sum(), output.loss)
+
+
 def test_the_student_does_not_see_what_is_masked() -> None:
     """Changing the features under the mask leaves the student's context as it was, and moves the targets."""
     whole, given = objective(), batch()

@@ -62,6 +62,14 @@ def test_views_of_a_batch_add_up(kind: str, cls_loss: float) -> None:
         torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_the_error_of_each_position_is_told() -> None:
+    given = batch2("vision")
+    with_summary, without = (objective2("vision", cls_loss=weight)(given) for weight in (1.0, 0.0))
+    assert without.errors.shape == given["masked"].shape and not without.errors.requires_grad
+    torch.testing.assert_close(without.errors.sum(), without.loss)
+    torch.testing.assert_close(with_summary.errors, without.errors)
+
+
 @every_kind
 def test_samples_of_a_batch_add_up(kind: str) -> None:
     """So each view is compared with the targets of its own sample."""

@@ -15,6 +15,7 @@ import data2vec
 from data2vec import recipe as recipes
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.objective.verdict import Verdict, verdict
+from data2vec.report import page
 from data2vec.train import loop
 from data2vec.train.folder import Run
 
@@ -224,6 +225,30 @@ def test_a_collapsed_run_stops_with_a_reason_and_keeps_its_checkpoints(tiny: dic
         pretrain(tmp_path / "run", tiny, **health)
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-6", "step-7"]
     assert Run(tmp_path / "run").metrics[-1]["step"] == 7
+
+
+def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(page, "build", drawn.append)
+    asked = {"log.report": True, "train.steps": 3}
+    pretrain(tmp_path / "good", tiny, **asked)
+    with pytest.raises(RunStopped, match="collapsed at step 2"):
+        pretrain(tmp_path / "bad", tiny, **asked, **{"objective.health": {"min_target_std": 100.0, "grace_steps": 2}})
+    pretrain(tmp_path / "unasked", tiny, **{"train.steps": 1})
+    assert drawn == [tmp_path / "good", tmp_path / "bad"]
+
+
+def test_a_page_that_cannot_be_drawn_costs_one_line(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "build", lambda run: 1 / 0)
+    run = pretrain(tmp_path / "run", tiny, **{"log.report": True, "train.steps": 1})
+    assert run.model.is_dir()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "report.html was not made (ZeroDivisionError: division by zero)" in line
+    assert f"data2vec report {run.folder}" in line
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,10 @@ class Data2Vec(Objective):
         masked = batch["masked"]  # (N,)
         prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()
         targets = target.flatten(0, 1).index_select(0, masked)
-        loss = self.distance(prediction, targets).sum()
+        errors = self.distance(prediction, targets)  # (N,)
 
         stats = health.measure(features, context, target, targets, prediction) if measure else {}
-        return Output(loss, len(masked), stats)
+        return Output(errors.sum(), len(masked), errors.detach(), stats)
 
 
 def prediction_head(width: int, layers: int, init: str) -> nn.Module:

@@ -45,6 +45,11 @@ class Run:
         return self.folder / "model"
 
     @property
+    def report(self) -> Path:
+        """A page that tells how it went, for a browser. Written at the end of the run, and by `data2vec report`."""
+        return self.folder / "report.html"
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first. A last line cut short by a crash is left out."""
         return [line for _, line in read_lines(self.folder / "metrics.jsonl")]

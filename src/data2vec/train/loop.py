@@ -17,13 +17,14 @@ from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
 from data2vec.data.streams import furthest
-from data2vec.errors import Interrupted, RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
+from data2vec.report import page
 from data2vec.tasks.online import OnlineProbe
-from data2vec.train import checkpoint, folder, trackers
+from data2vec.train import checkpoint, folder, machine, trackers
 from data2vec.train.distributed import Process, process
 from data2vec.train.engine import gathered, whole
 from data2vec.train.folder import Run
@@ -57,9 +58,14 @@ def pretrain(
         here.on_first(lambda: folder.check(place, resolved, resume))
         training = Training(resolved, here)
         run = here.on_first(lambda: folder.open_run(place, resolved))
-        with folder.only_one(place, here):
-            training.go(run)
+        try:
+            with folder.only_one(place, here):
+                training.go(run)
+        except Unhealthy:
+            here.on_first(lambda: page.at_end(run.folder, resolved))
+            raise
         del training
+        here.on_first(lambda: page.at_end(run.folder, resolved))
     return run
 
 
@@ -96,7 +102,8 @@ class Training:
         self.journal: Journal | Silence = Silence()
         self.here.on_first(self._open_journal)
         try:
-            with checkpoint.told_when_full(run.folder), stop_signals() as stops:
+            noted = machine.recorded(run.folder, self.here, self.step)
+            with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
                 self._steps(stops)
                 self._save_model()
         except torch.OutOfMemoryError as error:
@@ -156,12 +163,12 @@ class Training:
         return verdict(self.run.metrics, self.recipe.flat())
 
     def _give_up(self, line: dict[str, Any]) -> NoReturn:
-        """Raise RunStopped with what has collapsed, and why; the healthy checkpoints before it stay."""
+        """Raise Unhealthy with what has collapsed, and why; the healthy checkpoints before it stay."""
         found = self.here.on_first(self._verdict).findings[0]
         if not health.finite(line):
-            raise RunStopped(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
+            raise Unhealthy(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
         self._save(keep=None)
-        raise RunStopped(f"collapsed: {found}")
+        raise Unhealthy(f"collapsed: {found}")
 
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process."""

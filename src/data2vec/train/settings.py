@@ -98,3 +98,5 @@ class LogSettings(Settings):
     """Where these lines also go: a list of tensorboard, wandb, trackio. Each needs the extra of its name."""
     project: str = "data2vec"
     """What wandb and trackio file the run under; the run is called like its folder."""
+    report: bool = True
+    """Draw report.html when the run ends."""
