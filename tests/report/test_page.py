@@ -12,7 +12,8 @@ from data2vec.errors import UserError
 from data2vec.report import page
 from data2vec.train.folder import Run
 
-CURVES = {"Loss", "Spread", "Rank", "Gradient norm", "Learning rate", "EMA decay", "Throughput", "Waiting for data"}
+CURVES = {"Loss", "Spread", "Rank", "Gradient norm", "Update size", "Content of the targets", "Learning rate", "EMA decay"}
+CURVES |= {"Throughput", "Waiting for data"}
 LOOKS = {"What the student does not see", "Loss, mask by mask", "Features", "Attention"}
 
 

@@ -234,7 +234,7 @@ def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
     monkeypatch.setattr(page, "build", drawn.append)
     asked = {"log.report": True, "train.steps": 3}
     pretrain(tmp_path / "good", tiny, **asked)
-    with pytest.raises(RunStopped, match="collapsed at step 2"):
+    with pytest.raises(RunStopped, match="collapsed: at step 2"):
         pretrain(tmp_path / "bad", tiny, **asked, **{"objective.health": {"min_target_std": 100.0, "grace_steps": 2}})
     pretrain(tmp_path / "unasked", tiny, **{"train.steps": 1})
     assert drawn == [tmp_path / "good", tmp_path / "bad"]
