@@ -3,7 +3,7 @@
     python benchmarks/chaos.py [--runs 50] [--full 6] [--seed 0]
 
 Tiny runs through the command, by turns: indexed data and streamed shards; one process, two with all weights each, two with
-a part each. A run is killed (SIGKILL, the whole process group) at a moment drawn uniformly from the time it takes, is
+a part each. A run is killed (SIGKILL, all its processes) at a moment drawn uniformly from the time it takes, is
 resumed, perhaps killed again, until it ends. Then every line of its metrics but the timings, and its model to the last
 byte, have to equal those of a run that nothing disturbed; after every kill the newest whole checkpoint must not be older
 than the last one due, and no checkpoint of a final name may be torn.
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from data2vec.train.folder import Run
 EVERY = 2
 """Steps between checkpoints: a large part of the time goes into writing them."""
 SETTINGS: dict[str, Any] = {
-    "train.steps": 60, "train.checkpoint_every": EVERY, "train.device": "cpu", "train.schedule.warmup_steps": 5,
+    "train.steps": 40, "train.checkpoint_every": EVERY, "train.device": "cpu", "train.schedule.warmup_steps": 5,
     "encoder.width": 128, "encoder.layers": 4, "encoder.heads": 4, "encoder.ffn_width": 512, "encoder.dropout": 0.1,
     "data.batch_size": 16, "data.micro_batch_size": 8, "data.workers": 1, "log.every": 1,
 }  # fmt: skip
@@ -107,7 +108,7 @@ def kinds(place: Path) -> list[Kind]:
     """All that is to be tried."""
     data = {
         "indexed": {"data.train": place / "pictures"},
-        "streamed": {"data.train": place / "shards", "data.streaming": "true", "data.buffer": 16},
+        "streamed": {"data.train": place / "shards", "data.streaming": "true", "data.streams": 4, "data.buffer": 32},
     }
     ways = {"one process": (1, {}), "two": (2, {}), "two, sharded": (2, {"train.shard": "true"})}
     return [
@@ -142,22 +143,29 @@ def killed_run(kind: Kind, out: Path, seconds: float, chance: random.Random, tal
     """Start, kill, resume, until the run ends. Returns where it was killed."""
     fates = []
     while True:
-        child = subprocess.Popen(
-            kind.command(out, {}), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        with out.with_suffix(".log").open("w") as log:
+            child = subprocess.Popen(kind.command(out, {}), stdout=log, stderr=log)
         # Once for certain, after that every third time.
         wait = chance.uniform(0, seconds) if not fates or chance.random() < 1 / 3 else None
         try:
             status = child.wait(wait)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+            for process in family(child.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             child.wait()
             time.sleep(0.1)
             fates.append(fate(out, tally))
             continue
         if status:
-            sys.exit(f"{kind.name} ended with status {status}: {' '.join(map(str, child.args))}")
+            sys.exit(f"{kind.name} ended with status {status}:\n{out.with_suffix('.log').read_text()}")
         return " and ".join(fates) or "never, it was too quick"
+
+
+def family(process: int) -> list[int]:
+    """A process, and all that it has started: torchrun's workers are not in its group."""
+    children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
+    return [process, *(each for child in children for each in family(int(child)))]
 
 
 def fate(out: Path, tally: Counter[str]) -> str:

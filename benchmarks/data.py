@@ -1,10 +1,12 @@
-"""How much one core loads: images, seconds of audio, bytes of text. `python benchmarks/data.py [seconds per line]`
+"""How much a core loads: images, seconds of audio, tokens. `python benchmarks/data.py [seconds per line]`
 
-Makes its own files in a temporary folder. Decoding and augmentation run in one thread, as they do in a loader's worker, so
-a line times the number of workers is what the loader gives, as long as there are cores for them.
+First decoding and augmentation by themselves, in one thread; then the loader with one worker, as training runs it: rows,
+decoding, augmentation, batches, masks, and the way to the training process. Everything is per second of processor time, so
+that a busy machine measures the same; a loader's line times the number of workers is what it gives, as long as there are
+cores for them. Of the training process the time to receive a batch is told beside it.
 """
 
-import io
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -14,29 +16,23 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import files
 import numpy as np
 import soundfile
 import torch
-from PIL import Image
 
+from data2vec import recipe as recipes
+from data2vec.data.loader import Loader
 from data2vec.data.speech import SpeechData, SpeechExamples
-from data2vec.data.text import TextData, TextExamples
 from data2vec.data.tokenizer import encode, train_tokenizer
 from data2vec.data.vision import VisionData, VisionExamples, decode
 
-
-def picture(rng: np.random.Generator, width: int = 500, height: int = 375) -> bytes:
-    """A JPEG of about 55 kB, as those of ImageNet."""
-    small = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
-    pixels = (smooth + 9 * rng.standard_normal(smooth.shape)).clip(0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=82)
-    return file.getvalue()
+RECIPES = ("vision/v1-base", "vision/v2-base", "speech/v1-base", "speech/v2-base", "text/v1-base", "text/v2-base")
+UNITS = {"vision": "images", "speech": "seconds of audio", "text": "tokens"}
 
 
 def rate(work: Callable[[int], float], seconds: float) -> float:
-    """Units of work a second of processor time, warmed up; so that a busy machine measures the same."""
+    """Units of work a second of processor time, warmed up."""
     work(0)
     done, i, start = 0.0, 0, time.process_time()
     while (spent := time.process_time() - start) < seconds:
@@ -44,13 +40,9 @@ def rate(work: Callable[[int], float], seconds: float) -> float:
     return done / spent
 
 
-def main() -> None:
-    """Print a line for each kind of data."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
-    torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
-
-    pictures = [{"image": {"bytes": picture(rng), "path": None}} for _ in range(16)]
+def decoding(seconds: float) -> None:
+    """Print what decoding and augmentation take by themselves."""
+    pictures = [{"image": {"bytes": content, "path": None}} for content in files.photographs(16)]
     size = np.mean([len(row["image"]["bytes"]) for row in pictures]) / 1000
 
     def images(settings: VisionData | None) -> float:
@@ -65,43 +57,77 @@ def main() -> None:
 
         return rate(work, seconds)
 
-    print(f"500 x 375 JPEG ({size:.0f} kB) -> 224, per core:")
-    print(f"  decode only                    {images(None):8.0f} images/s")
-    print(f"  crop and flip                  {images(VisionData(color_jitter=0.0)):8.0f} images/s")
-    print(f"  crop, flip and colour jitter   {images(VisionData()):8.0f} images/s")
-
+    print(f"500 x 375 JPEG ({size:.0f} kB), decoded only        {images(None):8.0f} images")
+    print(f"... cropped to 224 and flipped            {images(VisionData(color_jitter=0.0)):8.0f} images")
+    print(f"... and colour jitter                     {images(VisionData()):8.0f} images")
     with tempfile.TemporaryDirectory() as folder:
         for ending, sample_rate in (("flac", 16000), ("flac", 44100), ("mp3", 16000), ("ogg", 16000), ("wav", 16000)):
             path = Path(folder) / f"{sample_rate}.{ending}"
-            envelope = np.repeat(rng.random(151), sample_rate // 10)[: 15 * sample_rate]
-            voiced = np.sin(2 * np.pi * 150 * np.arange(15 * sample_rate) / sample_rate)
-            soundfile.write(path, 0.3 * envelope * voiced + 0.01 * rng.standard_normal(15 * sample_rate), sample_rate)
+            soundfile.write(path, next(files.speech(1, sample_rate)), sample_rate)
             clips = SpeechExamples([{"audio": {"bytes": None, "path": str(path)}}], SpeechData())
 
             def work(i: int, clips: SpeechExamples = clips) -> float:
-                return len(clips.load(0, 14.0, np.random.default_rng(i))) / 14.0 * 15.0 / 16000
+                clips.load(0, 14.0, np.random.default_rng(i))
+                return files.SECONDS
 
-            print(f"15 s {ending:4s} at {sample_rate / 1000:4.1f} kHz            {rate(work, seconds):8.0f} seconds of audio/s")
+            heard = rate(work, seconds)
+            print(f"15 s {ending:4} at {sample_rate / 1000:4.1f} kHz                     {heard:8.0f} seconds of audio")
+    text = files.text(2_000_000)
+    tokenizer = train_tokenizer([text], 16_000)
+    documents = [text[i : i + 5000] for i in range(0, len(text), 5000)]
 
-        words = ["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 9))) for _ in range(20000)]
-        zipf = np.minimum(rng.zipf(1.3, 400_000), len(words)) - 1
-        text = " ".join(words[i] for i in zipf)
-        tokenizer = train_tokenizer([text[:2_000_000]], 16_000)
-        documents = [text[i : i + 5000] for i in range(0, len(text), 5000)]
+    def encoding(i: int) -> float:
+        some = documents[i * 40 % len(documents) :][:40]
+        encode(tokenizer, some)
+        return sum(map(len, some)) / 1e6
 
-        def encoding(i: int) -> float:
-            some = documents[i * 40 % len(documents) :][:40]
-            encode(tokenizer, some)
-            return sum(map(len, some)) / 1e6
+    print(f"text to tokens, done once                 {rate(encoding, seconds):8.1f} MB")
 
-        print(f"text to tokens, once           {rate(encoding, seconds):8.1f} MB/s")
-        blocks = TextExamples([{"text": text}], TextData(), 16_000, tokenizer)
 
-        def block(i: int) -> float:
-            blocks.load(i % len(blocks))
-            return 1.0
+def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
+    """Units a second of the worker's processor time, and the share of that time which the receiving process spends too.
 
-        print(f"blocks of 512 tokens           {rate(block, seconds):8.0f} blocks/s")
+    Steps of one micro-batch, of the recipe's own size."""
+    recipe = recipes.load(name, {"data.workers": 1})
+    batch = next(key for key in type(recipe.data).model_fields if key.startswith("batch_"))
+    recipe = recipes.load(recipe, {f"data.{batch}": getattr(recipe.data, f"micro_{batch}")})
+    modality, method = recipe.build_modality(), recipe.objective
+    loader = Loader(modality, method.mask, modality.rows(str(folder)), seed=1, masks=method.masks)
+    steps = loader.steps()
+    for _ in range(6):  # what is loaded ahead
+        next(steps)
+    (worker,) = multiprocessing.active_children()
+    received, spent, begin, done = time.process_time(), _spent(worker.pid), time.monotonic(), 0
+    while time.monotonic() - begin < seconds:
+        ((made),) = next(steps)
+        done += made["input"].numel()
+    worked, received = _spent(worker.pid) - spent, time.process_time() - received
+    steps.close()
+    size = {"vision": 3 * 224 * 224, "speech": 16000, "text": 1}[modality.settings.name]
+    return done / size / worked, received / worked
+
+
+def _spent(pid: int | None) -> float:
+    """Seconds of processor time of another process (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Print a line for each kind of data."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+    torch.set_num_threads(1)
+    print("a second of one core, decoding and augmentation:")
+    decoding(seconds)
+    print("a second of a worker's core, the whole loader:")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DATA2VEC_CACHE"] = f"{folder}/cache"
+        for name in RECIPES:
+            kind = name.partition("/")[0]
+            if not (data := Path(folder, kind)).exists():
+                files.write(kind, data)
+            units, receiving = loading(name, data, 2 * seconds)
+            print(f"{name:41} {units:8.0f} {UNITS[kind]}; to receive them {receiving:.1%} of that")
 
 
 if __name__ == "__main__":

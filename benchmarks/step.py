@@ -91,14 +91,15 @@ def operations(recipe: Recipe, given: dict[str, torch.Tensor]) -> float:
 
 def matmul_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
     """Operations a second of the feed-forward part's two products, of several tries."""
-    x = torch.randn(1024, 768, device=device, dtype=dtype)
+    rows = 1024 if device.type == "cpu" else 16384
+    x = torch.randn(rows, 768, device=device, dtype=dtype)
     inner, outer = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((3072, 768), (768, 3072)))
     rates, repeats = [], 5 if device.type == "cpu" else 200
     for _ in range(8):
         begin = clock(device)
         for _ in range(repeats):
             F.linear(F.linear(x, inner), outer)
-        rates.append(repeats * 2 * 2 * 1024 * 768 * 3072 / (clock(device) - begin))
+        rates.append(repeats * 2 * 2 * rows * 768 * 3072 / (clock(device) - begin))
     return rates[1:]
 
 

@@ -14,6 +14,7 @@ from data2vec import cli
 
 TINY = [
     *("train.steps=4", "train.checkpoint_every=2", "train.schedule.warmup_steps=1", "train.device=cpu", "log.every=1"),
+    "log.report=false",
     *("encoder.width=16", "encoder.layers=3", "encoder.heads=2", "encoder.ffn_width=32"),
     *("data.batch_size=16", "data.micro_batch_size=8", "data.workers=0"),
 ]
@@ -67,6 +68,7 @@ def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         ("probe", "probe.neighbours (10)"),
         ("recipes", "NAME"),
         ("demo", "--out"),
+        ("report", "RUN"),
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main([verb, "--help"])

@@ -37,8 +37,8 @@ def test_every_modality_is_trained_probed_and_drawn(tmp_path: Path, capsys: pyte
     assert [row.modality for row in rows] == ["images", "text", "speech"]
     assert json.loads((tmp_path / "out" / "demo.json").read_text())[0]["loss_first"] == rows[0].loss_first
     drawn = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").glob("*/*.png")}
-    every = {f"{name}/{picture}.png" for name in ("images", "text", "speech") for picture in ("curves", "masks")}
-    assert drawn == every | {"images/components.png"}
+    every = {f"{name}/{picture}.png" for name in ("images", "text", "speech") for picture in ("curves", "masks", "components")}
+    assert drawn == every
     printed = capsys.readouterr().out
     for row in rows:
         assert f"{row.untrained:.1%} → {row.trained:.1%}" in printed

@@ -24,8 +24,8 @@ ALLOWED = {
     "recipe": {"modalities", "nn", "objective", "train.settings", "tasks.settings"},
     "interop": {"recipe", "objective", "modalities", "nn", "model"},
     "model": {"recipe", "modalities", "nn"},
-    "report": {"recipe", "objective", "modalities", "nn", "data", "model"},
-    "train": {"recipe", "objective", "modalities", "nn", "data", "model"},
+    "report": {"recipe", "objective", "modalities", "nn", "data", "model", "train.folder", "train.checkpoint", "train.machine"},
+    "train": {"recipe", "objective", "modalities", "nn", "data", "model", "tasks.online", "report.page"},
     "tasks": {"recipe", "objective", "modalities", "nn", "data", "model"},
 }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from data2vec.errors import BadExample, RunStopped, UserError
 
 if TYPE_CHECKING:
+    from data2vec.data.check import check
     from data2vec.model import Features, Model, load
     from data2vec.recipe import Recipe
     from data2vec.tasks.probe import probe
@@ -25,13 +26,14 @@ try:
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["BadExample", "Features", "Model", "Recipe", "Run", "RunStopped", "UserError", "load", "pretrain", "probe"]
+__all__ = ["BadExample", "Features", "Model", "Recipe", "Run", "RunStopped", "UserError", "check", "load", "pretrain", "probe"]
 
 _HOME = {
     "Features": "model",
     "Model": "model",
     "Recipe": "recipe",
     "Run": "train.folder",
+    "check": "data.check",
     "load": "model",
     "pretrain": "train.loop",
     "probe": "tasks.probe",

@@ -39,17 +39,26 @@ what RUN holds:
   metrics.jsonl      a line for each logged step
   checkpoints/       everything to go on by --resume, to the last bit as if the run had never stopped
   model/             the encoder, for use: data2vec.load("RUN")
+  report.html        how it went: curves, pictures, a verdict in words
+  machine.json       on what it ran, and when
   bad_files.txt      what could not be read, where there was any
 
 settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
 """
 PROBE = """\
 examples:
-  data2vec probe RUN --data train/ --valid valid/          folders with a folder for each class
+  data2vec probe RUN --data labelled/                      a folder for each class; a fifth is held out
+  data2vec probe RUN --data train/ --valid valid/          or given apart
   data2vec probe RUN --data a/ --valid b/ --labels speaker a column of metadata.csv in each
   data2vec probe RUN --data train/ --valid valid/ probe.neighbours=20
 
 settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
+"""
+CHECK = """\
+examples:
+  data2vec check clips/
+  data2vec check books/ --tokenizer run/model --json found.json
+  data2vec check owner/name --split validation --kind image
 """
 
 
@@ -110,9 +119,20 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", PROBE, _settings_of_probe)
     verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
-    verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on")
+    verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on (default: a fifth of --data, held out)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
+
+    verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", CHECK)
+    verb.add_argument("data", metavar="DATA", help="what data.train may be: a folder, a file, an archive, a hub data set")
+    verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: what is there)")
+    verb.add_argument("--split", default="train", help="which split to take of a data set with several (default: %(default)s)")
+    verb.add_argument("--tokenizer", metavar="FOLDER", help="count tokens by this one (default: by one trained on the text)")
+    verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
+    verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
+
+    verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
 
     verb = _verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one complete")
     verb.add_argument("name", metavar="NAME", nargs="?", help="print this one, with every default written out")
@@ -157,7 +177,10 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if os.environ.get("RANK", "0") == "0":
-        print(f"trained: {run.model}\nnext: data2vec probe {run.folder} --data LABELLED --valid LABELLED")
+        print(f"trained: {run.model}")
+        if run.report.exists():
+            print(f"how it went: {run.report}")
+        print(f"next: data2vec probe {run.folder} --data LABELLED")
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -165,6 +188,19 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
     print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from data2vec.data.check import check
+
+    a = arguments
+    print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from data2vec.report import page
+
+    print(page.build(arguments.run))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:

@@ -8,15 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from data2vec import model as models
 from data2vec.data import embedded
 from data2vec.data.embedded import Folders
 from data2vec.errors import UserError
 from data2vec.model import Model
-from data2vec.report import pictures
+from data2vec.report import curves, figure, inside, pictures
 from data2vec.tasks.probe import Probe, probe, untrained
 from data2vec.train.folder import Run
 from data2vec.train.loop import pretrain
@@ -28,7 +25,6 @@ class Part:
 
     recipe: str
     data: Callable[[Path], Folders]
-    pictures: Callable[[Model, str, Path], None]
     overrides: dict[str, Any]
 
 
@@ -64,7 +60,7 @@ def run(out: str | Path = "demo") -> list[Row]:
         rows.append(_go(name, part, out / name))
         marker.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
     print(table(rows))
-    print(f"\nPictures of each run are in {out}/: curves.png, masks.png, and for images components.png.")
+    print(f"\nPictures of each run are in {out}/: curves.png, masks.png, components.png.")
     return rows
 
 
@@ -76,9 +72,9 @@ def parts() -> dict[str, Part]:
     text = shared | {"modality.vocab_size": 2048, "data.block_size": 64, "data.micro_batch_size": 32, "train.lr": 1e-3}
     speech = shared | {"data.max_seconds": 2}
     return {
-        "images": Part("vision/v1-tiny", embedded.images, _draw_images, common | images),  # a mirrored digit is none
-        "text": Part("text/v1-tiny", embedded.text, _draw_text, common | text),
-        "speech": Part("speech/v2-tiny", embedded.speech, _draw_speech, common | speech),
+        "images": Part("vision/v1-tiny", embedded.images, common | images),  # a mirrored digit is none
+        "text": Part("text/v1-tiny", embedded.text, common | text),
+        "speech": Part("speech/v2-tiny", embedded.speech, common | speech),
     }
 
 
@@ -113,10 +109,9 @@ def _go(name: str, part: Part, out: Path) -> Row:
     folders = part.data(out / "data")
     run = pretrain(part.recipe, data=str(folders.train), overrides=part.overrides, out=out / "run")
     model = models.load(run.folder)
-    found = probe(model, train=folders.labelled, valid=folders.heldout, out=run.folder / "probe.json")
+    found = probe(model, folders.labelled, folders.heldout, out=run.folder / "probe.json")
     print(found, flush=True)
-    pictures.curves(run.folder / "metrics.jsonl", out / "curves.png")
-    part.pictures(model, str(folders.train), out)
+    _draw(model, run, str(folders.train), out)
     return _row(name, run, found, time.monotonic() - start)
 
 
@@ -128,34 +123,12 @@ def _row(name: str, run: Run, found: Probe, seconds: float) -> Row:
     return Row(name, first["loss"], last["loss"], before, after, before_knn, after_knn, last["target_std"], seconds)
 
 
-def _masked(model: Model, where: str, rows: list[int]) -> tuple[Any, Any, np.ndarray]:
-    """Examples of the training data, loaded as in training but not augmented, their batch, and masks (rows, T) for it."""
-    examples = model.modality.examples(model.modality.rows(where))
-    limit = float(examples.costs[rows].min())
-    batch = model.modality.collate([examples.load(row, limit, None) for row in rows])
-    mask = model.recipe.objective.mask.draw(len(rows), model.modality.grid(batch), np.random.default_rng(0))
-    return examples, batch, mask.hidden
-
-
-def _draw_images(model: Model, where: str, out: Path) -> None:
-    _, batch, hidden = _masked(model, where, list(range(0, 1500, 170)))
-    images, grid = batch["input"], model.modality.grid(batch)
-    pictures.masked_images(images.numpy(), hidden.reshape(-1, *grid), out / "masks.png")
-    with torch.inference_mode():
-        before, after = (
-            encoder(batch)[0].reshape(len(images), *grid, -1).numpy() for encoder in (untrained(model.recipe), model.encoder)
-        )
-    pictures.components(images.numpy(), before, after, out / "components.png")
-
-
-def _draw_text(model: Model, where: str, out: Path) -> None:
-    examples, batch, hidden = _masked(model, where, [100])
-    tokens = [examples.tokenizer.decode([token], skip_special_tokens=False) for token in batch["input"][0].tolist()]
-    pictures.masked_text(tokens, hidden[0], out / "masks.png")
-
-
-def _draw_speech(model: Model, where: str, out: Path) -> None:
-    _, batch, hidden = _masked(model, where, [0])
-    seconds = model.modality.seconds_per_position
-    assert seconds is not None
-    pictures.masked_speech(batch["input"][0].numpy(), hidden[0], seconds, out / "masks.png")
+def _draw(model: Model, run: Run, data: str, out: Path) -> None:
+    panels = (curves.LOSS, curves.STD, curves.RANK)
+    figure.save(curves.draw(run.metrics, panels, 12, 4), out / "curves.png")
+    sample, objective = inside.sample(model.modality, data), model.recipe.objective
+    hidden = next(sample.masked(objective.mask, pictures.SHOWN, 1))["mask"].view(len(sample.batch["input"]), pictures.SHOWN, -1)
+    figure.save(pictures.masks(sample.canvas, hidden.numpy(), 8), out / "masks.png", "Grey: what the student does not see")
+    before, after = (inside.features(encoder, sample.batch) for encoder in (untrained(model.recipe), model.encoder))
+    title = "First three principal components of the features, as red, green and blue"
+    figure.save(pictures.components(sample.canvas, before, after, 8), out / "components.png", title)

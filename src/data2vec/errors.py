@@ -9,6 +9,10 @@ class RunStopped(Exception):
     """A run that ended for a reason of its own: collapsed representations, too many bad files, a full disk. Exit 1."""
 
 
+class Unhealthy(RunStopped):
+    """A run that its own measurements ended; of many processes, all end at the same step."""
+
+
 class Interrupted(RunStopped):
     """A run that was asked to stop by a signal, and saved a checkpoint first. Exit 128 + `signal`, as shells have it."""
 

@@ -64,7 +64,7 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     """Steps, schedule, optimizer, precision."""
     probe: ProbeSettings = ProbeSettings()
-    """How `data2vec probe` measures the features."""
+    """How features are measured, while training and by `data2vec probe`."""
     log: LogSettings = LogSettings()
     """What is written while training, and how often."""
 

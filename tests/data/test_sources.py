@@ -191,6 +191,13 @@ def test_nothing_usable(classes, tmp_path):
         open_rows(str(tmp_path / "empty"), "text")
 
 
+def test_a_stream_without_rows_of_this_kind(tmp_path, wave):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        add(tar, "a.flac", flac(wave))
+    with pytest.raises(UserError, match=r"nothing in it can be read as image"):
+        open_rows(str(tmp_path), "image", streaming=True)
+
+
 def test_hub_name(monkeypatch):
     import datasets
 

@@ -69,6 +69,23 @@ def test_without_dropout_it_is_the_fused_kernel_however_many_rows_at_a_time(
     torch.testing.assert_close(attention._Attend.apply(qkv, mask, 0.0), fused.transpose(1, 2).flatten(2))
 
 
+@pytest.mark.parametrize("key_bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_times_values_is_what_comes_out(kind: str, key_bias: bool) -> None:
+    torch.manual_seed(0)
+    module = Attention(8, 2, dropout=0.5, key_bias=key_bias).double().eval()
+    if module.q_bias is not None and module.v_bias is not None:
+        with torch.no_grad():
+            module.q_bias.normal_(), module.v_bias.normal_()
+    x, mask = torch.randn(3, 6, 8, dtype=torch.float64), mask_of(kind)
+    weights = module.weights(x, mask)
+    assert weights.shape == (3, 2, 6, 6)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 6, dtype=torch.float64))
+    bias = module.qkv.bias[16:] if module.v_bias is None else module.v_bias
+    values = F.linear(x, module.qkv.weight[16:], bias).view(3, 6, 2, 4).transpose(1, 2)
+    torch.testing.assert_close(module.out((weights @ values).transpose(1, 2).flatten(2)), module(x, mask))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_in_bf16_is_near_to_fp32(kind: str) -> None:
     torch.manual_seed(0)

@@ -28,6 +28,12 @@ def test_only_masked_positions_count_and_only_the_student_learns() -> None:
     assert all(p.grad is None for p in whole.teacher.parameters())
 
 
+def test_the_error_of_each_position_is_told() -> None:
+    output = objective()(batch())
+    assert output.errors.shape == (15,) and not output.errors.requires_grad
+    torch.testing.assert_close(output.errors.sum(), output.loss)
+
+
 def test_the_student_does_not_see_what_is_masked() -> None:
     """Changing the features under the mask leaves the student's context as it was, and moves the targets."""
     whole, given = objective(), batch()
@@ -61,9 +67,8 @@ def test_learning_lowers_the_loss() -> None:
         whole.after_step(step)
         losses.append(output.loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    assert set(output.stats) == {
-        f"{stage}_{what}" for stage in ("features", "student", "target", "prediction") for what in ("std", "rank")
-    }
+    stages = ("features", "student", "target", "prediction")
+    assert set(output.stats) == {f"{stage}_{what}" for stage in stages for what in ("std", "rank")} | {"target_content"}
 
 
 def test_spread_and_rank() -> None:
@@ -80,6 +85,15 @@ def test_spread_and_rank() -> None:
     assert 1 < health.effective_rank(wide).item() <= 20
 
 
+def test_content_is_what_differs_between_inputs_at_the_same_place() -> None:
+    torch.manual_seed(0)
+    x, place = torch.randn(30, 200, 8), torch.randn(200, 8)
+    assert health.content(x).item() == pytest.approx(1, abs=0.02)
+    assert health.content(x + place).item() == pytest.approx(0.5, abs=0.03)
+    assert health.content(place.expand(30, -1, -1)).item() == 0
+    assert health.content(x[:1]).item() == 1
+
+
 @pytest.mark.parametrize(
     ("target", "prediction", "step", "said"),
     [
@@ -87,9 +101,17 @@ def test_spread_and_rank() -> None:
         (1.0, 0.005, 5000, "the student predicts nearly the same"),
         (0.05, 0.005, 4999, None),
         (0.2, 0.02, 9000, None),
-        (math.nan, 1.0, 9000, None),  # not a number is told by the loop
+        (math.nan, 1.0, 9000, None),
     ],
 )
 def test_when_a_run_is_called_collapsed(target: float, prediction: float, step: int, said: str | None) -> None:
-    reason = health.collapsed({"target_std": target, "prediction_std": prediction}, step, HealthSettings())
-    assert (reason is None) if said is None else (reason is not None and said in reason and str(step) in reason)
+    line = {"loss": 1.0, "grad_norm": 1.0, "target_std": target, "prediction_std": prediction}
+    reason = health.collapsed(line, step, HealthSettings())
+    assert (reason is None) if said is None else (reason is not None and said in reason)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, None])
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_what_is_no_number_ends_a_run_at_any_step(name: str, wrong: float | None) -> None:
+    reason = health.collapsed({"loss": 1.0, "grad_norm": 1.0, name: wrong}, 1, HealthSettings())
+    assert reason is not None and "no number" in reason

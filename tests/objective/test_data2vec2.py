@@ -62,6 +62,14 @@ def test_views_of_a_batch_add_up(kind: str, cls_loss: float) -> None:
         torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_the_error_of_each_position_is_told() -> None:
+    given = batch2("vision")
+    with_summary, without = (objective2("vision", cls_loss=weight)(given) for weight in (1.0, 0.0))
+    assert without.errors.shape == given["masked"].shape and not without.errors.requires_grad
+    torch.testing.assert_close(without.errors.sum(), without.loss)
+    torch.testing.assert_close(with_summary.errors, without.errors)
+
+
 @every_kind
 def test_samples_of_a_batch_add_up(kind: str) -> None:
     """So each view is compared with the targets of its own sample."""
@@ -231,9 +239,8 @@ def test_the_health_of_a_step_is_measured_when_asked_for() -> None:
     whole, given = objective2(), batch2()
     assert whole(given).stats == {}
     stats = whole(given, measure=True).stats
-    assert set(stats) == {
-        f"{stage}_{what}" for stage in ("features", "student", "target", "prediction") for what in ("std", "rank")
-    }
+    stages = ("features", "student", "target", "prediction")
+    assert set(stats) == {f"{stage}_{what}" for stage in stages for what in ("std", "rank")} | {"target_content"}
     assert all(value.ndim == 0 and not value.requires_grad and value > 0 for value in stats.values())
 
 

@@ -1,63 +1,20 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from data2vec.report import pictures
+from data2vec.report.canvas import Canvas
 
 RNG = np.random.default_rng(0)
 
 
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        return np.array(picture.convert("RGB"))
+class Recorder(Canvas):
+    """Remembers what is painted."""
 
+    def __init__(self, several: bool = False):
+        self.several = several
 
-def share(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
-    """The share of the pixels that have this colour, within 3 of 255."""
-    return float((np.abs(picture.astype(int) - colour).max(-1) <= 3).mean())
-
-
-def test_curves_are_drawn_from_a_metrics_file(tmp_path: Path) -> None:
-    keys = [f"{name}_{measure}" for name in ("features", "student", "target", "prediction") for measure in ("std", "rank")]
-    lines = [{"step": step, "loss": 1 / step, **dict.fromkeys(keys, 0.5)} for step in (1, 50, 100)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    picture = pixels(pictures.curves(tmp_path / "metrics.jsonl", tmp_path / "new" / "curves.png"))
-    assert picture.shape[1] >= 1000
-    assert share(picture, (0x30, 0x63, 0x8E)) > 0
-
-
-@pytest.mark.parametrize("hidden", [0.0, 1.0])
-def test_hidden_patches_are_grey(tmp_path: Path, hidden: float) -> None:
-    images = np.zeros((2, 3, 32, 32), np.uint8)
-    images[:, 0] = 255
-    picture = pixels(pictures.masked_images(images, np.full((2, 4, 4), bool(hidden)), tmp_path / "masks.png"))
-    red, grey = share(picture, (255, 0, 0)), share(picture, (128, 128, 128))
-    assert (grey > 0.3) == bool(hidden)
-    assert red > 0.3
-
-
-def test_hidden_spans_cover_their_time(tmp_path: Path) -> None:
-    wave = RNG.normal(size=16000)
-    nothing, half, everything = (
-        pixels(pictures.masked_speech(wave, np.arange(50) < n, 0.02, tmp_path / f"{n}.png")) for n in (0, 25, 50)
-    )
-    assert nothing.shape[1] >= 1000
-    middle = nothing.shape[1] // 2
-    changed = [float((picture != nothing).any(-1)[:, : middle - 100].mean()) for picture in (half, everything)]
-    assert changed[0] == pytest.approx(changed[1], abs=0.1)
-    assert (half != everything).any()
-
-
-def test_text_with_any_character_is_drawn(tmp_path: Path) -> None:
-    tokens = ["Costs", " $5", "\n", "\t", " and", "", " naïve", "long" * 40] * 20
-    shown = pixels(pictures.masked_text(tokens, np.zeros(len(tokens), bool), tmp_path / "none.png"))
-    hidden = pixels(pictures.masked_text(tokens, np.ones(len(tokens), bool), tmp_path / "all.png"))
-    assert shown.shape[1] >= 1000
-    assert hidden.mean() < shown.mean() - 10
+    def paint(self, colours, names, scale=None, width=0):  # type: ignore[no-untyped-def]
+        self.colours, self.names, self.scale = colours, names, scale
 
 
 def test_components_are_ordered_by_spread_and_fill_the_range() -> None:
@@ -76,8 +33,48 @@ def test_features_that_are_all_alike_give_one_colour() -> None:
     assert np.ptp(pictures.principal(np.ones((2, 4, 4, 8)))) == 0
 
 
-def test_components_stand_under_their_images(tmp_path: Path) -> None:
-    images = RNG.integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
-    features = RNG.normal(size=(3, 8, 8, 16))
-    path = pictures.components(images, features, np.zeros_like(features), tmp_path / "components.png")
-    assert share(pixels(path)[-150:], (0, 0, 0)) > 0.5
+@pytest.mark.parametrize("several", [False, True])
+def test_components_show_as_many_examples_as_there_is_room_for(several: bool) -> None:
+    canvas = Recorder(several)
+    pictures.components(canvas, RNG.normal(size=(4, 6, 5)), RNG.normal(size=(4, 6, 5)))
+    assert canvas.colours.shape == (3, 4 if several else 1, 6, 4)
+    assert canvas.names == ["input", "untrained", "trained"]
+    assert canvas.colours[..., 3].mean((1, 2)).tolist() == [0, 1, 1]
+
+
+def test_hidden_positions_are_covered() -> None:
+    canvas, hidden = Recorder(), RNG.random((2, 5, 7)) < 0.5
+    pictures.masks(canvas, hidden)
+    assert canvas.names == ["input", "mask 1", "mask 2", "mask 3"]
+    np.testing.assert_array_equal(canvas.colours[1:, 0, :, 3] > 0, hidden[0, :3])
+    assert canvas.colours[0].max() == 0
+
+
+def test_losses_stand_at_their_positions_and_their_mean_beside_them() -> None:
+    errors = np.full((2, 4, 5), np.nan)
+    errors[0, 0, 1], errors[0, 3, 1], errors[1, 2, 1], errors[1, 0, 2] = 1.0, 2.0, 6.0, 9.0
+    canvas = Recorder()
+    pictures.losses(canvas, errors)
+    assert canvas.names == ["mask 1", "mask 2", "mask 3", "mean"]
+    covered = canvas.colours[:, 0, :, 3] > 0
+    assert [np.flatnonzero(row).tolist() for row in covered] == [[1], [], [], [1, 2]]
+    expected = canvas.scale.colours(np.array([1.0, 3.0, 9.0]))
+    found = canvas.colours[[0, 3, 3], 0, [1, 1, 2]]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_attention_of_the_middle_is_painted_on_a_picture() -> None:
+    weights = np.zeros((2, 3, 12, 12))
+    weights[:, :, 6, 4] = 1  # the position in row 1 of 3, column 2 of 4, looks at position 4
+    canvas = Recorder(several=True)
+    pictures.attention(canvas, weights, [0, 5], (3, 4))
+    assert canvas.names == ["query", "block 1", "block 6"]
+    assert np.flatnonzero(canvas.colours[0, 0, :, 3]).tolist() == [6]
+    brightness = canvas.colours[1, 0, :, :3].sum(-1)
+    assert np.delete(brightness, 6).argmax() == 4
+
+
+def test_attention_along_a_sequence_is_a_map() -> None:
+    axes = pictures.attention(Recorder(), RNG.random((3, 2, 9, 9)), [0, 1, 2], (9,)).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["block 1", "block 2", "block 3"]
+    assert axes.images[0].get_array().shape[:2] == (10, 30)

@@ -15,7 +15,8 @@ from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.model import Model, load, save
 from data2vec.nn import encoder as encoders
-from data2vec.tasks.pooled import pooled
+from data2vec.tasks.labelled import Labelled, open_labelled
+from data2vec.tasks.pooled import Alone, pooled
 from data2vec.tasks.probe import probe, untrained
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
@@ -88,15 +89,37 @@ def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> Non
 
 def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
     save(tmp_path / "model", vision.encoder, vision.modality, vision.recipe)
-    found = probe(tmp_path / "model", overrides={"probe.train": str(data[0]), "probe.valid": str(data[1])})
+    found = probe(tmp_path / "model", overrides={"probe.data": str(data[0]), "probe.valid": str(data[1])})
     written = json.loads((tmp_path / "model" / "probe.json").read_text())
     assert written["rows"][1]["knn"] == found.rows[1].knn
     assert load(tmp_path / "model").recipe == vision.recipe
 
 
-def test_the_limit_draws_from_training_examples_only(vision: Model, data: tuple[Path, Path]) -> None:
+def test_the_limit_holds_for_either_side(vision: Model, data: tuple[Path, Path]) -> None:
     found = probe(vision, *data, overrides={"probe.limit": 15})
     assert (found.train, found.valid) == (15, 12)
+    found = probe(vision, *data, overrides={"probe.limit": 10})
+    assert (found.train, found.valid) == (10, 10)
+
+
+def test_without_held_out_data_a_fifth_of_each_class_is_held_out(vision: Model, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "data", COLOURS, 10, 0)
+    (folder / "red" / "0.png").unlink()
+    recipe = recipes.load(vision.recipe, {"probe.data": str(folder)})
+    fit, held = open_labelled(vision.modality, recipe.probe, 3)
+    assert np.unique(held.classes, return_counts=True)[1].tolist() == [2, 2, 2]
+    assert sorted([*fit.indices, *held.indices]) == list(range(29))
+    again, other = (open_labelled(vision.modality, recipe.probe, seed)[1] for seed in (3, 4))
+    assert held.indices.tolist() == again.indices.tolist() != other.indices.tolist()
+    assert held.classes.tolist() == [held.examples.label(int(i), "label") for i in held.indices]
+    found = probe(vision, folder)
+    assert (found.train, found.valid) == (23, 6)
+
+
+def test_data_given_replaces_what_the_recipe_holds_out(vision: Model, data: tuple[Path, Path]) -> None:
+    overrides = {"probe.data": "nowhere", "probe.valid": str(data[1])}
+    assert probe(vision, data[0], overrides=overrides).valid == 5
+    assert probe(vision, *data, overrides=overrides).valid == 12
 
 
 def test_unreadable_files_are_left_out_with_their_label(vision: Model, data: tuple[Path, Path]) -> None:
@@ -128,13 +151,15 @@ def test_a_column_of_a_table_can_be_the_label(vision: Model, data: tuple[Path, P
 
 
 def test_mistakes_in_the_labels_are_told(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"probe\.train: where is the labelled data"):
+    with pytest.raises(UserError, match=r"probe\.data: where is the labelled data"):
         probe(vision)
-    with pytest.raises(UserError, match=r"probe\.valid: where is the labelled data"):
-        probe(vision, data[0])
     shutil.rmtree(data[0] / "red")
-    with pytest.raises(UserError, match=r"probe\.valid: label red is not in probe\.train, which has blue, green"):
+    with pytest.raises(UserError, match=r"probe\.valid: label red is not among the 16 .* have blue, green"):
         probe(vision, *data)
+    for path in sorted((data[0] / "green").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"probe\.data: a fifth of it cannot be held out .* give held-out data"):
+        probe(vision, data[0])
     shutil.rmtree(data[0] / "green")
     with pytest.raises(UserError, match=r"every example has the label 'blue'; a probe needs at least two"):
         probe(vision, *data)
@@ -152,10 +177,12 @@ def test_clips_of_any_length_have_the_features_they_have_alone(tmp_path: Path) -
         soundfile.write(tmp_path / f"{i}.wav", rng.normal(0, 0.1, int(16000 * seconds)), 16000)
     speech = model("speech/v1-tiny")
     examples = speech.modality.labelled(speech.modality.rows(str(tmp_path)))
-    together, kept = pooled([speech.encoder], speech.modality, examples, np.arange(4), torch.device("cpu"))
-    assert sorted(kept) == [0, 1, 2, 3]
-    for place, index in enumerate(kept):
-        alone, _ = pooled([speech.encoder], speech.modality, examples, np.array([index]), torch.device("cpu"))
+    labelled = Labelled("probe.data", examples, np.arange(4), np.array(list("abcd")))
+    together, kept = pooled([speech.encoder], speech.modality, labelled, Alone(torch.device("cpu")))
+    assert kept.indices.tolist() == [0, 1, 2, 3]
+    for place in range(4):
+        alone, one = pooled([speech.encoder], speech.modality, labelled.take(np.array([place])), Alone(torch.device("cpu")))
+        assert one.classes == ["abcd"[place]]
         np.testing.assert_allclose(together[:, :, place], alone[:, :, 0], atol=1e-4)
 
 

@@ -22,6 +22,7 @@ TINY: dict[str, Any] = {
     "data.workers": 0,
     "train.device": "cpu",
     "log.every": 1,
+    "log.report": False,
 }
 TINY_2: dict[str, Any] = TINY | {
     "objective.masks": 3,

@@ -53,6 +53,14 @@ def test_everything_comes_back(tmp_path: Path) -> None:
             assert torch.equal(value, optimizer.state[one][key])
 
 
+def test_weights_come_back_alone(tmp_path: Path) -> None:
+    folder, (model, _) = save(tmp_path, 3), trained(seed=99)
+    checkpoint.weights(folder, model)
+    assert torch.equal(model.weight, trained(3)[0].weight)
+    with pytest.raises(UserError, match="does not fit this recipe"):
+        checkpoint.weights(folder, trained(width=4)[0])
+
+
 def test_old_ones_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         save(tmp_path, step, keep=2)

@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import data2vec
+from data2vec import recipe as recipes
 from data2vec.errors import Interrupted, RunStopped, UserError
+from data2vec.objective.verdict import Verdict, verdict
+from data2vec.report import page
 from data2vec.train import loop
 from data2vec.train.folder import Run
 
@@ -48,6 +51,9 @@ def test_a_run_leaves_all_that_was_promised(whole: Run) -> None:
     last = whole.metrics[-1]
     stages = ("features", "student", "target", "prediction")
     assert {"epoch", "loss", "lr", "ema_decay", "grad_norm", "bad", *TIMINGS} <= last.keys()
+    assert 0 < last["update_ratio"] < 0.1
+    assert 0 < last["target_content"] <= 1
+    assert last["features_learning"] == 1
     assert all(last[f"{stage}_std"] > 0 and last[f"{stage}_rank"] >= 1 for stage in stages)
     assert last["epoch"] == 4
     assert 0 <= last["data_wait"] <= 1
@@ -175,23 +181,74 @@ def test_bf16_trains_with_weights_in_fp32(tiny: dict[str, Any], whole: Run, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match=r"the loss is .*train\.lr: 1e\+30.*no checkpoint had been saved") as stopped:
+    with pytest.raises(RunStopped, match=r"the loss, or .*train\.lr=1e\+30.*no checkpoint had been saved") as stopped:
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "train.checkpoint_every": 100, "train.clip_norm": 0})
     assert len(str(stopped.value).splitlines()) == 1
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert Run(tmp_path / "run").metrics[-1]["loss"] is None
 
 
 def test_no_checkpoint_is_made_of_what_is_no_number(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match="the loss is"):
+    with pytest.raises(RunStopped, match="the loss, or the norm of the gradients, is no number"):
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "log.every": 100})
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
 
 
+def judged(run: Run) -> Verdict:
+    return verdict(run.metrics, recipes.load(run.recipe).flat())
+
+
+def test_a_run_ends_with_its_verdict(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = judged(pretrain(tmp_path / "run", tiny, **{"objective.teacher.decay": 0.0}))
+    assert found.state == "watch"
+    assert "objective.teacher.decay=0 is too fast" in str(found)
+    assert str(found) in capsys.readouterr().err
+
+
+def test_a_run_that_stops_says_why_and_what_to_change(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"objective.health": {"min_target_std": 100.0, "grace_steps": 7}}
+    with pytest.raises(RunStopped) as stopped:
+        pretrain(tmp_path / "run", tiny, **limits, **{"train.lr": 3.0})
+    found = judged(Run(tmp_path / "run"))
+    assert found.state == "collapsed"
+    assert str(stopped.value) == f"collapsed: {found.findings[0]}"
+    assert found.findings[0].cause == "train.lr=3 is far too high"
+    assert str(found) in capsys.readouterr().err
+
+
 def test_a_collapsed_run_stops_with_a_reason_and_keeps_its_checkpoints(tiny: dict[str, Any], tmp_path: Path) -> None:
     health = {"objective.health": {"min_target_std": 100.0, "grace_steps": 7}, "train.keep_checkpoints": 1}
-    with pytest.raises(RunStopped, match="collapsed at step 7: the targets hardly differ"):
+    with pytest.raises(RunStopped, match="collapsed: at step 7 the targets hardly differ"):
         pretrain(tmp_path / "run", tiny, **health)
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-6", "step-7"]
     assert Run(tmp_path / "run").metrics[-1]["step"] == 7
+
+
+def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path] = []
+    monkeypatch.setattr(page, "build", drawn.append)
+    asked = {"log.report": True, "train.steps": 3}
+    pretrain(tmp_path / "good", tiny, **asked)
+    with pytest.raises(RunStopped, match="collapsed at step 2"):
+        pretrain(tmp_path / "bad", tiny, **asked, **{"objective.health": {"min_target_std": 100.0, "grace_steps": 2}})
+    pretrain(tmp_path / "unasked", tiny, **{"train.steps": 1})
+    assert drawn == [tmp_path / "good", tmp_path / "bad"]
+
+
+def test_a_page_that_cannot_be_drawn_costs_one_line(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "build", lambda run: 1 / 0)
+    run = pretrain(tmp_path / "run", tiny, **{"log.report": True, "train.steps": 1})
+    assert run.model.is_dir()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "report.html was not made (ZeroDivisionError: division by zero)" in line
+    assert f"data2vec report {run.folder}" in line
 
 
 @pytest.mark.parametrize(
@@ -219,6 +276,22 @@ def test_asked_to_stop_it_saves_first(
     assert (run.folder / "checkpoints" / f"step-{reached}" / "complete.json").exists()
     pretrain(run.folder, tiny, resume=True, **{"train.steps": reached + 1, "train.checkpoint_every": 1000})
     assert run.metrics[-1]["step"] == reached + 1
+
+
+def test_two_at_once_in_a_folder_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = tiny | {"train.steps": 10000, "train.checkpoint_every": 10000}
+    command = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run")]
+    child = subprocess.Popen([*command, *(f"{key}={value}" for key, value in settings.items())], stderr=subprocess.DEVNULL)
+    run = Run(tmp_path / "run")
+    while len(run.metrics) < 3:
+        assert child.poll() is None
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process trains in it still"):
+        pretrain(run.folder, settings, resume=True)
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+    pretrain(run.folder, settings, resume=True, **{"train.steps": 2})
 
 
 def test_what_torchrun_starts_again_goes_on(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
@@ -249,19 +322,6 @@ def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, t
         (folder / name).write_bytes(b"no picture")
     with pytest.raises(RunStopped, match=r"more than data\.max_bad"):
         pretrain(tmp_path / "another", tiny, **{"data.train": str(folder)})
-
-
-def test_tensorboard_by_a_switch(tiny: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    run = pretrain(tmp_path / "run", tiny, **{"train.steps": 2, "log.tensorboard": True})
-    assert list((run.folder / "tensorboard").iterdir())
-
-
-def test_tensorboard_missing_is_told(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="needs the package tensorboard"):
-        pretrain(tmp_path / "run", tiny, **{"log.tensorboard": True})
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_never_overwritten(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Batches(Dataset[Any]):
         drawn = self.mask.draw(len(group.keys) * self.masks, self.modality.grid(batch), rng)
         hidden = drawn.hidden.reshape(len(group.keys), self.masks, -1)[group.mine]
         mask = torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1)
-        batch["mask"], batch["masked"] = mask, mask.flatten().nonzero().squeeze(1)
+        batch["mask"], batch["masked"] = mask, torch.from_numpy(np.flatnonzero(hidden))
         if drawn.replaced is not None:
             batch["view"] = self._view(batch, drawn.replaced[group.mine], group.seed, rows)
         return {**batch, "bad": [*group.bad, *bad], "place": group.place}

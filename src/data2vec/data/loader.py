@@ -89,7 +89,7 @@ class Loader:
         if self.streams is not None:
             self.bad.total = rows_read(self.places)
         mine = self.groups_a_step // stride(self.groups_a_step, self.world)
-        workers: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _start} if self.workers else {}
+        workers: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker} if self.workers else {}
         dataset: Any = self.batches
         if self.streams is not None:
             part = self.groups_a_step, self.rank, self.world
@@ -157,7 +157,8 @@ class _Groups(Sampler[Group]):
         return self.loader.groups(self.first)
 
 
-def _start(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What every process that loads examples begins with."""
     # The training process handles Ctrl-C and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Threads of the tokenizers library do not survive the fork: a worker that waited for them would wait for ever.

@@ -187,7 +187,12 @@ def _standard(rows: Any, kind: Kind, where: str) -> Any:
     from datasets import Audio, Image, Value
 
     if rows.features is None:
-        rows = rows._resolve_features()
+        try:
+            rows = rows._resolve_features()
+        except StopIteration:
+            raise UserError(f"{where}: nothing in it can be read as {kind}") from None
+        except (ValueError, OSError) as error:
+            raise UserError(_reason(where, error)) from None
     features = rows.features or {}
     media: Any = {"audio": Audio, "image": Image}.get(kind)
     if kind == "text":

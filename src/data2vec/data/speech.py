@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.sources import label
@@ -147,16 +148,18 @@ def decode(audio: dict[str, Any]) -> np.ndarray:
 
 def normalise(wave: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the whole clip; silence stays zero."""
-    return (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-5))
+    wave = wave - wave.mean()
+    wave /= np.sqrt(np.square(wave).mean() + np.float32(1e-5))  # wave.var() would take the mean again
+    return wave
 
 
 def collate(items: Sequence[Tensor]) -> Batch:
     """`input` (B, S); rows of unlike length are padded with zeros and `padding` (B, S) is True there."""
+    if len({len(item) for item in items}) == 1:
+        return {"input": default_collate(list(items))}  # in a worker: straight into memory shared with the training process
     lengths = torch.tensor([len(item) for item in items])
-    batch = {"input": torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True)}
-    if (lengths != lengths[0]).any():
-        batch["padding"] = torch.arange(int(lengths.max())) >= lengths[:, None]
-    return batch
+    padded = torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True)
+    return {"input": padded, "padding": torch.arange(int(lengths.max())) >= lengths[:, None]}
 
 
 def name(signal: dict[str, Any]) -> str:

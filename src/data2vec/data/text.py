@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.sources import label
@@ -188,11 +189,11 @@ def pieces(row: dict[str, Any]) -> Iterator[str]:
 
 def collate(items: Sequence[Tensor]) -> Batch:
     """`input` (B, T) int64; shorter rows end in <pad> and `padding` (B, T) is True there."""
+    if len({len(item) for item in items}) == 1:
+        return {"input": default_collate(list(items))}
     lengths = torch.tensor([len(item) for item in items])
-    batch = {"input": torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True, padding_value=PAD)}
-    if (lengths != lengths[0]).any():
-        batch["padding"] = torch.arange(int(lengths.max())) >= lengths[:, None]
-    return batch
+    padded = torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True, padding_value=PAD)
+    return {"input": padded, "padding": torch.arange(int(lengths.max())) >= lengths[:, None]}
 
 
 def random_tokens(batch: Batch, replaced: np.ndarray, rng: np.random.Generator, vocab_size: int) -> Tensor:

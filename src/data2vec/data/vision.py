@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from data2vec.data.sources import label
 from data2vec.errors import BadExample
@@ -188,4 +189,4 @@ def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 def collate(items: Sequence[Tensor]) -> Batch:
     """`input` (B, 3, H, W) uint8."""
-    return {"input": torch.stack([item.contiguous() for item in items])}
+    return {"input": default_collate([item.contiguous() for item in items])}  # in a worker: straight into shared memory

@@ -30,18 +30,26 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`x` (B, T, D) to (B, T, D). `mask` broadcasts to (B, H, T, T): bool, True = attend; or float, added to the logits."""
         B, T, D = x.shape
-        bias: Tensor | None = self.qkv.bias
-        if self.q_bias is not None and self.v_bias is not None:
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).view(B, T, 3, self.heads, D // self.heads)
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(qkv.dtype)
+        qkv, mask = self._given(x, mask)
         p = self.dropout.p if self.training else 0.0
         if by_hand(x) and (p or (torch.is_grad_enabled() and _unfused(qkv, mask))):
             return self.out(_Attend.apply(qkv, mask, p))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+    def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The attention weights (B, H, T, T) of the same input, without dropout: what fused kernels never show."""
+        return _weights(*self._given(x, mask))[0].unflatten(0, (-1, self.heads))
+
+    def _given(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Queries, keys and values (B, T, 3, H, D/H) of `x`, and the mask in their precision."""
+        B, T, D = x.shape
+        bias: Tensor | None = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).view(B, T, 3, self.heads, D // self.heads)
+        return qkv, mask.to(qkv.dtype) if mask is not None and mask.is_floating_point() else mask
 
 
 def _unfused(qkv: Tensor, mask: Tensor | None) -> bool:

@@ -42,6 +42,8 @@ class Output:
     """Sum over the predicted positions; divide by their number in the whole global batch."""
     predicted: int
     """N, the number of predicted positions."""
+    errors: Tensor
+    """(N,) the error of each of them, in the order of the batch's `masked`; without gradients."""
     stats: dict[str, Tensor] = field(default_factory=dict)
     """Scalars on the health of the representations, when they were asked for."""
 

@@ -50,16 +50,16 @@ class Data2Vec(Objective):
 
         # 3.3 Training targets: what the teacher makes of the unmasked input, averaged over its top K layers.
         with torch.no_grad():
-            target = self.targets(batch, features, padding)
+            target = self.targets(batch, features, padding)  # (B, T, D)
 
         # 3.4 Objective: predict the targets at the masked positions.
         masked = batch["masked"]  # (N,)
         prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()
-        target = target.flatten(0, 1).index_select(0, masked)
-        loss = self.distance(prediction, target).sum()
+        targets = target.flatten(0, 1).index_select(0, masked)
+        errors = self.distance(prediction, targets)  # (N,)
 
-        stats = health.measure(features, context, target, prediction) if measure else {}
-        return Output(loss, len(masked), stats)
+        stats = health.measure(features, context, target, targets, prediction) if measure else {}
+        return Output(errors.sum(), len(masked), errors.detach(), stats)
 
 
 def prediction_head(width: int, layers: int, init: str) -> nn.Module:

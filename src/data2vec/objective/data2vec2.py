@@ -65,15 +65,16 @@ class Data2Vec2(Objective):
         B, T, views = len(target), hidden.shape[1], len(hidden)
         sample = masked // (T * (views // B))
         targets = target.flatten(0, 1).index_select(0, sample * T + masked % T)  # (N, D)
-        loss = self.distance(prediction, targets).sum()
+        errors = self.distance(prediction, targets)  # (N,)
+        loss = errors.sum()
         if self.settings.cls_loss:
             summary = target.mean(1).repeat_interleave(views // B, dim=0)  # (B·M, D)
             error = (extra[:, -1].float() - summary).square().sum() * self.scale
             per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
             loss = loss + self.settings.cls_loss * per_view * error
 
-        stats = health.measure(features, context, targets, prediction) if measure else {}
-        return Output(loss, len(masked), stats)
+        stats = health.measure(features, context, target, targets, prediction) if measure else {}
+        return Output(loss, len(masked), errors.detach(), stats)
 
 
 def visible_positions(hidden: Tensor, count: int) -> Tensor:

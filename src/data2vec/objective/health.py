@@ -4,8 +4,9 @@ The loss cannot tell: when the teacher gives the same target everywhere, predict
 watched too, since a dead front-end can hide behind healthy-looking targets.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -29,14 +30,24 @@ class HealthSettings(Settings):
 
 
 @torch.no_grad()
-def measure(features: Tensor, context: Tensor, target: Tensor, prediction: Tensor) -> dict[str, Tensor]:
-    """Standard deviation and effective rank of local features, student's output (B, T, D), targets, predictions (N, D)."""
-    stages = {"features": features.flatten(0, 1), "student": context.flatten(0, 1), "target": target, "prediction": prediction}
-    stats = {}
+def measure(features: Tensor, context: Tensor, target: Tensor, targets: Tensor, prediction: Tensor) -> dict[str, Tensor]:
+    """Standard deviation and effective rank of local features and student's output (B, T, D), and of targets and predictions
+    at the masked positions (N, D); and what share of the teacher's `target` (B, T, D) is content."""
+    stages = {"features": features.flatten(0, 1), "student": context.flatten(0, 1), "target": targets, "prediction": prediction}
+    stats = {"target_content": content(target)}
     for name, x in stages.items():
         stats[f"{name}_std"] = spread(x.float())
         stats[f"{name}_rank"] = effective_rank(x.float())
     return stats
+
+
+def content(x: Tensor) -> Tensor:
+    """Share of the variance of (B, T, D) that lies between inputs, at the same position: 0 when all inputs give the same.
+
+    1 for a single input, where it cannot be told."""
+    if len(x) == 1:
+        return x.new_ones(())
+    return (x.var(0).mean() / x.flatten(0, 1).var(0).mean().clamp(min=1e-12)).clamp(max=1)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -57,21 +68,27 @@ def effective_rank(x: Tensor) -> Tensor:
     return torch.exp(-(p * p.clamp(min=1e-12).log()).sum()).float()
 
 
-def collapsed(stats: Mapping[str, float], step: int, settings: HealthSettings) -> str | None:
-    """The plain reason to stop, or None while the run may go on."""
-    if step < settings.grace_steps:
+def collapsed(line: Mapping[str, Any], step: int, settings: HealthSettings) -> str | None:
+    """What is to be seen at a step that ends the run, or None while it may go on."""
+    if not finite(line):
+        scale = f" (the loss scale is {line['loss_scale']:g})" if "loss_scale" in line else ""
+        return f"the loss, or the norm of the gradients, is no number any more{scale}"
+    if step < settings.grace_steps or "target_std" not in line:
         return None
-    if stats["target_std"] < settings.min_target_std:
+    if line["target_std"] < settings.min_target_std:
         return (
-            f"collapsed at step {step}: the targets hardly differ between positions (standard deviation "
-            f"{stats['target_std']:.4f}, at least {settings.min_target_std} expected). Likely causes: learning rate too "
-            "high or warm-up too short (train.lr, train.schedule), a teacher that follows too fast (objective.teacher.decay), "
-            "or targets without instance normalisation (objective.target.layer_norms)"
+            f"the targets hardly differ between positions (standard deviation {line['target_std']:.4f}, at least "
+            f"{settings.min_target_std:g} expected)"
         )
-    if stats["prediction_std"] < settings.min_prediction_std:
+    if line["prediction_std"] < settings.min_prediction_std:
         return (
-            f"collapsed at step {step}: the student predicts nearly the same everywhere (standard deviation "
-            f"{stats['prediction_std']:.4f}, at least {settings.min_prediction_std} expected). Likely causes: learning rate "
-            "too high (train.lr), or so low that nothing is learnt by now"
+            f"the student predicts nearly the same everywhere (standard deviation {line['prediction_std']:.4f}, at least "
+            f"{settings.min_prediction_std:g} expected)"
         )
     return None
+
+
+def finite(line: Mapping[str, Any]) -> bool:
+    """Whether loss and gradients of a step are numbers, as far as they are told; what is none is null in a file of metrics."""
+    values = [line.get(name, 0.0) for name in ("loss", "grad_norm")]
+    return all(value is not None and math.isfinite(value) for value in values)

@@ -2,49 +2,85 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data2vec.errors import BadExample
-from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.data.loader import start_worker
+from data2vec.errors import BadExample, UserError
+from data2vec.modalities.base import Batch, Modality
 from data2vec.nn.encoder import Encoder
+from data2vec.tasks.labelled import Labelled
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-@torch.inference_mode()
-def pooled(
-    encoders: Sequence[Encoder], modality: Modality, examples: Examples, indices: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """The features of examples `indices` in every block of every encoder, which share the work of loading.
+class Here(Protocol):
+    """A process, and those it shares the work with."""
 
-    Returns vectors (encoders, layers, n, D), and for each of the n its place in `indices`; what cannot be read is left out,
-    and named in the log."""
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def gather(self, values: list[T]) -> list[T]:
+        """The lists of all processes, one after the other, on every process."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The only process."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    def gather(self, values: list[T]) -> list[T]:
+        """All there is."""
+        return values
+
+
+@torch.no_grad()
+def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, here: Here) -> tuple[np.ndarray, Labelled]:
+    """The features of labelled examples in every block of every encoder, which share the work of loading.
+
+    The encoders are plain and in evaluation mode, on the device; processes share the batches, and all get all features.
+    Returns float32 vectors (encoders, layers, n, D), and those n of the examples that can be read; the others are named in
+    the log. Raises UserError when none can be read, or when features are no numbers."""
     from tqdm import tqdm
 
-    groups = list(_batches(examples.costs[indices], modality.data.micro_batch))
+    costs = labelled.examples.costs[labelled.indices]
+    groups = list(_batches(costs, modality.data.micro_batch))[here.rank :: here.world]
     batches: Any = DataLoader(
-        _Loaded(modality, examples, indices),
+        _Loaded(modality, labelled),
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
-    vectors, found = [], []
-    for parts, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, disable=None):
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    quiet = True if here.rank else None
+    for parts, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, disable=quiet):
         for name in bad:
             log.warning("left out: %s", name)
-        for kept, batch in parts:
-            here = {key: value.to(device) for key, value in batch.items()}
-            vectors.append(torch.stack([_means(encoder, here) for encoder in encoders]).float().cpu().numpy())
-            found.append(kept)
+        for places, batch in parts:
+            on_device = {key: value.to(here.device) for key, value in batch.items()}
+            found.append((places, torch.stack([_means(each, on_device) for each in encoders]).float().cpu().numpy()))
+    found = here.gather(found)
     if not found:
-        return np.empty((len(encoders), 0, 0, 0)), np.empty(0, np.int64)
-    return np.concatenate(vectors, axis=2), np.concatenate(found)
+        raise UserError(f"{labelled.name}: none of the {len(costs)} examples can be read")
+    places, vectors = np.concatenate([part for part, _ in found]), np.concatenate([part for _, part in found], axis=2)
+    if not np.isfinite(vectors).all():
+        raise UserError("the features of this encoder are not numbers: its training went wrong, see its metrics.jsonl")
+    order = np.argsort(places)  # the same however many processes there are
+    return vectors[:, :, order], labelled.take(places[order])
 
 
 def _means(encoder: Encoder, batch: Batch) -> Tensor:
@@ -73,8 +109,8 @@ class _Loaded(Dataset[Any]):
 
     Padding would reach into the last positions through convolutions."""
 
-    def __init__(self, modality: Modality, examples: Examples, indices: np.ndarray):
-        self.modality, self.examples, self.indices = modality, examples, indices
+    def __init__(self, modality: Modality, labelled: Labelled):
+        self.modality, self.examples, self.indices = modality, labelled.examples, labelled.indices
 
     def __getitem__(self, places: np.ndarray) -> tuple[list[tuple[np.ndarray, Batch]], list[str]]:
         alike: dict[Any, list[tuple[int, Any]]] = {}

@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data2vec import model as models
 from data2vec import recipe as recipes
-from data2vec.errors import UserError
-from data2vec.modalities.base import Examples
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn.encoder import Encoder
 from data2vec.recipe import Recipe
-from data2vec.tasks.pooled import pooled
+from data2vec.tasks.classifiers import accuracies
+from data2vec.tasks.labelled import open_labelled
+from data2vec.tasks.pooled import Alone, pooled
 
 
 @dataclass(frozen=True)
@@ -74,46 +75,40 @@ class Probe:
 
 def probe(
     model: Model | str | Path,
-    train: str | Path | None = None,
+    data: str | Path | None = None,
     valid: str | Path | None = None,
     overrides: Iterable[str] | Mapping[str, Any] = (),
     out: str | Path | None = None,
 ) -> Probe:
     """Measure every layer of a trained encoder, beside the same encoder untrained (same recipe and seed).
 
-    `model`: a Model, or the folder of a run or model. `train` and `valid`: labelled data, in place of the recipe's
-    `probe.train` and `probe.valid`. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also
-    written to `out`, by default probe.json in the model's folder, when that was given.
+    `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, in place of the recipe's
+    `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is held out. `overrides`: of the recipe,
+    such as {"probe.label": "speaker"}. The result is also written to `out`, by default probe.json in the model's folder,
+    when that was given.
 
-    Raises UserError when data or labels are missing, when there is only one class, or when a class is only in `valid`."""
+    Raises UserError when data or labels are missing, when there is only one class, or when a class is only held out."""
     if not isinstance(model, Model):
         out = out if out is not None else Path(model) / "probe.json"
         model = models.load(model)
-    recipe = recipes.load(model.recipe, overrides)
-    recipe = recipes.load(recipe, {"data.streaming": False})
-    settings, modality, device = recipe.probe, recipe.build_modality(), _device(recipe.train.device)
+    given = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
+    recipe = recipes.load(recipes.load(model.recipe, overrides), {"data.streaming": False} | given)
+    settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
+    fit, held = open_labelled(modality, settings, seed)
 
-    sets: dict[str, tuple[Examples, np.ndarray, np.ndarray]] = {}
-    for name, given in (("train", train or settings.train), ("valid", valid or settings.valid)):
-        if given is None:
-            raise UserError(f"probe.{name}: where is the labelled data? A folder of class folders, or a table with labels")
-        examples = modality.labelled(modality.rows(str(given)))
-        indices = np.arange(len(examples))
-        if name == "train" and len(indices) > settings.limit:
-            indices = np.random.default_rng(recipe.train.seed).permutation(len(indices))[: settings.limit]
-        sets[name] = examples, indices, _labels(examples, indices, settings.label, str(given))
-    _check(sets["train"][2], sets["valid"][2], settings.label)
-
-    pair = [encoder.to(device).eval() for encoder in (model.encoder, untrained(recipe))]
-    features, labels = {}, {}
-    for name, (examples, indices, values) in sets.items():
-        features[name], kept = pooled(pair, modality, examples, indices, device)
-        if not len(kept):
-            raise UserError(f"probe.{name}: none of the {len(indices)} examples can be read")
-        if not np.isfinite(features[name]).all():
-            raise UserError("the features of this encoder are not numbers: its training went wrong, see its metrics.jsonl")
-        labels[name] = values[kept]
-    result = _score(features, labels, settings.neighbours, recipe.train.seed)
+    here = Alone(_device(recipe.train.device))
+    pair = [encoder.to(here.device).eval() for encoder in (model.encoder, untrained(recipe))]
+    x, fit = pooled(pair, modality, fit, here)
+    y, held = pooled(pair, modality, held, here)
+    rows = []
+    for layer in tqdm(range(x.shape[1]), "classifiers", unit="layer", leave=False, disable=None):
+        trained, start = (
+            accuracies(x[i, layer], fit.classes, y[i, layer], held.classes, settings.neighbours, seed) for i in (0, 1)
+        )
+        rows.append(Row(layer + 1, *trained, *start))
+    classes, counts = np.unique(fit.classes, return_counts=True)
+    chance = float((held.classes == classes[counts.argmax()]).mean())
+    result = Probe(rows, classes.tolist(), len(fit.classes), len(held.classes), chance)
     if out is not None:
         Path(out).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
@@ -124,56 +119,6 @@ def untrained(recipe: Recipe) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         return encoders.build(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
-
-
-def _score(features: dict[str, np.ndarray], labels: dict[str, np.ndarray], neighbours: int, seed: int) -> Probe:
-    """Fit both classifiers on each layer of the (encoders, layers, n, D) features, and count what they get right."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-    from tqdm import tqdm
-
-    train, valid = labels["train"], labels["valid"]
-    classifiers: tuple[Any, Any] = (
-        LogisticRegression(C=0.1, max_iter=2000, tol=1e-3, random_state=seed),
-        KNeighborsClassifier(min(neighbours, len(train)), metric="cosine"),
-    )
-    rows = []
-    for layer in tqdm(range(features["train"].shape[1]), "classifiers", unit="layer", leave=False, disable=None):
-        scores = []
-        for encoder in range(len(features["train"])):
-            scaler = StandardScaler().fit(features["train"][encoder, layer])
-            x, held = (scaler.transform(features[name][encoder, layer]) for name in ("train", "valid"))
-            with threadpool_limits(1):  # such small matrices are slower on several threads, far slower on a busy machine
-                scores += [float((classifier.fit(x, train).predict(held) == valid).mean()) for classifier in classifiers]
-        rows.append(Row(layer + 1, *scores))
-    classes, counts = np.unique(train, return_counts=True)
-    return Probe(rows, classes.tolist(), len(train), len(valid), float((valid == classes[counts.argmax()]).mean()))
-
-
-def _labels(examples: Examples, indices: np.ndarray, column: str, where: str) -> np.ndarray:
-    """(n,) the classes as words."""
-    try:
-        values = [examples.label(int(index), column) for index in indices]
-    except UserError as error:
-        raise UserError(f"probe.label: {error} ({where})") from None
-    if missing := sum(value is None for value in values):
-        raise UserError(f"probe.label: {missing} of {len(values)} examples in {where} have no {column!r}; label or remove them")
-    if any(isinstance(value, float) and not value.is_integer() for value in values):
-        raise UserError(f"probe.label: {column!r} in {where} holds numbers, such as {values[0]:g}, not classes")
-    return np.array([str(value) for value in values])
-
-
-def _check(train: np.ndarray, valid: np.ndarray, column: str) -> None:
-    classes = np.unique(train)
-    if len(classes) < 2:
-        raise UserError(f"probe.train: every example has the {column} {str(classes[0])!r}; a probe needs at least two classes")
-    if strange := sorted(set(valid) - set(classes)):
-        raise UserError(
-            f"probe.valid: {column} {', '.join(strange[:5])} {'is' if len(strange) == 1 else 'are'} not in probe.train, "
-            f"which has {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -1,14 +1,17 @@
 """The run folder: what `RUN/` holds, opening it anew, and taking it up again."""
 
+import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.recipe import Recipe
+from data2vec.train.distributed import Process
 
 FREE = (
     "train.steps",
@@ -40,6 +43,11 @@ class Run:
     def model(self) -> Path:
         """The trained model, for use: `data2vec.load(run.model)`. Written at the end of the run."""
         return self.folder / "model"
+
+    @property
+    def report(self) -> Path:
+        """A page that tells how it went, for a browser. Written at the end of the run, and by `data2vec report`."""
+        return self.folder / "report.html"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -80,6 +88,28 @@ def check(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
+@contextmanager
+def only_one(folder: Path, here: Process) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile, such as a process of a run that was thought to be dead.
+
+    Raises UserError on every process when somebody does."""
+    files: list[TextIO] = []
+
+    def lock() -> None:
+        files.append((folder / ".lock").open("a"))
+        try:
+            fcntl.lockf(files[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, whatever its workers hold
+        except OSError:
+            raise UserError(f"--out {folder}: another process trains in it still; wait until it has ended, or end it") from None
+
+    try:
+        here.on_first(lock)
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
 def open_run(folder: Path, recipe: Recipe) -> Run:
     """Make the run folder where it is not there yet, and write the complete recipe into it."""
     try:
@@ -94,18 +124,10 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
 
 def differences(then: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every setting that differs and may not when a run goes on."""
-    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (then, now))
+    old, new = then.flat(), now.flat()
     free = tuple(f"{key}." for key in FREE)
     return [
         (key, old.get(key), new.get(key))
         for key in (old | new)
         if old.get(key) != new.get(key) and not f"{key}.".startswith(free)
     ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

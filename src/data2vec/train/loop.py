@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,15 +17,18 @@ from data2vec import objective as objectives
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
 from data2vec.data.streams import furthest
-from data2vec.errors import Interrupted, RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
+from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
-from data2vec.train import checkpoint, folder
+from data2vec.report import page
+from data2vec.tasks.online import OnlineProbe
+from data2vec.train import checkpoint, folder, machine, trackers
 from data2vec.train.distributed import Process, process
-from data2vec.train.engine import whole
+from data2vec.train.engine import gathered, whole
 from data2vec.train.folder import Run
-from data2vec.train.journal import Journal, Silence, tensorboard_writer
+from data2vec.train.journal import Journal, Silence
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.step import Measured, Step
 
@@ -55,8 +58,14 @@ def pretrain(
         here.on_first(lambda: folder.check(place, resolved, resume))
         training = Training(resolved, here)
         run = here.on_first(lambda: folder.open_run(place, resolved))
-        training.go(run)
+        try:
+            with folder.only_one(place, here):
+                training.go(run)
+        except Unhealthy:
+            here.on_first(lambda: page.at_end(run.folder, resolved))
+            raise
         del training
+        here.on_first(lambda: page.at_end(run.folder, resolved))
     return run
 
 
@@ -65,6 +74,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, here: Process):
         self.recipe, self.here, self.settings = recipe, here, recipe.train
+        here.on_first(lambda: trackers.check(recipe.log.trackers))
         modality = recipe.build_modality()
         rows = modality.rows(str(recipe.data.train))
         pin = here.device.type == "cuda"
@@ -73,7 +83,7 @@ class Training:
         torch.manual_seed(self.settings.seed)
         self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
         self.make_step = Step(self.objective, self.settings, here)
-        self.writer = tensorboard_writer() if recipe.log.tensorboard else None
+        self.probe = OnlineProbe(recipe, self.loader.examples, here) if recipe.probe.data is not None else None
         self.step = 0
         self.places: dict[str, list[int]] = {}
         self.seconds = 0.0
@@ -90,10 +100,10 @@ class Training:
             self.make_step.scaler.load_state_dict(state["scaler"])
             self.places = state["places"]
         self.journal: Journal | Silence = Silence()
-        if self.here.first:
-            self.journal = Journal(run.folder, self.step, self.settings.steps, self.writer)
+        self.here.on_first(self._open_journal)
         try:
-            with checkpoint.told_when_full(run.folder), stop_signals() as stops:
+            noted = machine.recorded(run.folder, self.here, self.step)
+            with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
                 self._steps(stops)
                 self._save_model()
         except torch.OutOfMemoryError as error:
@@ -102,7 +112,13 @@ class Training:
                 f"out of memory on {self.here.device}: make the micro-batch in `data` smaller ({reason})"
             ) from None
         finally:
+            if self.here.first and self.run.metrics:
+                self.journal.say(str(self._verdict()))
             self.journal.close()
+
+    def _open_journal(self) -> None:
+        opened = trackers.open_trackers(self.run.folder, self.recipe, self.step)
+        self.journal = Journal(self.run.folder, self.step, self.settings.steps, opened)
 
     def _steps(self, stops: list[int]) -> None:
         """Make the steps that are left."""
@@ -115,23 +131,26 @@ class Training:
             waited += time.monotonic() - asked
             step = self.step + 1
             last = step == self.settings.steps
-            log = last or step == 1 or step % self.recipe.log.every == 0
+            probe = self.probe if last or step == 1 or step % self.recipe.probe.every == 0 else None
+            log = last or step == 1 or step % self.recipe.log.every == 0 or probe is not None
             save = last or step % self.settings.checkpoint_every == 0
             measured = self.make_step(step, micro_batches, measure=log, norm=log or save)
             self.step = step
             self.samples += measured.counts[1]
             self.journal.step()
             line = self._line(measured) if log or save else {}
+            over = bool(line) and health.collapsed(line, step, self.recipe.objective.health) is not None
+            log = log or over
             now = time.monotonic()
             self.seconds = before + now - begin
             if log:
                 pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
+                line |= probe({name: gathered(w) for name, w in self.objective.student.state_dict().items()}) if probe else {}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
-                logged_at, waited, samples = now, 0.0, line["samples"]
-                if reason := health.collapsed(line, step, self.recipe.objective.health):
-                    self._save(keep=None)  # the healthy ones before it stay
-                    raise RunStopped(reason)
+                logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
+            if over:
+                self._give_up(line)
             stop = self.here.greatest(stops[0] if stops else 0)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
@@ -140,32 +159,32 @@ class Training:
             if stop:
                 raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
-    def _line(self, measured: Measured) -> dict[str, Any]:
-        """The measurements of a step over all processes, on the host; the same on every process.
+    def _verdict(self) -> Verdict:
+        return verdict(self.run.metrics, self.recipe.flat())
 
-        Raises RunStopped when the loss or the gradients are no numbers any more."""
+    def _give_up(self, line: dict[str, Any]) -> NoReturn:
+        """Raise Unhealthy with what has collapsed, and why; the healthy checkpoints before it stay."""
+        found = self.here.on_first(self._verdict).findings[0]
+        if not health.finite(line):
+            raise Unhealthy(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
+        self._save(keep=None)
+        raise Unhealthy(f"collapsed: {found}")
+
+    def _line(self, measured: Measured) -> dict[str, Any]:
+        """The measurements of a step over all processes, on the host; the same on every process."""
         here, bad = self.here, self.loader.bad
         loss, *stats = here.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
-        loss /= float(measured.counts[0])
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
-        skipped = bool(scaling) and not math.isfinite(grad_norm)  # the scale was too large, and is smaller now
-        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or (skipped and scaling["loss_scale"] >= 1))):
-            scale = f", the loss scale {scaling['loss_scale']:g}" if scaling else ""
-            raise RunStopped(
-                f"at step {self.step} the loss is {loss:g}, the norm of the gradients {grad_norm:g}{scale}. Likely causes: a "
-                f"learning rate too high or a warm-up too short (train.lr: {self.settings.lr:g}, train.schedule), no clipping "
-                f"(train.clip_norm: {self.settings.clip_norm:g}), or too little precision (train.precision: "
-                f"{self.settings.precision}); {checkpoint.safe(self.run.folder)}"
-            )
+        skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # it was too large, and is smaller now
         self.loader.tell(here.gather(list(bad.names)), self._places())
         return {
             "step": self.step,
             "samples": int(self.samples),
             "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
-            "loss": loss,
+            "loss": loss / float(measured.counts[0]),
             "lr": learning_rate(self.settings, self.step),
             "ema_decay": self.objective.ema_decay(self.step),
             **({} if skipped else {"grad_norm": grad_norm}),
@@ -213,16 +232,16 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe of this run, with the data's place made absolute, so that it can be run again from anywhere."""
+    """The recipe of this run, with the places of data made absolute, so that it can be run again from anywhere."""
     resolved = recipes.load(recipe, overrides)
     train = data if data is not None else resolved.data.train
     if train is None:
         raise UserError(
             "data.train: where is the training data? A folder, a file or the name of a data set: data.train=photos/"
         )
-    if Path(train).exists():
-        train = str(Path(train).resolve())
-    return recipes.load(resolved, {"data.train": train})
+    places = {"data.train": train, "probe.data": resolved.probe.data, "probe.valid": resolved.probe.valid}
+    here = {key: str(Path(place).resolve()) for key, place in places.items() if place is not None and Path(place).exists()}
+    return recipes.load(resolved, {"data.train": train} | here)
 
 
 def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:

@@ -72,7 +72,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale gradients in place to a global norm of at most `max_norm` (0: leave them). Returns the norm before, 0-d."""
     parameters = list(parameters)
-    norm = gathered(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True))
+    total = norm([p.grad for p in parameters if p.grad is not None])
     if max_norm > 0:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
-    return norm
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, total, foreach=True)
+    return total
+
+
+def norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of all `tensors`, sharded or not, as one vector, 0-d. Every process has to call this."""
+    return gathered(nn.utils.get_total_norm(tensors, foreach=True))

@@ -94,5 +94,9 @@ class LogSettings(Settings):
 
     every: Annotated[int, Field(gt=0)] = 50
     """Steps between lines of metrics.jsonl, each with loss and health."""
-    tensorboard: bool = False
-    """Also write TensorBoard events (needs the extra `log`)."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    """Where these lines also go: a list of tensorboard, wandb, trackio. Each needs the extra of its name."""
+    project: str = "data2vec"
+    """What wandb and trackio file the run under; the run is called like its folder."""
+    report: bool = True
+    """Draw report.html when the run ends."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data2vec.modalities.base import Batch
 from data2vec.nn.transformer import Transformer
@@ -65,11 +65,28 @@ class Step:
         if norm or self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             grad_norm = optimizer.clip(self.parameters, self.settings.clip_norm)
+        before = [p.detach().clone() for p in self.parameters] if measure else []
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if measure:
+            moved = torch._foreach_sub([p.detach() for p in self.parameters], before)
+            stats = stats | {
+                "features_learning": learning(self.objective.student.features, self.here.device),
+                "update_ratio": optimizer.norm(list(moved)) / optimizer.norm(before),
+            }
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step(step)
         return Measured(torch.stack(losses).sum(), counts, grad_norm, stats)
+
+
+def learning(features: nn.Module, device: torch.device) -> Tensor:
+    """The share of the weights of the local encoder that receive gradients, 0-d; 1 where there are no weights."""
+    alive = total = torch.zeros((), device=device)
+    for p in features.parameters():
+        total = total + p.numel()
+        if p.grad is not None:
+            alive = alive + p.numel() * (optimizer.norm([p.grad]) != 0)
+    return torch.where(total > 0, alive / total, 1.0)
 
 
 def draw(*entropy: int) -> int:

@@ -1,0 +1,82 @@
+"""`data2vec check`, as a user types it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data2vec import cli
+
+COMMAND = (sys.executable, "-m", "data2vec", "check")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Nine clips of a second, two of them the same, and one cut short."""
+    import soundfile
+
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    noise = 0.1 * np.random.default_rng(0).standard_normal((9, 16000))
+    for i, clip in enumerate(noise):
+        soundfile.write(folder / f"{i}.flac", noise[0] if i == 8 else clip, 16000)
+    torn = (folder / "1.flac").read_bytes()[:10000]
+    (folder / "torn.flac").write_bytes(torn)
+    return folder
+
+
+def test_a_folder(clips: Path, tmp_path: Path) -> None:
+    words = [*COMMAND, str(clips), "--json", str(tmp_path / "found.json")]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[1].split() == ["examples", "10;", "9", "can", "be", "read,", "1", "cannot;", *lines[1].split()[-2:]]
+    assert any("0.flac = 8.flac" in line for line in lines)
+    assert any("torn.flac: " in line for line in lines)
+    assert lines[-1] == f"Ready: data2vec pretrain speech/v2-tiny data.train={clips}"
+    assert json.loads((tmp_path / "found.json").read_text())["parts"][0]["examples"] == 10
+
+
+def test_what_it_says_is_ready_trains(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(clips), "--workers", "0"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("Ready: data2vec ").split()
+    small = ["encoder.width=16", "encoder.layers=3", "encoder.heads=2", "encoder.ffn_width=32", "train.device=cpu"]
+    run = ["--out", str(tmp_path / "run"), "train.steps=1", "data.workers=0", "objective.target.top_k=2"]
+    assert cli.main([*command, *run, *small]) == 0
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        ([f"{tmp_path}/nowhere"], "there is no such folder or file"),
+        ([str(tmp_path)], "nothing here to read as audio, image or text; found nothing"),
+        ([str(tmp_path), "--tokenizer", str(tmp_path)], "no tokenizer here"),
+    ):
+        assert cli.main(["check", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("data2vec: error: ") and said in line
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "d").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "d" / "0.png")
+    for i in range(1, 3000):
+        (tmp_path / "d" / f"{i}.png").symlink_to(tmp_path / "d" / "0.png")
+    child = subprocess.Popen([*COMMAND, str(tmp_path / "d"), "--workers", "1"], stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+    while not children.read_text():
+        time.sleep(0.05)
+    workers = children.read_text().split()
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert said.splitlines() == ["data2vec: stopped: by Ctrl-C"]
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
