@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from data2vec.data.groups import EXAMPLE, MASK, REPLACE, Group, share
+from data2vec.data.groups import EXAMPLE, MASK, REPLACE, Group, share, stride
 from data2vec.data.streams import Streams
 from data2vec.errors import BadExample, RunStopped, UserError
 from data2vec.modalities.base import Batch, Examples, Modality
@@ -92,9 +92,8 @@ class StreamedBatches(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        whole = self.groups_a_step % self.world == 0
-        start, stride = (self.rank, self.world) if whole else (0, 1)
-        numbers = count(self.first * self.groups_a_step + start + stride * worker, stride * workers)
+        every = stride(self.groups_a_step, self.world)
+        numbers = count(self.first * self.groups_a_step + self.rank % every + every * worker, every * workers)
         try:
             for number, group in self.streams.groups(numbers, self.places):
                 mine = share(group.keys, self.groups_a_step, number, self.rank, self.world)

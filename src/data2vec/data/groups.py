@@ -59,12 +59,17 @@ def per_step(batch: float, micro_batch: float) -> int:
     return max(1, ceil(batch / micro_batch - 1e-6))
 
 
+def stride(groups_a_step: int, world: int) -> int:
+    """How far apart the groups of one process are; 1 where each has a part of every group."""
+    return world if groups_a_step % world == 0 else 1
+
+
 def share(keys: np.ndarray, groups_a_step: int, number: int, rank: int, world: int) -> slice | None:
     """The rows of group `number` that process `rank` of `world` loads; None when the group is another's.
 
     Whole groups where a step's groups can be dealt out evenly, else a part of every group."""
-    if groups_a_step % world == 0:
-        return slice(None) if number % groups_a_step % world == rank else None
+    if stride(groups_a_step, world) == world:
+        return slice(None) if number % world == rank else None
     if len(keys) < world:
         raise UserError(
             f"a micro-batch of {len(keys)} examples cannot be divided among {world} processes: use fewer processes, "

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from data2vec.data.bad import BadExamples
 from data2vec.data.batches import Batches, StreamedBatches
-from data2vec.data.groups import ORDER, Group, cut, per_step, share
+from data2vec.data.groups import ORDER, Group, cut, per_step, share, stride
 from data2vec.data.streams import Streams, rows_read
 from data2vec.errors import UserError
 from data2vec.modalities.base import Batch, Examples, Modality
@@ -61,7 +61,7 @@ class Loader:
             self._index(self.examples)
         else:
             self.streams = Streams(modality, rows, seed, self.micro_batch)
-            self.workers = self.streams.workers(settings.workers, world if self.groups_a_step % world == 0 else 1)
+            self.workers = self.streams.workers(settings.workers, stride(self.groups_a_step, world))
             if self.workers < settings.workers and rank == 0:
                 log.warning(
                     "data.workers: only %d of %d are used, as they share %d streams evenly; data.streams should be a "
@@ -88,7 +88,7 @@ class Loader:
         self.places = dict(places or {})
         if self.streams is not None:
             self.bad.total = rows_read(self.places)
-        mine = self.groups_a_step // self.world if self.groups_a_step % self.world == 0 else self.groups_a_step
+        mine = self.groups_a_step // stride(self.groups_a_step, self.world)
         workers: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker} if self.workers else {}
         dataset: Any = self.batches
         if self.streams is not None:
