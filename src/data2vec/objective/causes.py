@@ -11,7 +11,7 @@ from data2vec.objective.health import finite
 from data2vec.objective.history import History
 
 BIG_UPDATE = 0.08
-"""No step should move the weights by more than this share of their size; most move them by less than a hundredth."""
+"""No step should move the weights by more than this share of their size; healthy tiny recipes stay below 0.03."""
 GOOD_UPDATE = 0.005
 """What a learning rate that works moves them by."""
 FAST_DECAY = 0.9
@@ -42,7 +42,7 @@ def steps_too_big(run: History) -> Cause | None:
 
 
 def teacher_too_fast(run: History) -> Cause | None:
-    """A teacher that was no average at any logged step."""
+    """A teacher that at some logged step was hardly an average."""
     if not min(run.values("ema_decay"), default=1) < FAST_DECAY:
         return None
     decay = run.recipe["objective.teacher.decay"]
