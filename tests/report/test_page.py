@@ -88,7 +88,7 @@ def test_why_it_stopped_is_told(copied: Run) -> None:
     path = copied.folder / "machine.json"
     path.write_text(json.dumps([start | {"because": "asked to stop"} for start in json.loads(path.read_text())]))
     text = page.build(copied.folder).read_text(encoding="utf-8")
-    assert "The run stopped: asked to stop" in text and 'class="verdict healthy"' in text
+    assert "The run stopped: asked to stop" in text and 'class="verdict collapsed"' not in text
     path.write_text(json.dumps([start | {"unhealthy": True} for start in json.loads(path.read_text())]))
     assert 'class="verdict collapsed"' in page.build(copied.folder).read_text(encoding="utf-8")
 
