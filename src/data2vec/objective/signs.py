@@ -123,7 +123,7 @@ def standing(run: History) -> Finding | None:
         "watch",
         f"{math.exp(-way):.0%} of the teacher still is as it was at the start (step {run.step})",
         f"objective.teacher.decay={decay:g} is too slow for {run.recipe['train.steps']} steps",
-        "objective.teacher.decay=0.99 and a shorter objective.teacher.anneal_steps; or more train.steps",
+        "a lower objective.teacher.decay and a shorter objective.teacher.anneal_steps, or more train.steps",
     )
 
 
@@ -182,7 +182,7 @@ def unreadable(run: History) -> Finding | None:
         return None
     return Finding(
         "watch",
-        f"{bad} examples cannot be read, {share:.2%} of all (step {run.step}); beyond {allowed:.2%} the run stops",
+        f"{bad} examples cannot be read, about {share:.1%} of all (step {run.step}); beyond {allowed:.1%} the run stops",
         "damaged or foreign files, which bad_files.txt names",
         "mend or remove them, or raise data.max_bad",
     )

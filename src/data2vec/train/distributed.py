@@ -85,6 +85,7 @@ def process(device: str = "auto") -> Iterator[Process]:
         int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
     place = _device(device, local if world > 1 else 0)
+    flushed = (torch.tensor([1e-39]) * torch.tensor([0.5])).item() == 0
     if place.type == "cuda":
         torch.cuda.set_device(place)
     else:
@@ -101,6 +102,7 @@ def process(device: str = "auto") -> Iterator[Process]:
             gc.collect()
             dist.barrier()
     finally:
+        torch.set_flush_denormal(flushed)
         if joined:
             dist.destroy_process_group()
 
