@@ -182,7 +182,7 @@ def unreadable(run: History) -> Finding | None:
         return None
     return Finding(
         "watch",
-        f"{bad} examples cannot be read, about {share:.1%} of all (step {run.step}); beyond {allowed:.1%} the run stops",
+        f"{bad} examples cannot be read, about {share:.2%} of all (step {run.step}); beyond {allowed:.1%} the run stops",
         "damaged or foreign files, which bad_files.txt names",
         "mend or remove them, or raise data.max_bad",
     )
