@@ -2,11 +2,12 @@
 
     python benchmarks/chaos.py [--runs 50] [--full 6] [--seed 0]
 
-Tiny runs through the command, by turns: indexed data and streamed shards; one process, two with all weights each, two with
-a part each. A run is killed (SIGKILL, all its processes) at a moment drawn uniformly from the time it takes, is
-resumed, perhaps killed again, until it ends. Then every line of its metrics but the timings, and its model to the last
-byte, have to equal those of a run that nothing disturbed; after every kill the newest whole checkpoint must not be older
-than the last one due, and no checkpoint of a final name may be torn.
+Tiny runs of the command, by turns: indexed data and streamed shards; one process, two with all weights each, two with a part
+each. Their processes are forked from this one, which has loaded the libraries, so that most of the time is the run's own. A run
+is killed (SIGKILL, all its processes) at a moment drawn uniformly from the time it takes, is resumed, perhaps killed again, until
+it ends. Then every line of its metrics but the timings, and its model to the last byte, have to equal those of a run that
+nothing disturbed; after every kill the newest whole checkpoint must not be older than the last one due, and no checkpoint of a
+final name may be torn.
 
 --full: so many runs more, in a small file system (tmpfs, which needs root) that fills up in the middle and is then made larger.
 """
@@ -18,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data2vec.train import checkpoint
+from data2vec import cli
+from data2vec.train import checkpoint, loop  # noqa: F401 (so that the forked processes have it)
 from data2vec.train.folder import Run
 
 EVERY = 2
@@ -39,7 +42,7 @@ EVERY = 2
 SETTINGS: dict[str, Any] = {
     "train.steps": 40, "train.checkpoint_every": EVERY, "train.device": "cpu", "train.schedule.warmup_steps": 5,
     "encoder.width": 128, "encoder.layers": 4, "encoder.heads": 4, "encoder.ffn_width": 512, "encoder.dropout": 0.1,
-    "data.batch_size": 16, "data.micro_batch_size": 8, "data.workers": 1, "log.every": 1,
+    "data.batch_size": 16, "data.micro_batch_size": 8, "data.workers": 1, "log.every": 1, "log.report": "false",
 }  # fmt: skip
 TIMINGS = ("seconds", "samples_per_second", "data_wait")
 
@@ -52,18 +55,63 @@ class Kind:
     processes: int
     settings: dict[str, Any]
 
-    def command(self, out: Path, more: dict[str, Any]) -> list[str]:
+    def start(self, out: Path, more: dict[str, Any]) -> "Started":
         """Starts the run in `out`, or goes on with it when it is there."""
-        start = [sys.executable, "-m"]
-        if self.processes > 1:
-            start += ["torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}", "-m"]
-        resume = ["--resume"] if (out / "recipe.yaml").exists() else []
         words = [f"{key}={value}" for key, value in (SETTINGS | self.settings | more).items()]
-        return [*start, "data2vec", "pretrain", "vision/v2-tiny", "--out", str(out), *resume, *words]
+        resume = ["--resume"] if (out / "recipe.yaml").exists() else []
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(self.processes)}
+        log, children = out.with_suffix(".log"), []
+        log.write_text("")
+        for rank in range(self.processes):
+            child = os.fork()
+            if not child:
+                os.environ |= group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                handle = os.open(log, os.O_WRONLY | os.O_APPEND)
+                os.dup2(handle, 1)
+                os.dup2(handle, 2)
+                os._exit(cli.main(["pretrain", "vision/v2-tiny", "--out", str(out), *resume, *words]))
+            children.append(child)
+        return Started(children, log)
+
+
+@dataclass
+class Started:
+    """The processes of a run."""
+
+    children: list[int]
+    log: Path
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The greatest exit status; None when it still goes on after so many seconds."""
+        end, worst, going = time.monotonic() + (seconds or 600), 0, list(self.children)
+        while going:
+            for child in list(going):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    going.remove(child)
+                    worst = max(worst, os.waitstatus_to_exitcode(status))
+                    if worst:  # as torchrun does
+                        end = min(end, time.monotonic() + 20)
+            if going and time.monotonic() > end:
+                return worst or None
+            time.sleep(0.005)
+        return worst
+
+    def kill(self) -> None:
+        """All of them and their workers, at once."""
+        for process in [each for child in self.children for each in family(child)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        for child in self.children:
+            with suppress(ChildProcessError):
+                os.waitpid(child, 0)
 
 
 def main() -> None:
     """Print what came of it; exit 1 when any run differed."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50, help="runs to kill")
     parser.add_argument("--full", type=int, default=6, help="runs whose disk fills up")
@@ -72,7 +120,11 @@ def main() -> None:
     chance, tally = random.Random(given.seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        known = {kind.name: reference(kind, place) for kind in kinds(make_data(place))}
+        if not (child := os.fork()):  # its threads would not survive another fork
+            make_data(place)
+            os._exit(0)
+        os.waitpid(child, 0)
+        known = {kind.name: reference(kind, place) for kind in kinds(place)}
         turns = itertools.cycle(known.values())
         for number in range(given.runs):
             kind, seconds, expected = next(turns)
@@ -87,7 +139,7 @@ def main() -> None:
     sys.exit(any(bad in tally for bad in ("differ", "torn", "older than due")))
 
 
-def make_data(place: Path) -> Path:
+def make_data(place: Path) -> None:
     """40 pictures in a folder, and again in five parquet shards."""
     from datasets import Dataset
 
@@ -101,7 +153,6 @@ def make_data(place: Path) -> Path:
     for i in range(5):
         rows = [{"bytes": path.read_bytes(), "path": path.name} for path in files[i::5]]
         Dataset.from_dict({"image": rows}).to_parquet(place / "shards" / f"{i}.parquet")
-    return place
 
 
 def kinds(place: Path) -> list[Kind]:
@@ -120,7 +171,9 @@ def kinds(place: Path) -> list[Kind]:
 def reference(kind: Kind, place: Path) -> tuple[Kind, float, Any]:
     """A run that nothing disturbs: how long it takes, and what it gives."""
     out, begin = place / kind.name, time.monotonic()
-    subprocess.run(kind.command(out, {}), check=True, capture_output=True)
+    started = kind.start(out, {})
+    if started.wait():
+        sys.exit(f"{kind.name} failed:\n{started.log.read_text()}")
     seconds = time.monotonic() - begin
     print(f"reference, {kind.name}: {seconds:.1f} s", flush=True)
     return kind, seconds, result(out)
@@ -143,22 +196,16 @@ def killed_run(kind: Kind, out: Path, seconds: float, chance: random.Random, tal
     """Start, kill, resume, until the run ends. Returns where it was killed."""
     fates = []
     while True:
-        with out.with_suffix(".log").open("w") as log:
-            child = subprocess.Popen(kind.command(out, {}), stdout=log, stderr=log)
+        started = kind.start(out, {})
         # Once for certain, after that every third time.
         wait = chance.uniform(0, seconds) if not fates or chance.random() < 1 / 3 else None
-        try:
-            status = child.wait(wait)
-        except subprocess.TimeoutExpired:
-            for process in family(child.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            child.wait()
-            time.sleep(0.1)
+        status = started.wait(wait)
+        if status is None:
+            started.kill()
             fates.append(fate(out, tally))
             continue
         if status:
-            sys.exit(f"{kind.name} ended with status {status}:\n{out.with_suffix('.log').read_text()}")
+            sys.exit(f"{kind.name} ended with status {status}:\n{started.log.read_text()}")
         return " and ".join(fates) or "never, it was too quick"
 
 
@@ -191,14 +238,18 @@ def filled_run(number: int, kind: Kind, place: Path, expected: Any, chance: rand
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True)
     try:
         keep = {"train.keep_checkpoints": 1000}
-        first = subprocess.run(kind.command(place / "run", keep), capture_output=True, text=True)
-        if first.returncode == 0 or "is full; make room" not in first.stderr:
-            sys.exit(f"{kind.name} on {megabytes} MB: status {first.returncode}, not told that it is full:\n{first.stderr}")
+        started = kind.start(place / "run", keep)
+        status = started.wait()
+        started.kill()
+        if not status or "is full; make room" not in started.log.read_text():
+            sys.exit(f"{kind.name} on {megabytes} MB: status {status}, not told that it is full:\n{started.log.read_text()}")
         where = fate(place / "run", tally)
         tally["kills"] -= 1
         tally["full disks"] += 1
         subprocess.run(["mount", "-o", "remount,size=4g", place], check=True)
-        subprocess.run(kind.command(place / "run", keep), check=True, capture_output=True)
+        again = kind.start(place / "run", keep)
+        if again.wait():
+            sys.exit(f"{kind.name} did not go on:\n{again.log.read_text()}")
         told(f"disk {number + 1}, {kind.name}: full at {megabytes} MB {where}", result(place / "run"), expected, tally)
     finally:
         subprocess.run(["umount", place], check=True)

@@ -75,6 +75,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     while not children.read_text():
         time.sleep(0.05)
     workers = children.read_text().split()
+    time.sleep(0.5)  # right after a fork Python runs callbacks that swallow it
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
