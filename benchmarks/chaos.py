@@ -4,8 +4,8 @@
 
 Tiny runs of the command, by turns: indexed data and streamed shards; one process, two with all weights each, two with a part
 each. Their processes are forked from this one, which has loaded the libraries, so that most of the time is the run's own. A run
-is killed (SIGKILL, all its processes) at a moment drawn uniformly from the time it takes, is resumed, perhaps killed again, until
-it ends. Then every line of its metrics but the timings, and its model to the last byte, have to equal those of a run that
+is killed (SIGKILL, all its processes) at a moment drawn uniformly from the time it takes, is resumed, perhaps killed again,
+until it ends. Then every line of its metrics but the timings, and its model to the last byte, have to equal those of a run that
 nothing disturbed; after every kill the newest whole checkpoint must not be older than the last one due, and no checkpoint of a
 final name may be torn.
 
