@@ -20,7 +20,9 @@ GUIDE = """\
 examples:
   data2vec demo                                          see it work on images, text and speech, in minutes
   data2vec recipes                                       what is there
+  data2vec check photos/                                 what is there, what is broken or double
   data2vec pretrain vision/v2-tiny data.train=photos/    learn from a folder of pictures
+  data2vec report runs/vision-v2-tiny                    how it goes: one page for a browser
   data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
                                                          what the features are worth, by labelled pictures
 
