@@ -70,12 +70,16 @@ def test_ctrl_c(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "d" / "0.png")
     for i in range(1, 3000):
         (tmp_path / "d" / f"{i}.png").symlink_to(tmp_path / "d" / "0.png")
-    child = subprocess.Popen([*COMMAND, str(tmp_path / "d"), "--workers", "1"], stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [*COMMAND, str(tmp_path / "d"), "--workers", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for jobs in the background
+    )
     children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     while not children.read_text():
         time.sleep(0.05)
     workers = children.read_text().split()
-    time.sleep(0.5)  # right after a fork Python runs callbacks that swallow it
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
