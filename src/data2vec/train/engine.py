@@ -74,12 +74,17 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, _dtensor()) else tensor
 
 
+def all_weights(part: nn.Module) -> dict[str, Tensor]:
+    """All weights of `part` by name, sharded or not. Every process has to call this."""
+    return {name: gathered(tensor) for name, tensor in part.state_dict().items()}
+
+
 def whole(part: nn.Module, blank: Callable[[], nn.Module]) -> nn.Module:
     """`part` itself; or where it is sharded a copy with all of its weights, put into `blank()`. Every process calls this."""
     if not is_sharded(part):
         return part
     copy = blank()
-    copy.load_state_dict({name: gathered(tensor) for name, tensor in part.state_dict().items()})
+    copy.load_state_dict(all_weights(part))
     return copy
 
 

@@ -26,7 +26,7 @@ from data2vec.report import page
 from data2vec.tasks.online import OnlineProbe
 from data2vec.train import checkpoint, folder, machine, trackers
 from data2vec.train.distributed import Process, process
-from data2vec.train.engine import gathered, whole
+from data2vec.train.engine import all_weights, whole
 from data2vec.train.folder import Run
 from data2vec.train.journal import Journal, Silence
 from data2vec.train.optimizer import learning_rate
@@ -146,7 +146,7 @@ class Training:
             if log:
                 pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
-                line |= probe({name: gathered(w) for name, w in self.objective.student.state_dict().items()}) if probe else {}
+                line |= probe(all_weights(self.objective.student)) if probe else {}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
             if over:
