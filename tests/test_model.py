@@ -21,7 +21,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = recipes.load("speech/v1-tiny", SMALL)
     modality = recipe.build_modality()
     torch.manual_seed(0)
-    models.save(folder, encoders.build(modality, recipe.encoder), modality, recipe)
+    models.save(models.Model(encoders.build(modality, recipe.encoder), modality, recipe), folder)
     return folder
 
 
@@ -44,7 +44,7 @@ def test_loading_gives_what_was_saved(speech: Path, tmp_path: Path) -> None:
     model = data2vec.load(speech)
     assert not model.encoder.training
     assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
-    models.save(tmp_path / "copy", model.encoder, model.modality, model.recipe)
+    model.save_pretrained(tmp_path / "copy")
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (speech / "model.safetensors").read_bytes()
     assert "3 blocks of width 32" in (speech / "README.md").read_text()
 
@@ -54,7 +54,7 @@ def test_saving_replaces_a_model_as_a_whole(speech: Path, tmp_path: Path) -> Non
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old.txt").write_text("old")
-    models.save(folder, model.encoder, model.modality, model.recipe)
+    model.save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not (folder / "old.txt").exists()
 
@@ -65,7 +65,7 @@ def test_text_brings_its_tokenizer(tmp_path: Path) -> None:
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
     recipe = recipes.load("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})
     modality = recipe.build_modality()
-    models.save(tmp_path / "model", encoders.build(modality, recipe.encoder), modality, recipe)
+    models.save(models.Model(encoders.build(modality, recipe.encoder), modality, recipe), tmp_path / "model")
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "model").rename(tmp_path / "moved")
     features = data2vec.load(tmp_path / "moved").features(["nothing", "a small text"])

@@ -22,11 +22,12 @@ ALLOWED = {
     "data": {"modalities.base"},
     "objective": {"modalities", "nn"},
     "recipe": {"modalities", "nn", "objective", "train.settings", "tasks.settings"},
-    "interop": {"recipe", "objective", "modalities", "nn", "model"},
-    "model": {"recipe", "modalities", "nn"},
+    "interop": {"recipe", "objective", "modalities", "nn", "data", "model", "card"},
+    "card": set(),
+    "model": {"card", "recipe", "modalities", "nn"},
     "report": {"recipe", "objective", "modalities", "nn", "data", "model", "train.folder", "train.checkpoint", "train.machine"},
-    "train": {"recipe", "objective", "modalities", "nn", "data", "model", "tasks.online", "report.page"},
-    "tasks": {"recipe", "objective", "modalities", "nn", "data", "model"},
+    "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks.online", "report.page"},
+    "tasks": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load"},
 }
 
 

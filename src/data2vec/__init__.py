@@ -15,7 +15,8 @@ from data2vec.errors import BadExample, RunStopped, UserError
 
 if TYPE_CHECKING:
     from data2vec.data.check import check
-    from data2vec.model import Features, Model, load
+    from data2vec.interop.load import load
+    from data2vec.model import Features, Model
     from data2vec.recipe import Recipe
     from data2vec.tasks.probe import probe
     from data2vec.train.folder import Run
@@ -34,7 +35,7 @@ _HOME = {
     "Recipe": "recipe",
     "Run": "train.folder",
     "check": "data.check",
-    "load": "model",
+    "load": "interop.load",
     "pretrain": "train.loop",
     "probe": "tasks.probe",
 }

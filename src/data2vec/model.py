@@ -1,32 +1,39 @@
 """A trained model in a folder of its own: written at the end of a run, loaded to be used.
 
-`config.json` holds the recipe it was trained by, `model.safetensors` the student's encoder (no teacher, no head), and
-`README.md` says what it is. Text has its `tokenizer.json` too.
+`config.json` holds the recipe it was trained by, `model.safetensors` the student's encoder, and `README.md` says what it is.
+Where there are any, `head.safetensors` is the head of a fine-tuned model, and `pretraining.safetensors` the teacher and the
+prediction head, with which pre-training can go on; it can be deleted. Text has its `tokenizer.json` too.
 """
 
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import Tensor
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
 
 from data2vec import recipe as recipes
+from data2vec.card import card
 from data2vec.errors import BadExample, UserError
 from data2vec.modalities.base import Batch, Examples, Modality
 from data2vec.nn import encoder as encoders
+from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder
+from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head
 from data2vec.recipe import Recipe
 
 FORMAT = "data2vec model 1"
+WEIGHTS, HEAD, PRETRAINING = "model.safetensors", "head.safetensors", "pretraining.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,42 @@ class Model:
     """Loads and batches its input."""
     recipe: Recipe
     """What it was trained by."""
+    head: Head | None = None
+    """What fine-tuning put on it."""
+    pretraining: Mapping[str, Tensor] = field(default_factory=dict)
+    """What pre-training had besides the encoder, by the names of the objective: `teacher.own.…`, and the prediction head or
+    decoder. It is needed only to go on with pre-training, and may be missing."""
+    source: str | None = None
+    """Where the weights come from, in words."""
+    license: str | None = None
+    """Under which licence they are."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model folder, in place of what was there: `data2vec.load(folder)` gives this model again."""
+        save(self, Path(folder))
+
+    def push_to_hub(self, name: str, private: bool | None = None, token: str | None = None) -> str:
+        """Put the model folder on the hub as "owner/name", and return its address: `data2vec.load(name)` opens it anywhere.
+
+        Raises UserError when the hub refuses it."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        api = HfApi(token=token)
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            with tempfile.TemporaryDirectory() as aside:
+                save(self, Path(aside) / "model")
+                return str(api.upload_folder(repo_id=name, folder_path=Path(aside) / "model"))
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise UserError(f"{name}: the hub refuses it: {' '.join(str(error).split())[:300]}") from None
+
+    @staticmethod
+    def from_pretrained(model: str | Path) -> "Model":
+        """The same as `data2vec.load`."""
+        import data2vec
+
+        return data2vec.load(model)
 
     @torch.inference_mode()
     def features(self, inputs: Sequence[Any], layers: Literal["last", "all"] | int = "last", batch: int = 8) -> Features:
@@ -106,14 +149,7 @@ def _run(encoder: Encoder, batch: Batch, layers: Literal["last", "all"] | int) -
     return torch.stack(blocks if layers == "all" else [blocks[layers - (layers > 0)]])
 
 
-def save(
-    folder: Path,
-    encoder: Encoder,
-    modality: Modality,
-    recipe: Recipe,
-    examples: Examples | None = None,
-    metrics: Sequence[dict[str, Any]] = (),
-) -> None:
+def save(model: Model, folder: Path, examples: Examples | None = None, metrics: Sequence[dict[str, Any]] = ()) -> None:
     """Write a model folder, in place of what was there.
 
     `examples`: the training examples, from which some modalities keep something (text: its tokenizer). `metrics`: the
@@ -121,11 +157,16 @@ def save(
     from data2vec import __version__
 
     with whole_folder(folder) as aside:
-        files = modality.save(aside, examples)
-        save_model(encoder, str(aside / "model.safetensors"), metadata={"format": "pt"})
-        config = {"format": FORMAT, "version": __version__, "files": files, "recipe": recipe.model_dump(mode="json")}
+        config: dict[str, Any] = {"format": FORMAT, "version": __version__, "files": model.modality.save(aside, examples)}
+        config |= {"recipe": model.recipe.model_dump(mode="json"), "source": model.source, "license": model.license}
+        save_model(model.encoder, str(aside / WEIGHTS), metadata={"format": "pt"})
+        if model.head is not None:
+            config["head"] = model.head.settings.model_dump(mode="json")
+            save_model(model.head, str(aside / HEAD), metadata={"format": "pt"})
+        if model.pretraining:
+            save_file({key: value.contiguous() for key, value in model.pretraining.items()}, aside / PRETRAINING)
         (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        (aside / "README.md").write_text(_card(encoder, recipe, metrics), encoding="utf-8")
+        (aside / "README.md").write_text(card(model, metrics), encoding="utf-8")
 
 
 def load(path: str | Path) -> Model:
@@ -146,19 +187,32 @@ def load(path: str | Path) -> Model:
             )
         raw = config["recipe"]
         raw["data"] |= {key: str((folder / name).resolve()) for key, name in config["files"].items()}
+        head = TypeAdapter(AnyHeadSettings | None).validate_python(config.get("head"))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({error!r})") from None
-    recipe = recipes.validate(raw, str(folder / "config.json"))
+    model = blank(recipes.validate(raw, str(folder / "config.json")), head)
+    _fill(model.encoder, folder / WEIGHTS)
+    if model.head is not None:
+        _fill(model.head, folder / HEAD)
+    pretraining = load_file(folder / PRETRAINING) if (folder / PRETRAINING).is_file() else {}
+    return replace(model, pretraining=pretraining, source=config.get("source"), license=config.get("license"))
+
+
+def blank(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) -> Model:
+    """A model of this recipe, in evaluation mode, whose weights are yet to come."""
     modality = recipe.build_modality()
-    encoder = encoders.build(modality, recipe.encoder)
-    weights = folder / "model.safetensors"
+    encoder = encoders.build(modality, recipe.encoder).eval().requires_grad_(False)
+    on_top = None if head is None else heads.build(head, recipe.encoder.width).eval().requires_grad_(False)
+    return Model(encoder, modality, recipe, on_top)
+
+
+def _fill(part: nn.Module, weights: Path) -> None:
     try:
-        load_model(encoder, weights)
+        load_model(part, weights)
     except FileNotFoundError:
         raise UserError(f"{weights} is missing; copy the whole folder again") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{weights} is damaged or of another model: {' '.join(str(error).split())[:200]}") from None
-    return Model(encoder.eval().requires_grad_(False), modality, recipe)
 
 
 @contextmanager
@@ -216,32 +270,6 @@ def _row(modality: Modality, given: Any) -> dict[str, Any]:
 
         Image.fromarray(torch.as_tensor(given).numpy()).save(content, "PNG")
     return {kind: {"bytes": content.getvalue(), "path": None}}
-
-
-def _card(encoder: Encoder, recipe: Recipe, metrics: Sequence[dict[str, Any]]) -> str:
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    transformer, train = recipe.encoder, recipe.train
-    lines = [
-        f"# A data2vec encoder of {recipe.modality.name}",  # type: ignore[attr-defined]
-        "",
-        f"{parameters:,} parameters: {transformer.layers} blocks of width {transformer.width}, {transformer.heads} heads.",
-        f"Trained without labels on `{recipe.data.train}` for {metrics[-1]['step'] if metrics else train.steps} steps.",
-        "",
-        "```python",
-        "import data2vec",
-        "",
-        'model = data2vec.load("this/folder")',
-        'features = model.features(["an input"], layers="all")  # .hidden is (layers, inputs, positions, width)',
-        "```",
-        "",
-    ]
-    if metrics:
-        last = metrics[-1]
-        names = ("step", "samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
-        lines += ["| at the end of training | |", "|---|---|"]
-        lines += [f"| {name} | {last[name]:.6g} |" for name in names if name in last]
-        lines.append("")
-    return "\n".join([*lines, "The complete recipe is in `config.json`.", ""])
 
 
 def _sync(path: Path) -> None:

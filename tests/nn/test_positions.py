@@ -10,6 +10,7 @@ from data2vec.nn.positions import (
     Alibi,
     ConvPositions,
     LearnedPositions,
+    Padding,
     RelativePositions,
     SinCosPositions,
     alibi_slopes,
@@ -147,11 +148,12 @@ def test_padding_is_zero_to_the_convolutions_of_a_view_unless_it_is_to_be_seen(k
     x, hidden, kept = views(masks=2)
     padding = torch.arange(12) >= torch.tensor([12, 6])[:, None]
     other = torch.where(padding[..., None], torch.randn(x.shape), x)
-    for clear in (True, False):
-        this = positions(kind, clear_padding=clear)
+    modes: tuple[Padding, ...] = ("zero", "seen", "each")
+    for mode in modes:
+        this = positions(kind, padding=mode)
         one, two = (this.visible(y, padding, hidden, kept) for y in (x, other))
         there = ~take(padding[..., None], kept)[..., 0]
-        assert torch.equal(one[there], two[there]) is clear
+        assert torch.equal(one[there], two[there]) is (mode != "seen")
 
 
 @pytest.mark.parametrize("extra", [0, 1])

@@ -13,7 +13,7 @@ from PIL import Image
 from data2vec import recipe as recipes
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
-from data2vec.model import Model, load, save
+from data2vec.model import Model, load
 from data2vec.nn import encoder as encoders
 from data2vec.tasks.labelled import Labelled, open_labelled
 from data2vec.tasks.pooled import Alone, pooled
@@ -88,7 +88,7 @@ def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> Non
 
 
 def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
-    save(tmp_path / "model", vision.encoder, vision.modality, vision.recipe)
+    vision.save_pretrained(tmp_path / "model")
     found = probe(tmp_path / "model", overrides={"probe.data": str(data[0]), "probe.valid": str(data[1])})
     written = json.loads((tmp_path / "model" / "probe.json").read_text())
     assert written["rows"][1]["knn"] == found.rows[1].knn

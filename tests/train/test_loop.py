@@ -58,7 +58,8 @@ def test_a_run_leaves_all_that_was_promised(whole: Run) -> None:
     assert last["epoch"] == 4
     assert 0 <= last["data_wait"] <= 1
     assert sorted(path.name for path in (whole.folder / "checkpoints").iterdir()) == ["step-6", "step-8"]
-    assert {path.name for path in whole.model.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    weights = {"model.safetensors", "pretraining.safetensors"}
+    assert {path.name for path in whole.model.iterdir()} == {"config.json", "README.md", *weights}
 
 
 def test_the_recipe_of_a_run_makes_the_same_run(whole: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data2vec.data import speech as loading
 from data2vec.modalities.base import Batch, Examples, Features, Modality
 from data2vec.nn.frontend import WAV2VEC, ConvFrontEnd, output_length
-from data2vec.nn.positions import Alibi, ConvPositions
+from data2vec.nn.positions import Alibi, ConvPositions, Padding
 from data2vec.settings import Settings
 
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
@@ -35,8 +35,9 @@ class SpeechSettings(Settings):
     """Kernel of each of them (fairseq: conv_pos // pos_conv_depth)."""
     position_groups: Annotated[int, Field(gt=0)] = 16
     """Groups of each of them (fairseq: conv_pos_groups)."""
-    position_padding: Literal["zero", "seen"] = "zero"
-    """Whether these convolutions see zeros where padding is; or whatever comes of it, as in the released version 2."""
+    position_padding: Padding = "zero"
+    """What these convolutions see where padding is: zeros, in the first of them; whatever comes of it, as in the released
+    version 2; or zeros in each of them, so that a clip's features do not depend on what it is batched with."""
     alibi: bool = False
     """A penalty on attention that grows with distance, with a learned scale a head (data2vec 2.0)."""
     mask_vector: bool = True
@@ -86,9 +87,7 @@ class Speech(Modality):
     def positions(self, width: int, heads: int, extra_tokens: int) -> ConvPositions:
         s = self.settings
         alibi = Alibi(heads, extra_tokens) if s.alibi else None
-        return ConvPositions(
-            width, s.position_depth, s.position_kernel, s.position_groups, alibi, clear_padding=s.position_padding == "zero"
-        )
+        return ConvPositions(width, s.position_depth, s.position_kernel, s.position_groups, alibi, padding=s.position_padding)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (output_length(self.settings.conv_layers, batch["input"].shape[1]),)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data2vec.data import text as loading
 from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.positions import LearnedPositions
+from data2vec.nn.positions import LearnedPositions, Padding
 from data2vec.settings import Settings
 
 PAD = 1
@@ -30,8 +30,9 @@ class TextSettings(Settings):
     """A layer norm on tokens plus positions (fairseq: layernorm_embedding)."""
     scale_embedding: bool = False
     """Multiply the token vectors by sqrt(width) (fairseq: not no_scale_embedding)."""
-    position_padding: Literal["zero", "seen"] = "zero"
-    """Whether padding enters the Transformer, and the norms of targets, as zeros; or embedded, as in the released version 2."""
+    position_padding: Padding = "zero"
+    """Whether padding enters the Transformer, and the norms of targets, as zeros (zero, each); or embedded, as in the released
+    version 2 (seen)."""
 
 
 class TokenFeatures(Features):
@@ -65,7 +66,7 @@ class Text(Modality):
 
     def positions(self, width: int, heads: int, extra_tokens: int) -> LearnedPositions:
         s = self.settings
-        return LearnedPositions(width, s.max_length, norm=s.embedding_norm, clear_padding=s.position_padding == "zero")
+        return LearnedPositions(width, s.max_length, norm=s.embedding_norm, padding=s.position_padding)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (batch["input"].shape[1],)
@@ -83,6 +84,8 @@ class Text(Modality):
 
     def save(self, folder: Path, examples: Examples | None) -> dict[str, str]:
         tokenizer = getattr(examples, "tokenizer", None) or self.tokenizer
+        if tokenizer is None:  # of an official file, which holds none
+            return {}
         loading.save_tokenizer(tokenizer, folder)
         return {"tokenizer": "."}
 

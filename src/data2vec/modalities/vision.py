@@ -27,6 +27,8 @@ class VisionSettings(Settings):
     """Side of the square input in pixels; a multiple of the patch."""
     positions: Literal["relative", "sincos"] = "relative"
     """A learned bias on attention, shared by all blocks (BEiT); or fixed sines and cosines (MAE)."""
+    position_tables: Annotated[int, Field(gt=0)] = 1
+    """Tables of that bias: one for all blocks; or, after fine-tuning, as many as there are blocks."""
     patch_init: Literal["beit", "xavier"] = "beit"
     """Initial weights of the patches' matrix: N(0, 0.02) cut at one standard deviation; or Xavier-uniform (MAE)."""
     mask_vector: bool = True
@@ -85,7 +87,7 @@ class Vision(Modality):
     def positions(self, width: int, heads: int, extra_tokens: int) -> Positions:
         if self.settings.positions == "sincos":
             return SinCosPositions(self.side, width)
-        return RelativePositions(self.side, heads, extra_tokens)
+        return RelativePositions(self.side, heads, extra_tokens, self.settings.position_tables)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return self.side

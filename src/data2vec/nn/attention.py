@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from data2vec.nn.dropout import Dropout, by_hand, draw_keep
 
+Bias = Tensor | list[Tensor] | None
+"""What is added to the attention logits: the same in every block; or one for each; or nothing."""
 TILE = 2**22
 """Attention weights worked on at a time on a CPU."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from data2vec.errors import UserError
 from data2vec.nn.positions import take
 from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
 
@@ -26,6 +27,10 @@ class Encoder(nn.Module):
         grid: Callable[[dict[str, Tensor]], tuple[int, ...]],
     ):
         super().__init__()
+        if (tables := getattr(positions, "tables", 1)) not in (1, transformer.settings.layers):
+            raise UserError(f"modality.position_tables: {tables} is not 1, nor encoder.layers, {transformer.settings.layers}")
+                f"modality.position_tables: {tables} is neither 1 nor encoder.layers, {transformer.settings.layers}"
+            )
         self.features = features
         self.positions = positions
         self.transformer = transformer

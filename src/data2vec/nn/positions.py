@@ -5,13 +5,18 @@ Shapes: B batch, M masked views of each row, T positions, P of them kept in a vi
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.nn.attention import Bias
 from data2vec.nn.recompute import norm_gelu
+
+Padding = Literal["zero", "seen", "each"]
+"""What becomes of padding before it can reach what is not: it is set to zero; or stays whatever came of it, as in the
+released version 2; or is set to zero before each convolution again, so that a row's result does not depend on the others'."""
 
 
 class Positions(nn.Module, ABC):
@@ -28,8 +33,8 @@ class Positions(nn.Module, ABC):
         at each vector alone."""
         return take(self(x, padding), kept)
 
-    def bias(self, length: int, kept: Tensor | None = None) -> Tensor | None:
-        """What is added to the attention logits of a sequence of T = `length`: (H, E+T, E+T), or None.
+    def bias(self, length: int, kept: Tensor | None = None) -> Bias:
+        """What is added to the attention logits of a sequence of T = `length`: (H, E+T, E+T); or one for each block; or None.
 
         Of the positions `kept` (B·M, P) only: (B·M, H, E+P, E+P)."""
         return None
@@ -39,8 +44,7 @@ class ConvPositions(Positions):
     """Relative positions from a stack of grouped convolutions over the sequence (wav2vec 2.0; depth 5 in data2vec).
 
     Each of `depth` layers: convolution, layer norm over D without parameters, GELU. The result is added to the input.
-    `alibi` joins a bias on attention to it (data2vec 2.0). `clear_padding`: zero what is padding first, so that it does
-    not reach its neighbours."""
+    `alibi` joins a bias on attention to it (data2vec 2.0). `padding`: see `Padding`."""
 
     def __init__(
         self,
@@ -49,22 +53,23 @@ class ConvPositions(Positions):
         kernel: int = 19,
         groups: int = 16,
         alibi: "Alibi | None" = None,
-        clear_padding: bool = True,
+        padding: Padding = "zero",
     ):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth))
         self.alibi = alibi
-        self.clear_padding = clear_padding
+        self.padding = padding
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         x = self._cleared(x, padding)
-        return x + self.convolve(x)
+        return x + self.convolve(x, padding if self.padding == "each" else None)
 
     def visible(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> Tensor:
         """Hidden positions are zero to the convolutions; this is the one place where views are of full length."""
-        x = self._cleared(x, padding)
-        views = x.repeat_interleave(len(kept) // len(x), dim=0).masked_fill_(hidden[..., None], 0.0)
-        return take(x, kept) + take(self.convolve(views), kept)
+        x, count = self._cleared(x, padding), len(kept) // len(x)
+        views = x.repeat_interleave(count, dim=0).masked_fill_(hidden[..., None], 0.0)
+        absent = padding.repeat_interleave(count, dim=0) if padding is not None and self.padding == "each" else None
+        return take(x, kept) + take(self.convolve(views, absent), kept)
 
     def bias(self, length: int, kept: Tensor | None = None) -> Tensor | None:
         if self.alibi is None:
@@ -72,10 +77,10 @@ class ConvPositions(Positions):
         return self.alibi(torch.arange(length, device=self.alibi.scale.device) if kept is None else kept)
 
     def _cleared(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.clear_padding else x
+        return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.padding != "seen" else x
 
-    def convolve(self, y: Tensor) -> Tensor:
-        """What the convolutions make of `y` (B, T, D)."""
+    def convolve(self, y: Tensor, padding: Tensor | None = None) -> Tensor:
+        """What the convolutions make of `y` (B, T, D), each seeing zeros at `padding` (B, T)."""
         length = y.shape[1]
         conv: Any
         for conv in self.convs:
@@ -84,6 +89,7 @@ class ConvPositions(Positions):
             z = F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, conv.padding[0]), groups=conv.groups)
             y = z.squeeze(2)[..., :length].transpose(1, 2)  # an even kernel gives one position too many
             y = norm_gelu(y)
+            y = y if padding is None else y.masked_fill(padding[..., None], 0.0)
         return y
 
 
@@ -91,11 +97,11 @@ class LearnedPositions(Positions):
     """A learned vector per position and a layer norm, as in BERT. Only what is not padding is counted.
 
     Row 0 and row `offset`-1 of the table are spare, so that it equals RoBERTa's, whose first position is pad + 1 = 2.
-    `clear_padding`: what is padding becomes zero."""
+    `padding`: see `Padding`; here there are no convolutions."""
 
-    def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True, clear_padding: bool = True):
+    def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True, padding: Padding = "zero"):
         super().__init__()
-        self.length, self.offset, self.clear_padding = length, offset, clear_padding
+        self.length, self.offset, self.padding = length, offset, padding
         self.table = nn.Embedding(length + offset, width, padding_idx=offset - 1)
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.zeros_(self.table.weight[offset - 1])
@@ -109,7 +115,7 @@ class LearnedPositions(Positions):
             return self.norm(x + self.table.weight[self.offset : self.offset + x.shape[1]])
         count = (~padding).cumsum(1)
         x = self.norm(x + self.table((count + self.offset - 1).masked_fill(padding, self.offset - 1)))
-        return x.masked_fill(padding[..., None], 0.0) if self.clear_padding else x
+        return x if self.padding == "seen" else x.masked_fill(padding[..., None], 0.0)
 
 
 class SinCosPositions(Positions):
@@ -128,17 +134,20 @@ class SinCosPositions(Positions):
 class RelativePositions(Positions):
     """A learned bias on attention for every offset between two patches, shared by all blocks (BEiT).
 
-    Three further rows serve the extra token: from it to a patch, from a patch to it, and to itself."""
+    With more than one table, each block has its own, as fine-tuned models do. Three further rows serve the extra token:
+    from it to a patch, from a patch to it, and to itself."""
 
     index: Tensor
 
-    def __init__(self, grid: tuple[int, int], heads: int, extra_tokens: int = 1):
+    def __init__(self, grid: tuple[int, int], heads: int, extra_tokens: int = 1, tables: int = 1):
         super().__init__()
         if extra_tokens not in (0, 1):
             raise ValueError(f"a relative position bias knows 0 or 1 extra tokens, not {extra_tokens}")
         rows, columns = grid
         offsets = (2 * rows - 1) * (2 * columns - 1)
-        self.table = nn.Parameter(torch.zeros(offsets + 3 * extra_tokens, heads))
+        each = (offsets + 3 * extra_tokens, heads)
+        self.tables = tables
+        self.table = nn.Parameter(torch.zeros(each if tables == 1 else (tables, *each)))
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         row, column = row.flatten(), column.flatten()
         index = (row[:, None] - row + rows - 1) * (2 * columns - 1) + column[:, None] - column + columns - 1
@@ -150,13 +159,18 @@ class RelativePositions(Positions):
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         return x
 
-    def bias(self, length: int, kept: Tensor | None = None) -> Tensor:
+    def bias(self, length: int, kept: Tensor | None = None) -> Bias:
         index = self.index
         if kept is not None:
             extra = len(index) - length
             kept = torch.cat([torch.arange(extra, device=kept.device).expand(len(kept), -1), kept + extra], dim=1)
             index = index[kept[:, :, None], kept[:, None, :]]
-        return self.table[index.flatten()].view(*index.shape, -1).movedim(-1, -3).contiguous()
+        each = [self._look_up(table, index) for table in (self.table[None] if self.table.ndim == 2 else self.table)]
+        return each if len(each) > 1 else each[0]
+
+    @staticmethod
+    def _look_up(table: Tensor, index: Tensor) -> Tensor:
+        return table[index.flatten()].view(*index.shape, -1).movedim(-1, -3).contiguous()
 
 
 class Alibi(nn.Module):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data2vec.nn.attention import Attention, attention_mask
+from data2vec.nn.attention import Attention, Bias, attention_mask
 from data2vec.nn.dropout import Dropout, by_hand
 from data2vec.settings import Settings
 
@@ -159,20 +159,18 @@ class Transformer(nn.Module):
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
 
-    def forward(
-        self, x: Tensor, padding: Tensor | None = None, bias: Tensor | None = None, visit: Visit | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None = None, bias: Bias = None, visit: Visit | None = None) -> Tensor:
         """Contextual vectors (B, T, D) of `x` (B, T, D).
 
         `padding` (B, T) is True where nothing is; `bias` (H, E+T, E+T), or one for each row, is added to the attention
-        logits; `visit` sees every block's states without the extra tokens."""
+        logits, or a list of them, one for each block; `visit` sees every block's states without the extra tokens."""
         return self.encode(x, padding, bias, visit)[:, self.settings.extra_tokens :]
 
     def encode(
         self,
         x: Tensor,
         padding: Tensor | None = None,
-        bias: Tensor | None = None,
+        bias: Bias = None,
         visit: Visit | None = None,
         prenet: "Transformer | None" = None,
     ) -> Tensor:
@@ -184,12 +182,12 @@ class Transformer(nn.Module):
         if front.extra_tokens is not None:
             x = torch.cat([front.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         x = front.input_dropout(front.input_norm(x))
-        mask = attention_mask(bias, padding, extra)
+        shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra)
         first = self.settings.prenet_layers
         for index, block in enumerate([*front.blocks[:first], *self.blocks[first:]]):
             if self.training and self.settings.layerdrop and torch.rand((), generator=self.chance) < self.settings.layerdrop:
                 continue
-            x, fed = block(x, mask)
+            x, fed = block(x, attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared)
             if visit is not None:
                 visit(index, fed[:, extra:], x[:, extra:])
         return self.final_norm(x)

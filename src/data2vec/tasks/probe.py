@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data2vec import model as models
 from data2vec import recipe as recipes
+from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn.encoder import Encoder
@@ -90,7 +90,7 @@ def probe(
     Raises UserError when data or labels are missing, when there is only one class, or when a class is only held out."""
     if not isinstance(model, Model):
         out = out if out is not None else Path(model) / "probe.json"
-        model = models.load(model)
+        model = load(model)
     given = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
     recipe = recipes.load(recipes.load(model.recipe, overrides), {"data.streaming": False} | given)
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed

@@ -7,7 +7,6 @@ import functools
 import inspect
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -77,15 +76,6 @@ def gathered(tensor: Tensor) -> Tensor:
 def all_weights(part: nn.Module) -> dict[str, Tensor]:
     """All weights of `part` by name, sharded or not. Every process has to call this."""
     return {name: gathered(tensor) for name, tensor in part.state_dict().items()}
-
-
-def whole(part: nn.Module, blank: Callable[[], nn.Module]) -> nn.Module:
-    """`part` itself; or where it is sharded a copy with all of its weights, put into `blank()`. Every process calls this."""
-    if not is_sharded(part):
-        return part
-    copy = blank()
-    copy.load_state_dict(all_weights(part))
-    return copy
 
 
 def _check(settings: TrainSettings, process: Process) -> None:

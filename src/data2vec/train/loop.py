@@ -26,7 +26,7 @@ from data2vec.report import page
 from data2vec.tasks.online import OnlineProbe
 from data2vec.train import checkpoint, folder, machine, trackers
 from data2vec.train.distributed import Process, process
-from data2vec.train.engine import all_weights, whole
+from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
 from data2vec.train.journal import Journal, Silence
 from data2vec.train.optimizer import learning_rate
@@ -205,9 +205,13 @@ class Training:
         checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.here)
 
     def _save_model(self) -> None:
-        modality, examples, metrics = self.loader.modality, self.loader.examples, self.run.metrics
-        student: Any = whole(self.objective.student, lambda: encoders.build(modality, self.recipe.encoder))
-        self.here.on_first(lambda: models.save(self.run.model, student, modality, self.recipe, examples, metrics))
+        recipe, modality = self.recipe, self.loader.modality
+        weights = all_weights(self.objective)
+        student = encoders.build(modality, recipe.encoder)
+        student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
+        rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
+        model = models.Model(student, modality, recipe, pretraining=rest)
+        self.here.on_first(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
 
 
 @contextmanager
