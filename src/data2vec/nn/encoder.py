@@ -29,8 +29,6 @@ class Encoder(nn.Module):
         super().__init__()
         if (tables := getattr(positions, "tables", 1)) not in (1, transformer.settings.layers):
             raise UserError(f"modality.position_tables: {tables} is not 1, nor encoder.layers, {transformer.settings.layers}")
-                f"modality.position_tables: {tables} is neither 1 nor encoder.layers, {transformer.settings.layers}"
-            )
         self.features = features
         self.positions = positions
         self.transformer = transformer
