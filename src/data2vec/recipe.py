@@ -12,18 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, SerializeAsAny, ValidationError, create_model
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from data2vec.errors import UserError
 from data2vec.modalities.base import DataSettings, Modality
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective import AnyObjectiveSettings, Data2Vec2Settings
+from data2vec.objective import Data2Vec2Settings, Data2VecSettings
 from data2vec.settings import Settings
-from data2vec.tasks.settings import ProbeSettings
+from data2vec.tasks.settings import ClassificationSettings, ProbeSettings, RecognitionSettings
 from data2vec.train.settings import LogSettings, TrainSettings
 
 MODALITIES = {
@@ -50,6 +50,11 @@ def modality_class(name: str) -> type[Modality]:
 QUOTE = "'"
 
 
+AnyObjective = Annotated[
+    Data2VecSettings | Data2Vec2Settings | RecognitionSettings | ClassificationSettings, Field(discriminator="name")
+]
+
+
 class Recipe(Settings):
     """One run, complete."""
 
@@ -57,8 +62,9 @@ class Recipe(Settings):
     """The kind of signal: `name` is speech, vision, text or "module:Class"; the rest depends on it."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
-    objective: AnyObjectiveSettings = Data2Vec2Settings()
-    """The method: masks, teacher, targets, loss, health. `name` is data2vec or data2vec2, and the rest depends on it."""
+    objective: AnyObjective = Data2Vec2Settings()
+    """The method: masks, teacher, targets, loss, health. `name` is data2vec or data2vec2, or the task of fine-tuning: ctc or
+    classify; the rest depends on it."""
     data: SerializeAsAny[DataSettings]
     """What to learn from, and the batch."""
     train: TrainSettings = TrainSettings()
@@ -143,8 +149,14 @@ def summary(name: str) -> str:
     return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
 
 
-def load(recipe: str | Path | Recipe, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+def load(
+    recipe: str | Path | Recipe,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    beneath: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
     """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
+
+    `beneath`: sections whose values hold where the recipe says nothing.
 
     Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
     if isinstance(recipe, Recipe):
@@ -154,6 +166,8 @@ def load(recipe: str | Path | Recipe, overrides: Iterable[str] | Mapping[str, An
         raw = parse(text, where)
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    for section, values in (beneath or {}).items():
+        raw[section] = {**values, **(raw.get(section) or {})}
     items = overrides.items() if isinstance(overrides, Mapping) else [_split(entry) for entry in overrides]
     for key, value in items:
         _assign(raw, key.split("."), str(value) if isinstance(value, Path) else value)

@@ -31,7 +31,7 @@ class Batches(Dataset[Any]):
     def build(self, group: Group) -> dict[str, Any]:
         rows = range(len(group.keys))[group.mine]
         bad: list[str] = []
-        batch = self.modality.collate([self._load(group, row, bad) for row in rows])
+        batch = self.modality.collate([self._load(group, row, bad)[1] for row in rows])
         rng = np.random.default_rng((*group.seed, MASK))
         drawn = self.mask.draw(len(group.keys) * self.masks, self.modality.grid(batch), rng)
         hidden = drawn.hidden.reshape(len(group.keys), self.masks, -1)[group.mine]
@@ -41,14 +41,15 @@ class Batches(Dataset[Any]):
             batch["view"] = self._view(batch, drawn.replaced[group.mine], group.seed, rows)
         return {**batch, "bad": [*group.bad, *bad], "place": group.place}
 
-    def _load(self, group: Group, row: int, bad: list[str]) -> Any:
-        """Row `row` of the group; when it cannot be read, the next one that can stands in for it."""
+    def _load(self, group: Group, row: int, bad: list[str], whole: bool = False) -> tuple[int, Any]:
+        """Row `row` of the group, cropped to the group's length or `whole`, after the index of the example: when it cannot be
+        read, the next one that can stands in for it."""
         examples = group.examples if group.examples is not None else self.examples
         assert examples is not None
         for attempt, key in enumerate(_candidates(group, row, examples.costs)):
             rng = np.random.default_rng((*group.seed[:2], key, EXAMPLE, attempt))
             try:
-                return examples.load(key, group.limit, rng)
+                return key, examples.load(key, None if whole else group.limit, rng)
             except BadExample as error:
                 bad.append(str(error))
         names = list(dict.fromkeys(bad))

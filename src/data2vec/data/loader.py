@@ -29,7 +29,7 @@ class Loader:
     """Endless steps of batches from `rows`: a `datasets.Dataset`, or an `IterableDataset` read in windows.
 
     `mask` has `draw(rows, grid, rng)`; `masks` of them are drawn for each example. `rank` of `world` processes gets its
-    part of every step. `pin`: batches are put into page-locked memory. What cannot be read is in `bad`; `steps_per_epoch`
+    part of every step. `batches`: what makes a batch of a group, in place of masking it. `pin`: batches are put into page-locked memory. What cannot be read is in `bad`; `steps_per_epoch`
     is None when streaming.
 
     Raises UserError when the data is less than one step, RunStopped when too many examples cannot be read."""
@@ -44,6 +44,7 @@ class Loader:
         world: int = 1,
         pin: bool = False,
         masks: int = 1,
+        batches: Batches | None = None,
     ):
         self.modality, self.seed, self.rank, self.world, self.pin = modality, seed, rank, world, pin
         settings = modality.data
@@ -57,7 +58,8 @@ class Loader:
         self.streams: Streams | None = None
         self.steps_per_epoch: int | None = None
         if hasattr(rows, "__len__"):
-            self.examples = modality.examples(rows)
+            self.examples = modality.examples(rows) if batches is None else batches.examples
+            assert self.examples is not None
             self._index(self.examples)
         else:
             self.streams = Streams(modality, rows, seed, self.micro_batch)
@@ -68,7 +70,7 @@ class Loader:
                     "multiple of processes times workers, and there must be as many shards",
                     *(self.workers, settings.workers, self.streams.count),
                 )
-        self.batches = Batches(modality, mask, masks, self.examples)
+        self.batches = batches or Batches(modality, mask, masks, self.examples)
 
     def _index(self, examples: Examples) -> None:
         bad = getattr(examples, "bad", [])

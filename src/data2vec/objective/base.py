@@ -79,6 +79,9 @@ class Objective(nn.Module):
             error = F.smooth_l1_loss(prediction, target, reduction="none", beta=self.settings.beta)
         return error.sum(-1) * self.scale
 
+    def before_step(self, step: int) -> None:
+        """To be called before optimizer step number `step` (counted from 1); nothing is to be done here."""
+
     def after_step(self, step: int) -> None:
         """To be called when optimizer step number `step` (counted from 1) is done: the teacher follows."""
         self.teacher.update(self.student, step)

@@ -22,8 +22,10 @@ from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
+from data2vec.modalities.base import Modality
 from data2vec.report import page
 from data2vec.tasks.online import OnlineProbe
+from data2vec.tasks.settings import SupervisedSettings
 from data2vec.train import checkpoint, folder, machine, trackers
 from data2vec.train.distributed import Process, process
 from data2vec.train.engine import all_weights
@@ -52,13 +54,19 @@ def pretrain(
     for a mistake in what was given, RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a
     checkpoint first; the last two raise Interrupted."""
     resolved = _resolve(recipe, data, overrides)
-    place = Path(out) if out is not None else Path("runs") / _name(recipe, resolved)
+    if isinstance(resolved.objective, SupervisedSettings):
+        raise UserError(f"{recipe}: is a recipe of fine-tuning; use 'data2vec finetune', with --model")
+    return run_in(Path(out) if out is not None else Path("runs") / _name(recipe, resolved), resolved, resume, Training)
+
+
+def run_in(place: Path, resolved: Recipe, resume: bool, training_of: "type[Training]") -> Run:
+    """Train by a resolved recipe in the run folder `place`, from the start or from its newest whole checkpoint."""
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     resume = resume or (restarted and (place / "recipe.yaml").is_file())
     with process(resolved.train.device) as here:
         here.on_first(lambda: folder.check(place, resolved, resume))
         newest = here.on_first(lambda: checkpoint.latest(place))
-        training = Training(resolved, here, newest)
+        training = training_of(resolved, here, newest)
         run = here.on_first(lambda: folder.open_run(place, resolved))
         try:
             with folder.only_one(place, here):
@@ -78,20 +86,38 @@ class Training:
         self.recipe, self.here, self.settings = recipe, here, recipe.train
         here.on_first(lambda: trackers.check(recipe.log.trackers))
         modality = recipe.build_modality()
-        rows = modality.rows(str(recipe.data.train))
-        pin = here.device.type == "cuda"
-        method = recipe.objective
-        self.loader = Loader(modality, method.mask, rows, self.settings.seed, here.rank, here.world, pin, method.masks)
+        self.loader = self._open(modality)
         torch.manual_seed(self.settings.seed)
-        self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
+        self.objective: Any = self._build(modality)
         self.newest = newest
-        self.origin = start_from(recipe.init, self.objective, recipe) if recipe.init is not None and newest is None else None
+        self.origin = self._start() if newest is None else None
         self.make_step = Step(self.objective, self.settings, here)
-        self.probe = OnlineProbe(recipe, self.loader.examples, here) if recipe.probe.data is not None else None
+        self.probe, self.probe_every = self._probe()
+        self.noted: dict[str, Any] = {}
+        """What a checkpoint holds for this kind of run besides."""
         self.step = 0
         self.places: dict[str, list[int]] = {}
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
+
+    def _open(self, modality: Modality) -> Loader:
+        """The batches."""
+        rows, method = modality.rows(str(self.recipe.data.train)), self.recipe.objective
+        here, pin = self.here, self.here.device.type == "cuda"
+        return Loader(modality, method.mask, rows, self.settings.seed, here.rank, here.world, pin, method.masks)
+
+    def _build(self, modality: Modality) -> Any:
+        """The objective, with fresh weights."""
+        return objectives.build(encoders.build(modality, self.recipe.encoder), self.recipe.objective)
+
+    def _start(self) -> str | None:
+        """Weights to start from, put into the objective; and in words where they come from."""
+        return start_from(self.recipe.init, self.objective, self.recipe) if self.recipe.init is not None else None
+
+    def _probe(self) -> tuple[Any, int]:
+        """What measures the weights now and then, if anything does, and every how many steps."""
+        there = self.recipe.probe.data is not None
+        return OnlineProbe(self.recipe, self.loader.examples, self.here) if there else None, self.recipe.probe.every
 
     def go(self, run: Run) -> None:
         """To the last step."""
@@ -103,6 +129,7 @@ class Training:
             self.loader.bad.names |= dict.fromkeys(state["bad"])
             self.make_step.scaler.load_state_dict(state["scaler"])
             self.places = state["places"]
+            self.noted |= state.get("noted", {})
         self.journal: Journal | Silence = Silence()
         self.here.on_first(self._open_journal)
         if self.origin is not None:
@@ -137,7 +164,7 @@ class Training:
             waited += time.monotonic() - asked
             step = self.step + 1
             last = step == self.settings.steps
-            probe = self.probe if last or step == 1 or step % self.recipe.probe.every == 0 else None
+            probe = self.probe if last or step == 1 or step % self.probe_every == 0 else None
             log = last or step == 1 or step % self.recipe.log.every == 0 or probe is not None
             save = last or step % self.settings.checkpoint_every == 0
             measured = self.make_step(step, micro_batches, measure=log, norm=log or save)
@@ -145,14 +172,14 @@ class Training:
             self.samples += measured.counts[1]
             self.journal.step()
             line = self._line(measured) if log or save else {}
-            over = bool(line) and health.collapsed(line, step, self.recipe.objective.health) is not None
+            over = bool(line) and self._collapsed(line) is not None
             log = log or over
             now = time.monotonic()
             self.seconds = before + now - begin
             if log:
                 pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
-                line |= probe(all_weights(self.objective.student)) if probe else {}
+                line |= self._measure(probe) if probe else {}
                 self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
             if over:
@@ -164,6 +191,12 @@ class Training:
                 raise KeyboardInterrupt
             if stop:
                 raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
+
+    def _collapsed(self, line: dict[str, Any]) -> str | None:
+        return health.collapsed(line, self.step, self.recipe.objective.health)
+
+    def _measure(self, probe: Any) -> dict[str, Any]:
+        return probe(all_weights(self.objective.student))
 
     def _verdict(self) -> Verdict:
         return verdict(self.run.metrics, self.recipe.flat())
@@ -207,6 +240,7 @@ class Training:
         """Write a checkpoint."""
         state = {"samples": int(self.samples), "seconds": self.seconds, "bad": list(self.loader.bad.names)}
         state |= {"scaler": self.make_step.scaler.state_dict(), "places": self._places()}
+        state |= {"noted": self.noted}
         optimizer = self.make_step.optimizer
         checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.here)
 

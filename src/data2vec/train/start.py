@@ -10,6 +10,7 @@ from torch import Tensor
 from data2vec.errors import UserError
 from data2vec.interop.load import load
 from data2vec.model import Model
+from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
 from data2vec.recipe import Recipe
 
@@ -25,13 +26,8 @@ def start_from(where: str, objective: Objective, recipe: Recipe) -> str:
     The teacher and the prediction head or decoder go on too, where the model has them; else the teacher is a copy of the
     student, and the head is fresh. Raises UserError when the model's weights do not fit this recipe."""
     model = load(where)
-    told = "; ".join(f"{key} is {here!r} here and {there!r} there" for key, there, here in differences(model, recipe))
-    student, given = objective.student.state_dict(), model.encoder.state_dict()
-    if _shapes(student) != _shapes(given):
-        raise UserError(f"init: {where} does not fit this recipe: {told or 'other weights'}")
-    if told:
-        log.warning("init: %s was trained by other settings: %s", where, told)
-    objective.student.load_state_dict(given)
+    fit(where, model, objective.student, recipe)
+    student = objective.student.state_dict()
     fresh = []
     for name, tensor in objective.state_dict().items():
         found = model.pretraining.get(name)
@@ -45,6 +41,17 @@ def start_from(where: str, objective: Objective, recipe: Recipe) -> str:
     begun = {"teacher": "the teacher begins as a copy of the student"}
     parts = [begun.get(part, f"the {part} is new") for part in dict.fromkeys(fresh)]
     return f"init: the student of {where}; {' and '.join(parts) or 'teacher and head go on as they were'}"
+
+
+def fit(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:
+    """Put the encoder of `model`, which comes from `where`, into `student`. Raises UserError when it does not fit."""
+    told = "; ".join(f"{key} is {here!r} here and {there!r} there" for key, there, here in differences(model, recipe))
+    given = model.encoder.state_dict()
+    if _shapes(student.state_dict()) != _shapes(given):
+        raise UserError(f"init: {where} does not fit this recipe: {told or 'other weights'}")
+    if told:
+        log.warning("init: %s was trained by other settings: %s", where, told)
+    student.load_state_dict(given)
 
 
 def tokenizer_of(where: str) -> str | None:

@@ -1,6 +1,7 @@
 """One optimizer step, over however many micro-batches and processes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 
 from data2vec.modalities.base import Batch
 from data2vec.nn.transformer import Transformer
-from data2vec.objective import Objective
 from data2vec.train import optimizer
 from data2vec.train.distributed import Process
 from data2vec.train.engine import prepare
@@ -32,7 +32,7 @@ class Measured:
 class Step:
     """Does optimizer steps on an objective."""
 
-    def __init__(self, objective: Objective, settings: TrainSettings, here: Process):
+    def __init__(self, objective: Any, settings: TrainSettings, here: Process):
         self.objective, self.settings, self.here = objective, settings, here
         self.forward = prepare(objective, settings, here)
         self.optimizer = optimizer.build(objective, settings)
@@ -48,8 +48,10 @@ class Step:
         for part in self.objective.modules():
             if isinstance(part, Transformer):
                 part.chance.manual_seed(draw(self.settings.seed, step))
+        self.objective.before_step(step)
         optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(self.settings, step))
-        counts = torch.tensor([[len(batch["masked"]), len(batch["input"])] for batch in micro_batches]).sum(0)
+        # Of labelled batches every input is predicted once.
+        counts = torch.tensor([[len(b["input" if "labels" in b else "masked"]), len(b["input"])] for b in micro_batches]).sum(0)
         counts = self.here.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.here.world / counts[0]

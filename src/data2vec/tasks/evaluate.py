@@ -1,0 +1,130 @@
+"""What a fine-tuned model is worth on labelled data."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data2vec import recipe as recipes
+from data2vec.data.loader import start_worker
+from data2vec.errors import BadExample, UserError
+from data2vec.interop.load import load
+from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.model import Model
+from data2vec.nn.encoder import Encoder
+from data2vec.nn.heads import CTC, ClassifierSettings, Head
+from data2vec.tasks import metrics
+from data2vec.tasks.alphabet import Alphabet
+from data2vec.tasks.decoding import greedy
+from data2vec.tasks.error_rates import error_rates
+from data2vec.tasks.pooled import Here
+from data2vec.tasks.targets import Targets, encode_labels, read_labels
+
+
+@dataclass(frozen=True)
+class Held:
+    """Labelled examples to measure on."""
+
+    examples: Examples
+    indices: np.ndarray
+    """(n,) which of them have a label that can be used."""
+    labels: Sequence[Any]
+    """(n,) as `Targets.encode` gives them; for recognition, the transcripts themselves."""
+    left_out: int
+    """How many have none."""
+
+
+def open_held(modality: Modality, where: str, targets: Targets, label: str, name: str = "data.valid") -> Held:
+    """Labelled data to measure on. Raises UserError when there is none, or none that can be used."""
+    try:
+        examples = modality.labelled(modality.rows(where))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    values = read_labels(examples, label, where)
+    if targets.head.name == "ctc":  # characters that the model cannot write are errors, and no reason to leave a clip out
+        kept = [index for index, value in enumerate(values) if value is not None]
+        return Held(examples, np.array(kept), [str(values[index]) for index in kept], len(values) - len(kept))
+    indices, labels = encode_labels(values, targets, where)
+    return Held(examples, indices, labels, len(values) - len(indices))
+
+
+@torch.inference_mode()
+def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here) -> Iterator[tuple[int, Tensor]]:
+    """(place among the held examples, logits (V,) or (T, V)) of each that can be read, this process's share of them.
+
+    Examples of like length share a batch; padding reaches nothing."""
+    from tqdm import tqdm
+
+    costs = held.examples.costs[held.indices]
+    groups = list(_batches(costs, modality.data.micro_batch))[here.rank :: here.world]
+    loader: Any = DataLoader(
+        _Loaded(modality, held),
+        batch_size=None,
+        sampler=groups,
+        num_workers=modality.data.workers,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),
+    )
+    for places, batch in tqdm(loader, "validation", len(groups), unit="batch", leave=False, disable=True if here.rank else None):
+        if not len(places):
+            continue
+        x, padding = encoder({key: value.to(here.device) for key, value in batch.items()})
+        logits = head(x, padding).float().cpu()
+        lengths = [None] * len(places) if padding is None else (~padding).sum(1).tolist()
+        for place, each, length in zip(places, logits, lengths, strict=True):
+            yield int(place), each if each.ndim == 1 else each[:length]
+
+
+def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, divide: float = 1.0) -> dict[str, float]:
+    """The measures of the head's task, over all processes."""
+    found = here.gather(list(_told(encoder, head, modality, held, here)))
+    if not found:
+        raise UserError("none of the examples to validate on can be read")
+    found.sort(key=lambda item: item[0])
+    labels = [held.labels[place] for place, _ in found]
+    if isinstance(head, CTC):
+        rates = error_rates([said for _, said in found], labels)
+        return {"wer": rates.wer, "cer": rates.cer}
+    settings: ClassifierSettings = head.settings
+    logits = np.stack([said for _, said in found])
+    if settings.problem == "multi_label_classification":
+        hot = np.zeros(logits.shape, np.int64)
+        for row, numbers in zip(hot, labels, strict=True):
+            row[numbers] = 1
+        return metrics.OF_PROBLEM[settings.problem](logits, hot)
+    return metrics.OF_PROBLEM[settings.problem](logits * divide, np.array(labels))
+
+
+def _told(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here) -> Iterator[tuple[int, Any]]:
+    alphabet = Alphabet(head.settings.labels) if isinstance(head, CTC) else None
+    for place, logits in outputs(encoder, head, modality, held, here):
+        yield place, logits.numpy() if alphabet is None else greedy(logits[None], torch.tensor([len(logits)]), alphabet)[0].text
+
+
+def _batches(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
+    from data2vec.tasks.pooled import _batches as batches
+
+    return batches(costs, micro_batch)
+
+
+class _Loaded(Dataset[Any]):
+    """In the worker: the batch of some places, without those that cannot be read."""
+
+    def __init__(self, modality: Modality, held: Held):
+        self.modality, self.held = modality, held
+
+    def __getitem__(self, places: np.ndarray) -> tuple[list[int], Batch]:
+        kept, items = [], []
+        for place in places:
+            try:
+                items.append(self.held.examples.load(int(self.held.indices[place]), None, None))
+                kept.append(int(place))
+            except BadExample:
+                continue
+        return kept, self.modality.collate(items) if items else {}

@@ -1,0 +1,168 @@
+"""Fine-tuning: the training loop on labelled data, from a model, keeping the best one by its validation."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data2vec import model as models
+from data2vec import recipe as recipes
+from data2vec.data.loader import Loader
+from data2vec.errors import UserError
+from data2vec.interop.load import load
+from data2vec.modalities.base import Modality
+from data2vec.model import Model
+from data2vec.nn import encoder as encoders
+from data2vec.nn import heads
+from data2vec.objective import health
+from data2vec.objective.verdict import Verdict, verdict
+from data2vec.recipe import Recipe
+from data2vec.tasks.batches import Chosen, LabelledBatches
+from data2vec.tasks.evaluate import measure, open_held
+from data2vec.tasks.metrics import better
+from data2vec.tasks.settings import SupervisedSettings
+from data2vec.tasks.supervised import Supervised
+from data2vec.tasks.targets import encode_labels, read_labels, targets_of
+from data2vec.train.engine import all_weights
+from data2vec.train.folder import Run
+from data2vec.train.loop import Training, run_in
+from data2vec.train.start import fit
+
+
+def finetune(
+    recipe: str | Path | Recipe,
+    model: str | Path | None = None,
+    data: str | None = None,
+    valid: str | None = None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Run:
+    """Fine-tune a model on labelled data, and write the best one with all that happened into a run folder.
+
+    `recipe`: a shipped name such as "speech/ctc-10h", a YAML file, or a Recipe; its encoder is the model's, but for what the
+    recipe itself says of it, such as dropout. `model`: anything that `data2vec.load` opens; none: an encoder with fresh
+    weights, of the recipe's own shape. `data` and `valid`: labelled data, in place of the recipe's `data.train` and
+    `data.valid`. The rest is as in `data2vec.pretrain`.
+
+    Raises UserError for a mistake in what was given, RunStopped when the run ends before its last step."""
+    place = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
+    resolved = _resolve(recipe, model, data, valid, overrides)
+    return run_in(place, resolved, resume, Finetuning)
+
+
+class Finetuning(Training):
+    """A run that learns from labels."""
+
+    def _open(self, modality: Modality) -> Loader:
+        recipe, here = self.recipe, self.here
+        self.given: Model | None = None if recipe.init is None else load(recipe.init)
+        where, task = str(recipe.data.train), recipe.objective
+        examples = modality.labelled(modality.rows(where))
+        values = read_labels(examples, task.label, where)
+        known = None if self.given is None or self.given.head is None else self.given.head.settings
+        self.targets = targets_of([value for value in values if value is not None], task, known)  # type: ignore[arg-type]
+        indices, labels = encode_labels(values, self.targets, where)
+        batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)  # type: ignore[arg-type]
+        pin = here.device.type == "cuda"
+        return Loader(modality, None, [], self.settings.seed, here.rank, here.world, pin, batches=batches)
+
+    def _build(self, modality: Modality) -> Supervised:
+        encoder = encoders.build(modality, self.recipe.encoder)
+        head = heads.build(self.targets.head, self.recipe.encoder.width)
+        return Supervised(encoder, head, self.recipe.objective)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _start(self) -> str | None:
+        if self.given is None:
+            return "init: none, every weight is fresh"
+        fit(str(self.recipe.init), self.given, self.objective.student, self.recipe)
+        same = self.given.head is not None and self.given.head.settings == self.targets.head
+        if same and self.given.head is not None:
+            self.objective.head.load_state_dict(self.given.head.state_dict())
+        return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
+
+    def _probe(self) -> tuple[Any, int]:
+        task, valid = self.recipe.objective, self.recipe.data.valid
+        assert isinstance(task, SupervisedSettings)
+        if valid is None:
+            return None, task.every
+        recipe = recipes.load(self.recipe, {"data.streaming": False})
+        modality = recipe.build_modality()
+        held = open_held(modality, valid, self.targets, task.label)
+        copy = models.blank(recipe, self.targets.head)
+        models.keep_apart(copy.encoder)
+        divide = getattr(task, "divide", 1.0)
+
+        def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
+            for part, prefix in ((copy.encoder, "student."), (copy.head, "head.")):
+                assert part is not None
+                part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+                part.to(self.here.device)
+            assert copy.head is not None
+            scores = measure(copy.encoder, copy.head, modality, held, self.here, divide)
+            return {f"valid_{name}": value for name, value in scores.items()}
+
+        return validate, task.every
+
+    def _measure(self, probe: Any) -> dict[str, Any]:
+        """Validate, and write the model where it is the best one so far."""
+        scores = probe(all_weights(self.objective))
+        metric = self.recipe.objective.metric  # type: ignore[union-attr]
+        if f"valid_{metric}" not in scores:
+            raise UserError(f"objective.metric: {metric!r} is not measured here, only {', '.join(k[6:] for k in scores)}")
+        value, best = scores[f"valid_{metric}"], self.noted.get("best")
+        if best is None or better(metric, value, best["value"]):
+            self.noted["best"] = {"step": self.step, "metric": metric, "value": value}
+            self._write_model()
+        return scores
+
+    def _save_model(self) -> None:
+        """The best one was written when it was met; without validation it is the last one."""
+        if "best" not in self.noted:
+            self._write_model()
+
+    def _write_model(self) -> None:
+        weights = all_weights(self.objective)
+        model = models.blank(self.recipe, self.targets.head)
+        assert model.head is not None
+        for part, prefix in ((model.encoder, "student."), (model.head, "head.")):
+            part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        if self.given is not None:
+            model = replace(model, source=self.given.source, license=self.given.license)
+        self.here.on_first(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+
+    def _collapsed(self, line: dict[str, Any]) -> str | None:
+        return None if health.finite(line) else "the loss, or the norm of the gradients, is no number any more"
+
+    def _verdict(self) -> Verdict:
+        return verdict(self.run.metrics, self.recipe.flat())
+
+
+def _resolve(
+    recipe: str | Path | Recipe, model: Any, data: str | None, valid: str | None, overrides: Iterable[str] | Mapping[str, Any]
+) -> Recipe:
+    """The recipe of this run, complete: the model's encoder beneath it, and the places of data absolute."""
+    given = None if model is None else load(model)
+    beneath: dict[str, Any] = {}
+    if given is not None:
+        beneath = {part: getattr(given.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
+        if (tokenizer := getattr(given.modality.data, "tokenizer", None)) is not None:
+            beneath["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
+    first = recipes.load(recipe)
+    if not isinstance(first.objective, SupervisedSettings):
+        raise UserError(f"{recipe}: is a recipe of pre-training, not of fine-tuning; 'data2vec recipes' lists both")
+    kinds = [each.modality.name for each in (first, *([] if given is None else [given.recipe]))]  # type: ignore[attr-defined]
+    if len(set(kinds)) > 1:
+        raise UserError(f"--model {model}: is a model of {kinds[1]}, but {recipe} is for {kinds[0]}")
+    resolved = recipes.load(recipe, overrides, beneath)
+    places = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
+    if places["data.train"] is None:
+        raise UserError("data.train: where is the labelled training data? data.train=FOLDER")
+    if model is not None:
+        places["init"] = str(model)
+    found = {key: str(Path(place).resolve()) if Path(place).exists() else place for key, place in places.items() if place}
+    return recipes.load(resolved, found)
