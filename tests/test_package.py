@@ -25,8 +25,8 @@ ALLOWED = {
     "interop": {"recipe", "objective", "modalities", "nn", "data", "model", "card"},
     "card": set(),
     "model": {"card", "recipe", "modalities", "nn"},
-    "report": {"recipe", "objective", "modalities", "nn", "data", "model", "train.folder", "train.checkpoint", "train.machine"},
-    "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks.online", "report.page"},
+    "report": {"recipe", "objective", "modalities", "nn", "data", "model", "train.folder", "train.checkpoint", "train.machine", "tasks.verdict", "tasks.settings"},
+    "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks", "report.page"},
     "tasks": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load"},
 }
 

@@ -47,6 +47,33 @@ what RUN holds:
 
 settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
 """
+FINETUNE = """\
+examples:
+  data2vec finetune speech/ctc-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/
+  data2vec finetune vision/classify-v2-base --model runs/photos --out cls data.train=train/ data.valid=valid/
+  data2vec finetune text/glue-v1-rte --model nlp_base.pt --out rte data.train=train.tsv data.valid=dev.tsv
+  data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from fresh weights, to compare
+  data2vec finetune text/glue-v1-cola --model M --out grid --sweep train.lr=1e-5,2e-5 --seeds 5 data.train=…
+
+RUN/model is the best model by its validation. Data is a folder of class folders, one with metadata.csv, tsv, parquet, or a
+hub data set; objective.label names the column.
+
+settings, each given as key=value over what the recipe says; those of pretrain (see its --help), and:
+"""
+EVALUATE = """\
+examples:
+  data2vec evaluate RUN                                    on the data.valid of its recipe
+  data2vec evaluate MODEL data.valid=test/
+  data2vec evaluate RUN decode.lm=3gram.arpa decode.beam=1500 --search     by beam search; weights searched on data.valid
+
+settings, each given as key=value:
+"""
+TRANSCRIBE = """\
+examples:
+  data2vec transcribe asr/ call.flac
+  data2vec transcribe asr/ *.wav --words --json out.jsonl
+  data2vec transcribe asr/ lecture.mp3 decode.lm=3gram.arpa
+"""
 PROBE = """\
 examples:
   data2vec probe RUN --data labelled/                      a folder for each class; a fifth is held out
@@ -132,6 +159,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--resume", action="store_true", help="go on after the newest whole checkpoint of RUN")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
+    verb = _verb(verbs, "finetune", _finetune, "fine-tune a model on labelled data", FINETUNE, _settings_of_finetune)
+    verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe (see 'data2vec recipes'), or a YAML file")
+    verb.add_argument("--model", metavar="MODEL", help="what to start from (default: fresh weights)")
+    verb.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/ and the recipe's name)")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
+
+    verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", EVALUATE)
+    verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned run or model")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
+
     verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", PROBE, _settings_of_probe)
     verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
@@ -208,6 +246,24 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         print(f"next: data2vec probe {run.folder} --data LABELLED")
 
 
+def _finetune(arguments: argparse.Namespace) -> None:
+    from data2vec.train.finetune import finetune
+
+    a = arguments
+    run = finetune(a.recipe, a.model, overrides=a.overrides, out=a.out, resume=a.resume)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"fine-tuned: {run.model}")
+        if run.report.exists():
+            print(f"how it went: {run.report}")
+        print(f"next: data2vec evaluate {run.folder}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from data2vec.tasks.evaluate import evaluate
+
+    print(evaluate(arguments.model, overrides=arguments.overrides))
+
+
 def _probe(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.probe import probe
 
@@ -278,6 +334,15 @@ def _settings_of_pretrain() -> Iterator[str]:
             title = f"{name}: {section.description}" if not told else f"{name} ({kind.model_fields['name'].default})"
             told.update(key for key, _ in settings)
             yield from _section(title, settings)
+
+
+def _settings_of_finetune() -> Iterator[str]:
+    from data2vec import recipe
+    from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
+
+    for kind in (RecognitionSettings, ClassificationSettings):
+        title = f"objective ({kind.model_fields['name'].default}): {(kind.__doc__ or '').strip()}"
+        yield from _section(title, recipe.settings(kind, "objective."))
 
 
 def _settings_of_probe() -> Iterator[str]:

@@ -206,6 +206,13 @@ def blank(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) 
     return Model(encoder, modality, recipe, on_top)
 
 
+def keep_apart(encoder: Encoder) -> Encoder:
+    """From now on padding reaches nothing in this encoder: what it makes of an input does not depend on the batch."""
+    if hasattr(encoder.positions, "padding"):
+        encoder.positions.padding = "each"
+    return encoder
+
+
 def _fill(part: nn.Module, weights: Path) -> None:
     try:
         load_model(part, weights)

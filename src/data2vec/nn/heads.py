@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data2vec.settings import Settings
 
@@ -30,8 +31,9 @@ class ClassifierSettings(Settings):
     """What each logit stands for; for a regression, the name of the number."""
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
     """As transformers calls them."""
-    pool: Literal["mean", "first"] = "mean"
-    """The vector of an input: the mean over its positions, extra tokens not among them; or the first position's."""
+    pool: Literal["mean", "first", "linear-softmax"] = "mean"
+    """The vector of an input: the mean over its positions, extra tokens not among them; or the first position's. With
+    linear-softmax every position has logits of its own, and confident ones count for more (AudioSet)."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on that vector; without one, there is none (BEiT: fc_norm)."""
     inner: Literal["linear", "tanh"] | None = None
@@ -72,9 +74,10 @@ class Classifier(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        pooled = x[:, 0] if self.settings.pool == "first" else mean(x, padding)
-        y = self.inner(self.norm(pooled))
-        return self.out(y.tanh() if self.settings.inner == "tanh" else y)
+        pool = self.settings.pool
+        y = self.inner(self.norm(x if pool == "linear-softmax" else x[:, 0] if pool == "first" else mean(x, padding)))
+        logits = self.out(y.tanh() if self.settings.inner == "tanh" else y)
+        return linear_softmax(logits, padding) if pool == "linear-softmax" else logits
 
 
 Head = CTC | Classifier
@@ -91,3 +94,12 @@ def mean(x: Tensor, padding: Tensor | None = None) -> Tensor:
         return x.mean(-2)
     there = ~padding[..., None]
     return torch.where(there, x, 0).sum(-2) / there.sum(-2).clamp(min=1)
+
+
+def linear_softmax(logits: Tensor, padding: Tensor | None = None) -> Tensor:
+    """Logits (B, V) of logits at positions (B, T, V): of the probability Σp² / Σp over the positions that are there."""
+    p = F.logsigmoid(logits.float())
+    if padding is not None:
+        p = p.masked_fill(padding[..., None], float("-inf"))
+    pooled = (2 * p).logsumexp(-2) - p.logsumexp(-2)  # log of a probability
+    return pooled - torch.log1p(-pooled.exp().clamp(max=1 - 1e-6))

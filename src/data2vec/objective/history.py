@@ -19,7 +19,9 @@ class History:
         self.recipe, self.last = recipe, lines[-1]
         self.lines = [line for line in lines if finite(line)]
         self.step: int = self.last["step"]
-        self.limits = HealthSettings(**{key: recipe[f"objective.health.{key}"] for key in HealthSettings.model_fields})
+        self.limits = HealthSettings(
+            **{key: recipe[name] for key in HealthSettings.model_fields if (name := f"objective.health.{key}") in recipe}
+        )
 
     def values(self, name: str) -> list[float]:
         """A figure at every step: inf where it was no number, nan where it is missing, so that nothing follows of it."""

@@ -188,7 +188,8 @@ def unreadable(run: History) -> Finding | None:
     )
 
 
-SIGNS: tuple[Callable[[History], Finding | None], ...] = (
+Sign = Callable[[History], Finding | None]
+SIGNS: tuple[Sign, ...] = (
     *(stopped, constant, shrinking, placed, dead, narrow, frozen, leaping),
     *(chasing, standing, jumping, rising, idle, waiting, unreadable),
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data2vec.objective.history import History
-from data2vec.objective.signs import SIGNS, Finding, stopped
+from data2vec.objective.signs import SIGNS, Finding, Sign, stopped
 
 __all__ = ["Finding", "Verdict", "verdict"]
 
@@ -26,15 +26,16 @@ class Verdict:
         return "\n  ".join([*parts, self.note] if self.note else parts)
 
 
-def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Verdict:
+def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], signs: Sequence[Sign] = SIGNS) -> Verdict:
     """Judge a run by its logged steps so far: lines of metrics.jsonl, oldest first (`Run.metrics`).
 
-    `recipe`: its settings as plain values by dotted key (`Recipe.flat()`), by which causes are named."""
+    `recipe`: its settings as plain values by dotted key (`Recipe.flat()`), by which causes are named. `signs`: what to look
+    for, by default all that pre-training has."""
     if not metrics:
         return Verdict("healthy", note="nothing is logged yet")
     run = History(metrics, recipe)
     found: dict[tuple[str, str], Finding] = {}
-    for finding in filter(None, (sign(run) for sign in SIGNS if run.lines or sign is stopped)):
+    for finding in filter(None, (sign(run) for sign in signs if run.lines or sign is stopped)):
         key = finding.cause, finding.mend
         if (same := found.get(key)) is not None:
             worst = same if same.level == "collapsed" else finding
@@ -53,4 +54,5 @@ def course(run: History) -> str:
             f"targets got richer (target_std {low['target_std']:.3g} to {run.recent('target_std'):.3g}, target_rank "
             f"{low['target_rank']:.3g} to {run.recent('target_rank'):.3g}), so that there is more to predict"
         )
-    return f"{run.path('loss')}; the targets keep their spread ({run.path('target_std')})"
+    spread = f"; the targets keep their spread ({run.path('target_std')})" if "target_std" in run.lines[-1] else ""
+    return f"{run.path('loss')}{spread}"

@@ -54,7 +54,19 @@ PROBES = {
     "probe_linear_untrained": ("linear, untrained", GREEN),
     "probe_knn_untrained": ("kNN, untrained", YELLOW),
 }
+ERRORS = {"valid_wer": ("words", BLUE), "valid_cer": ("characters", RED)}
+SCORES = {
+    "valid_accuracy": ("accuracy", BLUE),
+    "valid_top5": ("top 5", GREY),
+    "valid_matthews": ("Matthews' correlation", GREEN),
+    "valid_f1": ("F1", YELLOW),
+    "valid_map": ("mean average precision", BLUE),
+    "valid_pearson": ("Pearson", BLUE),
+    "valid_spearman": ("Spearman", RED),
+}
 PANELS = (
+    Panel("Error rate", "validation", ERRORS, "Of words and characters; the model of the best is kept.", dots=True, percent=True),
+    Panel("Scores", "validation", SCORES, "On the validation data; the model of the best is kept.", dots=True),
     LOSS,
     STD,
     RANK,

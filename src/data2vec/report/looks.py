@@ -18,6 +18,7 @@ from data2vec.objective import Objective
 from data2vec.recipe import Recipe
 from data2vec.report import inside, pictures
 from data2vec.report.inside import Sample
+from data2vec.tasks.settings import SupervisedSettings
 from data2vec.train import checkpoint
 
 MASKS = 8
@@ -35,6 +36,8 @@ class Look:
 
 def looks(run: Path, recipe: Recipe) -> tuple[list[Look], str]:
     """The pictures that the run folder and the training data allow, and why the others are missing, if some are."""
+    if isinstance(recipe.objective, SupervisedSettings):
+        return [], ""
     modality = recipe.build_modality()
     try:
         sample = inside.sample(modality, str(recipe.data.train))

@@ -13,7 +13,7 @@ from typing import Any
 
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.objective.verdict import verdict
+from data2vec.tasks.verdict import judge
 from data2vec.recipe import Recipe
 from data2vec.report import curves, figure
 from data2vec.report.looks import Look, looks
@@ -75,7 +75,7 @@ def at_end(run: Path, recipe: Recipe) -> None:
 def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step has been logged yet.</p></section>'
-    found, last = verdict(metrics, recipe.flat()), starts[-1] if starts else {}
+    found, last = judge(metrics, recipe), starts[-1] if starts else {}
     # What ends a run may never have been logged: a loss that is no number is not.
     state = "collapsed" if last.get("unhealthy") else found.state
     signs = "".join(

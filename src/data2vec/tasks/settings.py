@@ -68,8 +68,9 @@ class ClassificationSettings(SupervisedSettings):
     """The task: one answer an input."""
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
     """One class; or any number of them (several labels in a column are separated by | or ,); or a number."""
-    pool: Literal["mean", "first"] = "mean"
-    """The vector of an input: the mean over its positions; or the first position's (text)."""
+    pool: Literal["mean", "first", "linear-softmax"] = "mean"
+    """The vector of an input: the mean over its positions; or the first position's (text). With linear-softmax every position
+    has logits of its own, and confident ones count for more (AudioSet)."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on it; without one, there is none."""
     inner: Literal["linear", "tanh"] | None = None

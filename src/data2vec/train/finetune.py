@@ -18,13 +18,14 @@ from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
 from data2vec.objective import health
-from data2vec.objective.verdict import Verdict, verdict
+from data2vec.objective.verdict import Verdict
 from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
 from data2vec.tasks.evaluate import measure, open_held
 from data2vec.tasks.metrics import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
+from data2vec.tasks.verdict import judge
 from data2vec.tasks.targets import encode_labels, read_labels, targets_of
 from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
@@ -139,7 +140,7 @@ class Finetuning(Training):
         return None if health.finite(line) else "the loss, or the norm of the gradients, is no number any more"
 
     def _verdict(self) -> Verdict:
-        return verdict(self.run.metrics, self.recipe.flat())
+        return judge(self.run.metrics, self.recipe)
 
 
 def _resolve(

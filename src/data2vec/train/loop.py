@@ -225,7 +225,7 @@ class Training:
             "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
             "loss": loss / float(measured.counts[0]),
             "lr": learning_rate(self.settings, self.step),
-            "ema_decay": self.objective.ema_decay(self.step),
+            **({"ema_decay": decay} if (decay := self.objective.ema_decay(self.step)) is not None else {}),
             **({} if skipped else {"grad_norm": grad_norm}),
             **scaling,
             **{name: value / here.world for name, value in zip(measured.stats, stats, strict=True)},

@@ -1,0 +1,52 @@
+"""The verdict on a run of either kind, pre-training or fine-tuning."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data2vec.objective import signs
+from data2vec.objective.history import History
+from data2vec.objective.signs import Finding
+from data2vec.objective.verdict import Verdict, verdict
+from data2vec.recipe import Recipe
+from data2vec.tasks.metrics import better
+from data2vec.tasks.settings import SupervisedSettings
+
+
+def judge(metrics: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
+    """Judge a run by its logged steps so far."""
+    if not isinstance(recipe.objective, SupervisedSettings):
+        return verdict(metrics, recipe.flat())
+    return verdict(metrics, recipe.flat(), (signs.stopped, signs.leaping, worse, chance, signs.waiting, signs.unreadable))
+
+
+def worse(run: History) -> Finding | None:
+    """A validation that was better before."""
+    metric = run.recipe["objective.metric"]
+    seen = [(line[name], line["step"]) for line in run.lines if (name := f"valid_{metric}") in line]
+    if len(seen) < 3:
+        return None
+    best = seen[0]
+    for one in seen:
+        best = one if better(metric, one[0], best[0]) else best
+    last, gap = seen[-1], abs(seen[-1][0] - best[0])
+    if gap < 0.1 * abs(best[0]) or gap < 0.01 or last[1] < 1.5 * best[1]:
+        return None
+    return Finding(
+        "watch",
+        f"validation gets worse ({metric} {best[0]:.3g} at step {best[1]}, {last[0]:.3g} at step {last[1]}); the best model is kept",
+        "it learns the training data by heart",
+        f"train.steps={best[1]}, more labels, or more augmentation, masking or dropout",
+    )
+
+
+def chance(run: History) -> Finding | None:
+    """Nothing learnt of the labels."""
+    values = [line["valid_wer"] for line in run.lines if "valid_wer" in line]
+    if run.step < run.recipe["train.steps"] / 2 or not values or min(values) < 0.99:
+        return None
+    return Finding(
+        "watch",
+        f"no word has been recognised yet (word error rate {values[-1]:.0%} at step {run.step})",
+        "too few steps since the encoder began to learn, or too low a learning rate; blanks come first in CTC",
+        "more train.steps, a higher train.lr, or a shorter objective.freeze_steps",
+    )
