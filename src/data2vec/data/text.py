@@ -53,6 +53,8 @@ class TextData(DataSettings):
     """Tokens of an example, <s> at its start included (fairseq: tokens_per_sample)."""
     tokenizer: str | None = None
     """A folder with tokenizer.json, or with vocab.json and merges.txt; none: one is trained on the training data."""
+    second: str | None = None
+    """Of labelled pairs of texts: the column of the second one."""
     batch_size: Annotated[int, Field(gt=0)] = 256
     """The global batch in blocks."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 16
@@ -123,20 +125,30 @@ class TextExamples:
 
 
 class TextRows:
-    """Labelled texts: each row is <s> text </s>, cut to block_size. For evaluation, so a tokenizer must be given."""
+    """Labelled texts: each row is <s> text </s>, or <s> text </s> </s> second text </s>, cut to block_size; of a pair the
+    longer one is cut first. A tokenizer must be given."""
 
     def __init__(self, rows: Any, settings: TextData, vocab_size: int, tokenizer: Any = None):
         if tokenizer is None and settings.tokenizer is None:
             raise UserError("data.tokenizer: name the folder of the tokenizer that the model was trained with")
-        self.rows, self.block = rows, settings.block_size
+        self.rows, self.block, self.second = rows, settings.block_size, settings.second
+        known = rows[0] if isinstance(rows, list) else rows.features
+        if self.second is not None and self.second not in known:
+            raise UserError(f"data.second: there is no column {self.second!r} in the data, only {', '.join(known)}")
         self.tokenizer = tokenizer or tokenizer_for(rows, settings, vocab_size)
         self.costs = np.ones(len(rows))
 
     def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
         """(T,) int64, T ≤ block_size."""
-        text = "".join(pieces(self.rows[int(index)]))
-        ids = encode(self.tokenizer, [text])[0][: self.block - 2]
-        return torch.tensor([START, *ids, END])
+        row = self.rows[int(index)]
+        first = encode(self.tokenizer, ["".join(pieces(row))])[0]
+        if self.second is None:
+            return torch.tensor([START, *first[: self.block - 2], END])
+        other = encode(self.tokenizer, [str(row[self.second])])[0]
+        room = self.block - 4
+        keep = max(room - len(other), min(len(first), (room + 1) // 2))
+        first = first[:keep]
+        return torch.tensor([START, *first, END, END, *other[: room - len(first)], END])
 
     def label(self, index: int, column: str) -> Any:
         return label(self.rows, int(index), column)

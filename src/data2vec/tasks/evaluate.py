@@ -16,15 +16,18 @@ from data2vec.data.loader import start_worker
 from data2vec.errors import BadExample, UserError
 from data2vec.interop.load import load
 from data2vec.modalities.base import Batch, Examples, Modality
-from data2vec.model import Model
+from data2vec.model import Model, keep_apart
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import CTC, ClassifierSettings, Head
 from data2vec.tasks import metrics
 from data2vec.tasks.alphabet import Alphabet
 from data2vec.tasks.decoding import greedy
 from data2vec.tasks.error_rates import error_rates
-from data2vec.tasks.pooled import Here
-from data2vec.tasks.targets import Targets, encode_labels, read_labels
+from data2vec.recipe import Recipe
+from data2vec.tasks.pooled import Alone, Here
+from data2vec.tasks.probe import device
+from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings, SupervisedSettings
+from data2vec.tasks.targets import Targets, encode_labels, read_labels, targets_of_head
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,10 @@ def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
             yield int(place), each if each.ndim == 1 else each[:length]
 
 
-def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, divide: float = 1.0) -> dict[str, float]:
-    """The measures of the head's task, over all processes."""
+def measure(
+    encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, divide: float = 1.0
+) -> tuple[dict[str, float], int]:
+    """The measures of the head's task over all processes, and on how many examples: those that could be read."""
     found = here.gather(list(_told(encoder, head, modality, held, here)))
     if not found:
         raise UserError("none of the examples to validate on can be read")
@@ -90,15 +95,15 @@ def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
     labels = [held.labels[place] for place, _ in found]
     if isinstance(head, CTC):
         rates = error_rates([said for _, said in found], labels)
-        return {"wer": rates.wer, "cer": rates.cer}
+        return {"wer": rates.wer, "cer": rates.cer}, len(found)
     settings: ClassifierSettings = head.settings
     logits = np.stack([said for _, said in found])
     if settings.problem == "multi_label_classification":
         hot = np.zeros(logits.shape, np.int64)
         for row, numbers in zip(hot, labels, strict=True):
             row[numbers] = 1
-        return metrics.OF_PROBLEM[settings.problem](logits, hot)
-    return metrics.OF_PROBLEM[settings.problem](logits * divide, np.array(labels))
+        return metrics.OF_PROBLEM[settings.problem](logits, hot), len(found)
+    return metrics.OF_PROBLEM[settings.problem](logits * divide, np.array(labels)), len(found)
 
 
 def _told(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here) -> Iterator[tuple[int, Any]]:
@@ -128,3 +133,65 @@ class _Loaded(Dataset[Any]):
             except BadExample:
                 continue
         return kept, self.modality.collate(items) if items else {}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured."""
+
+    scores: dict[str, float]
+    """By name: error rates, accuracies and correlations as shares of 1."""
+    examples: int
+    """On how many examples."""
+    left_out: int
+    """How many more had no label that could be used, or could not be read."""
+
+    def __str__(self) -> str:
+        rows = [f"{name:<18}{value:>8.4g}" if "error" in name else f"{name:<18}{value:>8.2%}" for name, value in self.scores.items()]
+        left = f"; {self.left_out} more are left out" if self.left_out else ""
+        return "\n".join([*rows, f"on {self.examples} examples{left}"])
+
+
+def evaluate(
+    model: str | Path | Model,
+    data: str | None = None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    out: str | Path | None = None,
+) -> Evaluation:
+    """Measure a fine-tuned model on labelled data.
+
+    `model`: a run, or anything that `data2vec.load` opens and that has a head. `data`: labelled data, in place of the
+    recipe's `data.valid`. `overrides`: of the recipe, such as {"objective.label": "text"}. The result is also written to
+    `out`, by default evaluation.json in the model's folder, when that was given.
+
+    Raises UserError when the model has no head, or there is no data, or none of it can be used."""
+    given = load(model)
+    if given.head is None:
+        raise UserError(f"{model}: has no head; fine-tune it first ('data2vec finetune'), or measure features by 'data2vec probe'")
+    recipe = recipes.load(_supervised(given), overrides)
+    recipe = recipes.load(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
+    if recipe.data.valid is None:
+        raise UserError("data.valid: where is the labelled data to measure on? data.valid=FOLDER")
+    modality, here = recipe.build_modality(), Alone(device(recipe.train.device))
+    task: Any = recipe.objective
+    held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
+    encoder, head = keep_apart(given.encoder).to(here.device), given.head.to(here.device)
+    scores, seen = measure(encoder, head, modality, held, here, getattr(task, "divide", 1.0))
+    found = Evaluation(scores, seen, held.left_out + len(held.indices) - seen)
+    if out is None and not isinstance(model, Model) and Path(model).is_dir():
+        out = Path(model) / "evaluation.json"
+    if out is not None:
+        Path(out).write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _supervised(model: Model) -> Recipe:
+    """The model's recipe, whose objective is the task of its head."""
+    if isinstance(model.recipe.objective, SupervisedSettings):
+        return model.recipe
+    assert model.head is not None
+    settings = model.head.settings
+    task: SupervisedSettings = RecognitionSettings()
+    if isinstance(settings, ClassifierSettings):
+        task = ClassificationSettings(problem=settings.problem)
+    return model.recipe.model_copy(update={"objective": task})

@@ -96,7 +96,7 @@ def probe(
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     fit, held = open_labelled(modality, settings, seed)
 
-    here = Alone(_device(recipe.train.device))
+    here = Alone(device(recipe.train.device))
     pair = [encoder.to(here.device).eval() for encoder in (model.encoder, untrained(recipe))]
     x, fit = pooled(pair, modality, fit, here)
     y, held = pooled(pair, modality, held, here)
@@ -121,5 +121,6 @@ def untrained(recipe: Recipe) -> Encoder:
         return encoders.build(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
 
 
-def _device(name: str) -> torch.device:
+def device(name: str) -> torch.device:
+    """What `train.device` means here."""
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

@@ -108,6 +108,13 @@ def targets_of(values: Sequence[Any], settings: RecognitionSettings | Classifica
     return Classes(sorted(names, key=_natural), settings)
 
 
+def targets_of_head(head: CTCSettings | ClassifierSettings, settings: Any) -> Targets:
+    """The targets that a head tells already. `settings`: of its task."""
+    if isinstance(head, CTCSettings):
+        return Transcripts(Alphabet(head.labels))
+    return Numbers(settings) if head.problem == "regression" else Classes(head.labels, settings)
+
+
 def read_labels(examples: Examples, column: str, where: str) -> list[Any]:
     """The value of `column` of every example, None where there is none. Raises UserError when no example has one."""
     try:

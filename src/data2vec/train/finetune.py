@@ -104,7 +104,7 @@ class Finetuning(Training):
                 part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
                 part.to(self.here.device)
             assert copy.head is not None
-            scores = measure(copy.encoder, copy.head, modality, held, self.here, divide)
+            scores, _ = measure(copy.encoder, copy.head, modality, held, self.here, divide)
             return {f"valid_{name}": value for name, value in scores.items()}
 
         return validate, task.every
