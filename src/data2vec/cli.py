@@ -164,6 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--model", metavar="MODEL", help="what to start from (default: fresh weights)")
     verb.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/ and the recipe's name)")
     verb.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sweep = "several values of a setting, each in a run of its own; may be given again for another setting"
+    verb.add_argument("--sweep", metavar="key=a,b,c", action="append", default=[], help=sweep)
+    verb.add_argument("--seeds", metavar="N", type=int, default=0, help="do it with seeds 1 to N: median and spread")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
 
     verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", EVALUATE)
@@ -248,8 +251,13 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _finetune(arguments: argparse.Namespace) -> None:
     from data2vec.train.finetune import finetune
+    from data2vec.train.sweep import sweep
 
     a = arguments
+    if a.sweep or a.seeds:
+        grid = {key: values.split(",") for key, _, values in (each.partition("=") for each in a.sweep)}
+        print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out))
+        return
     run = finetune(a.recipe, a.model, overrides=a.overrides, out=a.out, resume=a.resume)
     if os.environ.get("RANK", "0") == "0":
         print(f"fine-tuned: {run.model}")
