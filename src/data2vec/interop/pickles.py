@@ -108,13 +108,11 @@ class Machine:
                 case "BUILD":
                     state = stack.pop()
                     self._build(stack[-1], state)
-                case "STOP":
-                    return stack.pop()
-                case "PROTO" | "FRAME":
+                case "PROTO" | "FRAME" | "STOP":
                     pass
                 case _:
                     raise Refused(f"the pickle operation {name} {'' if argument is None else argument}".strip())
-        raise ValueError("it has no end")
+        return stack.pop()
 
     def _stored(self, identity: Any) -> Tensor:
         """The storage that torch.save calls ("storage", type, key, device, count) or, in its old format, (…, None)."""
