@@ -137,6 +137,7 @@ ODD: dict[str, tuple[bytes, str]] = {
     "tensor-subclass": (call("torch._tensor._rebuild_from_type_v2"), "torch._tensor._rebuild_from_type_v2"),
     "dotted-name": (name("collections.OrderedDict").replace(b"Dict", b"Dict.__init__.__globals__"), "__globals__"),
     "name-with-escapes": (b"cos\nsys\x1b[2Jtem\n", "os.sys\\x1b[2Jtem,"),
+    "name-with-a-backslash": (b"cos\nsys\\qtem\n", "os.sys\\\\qtem,"),
     "name-of-a-number": (number(1) + text("system") + b"\x93", "a name is not a string"),
     "obj-of-a-stand-in": (b"(" + name("argparse.Namespace") + b"o", "the pickle operation OBJ"),
     "newobj-ex-of-a-stand-in": (name("argparse.Namespace") + b")}\x92", "the pickle operation NEWOBJ_EX"),

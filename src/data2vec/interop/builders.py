@@ -29,9 +29,9 @@ STORAGES = {
     "torch.ComplexDoubleStorage": torch.complex128,
 }
 INERT_PACKAGES = {
-    *("argparse", "data2vec", "deepspeed", "enum", "examples", "fairseq", "fairseq_cli", "hydra", "omegaconf", "timm"),
-    *("typing", "utils"),
-}
+    "argparse", "data2vec", "deepspeed", "enum", "examples", "fairseq", "fairseq_cli", "hydra", "omegaconf", "timm", "typing",
+    "utils",
+}  # fmt: skip
 """Real files hold objects of these. fairseq imports its examples by their folder's name, which is also ours."""
 TYPES = ("bool", "bytes", "dict", "float", "int", "list", "long", "object", "set", "str", "tuple", "type", "unicode")
 INERT_NAMES = {

@@ -4,7 +4,9 @@ What a name in a pickle may make is in `builders`; other names of `builders.name
 
 import pickletools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from io import BytesIO
+from mmap import mmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +16,15 @@ from data2vec.interop.builders import BUILDERS, STORAGES, Refused, fill_array, k
 from data2vec.interop.inert import Inert
 
 LITERALS = {
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-}
+    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
+}  # fmt: skip
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set, "EMPTY_TUPLE": tuple}
 COUNTS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}
 """How many values an operation takes from the stack; others take all above the last mark."""
 MOST_OPERATIONS = 10_000_000
-"""The largest released models have some 100,000. One byte can make an object of a hundred."""
-
-
-class Source(Protocol):
-    """Bytes to read from."""
-
-    def read(self, n: int = ..., /) -> bytes: ...
-    def readline(self) -> bytes: ...
-    def tell(self) -> int: ...
+"""Files of weights have far fewer. Without a bound, each byte of a file could make an object of a hundred."""
 
 
 class Machine:
@@ -43,7 +37,7 @@ class Machine:
         self._storage, self._room = storage, limit
         self.storages: dict[str, Tensor] = {}
 
-    def read(self, source: Source) -> Any:
+    def read(self, source: BytesIO | mmap) -> Any:
         """The object of the pickle at the place of `source`, which is left behind the pickle.
 
         Raises Refused, or ValueError, TypeError, LookupError, OverflowError or RuntimeError for a damaged one."""

@@ -2,6 +2,7 @@
 
 import mmap
 import struct
+import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -34,7 +35,7 @@ def read(path: Path) -> Any:
     may contain themselves: see `plain`. Raises UserError for a file that is missing, damaged, of another kind, or that
     asks for anything else, which is named."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # pickletools warns of odd names
             start = file.read(512)
             if start.startswith(b"PK\3\4"):
                 return _zip(file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
