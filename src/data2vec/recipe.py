@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 from data2vec.errors import UserError
 from data2vec.modalities.base import DataSettings, Modality
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective import Data2Vec2Settings, Data2VecSettings
+from data2vec.objective import Data2Vec2Settings
+from data2vec.objective.data2vec import Data2VecSettings
 from data2vec.settings import Settings
 from data2vec.tasks.settings import ClassificationSettings, ProbeSettings, RecognitionSettings
 from data2vec.train.settings import LogSettings, TrainSettings

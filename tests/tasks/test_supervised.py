@@ -19,7 +19,11 @@ def model(settings: RecognitionSettings | ClassificationSettings, name: str = "s
     torch.manual_seed(0)
     recipe = recipes.load(name, SMALL)
     encoder = encoders.build(recipe.build_modality(), recipe.encoder)
-    head = CTCSettings(labels=("-", "a", "b")) if isinstance(settings, RecognitionSettings) else ClassifierSettings(labels=("a", "b"))
+    head = (
+        CTCSettings(labels=("-", "a", "b"))
+        if isinstance(settings, RecognitionSettings)
+        else ClassifierSettings(labels=("a", "b"))
+    )
     return Supervised(encoder, heads.build(head, 32), settings)
 
 
@@ -83,5 +87,5 @@ def test_what_is_hidden_reaches_nothing(fill: str) -> None:
 
 def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
     settings = RecognitionSettings.model_validate({"mask": SPANS})
-    with pytest.raises(UserError, match="objective.fill"):
+    with pytest.raises(UserError, match=r"objective\.fill"):
         model(settings, "speech/v2-tiny")

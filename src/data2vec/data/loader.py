@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 class Loader:
     """Endless steps of batches from `rows`: a `datasets.Dataset`, or an `IterableDataset` read in windows.
 
-    `mask` has `draw(rows, grid, rng)`; `masks` of them are drawn for each example. `rank` of `world` processes gets its
-    part of every step. `batches`: what makes a batch of a group, in place of masking it. `pin`: batches are put into page-locked memory. What cannot be read is in `bad`; `steps_per_epoch`
-    is None when streaming.
+    `mask` has `draw(rows, grid, rng)`; `masks` of them are drawn for each example. `batches`: what makes a batch of a group, in
+    place of masking it. `rank` of `world` processes gets its part of every step. `pin`: batches are put into page-locked
+    memory. What cannot be read is in `bad`; `steps_per_epoch` is None when streaming.
 
     Raises UserError when the data is less than one step, RunStopped when too many examples cannot be read."""
 

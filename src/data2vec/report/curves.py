@@ -65,7 +65,9 @@ SCORES = {
     "valid_spearman": ("Spearman", RED),
 }
 PANELS = (
-    Panel("Error rate", "validation", ERRORS, "Of words and characters; the model of the best is kept.", dots=True, percent=True),
+    Panel(
+        "Error rate", "validation", ERRORS, "Of words and characters; the model of the best is kept.", dots=True, percent=True
+    ),
     Panel("Scores", "validation", SCORES, "On the validation data; the model of the best is kept.", dots=True),
     LOSS,
     STD,

@@ -19,11 +19,11 @@ from data2vec.modalities.base import Batch, Examples, Modality
 from data2vec.model import Model, keep_apart
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import CTC, ClassifierSettings, Head
-from data2vec.tasks import metrics
+from data2vec.recipe import Recipe
+from data2vec.tasks import scores as metrics
 from data2vec.tasks.alphabet import Alphabet
 from data2vec.tasks.decoding import greedy
-from data2vec.tasks.error_rates import error_rates
-from data2vec.recipe import Recipe
+from data2vec.tasks.metrics import error_rates
 from data2vec.tasks.pooled import Alone, Here
 from data2vec.tasks.probe import device
 from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings, SupervisedSettings
@@ -74,7 +74,9 @@ def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
         worker_init_fn=start_worker,
         generator=torch.Generator(),
     )
-    for places, batch in tqdm(loader, "validation", len(groups), unit="batch", leave=False, disable=True if here.rank else None):
+    for places, batch in tqdm(
+        loader, "validation", len(groups), unit="batch", leave=False, disable=True if here.rank else None
+    ):
         if not len(places):
             continue
         x, padding = encoder({key: value.to(here.device) for key, value in batch.items()})
@@ -95,7 +97,7 @@ def measure(
     labels = [held.labels[place] for place, _ in found]
     if isinstance(head, CTC):
         rates = error_rates([said for _, said in found], labels)
-        return {"wer": rates.wer, "cer": rates.cer}, len(found)
+        return {"wer": rates.WER, "cer": rates.CER}, len(found)
     settings: ClassifierSettings = head.settings
     logits = np.stack([said for _, said in found])
     if settings.problem == "multi_label_classification":
@@ -147,7 +149,9 @@ class Evaluation:
     """How many more had no label that could be used, or could not be read."""
 
     def __str__(self) -> str:
-        rows = [f"{name:<18}{value:>8.4g}" if "error" in name else f"{name:<18}{value:>8.2%}" for name, value in self.scores.items()]
+        rows = [
+            f"{name:<18}{value:>8.4g}" if "error" in name else f"{name:<18}{value:>8.2%}" for name, value in self.scores.items()
+        ]
         left = f"; {self.left_out} more are left out" if self.left_out else ""
         return "\n".join([*rows, f"on {self.examples} examples{left}"])
 
@@ -167,7 +171,9 @@ def evaluate(
     Raises UserError when the model has no head, or there is no data, or none of it can be used."""
     given = load(model)
     if given.head is None:
-        raise UserError(f"{model}: has no head; fine-tune it first ('data2vec finetune'), or measure features by 'data2vec probe'")
+        raise UserError(
+            f"{model}: has no head; fine-tune it first ('data2vec finetune'), or measure features by 'data2vec probe'"
+        )
     recipe = recipes.load(_supervised(given), overrides)
     recipe = recipes.load(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
     if recipe.data.valid is None:

@@ -136,7 +136,7 @@ def encode_labels(values: Sequence[Any], targets: Targets, where: str) -> tuple[
                 raise ValueError("it has no label")
             encoded.append(targets.encode(value))
             kept.append(index)
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             wrong.append(f"example {index}: {error}")
     if not kept:
         raise UserError(f"{where}: no example has a label that can be used ({'; '.join(wrong[:SHOWN])})")

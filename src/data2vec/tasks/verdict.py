@@ -8,7 +8,7 @@ from data2vec.objective.history import History
 from data2vec.objective.signs import Finding
 from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
-from data2vec.tasks.metrics import better
+from data2vec.tasks.scores import better
 from data2vec.tasks.settings import SupervisedSettings
 
 
@@ -33,7 +33,7 @@ def worse(run: History) -> Finding | None:
         return None
     return Finding(
         "watch",
-        f"validation gets worse ({metric} {best[0]:.3g} at step {best[1]}, {last[0]:.3g} at step {last[1]}); the best model is kept",
+        f"validation gets worse ({metric} {best[0]:.3g} at step {best[1]}, {last[0]:.3g} at step {last[1]}); the best is kept",
         "it learns the training data by heart",
         f"train.steps={best[1]}, more labels, or more augmentation, masking or dropout",
     )

@@ -22,11 +22,11 @@ from data2vec.objective.verdict import Verdict
 from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
 from data2vec.tasks.evaluate import measure, open_held
-from data2vec.tasks.metrics import better
+from data2vec.tasks.scores import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
-from data2vec.tasks.verdict import judge
 from data2vec.tasks.targets import encode_labels, read_labels, targets_of
+from data2vec.tasks.verdict import judge
 from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
 from data2vec.train.loop import Training, run_in
@@ -61,11 +61,12 @@ class Finetuning(Training):
     def _open(self, modality: Modality) -> Loader:
         recipe, here = self.recipe, self.here
         self.given: Model | None = None if recipe.init is None else load(recipe.init)
-        where, task = str(recipe.data.train), recipe.objective
+        task: Any = recipe.objective
+        where = str(recipe.data.train)
         examples = modality.labelled(modality.rows(where))
         values = read_labels(examples, task.label, where)
         known = None if self.given is None or self.given.head is None else self.given.head.settings
-        self.targets = targets_of([value for value in values if value is not None], task, known)  # type: ignore[arg-type]
+        self.targets = targets_of([value for value in values if value is not None], task, known)
         indices, labels = encode_labels(values, self.targets, where)
         batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)  # type: ignore[arg-type]
         pin = here.device.type == "cuda"

@@ -18,11 +18,11 @@ from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
 from data2vec.data.streams import furthest
 from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
+from data2vec.modalities.base import Modality
 from data2vec.nn import encoder as encoders
 from data2vec.objective import health
 from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
-from data2vec.modalities.base import Modality
 from data2vec.report import page
 from data2vec.tasks.online import OnlineProbe
 from data2vec.tasks.settings import SupervisedSettings
@@ -193,7 +193,7 @@ class Training:
                 raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
     def _collapsed(self, line: dict[str, Any]) -> str | None:
-        return health.collapsed(line, self.step, self.recipe.objective.health)
+        return health.collapsed(line, self.step, self.recipe.objective.health)  # type: ignore[union-attr]
 
     def _measure(self, probe: Any) -> dict[str, Any]:
         return probe(all_weights(self.objective.student))

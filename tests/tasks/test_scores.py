@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from data2vec.tasks import metrics
+from data2vec.tasks import scores as metrics
 
 
 def one_hot(classes: list[int], of: int) -> np.ndarray:
