@@ -34,7 +34,7 @@ class SupervisedSettings(Settings):
     label: str = "label"
     """The column that holds what is to be told."""
     freeze_steps: Annotated[int, Field(ge=0)] = 0
-    """For so many steps only the head learns (fairseq: freeze_finetune_updates)."""
+    """For so many steps only the head learns (fairseq: freeze_finetune_updates); without a model, none."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """On the vectors that the head is given (fairseq: final_dropout)."""
     mask: SpanMask | None = None

@@ -68,14 +68,17 @@ class Finetuning(Training):
         known = None if self.given is None or self.given.head is None else self.given.head.settings
         self.targets = targets_of([value for value in values if value is not None], task, known)
         indices, labels = encode_labels(values, self.targets, where)
-        batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)  # type: ignore[arg-type]
+        batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)
         pin = here.device.type == "cuda"
         return Loader(modality, None, [], self.settings.seed, here.rank, here.world, pin, batches=batches)
 
     def _build(self, modality: Modality) -> Supervised:
         encoder = encoders.build(modality, self.recipe.encoder)
         head = heads.build(self.targets.head, self.recipe.encoder.width)
-        return Supervised(encoder, head, self.recipe.objective)  # type: ignore[arg-type]
+        task: Any = self.recipe.objective
+        if self.given is None:  # nothing is there to be kept from harm
+            task = task.model_copy(update={"freeze_steps": 0})
+        return Supervised(encoder, head, task)
 
     @torch.no_grad()
     def _start(self) -> str | None:
