@@ -48,7 +48,7 @@ class Step:
         for part in self.objective.modules():
             if isinstance(part, Transformer):
                 part.chance.manual_seed(draw(self.settings.seed, step))
-        optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(self.settings, step))
+        optimizer.set_learning_rate(self.optimizer, self.settings, step)
         counts = torch.tensor([[len(batch["masked"]), len(batch["input"])] for batch in micro_batches]).sum(0)
         counts = self.here.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
