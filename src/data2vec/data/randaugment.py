@@ -59,11 +59,11 @@ def rand_augment(picture: Tensor, settings: RandAugment, mean: Sequence[float], 
 def draw(settings: RandAugment, rng: np.random.Generator) -> list[tuple[str, float]]:
     """The operations to be done, each with its level: the magnitude as a share of the greatest, negative half of the time."""
     plan = []
-    for name in rng.choice(OPERATIONS, settings.ops):
+    for index in rng.integers(len(OPERATIONS), size=settings.ops):
         done, negative = rng.random(2) < 0.5
-        level = np.clip(rng.normal(settings.magnitude, settings.spread), 0, 10) / 10
+        level = min(max(rng.normal(settings.magnitude, settings.spread), 0.0), 10.0) / 10
         if done:
-            plan.append((str(name), -float(level) if negative else float(level)))
+            plan.append((OPERATIONS[index], -level if negative else level))
     return plan
 
 

@@ -25,7 +25,7 @@ class PictureMixing(Settings):
     cutmix: Alpha = 1.0
     """CutMix: a box of the partner covers a picture, which keeps a share from Beta(α, α). 0: no CutMix."""
     chance: Share = 1.0
-    """Of a batch to be mixed."""
+    """Chance that a batch is mixed."""
     switch: Share = 0.5
     """Chance that it is CutMix, where both are on."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -38,7 +38,7 @@ class WaveMixing(Settings):
     least: Share = 0.5
     """A clip keeps a share drawn between this and 1, another clip gives the rest (fairseq: source_mixup)."""
     chance: Share = 1.0
-    """Of a clip to be mixed."""
+    """Chance that a clip is mixed."""
 
 
 def mix_pictures(x: Tensor, y: Tensor, settings: PictureMixing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

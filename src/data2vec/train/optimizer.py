@@ -47,7 +47,7 @@ def parameter_groups(
                 continue
             position = isinstance(owner, nn.Embedding) and "positions" in owner_name.split(".")
             matrix = name.endswith("weight") and parameter.ndim >= 2 and not position
-            key = scale(f"{owner_name}.{name}".lstrip(".")), matrix or settings.decay == "all"
+            key = scale(f"{owner_name}.{name}".removeprefix(".")), matrix or settings.decay == "all"
             groups.setdefault(key, []).append(parameter)
     return [
         {"params": groups[key], "weight_decay": settings.weight_decay if key[1] else 0.0, "lr_scale": key[0]}

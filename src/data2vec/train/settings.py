@@ -36,7 +36,7 @@ class Cosine(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps until the full learning rate is reached."""
     final_lr: Annotated[float, Field(ge=0)] = 0.0
-    """The learning rate of the last step."""
+    """The learning rate of the last step; for parameters whose own peak is lower than that, their peak."""
 
 
 class Polynomial(Settings):
