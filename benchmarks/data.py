@@ -23,6 +23,7 @@ import torch
 
 from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
+from data2vec.data.randaugment import RandAugment
 from data2vec.data.speech import SpeechData, SpeechExamples
 from data2vec.data.tokenizer import encode, train_tokenizer
 from data2vec.data.vision import VisionData, VisionExamples, decode
@@ -60,6 +61,8 @@ def decoding(seconds: float) -> None:
     print(f"500 x 375 JPEG ({size:.0f} kB), decoded only        {images(None):8.0f} images")
     print(f"... cropped to 224 and flipped            {images(VisionData(color_jitter=0.0)):8.0f} images")
     print(f"... and colour jitter                     {images(VisionData()):8.0f} images")
+    tuning = VisionData(color_jitter=0.0, rand_augment=RandAugment(ops=2), erase=0.25)
+    print(f"... or RandAugment and erasing            {images(tuning):8.0f} images")
     with tempfile.TemporaryDirectory() as folder:
         for ending, sample_rate in (("flac", 16000), ("flac", 44100), ("mp3", 16000), ("ogg", 16000), ("wav", 16000)):
             path = Path(folder) / f"{sample_rate}.{ending}"

@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from data2vec.data.erasing import erase
+from data2vec.data.randaugment import RandAugment, rand_augment
 from data2vec.data.sources import open_rows
 from data2vec.data.vision import VisionData, VisionExamples, augment, centre, collate, crop_box, decode, jitter, resize
 from data2vec.errors import BadExample
@@ -185,3 +187,20 @@ def test_examples(picture, tmp_path):
     batch = collate([one, same])
     assert batch["input"].shape == (2, 3, 32, 32)
     assert batch["input"].dtype == torch.uint8
+
+
+def test_examples_for_fine_tuning(picture, tmp_path):
+    picture().save(tmp_path / "1.png")
+    rows = open_rows(str(tmp_path), "image")
+    plain = VisionExamples(rows, VisionData(), 32).load(0, None, np.random.default_rng(3))
+    data = VisionData(rand_augment=RandAugment(ops=2), erase=0.9)
+    examples = VisionExamples(rows, data, 32, (0.1, 0.2, 0.3), (0.01, 0.01, 0.01))
+    changed = examples.load(0, None, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    expected = augment(decode(rows[0]["image"]), data, 32, rng)
+    assert torch.equal(expected, plain)  # the same crop, as long as nothing follows it
+    expected = rand_augment(expected, data.rand_augment, examples.mean, rng)
+    expected = erase(expected, 0.9, examples.mean, examples.std, rng)
+    assert torch.equal(changed, expected)
+    assert not torch.equal(changed, plain)
+    assert torch.equal(examples.load(0), VisionExamples(rows, VisionData(), 32).load(0))  # never in evaluation

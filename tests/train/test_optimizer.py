@@ -76,9 +76,18 @@ def test_decay_is_decoupled_and_scaled_by_the_rate() -> None:
 
 
 def test_a_group_can_scale_the_learning_rate() -> None:
-    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr_scale": 0.5}, {"params": [torch.zeros(1)]}], lr=1.0)
-    set_learning_rate(optimizer, 0.2)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+    layers = nn.ModuleDict({"low": nn.Linear(1, 1), "high": nn.Linear(1, 1)})
+    settings = TrainSettings(steps=100, lr=2.0, schedule=Cosine(warmup_steps=20, final_lr=0.5))
+    optimizer = build(layers, settings, lambda name: {"low": 0.1, "high": 1.0}[name.split(".")[0]])
+
+    def rates(step: int) -> set[float]:
+        set_learning_rate(optimizer, settings, step)
+        return {group["lr"] for group in optimizer.param_groups}
+
+    assert len(optimizer.param_groups) == 4  # each with weight decay and without
+    assert rates(20) == {0.2, 2.0}
+    assert rates(60) == {0.2, 1.25}  # the final rate is the same for all, but not above a group's peak
+    assert rates(100) == {0.2, 0.5}
 
 
 @pytest.mark.parametrize(("limit", "after"), [(0.0, 5.0), (1.0, 1.0), (10.0, 5.0)])

@@ -9,7 +9,7 @@ import numpy as np
 from data2vec.errors import UserError
 from data2vec.modalities.base import Examples
 
-ORDER, EXAMPLE, MASK, REPLACE, SHARDS = 1, 2, 3, 4, 5
+ORDER, EXAMPLE, MASK, REPLACE, SHARDS, MIX = 1, 2, 3, 4, 5, 6
 """Each use of chance has its own stream: (seed, epoch, number, use)."""
 
 

@@ -13,11 +13,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from data2vec.data.erasing import erase
+from data2vec.data.randaugment import RandAugment, rand_augment
 from data2vec.data.sources import label
 from data2vec.errors import BadExample
 from data2vec.modalities.base import Batch, DataSettings
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
+Colour = Annotated[tuple[float, float, float], Field(strict=False)]
+MEAN: Colour = (0.485, 0.456, 0.406)
+STD: Colour = (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, over ImageNet."""
 GREY = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in brightness (ITU-R 601)."""
 
@@ -33,6 +39,10 @@ class VisionData(DataSettings):
     """Brightness, contrast and saturation are each multiplied by 1 ± up to this much, in random order."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Chance to mirror left and right."""
+    rand_augment: RandAugment = RandAugment()
+    """RandAugment, for fine-tuning."""
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Chance to fill a random box with noise, last of all; fine-tuning on ImageNet has 0.25."""
     batch_size: Annotated[int, Field(gt=0)] = 2048
     """The global batch in images."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 128
@@ -48,16 +58,20 @@ class VisionData(DataSettings):
 
 
 class VisionExamples:
-    """Pictures of a data set, each (3, image, image) bytes."""
+    """Pictures of a data set, each (3, image, image) bytes; `mean` and `std` are what they will be normalised by."""
 
-    def __init__(self, rows: Any, settings: VisionData, image: int):
-        self.rows, self.settings, self.image = rows, settings, image
+    def __init__(self, rows: Any, settings: VisionData, image: int, mean: Colour = MEAN, std: Colour = STD):
+        self.rows, self.settings, self.image, self.mean, self.std = rows, settings, image, mean, std
         self.costs = np.ones(len(rows))
 
     def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
         """(3, image, image) uint8: augmented by `rng`; without, the centre of the resized picture."""
         picture = decode(self.rows[int(index)]["image"])
-        return augment(picture, self.settings, self.image, rng) if rng is not None else centre(picture, self.image)
+        if rng is None:
+            return centre(picture, self.image)
+        view = augment(picture, self.settings, self.image, rng)
+        view = rand_augment(view, self.settings.rand_augment, self.mean, rng)
+        return erase(view, self.settings.erase, self.mean, self.std, rng)
 
     def label(self, index: int, column: str) -> Any:
         return label(self.rows, int(index), column)

@@ -14,8 +14,6 @@ from data2vec.nn.positions import Positions, RelativePositions, SinCosPositions
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
 
-Colour = Annotated[tuple[float, float, float], Field(strict=False)]
-
 
 class VisionSettings(Settings):
     """The `modality:` section for images."""
@@ -33,9 +31,9 @@ class VisionSettings(Settings):
     """Initial weights of the patches' matrix: N(0, 0.02) cut at one standard deviation; or Xavier-uniform (MAE)."""
     mask_vector: bool = True
     """A learned vector for hidden patches; data2vec 2.0 leaves them out and needs none."""
-    mean: Colour = (0.485, 0.456, 0.406)
+    mean: loading.Colour = loading.MEAN
     """Subtracted from red, green and blue in 0..1 (those of ImageNet)."""
-    std: Colour = (0.229, 0.224, 0.225)
+    std: loading.Colour = loading.STD
     """Then divided by."""
 
 
@@ -93,7 +91,7 @@ class Vision(Modality):
         return self.side
 
     def examples(self, rows: Any) -> Examples:
-        return loading.VisionExamples(rows, self.data, self.settings.image)
+        return loading.VisionExamples(rows, self.data, self.settings.image, self.settings.mean, self.settings.std)
 
     def collate(self, items: Sequence[Any]) -> Batch:
         return loading.collate(items)

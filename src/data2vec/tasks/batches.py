@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from data2vec.data.batches import Batches
-from data2vec.data.groups import MASK, Group
+from data2vec.data.groups import MASK, MIX, Group
 from data2vec.modalities.base import Examples, Modality
+from data2vec.tasks.mixing import PictureMixing, mix_pictures, mix_waves
 from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
 from data2vec.tasks.targets import Targets
 
@@ -55,6 +56,11 @@ class LabelledBatches(Batches):
         loaded = [self._load(group, row, bad, whole=True) for row in rows]
         batch = self.modality.collate([item for _, item in loaded])
         batch["labels"] = self.targets.collate([self.labels[key] for key, _ in loaded])
+        if (mixing := getattr(self.settings, "mixing", None)) is not None:
+            shares = self.targets.shares(batch["labels"])
+            mix = mix_pictures if isinstance(mixing, PictureMixing) else mix_waves
+            rng = np.random.default_rng((*group.seed, MIX, rows.start))
+            batch["input"], batch["labels"] = mix(batch["input"], shares, mixing, rng)
         for name, spans in (("mask", self.settings.mask), ("channels", self.settings.channel_mask)):
             if spans is not None:
                 lengths = [self._positions(item) if name == "mask" else self.width for _, item in loaded]

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from data2vec.objective.masking import SpanMask
 from data2vec.settings import Settings
+from data2vec.tasks.mixing import PictureMixing, WaveMixing
 
 
 class ProbeSettings(Settings):
@@ -75,8 +76,8 @@ class ClassificationSettings(SupervisedSettings):
     """Epsilon of a layer norm on it; without one, there is none."""
     inner: Literal["linear", "tanh"] | None = None
     """A matrix before the one to the classes, plain or followed by tanh (text)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that goes to all classes alike."""
+    mixing: PictureMixing | WaveMixing | None = None
+    """Inputs of a batch mixed with one another in training, pictures or waveforms, and their labels with them."""
     divide: Annotated[float, Field(gt=0)] = 1.0
     """With regression: numbers are divided by this for training (STS-B: 5)."""
     metric: Literal["accuracy", "matthews", "f1", "accuracy_f1", "pearson_spearman", "map", "mean_squared_error"] = "accuracy"

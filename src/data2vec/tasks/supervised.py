@@ -89,4 +89,4 @@ def classification_loss(logits: Tensor, labels: Tensor, settings: Any) -> Tensor
         return F.mse_loss(logits[:, 0], labels.float() / settings.divide, reduction="none")
     if settings.problem == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(1)
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=settings.label_smoothing)
+    return F.cross_entropy(logits, labels, reduction="none")

@@ -34,6 +34,10 @@ class Targets(ABC):
     def collate(self, values: Sequence[Any]) -> Tensor:
         """Encoded labels of a batch as one tensor."""
 
+    def shares(self, labels: Tensor) -> Tensor:
+        """The same as (B, V) shares of each class. Raises UserError where there are no classes."""
+        raise UserError("objective.mixing: only classes can be mixed; set it to null")
+
 
 class Transcripts(Targets):
     """Sequences of labels: (B, L), -1 after the last one of a row."""
@@ -72,6 +76,10 @@ class Classes(Targets):
         for row, numbers in zip(rows, values, strict=True):
             row[numbers] = 1.0
         return rows
+
+    def shares(self, labels: Tensor) -> Tensor:
+        """The same as (B, V) shares of each class."""
+        return labels if self.many else torch.nn.functional.one_hot(labels, len(self.numbers)).float()
 
 
 class Numbers(Targets):

@@ -1,7 +1,7 @@
 """AdamW, what it decays, and how the learning rate moves."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from data2vec.train.engine import gathered
 from data2vec.train.settings import Cosine, TrainSettings, TriStage
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The learning rate of optimizer step `step`, counted from 1 to `settings.steps`."""
-    schedule, peak, steps = settings.schedule, settings.lr, settings.steps
+def learning_rate(settings: TrainSettings, step: int, scale: float = 1.0) -> float:
+    """The learning rate of optimizer step `step`, counted from 1 to `settings.steps`, where the peak is `scale` times that of
+    the settings. `final_lr` is not scaled, but never above the peak (as in fairseq)."""
+    schedule, peak, steps = settings.schedule, settings.lr * scale, settings.steps
     if isinstance(schedule, TriStage):
         warmup, hold = schedule.warmup * steps, schedule.hold * steps
         if step < warmup:
@@ -26,32 +27,38 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
         return peak * step / schedule.warmup_steps
     done = min(1.0, (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps))
     if isinstance(schedule, Cosine):
-        return schedule.final_lr + 0.5 * (peak - schedule.final_lr) * (1 + math.cos(math.pi * done))
+        final = min(schedule.final_lr, peak)
+        return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * done))
     return peak * (1 - done) ** schedule.power
 
 
-def parameter_groups(module: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
-    """The trainable parameters of `module`, with weight decay and without.
+def parameter_groups(
+    module: nn.Module, settings: TrainSettings, scale: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """The trainable parameters of `module`, with weight decay and without, for each `scale` of the learning rate, which is
+    given the parameter's name.
 
     With `decay: matrices` only the weights of linear, convolutional and token-embedding layers decay; biases, norms,
     scales, mask vectors, extra tokens, bias tables and learned positions do not."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for owner_name, owner in module.named_modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             position = isinstance(owner, nn.Embedding) and "positions" in owner_name.split(".")
             matrix = name.endswith("weight") and parameter.ndim >= 2 and not position
-            (decayed if matrix or settings.decay == "all" else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            key = scale(f"{owner_name}.{name}".removeprefix(".")), matrix or settings.decay == "all"
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": groups[key], "weight_decay": settings.weight_decay if key[1] else 0.0, "lr_scale": key[0]}
+        for key in sorted(groups, key=lambda key: not key[1])
+    ]
 
 
-def build(module: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`, as one fused operation, with its moments in place."""
+def build(module: nn.Module, settings: TrainSettings, scale: Callable[[str], float] = lambda name: 1.0) -> torch.optim.AdamW:
+    """AdamW over the groups of `parameter_groups`, as one fused operation, with its moments in place."""
     optimizer = torch.optim.AdamW(
-        parameter_groups(module, settings), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+        parameter_groups(module, settings, scale), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
     )
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -63,10 +70,10 @@ def build(module: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     return optimizer
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set `lr` on every group, times the group's own `lr_scale` where it has one."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int) -> None:
+    """Set the learning rate of step `step` on every group, by the group's own `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        group["lr"] = learning_rate(settings, step, group["lr_scale"])
 
 
 def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data2vec.settings import Settings
+from data2vec.train.layer_decay import LayerDecay
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,7 +37,7 @@ class Cosine(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps until the full learning rate is reached."""
     final_lr: Annotated[float, Field(ge=0)] = 0.0
-    """The learning rate of the last step."""
+    """The learning rate of the last step; for parameters whose own peak is lower than that, their peak."""
 
 
 class Polynomial(Settings):
@@ -67,6 +68,8 @@ class TrainSettings(Settings):
     """Adam's decay rates."""
     eps: Annotated[float, Field(gt=0)] = 1e-6
     """Adam's epsilon."""
+    layer_decay: LayerDecay | None = None
+    """Smaller learning rates for lower blocks, in fine-tuning."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay."""
     decay: Literal["matrices", "all"] = "matrices"

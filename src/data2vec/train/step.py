@@ -1,5 +1,6 @@
 """One optimizer step, over however many micro-batches and processes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from data2vec.nn.transformer import Transformer
 from data2vec.train import optimizer
 from data2vec.train.distributed import Process
 from data2vec.train.engine import prepare
+from data2vec.train.layer_decay import layer_scale
 from data2vec.train.settings import TrainSettings
 
 
@@ -35,7 +37,7 @@ class Step:
     def __init__(self, objective: Any, settings: TrainSettings, here: Process):
         self.objective, self.settings, self.here = objective, settings, here
         self.forward = prepare(objective, settings, here)
-        self.optimizer = optimizer.build(objective, settings)
+        self.optimizer = optimizer.build(objective, settings, _scale(objective, settings))
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(here.device.type, enabled=settings.precision == "fp16")
         """Keeps small float16 gradients from vanishing; does nothing in other precisions."""
@@ -48,10 +50,15 @@ class Step:
         for part in self.objective.modules():
             if isinstance(part, Transformer):
                 part.chance.manual_seed(draw(self.settings.seed, step))
+<<<<<<< HEAD
         self.objective.before_step(step)
         optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(self.settings, step))
         # Of labelled batches every input is predicted once.
         counts = torch.tensor([[len(b["input" if "labels" in b else "masked"]), len(b["input"])] for b in micro_batches]).sum(0)
+=======
+        optimizer.set_learning_rate(self.optimizer, self.settings, step)
+        counts = torch.tensor([[len(batch["masked"]), len(batch["input"])] for batch in micro_batches]).sum(0)
+>>>>>>> wt-augment
         counts = self.here.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.here.world / counts[0]
@@ -79,6 +86,14 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step(step)
         return Measured(torch.stack(losses).sum(), counts, grad_norm, stats)
+
+
+def _scale(objective: Any, settings: TrainSettings) -> Callable[[str], float]:
+    """What the learning rate of each parameter is multiplied with."""
+    if (decay := settings.layer_decay) is None:
+        return lambda name: 1.0
+    layers = objective.student.transformer.settings.layers
+    return lambda name: layer_scale(name, layers, decay)
 
 
 def learning(features: nn.Module, device: torch.device) -> Tensor:
