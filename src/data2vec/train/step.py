@@ -50,15 +50,10 @@ class Step:
         for part in self.objective.modules():
             if isinstance(part, Transformer):
                 part.chance.manual_seed(draw(self.settings.seed, step))
-<<<<<<< HEAD
         self.objective.before_step(step)
-        optimizer.set_learning_rate(self.optimizer, optimizer.learning_rate(self.settings, step))
+        optimizer.set_learning_rate(self.optimizer, self.settings, step)
         # Of labelled batches every input is predicted once.
         counts = torch.tensor([[len(b["input" if "labels" in b else "masked"]), len(b["input"])] for b in micro_batches]).sum(0)
-=======
-        optimizer.set_learning_rate(self.optimizer, self.settings, step)
-        counts = torch.tensor([[len(batch["masked"]), len(batch["input"])] for batch in micro_batches]).sum(0)
->>>>>>> wt-augment
         counts = self.here.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.here.world / counts[0]
