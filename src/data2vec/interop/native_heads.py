@@ -11,7 +11,7 @@ from torch import Tensor
 from data2vec.errors import UserError
 from data2vec.interop import keys
 from data2vec.interop.keys import Tensors
-from data2vec.interop.transformers_config import Family, cannot
+from data2vec.interop.transformers_config import Family, cannot, plain
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
@@ -123,7 +123,7 @@ def _check(family: Family, settings: ClassifierSettings, encoder: Any) -> None:
             raise cannot("encoder.final_norm", True, f"under a head {family.name} has false only")
     for key, value in needed.items():
         if getattr(settings, key) != value:
-            raise cannot(f"head.{key}", getattr(settings, key), f"{family.name} has {value} only")
+            raise cannot(f"head.{key}", getattr(settings, key), f"{family.name} has {plain(value)} only")
     if len(settings.labels) == 1 and settings.problem == "single_label_classification":
         raise cannot("head.problem", settings.problem, "it takes two labels at least; one is a regression")
 

@@ -63,17 +63,18 @@ def configure(family: Family, recipe: Recipe) -> dict[str, Any]:
     ours = recipe.flat()
     for key, value in family.fixed.items():
         if ours[key] != value:
-            raise cannot(key, ours[key], f"{family.name} has {_plain(value)} only")
+            raise cannot(key, ours[key], f"{family.name} has {plain(value)} only")
     config = {theirs: ours[key] for key, (theirs, _) in family.fields.items()}
     return {"model_type": family.type, **config, **family.back(recipe)}
 
 
 def cannot(key: str, value: Any, why: str) -> UserError:
     """The refusal of a setting."""
-    return UserError(f"{key}: {_plain(value)} cannot be written for transformers: {why}")
+    return UserError(f"{key}: {plain(value)} cannot be written for transformers: {why}")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """As it is written in a recipe."""
     return json.dumps(value).strip('"')
 
 
@@ -109,7 +110,6 @@ def _vision(config: Config) -> dict[str, Any]:
         )
     return {
         "modality.image": _side(config.get("image_size", 224)),
-        "modality.patch": _side(config.get("patch_size", 16)),
         "modality.position_tables": config.get("num_hidden_layers", 12) if own else 1,
         "encoder.final_norm": not config.get("use_mean_pooling", True),
         "encoder.layer_scale": config.get("layer_scale_init_value", 0.1) or None,
@@ -119,7 +119,7 @@ def _vision(config: Config) -> dict[str, Any]:
 def _vision_back(recipe: Any) -> dict[str, Any]:
     shared = recipe.modality.position_tables == 1
     return {
-        **{"image_size": recipe.modality.image, "patch_size": recipe.modality.patch},
+        "image_size": recipe.modality.image,
         **{"use_shared_relative_position_bias": shared, "use_relative_position_bias": not shared},
         **{"use_mean_pooling": not recipe.encoder.final_norm, "layer_scale_init_value": recipe.encoder.layer_scale or 0.0},
     }
@@ -215,6 +215,7 @@ FAMILIES = (
             "encoder.dropout": ("hidden_dropout_prob", 0.0),
             "encoder.attention_dropout": ("attention_probs_dropout_prob", 0.0),
             "encoder.drop_path": ("drop_path_rate", 0.1),
+            "modality.patch": ("patch_size", 16),
             "modality.mask_vector": ("use_mask_token", False),
         },
         {
