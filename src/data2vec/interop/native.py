@@ -17,14 +17,12 @@ from data2vec.card import card
 from data2vec.errors import UserError
 from data2vec.interop import keys, native_heads, processors, weights
 from data2vec.interop.keys import Table, Tensors
-from data2vec.interop.transformers_config import FAMILIES, Family, cannot, configure, sections
+from data2vec.interop.transformers_config import FAMILIES, HINT, Family, cannot, configure, sections
 from data2vec.model import Model
 from data2vec.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-HINT = "data2vec"
-"""The key of config.json under which the whole recipe stands, for us alone. Where their own settings differ, those hold."""
 RECOMPUTED = ("position_ids", "token_type_ids", "relative_position_index")
 """Ends of names of what older versions stored without need."""
 TYPES = "embeddings.token_type_embeddings.weight"
@@ -45,7 +43,10 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     if (mask := family.table.get("features.mask_vector")) is not None:
         found.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask}" in tensors
-    recipe = _recipe(family, config, found, where)
+    try:
+        recipe = _recipe(family, config, found, where)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
     head, tensors = native_heads.read(family, config, tensors, found.get("head", {}).get("labels", []), where)
     model = models.blank(recipe, head)
     used = _fill(model.encoder, _table(family, recipe, prefix), tensors, folder)
@@ -74,7 +75,8 @@ def write(model: Model, folder: Path) -> list[str]:
     if "tokenizer" in kept["data"]:
         kept["data"]["tokenizer"] = None  # it is in the folder
     config |= {"architectures": [family.name + ending], "dtype": "float32", **about}
-    config[HINT] = {"recipe": kept, "source": model.source, "license": model.license}
+    settings = None if model.head is None else model.head.settings.model_dump(mode="json")
+    config[HINT] = {"recipe": kept, "head": settings, "source": model.source, "license": model.license}
     tensors = _tensors(family, model) | head
     with models.whole_folder(folder) as aside:
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})

@@ -11,7 +11,7 @@ from torch import Tensor
 from data2vec.errors import UserError
 from data2vec.interop import keys
 from data2vec.interop.keys import Tensors
-from data2vec.interop.transformers_config import Family, cannot, plain
+from data2vec.interop.transformers_config import HINT, Family, cannot, plain
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
@@ -97,17 +97,21 @@ def _classifier(
     count = len(tensors[str(table["out.weight"])])
     names = config.get("id2label") or {}
     names = [str(names[key]) for key in sorted(names, key=int)] or [f"LABEL_{i}" for i in range(count)]
-    settings: dict[str, Any] = dict(SHAPES[family.modality])
+    hint = config.get(HINT, {}).get("head") or {}
+    hint = hint if hint.get("name") == "classifier" else {}
+    settings: dict[str, Any] = {**hint, **SHAPES[family.modality]}
     if family.modality == "vision":
         settings["norm_eps"] = config.get("layer_norm_eps", 1e-12)
     if family.modality == "speech":
         weight, bias = tensors["projector.weight"], tensors["projector.bias"]
-        if weight.shape[0] == weight.shape[1] and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
-            del tensors["projector.weight"], tensors["projector.bias"]
+        square = weight.shape[0] == weight.shape[1]
+        if square and not hint.get("inner") and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
+            del tensors["projector.weight"], tensors["projector.bias"]  # what `write` puts there for nothing
         else:
-            settings |= {"inner": "linear", "inner_width": None if weight.shape[0] == weight.shape[1] else len(weight)}
-    problem: Any = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
-    return ClassifierSettings(labels=tuple(names), problem=problem, **settings), tensors
+            settings |= {"inner": "linear", "inner_width": None if square and not hint.get("inner_width") else len(weight)}
+    problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
+    settings |= {"labels": names, "problem": problem}
+    return ClassifierSettings.model_validate(settings), tensors
 
 
 def _check(family: Family, settings: ClassifierSettings, encoder: Any) -> None:

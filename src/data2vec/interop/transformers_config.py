@@ -12,6 +12,8 @@ from data2vec.interop.transformers import AUDIO, TEXT, VISION
 from data2vec.recipe import Recipe
 
 Config = Mapping[str, Any]
+HINT = "data2vec"
+"""The key of config.json under which all settings stand, for us alone. Where their own settings differ, those hold."""
 OFFSET = 2
 """Rows of the position table before the first position: RoBERTa counts from pad + 1."""
 
@@ -51,8 +53,12 @@ def sections(family: Family, config: Config, where: str) -> dict[str, dict[str, 
     for key in found.keys() & family.fixed.keys():
         if found[key] != family.fixed[key]:
             raise UserError(f"{where}: {family.fields[key][0]}: {found[key]!r} is not supported, only {family.fixed[key]!r}")
+    try:
+        special = family.special(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from None
     parts: dict[str, dict[str, Any]] = {"modality": {}, "encoder": {}}
-    for key, value in {**family.fixed, **found, **family.special(config)}.items():
+    for key, value in {**family.fixed, **found, **special}.items():
         section, _, name = key.partition(".")
         parts[section][name] = value
     return parts
@@ -104,7 +110,7 @@ def _text_back(recipe: Any) -> dict[str, Any]:
 def _vision(config: Config) -> dict[str, Any]:
     own, shared = (config.get(f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
     if own == shared:
-        raise UserError(
+        raise ValueError(
             f"use_relative_position_bias: {own!r} with use_shared_relative_position_bias: {shared!r} is not supported: "
             "one of them, and not both"
         )
