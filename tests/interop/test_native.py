@@ -259,10 +259,25 @@ def test_segments_and_other_heads_are_left_out_and_named(tmp_path: Path, caplog:
     there = ~ours["padding"]
     torch.testing.assert_close(model.encoder(ours)[0][there], expected[there], atol=1e-5, rtol=1e-5)
     head, unknown = [record.getMessage() for record in caplog.records]
-    assert "the head of Data2VecTextForTokenClassification is left out" in head
+    assert head.endswith("there is no head here like that of Data2VecTextForTokenClassification")
     assert unknown.endswith(
         "left out: classifier.bias, classifier.weight, data2vec_text.embeddings.token_type_embeddings.weight"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Data2VecAudioForSequenceClassification", {"use_weighted_layer_sum": True}),
+        ("Data2VecVisionForImageClassification", {"use_mean_pooling": False}),
+    ],
+)
+def test_a_head_that_looks_elsewhere_is_left_out(
+    name: str, changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made(name, changes).save_pretrained(tmp_path)
+    assert data2vec.load(tmp_path).head is None
+    assert f"like that of {name}" in caplog.text
 
 
 def test_without_our_recipe_it_is_the_released_one(tmp_path: Path) -> None:

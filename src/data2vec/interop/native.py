@@ -17,6 +17,7 @@ from data2vec.card import card
 from data2vec.errors import UserError
 from data2vec.interop import keys, native_heads, processors, weights
 from data2vec.interop.keys import Table, Tensors
+from data2vec.interop.native_card import opening
 from data2vec.interop.transformers_config import FAMILIES, HINT, Family, cannot, configure, sections
 from data2vec.model import Model
 from data2vec.recipe import Recipe
@@ -82,7 +83,7 @@ def write(model: Model, folder: Path) -> list[str]:
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         processors.write(model, aside)
-        (aside / "README.md").write_text(card(model, library="transformers", use=_use(family, model)), encoding="utf-8")
+        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
     return _left_out(model)
 
 
@@ -163,34 +164,3 @@ def _left_out(model: Model) -> list[str]:
     if model.modality.settings.name == "speech" and padding != "zero":
         words.append(f"modality.position_padding: {padding} (it is zero there, so the last frames of padded clips differ)")
     return words
-
-
-USE = """\
-from transformers import {prepare}, {auto}
-
-prepare = {prepare}.from_pretrained("this/folder")
-model = {auto}.from_pretrained("this/folder"{more})
-inputs = prepare({given}, return_tensors="pt")
-output = model(**inputs).{output}"""
-GIVEN = {
-    "speech": ("AutoFeatureExtractor", "[waveform], sampling_rate=16000, padding=True"),
-    "vision": ("AutoImageProcessor", "[picture]"),
-    "text": ("AutoTokenizer", '["a text"], padding=True'),
-}
-AUTO = {
-    "speech": "AutoModelForAudioClassification",
-    "vision": "AutoModelForImageClassification",
-    "text": "AutoModelForSequenceClassification",
-}
-
-
-def _use(family: Family, model: Model) -> str:
-    """Code that opens the folder."""
-    prepare, given = GIVEN[family.modality]
-    head = model.head.settings.name if model.head is not None else None
-    auto = {None: "AutoModel", "ctc": "AutoModelForCTC"}.get(head) or AUTO[family.modality]
-    more = ", add_pooling_layer=False" if auto == "AutoModel" and family.modality == "text" else ""
-    use = USE.format(prepare=prepare, auto=auto, more=more, given=given, output="logits" if head else "last_hidden_state")
-    if head == "ctc":
-        use = use.replace(prepare, "AutoProcessor") + "\ntexts = prepare.batch_decode(output.argmax(-1))"
-    return use

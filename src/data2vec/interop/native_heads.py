@@ -61,11 +61,10 @@ def read(
     `labels`: those of the vocabulary, if there is one. A head that we do not have is left out, with a warning."""
     architecture = (config.get("architectures") or [f"{family.name}Model"])[0]
     name = next((name for name, (ending, _) in family.heads.items() if architecture == family.name + ending), None)
-    if name is None or (family.modality == "vision" and not config.get("use_mean_pooling", True)):
+    other = not config.get("use_mean_pooling", True) or config.get("use_weighted_layer_sum", False)
+    if name is None or (name == "classifier" and other):
         if architecture != f"{family.name}Model":
-            log.warning(
-                "%s: the encoder is taken, and the head of %s is left out: there is none like it here", where, architecture
-            )
+            log.warning("%s: only the encoder is taken; there is no head here like that of %s", where, architecture)
         return None, tensors
     try:
         return (_ctc if name == "ctc" else _classifier)(family, config, dict(tensors), labels, where)

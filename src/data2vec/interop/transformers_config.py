@@ -150,16 +150,16 @@ _SIZES = {
 }
 FAMILIES = (
     Family(
-        "Data2VecAudio",
-        "data2vec-audio",
-        "speech",
-        "data2vec_audio.",
-        AUDIO,
-        {
+        name="Data2VecAudio",
+        type="data2vec-audio",
+        modality="speech",
+        prefix="data2vec_audio.",
+        table=AUDIO,
+        heads={
             "ctc": ("ForCTC", affine("out", "lm_head")),
             "classifier": ("ForSequenceClassification", affine("inner", "projector") | affine("out", "classifier")),
         },
-        {
+        fields={
             **_SIZES,
             "encoder.norm_eps": ("layer_norm_eps", 1e-5),
             "encoder.dropout": ("hidden_dropout", 0.1),
@@ -171,51 +171,53 @@ FAMILIES = (
             "modality.position_kernel": ("conv_pos_kernel_size", 19),
             "modality.position_groups": ("num_conv_pos_embedding_groups", 16),
         },
-        {**_POST_NORM, "encoder.input_norm": True, "modality.conv_norm": "layer", "modality.alibi": False},
-        {"feat_extract_activation": "gelu", "add_adapter": False, "use_weighted_layer_sum": False},
-        _audio,
-        _audio_back,
+        fixed={**_POST_NORM, "encoder.input_norm": True, "modality.conv_norm": "layer", "modality.alibi": False},
+        needed={"feat_extract_activation": "gelu", "add_adapter": False},
+        special=_audio,
+        back=_audio_back,
     ),
     Family(
-        "Data2VecText",
-        "data2vec-text",
-        "text",
-        "data2vec_text.",
-        TEXT,
-        {
+        name="Data2VecText",
+        type="data2vec-text",
+        modality="text",
+        prefix="data2vec_text.",
+        table=TEXT,
+        heads={
             "classifier": (
                 "ForSequenceClassification",
                 affine("inner", "classifier.dense") | affine("out", "classifier.out_proj"),
             )
         },
-        {
+        fields={
             **_SIZES,
             "encoder.norm_eps": ("layer_norm_eps", 1e-12),
             "encoder.dropout": ("hidden_dropout_prob", 0.1),
             "encoder.attention_dropout": ("attention_probs_dropout_prob", 0.1),
             "modality.vocab_size": ("vocab_size", 30522),
         },
-        {
-            **{**_POST_NORM, "encoder.input_norm": False},
-            **{"modality.embedding_norm": True, "modality.scale_embedding": False},
+        fixed={
+            **_POST_NORM,
+            "encoder.input_norm": False,
+            "modality.embedding_norm": True,
+            "modality.scale_embedding": False,
         },
-        {"pad_token_id": PAD, "is_decoder": False, "add_cross_attention": False},
-        _text,
-        _text_back,
+        needed={"pad_token_id": PAD, "is_decoder": False, "add_cross_attention": False},
+        special=_text,
+        back=_text_back,
     ),
     Family(
-        "Data2VecVision",
-        "data2vec-vision",
-        "vision",
-        "data2vec_vision.",
-        VISION,
-        {
+        name="Data2VecVision",
+        type="data2vec-vision",
+        modality="vision",
+        prefix="data2vec_vision.",
+        table=VISION,
+        heads={
             "classifier": (
                 "ForImageClassification",
                 affine("norm", "data2vec_vision.pooler.layernorm") | affine("out", "classifier"),
             )
         },
-        {
+        fields={
             **_SIZES,
             "encoder.norm_eps": ("layer_norm_eps", 1e-12),
             "encoder.dropout": ("hidden_dropout_prob", 0.0),
@@ -224,12 +226,15 @@ FAMILIES = (
             "modality.patch": ("patch_size", 16),
             "modality.mask_vector": ("use_mask_token", False),
         },
-        {
-            **{"encoder.norm": "pre", "encoder.input_norm": False, "encoder.extra_tokens": 1, "encoder.key_bias": False},
+        fixed={
+            "encoder.norm": "pre",
+            "encoder.input_norm": False,
+            "encoder.extra_tokens": 1,
+            "encoder.key_bias": False,
             "modality.positions": "relative",
         },
-        {"num_channels": 3, "use_absolute_position_embeddings": False},
-        _vision,
-        _vision_back,
+        needed={"num_channels": 3, "use_absolute_position_embeddings": False},
+        special=_vision,
+        back=_vision_back,
     ),
 )
