@@ -1,0 +1,64 @@
+"""The words that a beam search may find, and how labels spell them."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data2vec.errors import UserError
+from data2vec.tasks.alphabet import Alphabet
+
+log = logging.getLogger(__name__)
+
+Lexicon = list[tuple[str, list[int]]]
+"""Words and their labels; a word stands there once for each of its spellings."""
+
+
+def read(source: str | Path | Iterable[str], alphabet: Alphabet) -> Lexicon:
+    """A lexicon from a file, or of words.
+
+    A line is a word, a tab or space, and its labels with spaces between (fairseq, flashlight); or a word alone, which is
+    spelled as the alphabet would. Raises UserError naming the line that cannot be spelled."""
+    if isinstance(source, str | Path):
+        try:
+            source = Path(source).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"lexicon: {source}: {error}; give a text file of words") from None
+    lexicon = []
+    for line in source:
+        word, *spelling = line.split()[: None if line.strip() else 0] or [""]
+        if not word:
+            continue
+        if unknown := [label for label in spelling if label not in alphabet.labels]:
+            raise UserError(f"lexicon: {word} is spelled with {unknown[0]!r}, which is not among the labels: {alphabet.sample}")
+        lexicon.append((word, [alphabet.labels.index(label) for label in spelling] or alphabet.encode(word)))
+    if not lexicon:
+        raise UserError("lexicon: there is no word in it")
+    return lexicon
+
+
+def of_model(path: Path, alphabet: Alphabet) -> Lexicon:
+    """The words of an ARPA file, but for those that no labels spell, which are told in the log."""
+    lexicon, left_out = [], []
+    for word in words(path):
+        try:
+            lexicon.append((word, alphabet.encode(word)))
+        except UserError:
+            left_out.append(word)
+    if not lexicon:
+        raise UserError(f"lm: no word of {path} can be spelled with {alphabet.sample}; is it a model of another language?")
+    if left_out:
+        names = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+        log.warning("%d of the %d words of %s cannot be spelled: %s", len(left_out), len(lexicon) + len(left_out), path, names)
+    return lexicon
+
+
+def words(path: Path) -> Iterator[str]:
+    """The words of an ARPA file. Raises UserError where it is none."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        if not any(line.strip() == "\\1-grams:" for line in lines):
+            raise UserError(f"lm: {path} is no ARPA file, so its words are not known; give a lexicon")
+        for line in lines:
+            if line.startswith("\\"):
+                return
+            if (fields := line.split()) and fields[1] not in ("<s>", "</s>", "<unk>", "<UNK>"):
+                yield fields[1]
