@@ -52,11 +52,12 @@ class Alphabet:
 
         Letters are made capitals or small where the alphabet has only such. Raises UserError naming what no label spells."""
         words = self._cased(text).split()
-        if self.separator is None:
-            found = self._pieces("".join(MARK + word for word in words) if self.marked else " ".join(words), text)
-        else:
-            found = [label for word in words for label in (*self._pieces(word, text), self.separator)]
-        return found
+        end = [] if self.separator is None else [self.separator]
+        parts = words if end else ["".join(MARK + word for word in words) if self.marked else " ".join(words)]
+        if unknown := sorted(set("".join(self._longest.sub("", part) for part in parts))):
+            names = ", ".join(map(repr, unknown))
+            raise UserError(f"no label spells {names}, which {text!r} has; leave the text out, or spell it with {self.sample}")
+        return [label for part in parts for label in (*(self.ids[each] for each in self._longest.findall(part)), *end)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of labels whose repeats are merged."""
@@ -82,12 +83,6 @@ class Alphabet:
         if letters.lower() == letters.upper() or letters not in (letters.lower(), letters.upper()):
             return text
         return text.upper() if letters == letters.upper() else text.lower()
-
-    def _pieces(self, word: str, text: str) -> list[int]:
-        if unknown := sorted(set(self._longest.sub("", word))):
-            names = ", ".join(map(repr, unknown))
-            raise UserError(f"no label spells {names}, which {text!r} has; leave the text out, or spell it with {self.sample}")
-        return [self.ids[label] for label in self._longest.findall(word)]
 
     @cached_property
     def _longest(self) -> re.Pattern[str]:

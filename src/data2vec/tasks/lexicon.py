@@ -23,14 +23,14 @@ def read(source: str | Path | Iterable[str], alphabet: Alphabet) -> Lexicon:
             source = Path(source).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"lexicon: {source}: {error}; give a text file of words") from None
+    ids = {label: i for i, label in enumerate(alphabet.labels)}
     lexicon = []
     for line in source:
-        word, *spelling = line.split()[: None if line.strip() else 0] or [""]
-        if not word:
-            continue
-        if unknown := [label for label in spelling if label not in alphabet.labels]:
-            raise UserError(f"lexicon: {word} is spelled with {unknown[0]!r}, which is not among the labels: {alphabet.sample}")
-        lexicon.append((word, [alphabet.labels.index(label) for label in spelling] or alphabet.encode(word)))
+        if line.strip():
+            word, *spelling = line.split()
+            if unknown := [label for label in spelling if label not in ids]:
+                raise UserError(f"lexicon: {word} is spelled with {unknown[0]!r}, which is not among {alphabet.sample}")
+            lexicon.append((word, [ids[label] for label in spelling] or alphabet.encode(word)))
     if not lexicon:
         raise UserError("lexicon: there is no word in it")
     return lexicon

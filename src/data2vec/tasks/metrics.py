@@ -16,12 +16,12 @@ class ErrorRates:
     """Of the references, spaces among them."""
 
     @property
-    def WER(self) -> float:
+    def wer(self) -> float:
         """Edits a word of the references, 0 to 1 and above; where these have no word, the number of edits."""
         return self.word_edits / max(self.words, 1)
 
     @property
-    def CER(self) -> float:
+    def cer(self) -> float:
         """The same of characters."""
         return self.character_edits / max(self.characters, 1)
 

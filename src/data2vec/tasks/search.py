@@ -62,7 +62,7 @@ def tune(
     for weights in tqdm([start, *(start | each for each in drawn)], "weights", unit="trial", leave=False, disable=None):
         weighed = search.weighing(**weights)
         texts = [weighed(each[None], [len(each)])[0].text for each in logits]
-        tried.append(Trial(error_rates(texts, references).WER, **weights))
+        tried.append(Trial(error_rates(texts, references).wer, **weights))
     tried.sort(key=lambda t: (t.wer, t.lm_weight + abs(t.word_score) + abs(t.silence_score)))
     best = tried[0]
     return Found(search.weighing(**{name: getattr(best, name) for name in RANGES}), tuple(tried))
