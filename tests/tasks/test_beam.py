@@ -157,7 +157,7 @@ def test_last_piece_of_a_word_may_be_held() -> None:
 
 def test_lexicon_file(tmp_path: Path) -> None:
     file = tmp_path / "lexicon.txt"
-    file.write_text("Ahoy\tA B |\nCab C A B |\n\nA\n")
+    file.write_text("Ahoy\tA B |\nCab C A B\n\nA\n")
     found = BeamSearch(ALPHABET, lexicon=file)(peaks(ALPHABET, "AB|CAB|A|"), [9])
     assert found[0].text == "Ahoy Cab A"
 
@@ -166,6 +166,11 @@ def test_words_of_the_model_are_the_lexicon(arpa: Path, caplog: pytest.LogCaptur
     search = BeamSearch(ALPHABET, arpa)
     assert search.words == ["A", "AB", "BA", "C", "CAB", "CC"]
     assert "1 of the 7 words" in caplog.text and "D" in caplog.text
+
+
+def test_a_word_given_twice_is_one(capfd: pytest.CaptureFixture[str]) -> None:
+    search = BeamSearch(ALPHABET, lexicon=["A", "B"] * 10)
+    assert search.words == ["A", "B"] and not capfd.readouterr().err
 
 
 def test_other_weights_read_nothing_again(arpa: Path) -> None:
@@ -191,10 +196,15 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         BeamSearch(ALPHABET, text, LEXICON)
     with pytest.raises(UserError, match="X is spelled with 'x'"):
         BeamSearch(ALPHABET, lexicon=["X x |"])
+    with pytest.raises(UserError, match="u, v, w, x, y, z, Z are spelled alike"):
+        BeamSearch(ALPHABET, lexicon=[f"{word} A |" for word in "uvwxyzZuv"])
     with pytest.raises(UserError, match="'Z'"):
         BeamSearch(ALPHABET, lexicon=["AZ"])
     with pytest.raises(UserError, match="no word"):
         BeamSearch(ALPHABET, lexicon=[])
+    estimate(["a ab c"]).write(text)
+    with pytest.raises(UserError, match="knows no word of the lexicon, such as 'A'"):
+        BeamSearch(ALPHABET, text, LEXICON)
     with pytest.raises(UserError, match="beam: "):
         BeamSearch(ALPHABET, beam=0)
 

@@ -27,15 +27,14 @@ class Alphabet:
         self.labels = tuple(labels)
         if twice := [label for label, count in Counter(labels).items() if count > 1]:
             raise UserError(f"labels: {twice[0]!r} is there more than once; every logit needs a label of its own")
-        special = {i for i, label in enumerate(labels) if i == BLANK or re.fullmatch(r"<.+>|\[.+\]|", label)}
-        self.special = tuple(sorted(special))
+        special = [i for i, label in enumerate(labels) if i == BLANK or re.fullmatch(r"<.+>|\[.+\]|", label)]
+        self.special = tuple(special)
         self.marked = any(label.startswith(MARK) for label in labels)
         parting = [label for label in (BAR, " ") if label in labels and not self.marked]
         self.separator = self.labels.index(parting[0]) if parting else None
         """The label between words; None where a mark parts them, or nothing does."""
-        spelled = [i for i in range(len(labels)) if i not in special and i != self.separator]
-        self.ids = {self.labels[i]: i for i in spelled}
-        """What each label that spells something is called."""
+        self.ids = {label: i for i, label in enumerate(labels) if i not in special and i != self.separator}
+        """The labels that spell something."""
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Alphabet":
@@ -61,18 +60,14 @@ class Alphabet:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of labels whose repeats are merged."""
-        return " ".join(self.split(self.labels[i] if i != self.separator else " " for i in ids if i not in self.special))
+        text = "".join(" " if i == self.separator else self.labels[i] for i in ids if i not in self.special)
+        return " ".join((text.replace(MARK, " ") if self.marked else text).split())
 
     @property
     def sample(self) -> str:
         """Some of the labels, for a message."""
         some = list(self.ids)[:40]
         return " ".join(some) + (" …" if len(self.ids) > len(some) else "")
-
-    def split(self, spelled: Iterable[str]) -> list[str]:
-        """The words of labels put together."""
-        text = "".join(spelled)
-        return (text.replace(MARK, " ") if self.marked else text).split()
 
     def begins(self, i: int) -> bool:
         """Whether the label begins a word wherever it stands."""

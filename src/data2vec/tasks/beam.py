@@ -53,11 +53,7 @@ class BeamSearch:
         lexicon: str | Path | Iterable[str] | None = None,
         **settings: Any,
     ):
-        try:
-            self.settings = BeamSettings(**settings)
-        except ValidationError as error:
-            raise UserError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-        self.alphabet = alphabet
+        self.alphabet, self.settings = alphabet, _checked(settings)
         model = None if lm is None else Path(lm)
         if model is not None and not model.is_file():
             raise UserError(f"lm: there is no file {model}; give an ARPA file, or a binary file of KenLM")
@@ -69,10 +65,10 @@ class BeamSearch:
         self._trie = None if entries is None else self._spell(entries)
         self._decoder = self._build()
 
-    def weighing(self, **settings: float) -> "BeamSearch":
+    def weighing(self, **settings: Any) -> "BeamSearch":
         """The same search with other settings; nothing is read again."""
         other = copy(self)
-        other.settings = BeamSettings(**(dict(self.settings) | settings))
+        other.settings = _checked(dict(self.settings) | settings)
         other._decoder = other._build()
         return other
 
@@ -126,12 +122,16 @@ class BeamSearch:
         V, separator = len(self.alphabet.labels), self.alphabet.separator
         trie = Trie(2 * V + 1, 2 * V if separator is None else separator)
         begin = self._lm.start(False)
+        scores = [self._lm.score(begin, i)[1] for i in range(len(self.words) + 1)]
+        if set(scores) == {scores[-1]} != {0.0}:
+            raise UserError(
+                f"lm: it knows no word of the lexicon, such as {self.words[0]!r}; are its words written differently?"
+            )
         index = {word: i for i, word in enumerate(self.words)}
         for word, labels in lexicon:
-            score = self._lm.score(begin, index[word])[1]
-            trie.insert(labels, index[word], score)
+            trie.insert(labels, i := index[word], scores[i])
             if separator is None:
-                trie.insert([*labels, labels[-1] + V], index[word], score)
+                trie.insert([*labels, labels[-1] + V], i, scores[i])
         trie.smear(SmearingMode.MAX)
         return trie
 
@@ -147,6 +147,13 @@ class BeamSearch:
         options = decoder.LexiconDecoderOptions(*beam, s.word_score, s.unknown_score, s.silence_score, s.log_add, CTC)
         silence = 2 * V if separator is None else separator
         return decoder.LexiconDecoder(options, self._trie, self._lm, silence, BLANK, len(self.words), [], False)
+
+
+def _checked(settings: dict[str, Any]) -> BeamSettings:
+    try:
+        return BeamSettings(**settings)
+    except ValidationError as error:
+        raise UserError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
 
 
 def _language_model(path: Path | None, words: list[str]) -> Any:
