@@ -155,6 +155,14 @@ def test_last_piece_of_a_word_may_be_held() -> None:
     assert found.score == pytest.approx(plain.score - 3, abs=1e-4)  # three words, no label lost
 
 
+def test_beginnings_of_words_may_stand_as_words() -> None:
+    path = "CA.B|"
+    found = [
+        BeamSearch(ALPHABET, lexicon=["CAB", "B"], unknown_score=each)(peaks(ALPHABET, path), [5])[0] for each in (None, 5)
+    ]
+    assert [each.text for each in found] == ["CAB", "CA B"]
+
+
 def test_lexicon_file(tmp_path: Path) -> None:
     file = tmp_path / "lexicon.txt"
     file.write_text("Ahoy\tA B |\nCab C A B\n\nA\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from copy import copy
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,8 +32,9 @@ class BeamSettings(Settings):
     """Added for every word of the lexicon."""
     silence_score: float = 0.0
     """Added for every frame of the separator."""
-    unknown_score: float = -float("inf")
-    """Added for a word that is not in the lexicon, which can only be the beginning of one that is (flashlight)."""
+    unknown_score: float | None = None
+    """Added for a word that is not in the lexicon, which can only be the beginning of one that is (flashlight); none: no such
+    words."""
     log_add: bool = False
     """Whether the alignments of a hypothesis are summed; else the best one stands for all."""
 
@@ -144,7 +146,8 @@ class BeamSearch:
         if self._trie is None:
             options = decoder.LexiconFreeDecoderOptions(*beam, s.silence_score, s.log_add, CTC)
             return decoder.LexiconFreeDecoder(options, self._lm, V if separator is None else separator, BLANK, [])
-        options = decoder.LexiconDecoderOptions(*beam, s.word_score, s.unknown_score, s.silence_score, s.log_add, CTC)
+        unknown = -inf if s.unknown_score is None else s.unknown_score
+        options = decoder.LexiconDecoderOptions(*beam, s.word_score, unknown, s.silence_score, s.log_add, CTC)
         silence = 2 * V if separator is None else separator
         return decoder.LexiconDecoder(options, self._trie, self._lm, silence, BLANK, len(self.words), [], False)
 

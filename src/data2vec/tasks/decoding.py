@@ -8,6 +8,9 @@ from torch import Tensor
 
 from data2vec.tasks.alphabet import BLANK, Alphabet
 
+IMPOSSIBLE = -1e9
+"""Finite, so that sums and differences stay numbers."""
+
 
 @dataclass(frozen=True)
 class Word:
@@ -46,14 +49,10 @@ def greedy(
 
 
 def log_probabilities(logits: Tensor, alphabet: Alphabet) -> Tensor:
-    """float32 log-probabilities on the CPU; labels that are no part of a text, but for the blank, get none."""
+    """float32 log-probabilities on the CPU; special labels other than the blank become impossible."""
     scores = logits.detach().float().cpu().log_softmax(-1)
     scores[..., [i for i in alphabet.special if i != BLANK]] = IMPOSSIBLE
     return scores
-
-
-IMPOSSIBLE = -1e9
-"""Finite, so that sums and differences stay numbers."""
 
 
 def spoken(path: Sequence[int], alphabet: Alphabet, scale: float = 1) -> tuple[Word, ...]:

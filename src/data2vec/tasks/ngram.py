@@ -6,6 +6,7 @@ The same estimate as that of KenLM's lmplz without pruning (Heafield and others,
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import log10
 from pathlib import Path
@@ -25,7 +26,7 @@ class NGram:
     backoffs: dict[Gram, float]
     """Added where an n-gram is not there and its last words are asked instead."""
 
-    @property
+    @cached_property
     def order(self) -> int:
         """Words of the longest n-grams."""
         return max(map(len, self.probabilities))
@@ -59,7 +60,7 @@ class NGram:
 
 
 def estimate(texts: Iterable[str], order: int = 4) -> NGram:
-    """A model of the words of sentences, one a text.
+    """A model of the words of sentences, one a text; empty ones are passed over.
 
     Raises UserError where there is no word, or a word is one that the form keeps for itself."""
     if order < 1:
@@ -93,13 +94,14 @@ def _counts(texts: Iterable[str], order: int) -> list[Counter[Gram]]:
     """Of every order: how often an n-gram is there; but if a longer one ends with it, after how many words it is there."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for text in texts:
-        if kept := {BEGIN, END, UNKNOWN} & set(text.split()):
-            raise UserError(f"{text!r}: {kept.pop()} is no word in a language model; take it out")
         words = (BEGIN, *text.split(), END)
-        for n, grams in enumerate(counts, 1):
-            grams.update(words[i : i + n] for i in range(len(words) - n + 1))
+        if kept := {BEGIN, END, UNKNOWN} & set(words[1:-1]):
+            raise UserError(f"{text!r}: {kept.pop()} is no word in a language model; take it out")
+        if len(words) > 2:
+            for n, grams in enumerate(counts, 1):
+                grams.update(words[i : i + n] for i in range(len(words) - n + 1))
     del counts[0][BEGIN,]
-    if len(counts[0]) < 2:
+    if not counts[0]:
         raise UserError("a language model needs sentences; there is no word in these")
     for shorter, longer in pairwise(counts):  # from short to long: `longer` still has plain counts
         after = Counter(gram[1:] for gram in longer)
