@@ -85,14 +85,14 @@ class TokenFeatures(nn.Module):
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
-        self.scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.scale, self.pad = config.hidden_size**0.5 if config.scale_embedding else 1.0, config.pad_token_id
+        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.pad)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.scale * self.tokens(tokens)
 
     def absent(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        return tokens.eq(self.tokens.padding_idx) if attention_mask is None else attention_mask.eq(0)
+        return tokens.eq(self.pad) if attention_mask is None else attention_mask.eq(0)
 
 
 class ConvPositions(nn.Module):

@@ -30,8 +30,7 @@ from .embeddings_data2vec2 import (
     without,
 )
 
-INPUTS = ("input_values", "pixel_values", "input_ids")
-"""Of speech, images, text."""
+INPUTS = {"speech": "input_values", "vision": "pixel_values", "text": "input_ids"}
 
 
 class Attention(nn.Module):
@@ -137,6 +136,10 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Block"]  # noqa: RUF012 (as transformers declares it)
     _supports_sdpa = True
 
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__(config)
+        self.main_input_name = INPUTS[config.modality]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # of linear layers, embeddings, convolutions and norms
@@ -209,7 +212,7 @@ def _given(inputs: tuple[Tensor | None, ...], kwargs: dict[str, Any]) -> Tensor:
     if unknown := [name for name, value in kwargs.items() if value is not None and value is not False]:
         raise ValueError(f"{', '.join(unknown)}: data2vec2 has no such argument")
     if len(there) != 1:
-        raise ValueError(f"give one of {', '.join(INPUTS)}")
+        raise ValueError(f"give one of {', '.join(INPUTS.values())}")
     return there[0]
 
 
@@ -280,11 +283,15 @@ class _WithHead(Data2Vec2PreTrainedModel):
     def loss(self, logits: Tensor, labels: Tensor, absent: Tensor | None) -> Tensor:
         """By `config.problem_type`: `labels` (B,) are indices; (B, V) are 0 or 1; (B,) or (B, V) are numbers.
 
-        Where that is None, it is a regression for one label, and for more it is what the type of the labels says."""
-        problem, V = self.config.problem_type, logits.shape[1]
-        if problem == "regression" or (problem is None and V == 1):
+        Where that is None, it becomes a regression for one label, and for more what the type of the labels says."""
+        if self.config.problem_type is None and logits.shape[1] == 1:
+            self.config.problem_type = "regression"
+        elif self.config.problem_type is None:
+            single = not labels.is_floating_point()
+            self.config.problem_type = "single_label_classification" if single else "multi_label_classification"
+        if self.config.problem_type == "regression":
             return F.mse_loss(logits, labels.view_as(logits).float())
-        if problem == "single_label_classification" or (problem is None and not labels.is_floating_point()):
+        if self.config.problem_type == "single_label_classification":
             return F.cross_entropy(logits, labels.flatten())
         return F.binary_cross_entropy_with_logits(logits, labels.float())
 
