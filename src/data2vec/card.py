@@ -46,7 +46,7 @@ def card(model: Any, metrics: Sequence[dict[str, Any]] = (), library: str = "dat
         labels = model.head.settings.labels
         shown = ", ".join(f"`{label}`" for label in labels[:12]) + (", …" if len(labels) > 12 else "")
         lines.append(f"Fine-tuned: a {head} head with {len(labels)} labels, {shown}.")
-    lines += ["", f"Source: {model.source or 'not told'}. Licence: {model.license or 'not told'}."]
+    lines += ["", *([f"Source: {model.source}."] if model.source else []), f"Licence: {model.license or 'not told'}."]
     lines += ["", "```python", use, "```", ""]
     if metrics:
         last = metrics[-1]

@@ -56,6 +56,20 @@ examples:
 
 settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
 """
+CONVERT = """\
+examples:
+  data2vec convert audio_base_ls.pt speech/ --to data2vec --license mit
+  data2vec convert runs/photos photos-hf/ --to transformers
+  data2vec convert owner/name mine.pt --to fairseq
+
+forms:
+  data2vec           a model folder of ours, with the teacher and all that pre-training can go on with
+  transformers       a folder for from_pretrained: version 1 as Data2VecAudio, -Vision or -Text, version 2 with its own code
+                     (trust_remote_code=True)
+  fairseq            an official .pt, with the teacher
+
+What has no place in the other form is told; all weights are read back and compared.
+"""
 CHECK = """\
 examples:
   data2vec check clips/
@@ -133,6 +147,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
 
+    verb = _verb(verbs, "convert", _convert, "write a model in the form of another library, or of this one", CONVERT)
+    verb.add_argument(
+        "model", metavar="SOURCE", help="a run, a model folder, an official .pt, or the name of a model on the hub"
+    )
+    verb.add_argument("dest", metavar="DEST", type=Path, help="the folder or .pt to write; it must not be there yet")
+    verb.add_argument("--to", required=True, choices=("data2vec", "transformers", "fairseq"), help="the form to write")
+    verb.add_argument("--source", metavar="TEXT", help="where the weights come from, for the model card (else asked for)")
+    verb.add_argument("--license", metavar="NAME", help="their licence, such as mit or cc-by-nc-4.0, likewise")
+
     verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
     verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
 
@@ -199,6 +222,26 @@ def _check(arguments: argparse.Namespace) -> None:
     print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from data2vec.interop.convert import convert
+    from data2vec.interop.load import load
+
+    model = load(arguments.model)
+    source = arguments.source or model.source or _ask("Where do these weights come from?")
+    license = (
+        arguments.license or model.license or _ask("Under which licence are they, as the hub names it (mit, cc-by-nc-4.0, …)?")
+    )
+    print(convert(model, arguments.dest, arguments.to, source, license))
+    for name, value in (("source", source), ("license", license)):
+        if not value:
+            print(f"the {name} is not told in the model card; tell it by --{name}")
+
+
+def _ask(question: str) -> str | None:
+    """The answer of a person, where there is one and they know."""
+    return input(f"{question} (Enter: not known) ").strip() or None if sys.stdin.isatty() else None
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from data2vec.report import page
 
@@ -225,6 +268,9 @@ def _settings_of_pretrain() -> Iterator[str]:
             yield from _section(f"{name} ({modality}): {sections[name].description}", recipe.settings(kind, f"{name}."))  # type: ignore[arg-type]
     for name, section in recipe.Recipe.model_fields.items():
         if name in ("modality", "data"):
+            continue
+        if not recipe.models(section.annotation):
+            yield from _section("", [(name, section)])
             continue
         told: set[str] = set()  # of what the versions of the method have in common
         for kind in recipe.models(section.annotation):

@@ -67,6 +67,9 @@ class Recipe(Settings):
     """How features are measured, while training and by `data2vec probe`."""
     log: LogSettings = LogSettings()
     """What is written while training, and how often."""
+    init: str | None = None
+    """A trained model to start from: the folder of a run or model, an official .pt, a folder of transformers, or its name on
+    the hub. Its encoder must be of the recipe's shape."""
 
     def build_modality(self) -> Modality:
         """The modality this recipe names, with its settings."""
@@ -159,7 +162,7 @@ def load(recipe: str | Path | Recipe, overrides: Iterable[str] | Mapping[str, An
 
 def validate(raw: dict[str, Any], where: str) -> Recipe:
     """Check a raw mapping against the schema; every mistake is one line of the UserError."""
-    raw = {key: {} if value is None else value for key, value in raw.items()}
+    raw = {key: {} if value is None and key != "init" else value for key, value in raw.items()}
     found: dict[str, list[tuple[str, str]]] = {}
     model: type[Recipe] = Recipe
     section = raw.get("modality")

@@ -96,7 +96,8 @@ def _read_vision(folder: Path) -> dict[str, dict[str, Any]]:
     mean, std = about.get("image_mean", [0.5] * 3), about.get("image_std", [0.5] * 3)
     if not about.get("do_normalize", True):
         mean, std = [0.0] * 3, [1.0] * 3
-    crop = (about.get("crop_size") or {}).get("height", 0) if about.get("do_center_crop") else 0
+    crop = about.get("crop_size") if about.get("do_center_crop") else 0
+    crop = crop.get("height", 0) if isinstance(crop, dict) else crop or 0
     if about.get("size") != {"shortest_edge": round(crop * 256 / 224)} or about.get("resample", BICUBIC) != BICUBIC:
         shown = {key: about.get(key) for key in ("size", "resample", "do_center_crop", "crop_size")}
         log.warning("%s: transformers cuts pictures by %r; here it is the centre, of 224 pixels of 256", folder, shown)

@@ -30,6 +30,7 @@ from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
 from data2vec.train.journal import Journal, Silence
 from data2vec.train.optimizer import learning_rate
+from data2vec.train.start import start_from, tokenizer_of
 from data2vec.train.step import Measured, Step
 
 
@@ -56,7 +57,8 @@ def pretrain(
     resume = resume or (restarted and (place / "recipe.yaml").is_file())
     with process(resolved.train.device) as here:
         here.on_first(lambda: folder.check(place, resolved, resume))
-        training = Training(resolved, here)
+        newest = here.on_first(lambda: checkpoint.latest(place))
+        training = Training(resolved, here, newest)
         run = here.on_first(lambda: folder.open_run(place, resolved))
         try:
             with folder.only_one(place, here):
@@ -70,9 +72,9 @@ def pretrain(
 
 
 class Training:
-    """A run: what it is made of, and where it stands."""
+    """A run: what it is made of, and where it stands; it goes on after a checkpoint, or starts."""
 
-    def __init__(self, recipe: Recipe, here: Process):
+    def __init__(self, recipe: Recipe, here: Process, newest: Path | None = None):
         self.recipe, self.here, self.settings = recipe, here, recipe.train
         here.on_first(lambda: trackers.check(recipe.log.trackers))
         modality = recipe.build_modality()
@@ -82,6 +84,8 @@ class Training:
         self.loader = Loader(modality, method.mask, rows, self.settings.seed, here.rank, here.world, pin, method.masks)
         torch.manual_seed(self.settings.seed)
         self.objective = objectives.build(encoders.build(modality, recipe.encoder), method)
+        self.newest = newest
+        self.origin = start_from(recipe.init, self.objective, recipe) if recipe.init is not None and newest is None else None
         self.make_step = Step(self.objective, self.settings, here)
         self.probe = OnlineProbe(recipe, self.loader.examples, here) if recipe.probe.data is not None else None
         self.step = 0
@@ -90,10 +94,10 @@ class Training:
         self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
 
     def go(self, run: Run) -> None:
-        """From the newest whole checkpoint, or from the start, to the last step."""
+        """To the last step."""
         self.run = run
-        if newest := self.here.on_first(lambda: checkpoint.latest(run.folder)):
-            state = checkpoint.load(newest, self.objective, self.make_step.optimizer)
+        if self.newest is not None:
+            state = checkpoint.load(self.newest, self.objective, self.make_step.optimizer)
             self.step, self.seconds = state["step"], state["seconds"]
             self.samples += state["samples"]
             self.loader.bad.names |= dict.fromkeys(state["bad"])
@@ -101,6 +105,8 @@ class Training:
             self.places = state["places"]
         self.journal: Journal | Silence = Silence()
         self.here.on_first(self._open_journal)
+        if self.origin is not None:
+            self.journal.say(self.origin)
         try:
             noted = machine.recorded(run.folder, self.here, self.step)
             with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
@@ -243,9 +249,17 @@ def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[
         raise UserError(
             "data.train: where is the training data? A folder, a file or the name of a data set: data.train=photos/"
         )
-    places = {"data.train": train, "probe.data": resolved.probe.data, "probe.valid": resolved.probe.valid}
+    places = {
+        "init": resolved.init,
+        "data.train": train,
+        "probe.data": resolved.probe.data,
+        "probe.valid": resolved.probe.valid,
+    }
     here = {key: str(Path(place).resolve()) for key, place in places.items() if place is not None and Path(place).exists()}
-    return recipes.load(resolved, {"data.train": train} | here)
+    resolved = recipes.load(resolved, {"data.train": train} | here)
+    if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
+        resolved = recipes.load(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
+    return resolved
 
 
 def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
