@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,6 +41,7 @@ HEADS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
         {"modality.mask_vector": False},
         ClassifierSettings(labels=THREE, inner="linear", inner_width=24),
     ),
+    "square": ("speech", "Data2VecAudioForSequenceClassification", {}, ClassifierSettings(labels=THREE, inner="linear")),
     "vision": ("vision", "Data2VecVisionModel", {}, None),
     "unnormed": ("vision", "Data2VecVisionModel", {**POOLED, "encoder.layer_scale": None, "modality.mask_vector": False}, None),
     "pictures": ("vision", "Data2VecVisionForImageClassification", POOLED, ClassifierSettings(labels=THREE, norm_eps=1e-6)),
@@ -54,7 +56,7 @@ HEADS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
         "text",
         "Data2VecTextForSequenceClassification",
         {},
-        ClassifierSettings(labels=THREE, pool="first", inner="tanh"),
+        ClassifierSettings(labels=THREE, pool="first", inner="tanh", inner_width=32),
     ),
     "score": (
         "text",
@@ -174,6 +176,26 @@ def test_nothing_is_lost_there_and_back(which: str, tokenizer: Path, tmp_path: P
     assert "library_name: transformers" in (tmp_path / "theirs" / "README.md").read_text()
 
 
+def test_an_inner_matrix_that_does_nothing_is_kept_where_it_is_ours(tokenizer: Path, tmp_path: Path) -> None:
+    model = make("square", tokenizer)
+    model.head.inner.weight.copy_(torch.eye(32))  # type: ignore[union-attr, operator]
+    model.head.inner.bias.zero_()  # type: ignore[union-attr, operator]
+    write(model, tmp_path / "theirs")
+    same(model, data2vec.load(tmp_path / "theirs"))
+
+
+@EVERY
+def test_the_code_in_the_model_card_runs(which: str, tokenizer: Path, tmp_path: Path) -> None:
+    model = make(which, tokenizer)
+    write(model, tmp_path / "theirs")
+    code = (tmp_path / "theirs" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
+    with torch.no_grad():
+        exec(code.replace("this/folder", str(tmp_path / "theirs")), names)
+    assert names["output"].shape[-1] == (32 if model.head is None else model.head.out.out_features)
+    assert which != "ctc" or len(names["texts"]) == 1
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "Data2VecAudio": {
         **{"conv_dim": (16,) * 3, "conv_kernel": (10, 3, 2), "conv_stride": (5, 2, 2), "num_conv_pos_embeddings": 2},
@@ -237,10 +259,25 @@ def test_segments_and_other_heads_are_left_out_and_named(tmp_path: Path, caplog:
     there = ~ours["padding"]
     torch.testing.assert_close(model.encoder(ours)[0][there], expected[there], atol=1e-5, rtol=1e-5)
     head, unknown = [record.getMessage() for record in caplog.records]
-    assert "the head of Data2VecTextForTokenClassification is left out" in head
+    assert head.endswith("there is no head here like that of Data2VecTextForTokenClassification")
     assert unknown.endswith(
         "left out: classifier.bias, classifier.weight, data2vec_text.embeddings.token_type_embeddings.weight"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Data2VecAudioForSequenceClassification", {"use_weighted_layer_sum": True}),
+        ("Data2VecVisionForImageClassification", {"use_mean_pooling": False}),
+    ],
+)
+def test_a_head_that_looks_elsewhere_is_left_out(
+    name: str, changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made(name, changes).save_pretrained(tmp_path)
+    assert data2vec.load(tmp_path).head is None
+    assert f"like that of {name}" in caplog.text
 
 
 def test_without_our_recipe_it_is_the_released_one(tmp_path: Path) -> None:
@@ -351,6 +388,8 @@ def test_a_head_that_transformers_cannot_have(
         ("Data2VecAudioModel", {"add_adapter": True}, "add_adapter: True is not supported, only False"),
         ("Data2VecAudioModel", {"layer_norm_eps": 1e-6}, "layer_norm_eps: 1e-06 is not supported, only 1e-05"),
         ("Data2VecAudioModel", {"hidden_act": "gelu_new"}, "encoder.activation: should be 'gelu' or 'relu'"),
+        ("Data2VecAudioModel", {"conv_dim": [16, 16]}, "config.json: zip() argument"),
+        ("Data2VecAudioModel", {"data2vec": {"recipe": {"modality": {"name": "speech"}}}}, "config.json is damaged"),
         ("Data2VecAudioModel", {"num_hidden_layers": 4}, "weights are missing: encoder.layers.3.attention.k_proj.bias, "),
         ("Data2VecAudioModel", {"intermediate_size": 32}, "encoder.layers.0.feed_forward.intermediate_dense.weight is "),
         ("Data2VecAudioForCTC", {"pad_token_id": 6}, "pad_token_id: 6 is not one of the 6 tokens"),

@@ -17,14 +17,13 @@ from data2vec.card import card
 from data2vec.errors import UserError
 from data2vec.interop import keys, native_heads, processors, weights
 from data2vec.interop.keys import Table, Tensors
-from data2vec.interop.transformers_config import FAMILIES, Family, cannot, configure, sections
+from data2vec.interop.native_card import opening
+from data2vec.interop.transformers_config import FAMILIES, HINT, Family, cannot, configure, sections
 from data2vec.model import Model
 from data2vec.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-HINT = "data2vec"
-"""The key of config.json under which the whole recipe stands, for us alone. Where their own settings differ, those hold."""
 RECOMPUTED = ("position_ids", "token_type_ids", "relative_position_index")
 """Ends of names of what older versions stored without need."""
 TYPES = "embeddings.token_type_embeddings.weight"
@@ -45,7 +44,10 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     if (mask := family.table.get("features.mask_vector")) is not None:
         found.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask}" in tensors
-    recipe = _recipe(family, config, found, where)
+    try:
+        recipe = _recipe(family, config, found, where)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
     head, tensors = native_heads.read(family, config, tensors, found.get("head", {}).get("labels", []), where)
     model = models.blank(recipe, head)
     used = _fill(model.encoder, _table(family, recipe, prefix), tensors, folder)
@@ -74,13 +76,14 @@ def write(model: Model, folder: Path) -> list[str]:
     if "tokenizer" in kept["data"]:
         kept["data"]["tokenizer"] = None  # it is in the folder
     config |= {"architectures": [family.name + ending], "dtype": "float32", **about}
-    config[HINT] = {"recipe": kept, "source": model.source, "license": model.license}
+    settings = None if model.head is None else model.head.settings.model_dump(mode="json")
+    config[HINT] = {"recipe": kept, "head": settings, "source": model.source, "license": model.license}
     tensors = _tensors(family, model) | head
     with models.whole_folder(folder) as aside:
         save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
         (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         processors.write(model, aside)
-        (aside / "README.md").write_text(card(model, library="transformers", use=_use(family, model)), encoding="utf-8")
+        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
     return _left_out(model)
 
 
@@ -161,34 +164,3 @@ def _left_out(model: Model) -> list[str]:
     if model.modality.settings.name == "speech" and padding != "zero":
         words.append(f"modality.position_padding: {padding} (it is zero there, so the last frames of padded clips differ)")
     return words
-
-
-USE = """\
-from transformers import {prepare}, {auto}
-
-prepare = {prepare}.from_pretrained("this/folder")
-model = {auto}.from_pretrained("this/folder"{more})
-inputs = prepare({given}, return_tensors="pt")
-output = model(**inputs).{output}"""
-GIVEN = {
-    "speech": ("AutoFeatureExtractor", "[waveform], sampling_rate=16000, padding=True"),
-    "vision": ("AutoImageProcessor", "[picture]"),
-    "text": ("AutoTokenizer", '["a text"], padding=True'),
-}
-AUTO = {
-    "speech": "AutoModelForAudioClassification",
-    "vision": "AutoModelForImageClassification",
-    "text": "AutoModelForSequenceClassification",
-}
-
-
-def _use(family: Family, model: Model) -> str:
-    """Code that opens the folder."""
-    prepare, given = GIVEN[family.modality]
-    head = model.head.settings.name if model.head is not None else None
-    auto = {None: "AutoModel", "ctc": "AutoModelForCTC"}.get(head) or AUTO[family.modality]
-    more = ", add_pooling_layer=False" if auto == "AutoModel" and family.modality == "text" else ""
-    use = USE.format(prepare=prepare, auto=auto, more=more, given=given, output="logits" if head else "last_hidden_state")
-    if head == "ctc":
-        use = use.replace(prepare, "AutoProcessor") + "\ntexts = prepare.batch_decode(output.argmax(-1))"
-    return use

@@ -11,7 +11,7 @@ from torch import Tensor
 from data2vec.errors import UserError
 from data2vec.interop import keys
 from data2vec.interop.keys import Tensors
-from data2vec.interop.transformers_config import Family, cannot, plain
+from data2vec.interop.transformers_config import HINT, Family, cannot, plain
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
@@ -61,11 +61,10 @@ def read(
     `labels`: those of the vocabulary, if there is one. A head that we do not have is left out, with a warning."""
     architecture = (config.get("architectures") or [f"{family.name}Model"])[0]
     name = next((name for name, (ending, _) in family.heads.items() if architecture == family.name + ending), None)
-    if name is None or (family.modality == "vision" and not config.get("use_mean_pooling", True)):
+    other = not config.get("use_mean_pooling", True) or config.get("use_weighted_layer_sum", False)
+    if name is None or (name == "classifier" and other):
         if architecture != f"{family.name}Model":
-            log.warning(
-                "%s: the encoder is taken, and the head of %s is left out: there is none like it here", where, architecture
-            )
+            log.warning("%s: only the encoder is taken; there is no head here like that of %s", where, architecture)
         return None, tensors
     try:
         return (_ctc if name == "ctc" else _classifier)(family, config, dict(tensors), labels, where)
@@ -97,17 +96,21 @@ def _classifier(
     count = len(tensors[str(table["out.weight"])])
     names = config.get("id2label") or {}
     names = [str(names[key]) for key in sorted(names, key=int)] or [f"LABEL_{i}" for i in range(count)]
-    settings: dict[str, Any] = dict(SHAPES[family.modality])
+    hint = config.get(HINT, {}).get("head") or {}
+    hint = hint if hint.get("name") == "classifier" else {}
+    settings: dict[str, Any] = {**hint, **SHAPES[family.modality]}
     if family.modality == "vision":
         settings["norm_eps"] = config.get("layer_norm_eps", 1e-12)
     if family.modality == "speech":
         weight, bias = tensors["projector.weight"], tensors["projector.bias"]
-        if weight.shape[0] == weight.shape[1] and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
-            del tensors["projector.weight"], tensors["projector.bias"]
+        square = weight.shape[0] == weight.shape[1]
+        if square and not hint.get("inner") and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
+            del tensors["projector.weight"], tensors["projector.bias"]  # what `write` puts there for nothing
         else:
-            settings |= {"inner": "linear", "inner_width": None if weight.shape[0] == weight.shape[1] else len(weight)}
-    problem: Any = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
-    return ClassifierSettings(labels=tuple(names), problem=problem, **settings), tensors
+            settings |= {"inner": "linear", "inner_width": None if square and not hint.get("inner_width") else len(weight)}
+    problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
+    settings |= {"labels": names, "problem": problem}
+    return ClassifierSettings.model_validate(settings), tensors
 
 
 def _check(family: Family, settings: ClassifierSettings, encoder: Any) -> None:

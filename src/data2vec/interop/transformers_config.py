@@ -12,6 +12,8 @@ from data2vec.interop.transformers import AUDIO, TEXT, VISION
 from data2vec.recipe import Recipe
 
 Config = Mapping[str, Any]
+HINT = "data2vec"
+"""The key of config.json under which all settings stand, for us alone. Where their own settings differ, those hold."""
 OFFSET = 2
 """Rows of the position table before the first position: RoBERTa counts from pad + 1."""
 
@@ -51,8 +53,12 @@ def sections(family: Family, config: Config, where: str) -> dict[str, dict[str, 
     for key in found.keys() & family.fixed.keys():
         if found[key] != family.fixed[key]:
             raise UserError(f"{where}: {family.fields[key][0]}: {found[key]!r} is not supported, only {family.fixed[key]!r}")
+    try:
+        special = family.special(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from None
     parts: dict[str, dict[str, Any]] = {"modality": {}, "encoder": {}}
-    for key, value in {**family.fixed, **found, **family.special(config)}.items():
+    for key, value in {**family.fixed, **found, **special}.items():
         section, _, name = key.partition(".")
         parts[section][name] = value
     return parts
@@ -104,7 +110,7 @@ def _text_back(recipe: Any) -> dict[str, Any]:
 def _vision(config: Config) -> dict[str, Any]:
     own, shared = (config.get(f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
     if own == shared:
-        raise UserError(
+        raise ValueError(
             f"use_relative_position_bias: {own!r} with use_shared_relative_position_bias: {shared!r} is not supported: "
             "one of them, and not both"
         )
@@ -144,16 +150,16 @@ _SIZES = {
 }
 FAMILIES = (
     Family(
-        "Data2VecAudio",
-        "data2vec-audio",
-        "speech",
-        "data2vec_audio.",
-        AUDIO,
-        {
+        name="Data2VecAudio",
+        type="data2vec-audio",
+        modality="speech",
+        prefix="data2vec_audio.",
+        table=AUDIO,
+        heads={
             "ctc": ("ForCTC", affine("out", "lm_head")),
             "classifier": ("ForSequenceClassification", affine("inner", "projector") | affine("out", "classifier")),
         },
-        {
+        fields={
             **_SIZES,
             "encoder.norm_eps": ("layer_norm_eps", 1e-5),
             "encoder.dropout": ("hidden_dropout", 0.1),
@@ -165,51 +171,53 @@ FAMILIES = (
             "modality.position_kernel": ("conv_pos_kernel_size", 19),
             "modality.position_groups": ("num_conv_pos_embedding_groups", 16),
         },
-        {**_POST_NORM, "encoder.input_norm": True, "modality.conv_norm": "layer", "modality.alibi": False},
-        {"feat_extract_activation": "gelu", "add_adapter": False, "use_weighted_layer_sum": False},
-        _audio,
-        _audio_back,
+        fixed={**_POST_NORM, "encoder.input_norm": True, "modality.conv_norm": "layer", "modality.alibi": False},
+        needed={"feat_extract_activation": "gelu", "add_adapter": False},
+        special=_audio,
+        back=_audio_back,
     ),
     Family(
-        "Data2VecText",
-        "data2vec-text",
-        "text",
-        "data2vec_text.",
-        TEXT,
-        {
+        name="Data2VecText",
+        type="data2vec-text",
+        modality="text",
+        prefix="data2vec_text.",
+        table=TEXT,
+        heads={
             "classifier": (
                 "ForSequenceClassification",
                 affine("inner", "classifier.dense") | affine("out", "classifier.out_proj"),
             )
         },
-        {
+        fields={
             **_SIZES,
             "encoder.norm_eps": ("layer_norm_eps", 1e-12),
             "encoder.dropout": ("hidden_dropout_prob", 0.1),
             "encoder.attention_dropout": ("attention_probs_dropout_prob", 0.1),
             "modality.vocab_size": ("vocab_size", 30522),
         },
-        {
-            **{**_POST_NORM, "encoder.input_norm": False},
-            **{"modality.embedding_norm": True, "modality.scale_embedding": False},
+        fixed={
+            **_POST_NORM,
+            "encoder.input_norm": False,
+            "modality.embedding_norm": True,
+            "modality.scale_embedding": False,
         },
-        {"pad_token_id": PAD, "is_decoder": False, "add_cross_attention": False},
-        _text,
-        _text_back,
+        needed={"pad_token_id": PAD, "is_decoder": False, "add_cross_attention": False},
+        special=_text,
+        back=_text_back,
     ),
     Family(
-        "Data2VecVision",
-        "data2vec-vision",
-        "vision",
-        "data2vec_vision.",
-        VISION,
-        {
+        name="Data2VecVision",
+        type="data2vec-vision",
+        modality="vision",
+        prefix="data2vec_vision.",
+        table=VISION,
+        heads={
             "classifier": (
                 "ForImageClassification",
                 affine("norm", "data2vec_vision.pooler.layernorm") | affine("out", "classifier"),
             )
         },
-        {
+        fields={
             **_SIZES,
             "encoder.norm_eps": ("layer_norm_eps", 1e-12),
             "encoder.dropout": ("hidden_dropout_prob", 0.0),
@@ -218,12 +226,15 @@ FAMILIES = (
             "modality.patch": ("patch_size", 16),
             "modality.mask_vector": ("use_mask_token", False),
         },
-        {
-            **{"encoder.norm": "pre", "encoder.input_norm": False, "encoder.extra_tokens": 1, "encoder.key_bias": False},
+        fixed={
+            "encoder.norm": "pre",
+            "encoder.input_norm": False,
+            "encoder.extra_tokens": 1,
+            "encoder.key_bias": False,
             "modality.positions": "relative",
         },
-        {"num_channels": 3, "use_absolute_position_embeddings": False},
-        _vision,
-        _vision_back,
+        needed={"num_channels": 3, "use_absolute_position_embeddings": False},
+        special=_vision,
+        back=_vision_back,
     ),
 )
