@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import data2vec
 from data2vec import model as models
 from data2vec import recipe as recipes
+from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop import remote
 from data2vec.model import Model
@@ -60,12 +63,13 @@ def _aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def made(kind: str, head: Any = None) -> Model:
+def made(kind: str, head: Any = None, data: dict[str, Any] | None = None) -> Model:
     """A small model whose every weight is random, norms and tables included, so that no mix-up goes unseen."""
     name, modality, encoder = KINDS[kind]
     raw = recipes.load(name).model_dump(mode="json")
     raw["modality"] |= modality
     raw["encoder"] |= ENCODER | encoder
+    raw["data"] |= data or {}
     model = models.blank(recipes.validate(raw, kind), head)
     generator = torch.Generator().manual_seed(0)
     for part in (model.encoder, model.head) if model.head is not None else (model.encoder,):
@@ -178,7 +182,8 @@ def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
     kind, settings = HEADS[case]
     remote.write(made(kind, settings), tmp_path / "model")
     model = opened(tmp_path / "model", f"AutoModelFor{AUTO[case]}").train()
-    model.activation_checkpointing_enable()
+    # Its name before transformers 5.2x, and since.
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     _, given = batch(kind, padded=True)
     labels = {"ctc": [[2, 3, 4], [3, -100, -100]], "text": [[0.5], [-0.5]], "many": [[0.0, 1.0], [1.0, 0.0]]}.get(case, [1, 0])
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -190,6 +195,9 @@ def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
+    if case == "ctc":
+        model.freeze_feature_encoder()
+        assert not any(parameter.requires_grad for parameter in model.encoder.features.conv.parameters())
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert unused == (["encoder.features.mask_vector"] if kind in ("speech-tokens",) else [])
 
@@ -244,6 +252,26 @@ def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: P
     assert back.head.out.weight.equal(tuned.head.out.weight[[3, 0, 1, 2]])
 
 
+def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path / "tokenizer")
+    monkeypatch.setitem(KINDS["text"][1], "vocab_size", 300)
+    model = made("text", data={"tokenizer": str(tmp_path / "tokenizer")})
+    remote.write(model, tmp_path / "model")
+    theirs, tokenizer = opened(tmp_path / "model"), transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    texts = ["a text", "nothing about a small text"]
+    with torch.no_grad():
+        out = theirs(**tokenizer(texts, padding=True, return_tensors="pt")).last_hidden_state
+    for by in (model, data2vec.load(tmp_path / "model")):
+        ours = by.features(texts)
+        for row, length in enumerate(ours.lengths.tolist()):
+            torch.testing.assert_close(out[row, :length], ours.hidden[0, row, :length], atol=1e-5, rtol=1e-5)
+
+    theirs.resize_token_embeddings(310)
+    theirs.save_pretrained(tmp_path / "more")
+    assert remote.read(tmp_path / "more").encoder.features.tokens.weight.shape == (310, 32)
+
+
 def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
     for kind in KINDS:
         remote.write(made(kind), tmp_path / "model")
@@ -272,6 +300,15 @@ def test_bf16(tmp_path: Path) -> None:
         assert all(
             p.equal(q.bfloat16().float()) for p, q in zip(back.encoder.parameters(), model.encoder.parameters(), strict=True)
         )
+
+
+@pytest.mark.parametrize("case", ["ctc", "audio", "image"])
+def test_the_code_in_the_model_card_runs(case: str, tmp_path: Path) -> None:
+    remote.write(made(*HEADS[case]), tmp_path / "model")
+    code = (tmp_path / "model" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
+    exec(code.replace("this/folder", str(tmp_path / "model")), names)
+    assert names["output"].shape[-1] == len(HEADS[case][1].labels)
 
 
 ALONE = """

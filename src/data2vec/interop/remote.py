@@ -20,6 +20,7 @@ from data2vec import recipe as recipes
 from data2vec.card import card
 from data2vec.errors import UserError
 from data2vec.interop import processors, weights
+from data2vec.interop.native_card import opening
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
@@ -60,11 +61,6 @@ FRESH: dict[str, dict[str, Any]] = {
     "text": {"pool": "first", "inner": "tanh"},
 }
 """The classifier that transformers puts on a model which has none: the released one for images and text."""
-USE = {
-    "speech": ('[waveform], sampling_rate=16000, padding=True, return_tensors="pt"', "AutoFeatureExtractor"),
-    "vision": ('[picture], return_tensors="pt"', "AutoImageProcessor"),
-    "text": ('["a text"], padding=True, return_tensors="pt"', "AutoTokenizer"),
-}
 
 
 def write(model: Model, folder: Path) -> list[str]:
@@ -82,7 +78,7 @@ def write(model: Model, folder: Path) -> list[str]:
         for name in CODE:
             shutil.copyfile(Path(__file__).with_name(f"{name}.py"), aside / f"{name}.py")
         processors.write(model, aside)
-        (aside / "README.md").write_text(card(model, library="transformers", use=_use(model)), encoding="utf-8")
+        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
     return _left_out(model)
 
 
@@ -227,20 +223,3 @@ def _left_out(model: Model) -> list[str]:
     if model.modality.settings.name == "speech" and padding != "each":
         words.append(f"modality.position_padding: {padding} (it is each there, so the last frames of padded clips differ)")
     return words
-
-
-def _use(model: Model) -> str:
-    """Code that opens the folder."""
-    given, prepare = USE[model.modality.settings.name]
-    ending = "" if model.head is None else _ending(model)
-    output = "output.logits" if ending else "output.last_hidden_state  # (inputs, positions, width)"
-    lines = [
-        *("import torch", f"from transformers import AutoModel{ending}, {prepare}", ""),
-        f'prepare = {prepare}.from_pretrained("this/folder")',
-        f'model = AutoModel{ending}.from_pretrained("this/folder", trust_remote_code=True)',
-        *("with torch.inference_mode():", f"    output = model(**prepare({given}))", output),
-    ]
-    if ending == "ForCTC":
-        lines = [line.replace(prepare, "AutoProcessor") for line in lines]
-        lines.append("prepare.batch_decode(output.logits.argmax(-1))")
-    return "\n".join(lines)
