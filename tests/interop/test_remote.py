@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -369,6 +370,9 @@ def test_what_has_no_place_is_refused_or_told(tmp_path: Path, monkeypatch: pytes
         remote.write(made("vision", one), tmp_path / "model")
     with pytest.raises(UserError, match=r"head\.name: ctc on text"):
         remote.write(made("text", HEADS["ctc"][1]), tmp_path / "model")
+    own = SimpleNamespace(settings=SimpleNamespace(name="mine:Seismograph"))
+    with pytest.raises(UserError, match=r"modality\.name: mine:Seismograph cannot be written"):
+        remote.write(replace(made("text"), modality=own), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
     monkeypatch.setitem(KINDS["speech"][1], "position_padding", "zero")

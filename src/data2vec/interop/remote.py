@@ -42,18 +42,17 @@ ENCODER = {
 """For each of our settings theirs; what is not here, such as the initial weights, matters to pre-training alone."""
 MODALITIES = {
     "speech": {
-        **{key: key for key in ("conv_norm", "conv_bias", "position_depth", "position_kernel", "position_groups", "alibi")},
-        "mask_vector": "mask_vector",
+        **{key: key for key in ("conv_norm", "conv_bias", "position_depth", "position_kernel", "position_groups")},
+        **{key: key for key in ("alibi", "mask_vector")},
     },
     "vision": {
-        **{"image": "image_size", "patch": "patch_size", "positions": "positions", "position_tables": "position_tables"},
-        "mask_vector": "mask_vector",
+        **{"image": "image_size", "patch": "patch_size"},
+        **{key: key for key in ("positions", "position_tables", "mask_vector")},
     },
     "text": {key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
 }
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 CLASSIFIER = {key: f"classifier_{key}" for key in ("pool", "norm_eps", "inner", "inner_width")}
-
 CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
 FRESH: dict[str, dict[str, Any]] = {
     "speech": {"pool": "mean"},
