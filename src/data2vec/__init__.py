@@ -15,6 +15,7 @@ from data2vec.errors import BadExample, RunStopped, UserError
 
 if TYPE_CHECKING:
     from data2vec.data.check import check
+    from data2vec.interop.export import Exported, export
     from data2vec.interop.load import load
     from data2vec.model import Features, Model
     from data2vec.recipe import Recipe
@@ -27,14 +28,30 @@ try:
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["BadExample", "Features", "Model", "Recipe", "Run", "RunStopped", "UserError", "check", "load", "pretrain", "probe"]
+__all__ = [
+    "BadExample",
+    "Exported",
+    "Features",
+    "Model",
+    "Recipe",
+    "Run",
+    "RunStopped",
+    "UserError",
+    "check",
+    "export",
+    "load",
+    "pretrain",
+    "probe",
+]
 
 _HOME = {
+    "Exported": "interop.export",
     "Features": "model",
     "Model": "model",
     "Recipe": "recipe",
     "Run": "train.folder",
     "check": "data.check",
+    "export": "interop.export",
     "load": "interop.load",
     "pretrain": "train.loop",
     "probe": "tasks.probe",

@@ -62,6 +62,11 @@ examples:
   data2vec check books/ --tokenizer run/model --json found.json
   data2vec check owner/name --split validation --kind image
 """
+EXPORT = """\
+examples:
+  data2vec export RUN --out speech.onnx
+  data2vec export owner/name --out vision.pt2 --tolerance 1e-5
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
 
+    about = "write a model as one file that takes raw input and runs without this package"
+    verb = _verb(verbs, "export", _export, about, EXPORT)
+    verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, a file or a hub name")
+    verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="FILE.onnx; or FILE.pt2, for torch.export.load")
+    tolerance = "the largest difference from the model that is let pass (default: %(default)s)"
+    verb.add_argument("--tolerance", metavar="X", type=float, default=1e-4, help=tolerance)
+
     verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
     verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
 
@@ -197,6 +209,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
     a = arguments
     print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from data2vec.interop.export import export
+
+    print(export(arguments.model, arguments.out, arguments.tolerance))
 
 
 def _report(arguments: argparse.Namespace) -> None:
