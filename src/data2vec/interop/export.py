@@ -29,8 +29,6 @@ from data2vec.nn.heads import CTC
 
 FORMS = (".onnx", ".pt2")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-LONGEST = 80_000
-"""Inputs are checked up to this size: 5 s of speech, and the longest text."""
 ROWS = (1, 3, 4)
 """Inputs in each batch of the check."""
 
@@ -163,7 +161,6 @@ def _difference(graph: Graph, model: Model, run: Callable[[Raw], dict[str, Tenso
 def _sizes(graph: Graph, rows: int, generator: torch.Generator) -> list[int]:
     """Sizes of some inputs: the least of all for one alone, else the greatest that is tried, and random ones."""
     least, most = graph.sizes()
-    most = min(most, LONGEST)
     return [least if rows == 1 else most, *torch.randint(least, most + 1, (rows - 1,), generator=generator).tolist()]
 
 

@@ -40,7 +40,7 @@ class Graph(nn.Module, ABC):
 
     @abstractmethod
     def sizes(self) -> tuple[int, int]:
-        """The least and the greatest size of an input: samples, or tokens; or pixels a side, which are fixed."""
+        """The least size of an input, and the greatest to be tried: samples, tokens, or pixels a side, which are fixed."""
 
     @abstractmethod
     def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
@@ -68,7 +68,7 @@ class SpeechGraph(Graph):
     """Waveforms as they were recorded, each normalised over its own samples."""
 
     inputs: ClassVar = {
-        "waveform": f"float32 (B, S), {RATE} samples a second, not normalised, padded with zeros at the end",
+        "waveform": f"float32 (B, S), {RATE} samples a second, not normalised, padded with zeros, to two positions at least",
         "lengths": "int64 (B,), samples of each",
     }
 
@@ -85,7 +85,7 @@ class SpeechGraph(Graph):
         return self.outputs(*self.encoder({"input": x, "padding": padding}))
 
     def sizes(self) -> tuple[int, int]:
-        return self._samples(1), 2**31
+        return self._samples(1), self._samples(250)
 
     def dynamic(self) -> dict[str, Any]:
         # To the exporter an axis of length 1 would be another graph, so there are two positions at least, one maybe of padding.
