@@ -75,7 +75,7 @@ def export(model: str | Path | Model, out: str | Path, tolerance: float = 1e-4) 
             _write(graph, graph.draw(_sizes(graph, 2, generator), generator), file, _about(model))
             difference = _difference(graph, model, _opened(file), generator)
             if not difference <= tolerance:
-                raise RunStopped(f"{out} is not written: it differs from the model by {difference:.1e}, more than {tolerance:g}")
+                raise RunStopped(f"{out} is not written: it is {difference:.1e} from the model, more than {tolerance:g}")
             if (tokenizer := getattr(model.modality, "tokenizer", None)) is not None:
                 tokenizer.save(str(file.with_suffix(".tokenizer.json")))
             files = sorted(file.parent.iterdir(), key=lambda each: each != file)

@@ -15,11 +15,11 @@ from torch.export import Dim
 from data2vec.data.speech import RATE, normalise
 from data2vec.data.tokenizer import PAD, SPECIAL
 from data2vec.errors import UserError
-from data2vec.model import Model
 from data2vec.modalities.base import Batch
 from data2vec.modalities.speech import Speech
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import Vision
+from data2vec.model import Model
 
 Raw = dict[str, Tensor]
 """The inputs of a graph by name, in its order."""
@@ -159,7 +159,7 @@ class VisionGraph(Graph):
 
 
 def build(model: Model) -> Graph:
-    """The graph of a model, of weights of its own. Raises UserError for a modality of your own, whose raw input is not known."""
+    """The graph of a model, with a copy of its weights. Raises UserError for a modality whose raw input is not known."""
     for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph)):
         if type(model.modality) is modality:
             return graph(model)
