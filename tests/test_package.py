@@ -11,19 +11,7 @@ import pytest
 import data2vec
 
 ROOT = Path(data2vec.__file__).parent
-HEAVY = (
-    "datasets",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "PIL",
-    "soundfile",
-    "soxr",
-    "tokenizers",
-    "transformers",
-    "torchvision",
-    "onnx",
-)
+HEAVY = ("datasets", "sklearn", "scipy", "matplotlib", "PIL", "soundfile", "soxr", "tokenizers", "transformers", "torchvision")
 
 # What each part may import, beside itself and the three modules at the bottom. `recipe` is the schema of a run: it gathers
 # the settings of every part, so any part above the objective may use it.

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import Dim
 from torch.nn import functional as F
 
 from data2vec.data.speech import RATE
@@ -110,14 +111,15 @@ def _about(model: Model) -> dict[str, str]:
 
 
 def _write(graph: Graph, example: Raw, file: Path, about: dict[str, str]) -> None:
-    shapes = graph.dynamic()
+    axes = graph.axes()
+    shapes = {name: dict.fromkeys(each, Dim.DYNAMIC) for name, each in axes.items()}
     with _quiet():
         program = torch.export.export(graph, tuple(example.values()), dynamic_shapes=shapes)
         if file.suffix == ".pt2":
             torch.export.save(program, file, extra_files={"about.json": json.dumps(about, ensure_ascii=False)})
             return
         names = ["hidden", "positions", *(["logits"] if graph.head is not None else [])]
-        made: Any = torch.onnx.export(program, dynamic_shapes=shapes, output_names=names, verbose=False)
+        made: Any = torch.onnx.export(program, dynamic_shapes=axes, output_names=names, verbose=False)
         made.model.metadata_props.update(about)
         made.save(file)
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from data2vec.data.speech import RATE, normalise
 from data2vec.data.tokenizer import PAD, SPECIAL
@@ -51,8 +50,8 @@ class Graph(nn.Module, ABC):
         """One of these inputs as the library makes a batch of it alone, without padding."""
 
     @abstractmethod
-    def dynamic(self) -> dict[str, Any]:
-        """The axes of the inputs that have no fixed size."""
+    def axes(self) -> dict[str, dict[int, str]]:
+        """The names of those axes of the inputs that have no fixed size."""
 
     def outputs(self, hidden: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
         """Of what the encoder makes, what the graph gives."""
@@ -87,12 +86,11 @@ class SpeechGraph(Graph):
     def sizes(self) -> tuple[int, int]:
         return self._samples(1), self._samples(250)
 
-    def dynamic(self) -> dict[str, Any]:
-        # To the exporter an axis of length 1 would be another graph, so there are two positions at least, one maybe of padding.
-        batch = Dim("batch", min=1)
-        return {"waveform": {0: batch, 1: Dim("samples", min=self._samples(2))}, "lengths": {0: batch}}
+    def axes(self) -> dict[str, dict[int, str]]:
+        return {"waveform": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
 
     def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
+        # To the exporter an axis of length 1 is another graph; so there are two positions at least, one maybe of padding.
         waveform = torch.zeros(len(sizes), max(*sizes, self._samples(2)))
         for row, size in zip(waveform, sizes, strict=True):
             row[:size] = 0.01 + 0.1 * torch.randn(size, generator=generator)
@@ -123,9 +121,8 @@ class TextGraph(Graph):
     def sizes(self) -> tuple[int, int]:
         return 1, self.settings.max_length
 
-    def dynamic(self) -> dict[str, Any]:
-        batch = Dim("batch", min=1)
-        return {"ids": {0: batch, 1: Dim("tokens", max=self.settings.max_length)}, "lengths": {0: batch}}
+    def axes(self) -> dict[str, dict[int, str]]:
+        return {"ids": {0: "batch", 1: "tokens"}, "lengths": {0: "batch"}}
 
     def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
         shape = len(sizes), max(sizes)
@@ -147,8 +144,8 @@ class VisionGraph(Graph):
     def sizes(self) -> tuple[int, int]:
         return self.settings.image, self.settings.image
 
-    def dynamic(self) -> dict[str, Any]:
-        return {"image": {0: Dim("batch", min=1)}}
+    def axes(self) -> dict[str, dict[int, str]]:
+        return {"image": {0: "batch"}}
 
     def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
         shape = len(sizes), 3, sizes[0], sizes[0]
