@@ -16,6 +16,7 @@ from data2vec.errors import BadExample, RunStopped, UserError
 if TYPE_CHECKING:
     from data2vec.data.check import check
     from data2vec.interop.convert import convert
+    from data2vec.interop.export import Exported, export
     from data2vec.interop.load import load
     from data2vec.model import Features, Model
     from data2vec.recipe import Recipe
@@ -30,6 +31,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "BadExample",
+    "Exported",
     "Features",
     "Model",
     "Recipe",
@@ -38,18 +40,21 @@ __all__ = [
     "UserError",
     "check",
     "convert",
+    "export",
     "load",
     "pretrain",
     "probe",
 ]
 
 _HOME = {
+    "Exported": "interop.export",
     "Features": "model",
     "Model": "model",
     "Recipe": "recipe",
     "Run": "train.folder",
     "check": "data.check",
     "convert": "interop.convert",
+    "export": "interop.export",
     "load": "interop.load",
     "pretrain": "train.loop",
     "probe": "tasks.probe",

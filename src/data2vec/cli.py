@@ -76,6 +76,11 @@ examples:
   data2vec check books/ --tokenizer run/model --json found.json
   data2vec check owner/name --split validation --kind image
 """
+EXPORT = """\
+examples:
+  data2vec export RUN --out speech.onnx
+  data2vec export owner/name --out vision.pt2 --tolerance 1e-5
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,6 +161,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--source", metavar="TEXT", help="where the weights come from, for the model card (else asked for)")
     verb.add_argument("--license", metavar="NAME", help="their licence, such as mit or cc-by-nc-4.0, likewise")
 
+    about = "write a model as one file that takes raw input and runs without this package"
+    verb = _verb(verbs, "export", _export, about, EXPORT)
+    verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, a file or a hub name")
+    verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="FILE.onnx; or FILE.pt2, for torch.export.load")
+    tolerance = "the largest difference from the model that is let pass (default: %(default)s)"
+    verb.add_argument("--tolerance", metavar="X", type=float, default=1e-4, help=tolerance)
+
     verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
     verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
 
@@ -228,9 +240,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     model = load(arguments.model)
     source = arguments.source or model.source or _ask("Where do these weights come from?")
-    license = (
-        arguments.license or model.license or _ask("Under which licence are they, as the hub names it (mit, cc-by-nc-4.0, …)?")
-    )
+    license = arguments.license or model.license or _ask("Under which licence are they, such as mit or cc-by-nc-4.0?")
     print(convert(model, arguments.dest, arguments.to, source, license))
     for name, value in (("source", source), ("license", license)):
         if not value:
@@ -240,6 +250,12 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _ask(question: str) -> str | None:
     """The answer of a person, where there is one and they know."""
     return input(f"{question} (Enter: not known) ").strip() or None if sys.stdin.isatty() else None
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from data2vec.interop.export import export
+
+    print(export(arguments.model, arguments.out, arguments.tolerance))
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
 """data2vec 2.0 for Hugging Face transformers: speech, images or text to contextual vectors, with or without a head on them.
 
-This file lies in a model's folder, with the two that it imports, and is read from there by
-`AutoModel.from_pretrained(folder, trust_remote_code=True)`. They need torch and transformers alone. Parameters are named as in
-the package data2vec, which writes such folders and reads them again.
+This file lies in a model's folder and is read from there by `AutoModel.from_pretrained(folder, trust_remote_code=True)`. It
+needs torch and transformers alone. Parameters are named as in the package data2vec, which writes such folders and reads them
+again.
 
 Shapes: B batch, T positions, D width, H heads, E extra tokens, V labels. `absent` (B, T) is True at padding, which is kept
 from reaching anything: an input's vectors do not depend on what it is batched with.
