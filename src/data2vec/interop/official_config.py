@@ -279,7 +279,7 @@ def _version2(recipe: Recipe) -> Config:
         "prenet_layerdrop": 0.0,
         "prenet_dropout": e.dropout,
         "num_extra_tokens": e.extra_tokens,
-        "init_extra_token_zero": e.extra_token_std == 0,
+        "init_extra_token_zero": not (e.extra_tokens and e.extra_token_std),
         "mask_noise_std": o.decoder.noise_std,
         "mask_prob": mask["prob"],
         "mask_length": mask.get("length", 1),

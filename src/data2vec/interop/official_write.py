@@ -29,7 +29,7 @@ def write(model: Model, path: Path) -> list[str]:
     family = family_of(model.recipe)
     config, task, lost = _config(model)
     names = table(family, config, getattr(model.recipe.modality, "position_tables", 1))
-    student = _named(model.encoder.state_dict(), names, family)
+    student = _named(model.encoder.state_dict(), names, family) | _computed(model, family)
     teacher: Tensors = {}
     if model.head is None:
         rest = {name: value for name, value in model.pretraining.items() if not name.startswith("teacher.")}
@@ -37,7 +37,6 @@ def write(model: Model, path: Path) -> list[str]:
         teacher = _teacher(model, names, family, student)
     else:
         lost += ["the teacher and the prediction head: fine-tuned files have none"] if model.pretraining else []
-    student |= _computed(model, family)
     inner: Config = {"model": config, "task": task}
     if model.head is not None:
         head, outer, prefix = official_heads.written(family, model.head.settings)
