@@ -1,7 +1,6 @@
 """Official models, read: whatever code wrote the file, one `Model` comes of it. They are written by `official_write`."""
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +31,6 @@ __all__ = ["read", "write"]
 log = logging.getLogger(__name__)
 
 POSITIONS = "modality_encoders.IMAGE.fixed_positional_encoder.positions"
-PREDICTION = re.compile(r"^(final_proj|lm_head|encoder\.regression_head)\.|\.decoder\.")
-"""The prediction head, or the decoder."""
 OF_THE_ENCODER = {
     "_name", "supported_modality", "type", "layer_type", "layer_norm_first", "normalize_before", "activation_fn", "norm_eps",
     "norm_affine", "layer_norm_eps", "layer_scale_init_value", "use_shared_rel_pos_bias", "use_abs_pos_emb", "img_size",
@@ -53,7 +50,7 @@ def read(path: Path) -> Model:
     known = sizes(content.family, content.student, content.model, str(path))
     for line in contradictions(content.model, known):
         log.warning("%s: %s; the tensors are followed", path, line)
-    recipe, config = _recipe(content, known)
+    recipe, config, objective = _recipe(content, known)
     content = _widened(content, recipe.encoder.heads)
     names = table(content.family, config, getattr(recipe.modality, "position_tables", 1))
     head = official_heads.settings(content)
@@ -62,15 +59,19 @@ def read(path: Path) -> Model:
     if model.head is not None and head is not None:
         used |= _fill(model.head, content.head, head[1], path)
     _check_positions(content, recipe)
-    pretraining, also = _pretraining(content, recipe, names)
+    pretraining, also = _pretraining(content, objective, names)
     unknown = sorted((content.student.keys() | content.head.keys() | content.teacher.keys()) - used - also - {POSITIONS})
     if unknown:
         log.warning("%s: tensors of no known use were left out: %s", path, ", ".join(unknown))
     return _shared(replace(model, pretraining=pretraining, source=f"the official file {path.name}"))
 
 
-def _recipe(content: Content, known: Config) -> tuple[Recipe, Config]:
-    """The recipe of the model in a file, and the official configuration it comes of.
+Made = tuple[Recipe, Config, Objective | None]
+
+
+def _recipe(content: Content, known: Config) -> Made:
+    """The recipe of the model in a file, the official configuration it comes of, and where there is more in it than an
+    encoder, the objective, without any numbers.
 
     An objective that is not supported must not keep anyone from the weights: then it is that of the released recipe."""
     try:
@@ -84,7 +85,7 @@ def _recipe(content: Content, known: Config) -> tuple[Recipe, Config]:
         return found
 
 
-def _made(content: Content, told: Config, task: Config, known: Config) -> tuple[Recipe, Config]:
+def _made(content: Content, told: Config, task: Config, known: Config) -> Made:
     family, released = content.family, _released(content.family, known)
     base, usual, _ = official_config(released)
     config = merged(merged(base, told), known)
@@ -95,16 +96,12 @@ def _made(content: Content, told: Config, task: Config, known: Config) -> tuple[
     data: Config = {}
     if family.modality == "text" and has_tokenizer(content.path.parent):
         data["tokenizer"] = str(content.path.parent.resolve())
-    recipe = recipes.validate(found | {"data": data}, content.path.name)
-    if content.teacher or any(PREDICTION.search(name) for name in content.student):
-        _shapes(recipe)  # the objective can be built
-    return recipe, config
-
-
-def _shapes(recipe: Recipe) -> Objective:
-    """The objective without any numbers in it. Raises UserError when its settings do not fit one another."""
+    recipe = recipes.validate(found | {"data": data}, "its recipe")
+    if not content.teacher and not content.predicts:
+        return recipe, config, None
     with torch.device("meta"):
-        return objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+    return recipe, config, objective
 
 
 def _released(family: Family, known: Config) -> Recipe:
@@ -205,16 +202,14 @@ def _check_positions(content: Content, recipe: Recipe) -> None:
                 raise UserError(f"{content.path}: {POSITIONS} are not sines and cosines; others cannot be represented")
 
 
-def _pretraining(content: Content, recipe: Recipe, names: keys.Table) -> tuple[dict[str, Tensor], set[str]]:
+def _pretraining(content: Content, objective: Objective | None, names: keys.Table) -> tuple[dict[str, Tensor], set[str]]:
     """Teacher and prediction head or decoder by the names of the objective, as far as they are there at all; and the
     official names they may have."""
-    predicts = any(PREDICTION.search(name) for name in content.student)
-    if not content.teacher and not predicts:
+    if objective is None:
         return {}, set()
-    objective = _shapes(recipe)
     own = objective.teacher.own.state_dict()
     rest = {name: value for name, value in objective.state_dict().items() if not name.startswith(("student.", "teacher."))}
-    found = _taken(content.student, rest, names, content.path) if predicts else {}
+    found = _taken(content.student, rest, names, content.path) if content.predicts else {}
     if content.teacher:
         taken = _taken(content.teacher, own, names, content.path)
         found |= {f"teacher.own.{name}": value for name, value in taken.items()}

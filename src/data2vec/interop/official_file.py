@@ -14,6 +14,8 @@ from data2vec.interop.official_names import HEADS, PORT_SIGN, Tensors, family_of
 
 log = logging.getLogger(__name__)
 
+PREDICTION = re.compile(r"^(final_proj|lm_head|encoder\.regression_head)\.|\.decoder\.")
+"""The prediction head, or the decoder."""
 NESTED = ("w2v_args", "pretrained_model_args", "w2v_model_args")
 """Where fine-tuned models keep the configuration of the model they began with."""
 
@@ -38,6 +40,11 @@ class Content:
     """Of the fine-tuned model; `model` again where there is no other."""
     labels: list[str] | None
     """The symbols of the dictionary in it."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the prediction head or the decoder is there."""
+        return any(PREDICTION.search(name) for name in self.student)
 
 
 def open_file(path: Path) -> Content:

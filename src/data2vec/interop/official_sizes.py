@@ -219,6 +219,7 @@ def _image2(tensors: Tensors, root: str, width: int, told: Config, where: str) -
 
 def _text2(tensors: Tensors, root: str, width: int, told: Config, where: str) -> Config:
     local = f"{root}local_encoder."
+    _need(tensors, f"{local}embed_tokens.weight", where)
     return {
         "max_source_positions": len(_need(tensors, f"{local}embed_positions.weight", where)) - 2,
         **_has("layernorm_embedding", tensors, f"{local}layernorm_embedding.", told),
