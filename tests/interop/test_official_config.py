@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.interop.official_config import BEIT, differences, family_of, official_config, ratio, sections
+from data2vec.interop.official_config import differences, family_of, official_config, sections
+from data2vec.interop.official_models import BEIT, ratio
 from data2vec.recipe import Recipe
 
 RELEASED = [name for name in recipes.names() if "tiny" not in name]

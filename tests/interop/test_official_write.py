@@ -133,7 +133,7 @@ def test_what_has_no_place_is_told(tmp_path: Path) -> None:
     for each in ("labels of its head", "head.problem: multi_label", "its source: somewhere", "its license: mit", "the teacher"):
         assert each in told
     model = trained(small("speech/v1-base"), CTCSettings(labels=("-", *"abcd")))
-    assert "the first four must be <s>" in "\n".join(official.write(model, tmp_path / "b.pt"))
+    assert "there the first four must be <s>" in "\n".join(official.write(model, tmp_path / "b.pt"))
     (tmp_path / "dict.ltr.txt").write_text("another 1\n")
     told = "\n".join(official.write(trained(small("speech/v1-base"), CTCSettings(labels=LETTERS)), tmp_path / "c.pt"))
     assert "another dict.ltr.txt is there already" in told

@@ -9,7 +9,7 @@ from typing import Any
 
 from data2vec.errors import UserError
 from data2vec.interop import unpickle
-from data2vec.interop.official_config import Config, Family
+from data2vec.interop.official_models import Config, Family
 from data2vec.interop.official_names import HEADS, PORT_SIGN, Tensors, family_of, renamed, teacher_prefix
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from typing import Any
 
 from data2vec.errors import UserError
 from data2vec.interop.keys import Table, affine
-from data2vec.interop.official_config import BEIT, Config, Family
 from data2vec.interop.official_file import Content
+from data2vec.interop.official_models import BEIT, Config, Family
 from data2vec.interop.official_names import Tensors
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from data2vec.errors import UserError
 from data2vec.interop import fairseq
 from data2vec.interop.keys import Table
-from data2vec.interop.official_config import BEIT, Config, Family
+from data2vec.interop.official_models import BEIT, Config, Family
 
 Tensors = dict[str, Tensor]
 

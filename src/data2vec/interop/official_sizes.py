@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data2vec.errors import UserError
 from data2vec.interop.fairseq_config import layer_list
-from data2vec.interop.official_config import BEIT, Config, Family, ratio
+from data2vec.interop.official_models import BEIT, Config, Family, ratio
 from data2vec.interop.official_names import Tensors, count
 from data2vec.nn.frontend import WAV2VEC
 

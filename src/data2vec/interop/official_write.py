@@ -10,7 +10,8 @@ from torch import Tensor
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.interop import keys, official_heads
-from data2vec.interop.official_config import BEIT, Config, Family, family_of, official_config
+from data2vec.interop.official_config import family_of, official_config
+from data2vec.interop.official_models import BEIT, Config, Family
 from data2vec.interop.official_names import Tensors, table
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
@@ -42,8 +43,7 @@ def write(model: Model, path: Path) -> list[str]:
         head, outer, prefix = official_heads.written(family, model.head.settings)
         student = {prefix + name: value for name, value in student.items()}
         student |= _named(model.head.state_dict(), head, family)
-        if outer_model := _around(outer, inner, family):
-            inner = inner | {"model": outer_model}
+        inner = inner | {"model": _around(outer, inner, family)}
     lost += _beside(model, path)
     lost += ["how it was trained: the sections data, train, probe and log of its recipe"]
     lost += [f"its {key}: {value}" for key in ("source", "license") if (value := getattr(model, key))]
@@ -133,9 +133,9 @@ def _width(model: Model) -> int:
 
 
 def _around(outer: Config, inner: Config, family: Family) -> Config:
-    """The configuration of a fine-tuned model, with that of the pre-trained one inside; nothing where they are one."""
+    """The configuration of a fine-tuned model: with that of the pre-trained one inside, or in version 1 mostly the same."""
     if family.version == 1 and family.modality != "speech":
-        return {}
+        return inner["model"] | ({"load_checkpoint_heads": True} if family.modality == "text" else {})
     return outer | {"w2v_args" if family.modality == "speech" else "pretrained_model_args": inner}
 
 
@@ -146,9 +146,7 @@ def _beside(model: Model, path: Path) -> list[str]:
     if isinstance(head, CTCSettings):
         lines = "".join(f"{label} 1\n" for label in head.labels[4:])
         if head.labels[:4] != official_heads.SPECIAL:
-            lost.append(
-                f"the labels of its head: the first four are {', '.join(official_heads.SPECIAL)} in every official file"
-            )
+            lost.append(f"the labels of its head: there the first four must be {', '.join(official_heads.SPECIAL)}")
         elif not _put(path.with_name(official_heads.DICTIONARY), lines):
             lost.append(f"the labels of its head: another {official_heads.DICTIONARY} is there already")
     elif head is not None:
