@@ -43,9 +43,9 @@ def read(foreign: Tensors, ours: Tensors, table: Table) -> dict[str, Tensor]:
 
 
 def write(ours: Tensors, like: Tensors, table: Table) -> dict[str, Tensor]:
-    """Our tensors under their foreign names, in the shapes of `like`."""
+    """Our tensors under their foreign names, in the shapes of `like` where it has them."""
     foreign: dict[str, Tensor] = {}
     for name, keys in names(ours, table).items():
         for key, part in zip(keys, ours[name].chunk(len(keys)), strict=True):
-            foreign[key] = part.reshape(like[key].shape)
+            foreign[key] = part.reshape(like[key].shape) if key in like else part
     return foreign

@@ -1,6 +1,11 @@
-"""The Data2Vec models of Hugging Face transformers: their names for our parameters."""
+"""Models as folders of Hugging Face transformers, and their names for our parameters."""
 
+import json
+from pathlib import Path
+
+from data2vec.errors import UserError
 from data2vec.interop.keys import Table, affine
+from data2vec.model import Model
 
 _AUDIO, _TEXT, _VISION = "encoder.layers.{i}", "encoder.layer.{i}", "encoder.layer.{i}"
 _OURS = "transformer.blocks.{i}"
@@ -53,3 +58,36 @@ VISION: Table = {
     **affine("transformer.final_norm", "layernorm"),
 }
 """Data2VecVisionModel with use_mask_token, use_shared_relative_position_bias and without use_mean_pooling"""
+
+
+def read(folder: Path) -> Model:
+    """The model in a folder of transformers' `save_pretrained`.
+
+    Raises UserError for an architecture or a setting that is not ours, and for missing or damaged files."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not of transformers, or damaged ({error!r})") from None
+    if kind == "data2vec2":
+        from data2vec.interop import remote
+
+        return remote.read(folder)
+    from data2vec.interop import native
+
+    return native.read(folder, config)
+
+
+def write(model: Model, folder: Path) -> list[str]:
+    """Write a model folder that transformers opens, in place of what was there.
+
+    Returns, in words, what of the model has no place in it. Raises UserError, which names the setting, when the model
+    itself has none."""
+    if model.recipe.objective.name == "data2vec2":
+        from data2vec.interop import remote
+
+        return remote.write(model, folder)
+    from data2vec.interop import native
+
+    return native.write(model, folder)

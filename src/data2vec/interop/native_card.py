@@ -1,0 +1,34 @@
+"""How a model card tells to use a folder of transformers."""
+
+from data2vec.model import Model
+
+USE = """\
+from transformers import {prepare}, {auto}
+
+prepare = {prepare}.from_pretrained("this/folder")
+model = {auto}.from_pretrained("this/folder"{more})
+inputs = prepare({given}, return_tensors="pt")
+output = model(**inputs).{output}"""
+GIVEN = {
+    "speech": ("AutoFeatureExtractor", "[waveform], sampling_rate=16000, padding=True"),
+    "vision": ("AutoImageProcessor", "[picture]"),
+    "text": ("AutoTokenizer", '["a text"], padding=True'),
+}
+AUTO = {
+    "speech": "AutoModelForAudioClassification",
+    "vision": "AutoModelForImageClassification",
+    "text": "AutoModelForSequenceClassification",
+}
+
+
+def opening(model: Model) -> str:
+    """Code that opens a folder of this model, and gives it something."""
+    modality = model.modality.settings.name
+    prepare, given = GIVEN[modality]
+    head = model.head.settings.name if model.head is not None else None
+    auto = {None: "AutoModel", "ctc": "AutoModelForCTC"}.get(head) or AUTO[modality]
+    more = ", add_pooling_layer=False" if auto == "AutoModel" and modality == "text" else ""
+    use = USE.format(prepare=prepare, auto=auto, more=more, given=given, output="logits" if head else "last_hidden_state")
+    if head == "ctc":
+        use = use.replace(prepare, "AutoProcessor") + "\ntexts = prepare.batch_decode(output.argmax(-1))"
+    return use
