@@ -54,11 +54,11 @@ def open_file(path: Path) -> Content:
         raise UserError(f"{path}: holds no weights, but a {type(raw).__name__}")
     state = next((raw[key] for key in ("model", "module") if isinstance(raw.get(key), Mapping)), raw)
     port = any(str(name).startswith(PORT_SIGN) for name in state)
-    tensors = renamed({str(name): value for name, value in state.items()}, port)
+    tensors = renamed(state, port)
     family = family_of(tensors, str(path))
     averaged = [value for name, value in state.items() if re.search(r"(^|\.)_ema$", str(name)) and isinstance(value, Mapping)]
     averaged += [raw["model_ema"]] if isinstance(raw.get("model_ema"), Mapping) else []
-    teacher = renamed({str(name): value for name, value in averaged[0].items()}, port) if averaged else {}
+    teacher = renamed(averaged[0], port) if averaged else {}
     prefix = teacher_prefix(family, teacher)
     outer, model, task = _configurations(raw)
     if port:
@@ -110,6 +110,8 @@ def _resolved(tree: Config, whole: Config) -> Config:
 
 def _beit(config: Config) -> Config:
     """Arguments of the vision code under the names of `fairseq_config`."""
+    if isinstance(patch := config.get("patch_size"), list | tuple) and patch:
+        config = config | {"patch_size": patch[0]}
     if "layer_results" not in config:
         return config
     layers = config.get("target_layers")

@@ -45,10 +45,11 @@ HEADS = re.compile(r"^(proj|fc_norm|head|classification_heads)\.")
 """What fine-tuning puts on an encoder."""
 
 
-def renamed(tensors: Mapping[str, Any], port: bool = False) -> Tensors:
+def renamed(tensors: Mapping[Any, Any], port: bool = False) -> Tensors:
     """Today's names, in float32; without what is computed, and what is not a tensor."""
     found = {}
-    for name, value in tensors.items():
+    for key, value in tensors.items():
+        name = ascii(str(key))[1:-1]  # safe to print, whatever the file has put into it
         if not isinstance(value, Tensor) or COMPUTED.search(name):
             continue
         for old, new in (*RENAMED, *PORT) if port else RENAMED:
