@@ -165,6 +165,13 @@ def test_an_objective_without_counterpart_matters_only_with_a_teacher(tmp_path: 
     assert data2vec.load(tmp_path / "a.pt").recipe.objective.target.state == "ffn"
 
 
+def test_an_encoder_without_counterpart_is_refused_with_or_without_a_teacher(tmp_path: Path) -> None:
+    for pretraining in (False, True):
+        with pytest.raises(UserError, match=r"modality\.positions: 'sincos' has no counterpart") as told:
+            official.write(trained(recipes.load("vision/v1-tiny"), pretraining=pretraining), tmp_path / "a.pt")
+        assert "delete its pretraining" not in str(told.value)
+
+
 def test_text_brings_its_tokenizer_along(tmp_path: Path) -> None:
     from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 

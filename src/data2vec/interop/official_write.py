@@ -57,6 +57,8 @@ def _config(model: Model) -> tuple[Config, Config, list[str]]:
     try:
         return official_config(model.recipe, fine_tuned)
     except UserError as problem:
+        if not all(line.startswith("objective.") for line in str(problem).splitlines()):
+            raise
         if model.pretraining and not fine_tuned:
             raise UserError(f"{problem}\n(to write the encoder alone, delete its pretraining.safetensors)") from None
         config, task, lost = official_config(_with_official_objective(model.recipe), fine_tuned)
