@@ -24,10 +24,11 @@ ALLOWED = {
     "recipe": {"modalities", "nn", "objective", "train.settings", "tasks.settings"},
     "interop": {"recipe", "objective", "modalities", "nn", "data", "model", "card"},
     "card": set(),
-    "model": {"card", "recipe", "modalities", "nn"},
+    "inference": {"modalities", "nn"},
+    "model": {"card", "recipe", "inference", "modalities", "nn"},
     "report": {"recipe", "objective", "modalities", "nn", "data", "model", "train.folder", "train.checkpoint", "train.machine"},
     "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks.online", "report.page"},
-    "tasks": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load"},
+    "tasks": {"recipe", "objective", "inference", "modalities", "nn", "data", "model", "interop.load"},
 }
 
 
