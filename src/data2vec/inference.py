@@ -28,6 +28,9 @@ BATCH = {"cpu": 1024, "cuda": 8192}
 """Positions that are computed at a time, padding among them: more would not stay in the processor's caches, or overflow a
 small device."""
 
+PADDING = 1 / 16
+"""The share of those that may be padding. One more batch costs about as much: all weights come from memory again."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -143,12 +146,15 @@ def positions(modality: Modality, item: Any) -> int:
 
 def batches(modality: Modality, items: Sequence[Any], most: int) -> Iterator[tuple[list[int], Batch]]:
     """The places of inputs that are computed together, and their batch: of like length, at most `most` positions with
-    padding, or a single input."""
+    padding, of which little is padding; or a single input."""
     lengths = [positions(modality, item) for item in items]
     group: list[int] = []
     for place in sorted(range(len(items)), key=lambda place: -lengths[place]):
-        full = group and (len(group) + 1) * lengths[group[0]] > most
-        if full or (group and not modality.mixes_lengths and items[place].shape != items[group[0]].shape):
+        if group and not (
+            (len(group) + 1) * lengths[group[0]] <= most
+            and sum(lengths[group[0]] - lengths[each] for each in (*group, place)) <= PADDING * most
+            and (modality.mixes_lengths or items[place].shape == items[group[0]].shape)
+        ):
             yield group, modality.collate([items[each] for each in group])
             group = []
         group.append(place)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -206,8 +207,8 @@ def _windows(modality: Modality, rows: Any, first: int, positions: int) -> Itera
     )
     window: list[Read] = []
     size = 0
-    for chunk in loader:
-        window += chunk
+    for packed in loader:
+        window += (chunk := pickle.loads(packed))
         size += sum(0 if isinstance(item, str) else inference.positions(modality, item) for _, item in chunk)
         if size >= positions:
             yield window
@@ -216,8 +217,8 @@ def _windows(modality: Modality, rows: Any, first: int, positions: int) -> Itera
         yield window
 
 
-class _Decoded(Dataset[list[Read]]):
-    """In the worker: numbers of inputs become what is read of them."""
+class _Decoded(Dataset[bytes]):
+    """In the worker: numbers of inputs become what is read of them, pickled, or each tensor would take an open file."""
 
     def __init__(self, modality: Modality, rows: Any):
         self.modality, self.rows = modality, rows
@@ -226,8 +227,8 @@ class _Decoded(Dataset[list[Read]]):
         if hasattr(rows, "select_columns"):
             self.rows = rows.select_columns([name for name in (self.kind, "path", "key") if name in rows.column_names])
 
-    def __getitem__(self, chunk: range) -> list[Read]:
-        return [self._read(index) for index in chunk]
+    def __getitem__(self, chunk: range) -> bytes:
+        return pickle.dumps([self._read(index) for index in chunk])
 
     def _read(self, index: int) -> Read:
         row, name = self.rows[index], f"input {index + 1}"
