@@ -147,8 +147,10 @@ def _content(modality: Modality, rows: Any) -> str:
         if isinstance(row, Path) and row.exists():
             stat = row.stat()
             row = f"{row}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        content = row if isinstance(row, str | Path | list | dict) else (row.shape, row.tobytes())
-        digest.update(repr(content).encode())
+        if not isinstance(row, str | Path | dict):
+            array = torch.as_tensor(row).numpy(force=True)
+            row = array.shape, array.tobytes()
+        digest.update(repr(row).encode())
     return digest.hexdigest()
 
 

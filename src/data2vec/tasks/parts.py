@@ -96,7 +96,7 @@ class Parts:
 
     def remove(self) -> None:
         """Delete the parts, and the folder if nothing else is in it."""
-        for path in (*self.files, self.begun):
+        for path in (*self.files, *self.folder.glob(".*.tmp"), self.begun):
             path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
