@@ -80,9 +80,11 @@ def device(name: str) -> torch.device:
     return found
 
 
-def batch_on(device: torch.device) -> int:
-    """How many positions to compute at a time, where nothing is said."""
-    return BATCH[device.type if device.type in BATCH else "cuda"]
+def most_on(device: torch.device, given: int | None = None) -> int:
+    """How many positions to compute at a time: so many, or what is fast. Raises UserError for none."""
+    if given is not None and given < 1:
+        raise UserError(f"batch: {given} is not a number of positions to compute at a time; it must be 1 or more")
+    return given or BATCH[device.type if device.type in BATCH else "cuda"]
 
 
 def load(modality: Modality, given: Any, name: str) -> Tensor:
@@ -189,7 +191,7 @@ def vectors(
 
     The encoder is one whose padding stays where it is (`data2vec.nn.encoder.undisturbed`)."""
     device = next(encoder.parameters()).device
-    most = most or batch_on(device)
+    most = most_on(device, most)
     found: list[Any] = [None] * len(items)
     for places, batch in batches(modality, items, most):
         x, padding = run(encoder, {key: value.to(device) for key, value in batch.items()}, layers)

@@ -84,6 +84,7 @@ def features(
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent} to write it into")
     model, place = load(model), inference.device(device)
+    most = inference.most_on(place, batch)
     mix = inference.mix(layers, len(model.encoder.transformer.blocks))
     modality = recipes.load(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
     rows = _rows(modality, inputs)
@@ -94,10 +95,10 @@ def features(
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
         "model": _digest(model),
     }
-    how = {"content": _content(modality, rows), "split": split, "device": place.type, "batch": batch}
+    how = {"content": _content(modality, rows), "split": split, "device": place.type, "batch": most}
     parts = Parts(out.with_name(f"{out.name}.parts"), about | how)
     on_device = model.encoder if place.type == "cpu" else copy.deepcopy(model.encoder).to(place)
-    for part in _computed(undisturbed(on_device), modality, rows, parts.inputs, mix, pool, batch):
+    for part in _computed(undisturbed(on_device), modality, rows, parts.inputs, mix, pool, most):
         parts.add(part)
 
     lengths, names, unreadable = parts.index()
@@ -154,15 +155,12 @@ def _content(modality: Modality, rows: Any) -> str:
     return digest.hexdigest()
 
 
-def _computed(
-    encoder: Encoder, modality: Modality, rows: Any, first: int, mix: Mix, pool: bool, batch: int | None
-) -> Iterator[Part]:
+def _computed(encoder: Encoder, modality: Modality, rows: Any, first: int, mix: Mix, pool: bool, most: int) -> Iterator[Part]:
     """The parts that are missing, from input `first` on."""
     from tqdm import tqdm
 
     held: list[Part] = []
     begun = time.monotonic()
-    most = batch or inference.batch_on(next(encoder.parameters()).device)
     with tqdm(total=len(rows), initial=first, desc="features", unit="input", leave=False, disable=None) as bar:
         for window in _windows(modality, rows, first, WINDOW * most):
             held.append(_part(encoder, modality, window, mix, pool, most))

@@ -61,7 +61,7 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
     plain = [undisturbed(encoder) for encoder in encoders]
     every = inference.mix("all", len(plain[0].transformer.blocks))
     batches: Any = DataLoader(
-        _Loaded(modality, labelled, inference.batch_on(here.device)),
+        _Loaded(modality, labelled, inference.most_on(here.device)),
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
