@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data2vec import inference
 from data2vec import recipe as recipes
 from data2vec.errors import BadExample, UserError
+from data2vec.inputs import read_input
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 
@@ -67,7 +68,7 @@ def test_unlike_lengths_do_share_a_batch_where_they_can() -> None:
     given = waves(16000, 15000, 16000, 14000)
     for overrides, expected in (({}, 1), ({"modality.conv_norm": "group"}, 3)):
         modality = model("speech/v1-tiny", overrides).modality
-        items = [inference.load(modality, each, "a wave") for each in given]
+        items = [read_input(modality, each, "a wave") for each in given]
         assert len(list(inference.batches(modality, items, 1000))) == expected
 
 
@@ -157,7 +158,7 @@ def test_text_without_a_tokenizer() -> None:
 def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(BadExample, match=r"a\.wav"):
-        inference.load(model("speech/v1-tiny").modality, tmp_path / "a.wav", "a wave")
+        read_input(model("speech/v1-tiny").modality, tmp_path / "a.wav", "a wave")
 
 
 def test_devices() -> None:

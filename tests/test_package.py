@@ -25,10 +25,11 @@ ALLOWED = {
     "interop": {"recipe", "objective", "modalities", "nn", "data", "model", "card"},
     "card": set(),
     "inference": {"modalities", "nn"},
-    "model": {"card", "recipe", "inference", "modalities", "nn"},
+    "inputs": {"modalities"},
+    "model": {"card", "recipe", "inference", "inputs", "modalities", "nn"},
     "report": {"recipe", "objective", "modalities", "nn", "data", "model", "train.folder", "train.checkpoint", "train.machine"},
     "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks.online", "report.page"},
-    "tasks": {"recipe", "objective", "inference", "modalities", "nn", "data", "model", "interop.load"},
+    "tasks": {"recipe", "objective", "inference", "inputs", "modalities", "nn", "data", "model", "interop.load"},
 }
 
 

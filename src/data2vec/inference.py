@@ -3,18 +3,16 @@
 Shapes: B inputs, T positions of the longest, L layers asked for, D width.
 """
 
-import io
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import UserError
 from data2vec.modalities.base import Batch, Modality
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder
@@ -85,60 +83,6 @@ def most_on(device: torch.device, given: int | None = None) -> int:
     if given is not None and given < 1:
         raise UserError(f"batch: {given} is not a number of positions to compute at a time; it must be 1 or more")
     return given or BATCH[device.type if device.type in BATCH else "cuda"]
-
-
-def load(modality: Modality, given: Any, name: str) -> Tensor:
-    """One input ready to be batched: the path of a file; or an array or tensor, (S,) samples at 16 kHz, (H, W, 3) bytes or
-    (T,) token ids; or a string of text; or a row of a data set. `name` is what an array is called in messages.
-
-    Raises BadExample when it cannot be read, and UserError when it cannot be read by this model."""
-    kind = getattr(modality, "kind", None)
-    if kind == "text" and not isinstance(given, str | Path | dict):
-        return _tokens(modality, given, name)
-    row = given if kind is None or isinstance(given, dict) else _row(kind, given, name)
-    examples = modality.labelled([row])
-    if not len(examples):
-        raise BadExample((*getattr(examples, "bad", ()), f"{name}: it is too short for a single position")[0])
-    return examples.load(0, None, None)
-
-
-def _row(kind: str, given: Any, name: str) -> dict[str, Any]:
-    if kind == "text" and isinstance(given, str):
-        return {"text": given}
-    if isinstance(given, str | Path):
-        return {kind: {"bytes": None, "path": str(given)}}
-    array, content = torch.as_tensor(given).cpu(), io.BytesIO()
-    if kind == "audio":
-        import soundfile
-
-        if array.ndim != 1:
-            raise UserError(f"{name}: a wave of shape {tuple(array.shape)}; it must be (S,), samples of one channel at 16 kHz")
-        array = array.float() if array.is_floating_point() else array
-        soundfile.write(content, array.numpy(), 16000, format="WAV", subtype="FLOAT")
-    else:
-        from PIL import Image
-
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != torch.uint8:
-            raise UserError(f"{name}: a picture of {array.dtype} {tuple(array.shape)}; it must be uint8 (H, W, 3)")
-        Image.fromarray(array.numpy()).save(content, "BMP")
-    return {kind: {"bytes": content.getvalue(), "path": name}}
-
-
-def _tokens(modality: Modality, given: Any, name: str) -> Tensor:
-    ids = torch.as_tensor(given).cpu()
-    size, most = modality.settings.vocab_size, modality.settings.max_length
-    if ids.ndim != 1 or ids.is_floating_point() or not 1 <= len(ids) <= most or ids.min() < 0 or ids.max() >= size:
-        raise UserError(f"{name}: it must be a string, or 1 to {most} token ids from 0 to {size - 1} in one row")
-    return ids.long()
-
-
-def check_tokenizer(modality: Modality) -> None:
-    """Raises UserError when this is a model of text that has no tokenizer."""
-    if getattr(modality, "kind", None) == "text" and modality.data.tokenizer is None:
-        raise UserError(
-            "the tokenizer of this model is not known: put its tokenizer.json, or vocab.json and merges.txt, into the model's "
-            "folder; or give token ids"
-        )
 
 
 def positions(modality: Modality, item: Any) -> int:

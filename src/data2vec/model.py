@@ -26,6 +26,7 @@ from data2vec import recipe as recipes
 from data2vec.card import card
 from data2vec.errors import BadExample, UserError
 from data2vec.inference import Features, Layers
+from data2vec.inputs import check_tokenizer, read_input
 from data2vec.modalities.base import Examples, Modality
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
@@ -103,9 +104,9 @@ class Model:
             raise UserError("features: there is no input")
         chosen = inference.mix(layers, len(self.encoder.transformer.blocks))
         if any(isinstance(each, str | Path) for each in inputs):
-            inference.check_tokenizer(self.modality)
+            check_tokenizer(self.modality)
         try:
-            items = [inference.load(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
+            items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
         except BadExample as error:
             raise UserError(f"features: {error}") from None
         found = inference.vectors(undisturbed(self.encoder), self.modality, items, chosen, pool, batch)

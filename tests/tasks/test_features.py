@@ -42,7 +42,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     """A part for every few inputs, and caches of their own."""
     import datasets
 
-    monkeypatch.setattr(task, "CHUNK", 2)
+    monkeypatch.setattr("data2vec.tasks.windows.CHUNK", 2)
     monkeypatch.setattr(task, "WINDOW", 1)
     monkeypatch.setattr(task, "PART_SECONDS", 0)
     cache = tmp_path_factory.mktemp("cache")
@@ -208,8 +208,8 @@ def test_images(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from data2vec.tasks import features, parts
-features.CHUNK, features.WINDOW, features.PART_SECONDS = 2, 1, 0
+from data2vec.tasks import features, parts, windows
+windows.CHUNK, features.WINDOW, features.PART_SECONDS = 2, 1, 0
 def killed(path, write, whole=parts.written_whole):
     if sys.argv[1] in path.name:  # torn in the middle of writing
         path.with_name(f".{path.name}.tmp").write_bytes(b"half")

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from data2vec import inference
 from data2vec import recipe as recipes
 from data2vec.data.cache import fingerprint
-from data2vec.data.loader import start_worker
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import UserError
 from data2vec.inference import Layers, Mix
+from data2vec.inputs import check_tokenizer
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
@@ -26,10 +24,9 @@ from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.tasks import forms
 from data2vec.tasks.columns import columns
 from data2vec.tasks.parts import Part, Parts
+from data2vec.tasks.windows import Read, windows
 
-CHUNK = 32
-"""Inputs that a worker decodes at a time."""
-WINDOW = 16
+WINDOW = 8
 """Batches whose inputs are sorted by length together."""
 PART_BYTES, PART_SECONDS = 2**28, 60.0
 """A part is written when it has so many bytes, or took so long."""
@@ -116,13 +113,13 @@ def features(
 def _rows(modality: Modality, inputs: str | Path | Sequence[Any]) -> Any:
     """A data set, or the list of inputs. Raises UserError when there is nothing."""
     if isinstance(inputs, str | Path):
-        inference.check_tokenizer(modality)
+        check_tokenizer(modality)
         return modality.rows(str(inputs))
     rows = list(inputs)
     if not rows:
         raise UserError("features: there is no input")
     if any(isinstance(each, str | Path) for each in rows):
-        inference.check_tokenizer(modality)
+        check_tokenizer(modality)
     if folder := next((each for each in rows if isinstance(each, Path) and each.is_dir()), None):
         raise UserError(f"{folder} is a folder: give one data set by itself, or files")
     return rows
@@ -162,7 +159,7 @@ def _computed(encoder: Encoder, modality: Modality, rows: Any, first: int, mix: 
     held: list[Part] = []
     begun = time.monotonic()
     with tqdm(total=len(rows), initial=first, desc="features", unit="input", leave=False, disable=None) as bar:
-        for window in _windows(modality, rows, first, WINDOW * most):
+        for window in windows(modality, rows, first, WINDOW * most):
             held.append(_part(encoder, modality, window, mix, pool, most))
             bar.update(len(window))
             if sum(part.hidden.nbytes for part in held) >= PART_BYTES or time.monotonic() - begun >= PART_SECONDS:
@@ -170,10 +167,6 @@ def _computed(encoder: Encoder, modality: Modality, rows: Any, first: int, mix: 
                 held, begun = [], time.monotonic()
     if held:
         yield Part.joined(held)
-
-
-Read = tuple[str, Any]
-"""The name of an input, and it itself or, as a string, why it cannot be read."""
 
 
 def _part(encoder: Encoder, modality: Modality, window: list[Read], mix: Mix, pool: bool, most: int) -> Part:
@@ -192,54 +185,3 @@ def _part(encoder: Encoder, modality: Modality, window: list[Read], mix: Mix, po
 
 def _array(vectors: torch.Tensor, length: int) -> tuple[np.ndarray, int]:
     return vectors.float().cpu().numpy(), length
-
-
-def _windows(modality: Modality, rows: Any, first: int, positions: int) -> Iterator[list[Read]]:
-    """Inputs in order, decoded by workers, as many at a time as make so many positions."""
-    chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(first, len(rows), CHUNK)]
-    loader = DataLoader(
-        _Decoded(modality, rows),
-        batch_size=None,
-        sampler=chunks,
-        num_workers=min(modality.data.workers, len(chunks) // 2),
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else making the iterator would move the global random state
-    )
-    window: list[Read] = []
-    size = 0
-    for packed in loader:
-        window += (chunk := pickle.loads(packed))
-        size += sum(0 if isinstance(item, str) else inference.positions(modality, item) for _, item in chunk)
-        if size >= positions:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
-
-
-class _Decoded(Dataset[bytes]):
-    """In the worker: numbers of inputs become what is read of them, pickled, or each tensor would take an open file."""
-
-    def __init__(self, modality: Modality, rows: Any):
-        self.modality, self.rows = modality, rows
-        self.kind = getattr(modality, "kind", None)
-        self.examples = modality.labelled(rows) if self.kind is None else None
-        if hasattr(rows, "select_columns"):
-            self.rows = rows.select_columns([name for name in (self.kind, "path", "key") if name in rows.column_names])
-
-    def __getitem__(self, chunk: range) -> bytes:
-        return pickle.dumps([self._read(index) for index in chunk])
-
-    def _read(self, index: int) -> Read:
-        row, name = self.rows[index], f"input {index + 1}"
-        if isinstance(row, Path):
-            name = str(row)
-        elif isinstance(row, dict):
-            signal = row.get(self.kind)
-            name = (signal.get("path") if isinstance(signal, dict) else None) or row.get("path") or row.get("key") or name
-        try:
-            if self.examples is not None:
-                return name, self.examples.load(index, None, None)
-            return name, inference.load(self.modality, row, name)
-        except BadExample as error:
-            return name, str(error)
