@@ -25,6 +25,8 @@ examples:
   data2vec report runs/vision-v2-tiny                    how it goes: one page for a browser
   data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
                                                          what the features are worth, by labelled pictures
+  data2vec features runs/vision-v2-tiny photos/ --out photos.parquet --pool
+                                                         a vector for each picture
 
 'data2vec VERB --help' tells more.
 """
@@ -69,6 +71,16 @@ forms:
   fairseq            an official .pt, with the teacher
 
 What has no place in the other form is told; all weights are read back and compared.
+"""
+FEATURES = """\
+examples:
+  data2vec features RUN a.flac b.flac --out ab.safetensors       what the encoder puts out, 50 vectors a second
+  data2vec features RUN clips/ --out clips.npy --layers 8        of block 8; -1 is the last one, all is every block
+  data2vec features RUN photos/ --out photos.parquet --pool      a vector for each input, labels beside it
+  data2vec features RUN owner/name --split test --out test.npy --layers mean --pool
+
+Finished parts are kept in FILE.parts/: stopped for whatever reason, the same command goes on after the last of them. Inputs
+that cannot be read are left out, counted and named; their length is 0. How to read FILE: docs/features.md.
 """
 CHECK = """\
 examples:
@@ -143,6 +155,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on (default: a fifth of --data, held out)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
+
+    verb = _verb(verbs, "features", _features, "write what the encoder makes of files or a data set into one file", FEATURES)
+    verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, or what else data2vec.load opens")
+    verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files; or one data set, as data.train may be")
+    verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="a .safetensors, .npy or .parquet file")
+    layers = "last (default), all, mean; a block, counted from 1 or from the end (-1); or weights, one for each, as 0,0.5,0.5"
+    verb.add_argument("--layers", metavar="LAYERS", type=_layers, default="last", help=layers)
+    verb.add_argument("--pool", action="store_true", help="the mean over an input's positions, one vector for each")
+    verb.add_argument("--split", default="train", help="which split to take of a data set with several (default: %(default)s)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (default: a GPU where there is one)")
+    verb.add_argument("--batch", metavar="N", type=int, help="compute at most N positions at a time (default: what is fast)")
 
     verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", CHECK)
     verb.add_argument("data", metavar="DATA", help="what data.train may be: a folder, a file, an archive, a hub data set")
@@ -225,6 +248,21 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
     print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
+
+
+def _features(arguments: argparse.Namespace) -> None:
+    from data2vec.tasks.features import features
+
+    a = arguments
+    inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(each) for each in a.inputs]
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch))
+
+
+def _layers(words: str) -> Any:
+    try:
+        return [float(weight) for weight in words.split(",")] if "," in words else int(words)
+    except ValueError:
+        return words
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -24,15 +24,30 @@ class ConvFrontEnd(nn.Module):
             map(nn.LayerNorm, config.conv_dim) if config.conv_norm == "layer" else [nn.GroupNorm(first, first)]
         )
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, there: Tensor | None) -> Tensor:
         x = waveform[..., None]
         for i, conv in enumerate(self.convs):
             x = convolve(conv, x)
             norm = self.norms[i] if i < len(self.norms) else None
-            if norm is not None:
-                x = norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(norm, nn.GroupNorm) else norm(x)
+            if isinstance(norm, nn.GroupNorm):
+                x = norm_over_time(
+                    norm, x, None if there is None else (there.sum(1) - conv.kernel_size[0]) // conv.stride[0] + 1
+                )
+            elif norm is not None:
+                x = norm(x)
             x = F.gelu(x)
         return x
+
+
+def norm_over_time(norm: nn.GroupNorm, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each channel of `x` (B, T, C) normalised over as many steps of each row as `lengths` (B,) says."""
+    if lengths is None:
+        return norm(x.transpose(1, 2)).transpose(1, 2)
+    absent = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    count = lengths.clamp(min=1)[:, None, None]
+    x = x - without(x, absent).sum(1, keepdim=True) / count
+    spread = without(x, absent).square().sum(1, keepdim=True) / count
+    return x * torch.rsqrt(spread + norm.eps) * norm.weight + norm.bias
 
 
 def convolve(conv: Any, x: Tensor) -> Tensor:
@@ -53,8 +68,8 @@ class SpeechFeatures(nn.Module):
         self.project = nn.Linear(config.conv_dim[-1], config.hidden_size)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_vector else None
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        return self.project(self.norm(self.conv(waveform)))
+    def forward(self, waveform: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return self.project(self.norm(self.conv(waveform, attention_mask)))
 
     def absent(self, waveform: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         if attention_mask is None:
@@ -78,7 +93,7 @@ class PatchFeatures(nn.Module):
         self.project = nn.Linear(3 * self.patch**2, config.hidden_size)
         self.mask_vector = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_vector else None
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, attention_mask: Tensor | None) -> Tensor:
         if images.shape[1:] != (3, self.image, self.image):
             raise ValueError(f"pixel_values should be (B, 3, {self.image}, {self.image}), not {tuple(images.shape)}")
         return self.project(F.unfold(images, self.patch, stride=self.patch).transpose(1, 2))
@@ -95,7 +110,7 @@ class TokenFeatures(nn.Module):
         self.scale, self.pad = config.hidden_size**0.5 if config.scale_embedding else 1.0, config.pad_token_id
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.pad)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         return self.scale * self.tokens(tokens)
 
     def absent(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:

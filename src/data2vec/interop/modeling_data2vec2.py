@@ -200,7 +200,8 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         """One of the inputs, given by name or first; `attention_mask` is 0 at padding, which stands at the end of a row."""
         inputs = _given((input_values, pixel_values, input_ids), kwargs)
         absent = self.features.absent(inputs, attention_mask)
-        x = self.positions(self.features(inputs.to(self.dtype) if inputs.is_floating_point() else inputs), absent)
+        given = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+        x = self.positions(self.features(given, attention_mask), absent)
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         last, states = self.transformer(x, absent, self.positions.bias(x.shape[1]), keep)
         return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states) if keep else None)

@@ -7,13 +7,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data2vec import inference
 from data2vec.data.loader import start_worker
 from data2vec.errors import BadExample, UserError
 from data2vec.modalities.base import Batch, Modality
-from data2vec.nn.encoder import Encoder
+from data2vec.nn import heads
+from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.tasks.labelled import Labelled
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,10 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
 
     costs = labelled.examples.costs[labelled.indices]
     groups = list(_batches(costs, modality.data.micro_batch))[here.rank :: here.world]
+    plain = [undisturbed(encoder) for encoder in encoders]
+    every = inference.mix("all", len(plain[0].transformer.blocks))
     batches: Any = DataLoader(
-        _Loaded(modality, labelled),
+        _Loaded(modality, labelled, inference.most_on(here.device)),
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
@@ -72,7 +75,8 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
             log.warning("left out: %s", name)
         for places, batch in parts:
             on_device = {key: value.to(here.device) for key, value in batch.items()}
-            found.append((places, torch.stack([_means(each, on_device) for each in encoders]).float().cpu().numpy()))
+            means = [heads.mean(*inference.run(encoder, on_device, every)) for encoder in plain]
+            found.append((places, torch.stack(means).float().cpu().numpy()))
     found = here.gather(found)
     if not found:
         raise UserError(f"{labelled.name}: none of the {len(costs)} examples can be read")
@@ -81,17 +85,6 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
         raise UserError("the features of this encoder are not numbers: its training went wrong, see its metrics.jsonl")
     order = np.argsort(places)  # the same however many processes there are
     return vectors[:, :, order], labelled.take(places[order])
-
-
-def _means(encoder: Encoder, batch: Batch) -> Tensor:
-    """(layers, B, D): every block's output, averaged over the positions that are there."""
-    blocks: list[Tensor] = []
-    _, padding = encoder(batch, visit=lambda index, ffn, block: blocks.append(block))
-    x = torch.stack(blocks)
-    if padding is None:
-        return x.mean(2)
-    there = ~padding[..., None]
-    return torch.where(there, x, 0).sum(2) / there.sum(1).clamp(min=1)
 
 
 def _batches(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
@@ -105,23 +98,18 @@ def _batches(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
 
 
 class _Loaded(Dataset[Any]):
-    """In the worker: places become batches of one length each, with the places of their rows; and names of what is bad.
+    """In the worker: places become batches, with the places of their rows; and names of what is bad."""
 
-    Padding would reach into the last positions through convolutions."""
-
-    def __init__(self, modality: Modality, labelled: Labelled):
-        self.modality, self.examples, self.indices = modality, labelled.examples, labelled.indices
+    def __init__(self, modality: Modality, labelled: Labelled, most: int):
+        self.modality, self.most, self.examples, self.indices = modality, most, labelled.examples, labelled.indices
 
     def __getitem__(self, places: np.ndarray) -> tuple[list[tuple[np.ndarray, Batch]], list[str]]:
-        alike: dict[Any, list[tuple[int, Any]]] = {}
+        items: dict[int, Any] = {}
         bad = []
         for place in places:
             try:
-                item = self.examples.load(int(self.indices[place]), None, None)
-                alike.setdefault(getattr(item, "shape", None), []).append((place, item))
+                items[place] = self.examples.load(int(self.indices[place]), None, None)
             except BadExample as error:
                 bad.append(str(error))
-        return [
-            (np.array([place for place, _ in part], np.int64), self.modality.collate([item for _, item in part]))
-            for part in alike.values()
-        ], bad
+        batches = inference.batches(self.modality, list(items.values()), self.most)
+        return [(np.array(list(items), np.int64)[rows], batch) for rows, batch in batches], bad
