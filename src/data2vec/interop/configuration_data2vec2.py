@@ -61,7 +61,7 @@ class Data2Vec2Config(PretrainedConfig):
     conv_stride: Numbers = (5, 2, 2, 2, 2, 2, 2)
     """Speech: their strides."""
     conv_norm: Literal["layer", "group"] = "layer"
-    """Speech: a norm after every convolution over the channels; or after the first over time, padding included."""
+    """Speech: a norm after every convolution over the channels; or after the first over time."""
     conv_bias: bool = False
     """Speech: whether they have a bias."""
     position_depth: int = 5

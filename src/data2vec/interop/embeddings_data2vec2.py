@@ -26,6 +26,7 @@ class ConvFrontEnd(nn.Module):
 
     def forward(self, waveform: Tensor, there: Tensor | None) -> Tensor:
         x = waveform[..., None]
+        conv: Any
         for i, conv in enumerate(self.convs):
             x = convolve(conv, x)
             norm = self.norms[i] if i < len(self.norms) else None
