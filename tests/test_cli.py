@@ -69,6 +69,7 @@ def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         ("recipes", "NAME"),
         ("demo", "--out"),
         ("report", "RUN"),
+        ("export", "--tolerance"),
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main([verb, "--help"])

@@ -24,22 +24,15 @@ ALLOWED = {
     "recipe": {"modalities", "nn", "objective", "train.settings", "tasks.settings"},
     "interop": {"recipe", "objective", "modalities", "nn", "data", "model", "card"},
     "card": set(),
-    "model": {"card", "recipe", "modalities", "nn"},
+    "inference": {"modalities", "nn"},
+    "inputs": {"modalities"},
+    "model": {"card", "recipe", "inference", "inputs", "modalities", "nn"},
     "report": {
-        "recipe",
-        "objective",
-        "modalities",
-        "nn",
-        "data",
-        "model",
-        "train.folder",
-        "train.checkpoint",
-        "train.machine",
-        "tasks.verdict",
-        "tasks.settings",
+        *("recipe", "objective", "modalities", "nn", "data", "model"),
+        *("train.folder", "train.checkpoint", "train.machine", "tasks.verdict", "tasks.settings"),
     },
     "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks", "report.page"},
-    "tasks": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load"},
+    "tasks": {"recipe", "objective", "inference", "inputs", "modalities", "nn", "data", "model", "interop.load"},
 }
 
 

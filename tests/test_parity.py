@@ -135,14 +135,15 @@ def test_figures_have_not_moved(name: str) -> None:
     assert figures(name) == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-5)
 
 
+@pytest.mark.parametrize("pt", [False, True], ids=["tensors", "official file"])
 @pytest.mark.skipif("DATA2VEC_PARITY" not in os.environ, reason="DATA2VEC_PARITY names no folder of official fixtures")
-def test_official_fixtures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_official_fixtures(pt: bool, capsys: pytest.CaptureFixture[str]) -> None:
     import parity
 
     folder = Path(os.environ["DATA2VEC_PARITY"])
     paths = sorted(p for p in folder.glob("v[12]_*.safetensors") if p.stem != "v1_vision")  # that port has defects of its own
     assert {path.stem[:2] for path in paths} == {"v1", "v2"}
-    assert parity.report([str(path) for path in paths]) == 0, capsys.readouterr().out
+    assert parity.report([str(path) for path in paths], pt) == 0, capsys.readouterr().out
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     run = data2vec.pretrain("vision/v2-tiny", data="photos/", out="run")
     model = data2vec.load("run")
     features = model.features(["photo.jpg"], layers="all")
+    data2vec.features(model, "photos/", "photos.npy", pool=True)
 
 What is here is public and stays; it is imported when it is first used.
 """
@@ -15,10 +16,13 @@ from data2vec.errors import BadExample, RunStopped, UserError
 
 if TYPE_CHECKING:
     from data2vec.data.check import check
+    from data2vec.inference import Features
     from data2vec.interop.convert import convert
+    from data2vec.interop.export import Exported, export
     from data2vec.interop.load import load
-    from data2vec.model import Features, Model
+    from data2vec.model import Model
     from data2vec.recipe import Recipe
+    from data2vec.tasks.features import FeatureFile, features
     from data2vec.tasks.probe import probe
     from data2vec.train.folder import Run
     from data2vec.train.loop import pretrain
@@ -30,6 +34,8 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "BadExample",
+    "Exported",
+    "FeatureFile",
     "Features",
     "Model",
     "Recipe",
@@ -38,18 +44,24 @@ __all__ = [
     "UserError",
     "check",
     "convert",
+    "export",
+    "features",
     "load",
     "pretrain",
     "probe",
 ]
 
 _HOME = {
-    "Features": "model",
+    "Exported": "interop.export",
+    "FeatureFile": "tasks.features",
+    "Features": "inference",
     "Model": "model",
     "Recipe": "recipe",
     "Run": "train.folder",
     "check": "data.check",
     "convert": "interop.convert",
+    "export": "interop.export",
+    "features": "tasks.features",
     "load": "interop.load",
     "pretrain": "train.loop",
     "probe": "tasks.probe",

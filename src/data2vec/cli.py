@@ -25,6 +25,8 @@ examples:
   data2vec report runs/vision-v2-tiny                    how it goes: one page for a browser
   data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
                                                          what the features are worth, by labelled pictures
+  data2vec features runs/vision-v2-tiny photos/ --out photos.parquet --pool
+                                                         a vector for each picture
 
 'data2vec VERB --help' tells more.
 """
@@ -97,11 +99,26 @@ forms:
 
 What has no place in the other form is told; all weights are read back and compared.
 """
+FEATURES = """\
+examples:
+  data2vec features RUN a.flac b.flac --out ab.safetensors       what the encoder puts out, 50 vectors a second
+  data2vec features RUN clips/ --out clips.npy --layers 8        of block 8; -1 is the last one, all is every block
+  data2vec features RUN photos/ --out photos.parquet --pool      a vector for each input, labels beside it
+  data2vec features RUN owner/name --split test --out test.npy --layers mean --pool
+
+Finished parts are kept in FILE.parts/: stopped for whatever reason, the same command goes on after the last of them. Inputs
+that cannot be read are left out, counted and named; their length is 0. How to read FILE: docs/features.md.
+"""
 CHECK = """\
 examples:
   data2vec check clips/
   data2vec check books/ --tokenizer run/model --json found.json
   data2vec check owner/name --split validation --kind image
+"""
+EXPORT = """\
+examples:
+  data2vec export RUN --out speech.onnx
+  data2vec export owner/name --out vision.pt2 --tolerance 1e-5
 """
 
 
@@ -180,6 +197,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
 
+    verb = _verb(verbs, "features", _features, "write what the encoder makes of files or a data set into one file", FEATURES)
+    verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, or what else data2vec.load opens")
+    verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files; or one data set, as data.train may be")
+    verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="a .safetensors, .npy or .parquet file")
+    layers = "last (default), all, mean; a block, counted from 1 or from the end (-1); or weights, one for each, as 0,0.5,0.5"
+    verb.add_argument("--layers", metavar="LAYERS", type=_layers, default="last", help=layers)
+    verb.add_argument("--pool", action="store_true", help="the mean over an input's positions, one vector for each")
+    verb.add_argument("--split", default="train", help="which split to take of a data set with several (default: %(default)s)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (default: a GPU where there is one)")
+    verb.add_argument("--batch", metavar="N", type=int, help="compute at most N positions at a time (default: what is fast)")
+
     verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", CHECK)
     verb.add_argument("data", metavar="DATA", help="what data.train may be: a folder, a file, an archive, a hub data set")
     verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: what is there)")
@@ -196,6 +224,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--to", required=True, choices=("data2vec", "transformers", "fairseq"), help="the form to write")
     verb.add_argument("--source", metavar="TEXT", help="where the weights come from, for the model card (else asked for)")
     verb.add_argument("--license", metavar="NAME", help="their licence, such as mit or cc-by-nc-4.0, likewise")
+
+    about = "write a model as one file that takes raw input and runs without this package"
+    verb = _verb(verbs, "export", _export, about, EXPORT)
+    verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, a file or a hub name")
+    verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="FILE.onnx; or FILE.pt2, for torch.export.load")
+    tolerance = "the largest difference from the model that is let pass (default: %(default)s)"
+    verb.add_argument("--tolerance", metavar="X", type=float, default=1e-4, help=tolerance)
 
     verb = _verb(verbs, "report", _report, "draw report.html of a run, finished or not, on one page for a browser")
     verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
@@ -279,6 +314,21 @@ def _probe(arguments: argparse.Namespace) -> None:
     print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
 
 
+def _features(arguments: argparse.Namespace) -> None:
+    from data2vec.tasks.features import features
+
+    a = arguments
+    inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(each) for each in a.inputs]
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch))
+
+
+def _layers(words: str) -> Any:
+    try:
+        return [float(weight) for weight in words.split(",")] if "," in words else int(words)
+    except ValueError:
+        return words
+
+
 def _check(arguments: argparse.Namespace) -> None:
     from data2vec.data.check import check
 
@@ -292,9 +342,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     model = load(arguments.model)
     source = arguments.source or model.source or _ask("Where do these weights come from?")
-    license = (
-        arguments.license or model.license or _ask("Under which licence are they, as the hub names it (mit, cc-by-nc-4.0, …)?")
-    )
+    license = arguments.license or model.license or _ask("Under which licence are they, such as mit or cc-by-nc-4.0?")
     print(convert(model, arguments.dest, arguments.to, source, license))
     for name, value in (("source", source), ("license", license)):
         if not value:
@@ -304,6 +352,12 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _ask(question: str) -> str | None:
     """The answer of a person, where there is one and they know."""
     return input(f"{question} (Enter: not known) ").strip() or None if sys.stdin.isatty() else None
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from data2vec.interop.export import export
+
+    print(export(arguments.model, arguments.out, arguments.tolerance))
 
 
 def _report(arguments: argparse.Namespace) -> None:

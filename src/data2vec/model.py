@@ -5,7 +5,6 @@ Where there are any, `head.safetensors` is the head of a fine-tuned model, and `
 prediction head, with which pre-training can go on; it can be deleted. Text has its `tokenizer.json` too.
 """
 
-import io
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -22,30 +21,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from data2vec import inference
 from data2vec import recipe as recipes
 from data2vec.card import card
 from data2vec.errors import BadExample, UserError
-from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.inference import Features, Layers
+from data2vec.inputs import check_tokenizer, read_input
+from data2vec.modalities.base import Examples, Modality
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
-from data2vec.nn.encoder import Encoder
+from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head
 from data2vec.recipe import Recipe
 
 FORMAT = "data2vec model 1"
 WEIGHTS, HEAD, PRETRAINING = "model.safetensors", "head.safetensors", "pretraining.safetensors"
-
-
-@dataclass(frozen=True)
-class Features:
-    """What an encoder makes of some inputs. B inputs, T positions of the longest, D width."""
-
-    hidden: Tensor
-    """(layers, B, T, D); zero beyond an input's own length."""
-    lengths: Tensor
-    """(B,) positions of each input."""
-    seconds: Tensor | None
-    """(T,) where each position starts in time; None where there is no time, as in images and text."""
 
 
 @dataclass(frozen=True)
@@ -95,58 +85,36 @@ class Model:
 
         return data2vec.load(model)
 
-    @torch.inference_mode()
-    def features(self, inputs: Sequence[Any], layers: Literal["last", "all"] | int = "last", batch: int = 8) -> Features:
-        """Contextual vectors of each input, in the order given.
+    def features(
+        self, inputs: Sequence[Any], layers: Layers = "last", pool: bool = False, batch: int | None = None
+    ) -> Features:
+        """Contextual vectors of each input, in the order given, the same as if each were computed alone.
 
-        `inputs`: paths of files; or arrays, (S,) samples at 16 kHz or (H, W, 3) bytes; for text, strings. `layers`: "last"
-        is what the encoder puts out, after its final norm where it has one; "all" is the output of every block, first to
-        last; a number is that of one block, counted from 1, or from the end when negative. At most `batch` inputs are
-        computed at a time, and only of one length: padding would reach into the last positions through convolutions.
+        `inputs`: paths of files; or arrays or tensors, (S,) samples or (H, W, 3) bytes; for text, strings (the path of a text
+        file as a `Path`), or token ids as they are, special ones included. Samples must be at 16 kHz: an array cannot tell its
+        rate, so anything else gives wrong features without an error.
+        `layers`: "last" is what the encoder puts out, after its final norm where it has one; "all" is the output of every
+        block, first to last; "mean" is their mean; a number is that of one block, counted from 1, or from the end when
+        negative; a sequence of weights, one for each block, is their weighted sum. `pool`: the mean over each input's own
+        positions. `batch`: at most so many positions are computed at a time, padding among them (50 are a second of
+        speech), or a single input; by default what is fast on the device.
 
         Raises UserError for an input that cannot be read and for a layer that is not there."""
-        if not inputs:
+        if not len(inputs):
             raise UserError("features: there is no input")
-        depth = len(self.encoder.transformer.blocks)
-        if layers not in ("last", "all") and (not isinstance(layers, int) or not 1 <= abs(layers) <= depth):
-            raise UserError(f"layers: {layers!r} is not there; this model has blocks 1 to {depth}, or 'last', or 'all'")
-        device = next(self.encoder.parameters()).device
-        examples = self.modality.labelled([_row(self.modality, each) for each in inputs])
-        if len(examples) < len(inputs):
-            raise UserError("; ".join(getattr(examples, "bad", ())) or "features: an input is too short for a single position")
-        hidden, lengths = [], []
-        for items in _alike(examples, len(inputs), batch):
-            batched = {key: value.to(device) for key, value in self.modality.collate(items).items()}
-            hidden.append(_run(self.encoder, batched, layers))
-            lengths += [hidden[-1].shape[2]] * len(items)
-        longest = max(x.shape[2] for x in hidden)
-        joined = torch.cat([torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[2])) for x in hidden], dim=1)
-        step = self.modality.seconds_per_position
-        return Features(joined, torch.tensor(lengths), None if step is None else torch.arange(longest) * step)
-
-
-def _alike(examples: Examples, count: int, most: int) -> Iterator[list[Any]]:
-    """The examples in order, neighbours of equal shape together. Raises UserError for one that cannot be read."""
-    items: list[Any] = []
-    for index in range(count):
+        chosen = inference.mix(layers, len(self.encoder.transformer.blocks))
+        if any(isinstance(each, str | Path) for each in inputs):
+            check_tokenizer(self.modality)
         try:
-            item = examples.load(index, None, None)
+            items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
         except BadExample as error:
             raise UserError(f"features: {error}") from None
-        if items and (len(items) == most or item.shape != items[0].shape):
-            yield items
-            items = []
-        items.append(item)
-    yield items
-
-
-def _run(encoder: Encoder, batch: Batch, layers: Literal["last", "all"] | int) -> Tensor:
-    """(layers, B, T, D)."""
-    blocks: list[Tensor] = []
-    last, _ = encoder(batch, visit=None if layers == "last" else lambda index, ffn, block: blocks.append(block))
-    if layers == "last":
-        return last[None]
-    return torch.stack(blocks if layers == "all" else [blocks[layers - (layers > 0)]])
+        found = inference.vectors(undisturbed(self.encoder), self.modality, items, chosen, pool, batch)
+        lengths = [length for _, length in found]
+        step, longest = self.modality.seconds_per_position, max(lengths)
+        rest = [(0, 0, 0, 0 if pool else longest - length) for length in lengths]
+        hidden = [nn.functional.pad(x, missing) for (x, _), missing in zip(found, rest, strict=True)]
+        return Features(torch.stack(hidden, 1), torch.tensor(lengths), None if step is None else torch.arange(longest) * step)
 
 
 def save(model: Model, folder: Path, examples: Examples | None = None, metrics: Sequence[dict[str, Any]] = ()) -> None:
@@ -206,13 +174,6 @@ def blank(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) 
     return Model(encoder, modality, recipe, on_top)
 
 
-def keep_apart(encoder: Encoder) -> Encoder:
-    """From now on padding reaches nothing in this encoder: what it makes of an input does not depend on the batch."""
-    if hasattr(encoder.positions, "padding"):
-        encoder.positions.padding = "each"
-    return encoder
-
-
 def _fill(part: nn.Module, weights: Path) -> None:
     try:
         load_model(part, weights)
@@ -256,27 +217,6 @@ def end_folder(folder: Path) -> None:
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.part")
-
-
-def _row(modality: Modality, given: Any) -> dict[str, Any]:
-    """One input as a row of a data set."""
-    kind = getattr(modality, "kind", None)
-    if kind == "text":
-        return {"text": given}
-    if kind is None:
-        return given
-    if isinstance(given, str | Path):
-        return {kind: {"bytes": None, "path": str(given)}}
-    content = io.BytesIO()
-    if kind == "audio":
-        import soundfile
-
-        soundfile.write(content, torch.as_tensor(given).numpy(), 16000, format="WAV", subtype="FLOAT")
-    else:
-        from PIL import Image
-
-        Image.fromarray(torch.as_tensor(given).numpy()).save(content, "PNG")
-    return {kind: {"bytes": content.getvalue(), "path": None}}
 
 
 def _sync(path: Path) -> None:

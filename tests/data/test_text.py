@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -52,6 +53,33 @@ def test_vocab_and_merges(tmp_path):
     tokenizer.model.save(str(tmp_path))
     again = load_tokenizer(tmp_path)
     assert encode(again, SENTENCES) == encode(tokenizer, SENTENCES)
+
+
+def test_the_trio_of_fairseq_gives_the_ids_of_its_dictionary(tmp_path):
+    """GPT-2's tokens keep their merges, and have the numbers of their places in dict.txt."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    trained = json.loads(train_tokenizer(SENTENCES * 5, 300).to_str())["model"]
+    tokens = [name for name in trained["vocab"] if not name.startswith(("<", "madeupword")) or name == "<"]
+    gpt2 = {name: number for number, name in enumerate(tokens)}
+    order = np.random.default_rng(0).permutation(len(gpt2))
+    merges = [" ".join(pair) for pair in trained["merges"]]
+    (tmp_path / "encoder.json").write_text(json.dumps(gpt2))
+    (tmp_path / "vocab.bpe").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    (tmp_path / "dict.txt").write_text("".join(f"{number} {9 - i}\n" for i, number in enumerate(order)) + "madeupword0000 0\n")
+    reference = Tokenizer(models.BPE(gpt2, [tuple(pair) for pair in trained["merges"]]))
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = [*SENTENCES, "the caté  sat\n\ton it's mat 2024"]
+    place = {int(number): 4 + i for i, number in enumerate(order)}
+    found = load_tokenizer(tmp_path)
+    assert encode(found, texts) == [[place[number] for number in reference.encode(text).ids] for text in texts]
+    assert found.get_vocab_size() == len(gpt2) + 6
+    assert found.token_to_id("<mask>") == len(gpt2) + 5
+    assert [found.decode(ids) for ids in encode(found, texts)] == texts
+    lines = (tmp_path / "dict.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "dict.txt").write_text("".join(lines[2:]))
+    with pytest.raises(UserError, match=r"dict\.txt: lacks 2 of the tokens of encoder\.json"):
+        load_tokenizer(tmp_path)
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):

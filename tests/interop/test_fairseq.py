@@ -123,7 +123,7 @@ def test_the_settings_arrive_where_they_belong(kind: str) -> None:
     encoder, method = recipe.encoder, recipe.objective
     assert (encoder.width, encoder.layers, encoder.prenet_layers, encoder.heads, encoder.ffn_width) == (32, 3, 1, 4, 64)
     assert (encoder.norm, encoder.input_norm, encoder.final_norm) == ("post", True, False)
-    assert (encoder.extra_tokens, encoder.extra_token_std) == ((1, 1.0) if kind == "IMAGE" else (0, 0.0))
+    assert (encoder.extra_tokens, encoder.extra_token_std) == ((1, 1.0) if kind == "IMAGE" else (0, 0.02))
     assert (method.masks, method.cls_loss, method.cls_reduction) == (3, 0.01, "sum")
     assert (method.target.top_k, method.target.layer_norms, method.target.norms) == (2, ("instance",), ("layer",))
     decoder = method.decoder

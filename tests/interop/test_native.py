@@ -18,6 +18,7 @@ from data2vec import model as models
 from data2vec import recipe as recipes
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
+from data2vec.interop import native
 from data2vec.interop.transformers import write
 from data2vec.model import Model
 from data2vec.nn.heads import CTC, ClassifierSettings, CTCSettings
@@ -353,7 +354,7 @@ def test_what_has_no_place_there_is_told(tokenizer: Path, tmp_path: Path) -> Non
 )
 def test_a_setting_that_transformers_cannot_have(modality: str, key: str, value: Any, only: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^{key}: {json.dumps(value).strip(chr(34))} cannot be written .*: {only}$"):
-        write(built(modality, {key: value}), tmp_path / "theirs")
+        native.write(built(modality, {key: value}), tmp_path / "theirs")
     assert not list(tmp_path.iterdir())
 
 
@@ -378,7 +379,7 @@ def test_a_head_that_transformers_cannot_have(
     modality: str, changes: dict[str, Any], head: Any, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"^{message} cannot be written for transformers: "):
-        write(built(modality, changes, head), tmp_path / "theirs")
+        native.write(built(modality, changes, head), tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(
@@ -425,3 +426,13 @@ def test_damaged_and_missing_files(tokenizer: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(UserError, match=r"index\.json is damaged"):
         data2vec.load(folder)
+
+
+def test_what_transformers_has_no_class_for_goes_with_its_code(tmp_path: Path) -> None:
+    model = built("speech", {"encoder.norm": "pre", "encoder.final_norm": True, "encoder.input_norm": False})
+    words = write(model, tmp_path / "theirs")
+    assert words[0].startswith("a class of transformers itself (encoder.norm: pre cannot be written")
+    back = data2vec.load(tmp_path / "theirs")
+    assert back.recipe == model.recipe
+    for name, weight in model.encoder.state_dict().items():
+        assert torch.equal(back.encoder.state_dict()[name], weight)

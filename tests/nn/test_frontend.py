@@ -55,3 +55,15 @@ def test_front_end_equals_the_textbook_form(norm: str, bias: bool) -> None:
         x = F.gelu(x)
     torch.testing.assert_close(front_end(wave), x.transpose(1, 2), atol=1e-5, rtol=1e-5)
     assert front_end(wave).shape[1] == front_end.length(400)
+
+
+def test_a_norm_over_time_leaves_out_what_is_not_there() -> None:
+    torch.manual_seed(0)
+    front_end = ConvFrontEnd(((8, 10, 5), (8, 3, 2)), "group")
+    torch.nn.init.normal_(front_end.norms[0].weight)
+    torch.nn.init.normal_(front_end.norms[0].bias)
+    waveform, samples = torch.randn(3, 200), torch.tensor([200, 61, 20])
+    together = front_end(waveform, samples)
+    for row, count in enumerate(samples.tolist()):
+        alone = front_end(waveform[row : row + 1, :count])[0]
+        torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)

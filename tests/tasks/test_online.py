@@ -19,7 +19,8 @@ from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.nn import encoder as encoders
 from data2vec.tasks.online import OnlineProbe
-from data2vec.tasks.pooled import Alone, pooled
+from data2vec.tasks.pooled import pooled
+from data2vec.tasks.reading import Alone
 from data2vec.train import loop
 from data2vec.train.folder import Run
 

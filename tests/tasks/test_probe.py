@@ -16,8 +16,9 @@ from data2vec.errors import UserError
 from data2vec.model import Model, load
 from data2vec.nn import encoder as encoders
 from data2vec.tasks.labelled import Labelled, open_labelled
-from data2vec.tasks.pooled import Alone, pooled
+from data2vec.tasks.pooled import pooled
 from data2vec.tasks.probe import probe, untrained
+from data2vec.tasks.reading import Alone
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
 

@@ -52,7 +52,8 @@ class TextData(DataSettings):
     block_size: Annotated[int, Field(ge=8)] = 512
     """Tokens of an example, <s> at its start included (fairseq: tokens_per_sample)."""
     tokenizer: str | None = None
-    """A folder with tokenizer.json, or with vocab.json and merges.txt; none: one is trained on the training data."""
+    """A folder with tokenizer.json, or vocab.json and merges.txt, or dict.txt, encoder.json and vocab.bpe (fairseq's); none:
+    one is trained on the training data."""
     second: str | None = None
     """Of labelled pairs of texts: the column of the second one."""
     batch_size: Annotated[int, Field(gt=0)] = 256

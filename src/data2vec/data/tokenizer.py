@@ -46,8 +46,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     return _assemble(vocabulary | {MASK: vocab_size - 1}, model["merges"])
 
 
+FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("dict.txt", "encoder.json", "vocab.bpe"))
+"""The files a folder may have a tokenizer in; the last ones are fairseq's."""
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `load_tokenizer` finds one there."""
+    return any(all((folder / name).is_file() for name in names) for names in FORMS)
+
+
 def load_tokenizer(path: str | Path) -> Any:
-    """From a tokenizer.json, or a folder with that or with vocab.json and merges.txt (GPT-2's and RoBERTa's files).
+    """From a tokenizer.json, or a folder with that, or with vocab.json and merges.txt (GPT-2's and RoBERTa's files), or with
+    dict.txt, encoder.json and vocab.bpe (fairseq's).
 
     Raises UserError when there is none, or its special ids are not RoBERTa's."""
     from tokenizers import Tokenizer, models
@@ -61,8 +71,11 @@ def load_tokenizer(path: str | Path) -> Any:
             tokenizer.no_padding()
         elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
             tokenizer = _assemble(*models.BPE.read_file(str(path / "vocab.json"), str(path / "merges.txt")))
+        elif path.is_dir() and has_tokenizer(path):
+            tokenizer = _assemble(*_fairseq(path))
         else:
-            raise UserError(f"{path}: no tokenizer here; looked for tokenizer.json, or vocab.json with merges.txt")
+            looked = ", or ".join(" with ".join(names) for names in FORMS)
+            raise UserError(f"{path}: no tokenizer here; looked for {looked}")
     except UserError:
         raise
     except Exception as error:  # the library raises nothing more particular
@@ -92,6 +105,18 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def digest(tokenizer: Any) -> str:
     """Names a tokenizer by its content."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+
+
+def _fairseq(folder: Path) -> tuple[dict[str, int], list[list[str]]]:
+    """Vocabulary and merges: encoder.json and vocab.bpe are GPT-2's, and dict.txt gives their ids an order of its own, from 4
+    on, with names in it that never occur."""
+    tokens = {str(number): token for token, number in json.loads((folder / "encoder.json").read_text("utf-8")).items()}
+    order = [line.rsplit(" ", 1)[0] for line in (folder / "dict.txt").read_text("utf-8").splitlines() if line]
+    if missing := tokens.keys() - set(order):
+        raise UserError(f"{folder / 'dict.txt'}: lacks {len(missing)} of the tokens of encoder.json; they do not fit")
+    names = [*SPECIAL, *(tokens.get(name, name) for name in order), MASK]
+    merges = (folder / "vocab.bpe").read_text("utf-8").splitlines()
+    return {name: i for i, name in enumerate(names)}, [line.split(" ") for line in merges[1:] if line]
 
 
 def _assemble(vocabulary: dict[str, int], merges: Sequence[Any]) -> Any:

@@ -47,7 +47,7 @@ VISION: Table = {
     **affine("features.project", "patch_embed.proj"),
     "positions.table": "rel_pos_bias.relative_position_bias_table",
     "transformer.extra_tokens": "cls_token",
-    "transformer.blocks.{i}.attention.qkv.weight": "blocks.{i}.attn.qkv.weight",
+    **affine("transformer.blocks.{i}.attention.qkv", "blocks.{i}.attn.qkv"),
     "transformer.blocks.{i}.attention.q_bias": "blocks.{i}.attn.q_bias",
     "transformer.blocks.{i}.attention.v_bias": "blocks.{i}.attn.v_bias",
     **affine("transformer.blocks.{i}.attention.out", "blocks.{i}.attn.proj"),

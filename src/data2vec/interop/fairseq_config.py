@@ -14,7 +14,7 @@ NORMS = {"layer_norm_targets": "layer", "instance_norm_targets": "instance"}
 """The same for the norms of their average."""
 
 
-def _layer_list(text: str) -> list[list[int]]:
+def layer_list(text: str) -> list[list[int]]:
     """Read fairseq's "[(512,10,5)] + [(512,3,2)] * 4" without running it."""
 
     def read(node: ast.expr) -> Any:
@@ -66,7 +66,7 @@ def speech_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "modality": {
             "name": "speech",
-            "conv_layers": _layer_list(config["conv_feature_layers"]),
+            "conv_layers": layer_list(config["conv_feature_layers"]),
             "conv_norm": "layer" if config["extractor_mode"] == "layer_norm" else "group",
             "conv_bias": config["conv_bias"],
             "conv_grad_scale": config["feature_grad_mult"],
@@ -113,8 +113,19 @@ def speech_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def text_recipe(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-    """The recipe sections of a `data2vec_text` configuration. Raises ValueError for what is not supported."""
+MASKED_LM = {
+    "prob": "mask_prob",
+    "length": "mask_multiple_length",
+    "keep": "leave_unmasked_prob",
+    "random": "random_token_prob",
+}
+"""Our settings of the masks of text, and fairseq's, which are of its task and not of its model."""
+
+
+def text_recipe(config: Mapping[str, Any], vocab_size: int, task: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The recipe sections of a `data2vec_text` configuration, with the masks of its `task` where it is known.
+
+    Raises ValueError for what is not supported."""
     transformer = config["transformer"]
     encoder = transformer["encoder"]
     if not encoder["learned_pos"] or transformer["no_token_positional_embeddings"]:
@@ -144,7 +155,7 @@ def text_recipe(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
         },
         "objective": {
             "name": "data2vec",
-            "mask": {"kind": "token"},
+            "mask": {"kind": "token"} | {ours: task[key] for ours, key in MASKED_LM.items() if task and key in task},
             "teacher": _teacher(config, copied, copied),
             "target": {
                 "top_k": config["average_top_k_layers"],
@@ -204,6 +215,7 @@ def vision_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
             "teacher": {
                 "decay": config["ema_decay"],
                 "end_decay": config["ema_decay"],
+                "anneal_steps": 0,
                 "features": "averaged",
                 "positions": "averaged",
             },
@@ -243,7 +255,7 @@ def v2_recipe(config: Mapping[str, Any], vocab_size: int = 0) -> dict[str, Any]:
             "norm_eps": config["norm_eps"],
             "input_norm": kind != "TEXT" or modality["prenet_depth"] > 0,
             "extra_tokens": extra,
-            "extra_token_std": 0.0 if modality["init_extra_token_zero"] else 1.0,
+            **({"extra_token_std": 0.0 if modality["init_extra_token_zero"] else 1.0} if extra else {}),
             "dropout": config["encoder_dropout"],
             "attention_dropout": config["attention_dropout"],
             "activation_dropout": config["activation_dropout"],
@@ -346,7 +358,7 @@ def _v2_mask(modality: Mapping[str, Any]) -> dict[str, Any]:
 def _v2_speech(modality: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     return {
         "name": "speech",
-        "conv_layers": _layer_list(modality["feature_encoder_spec"]),
+        "conv_layers": layer_list(modality["feature_encoder_spec"]),
         "conv_norm": "layer" if modality["extractor_mode"] == "layer_norm" else "group",
         "conv_grad_scale": modality["local_grad_mult"],
         "position_depth": modality["conv_pos_depth"],

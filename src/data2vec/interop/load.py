@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data2vec import model as models
 from data2vec.errors import UserError
+from data2vec.interop import official, transformers
 from data2vec.model import Model
 
 
@@ -20,14 +21,10 @@ def load(model: str | Path | Model) -> Model:
         return model
     path = Path(model).expanduser()
     if path.is_file():
-        from data2vec.interop import official
-
         return official.read(path)
     if not path.exists() and _is_hub_name(str(model)):
         path = _download(str(model))
     if _kind(path / "config.json") is not None:
-        from data2vec.interop import transformers
-
         return transformers.read(path)
     return models.load(path)
 

@@ -21,13 +21,14 @@ AUTO = {
 }
 
 
-def opening(model: Model) -> str:
-    """Code that opens a folder of this model, and gives it something."""
+def opening(model: Model, remote: bool = False) -> str:
+    """Code that opens a folder of this model, and gives it something. `remote`: the folder brings its code."""
     modality = model.modality.settings.name
     prepare, given = GIVEN[modality]
     head = model.head.settings.name if model.head is not None else None
     auto = {None: "AutoModel", "ctc": "AutoModelForCTC"}.get(head) or AUTO[modality]
     more = ", add_pooling_layer=False" if auto == "AutoModel" and modality == "text" else ""
+    more = ", trust_remote_code=True" if remote else more
     use = USE.format(prepare=prepare, auto=auto, more=more, given=given, output="logits" if head else "last_hidden_state")
     if head == "ctc":
         use = use.replace(prepare, "AutoProcessor") + "\ntexts = prepare.batch_decode(output.argmax(-1))"

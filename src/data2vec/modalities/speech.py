@@ -37,7 +37,8 @@ class SpeechSettings(Settings):
     """Groups of each of them (fairseq: conv_pos_groups)."""
     position_padding: Padding = "zero"
     """What these convolutions see where padding is: zeros, in the first of them; whatever comes of it, as in the released
-    version 2; or zeros in each of them, so that a clip's features do not depend on what it is batched with."""
+    version 2; or zeros in each of them, and no padding in a norm over time, so that a clip's features do not depend on what
+    it is batched with."""
     alibi: bool = False
     """A penalty on attention that grows with distance, with a learned scale a head (data2vec 2.0)."""
     mask_vector: bool = True
@@ -51,6 +52,7 @@ class SpeechFeatures(Features):
         super().__init__()
         channels = settings.conv_layers[-1][0]
         self.grad_scale = settings.conv_grad_scale
+        self.each = settings.position_padding == "each"
         self.conv = ConvFrontEnd(settings.conv_layers, settings.conv_norm, settings.conv_bias)
         self.conv.requires_grad_(settings.conv_grad_scale > 0)
         self.norm = nn.LayerNorm(channels)
@@ -59,14 +61,14 @@ class SpeechFeatures(Features):
             self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        samples = (~batch["padding"]).sum(1) if "padding" in batch else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
-            x = self.conv(batch["input"])
+            x = self.conv(batch["input"], samples if self.each else None)
         if x.requires_grad and self.grad_scale != 1:
             x.register_hook(lambda gradient: gradient * self.grad_scale)
         padding = None
-        if "padding" in batch:
-            frames = self.conv.length((~batch["padding"]).sum(1))
-            padding = torch.arange(x.shape[1], device=x.device) >= frames[:, None]
+        if samples is not None:
+            padding = torch.arange(x.shape[1], device=x.device) >= self.conv.length(samples)[:, None]
         return self.project(self.norm(x)), padding
 
 
@@ -80,6 +82,7 @@ class Speech(Modality):
     def __init__(self, settings: SpeechSettings, data: loading.SpeechData):
         super().__init__(settings, data)
         self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / loading.RATE
+        self.mixes_lengths = settings.conv_norm == "layer"  # the other one is a norm over time
 
     def features(self, width: int) -> SpeechFeatures:
         return SpeechFeatures(self.settings, width)

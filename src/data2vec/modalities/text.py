@@ -60,6 +60,7 @@ class Text(Modality):
     Settings = TextSettings
     Data = loading.TextData
     kind = "text"
+    mixes_lengths = True
 
     def features(self, width: int) -> TokenFeatures:
         return TokenFeatures(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)

@@ -1,5 +1,6 @@
 """An encoder: local features, positions, Transformer. It knows of no teacher and no loss."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,14 @@ def contextualise(
 ) -> Tensor:
     """Local features (B, T, D) to contextual vectors (B, T, D)."""
     return transformer(positions(x, padding), padding, positions.bias(x.shape[1]), visit)
+
+
+def undisturbed(encoder: Encoder) -> Encoder:
+    """The same encoder, all weights shared, in which padding reaches nothing but itself (`Padding` each)."""
+    features, positions = copy.copy(encoder.features), copy.copy(encoder.positions)
+    if hasattr(positions, "padding"):
+        features.each, positions.padding = True, "each"
+    return Encoder(features, positions, encoder.transformer, encoder.grid)
 
 
 def build(modality: Any, settings: TransformerSettings) -> Encoder:

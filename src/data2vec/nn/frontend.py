@@ -34,8 +34,9 @@ class ConvFrontEnd(nn.Module):
         else:
             self.norms = nn.ModuleList([nn.GroupNorm(channels[1], channels[1])])
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """(B, samples) to (B, T, C); T is `self.length(samples)`."""
+    def forward(self, waveform: Tensor, samples: Tensor | None = None) -> Tensor:
+        """(B, samples) to (B, T, C); T is `self.length(samples)`. `samples` (B,): how many of each row are there, where a
+        norm over time is to be over these alone."""
         x = waveform[..., None]  # (B, T, C)
         conv: Any
         for i, (conv, (_, _, stride)) in enumerate(zip(self.convs, self.layers, strict=True)):
@@ -44,6 +45,8 @@ class ConvFrontEnd(nn.Module):
                 x = x + conv.bias.to(x.dtype)
             if self.norm == "layer":
                 x = norm_gelu(x, self.norms[i])
+            elif i == 0 and samples is not None:
+                x = F.gelu(_norm_over(x, output_length(self.layers[:1], samples), self.norms[0]))
             else:
                 x = F.gelu(self.norms[i](x.transpose(1, 2)).transpose(1, 2) if i == 0 else x)
         return x
@@ -60,10 +63,21 @@ def output_length(layers: Layers, samples: Any) -> Any:
     return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
 
 
+def _norm_over(x: Tensor, lengths: Tensor, norm: Any) -> Tensor:
+    """`norm` over time of each channel of `x` (B, T, C), over as many steps of each row as `lengths` (B,) says."""
+    there = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+    count = lengths.clamp(min=1)[:, None, None]
+    x = x - torch.where(there, x, 0).sum(1, keepdim=True) / count
+    spread = torch.where(there, x, 0).square().sum(1, keepdim=True) / count
+    return x * torch.rsqrt(spread + norm.eps) * norm.weight + norm.bias
+
+
 def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """A convolution over time with channels last: `x` (B, T, C), `weight` (O, C, kernel), to (B, T', O).
 
     Raises ValueError when T is shorter than the kernel."""
+    if torch.compiler.is_exporting():  # for other machines, in terms they know
+        return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2).contiguous()
     if x.shape[1] < weight.shape[2]:
         raise ValueError(f"an input of {x.shape[1]} steps is shorter than the kernel of {weight.shape[2]}")
     if x.shape[2] == 1:

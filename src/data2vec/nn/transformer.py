@@ -14,8 +14,9 @@ from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
-Visit = Callable[[int, Tensor, Tensor], None]
-"""Called for every block with its index, its feed-forward output and its output, both (B, T, D)."""
+Visit = Callable[[int, Tensor, Tensor], Any]
+"""Called for every block with its index, its feed-forward output and its output, both (B, T, D). When it gives True, no
+further block is computed."""
 
 
 class TransformerSettings(Settings):
@@ -188,8 +189,8 @@ class Transformer(nn.Module):
             if self.training and self.settings.layerdrop and torch.rand((), generator=self.chance) < self.settings.layerdrop:
                 continue
             x, fed = block(x, attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared)
-            if visit is not None:
-                visit(index, fed[:, extra:], x[:, extra:])
+            if visit is not None and visit(index, fed[:, extra:], x[:, extra:]) is True:
+                break
         return self.final_norm(x)
 
 

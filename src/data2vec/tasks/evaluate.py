@@ -9,23 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from data2vec import inference
 from data2vec import recipe as recipes
-from data2vec.data.loader import start_worker
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import UserError
 from data2vec.interop.load import load
-from data2vec.modalities.base import Batch, Examples, Modality
-from data2vec.model import Model, keep_apart
-from data2vec.nn.encoder import Encoder
+from data2vec.modalities.base import Examples, Modality
+from data2vec.model import Model
+from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import CTC, ClassifierSettings, Head
 from data2vec.recipe import Recipe
 from data2vec.tasks import scores as metrics
 from data2vec.tasks.alphabet import Alphabet
 from data2vec.tasks.decoding import greedy
 from data2vec.tasks.metrics import error_rates
-from data2vec.tasks.pooled import Alone, Here
-from data2vec.tasks.probe import device
+from data2vec.tasks.reading import Alone, Here, read
 from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings, SupervisedSettings
 from data2vec.tasks.targets import Targets, encode_labels, read_labels, targets_of_head
 
@@ -62,24 +60,9 @@ def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
     """(place among the held examples, logits (V,) or (T, V)) of each that can be read, this process's share of them.
 
     Examples of like length share a batch; padding reaches nothing."""
-    from tqdm import tqdm
-
-    costs = held.examples.costs[held.indices]
-    groups = list(_batches(costs, modality.data.micro_batch))[here.rank :: here.world]
-    loader: Any = DataLoader(
-        _Loaded(modality, held),
-        batch_size=None,
-        sampler=groups,
-        num_workers=modality.data.workers,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
-    )
-    for places, batch in tqdm(
-        loader, "validation", len(groups), unit="batch", leave=False, disable=True if here.rank else None
-    ):
-        if not len(places):
-            continue
-        x, padding = encoder({key: value.to(here.device) for key, value in batch.items()})
+    plain = undisturbed(encoder)
+    for places, batch in read(modality, held.examples, held.indices, here, "validation"):
+        x, padding = plain(batch)
         logits = head(x, padding).float().cpu()
         lengths = [None] * len(places) if padding is None else (~padding).sum(1).tolist()
         for place, each, length in zip(places, logits, lengths, strict=True):
@@ -97,7 +80,7 @@ def measure(
     labels = [held.labels[place] for place, _ in found]
     if isinstance(head, CTC):
         rates = error_rates([said for _, said in found], labels)
-        return {"wer": rates.WER, "cer": rates.CER}, len(found)
+        return {"wer": rates.wer, "cer": rates.cer}, len(found)
     settings: ClassifierSettings = head.settings
     logits = np.stack([said for _, said in found])
     if settings.problem == "multi_label_classification":
@@ -114,27 +97,8 @@ def _told(encoder: Encoder, head: Head, modality: Modality, held: Held, here: He
         yield place, logits.numpy() if alphabet is None else greedy(logits[None], torch.tensor([len(logits)]), alphabet)[0].text
 
 
-def _batches(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
-    from data2vec.tasks.pooled import _batches as batches
-
-    return batches(costs, micro_batch)
-
-
-class _Loaded(Dataset[Any]):
-    """In the worker: the batch of some places, without those that cannot be read."""
-
-    def __init__(self, modality: Modality, held: Held):
-        self.modality, self.held = modality, held
-
-    def __getitem__(self, places: np.ndarray) -> tuple[list[int], Batch]:
-        kept, items = [], []
-        for place in places:
-            try:
-                items.append(self.held.examples.load(int(self.held.indices[place]), None, None))
-                kept.append(int(place))
-            except BadExample:
-                continue
-        return kept, self.modality.collate(items) if items else {}
+PLAIN = ("matthews", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
+"""Scores that are no shares of anything."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +114,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         rows = [
-            f"{name:<18}{value:>8.4g}" if "error" in name else f"{name:<18}{value:>8.2%}" for name, value in self.scores.items()
+            f"{name:<18}{value:8.4g}" if name in PLAIN else f"{name:<18}{value:8.2%}" for name, value in self.scores.items()
         ]
         left = f"; {self.left_out} more are left out" if self.left_out else ""
         return "\n".join([*rows, f"on {self.examples} examples{left}"])
@@ -171,17 +135,15 @@ def evaluate(
     Raises UserError when the model has no head, or there is no data, or none of it can be used."""
     given = load(model)
     if given.head is None:
-        raise UserError(
-            f"{model}: has no head; fine-tune it first ('data2vec finetune'), or measure features by 'data2vec probe'"
-        )
-    recipe = recipes.load(_supervised(given), overrides)
+        raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
+    recipe = recipes.load(_recipe(model, given), overrides)
     recipe = recipes.load(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
     if recipe.data.valid is None:
         raise UserError("data.valid: where is the labelled data to measure on? data.valid=FOLDER")
-    modality, here = recipe.build_modality(), Alone(device(recipe.train.device))
+    modality, here = recipe.build_modality(), Alone(inference.device(recipe.train.device))
     task: Any = recipe.objective
     held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
-    encoder, head = keep_apart(given.encoder).to(here.device), given.head.to(here.device)
+    encoder, head = given.encoder.to(here.device), given.head.to(here.device)
     scores, seen = measure(encoder, head, modality, held, here, getattr(task, "divide", 1.0))
     found = Evaluation(scores, seen, held.left_out + len(held.indices) - seen)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
@@ -191,10 +153,12 @@ def evaluate(
     return found
 
 
-def _supervised(model: Model) -> Recipe:
-    """The model's recipe, whose objective is the task of its head."""
-    if isinstance(model.recipe.objective, SupervisedSettings):
-        return model.recipe
+def _recipe(where: Any, model: Model) -> Recipe:
+    """The recipe of the run that fine-tuned the model; else the model's own, with the task of its head for an objective."""
+    if not isinstance(where, Model) and (file := Path(where) / "recipe.yaml").is_file():
+        return recipes.load(
+            file, {f"data.{key}": str(value) for key, value in model.recipe.data if key == "tokenizer" and value}
+        )
     assert model.head is not None
     settings = model.head.settings
     task: SupervisedSettings = RecognitionSettings()

@@ -13,8 +13,9 @@ from data2vec.modalities.base import Examples
 from data2vec.recipe import Recipe
 from data2vec.tasks.classifiers import accuracies
 from data2vec.tasks.labelled import open_labelled
-from data2vec.tasks.pooled import Here, pooled
+from data2vec.tasks.pooled import pooled
 from data2vec.tasks.probe import untrained
+from data2vec.tasks.reading import Here
 
 
 class OnlineProbe:

@@ -1,49 +1,17 @@
 """One vector an example and layer: the mean over an example's own positions, from frozen encoders."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from data2vec.data.loader import start_worker
-from data2vec.errors import BadExample, UserError
-from data2vec.modalities.base import Batch, Modality
-from data2vec.nn.encoder import Encoder
+from data2vec import inference
+from data2vec.errors import UserError
+from data2vec.modalities.base import Modality
+from data2vec.nn import heads
+from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.tasks.labelled import Labelled
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Here(Protocol):
-    """A process, and those it shares the work with."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def world(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    def gather(self, values: list[T]) -> list[T]:
-        """The lists of all processes, one after the other, on every process."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """The only process."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    def gather(self, values: list[T]) -> list[T]:
-        """All there is."""
-        return values
+from data2vec.tasks.reading import Here, read
 
 
 @torch.no_grad()
@@ -53,75 +21,17 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
     The encoders are plain and in evaluation mode, on the device; processes share the batches, and all get all features.
     Returns float32 vectors (encoders, layers, n, D), and those n of the examples that can be read; the others are named in
     the log. Raises UserError when none can be read, or when features are no numbers."""
-    from tqdm import tqdm
-
-    costs = labelled.examples.costs[labelled.indices]
-    groups = list(_batches(costs, modality.data.micro_batch))[here.rank :: here.world]
-    batches: Any = DataLoader(
-        _Loaded(modality, labelled),
-        batch_size=None,
-        sampler=groups,
-        num_workers=modality.data.workers,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # else making the iterator would move the global random state
-    )
+    plain = [undisturbed(encoder) for encoder in encoders]
+    every = inference.mix("all", len(plain[0].transformer.blocks))
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    quiet = True if here.rank else None
-    for parts, bad in tqdm(batches, "features", len(groups), unit="batch", leave=False, disable=quiet):
-        for name in bad:
-            log.warning("left out: %s", name)
-        for places, batch in parts:
-            on_device = {key: value.to(here.device) for key, value in batch.items()}
-            found.append((places, torch.stack([_means(each, on_device) for each in encoders]).float().cpu().numpy()))
+    for places, batch in read(modality, labelled.examples, labelled.indices, here, "features"):
+        means = [heads.mean(*inference.run(encoder, batch, every)) for encoder in plain]
+        found.append((places, torch.stack(means).float().cpu().numpy()))
     found = here.gather(found)
     if not found:
-        raise UserError(f"{labelled.name}: none of the {len(costs)} examples can be read")
+        raise UserError(f"{labelled.name}: none of the {len(labelled.indices)} examples can be read")
     places, vectors = np.concatenate([part for part, _ in found]), np.concatenate([part for _, part in found], axis=2)
     if not np.isfinite(vectors).all():
         raise UserError("the features of this encoder are not numbers: its training went wrong, see its metrics.jsonl")
     order = np.argsort(places)  # the same however many processes there are
     return vectors[:, :, order], labelled.take(places[order])
-
-
-def _means(encoder: Encoder, batch: Batch) -> Tensor:
-    """(layers, B, D): every block's output, averaged over the positions that are there."""
-    blocks: list[Tensor] = []
-    _, padding = encoder(batch, visit=lambda index, ffn, block: blocks.append(block))
-    x = torch.stack(blocks)
-    if padding is None:
-        return x.mean(2)
-    there = ~padding[..., None]
-    return torch.where(there, x, 0).sum(2) / there.sum(1).clamp(min=1)
-
-
-def _batches(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
-    """Places of examples of like length, rows · longest ≤ micro_batch in each batch."""
-    order = np.argsort(-costs, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, int(micro_batch / costs[order[start]] + 1e-6))
-        yield order[start : start + rows]
-        start += rows
-
-
-class _Loaded(Dataset[Any]):
-    """In the worker: places become batches of one length each, with the places of their rows; and names of what is bad.
-
-    Padding would reach into the last positions through convolutions."""
-
-    def __init__(self, modality: Modality, labelled: Labelled):
-        self.modality, self.examples, self.indices = modality, labelled.examples, labelled.indices
-
-    def __getitem__(self, places: np.ndarray) -> tuple[list[tuple[np.ndarray, Batch]], list[str]]:
-        alike: dict[Any, list[tuple[int, Any]]] = {}
-        bad = []
-        for place in places:
-            try:
-                item = self.examples.load(int(self.indices[place]), None, None)
-                alike.setdefault(getattr(item, "shape", None), []).append((place, item))
-            except BadExample as error:
-                bad.append(str(error))
-        return [
-            (np.array([place for place, _ in part], np.int64), self.modality.collate([item for _, item in part]))
-            for part in alike.values()
-        ], bad

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data2vec import inference
 from data2vec import recipe as recipes
 from data2vec.interop.load import load
 from data2vec.model import Model
@@ -23,7 +24,8 @@ from data2vec.nn.encoder import Encoder
 from data2vec.recipe import Recipe
 from data2vec.tasks.classifiers import accuracies
 from data2vec.tasks.labelled import open_labelled
-from data2vec.tasks.pooled import Alone, pooled
+from data2vec.tasks.pooled import pooled
+from data2vec.tasks.reading import Alone
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def probe(
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     fit, held = open_labelled(modality, settings, seed)
 
-    here = Alone(device(recipe.train.device))
+    here = Alone(inference.device(recipe.train.device))
     pair = [encoder.to(here.device).eval() for encoder in (model.encoder, untrained(recipe))]
     x, fit = pooled(pair, modality, fit, here)
     y, held = pooled(pair, modality, held, here)
@@ -119,8 +121,3 @@ def untrained(recipe: Recipe) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         return encoders.build(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
-
-
-def device(name: str) -> torch.device:
-    """What `train.device` means here."""
-    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

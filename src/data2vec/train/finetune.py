@@ -17,7 +17,7 @@ from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
-from data2vec.objective import health
+from data2vec.objective import Data2Vec2Settings, health
 from data2vec.objective.verdict import Verdict
 from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
@@ -99,7 +99,6 @@ class Finetuning(Training):
         modality = recipe.build_modality()
         held = open_held(modality, valid, self.targets, task.label)
         copy = models.blank(recipe, self.targets.head)
-        models.keep_apart(copy.encoder)
         divide = getattr(task, "divide", 1.0)
 
         def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
@@ -116,7 +115,7 @@ class Finetuning(Training):
     def _measure(self, probe: Any) -> dict[str, Any]:
         """Validate, and write the model where it is the best one so far."""
         scores = probe(all_weights(self.objective))
-        metric = self.recipe.objective.metric  # type: ignore[union-attr]
+        metric = self.recipe.objective.metric
         if f"valid_{metric}" not in scores:
             raise UserError(f"objective.metric: {metric!r} is not measured here, only {', '.join(k[6:] for k in scores)}")
         value, best = scores[f"valid_{metric}"], self.noted.get("best")
@@ -136,9 +135,15 @@ class Finetuning(Training):
         assert model.head is not None
         for part, prefix in ((model.encoder, "student."), (model.head, "head.")):
             part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        model = replace(model, recipe=self._model_recipe())
         if self.given is not None:
             model = replace(model, source=self.given.source, license=self.given.license)
         self.here.on_first(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+
+    def _model_recipe(self) -> Recipe:
+        """What the model is: the encoder as it is now, and the pre-training it comes from. How it was tuned is in the run."""
+        objective = Data2Vec2Settings() if self.given is None else self.given.recipe.objective
+        return self.recipe.model_copy(update={"objective": objective, "init": None})
 
     def _collapsed(self, line: dict[str, Any]) -> str | None:
         return None if health.finite(line) else "the loss, or the norm of the gradients, is no number any more"

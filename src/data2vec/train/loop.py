@@ -193,7 +193,7 @@ class Training:
                 raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
 
     def _collapsed(self, line: dict[str, Any]) -> str | None:
-        return health.collapsed(line, self.step, self.recipe.objective.health)  # type: ignore[union-attr]
+        return health.collapsed(line, self.step, self.recipe.objective.health)
 
     def _measure(self, probe: Any) -> dict[str, Any]:
         return probe(all_weights(self.objective.student))

@@ -75,7 +75,7 @@ def sweep(
     loaded = recipes.load(recipe, overrides)
     if loaded.data.valid is None:
         raise UserError("data.valid: a sweep compares by validation; where is the held-out data? data.valid=FOLDER")
-    metric = loaded.objective.metric  # type: ignore[union-attr]
+    metric = loaded.objective.metric
     cells = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))

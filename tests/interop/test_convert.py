@@ -1,0 +1,139 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import data2vec
+from data2vec import cli
+from data2vec import model as models
+from data2vec import recipe as recipes
+from data2vec.errors import UserError
+from data2vec.interop import convert as converting
+from data2vec.interop import load as loading
+from data2vec.interop.convert import Form, convert
+from data2vec.model import Model
+from data2vec.nn import encoder as encoders
+from data2vec.objective import build
+
+SMALL: dict[str, Any] = {
+    **{"encoder.width": 32, "encoder.layers": 3, "encoder.heads": 2, "encoder.ffn_width": 64, "objective.target.top_k": 2},
+    **{"modality.position_groups": 2, "modality.conv_layers": [[8, 10, 5], [8, 3, 2], [8, 2, 2]]},
+}
+
+
+@pytest.fixture(scope="module")
+def speech() -> Model:
+    """A pre-trained model, teacher and all."""
+    torch.manual_seed(0)
+    recipe = recipes.load("speech/v1-base", SMALL)
+    modality = recipe.build_modality()
+    objective = build(encoders.build(modality, recipe.encoder).eval(), recipe.objective)
+    rest = {name: torch.randn_like(value) for name, value in objective.state_dict().items() if not name.startswith("student.")}
+    return Model(objective.student, modality, recipe, pretraining=rest)
+
+
+def test_ours_to_official_to_ours_loses_nothing(speech: Model, tmp_path: Path) -> None:
+    there = convert(speech, tmp_path / "model.pt", "fairseq", source="made here", license="mit")
+    back = convert(there.place, tmp_path / "ours", "data2vec")
+    assert back.equal == len(speech.encoder.state_dict()) + len(speech.pretraining)
+    model = data2vec.load(tmp_path / "ours")
+    assert model.pretraining.keys() == speech.pretraining.keys()
+    assert all(torch.equal(value, speech.pretraining[name]) for name, value in model.pretraining.items())
+
+
+def test_what_has_no_place_is_told(speech: Model, tmp_path: Path) -> None:
+    there = convert(speech, tmp_path / "hf", "transformers")
+    assert there.equal == len(speech.encoder.state_dict())
+    assert "not in it: the teacher" in str(there)
+
+
+def test_source_and_licence_are_kept(speech: Model, tmp_path: Path) -> None:
+    convert(speech, tmp_path / "hf", "transformers", source="the hills", license="cc-by-nc-4.0")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "Source: the hills." in card
+    convert(tmp_path / "hf", tmp_path / "ours", "data2vec")
+    model = data2vec.load(tmp_path / "ours")
+    assert (model.source, model.license) == ("the hills", "cc-by-nc-4.0")
+
+
+@pytest.mark.parametrize("to", ["data2vec", "transformers", "fairseq"])
+def test_nothing_is_overwritten(speech: Model, tmp_path: Path, to: Form) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "photo.jpg").write_text("dear")
+    with pytest.raises(UserError, match="is there already"):
+        convert(speech, tmp_path / "there", to)
+    assert (tmp_path / "there" / "photo.jpg").read_text() == "dear"
+
+
+def test_what_was_written_is_read_again(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(model: Model, place: Path) -> list[str]:
+        models.save(model, place)
+        weights = data2vec.load(place)
+        weights.encoder.transformer.blocks[0].norm1.weight.data[0] += 1
+        models.save(weights, place)
+        return []
+
+    monkeypatch.setitem(converting._WRITERS, "data2vec", damaged)
+    with pytest.raises(RuntimeError, match=r"encoder.transformer.blocks.0.norm1.weight; do not use it"):
+        convert(speech, tmp_path / "ours", "data2vec")
+
+
+def test_the_command(speech: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speech.save_pretrained(tmp_path / "ours")
+    assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "a.pt"), "--to", "fairseq", "--license", "mit"]) == 0
+    said = capsys.readouterr().out
+    assert "weights, read back and equal to the last bit" in said
+    assert "the source is not told in the model card; tell it by --source" in said and "the license is not" not in said
+    assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "a.pt"), "--to", "fairseq"]) == 2
+    assert "a.pt: is there already; choose another name" in capsys.readouterr().err
+
+
+def test_a_person_is_asked(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speech.save_pretrained(tmp_path / "ours")
+    answers = iter(["my own recordings", "mit"])
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "again"), "--to", "data2vec"]) == 0
+    model = data2vec.load(tmp_path / "again")
+    assert (model.source, model.license) == ("my own recordings", "mit")
+
+
+def test_a_model_on_the_hub(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub: dict[str, Path] = {}
+
+    class Api:
+        def __init__(self, token: str | None = None):
+            assert token == "secret"
+
+        def create_repo(self, name: str, private: bool | None, exist_ok: bool) -> None:
+            assert private and exist_ok
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            hub[repo_id] = shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, ignore_patterns: hub[name])
+    assert speech.push_to_hub("owner/name", private=True, token="secret") == "https://hub/owner/name"
+    assert "library_name: data2vec" in (tmp_path / "hub" / "README.md").read_text()
+    model = Model.from_pretrained("owner/name")
+    assert all(torch.equal(a, b) for a, b in zip(model.encoder.parameters(), speech.encoder.parameters(), strict=True))
+
+
+def test_a_name_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str, ignore_patterns: list[str]) -> str:
+        raise OSError("no way there")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
+    with pytest.raises(UserError, match="owner/name: there is no such folder or file, and the hub does not give it"):
+        data2vec.load("owner/name")
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="bert"):
+        data2vec.load(tmp_path)
+    assert loading._kind(tmp_path / "none.json") is None

@@ -1,0 +1,99 @@
+"""`data2vec features`, as a user types it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from data2vec import cli
+from data2vec import recipe as recipes
+from data2vec.model import Model, save
+from data2vec.nn import encoder as encoders
+
+COMMAND = (sys.executable, "-m", "data2vec", "features")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    recipe = recipes.load("speech/v1-tiny", {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2})
+    torch.manual_seed(0)
+    save(Model(encoders.build(recipe.build_modality(), recipe.encoder), recipe.build_modality(), recipe), tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    (tmp_path / "clips").mkdir()
+    files = [tmp_path / "clips" / f"{i}.flac" for i in range(3)]
+    for i, file in enumerate(files):
+        soundfile.write(file, rng.normal(0, 0.1, 8000 + 1600 * i), 16000)
+    return [str(file) for file in files]
+
+
+def test_a_folder_pooled(model: str, clips: list[str], tmp_path: Path) -> None:
+    Path(clips[1]).write_bytes(b"no sound")
+    words = [*COMMAND, model, str(tmp_path / "clips"), "--out", str(tmp_path / "out.parquet"), "--pool", "--layers", "-1"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    first, second, third = result.stdout.splitlines()
+    assert first == f"{tmp_path}/out.parquet: 2 inputs, 58 positions"
+    assert second == "1 more cannot be read, and have length 0:" and third.startswith(f"  {clips[1]}: ")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["name"].to_pylist() == clips
+    assert [None if row is None else len(row) for row in table["features"].to_pylist()] == [16, None, 16]
+
+
+@pytest.mark.parametrize(("words", "count"), [("all", 2), ("0.25,0.75", None), ("mean", None), ("1", None)])
+def test_files_and_layers(model: str, clips: list[str], tmp_path: Path, words: str, count: int | None) -> None:
+    out = tmp_path / "out.npy"
+    assert cli.main(["features", model, *clips, "--out", str(out), "--layers", words]) == 0
+    assert np.load(out).shape == ((87, 16) if count is None else (87, count, 16))
+
+
+def test_mistakes(model: str, clips: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out.npy")
+    for words, said in (
+        ([str(tmp_path), *clips, "--out", out], "is not a data2vec run or model folder"),
+        ([model, *clips, "--out", "out.csv"], "out.csv: the ending must say the form: .safetensors, .npy, .parquet"),
+        ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 is not there; this model has blocks 1 to 2"),
+        ([model, *clips, "--out", out, "--layers", "1,2,3"], "layers: [1.0, 2.0, 3.0] is not there"),
+        ([model, *clips, "--out", out, "--device", "gpu"], "device: 'gpu' is no device"),
+        ([model, *clips, "--out", out, "--batch", "0"], "batch: 0 is not a number of positions"),
+        ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one data set by itself, or files"),
+        ([model, str(tmp_path / "gone"), "--out", out], "there is no such folder or file"),
+        ([model, model, "--out", out], "nothing here to read as audio"),
+    ):
+        assert cli.main(["features", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("data2vec: error: ") and said in line
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_ctrl_c_and_on(model: str, clips: list[str], tmp_path: Path) -> None:
+    for i in range(3, 4000):
+        (tmp_path / "clips" / f"{i}.flac").symlink_to(clips[0])
+    child = subprocess.Popen(
+        [*COMMAND, model, str(tmp_path / "clips"), "--out", str(tmp_path / "out.npy")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for jobs in the background
+    )
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+    while len(workers := children.read_text().split()) < 2:
+        time.sleep(0.05)
+    time.sleep(0.5)  # while it forks, Python loses what a signal raises
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert said.splitlines() == ["data2vec: stopped: by Ctrl-C"]
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert (tmp_path / "out.npy.parts").is_dir() and not (tmp_path / "out.npy").exists()
