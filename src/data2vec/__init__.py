@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from data2vec.interop.load import load
     from data2vec.model import Model
     from data2vec.recipe import Recipe
+    from data2vec.tasks.evaluate import evaluate
     from data2vec.tasks.features import FeatureFile, features
     from data2vec.tasks.probe import probe
+    from data2vec.tasks.transcribe import transcribe
+    from data2vec.train.finetune import finetune
     from data2vec.train.folder import Run
     from data2vec.train.loop import pretrain
 
@@ -44,11 +47,14 @@ __all__ = [
     "UserError",
     "check",
     "convert",
+    "evaluate",
     "export",
     "features",
+    "finetune",
     "load",
     "pretrain",
     "probe",
+    "transcribe",
 ]
 
 _HOME = {
@@ -60,11 +66,14 @@ _HOME = {
     "Run": "train.folder",
     "check": "data.check",
     "convert": "interop.convert",
+    "evaluate": "tasks.evaluate",
     "export": "interop.export",
     "features": "tasks.features",
+    "finetune": "train.finetune",
     "load": "interop.load",
     "pretrain": "train.loop",
     "probe": "tasks.probe",
+    "transcribe": "tasks.transcribe",
 }
 
 

@@ -66,7 +66,7 @@ EVALUATE = """\
 examples:
   data2vec evaluate RUN                                    on the data.valid of its recipe
   data2vec evaluate MODEL data.valid=test/
-  data2vec evaluate RUN decode.lm=3gram.arpa decode.beam=1500 --search     by beam search; weights searched on data.valid
+  data2vec evaluate RUN objective.decode.lm=3gram.arpa objective.decode.beam=1500       by beam search
 
 settings, each given as key=value:
 """
@@ -74,7 +74,7 @@ TRANSCRIBE = """\
 examples:
   data2vec transcribe asr/ call.flac
   data2vec transcribe asr/ *.wav --words --json out.jsonl
-  data2vec transcribe asr/ lecture.mp3 decode.lm=3gram.arpa
+  data2vec transcribe asr/ lecture.mp3 --lm 3gram.arpa
 """
 PROBE = """\
 examples:
@@ -189,6 +189,18 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", EVALUATE)
     verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned run or model")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
+
+    verb = _verb(verbs, "transcribe", _transcribe, "write down what is said in recordings, by a fine-tuned model", TRANSCRIBE)
+    verb.add_argument("model", metavar="MODEL", help="a run or model fine-tuned by CTC")
+    verb.add_argument("audio", metavar="AUDIO", nargs="+", help="files, of any length")
+    verb.add_argument("--words", action="store_true", help="a line for each word, with the seconds at which it begins and ends")
+    verb.add_argument("--json", metavar="FILE", type=Path, help="also write all of it as a JSON object a line")
+    verb.add_argument("--lm", metavar="FILE", help="an n-gram language model, ARPA or a binary of KenLM, for beam search")
+    verb.add_argument("--lexicon", metavar="FILE", help="words that may be found (default: those of the language model)")
+    verb.add_argument("--beam", metavar="N", type=int, default=50, help="hypotheses that are kept (default: %(default)s)")
+    verb.add_argument("--lm-weight", metavar="X", type=float, default=2.0, help="of the language model (default: %(default)s)")
+    verb.add_argument("--word-score", metavar="X", type=float, default=-1.0, help="added for a word (default: %(default)s)")
+    verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
     verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", PROBE, _settings_of_probe)
     verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
@@ -305,6 +317,30 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.evaluate import evaluate
 
     print(evaluate(arguments.model, overrides=arguments.overrides))
+
+
+def _transcribe(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from data2vec.tasks.settings import DecodeSettings
+    from data2vec.tasks.transcribe import transcribe
+
+    a = arguments
+    decode = DecodeSettings(lm=a.lm, lexicon=a.lexicon, beam=a.beam, lm_weight=a.lm_weight, word_score=a.word_score)
+    lines, bad = [], 0
+    for each in transcribe(a.model, a.audio, decode, device=a.device):
+        lines.append(json.dumps(asdict(each), ensure_ascii=False))
+        if each.bad is not None:
+            bad += 1
+            print(f"data2vec: left out: {each.bad}", file=sys.stderr)
+        elif a.words:
+            print(*(f"{each.name}\t{word.start:.2f}\t{word.end:.2f}\t{word.text}" for word in each.words), sep="\n", flush=True)
+        else:
+            print(f"{each.name}\t{each.text}" if len(a.audio) > 1 else each.text, flush=True)
+    if a.json is not None:
+        a.json.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if bad == len(lines):
+        raise UserError("none of the recordings can be read")
 
 
 def _probe(arguments: argparse.Namespace) -> None:

@@ -120,7 +120,7 @@ def _text(recipe: Recipe) -> Config:
     return _common(recipe) | {
         "_name": "data2vec_text",
         "max_positions": m.max_length,
-        "head_layers": o.head_layers,  # type: ignore[union-attr]
+        "head_layers": o.head_layers,
         "loss_scale": -1 if o.scale == "1/sqrt(width)" else _scale(recipe),
         "ema_transformer_layers_only": o.teacher.features != "averaged",
         "transformer": {

@@ -4,39 +4,17 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.settings import Settings
 from data2vec.tasks import lexicon as lexicons
 from data2vec.tasks.alphabet import BLANK, Alphabet
+from data2vec.tasks.beam_settings import BeamSettings
 from data2vec.tasks.decoding import IMPOSSIBLE, Hypothesis, Word, log_probabilities, spoken
-
-
-class BeamSettings(Settings):
-    """What a beam search weighs, and how widely it looks."""
-
-    beam: Annotated[int, Field(gt=0)] = 50
-    """Hypotheses that are kept: 50 while training, 1500 for results (fairseq)."""
-    token_beam: Annotated[int, Field(gt=0)] | None = None
-    """Only so many of the likeliest labels of a frame are tried; none: all."""
-    threshold: Annotated[float, Field(gt=0)] = 50.0
-    """Hypotheses that are worse than the best by more than this are dropped."""
-    lm_weight: float = 2.0
-    """Weight of the language model, whose log10-probabilities are added."""
-    word_score: float = -1.0
-    """Added for every word of the lexicon."""
-    silence_score: float = 0.0
-    """Added for every frame of the separator."""
-    unknown_score: float | None = None
-    """Added for a word that is not in the lexicon, which can only be the beginning of one that is (flashlight); none: no such
-    words."""
-    log_add: bool = False
-    """Whether the alignments of a hypothesis are summed; else the best one stands for all."""
 
 
 class BeamSearch:

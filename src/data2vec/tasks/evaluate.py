@@ -19,12 +19,15 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import CTC, ClassifierSettings, Head
 from data2vec.recipe import Recipe
-from data2vec.tasks import scores as metrics
+from data2vec.tasks import scores
 from data2vec.tasks.alphabet import Alphabet
+from data2vec.tasks.beam import BeamSearch
+from data2vec.tasks.beam_settings import BeamSettings
 from data2vec.tasks.decoding import greedy
 from data2vec.tasks.metrics import error_rates
 from data2vec.tasks.reading import Alone, Here, read
-from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings, SupervisedSettings
+from data2vec.tasks.scores import Scores
+from data2vec.tasks.settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
 from data2vec.tasks.targets import Targets, encode_labels, read_labels, targets_of_head
 
 
@@ -69,32 +72,56 @@ def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
             yield int(place), each if each.ndim == 1 else each[:length]
 
 
-def measure(
-    encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, divide: float = 1.0
-) -> tuple[dict[str, float], int]:
-    """The measures of the head's task over all processes, and on how many examples: those that could be read."""
-    found = here.gather(list(_told(encoder, head, modality, held, here)))
-    if not found:
-        raise UserError("none of the examples to validate on can be read")
-    found.sort(key=lambda item: item[0])
-    labels = [held.labels[place] for place, _ in found]
+def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, task: Any) -> tuple[Scores, int]:
+    """The measures of the head's task over all processes, and on how many examples: those that could be read.
+
+    Of recognition `wer` and `cer` are by the language model where the task's settings name one, and `wer_greedy` is without."""
     if isinstance(head, CTC):
-        rates = error_rates([said for _, said in found], labels)
-        return {"wer": rates.wer, "cer": rates.cer}, len(found)
+        return _recognition(encoder, head, modality, held, here, task.decode)
+    found = here.gather([(place, logits.numpy()) for place, logits in outputs(encoder, head, modality, held, here)])
+    labels, logits = _in_order(found, held)
     settings: ClassifierSettings = head.settings
-    logits = np.stack([said for _, said in found])
     if settings.problem == "multi_label_classification":
-        hot = np.zeros(logits.shape, np.int64)
+        hot = np.zeros((len(logits), len(settings.labels)), np.int64)
         for row, numbers in zip(hot, labels, strict=True):
             row[numbers] = 1
-        return metrics.OF_PROBLEM[settings.problem](logits, hot), len(found)
-    return metrics.OF_PROBLEM[settings.problem](logits * divide, np.array(labels)), len(found)
+        return scores.OF_PROBLEM[settings.problem](np.stack(logits), hot), len(found)
+    divide = getattr(task, "divide", 1.0) if settings.problem == "regression" else 1.0
+    return scores.OF_PROBLEM[settings.problem](np.stack(logits) * divide, np.array(labels)), len(found)
 
 
-def _told(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here) -> Iterator[tuple[int, Any]]:
-    alphabet = Alphabet(head.settings.labels) if isinstance(head, CTC) else None
+def _recognition(
+    encoder: Encoder, head: CTC, modality: Modality, held: Held, here: Here, decode: DecodeSettings
+) -> tuple[Scores, int]:
+    alphabet = Alphabet(head.settings.labels)
+    search = searching(alphabet, decode)
+    said = []
     for place, logits in outputs(encoder, head, modality, held, here):
-        yield place, logits.numpy() if alphabet is None else greedy(logits[None], torch.tensor([len(logits)]), alphabet)[0].text
+        given = logits[None], [len(logits)]
+        plain = greedy(*given, alphabet)[0].text
+        said.append((place, (plain, plain if search is None else search(*given)[0].text)))
+    references, texts = _in_order(here.gather(said), held)
+    rates = error_rates([text for _, text in texts], references)
+    found = {"wer": rates.wer, "cer": rates.cer}
+    if search is not None:
+        found["wer_greedy"] = error_rates([text for text, _ in texts], references).wer
+    return found, len(texts)
+
+
+def searching(alphabet: Alphabet, decode: DecodeSettings) -> BeamSearch | None:
+    """The beam search that the settings ask for, if they do."""
+    if decode.lm is None and decode.lexicon is None:
+        return None
+    weights = {key: value for key, value in decode if key in BeamSettings.model_fields}
+    return BeamSearch(alphabet, decode.lm, decode.lexicon, **weights)
+
+
+def _in_order(found: list[tuple[int, Any]], held: Held) -> tuple[list[Any], list[Any]]:
+    """Labels and outputs, whatever process had them. Raises UserError when there is nothing."""
+    if not found:
+        raise UserError("none of the examples to validate on can be read")
+    found = sorted(found, key=lambda item: item[0])
+    return [held.labels[place] for place, _ in found], [each for _, each in found]
 
 
 PLAIN = ("matthews", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
@@ -144,8 +171,8 @@ def evaluate(
     task: Any = recipe.objective
     held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
     encoder, head = given.encoder.to(here.device), given.head.to(here.device)
-    scores, seen = measure(encoder, head, modality, held, here, getattr(task, "divide", 1.0))
-    found = Evaluation(scores, seen, held.left_out + len(held.indices) - seen)
+    measured, seen = measure(encoder, head, modality, held, here, task)
+    found = Evaluation(measured, seen, held.left_out + len(held.indices) - seen)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"
     if out is not None:

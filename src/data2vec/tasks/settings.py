@@ -6,6 +6,7 @@ from pydantic import Field
 
 from data2vec.objective.masking import SpanMask
 from data2vec.settings import Settings
+from data2vec.tasks.beam_settings import BeamSettings
 from data2vec.tasks.mixing import PictureMixing, WaveMixing
 
 
@@ -49,6 +50,15 @@ class SupervisedSettings(Settings):
     """Optimizer steps between validations; the last step is always validated, and the best model is kept."""
 
 
+class DecodeSettings(BeamSettings):
+    """How logits become text: greedily; or, with a language model or a lexicon, by beam search (data2vec[decode])."""
+
+    lm: str | None = None
+    """An n-gram language model: an ARPA file, or a binary file of KenLM."""
+    lexicon: str | None = None
+    """A file of words, or of words and their spelling; none: the words of the language model."""
+
+
 class RecognitionSettings(SupervisedSettings):
     """The `objective:` section of speech recognition by CTC: labels at positions, or blanks."""
 
@@ -60,6 +70,8 @@ class RecognitionSettings(SupervisedSettings):
     """The labels, the blank first; none: those of the model's head, else the characters of the training transcripts."""
     metric: Literal["wer", "cer"] = "wer"
     """By which the best model is chosen: word or character error rate."""
+    decode: DecodeSettings = DecodeSettings()
+    """How validation makes text of logits."""
 
 
 class ClassificationSettings(SupervisedSettings):

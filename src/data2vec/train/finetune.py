@@ -99,7 +99,6 @@ class Finetuning(Training):
         modality = recipe.build_modality()
         held = open_held(modality, valid, self.targets, task.label)
         copy = models.blank(recipe, self.targets.head)
-        divide = getattr(task, "divide", 1.0)
 
         def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
             for part, prefix in ((copy.encoder, "student."), (copy.head, "head.")):
@@ -107,7 +106,7 @@ class Finetuning(Training):
                 part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
                 part.to(self.here.device)
             assert copy.head is not None
-            scores, _ = measure(copy.encoder, copy.head, modality, held, self.here, divide)
+            scores, _ = measure(copy.encoder, copy.head, modality, held, self.here, task)
             return {f"valid_{name}": value for name, value in scores.items()}
 
         return validate, task.every

@@ -62,6 +62,8 @@ class TrainSettings(Settings):
     """Fixes initial weights, order of the data, crops, masks and dropout."""
     lr: Annotated[float, Field(gt=0)] = 5e-4
     """Peak learning rate."""
+    head_lr: Annotated[float, Field(gt=0)] | None = None
+    """That of the head in fine-tuning, where it is another."""
     schedule: Schedule = TriStage()
     """How the learning rate moves, per optimizer step."""
     betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.98)

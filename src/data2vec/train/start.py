@@ -15,7 +15,10 @@ from data2vec.objective import Objective
 from data2vec.recipe import Recipe
 
 log = logging.getLogger(__name__)
-SHAPELESS = ("dropout", "drop_path", "layerdrop", "init", "_std", "grad_scale", "prenet_layers", "position_padding")
+SHAPELESS = (
+    *("dropout", "drop_path", "layerdrop", "init", "_std", "grad_scale", "prenet_layers", "position_padding"),
+    *("final_norm", "position_tables", ".mean", ".std"),
+)
 """Settings of an encoder by whose endings nothing changes in what the weights mean."""
 
 
@@ -46,12 +49,22 @@ def start_from(where: str, objective: Objective, recipe: Recipe) -> str:
 def fit(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:
     """Put the encoder of `model`, which comes from `where`, into `student`. Raises UserError when it does not fit."""
     told = "; ".join(f"{key} is {here!r} here and {there!r} there" for key, there, here in differences(model, recipe))
-    given = model.encoder.state_dict()
+    given = _adapted(model.encoder.state_dict(), student.state_dict())
     if _shapes(student.state_dict()) != _shapes(given):
         raise UserError(f"init: {where} does not fit this recipe: {told or 'other weights'}")
     if told:
         log.warning("init: %s was trained by other settings: %s", where, told)
     student.load_state_dict(given)
+
+
+def _adapted(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`given` as fine-tuning changes it: without a final norm, and with a table of positions for each block, where the recipe
+    asks for these."""
+    kept = {name: weight for name, weight in given.items() if not name.startswith("transformer.final_norm.") or name in wanted}
+    table, tables = kept.get("positions.table"), wanted.get("positions.table")
+    if table is not None and tables is not None and tables.ndim == table.ndim + 1:
+        kept["positions.table"] = table.expand(tables.shape)
+    return kept
 
 
 def tokenizer_of(where: str) -> str | None:

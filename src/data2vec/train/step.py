@@ -85,10 +85,15 @@ class Step:
 
 def _scale(objective: Any, settings: TrainSettings) -> Callable[[str], float]:
     """What the learning rate of each parameter is multiplied with."""
-    if (decay := settings.layer_decay) is None:
-        return lambda name: 1.0
-    layers = objective.student.transformer.settings.layers
-    return lambda name: layer_scale(name, layers, decay)
+    layers, decay = objective.student.transformer.settings.layers, settings.layer_decay
+    head = 1.0 if settings.head_lr is None else settings.head_lr / settings.lr
+
+    def scale(name: str) -> float:
+        if name.startswith("head."):
+            return head
+        return 1.0 if decay is None else layer_scale(name, layers, decay)
+
+    return scale
 
 
 def learning(features: nn.Module, device: torch.device) -> Tensor:

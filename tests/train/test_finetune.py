@@ -1,0 +1,281 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import data2vec
+from data2vec import cli
+from data2vec import model as models
+from data2vec import recipe as recipes
+from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+from data2vec.errors import UserError
+from data2vec.model import Model
+from data2vec.nn.heads import Classifier
+from data2vec.tasks.settings import SupervisedSettings
+from data2vec.train.sweep import sweep
+
+ENCODER = {"encoder.width": 32, "encoder.layers": 2, "encoder.heads": 2, "encoder.ffn_width": 64}
+SIZES: dict[str, dict[str, Any]] = {
+    "speech": {"modality.conv_layers": [[16, 10, 5], [16, 8, 8], [16, 8, 8]], "modality.position_groups": 2},
+    "vision": {"modality.image": 32, "modality.patch": 8},
+    "text": {"modality.vocab_size": 300, "modality.max_length": 32},
+}
+RUN: dict[str, Any] = {
+    "train.precision": "fp32",
+    "train.device": "cpu",
+    "data.workers": 0,
+    "log.every": 1,
+    "log.report": False,
+}
+BATCH: dict[str, dict[str, Any]] = {
+    "speech": {"data.batch_seconds": 4.0, "data.micro_batch_seconds": 4.0, "data.max_seconds": 4.0, "data.min_seconds": 0.1},
+    "vision": {"data.batch_size": 8, "data.micro_batch_size": 8},
+    "text": {"data.batch_size": 8, "data.micro_batch_size": 8, "data.block_size": 32},
+}
+WORDS = ("LO", "HI", "LO HI", "HI LO")
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tones with transcripts and classes, dark and bright pictures, sentences and pairs of them."""
+    import soundfile
+    from PIL import Image
+
+    root, rng = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    (root / "speech").mkdir()
+    rows = ["file_name,transcript,label,events"]
+    for i in range(24):
+        words = WORDS[i % 4].split()
+        tones = [np.sin(np.arange(4000) * (0.1 if word == "LO" else 0.5)) for word in words]
+        soundfile.write(
+            root / "speech" / f"{i}.wav", 0.5 * np.concatenate(tones) + 0.01 * rng.standard_normal(4000 * len(words)), 16000
+        )
+        rows.append(f"{i}.wav,{' '.join(words)},{words[0]},{'|'.join(sorted(set(words)))}")
+    (root / "speech" / "metadata.csv").write_text("\n".join(rows) + "\n")
+    for i in range(24):
+        folder = root / "vision" / ("dark", "bright")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        low = 128 * (i % 2)
+        Image.fromarray(rng.integers(low, low + 128, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    lines = ["sentence1\tsentence2\tlabel\tscore"]
+    for i in range(24):
+        good = i % 2 == 0
+        lines.append(f"the film is {'fine' if good else 'poor'}\tit is {'fine' if good else 'poor'}\t{int(good)}\t{5.0 * good}")
+    (root / "text.tsv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An untrained model of each modality and version in a folder."""
+    root, found = tmp_path_factory.mktemp("models"), {}
+    tokenizer = root / "tokenizer"
+    tokenizer.mkdir()
+    save_tokenizer(train_tokenizer(["the film is fine", "it is poor"] * 9, 300), tokenizer)
+    for kind in SIZES:
+        for version in ("v1", "v2"):
+            torch.manual_seed(0)
+            prenet = {"encoder.prenet_layers": 0, "objective.target.top_k": 1}
+            changes = ENCODER | SIZES[kind] | prenet | ({"data.tokenizer": str(tokenizer)} if kind == "text" else {})
+            model = models.blank(recipes.load(f"{kind}/{version}-base", changes))
+            found[f"{kind}-{version}"] = root / f"{kind}-{version}"
+            model.save_pretrained(found[f"{kind}-{version}"])
+    return found
+
+
+def settings(kind: str, steps: int, **more: Any) -> dict[str, Any]:
+    return (
+        RUN
+        | BATCH[kind]
+        | {"train.steps": steps, "objective.every": steps}
+        | {k.replace("__", "."): v for k, v in more.items()}
+    )
+
+
+def data(root: Path, kind: str) -> str:
+    return str(root / "text.tsv" if kind == "text" else root / kind)
+
+
+TASKS = [name for name in recipes.names() if isinstance(recipes.load(name).objective, SupervisedSettings)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_step_of_each_shipped_recipe(name: str, labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    kind, _, task = name.partition("/")
+    version = "v2" if "v2" in task or "tiny" in task else "v1"
+    more: dict[str, Any] = {}
+    if "audioset" in task:
+        more = {"objective.label": "events"}
+    if "classify-v1" in task:
+        more = {"modality.position_tables": 2}
+    if "stsb" in task:
+        more = {"objective.label": "score"}
+    if "mask" in task or task.startswith("ctc"):
+        more = {"objective.channel_mask.length": 4, "objective.freeze_steps": 0}
+    where = data(labelled, kind)
+    changes = settings(kind, 1) | more
+    if task == "ctc-tiny":  # of another shape
+        run = data2vec.finetune(name, None, where, where, changes, tmp_path / "run")
+    else:
+        run = data2vec.finetune(name, given[f"{kind}-{version}"], where, where, changes, tmp_path / "run")
+    (line,) = run.metrics
+    assert np.isfinite(line["loss"]) and f"valid_{recipes.load(run.recipe).objective.metric}" in line
+    model = data2vec.load(run.folder)
+    assert model.head is not None and model.recipe.objective.name == ("data2vec" if version == "v1" else "data2vec2")
+
+
+def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    where = data(labelled, "speech")
+    changes = settings(
+        "speech", 150, train__lr=3e-3, objective__every=50, objective__channel_mask=None, objective__freeze_steps=5
+    )
+    changes |= {"objective.mask": None, "train.schedule.warmup": 0.1}
+    run = data2vec.finetune("speech/ctc-v1-base-10h", given["speech-v1"], where, where, changes, tmp_path / "run")
+    rates = {line["step"]: line["valid_wer"] for line in run.metrics if "valid_wer" in line}
+    assert list(rates) == [1, 50, 100, 150] and min(rates.values()) == 0
+    found = data2vec.evaluate(run.folder)
+    assert found.scores["wer"] == 0 and found.examples == 24
+    assert json.loads((run.folder / "evaluation.json").read_text())["scores"]["wer"] == 0
+    said = list(data2vec.transcribe(run.folder, [labelled / "speech" / f"{i}.wav" for i in range(4)]))
+    assert [each.text for each in said] == list(WORDS)
+    assert all(0 <= word.start < word.end <= each.seconds + 0.1 for each in said for word in each.words)
+
+
+@pytest.mark.parametrize(("kind", "version", "name"), [
+    ("vision", "v2", "vision/classify-v2-base"), ("text", "v1", "text/glue-v1-rte"), ("text", "v2", "text/glue-v2-stsb"),
+])  # fmt: skip
+def test_classification_learns(
+    kind: str, version: str, name: str, labelled: Path, given: dict[str, Path], tmp_path: Path
+) -> None:
+    changes = settings(kind, 60, train__lr=2e-3, train__schedule__warmup_steps=5)
+    changes |= {"objective.label": "score"} if "stsb" in name else {}
+    where = data(labelled, kind)
+    run = data2vec.finetune(name, given[f"{kind}-{version}"], where, where, changes, tmp_path / "run")
+    metric = recipes.load(run.recipe).objective.metric
+    assert run.metrics[-1][f"valid_{metric}"] > 0.95
+    head = data2vec.load(run.folder).head
+    assert isinstance(head, Classifier)
+    assert data2vec.evaluate(run.folder).scores[metric] > 0.95
+
+
+def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    where, name = data(labelled, "vision"), "vision/classify-v2-base"
+    changes = settings(
+        "vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__every=2, train__checkpoint_every=2
+    )
+    whole = data2vec.finetune(name, given["vision-v2"], where, where, changes, tmp_path / "whole")
+    shutil.copytree(whole.folder, tmp_path / "parts")
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "parts" / "checkpoints" / f"step-{step}", ignore_errors=True)
+    assert (tmp_path / "parts" / "checkpoints" / "step-2").exists() or True
+    parts = data2vec.finetune(name, given["vision-v2"], where, where, changes, tmp_path / "parts", resume=True)
+    assert [line["loss"] for line in parts.metrics] == [line["loss"] for line in whole.metrics]
+    one, two = data2vec.load(whole.folder), data2vec.load(parts.folder)
+    assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
+
+
+def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    import transformers
+
+    where = data(labelled, "text")
+    run = data2vec.finetune("text/glue-v1-rte", given["text-v1"], where, where, settings("text", 1), tmp_path / "run")
+    data2vec.convert(run.folder, tmp_path / "hf", "transformers")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")
+    assert type(theirs).__name__ == "Data2VecTextForSequenceClassification"
+    assert theirs.config.id2label == {0: "0", 1: "1"}
+
+
+def test_a_grid_and_seeds(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    where = data(labelled, "text")
+    words = [f"{k}={json.dumps(v)}" for k, v in settings("text", 2, data__train=where, data__valid=where).items()]
+    found = sweep("text/glue-v1-rte", given["text-v1"], {"train.lr": ["1e-5", "1e-3"]}, 2, words, tmp_path / "grid")
+    assert [cell.settings for cell in found.cells] == [{"train.lr": "1e-5"}, {"train.lr": "1e-3"}]
+    assert all(len(cell.values) == 2 for cell in found.cells)
+    assert "accuracy of 2 seeds" in str(found)
+    again = sweep("text/glue-v1-rte", given["text-v1"], {"train.lr": ["1e-5", "1e-3"]}, 2, words, tmp_path / "grid")
+    assert again == found
+
+
+def test_mistakes_are_told(labelled: Path, given: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> str:
+        assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
+        return capsys.readouterr().err
+
+    train = f"data.train={data(labelled, 'speech')}"
+    assert "is a recipe of pre-training" in told("finetune", "speech/v1-base", "--model", str(given["speech-v1"]), train)
+    assert "is a recipe of fine-tuning" in told("pretrain", "speech/ctc-v1-base-10h", train)
+    assert "is a model of text, but speech/ctc-v1-base-10h is for speech" in told(
+        "finetune", "speech/ctc-v1-base-10h", "--model", str(given["text-v1"]), train
+    )
+    assert "there is no column 'words'" in told(
+        "finetune", "speech/ctc-tiny", train, "objective.label=words", *(f"{k}={v}" for k, v in RUN.items())
+    )
+    assert "data.train: where is the labelled training data?" in told("finetune", "speech/ctc-tiny")
+    assert "objective.fill: this model has no mask vector" in told(
+        "finetune", "speech/ctc-v1-base-10h", "--model", str(given["speech-v2"]), train, *words("speech")
+    )
+
+
+def words(kind: str) -> list[str]:
+    return [f"{k}={json.dumps(v)}" for k, v in settings(kind, 1).items()]
+
+
+def test_what_cannot_be_used_is_left_out_with_a_word(
+    labelled: Path, given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(labelled / "speech", tmp_path / "train")
+    shutil.copytree(labelled / "speech", tmp_path / "valid")
+    table = tmp_path / "train" / "metadata.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].replace("LO", "LÖ|", 1)  # a letter of its own, and what parts words
+    lines[2] = "1.wav,,HI,HI"
+    table.write_text("\n".join(lines) + "\n")
+    valid = tmp_path / "valid" / "metadata.csv"
+    valid.write_text(valid.read_text().replace("HI LO", "HI ÜÜ"))
+    alphabet = ["<s>", "<pad>", "</s>", "<unk>", "|", "L", "O", "H", "I"]
+    changes = settings("speech", 1, objective__alphabet=alphabet, objective__channel_mask=None)
+    run = data2vec.finetune(
+        "speech/ctc-v1-base-10h",
+        given["speech-v1"],
+        str(tmp_path / "train"),
+        str(tmp_path / "valid"),
+        changes,
+        tmp_path / "run",
+    )
+    assert "1 of 24 examples are left out" in caplog.text and "'Ö'" in caplog.text
+    assert run.metrics[-1]["valid_wer"] > 0  # what cannot be spelled is an error, not left out
+
+
+def test_one_class_is_refused(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(labelled / "vision" / "dark", tmp_path / "data" / "dark")
+    with pytest.raises(UserError, match="every example has the label 'dark'; there is nothing to tell apart"):
+        data2vec.finetune(
+            "vision/classify-v2-base", given["vision-v2"], str(tmp_path / "data"), None, settings("vision", 1), tmp_path / "run"
+        )
+
+
+def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
+    labelled: Path, given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(labelled / "vision", tmp_path / "valid")
+    shutil.copytree(labelled / "vision" / "dark", tmp_path / "valid" / "grey")
+    run = data2vec.finetune(
+        "vision/classify-v2-base",
+        given["vision-v2"],
+        str(labelled / "vision"),
+        str(tmp_path / "valid"),
+        settings("vision", 1),
+        tmp_path / "run",
+    )
+    assert "12 of 36 examples are left out" in caplog.text and "'grey' is none of the 2 classes" in caplog.text
+    assert "valid_accuracy" in run.metrics[-1]
+
+
+def test_a_model_without_a_head_cannot_be_evaluated(given: dict[str, Path], labelled: Path) -> None:
+    with pytest.raises(UserError, match="has no head; fine-tune it first"):
+        data2vec.evaluate(given["vision-v2"], str(labelled / "vision"))
+    assert isinstance(data2vec.load(given["vision-v2"]), Model)
