@@ -164,14 +164,12 @@ def test_classification_learns(
 
 def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
-    changes = settings(
-        "vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__every=2, train__checkpoint_every=2
-    )
+    changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__every=2)
+    changes |= {"train.checkpoint_every": 2, "train.keep_checkpoints": 3}
     whole = data2vec.finetune(name, given["vision-v2"], where, where, changes, tmp_path / "whole")
     shutil.copytree(whole.folder, tmp_path / "parts")
     for step in (4, 6):
-        shutil.rmtree(tmp_path / "parts" / "checkpoints" / f"step-{step}", ignore_errors=True)
-    assert (tmp_path / "parts" / "checkpoints" / "step-2").exists() or True
+        shutil.rmtree(tmp_path / "parts" / "checkpoints" / f"step-{step}")
     parts = data2vec.finetune(name, given["vision-v2"], where, where, changes, tmp_path / "parts", resume=True)
     assert [line["loss"] for line in parts.metrics] == [line["loss"] for line in whole.metrics]
     one, two = data2vec.load(whole.folder), data2vec.load(parts.folder)
