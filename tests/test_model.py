@@ -73,6 +73,18 @@ def test_text_brings_its_tokenizer(tmp_path: Path) -> None:
     assert features.lengths[0] < features.lengths[1]
 
 
+def test_a_tokenizer_can_be_put_beside_a_model_that_has_none(tmp_path: Path) -> None:
+    from data2vec.data.text import save_tokenizer, train_tokenizer
+
+    recipe = recipes.load("text/v1-tiny", SMALL | {"modality.vocab_size": 300})
+    modality = recipe.build_modality()
+    models.save(models.Model(encoders.build(modality, recipe.encoder), modality, recipe), tmp_path / "model")
+    with pytest.raises(UserError, match=r"put its tokenizer\.json, or vocab\.json and merges\.txt, into the model's folder"):
+        data2vec.load(tmp_path / "model").features(["a text"])
+    save_tokenizer(train_tokenizer(["a small text"] * 5, 300), tmp_path / "model")
+    assert data2vec.load(tmp_path / "model").features(["a text"]).lengths[0] > 2
+
+
 def test_what_cannot_be_loaded_is_told(speech: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a data2vec run or model folder"):
         data2vec.load(tmp_path)

@@ -25,7 +25,6 @@ Mix = list[list[float]] | None
 BATCH = {"cpu": 1024, "cuda": 8192}
 """Positions that are computed at a time, padding among them: more would not stay in the processor's caches, or overflow a
 small device."""
-
 PADDING = 1 / 16
 """The share of those that may be padding. One more batch costs about as much: all weights come from memory again."""
 
@@ -95,17 +94,24 @@ def batches(modality: Modality, items: Sequence[Any], most: int) -> Iterator[tup
     padding, of which little is padding; or a single input."""
     lengths = [positions(modality, item) for item in items]
     group: list[int] = []
+    padding = 0
     for place in sorted(range(len(items)), key=lambda place: -lengths[place]):
+        missing = lengths[group[0]] - lengths[place] if group else 0
         if group and not (
             (len(group) + 1) * lengths[group[0]] <= most
-            and sum(lengths[group[0]] - lengths[each] for each in (*group, place)) <= PADDING * most
-            and (modality.mixes_lengths or items[place].shape == items[group[0]].shape)
+            and padding + missing <= PADDING * most
+            and (modality.mixes_lengths or _shape(items[place]) == _shape(items[group[0]]))
         ):
             yield group, modality.collate([items[each] for each in group])
-            group = []
+            group, padding, missing = [], 0, 0
         group.append(place)
+        padding += missing
     if group:
         yield group, modality.collate([items[each] for each in group])
+
+
+def _shape(item: Any) -> Any:
+    return getattr(item, "shape", None)  # an own modality's may have none
 
 
 def run(encoder: Encoder, batch: Batch, layers: Mix) -> tuple[Tensor, Tensor | None]:

@@ -36,6 +36,7 @@ from data2vec.recipe import Recipe
 
 FORMAT = "data2vec model 1"
 WEIGHTS, HEAD, PRETRAINING = "model.safetensors", "head.safetensors", "pretraining.safetensors"
+TOKENIZER = ("tokenizer.json", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ def load(path: str | Path) -> Model:
             )
         raw = config["recipe"]
         raw["data"] |= {key: str((folder / name).resolve()) for key, name in config["files"].items()}
+        if raw["data"].get("tokenizer", "none") is None and any((folder / name).is_file() for name in TOKENIZER):
+            raw["data"]["tokenizer"] = str(folder.resolve())  # put there by hand
         head = TypeAdapter(AnyHeadSettings | None).validate_python(config.get("head"))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({error!r})") from None

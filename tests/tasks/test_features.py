@@ -163,9 +163,10 @@ def test_files_and_arrays(speech: Model, clips: Path, tmp_path: Path) -> None:
     data2vec.features(speech, files, tmp_path / "a.npy", batch=40)
     data2vec.features(speech, clips, tmp_path / "b.npy", batch=40)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
-    waves = [soundfile.read(files[0], dtype="float32")[0], torch.zeros(200)]
+    waves = [soundfile.read(files[0], dtype="float32")[0], torch.zeros(200), np.zeros((2, 9000), np.float32)]
     done = data2vec.features(speech, waves, tmp_path / "c.npy")
-    assert done.unreadable == ["input 2: it is too short for a single position"]
+    short, wrong = done.unreadable
+    assert short == "input 2: it is too short for a single position" and wrong.startswith("input 3: a wave of shape (2, 9000)")
     np.testing.assert_allclose(np.load(tmp_path / "c.npy"), np.load(tmp_path / "a.npy")[:24], atol=1e-5)
 
 

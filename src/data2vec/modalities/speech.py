@@ -78,11 +78,11 @@ class Speech(Modality):
     Settings = SpeechSettings
     Data = loading.SpeechData
     kind = "audio"
+    mixes_lengths = True
 
     def __init__(self, settings: SpeechSettings, data: loading.SpeechData):
         super().__init__(settings, data)
         self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / loading.RATE
-        self.mixes_lengths = settings.conv_norm == "layer"  # the other one is a norm over time
 
     def features(self, width: int) -> SpeechFeatures:
         return SpeechFeatures(self.settings, width)

@@ -15,13 +15,14 @@ def columns(rows: Any, kind: str) -> Callable[[int, int], dict[str, Any]]:
 
     def read(first: int, last: int) -> dict[str, Any]:
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         table = chosen[first:last]
         found = {name: table.column(name) for name in kept}
         for name, values in found.items():
             if isinstance(feature := rows.features[name], ClassLabel):
                 numbers = values.combine_chunks()
-                found[name] = pa.array(feature.names).take(pa.compute.if_else(pa.compute.less(numbers, 0), None, numbers))
+                found[name] = pa.array(feature.names).take(pc.if_else(pc.less(numbers, 0), None, numbers))
         return found
 
     return read

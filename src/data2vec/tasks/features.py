@@ -28,7 +28,7 @@ from data2vec.tasks.windows import Read, windows
 
 WINDOW = 8
 """Batches whose inputs are sorted by length together."""
-PART_BYTES, PART_SECONDS = 2**28, 60.0
+PART_BYTES, PART_SECONDS = 2**26, 60.0
 """A part is written when it has so many bytes, or took so long."""
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data2vec import inference
 from data2vec.data.loader import start_worker
-from data2vec.errors import BadExample
+from data2vec.errors import BadExample, UserError
 from data2vec.inputs import read_input
 from data2vec.modalities.base import Modality
 
@@ -67,5 +67,5 @@ class _Decoded(Dataset[bytes]):
             if self.examples is not None:
                 return name, self.examples.load(index, None, None)
             return name, read_input(self.modality, row, name)
-        except BadExample as error:
+        except (BadExample, UserError) as error:
             return name, str(error)
