@@ -179,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "finetune", _finetune, "fine-tune a model on labelled data", FINETUNE, _settings_of_finetune)
     verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe (see 'data2vec recipes'), or a YAML file")
     verb.add_argument("--model", metavar="MODEL", help="what to start from (default: fresh weights)")
+    verb.add_argument("--scratch", action="store_true", help="take only the model's shape, with fresh weights, to compare")
     verb.add_argument("--out", metavar="DIR", type=Path, help="the run folder (default: runs/ and the recipe's name)")
     verb.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sweep = "several values of a setting, each in a run of its own; may be given again for another setting"
@@ -305,7 +306,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
         grid = {key: values.split(",") for key, _, values in (each.partition("=") for each in a.sweep)}
         print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out))
         return
-    run = finetune(a.recipe, a.model, overrides=a.overrides, out=a.out, resume=a.resume)
+    run = finetune(a.recipe, a.model, overrides=a.overrides, out=a.out, resume=a.resume, scratch=a.scratch)
     if os.environ.get("RANK", "0") == "0":
         print(f"fine-tuned: {run.model}")
         if run.report.exists():

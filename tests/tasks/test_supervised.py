@@ -89,3 +89,47 @@ def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
     settings = RecognitionSettings.model_validate({"mask": SPANS})
     with pytest.raises(UserError, match=r"objective\.fill"):
         model(settings, "speech/v2-tiny")
+
+
+def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
+    settings = ClassificationSettings(frozen=True, blocks=True)
+    recipe = recipes.load("speech/v1-tiny", SMALL)
+    encoder = encoders.build(recipe.build_modality(), recipe.encoder)
+    this = Supervised(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
+    batch = {"input": torch.randn(2, 4000), "labels": torch.tensor([0, 1])}
+    this(batch).loss.backward()
+    assert all(p.grad is None for p in this.student.parameters())
+    assert this.head.mix is not None and this.head.mix.grad is not None and this.head.mix.grad.any()
+    found, _ = heads.logits(encoder.eval(), this.head, batch)
+    blocks: list[torch.Tensor] = []
+    encoder(batch, lambda index, ffn, block: blocks.append(block))
+    normed = [torch.nn.functional.layer_norm(x, x.shape[-1:]) for x in blocks]
+    torch.testing.assert_close(found, this.head((normed[0] + normed[1]) / 2))
+
+
+def test_the_average_of_the_weights_follows() -> None:
+    this = model(RecognitionSettings(average=0.9))
+    assert this.average is not None and this.best == "average."
+    weight, mean = this.head.out.weight, this.average["head"].out.weight
+    start = weight.detach().clone()
+    weight.data += 1
+    this.after_step(1)
+    torch.testing.assert_close(mean, start + (1 - 2 / 11))
+    this.after_step(1000)
+    torch.testing.assert_close(mean, start + 1 - 0.1 * 0 - (2 / 11) * 0.9)
+    assert not any(p.requires_grad for p in this.average.parameters()) and not this.train().average.training  # type: ignore[union-attr]
+
+
+def test_attention_and_linear_softmax_leave_padding_out() -> None:
+    torch.manual_seed(0)
+    for pool in ("attention", "linear-softmax", "mean"):
+        head = heads.build(ClassifierSettings.model_validate({"labels": ["a", "b"], "pool": pool}), 8)
+        x = torch.randn(1, 6, 8)
+        padding = torch.arange(6)[None] >= 4
+        torch.testing.assert_close(head(x, padding), head(x[:, :4]))
+
+
+def test_linear_softmax_worked_by_hand() -> None:
+    p = torch.tensor([0.2, 0.6])
+    found = heads.linear_softmax(torch.logit(p)[None, :, None])
+    assert torch.sigmoid(found).item() == pytest.approx((0.04 + 0.36) / 0.8, rel=1e-5)

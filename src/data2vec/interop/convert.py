@@ -48,6 +48,12 @@ def convert(
         raise UserError(f"{dest}: is there already; choose another name")
     given = load(model)
     given = replace(given, source=source or given.source, license=license or given.license)
+    if given.head is not None and to != "data2vec":
+        settings = given.head.settings
+        odd = {"blocks": settings.blocks, "pool": getattr(settings, "pool", None)}
+        for key, value in odd.items():
+            if value not in (None, "mean", "first"):
+                raise UserError(f"head.{key}: {value} has no place in the form of {to}; only --to data2vec keeps it")
     lost = _WRITERS[to](given, place)
     back, here = _weights(load(place)), _weights(given)
     kept = {name: weight for name, weight in here.items() if name in back}

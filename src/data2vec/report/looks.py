@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec.errors import UserError
 from data2vec.modalities.base import Batch, Modality
@@ -37,7 +38,7 @@ class Look:
 def looks(run: Path, recipe: Recipe) -> tuple[list[Look], str]:
     """The pictures that the run folder and the training data allow, and why the others are missing, if some are."""
     if isinstance(recipe.objective, SupervisedSettings):
-        return [], ""
+        return _tuned(run), ""
     modality = recipe.build_modality()
     try:
         sample = inside.sample(modality, str(recipe.data.train))
@@ -59,6 +60,17 @@ def looks(run: Path, recipe: Recipe) -> tuple[list[Look], str]:
     found.append(_components(sample, untrained, objective.student))
     found.append(_attention(sample, objective.student))
     return found, ""
+
+
+def _tuned(run: Path) -> list[Look]:
+    """Of a fine-tuned model: which layers its head takes its sum from, if it does."""
+    if not (run / "model" / "config.json").is_file():
+        return []
+    head = models.load(run).head
+    if head is None or head.mix is None:
+        return []
+    says = "The weights of the blocks' outputs, each normalised, in the sum that the head is given: which layer carries what."
+    return [Look(pictures.bars(head.mix.softmax(0).detach().numpy()), "Which layers the head listens to", says)]
 
 
 def _untrained(recipe: Recipe, modality: Modality) -> Objective:

@@ -72,6 +72,16 @@ def attention(canvas: Canvas, weights: np.ndarray, blocks: Sequence[int], grid: 
     return drawn
 
 
+def bars(shares: np.ndarray, width: float = figure.WIDTH) -> Any:
+    """A bar for each block (blocks,), in percent."""
+    drawn, axes = figure.new(1, 1, width, 2.6)
+    axes.bar(np.arange(1, len(shares) + 1), 100 * shares, color="#3a7ca5")
+    axes.axhline(100 / len(shares), color="#8a8a8a", lw=1, ls="--")
+    axes.set(xlabel="block", ylabel="percent of the sum")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return drawn
+
+
 def principal(features: np.ndarray) -> np.ndarray:
     """Features (…, D) to their first three principal components (…, 3), each stretched to 0..1."""
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)

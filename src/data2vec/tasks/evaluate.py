@@ -16,6 +16,7 @@ from data2vec.errors import UserError
 from data2vec.interop.load import load
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model import Model
+from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import CTC, ClassifierSettings, Head
 from data2vec.recipe import Recipe
@@ -65,10 +66,9 @@ def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
     Examples of like length share a batch; padding reaches nothing."""
     plain = undisturbed(encoder)
     for places, batch in read(modality, held.examples, held.indices, here, "validation"):
-        x, padding = plain(batch)
-        logits = head(x, padding).float().cpu()
+        found, padding = heads.logits(plain, head, batch)
         lengths = [None] * len(places) if padding is None else (~padding).sum(1).tolist()
-        for place, each, length in zip(places, logits, lengths, strict=True):
+        for place, each, length in zip(places, found.float().cpu(), lengths, strict=True):
             yield int(place), each if each.ndim == 1 else each[:length]
 
 

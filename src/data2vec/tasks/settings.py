@@ -37,6 +37,13 @@ class SupervisedSettings(Settings):
     """The column that holds what is to be told."""
     freeze_steps: Annotated[int, Field(ge=0)] = 0
     """For so many steps only the head learns (fairseq: freeze_finetune_updates); without a model, none."""
+    frozen: bool = False
+    """Only the head learns, all the time: what the encoder's features are worth as they are."""
+    blocks: bool = False
+    """The head is given a learned weighted sum of all blocks' outputs, in place of the last one's (SUPERB); the report shows
+    the weights."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of all weights, which is what is validated and kept, such as 0.9999; 0: none."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """On the vectors that the head is given (fairseq: final_dropout)."""
     mask: SpanMask | None = None
@@ -81,9 +88,11 @@ class ClassificationSettings(SupervisedSettings):
     """The task: one answer an input."""
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
     """One class; or any number of them (several labels in a column are separated by | or ,); or a number."""
-    pool: Literal["mean", "first", "linear-softmax"] = "mean"
-    """The vector of an input: the mean over its positions; or the first position's (text). With linear-softmax every position
-    has logits of its own, and confident ones count for more (AudioSet)."""
+    pool: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
+    """The vector of an input: the mean over its positions; the first position's (text); or a mean with weights by a learned
+    query. With linear-softmax every position has logits of its own, and confident ones count for more (AudioSet)."""
+    balance: bool = False
+    """Examples of rare classes are repeated until every class is about as frequent as the commonest, 100 times at most."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on it; without one, there is none."""
     inner: Literal["linear", "tanh"] | None = None

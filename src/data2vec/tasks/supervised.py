@@ -4,6 +4,7 @@ To the training loop it is an objective like those of pre-training, without a te
 L labels of a transcript, V classes.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -32,14 +33,23 @@ class Supervised(nn.Module):
         self.student = encoder
         self.head = head
         self.dropout = Dropout(settings.dropout)
-        self.frozen = False
+        self.frozen = settings.frozen
+        if settings.frozen:
+            encoder.requires_grad_(False)
+        self.average: nn.ModuleDict | None = None
+        if settings.average:
+            self.average = nn.ModuleDict({"student": copy.deepcopy(encoder), "head": copy.deepcopy(head)})
+            self.average.requires_grad_(False).eval()
 
     def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
         """The loss of one batch, added up over its inputs. `measure` asks for statistics, of which there are none here."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x, padding = self.student.features(batch)
             x = self._hide(x, batch)
-            context = contextualise(self.student.positions, self.student.transformer, x, padding)
+            blocks: list[Tensor] = []
+            visit = None if self.head.mix is None else lambda index, ffn, block: blocks.append(block)
+            context = contextualise(self.student.positions, self.student.transformer, x, padding, visit)
+        context = context if self.head.mix is None else self.head.mixed(blocks)
         logits = self.head(self.dropout(context), padding).float()
         errors = self._errors(logits, padding, batch)  # (B,)
         return Output(errors.sum(), len(errors), errors.detach())
@@ -61,10 +71,28 @@ class Supervised(nn.Module):
 
     def before_step(self, step: int) -> None:
         """Before optimizer step number `step` (counted from 1): whether the encoder is to learn in it."""
-        self.frozen = step <= self.settings.freeze_steps
+        self.frozen = self.settings.frozen or step <= self.settings.freeze_steps
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """There is no teacher to follow."""
+        """The average of the weights, where there is one, follows; in the first steps faster, so that it forgets the start."""
+        if self.average is None:
+            return
+        decay = min(self.settings.average, (1 + step) / (10 + step))
+        for part, mine in self.average.items():
+            found = dict(getattr(self, part).named_parameters())
+            torch._foreach_lerp_(list(mine.parameters()), [found[name] for name, _ in mine.named_parameters()], 1 - decay)
+
+    @property
+    def best(self) -> str:
+        """Where in its state the weights to use are: before `student.…` and `head.…`."""
+        return "" if self.average is None else "average."
+
+    def train(self, mode: bool = True) -> "Supervised":
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
 
     def ema_decay(self, step: int) -> float | None:
         """There is no teacher."""

@@ -153,6 +153,15 @@ def encode_labels(values: Sequence[Any], targets: Targets, where: str) -> tuple[
     return np.array(kept), encoded
 
 
+def balanced(labels: Sequence[Any]) -> np.ndarray:
+    """(n,) how often to repeat each example so that every class is about as frequent as the commonest, 1 to 100 times; one of
+    several classes counts by its rarest."""
+    classes = [label if isinstance(label, list) else [label] for label in labels]
+    counts = np.bincount([number for each in classes for number in each])
+    rarest = np.array([min((counts[number] for number in each), default=counts.max()) for each in classes])
+    return np.clip(np.round(counts.max() / rarest), 1, 100).astype(int)
+
+
 def split(value: Any) -> list[str]:
     """The labels in a cell that may hold several: a list, or words separated by | or , or ;"""
     if isinstance(value, list | tuple):

@@ -12,6 +12,7 @@ from data2vec.errors import BadExample, UserError
 from data2vec.inputs import read_input
 from data2vec.interop.load import load
 from data2vec.model import Model
+from data2vec.nn import heads
 from data2vec.nn.encoder import undisturbed
 from data2vec.nn.heads import CTC
 from data2vec.tasks.alphabet import Alphabet
@@ -66,7 +67,9 @@ def transcribe(
             yield Transcript(str(file), "", (), 0.0, str(error))
             continue
         pieces = chunks(len(wave), chunk_seconds, overlap_seconds, settings.conv_layers)
-        parts = [head(encoder({"input": wave[None, piece.samples].to(on)})[0])[0].float().cpu() for piece in pieces]
+        parts = [
+            heads.logits(encoder, head, {"input": wave[None, piece.samples].to(on)})[0][0].float().cpu() for piece in pieces
+        ]
         logits = join(parts, pieces)
         given_logits = logits[None], [len(logits)]
         best = (greedy(*given_logits, alphabet, step) if search is None else search(*given_logits, step))[0]

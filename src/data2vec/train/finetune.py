@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from data2vec.tasks.evaluate import measure, open_held
 from data2vec.tasks.scores import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
-from data2vec.tasks.targets import encode_labels, read_labels, targets_of
+from data2vec.tasks.targets import balanced, encode_labels, read_labels, targets_of
 from data2vec.tasks.verdict import judge
 from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
@@ -41,17 +42,18 @@ def finetune(
     overrides: Iterable[str] | Mapping[str, Any] = (),
     out: str | Path | None = None,
     resume: bool = False,
+    scratch: bool = False,
 ) -> Run:
     """Fine-tune a model on labelled data, and write the best one with all that happened into a run folder.
 
     `recipe`: a shipped name such as "speech/ctc-10h", a YAML file, or a Recipe; its encoder is the model's, but for what the
     recipe itself says of it, such as dropout. `model`: anything that `data2vec.load` opens; none: an encoder with fresh
-    weights, of the recipe's own shape. `data` and `valid`: labelled data, in place of the recipe's `data.train` and
-    `data.valid`. The rest is as in `data2vec.pretrain`.
+    weights, of the recipe's own shape. `scratch`: the model's encoder, but with fresh weights, to compare with. `data` and
+    `valid`: labelled data, in place of the recipe's `data.train` and `data.valid`. The rest is as in `data2vec.pretrain`.
 
     Raises UserError for a mistake in what was given, RunStopped when the run ends before its last step."""
     place = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
-    resolved = _resolve(recipe, model, data, valid, overrides)
+    resolved = _resolve(recipe, model, data, valid, overrides, scratch)
     return run_in(place, resolved, resume, Finetuning)
 
 
@@ -66,8 +68,17 @@ class Finetuning(Training):
         examples = modality.labelled(modality.rows(where))
         values = read_labels(examples, task.label, where)
         known = None if self.given is None or self.given.head is None else self.given.head.settings
-        self.targets = targets_of([value for value in values if value is not None], task, known)
+        targets = targets_of([value for value in values if value is not None], task, known)
+        if task.blocks:
+            targets.head = targets.head.model_copy(update={"blocks": recipe.encoder.layers})
+        self.targets = targets
         indices, labels = encode_labels(values, self.targets, where)
+        if getattr(task, "balance", False):
+            repeats = balanced(labels)
+            indices, labels = (
+                np.repeat(indices, repeats),
+                [x for x, times in zip(labels, repeats, strict=True) for _ in range(times)],
+            )
         batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)
         pin = here.device.type == "cuda"
         return Loader(modality, None, [], self.settings.seed, here.rank, here.world, pin, batches=batches)
@@ -101,11 +112,10 @@ class Finetuning(Training):
         copy = models.blank(recipe, self.targets.head)
 
         def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
-            for part, prefix in ((copy.encoder, "student."), (copy.head, "head.")):
-                assert part is not None
-                part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-                part.to(self.here.device)
+            self._fill(copy, weights)
             assert copy.head is not None
+            copy.encoder.to(self.here.device)
+            copy.head.to(self.here.device)
             scores, _ = measure(copy.encoder, copy.head, modality, held, self.here, task)
             return {f"valid_{name}": value for name, value in scores.items()}
 
@@ -131,13 +141,17 @@ class Finetuning(Training):
     def _write_model(self) -> None:
         weights = all_weights(self.objective)
         model = models.blank(self.recipe, self.targets.head)
-        assert model.head is not None
-        for part, prefix in ((model.encoder, "student."), (model.head, "head.")):
-            part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        self._fill(model, weights)
         model = replace(model, recipe=self._model_recipe())
         if self.given is not None:
             model = replace(model, source=self.given.source, license=self.given.license)
         self.here.on_first(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+
+    def _fill(self, model: Model, weights: Mapping[str, Tensor]) -> None:
+        for part, name in ((model.encoder, "student."), (model.head, "head.")):
+            prefix = self.objective.best + name
+            assert part is not None
+            part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
     def _model_recipe(self) -> Recipe:
         """What the model is: the encoder as it is now, and the pre-training it comes from. How it was tuned is in the run."""
@@ -152,7 +166,12 @@ class Finetuning(Training):
 
 
 def _resolve(
-    recipe: str | Path | Recipe, model: Any, data: str | None, valid: str | None, overrides: Iterable[str] | Mapping[str, Any]
+    recipe: str | Path | Recipe,
+    model: Any,
+    data: str | None,
+    valid: str | None,
+    overrides: Iterable[str] | Mapping[str, Any],
+    scratch: bool,
 ) -> Recipe:
     """The recipe of this run, complete: the model's encoder beneath it, and the places of data absolute."""
     given = None if model is None else load(model)
@@ -171,7 +190,7 @@ def _resolve(
     places = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
     if places["data.train"] is None:
         raise UserError("data.train: where is the labelled training data? data.train=FOLDER")
-    if model is not None:
+    if model is not None and not scratch:
         places["init"] = str(model)
     found = {key: str(Path(place).resolve()) if Path(place).exists() else place for key, place in places.items() if place}
     return recipes.load(resolved, found)
