@@ -31,7 +31,7 @@ from data2vec.tasks.verdict import judge
 from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
 from data2vec.train.loop import Training, run_in
-from data2vec.train.start import fit
+from data2vec.train.start import fit, meaning
 
 
 def finetune(
@@ -186,7 +186,10 @@ def _resolve(
     kinds = [each.modality.name for each in (first, *([] if given is None else [given.recipe]))]  # type: ignore[attr-defined]
     if len(set(kinds)) > 1:
         raise UserError(f"--model {model}: is a model of {kinds[1]}, but {recipe} is for {kinds[0]}")
-    resolved = recipes.load(recipe, overrides, beneath)
+    known = {} if given is None else meaning(given.recipe)
+    if given is not None and not given.recipe.encoder.final_norm:  # it can be left out, but not come from nowhere
+        known["encoder.final_norm"] = False
+    resolved = recipes.load(recipes.load(recipe, known, beneath), overrides)
     places = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
     if places["data.train"] is None:
         raise UserError("data.train: where is the labelled training data? data.train=FOLDER")

@@ -57,6 +57,13 @@ def fit(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:
     student.load_state_dict(given)
 
 
+def meaning(recipe: Recipe) -> dict[str, Any]:
+    """The settings of an encoder that say what its weights mean, by their dotted keys."""
+    parts = ((part, getattr(recipe, part).model_dump(mode="json")) for part in ("modality", "encoder"))
+    found = {f"{part}.{key}": value for part, values in parts for key, value in values.items()}
+    return {key: value for key, value in found.items() if not key.endswith(SHAPELESS)}
+
+
 def _adapted(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """`given` as fine-tuning changes it: without a final norm, and with a table of positions for each block, where the recipe
     asks for these."""
@@ -75,11 +82,8 @@ def tokenizer_of(where: str) -> str | None:
 
 def differences(model: Model, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, the model's, the recipe's) of every setting of the encoder that changes what its weights mean."""
-    there, here = (
-        {f"{part}.{key}": value for part in ("modality", "encoder") for key, value in getattr(each, part).flat().items()}
-        for each in (model.recipe, recipe)
-    )
-    keys = [key for key in (there | here) if there.get(key) != here.get(key) and not key.endswith(SHAPELESS)]
+    there, here = meaning(model.recipe), meaning(recipe)
+    keys = [key for key in (there | here) if there.get(key) != here.get(key)]
     return [(key, there.get(key), here.get(key)) for key in keys]
 
 
