@@ -27,6 +27,9 @@ examples:
                                                          what the features are worth, by labelled pictures
   data2vec features runs/vision-v2-tiny photos/ --out photos.parquet --pool
                                                          a vector for each picture
+  data2vec finetune vision/classify-tiny --model runs/vision-v2-tiny data.train=train/ data.valid=valid/
+                                                         learn from labels
+  data2vec evaluate runs/vision-classify-tiny            what it is worth
 
 'data2vec VERB --help' tells more.
 """
