@@ -70,6 +70,7 @@ examples:
   data2vec evaluate RUN                                    on the data.valid of its recipe
   data2vec evaluate MODEL data.valid=test/
   data2vec evaluate RUN objective.decode.lm=3gram.arpa objective.decode.beam=1500       by beam search
+  data2vec evaluate RUN objective.decode.lm=3gram.arpa --tune 128       its weights searched on data.valid
 
 settings, each given as key=value:
 """
@@ -192,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", EVALUATE)
     verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned run or model")
+    tune = "try so many weights of the beam search on this data, and take the best (default: none)"
+    verb.add_argument("--tune", metavar="N", type=int, default=0, help=tune)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
 
     verb = _verb(verbs, "transcribe", _transcribe, "write down what is said in recordings, by a fine-tuned model", TRANSCRIBE)
@@ -320,7 +323,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.evaluate import evaluate
 
-    print(evaluate(arguments.model, overrides=arguments.overrides))
+    print(evaluate(arguments.model, overrides=arguments.overrides, tune=arguments.tune))
 
 
 def _transcribe(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.model import Model
 from data2vec.nn.heads import Classifier
+from data2vec.tasks.ngram import estimate
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.train.sweep import sweep
 
@@ -140,6 +141,12 @@ def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: di
     found = data2vec.evaluate(run.folder)
     assert found.scores["wer"] == 0 and found.examples == 24
     assert json.loads((run.folder / "evaluation.json").read_text())["scores"]["wer"] == 0
+    estimate(WORDS, 2).write(tmp_path / "lm.arpa")
+    searched = data2vec.evaluate(run.folder, None, {"objective.decode.lm": str(tmp_path / "lm.arpa")}, tune=3)
+    assert searched.scores["wer"] == 0 == searched.scores["wer_greedy"]
+    assert set(searched.weights) == {"lm_weight", "word_score", "silence_score"} and "found: objective.decode" in str(searched)
+    with pytest.raises(UserError, match=r"--tune: is for recognition with a language model"):
+        data2vec.evaluate(run.folder, tune=3)
     said = list(data2vec.transcribe(run.folder, [labelled / "speech" / f"{i}.wav" for i in range(4)]))
     assert [each.text for each in said] == list(WORDS)
     assert all(0 <= word.start < word.end <= each.seconds + 0.1 for each in said for word in each.words)
@@ -271,6 +278,40 @@ def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
     )
     assert "12 of 36 examples are left out" in caplog.text and "'grey' is none of the 2 classes" in caplog.text
     assert "valid_accuracy" in run.metrics[-1]
+
+
+def test_what_the_head_listens_to_is_on_the_page(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    changes = settings(
+        "vision", 2, objective__frozen=True, objective__blocks=True, objective__pool="attention", log__report=True
+    )
+    changes |= {"objective.average": 0.5, "objective.balance": True}
+    where = data(labelled, "vision")
+    run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], where, where, changes, tmp_path / "run")
+    page = run.report.read_text()
+    assert "Which layers the head listens to" in page and "Error rate" not in page and "Scores" in page
+    one, two = data2vec.load(run.folder), data2vec.load(given["vision-v2"])
+    assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
+    with pytest.raises(UserError, match=r"head\.blocks: 2 has no place in the form of transformers"):
+        data2vec.convert(run.folder, tmp_path / "hf", "transformers")
+
+
+def test_the_commands(
+    labelled: Path, given: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    train = [f"data.train={data(labelled, 'speech')}", f"data.valid={data(labelled, 'speech')}", *words("speech")]
+    out = str(tmp_path / "run")
+    assert cli.main(["finetune", "speech/ctc-v2-10h", "--model", str(given["speech-v2"]), "--scratch", "--out", out,
+                     "objective.channel_mask.length=4", *train]) == 0  # fmt: skip
+    assert f"fine-tuned: {out}/model" in capsys.readouterr().out
+    assert cli.main(["evaluate", out]) == 0
+    assert "wer " in capsys.readouterr().out
+    clip = str(labelled / "speech" / "0.wav")
+    assert cli.main(["transcribe", out, clip, str(tmp_path / "none.wav"), "--json", str(tmp_path / "said.jsonl")]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{clip}\t") and "left out" in said.err
+    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == [clip, str(tmp_path / "none.wav")] and lines[1]["bad"]
 
 
 def test_a_model_without_a_head_cannot_be_evaluated(given: dict[str, Path], labelled: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from data2vec.tasks.decoding import greedy
 from data2vec.tasks.metrics import error_rates
 from data2vec.tasks.reading import Alone, Here, read
 from data2vec.tasks.scores import Scores
+from data2vec.tasks.search import RANGES
+from data2vec.tasks.search import tune as search_weights
 from data2vec.tasks.settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
 from data2vec.tasks.targets import Targets, encode_labels, read_labels, targets_of_head
 
@@ -138,13 +140,16 @@ class Evaluation:
     """On how many examples."""
     left_out: int
     """How many more had no label that could be used, or could not be read."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Those of the beam search that were found best on this data, where they were searched."""
 
     def __str__(self) -> str:
         rows = [
             f"{name:<18}{value:8.4g}" if name in PLAIN else f"{name:<18}{value:8.2%}" for name, value in self.scores.items()
         ]
         left = f"; {self.left_out} more are left out" if self.left_out else ""
-        return "\n".join([*rows, f"on {self.examples} examples{left}"])
+        tuned = [f"found: objective.decode.{name}={value:.3g}" for name, value in self.weights.items()]
+        return "\n".join([*rows, f"on {self.examples} examples{left}", *tuned])
 
 
 def evaluate(
@@ -152,11 +157,13 @@ def evaluate(
     data: str | None = None,
     overrides: Iterable[str] | Mapping[str, Any] = (),
     out: str | Path | None = None,
+    tune: int = 0,
 ) -> Evaluation:
     """Measure a fine-tuned model on labelled data.
 
     `model`: a run, or anything that `data2vec.load` opens and that has a head. `data`: labelled data, in place of the
-    recipe's `data.valid`. `overrides`: of the recipe, such as {"objective.label": "text"}. The result is also written to
+    recipe's `data.valid`. `overrides`: of the recipe, such as {"objective.label": "text"}. `tune`: try so many weights of the
+    beam search on this data, and take the best. The result is also written to
     `out`, by default evaluation.json in the model's folder, when that was given.
 
     Raises UserError when the model has no head, or there is no data, or none of it can be used."""
@@ -171,13 +178,29 @@ def evaluate(
     task: Any = recipe.objective
     held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
     encoder, head = given.encoder.to(here.device), given.head.to(here.device)
+    weights = {}
+    if tune:
+        weights = _tuned(encoder, head, modality, held, here, task, tune)
+        task = task.model_copy(update={"decode": task.decode.model_copy(update=weights)})
     measured, seen = measure(encoder, head, modality, held, here, task)
-    found = Evaluation(measured, seen, held.left_out + len(held.indices) - seen)
+    found = Evaluation(measured, seen, held.left_out + len(held.indices) - seen, weights)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"
     if out is not None:
         Path(out).write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
     return found
+
+
+def _tuned(
+    encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, task: Any, trials: int
+) -> dict[str, float]:
+    """The weights of a beam search with the least word error rate."""
+    search = searching(Alphabet(head.settings.labels), task.decode) if isinstance(head, CTC) else None
+    if search is None:
+        raise UserError("--tune: is for recognition with a language model or a lexicon: objective.decode.lm=FILE")
+    found = list(outputs(encoder, head, modality, held, here))
+    best = search_weights(search, [logits for _, logits in found], [held.labels[place] for place, _ in found], trials).trials[0]
+    return {name: getattr(best, name) for name in RANGES}
 
 
 def _recipe(where: Any, model: Model) -> Recipe:

@@ -69,6 +69,12 @@ class Supervised(nn.Module):
             return classification_loss(logits, batch["labels"], self.settings)
         return recognition_loss(logits, padding, batch["labels"])
 
+    @torch.no_grad()
+    def begin(self) -> None:
+        """The average of the weights, where there is one, begins as what they are now."""
+        for part, mine in () if self.average is None else self.average.items():
+            mine.load_state_dict(getattr(self, part).state_dict())
+
     def before_step(self, step: int) -> None:
         """Before optimizer step number `step` (counted from 1): whether the encoder is to learn in it."""
         self.frozen = self.settings.frozen or step <= self.settings.freeze_steps

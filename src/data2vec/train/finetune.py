@@ -99,6 +99,7 @@ class Finetuning(Training):
         same = self.given.head is not None and self.given.head.settings == self.targets.head
         if same and self.given.head is not None:
             self.objective.head.load_state_dict(self.given.head.state_dict())
+        self.objective.begin()
         return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
 
     def _probe(self) -> tuple[Any, int]:
