@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from data2vec import recipe as recipes
-from data2vec.tasks.scores import LESS_IS_BETTER
+from data2vec.tasks.metrics import LESS_IS_BETTER
 from data2vec.train.folder import Run
 from data2vec.train.sweep import best
 

@@ -20,14 +20,12 @@ from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import CTC, ClassifierSettings, Head
 from data2vec.recipe import Recipe
-from data2vec.tasks import scores
 from data2vec.tasks.alphabet import Alphabet
 from data2vec.tasks.beam import BeamSearch
 from data2vec.tasks.beam_settings import BeamSettings
 from data2vec.tasks.decoding import greedy
-from data2vec.tasks.metrics import error_rates
+from data2vec.tasks.metrics import OF_PROBLEM, Scores, error_rates
 from data2vec.tasks.reading import Alone, Here, read
-from data2vec.tasks.scores import Scores
 from data2vec.tasks.search import RANGES
 from data2vec.tasks.search import tune as search_weights
 from data2vec.tasks.settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
@@ -87,9 +85,9 @@ def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
         hot = np.zeros((len(logits), len(settings.labels)), np.int64)
         for row, numbers in zip(hot, labels, strict=True):
             row[numbers] = 1
-        return scores.OF_PROBLEM[settings.problem](np.stack(logits), hot), len(found)
+        return OF_PROBLEM[settings.problem](np.stack(logits), hot), len(found)
     divide = getattr(task, "divide", 1.0) if settings.problem == "regression" else 1.0
-    return scores.OF_PROBLEM[settings.problem](np.stack(logits) * divide, np.array(labels)), len(found)
+    return OF_PROBLEM[settings.problem](np.stack(logits) * divide, np.array(labels)), len(found)
 
 
 def _recognition(

@@ -8,7 +8,7 @@ from data2vec.objective.history import History
 from data2vec.objective.signs import Finding
 from data2vec.objective.verdict import Verdict, verdict
 from data2vec.recipe import Recipe
-from data2vec.tasks.scores import better
+from data2vec.tasks.metrics import better
 from data2vec.tasks.settings import SupervisedSettings
 
 

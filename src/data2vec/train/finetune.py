@@ -23,7 +23,7 @@ from data2vec.objective.verdict import Verdict
 from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
 from data2vec.tasks.evaluate import measure, open_held
-from data2vec.tasks.scores import better
+from data2vec.tasks.metrics import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
 from data2vec.tasks.targets import balanced, encode_labels, read_labels, targets_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.tasks.scores import LESS_IS_BETTER
+from data2vec.tasks.metrics import LESS_IS_BETTER
 from data2vec.train.finetune import finetune
 from data2vec.train.folder import Run
 
