@@ -13,117 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data2vec import __version__
+from data2vec import __version__, usage
 from data2vec.errors import Interrupted, RunStopped, UserError
-
-GUIDE = """\
-examples:
-  data2vec demo                                          see it work on images, text and speech, in minutes
-  data2vec recipes                                       what is there
-  data2vec check photos/                                 what is there, what is broken or double
-  data2vec pretrain vision/v2-tiny data.train=photos/    learn from a folder of pictures
-  data2vec report runs/vision-v2-tiny                    how it goes: one page for a browser
-  data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
-                                                         what the features are worth, by labelled pictures
-  data2vec features runs/vision-v2-tiny photos/ --out photos.parquet --pool
-                                                         a vector for each picture
-  data2vec finetune vision/classify-tiny --model runs/vision-v2-tiny data.train=train/ data.valid=valid/
-                                                         learn from labels
-  data2vec evaluate runs/vision-classify-tiny            what it is worth
-
-'data2vec VERB --help' tells more.
-"""
-PRETRAIN = """\
-examples:
-  data2vec pretrain vision/v2-tiny --out run data.train=photos/
-  data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/ train.precision=bf16 data.micro_batch_seconds=30
-  data2vec pretrain text/v2-tiny --out run --resume data.train=books/ train.steps=4000
-  data2vec pretrain mine.yaml
-  torchrun --nproc_per_node 8 -m data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/
-
-what RUN holds:
-  recipe.yaml        complete: running it again is the same run
-  metrics.jsonl      a line for each logged step
-  checkpoints/       everything to go on by --resume, to the last bit as if the run had never stopped
-  model/             the encoder, for use: data2vec.load("RUN")
-  report.html        how it went: curves, pictures, a verdict in words
-  machine.json       on what it ran, and when
-  bad_files.txt      what could not be read, where there was any
-
-settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
-"""
-FINETUNE = """\
-examples:
-  data2vec finetune speech/ctc-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/
-  data2vec finetune vision/classify-v2-base --model runs/photos --out cls data.train=train/ data.valid=valid/
-  data2vec finetune text/glue-v1-rte --model nlp_base.pt --out rte data.train=train.tsv data.valid=dev.tsv
-  data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from fresh weights, to compare
-  data2vec finetune text/glue-v1-cola --model M --out grid --sweep train.lr=1e-5,2e-5 --seeds 5 data.train=…
-
-RUN/model is the best model by its validation. Data is a folder of class folders, one with metadata.csv, tsv, parquet, or a
-hub data set; objective.label names the column.
-
-settings, each given as key=value over what the recipe says; those of pretrain (see its --help), and:
-"""
-EVALUATE = """\
-examples:
-  data2vec evaluate RUN                                    on the data.valid of its recipe
-  data2vec evaluate MODEL data.valid=test/
-  data2vec evaluate RUN objective.decode.lm=3gram.arpa objective.decode.beam=1500       by beam search
-  data2vec evaluate RUN objective.decode.lm=3gram.arpa --tune 128       its weights searched on data.valid
-
-settings, each given as key=value:
-"""
-TRANSCRIBE = """\
-examples:
-  data2vec transcribe asr/ call.flac
-  data2vec transcribe asr/ *.wav --words --json out.jsonl
-  data2vec transcribe asr/ lecture.mp3 --lm 3gram.arpa
-"""
-PROBE = """\
-examples:
-  data2vec probe RUN --data labelled/                      a folder for each class; a fifth is held out
-  data2vec probe RUN --data train/ --valid valid/          or given apart
-  data2vec probe RUN --data a/ --valid b/ --labels speaker a column of metadata.csv in each
-  data2vec probe RUN --data train/ --valid valid/ probe.neighbours=20
-
-settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
-"""
-CONVERT = """\
-examples:
-  data2vec convert audio_base_ls.pt speech/ --to data2vec --license mit
-  data2vec convert runs/photos photos-hf/ --to transformers
-  data2vec convert owner/name mine.pt --to fairseq
-
-forms:
-  data2vec           a model folder of ours, with the teacher and all that pre-training can go on with
-  transformers       a folder for from_pretrained: version 1 as Data2VecAudio, -Vision or -Text, version 2 with its own code
-                     (trust_remote_code=True)
-  fairseq            an official .pt, with the teacher
-
-What has no place in the other form is told; all weights are read back and compared.
-"""
-FEATURES = """\
-examples:
-  data2vec features RUN a.flac b.flac --out ab.safetensors       what the encoder puts out, 50 vectors a second
-  data2vec features RUN clips/ --out clips.npy --layers 8        of block 8; -1 is the last one, all is every block
-  data2vec features RUN photos/ --out photos.parquet --pool      a vector for each input, labels beside it
-  data2vec features RUN owner/name --split test --out test.npy --layers mean --pool
-
-Finished parts are kept in FILE.parts/: stopped for whatever reason, the same command goes on after the last of them. Inputs
-that cannot be read are left out, counted and named; their length is 0. How to read FILE: docs/features.md.
-"""
-CHECK = """\
-examples:
-  data2vec check clips/
-  data2vec check books/ --tokenizer run/model --json found.json
-  data2vec check owner/name --split validation --kind image
-"""
-EXPORT = """\
-examples:
-  data2vec export RUN --out speech.onnx
-  data2vec export owner/name --out vision.pt2 --tolerance 1e-5
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,20 +58,20 @@ def _tell(speaks: bool, what: str, text: str, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Pre-train one Transformer by one self-supervised method on speech, images or text."
-    parser = argparse.ArgumentParser("data2vec", description=about, epilog=GUIDE, formatter_class=_Plain)
+    parser = argparse.ArgumentParser("data2vec", description=about, epilog=usage.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Verb)
 
     verb = _verb(verbs, "demo", _demo, "pre-train a tiny model on images, text and speech that need no download")
     verb.add_argument("--out", type=Path, default=Path("demo"), help="folder for what it makes (default: %(default)s)")
 
-    verb = _verb(verbs, "pretrain", _pretrain, "learn from unlabelled data", PRETRAIN, _settings_of_pretrain)
+    verb = _verb(verbs, "pretrain", _pretrain, "learn from unlabelled data", usage.PRETRAIN, _settings_of_pretrain)
     verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
     verb.add_argument("--out", metavar="RUN", type=Path, help="the run folder (default: runs/ and the recipe's name)")
     verb.add_argument("--resume", action="store_true", help="go on after the newest whole checkpoint of RUN")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
-    verb = _verb(verbs, "finetune", _finetune, "fine-tune a model on labelled data", FINETUNE, _settings_of_finetune)
+    verb = _verb(verbs, "finetune", _finetune, "fine-tune a model on labelled data", usage.FINETUNE, _settings_of_finetune)
     verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe (see 'data2vec recipes'), or a YAML file")
     verb.add_argument("--model", metavar="MODEL", help="what to start from (default: fresh weights)")
     verb.add_argument("--scratch", action="store_true", help="take only the model's shape, with fresh weights, to compare")
@@ -191,13 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seeds", metavar="N", type=int, default=0, help="do it with seeds 1 to N: median and spread")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
 
-    verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", EVALUATE)
+    verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", usage.EVALUATE)
     verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned run or model")
     tune = "try so many weights of the beam search on this data, and take the best (default: none)"
     verb.add_argument("--tune", metavar="N", type=int, default=0, help=tune)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
 
-    verb = _verb(verbs, "transcribe", _transcribe, "write down what is said in recordings, by a fine-tuned model", TRANSCRIBE)
+    verb = _verb(
+        verbs, "transcribe", _transcribe, "write down what is said in recordings, by a fine-tuned model", usage.TRANSCRIBE
+    )
     verb.add_argument("model", metavar="MODEL", help="a run or model fine-tuned by CTC")
     verb.add_argument("audio", metavar="AUDIO", nargs="+", help="files, of any length")
     verb.add_argument("--words", action="store_true", help="a line for each word, with the seconds at which it begins and ends")
@@ -209,14 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--word-score", metavar="X", type=float, default=-1.0, help="added for a word (default: %(default)s)")
     verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
-    verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", PROBE, _settings_of_probe)
+    verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", usage.PROBE, _settings_of_probe)
     verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on (default: a fifth of --data, held out)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
 
-    verb = _verb(verbs, "features", _features, "write what the encoder makes of files or a data set into one file", FEATURES)
+    verb = _verb(
+        verbs, "features", _features, "write what the encoder makes of files or a data set into one file", usage.FEATURES
+    )
     verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, or what else data2vec.load opens")
     verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files; or one data set, as data.train may be")
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="a .safetensors, .npy or .parquet file")
@@ -227,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (default: a GPU where there is one)")
     verb.add_argument("--batch", metavar="N", type=int, help="compute at most N positions at a time (default: what is fast)")
 
-    verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", CHECK)
+    verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", usage.CHECK)
     verb.add_argument("data", metavar="DATA", help="what data.train may be: a folder, a file, an archive, a hub data set")
     verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: what is there)")
     verb.add_argument("--split", default="train", help="which split to take of a data set with several (default: %(default)s)")
@@ -235,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
 
-    verb = _verb(verbs, "convert", _convert, "write a model in the form of another library, or of this one", CONVERT)
+    verb = _verb(verbs, "convert", _convert, "write a model in the form of another library, or of this one", usage.CONVERT)
     verb.add_argument(
         "model", metavar="SOURCE", help="a run, a model folder, an official .pt, or the name of a model on the hub"
     )
@@ -245,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--license", metavar="NAME", help="their licence, such as mit or cc-by-nc-4.0, likewise")
 
     about = "write a model as one file that takes raw input and runs without this package"
-    verb = _verb(verbs, "export", _export, about, EXPORT)
+    verb = _verb(verbs, "export", _export, about, usage.EXPORT)
     verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, a file or a hub name")
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="FILE.onnx; or FILE.pt2, for torch.export.load")
     tolerance = "the largest difference from the model that is let pass (default: %(default)s)"
