@@ -1,11 +1,13 @@
 """The recipes of fine-tuning against the released ones, number by number."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data2vec import recipe as recipes
-from data2vec.tasks.settings import SupervisedSettings
+from data2vec import usage
 
 TRI = {"name": "tri_stage", "warmup": 0.1, "hold": 0.4, "initial_scale": 0.01, "final_scale": 0.05}
 # name: steps, lr, share of masked positions and of channels, layer drop, frozen steps, seconds a step and a device
@@ -50,8 +52,17 @@ GLUE = {
 }
 
 
-def supervised() -> list[str]:
-    return [name for name in recipes.names() if isinstance(recipes.load(name).objective, SupervisedSettings)]
+def test_recipes_that_help_and_docs_speak_of_are_there() -> None:
+    root = Path(__file__).parent.parent
+    texts = [usage.__doc__, *(value for value in vars(usage).values() if isinstance(value, str))]
+    texts += [path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))]
+    spoken = {
+        name
+        for text in texts
+        for name in re.findall(r"\b(?:speech|vision|text)/(?:v\d|ctc|classify|glue)-[\w-]*\w", text or "")
+    }
+    partly = {name for name in spoken if any(known.startswith(name) for known in recipes.names())}  # "speech/ctc-v1-large-…"
+    assert spoken and spoken == partly
 
 
 def speech(name: str) -> tuple[Any, dict[str, Any]]:

@@ -341,7 +341,7 @@ def _settings_of_finetune() -> Iterator[str]:
     from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
 
     for kind in (RecognitionSettings, ClassificationSettings):
-        title = f"objective ({kind.model_fields['name'].default}): {(kind.__doc__ or '').strip()}"
+        title = f"objective ({kind.model_fields['name'].default})"
         yield from _section(title, recipe.settings(kind, "objective."))
 
 

@@ -38,7 +38,7 @@ settings, each given as key=value over what the recipe says; in brackets what ho
 """
 FINETUNE = """\
 examples:
-  data2vec finetune speech/ctc-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/
+  data2vec finetune speech/ctc-v1-base-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/
   data2vec finetune vision/classify-v2-base --model runs/photos --out cls data.train=train/ data.valid=valid/
   data2vec finetune text/glue-v1-rte --model nlp_base.pt --out rte data.train=train.tsv data.valid=dev.tsv
   data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from fresh weights, to compare
