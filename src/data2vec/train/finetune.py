@@ -46,10 +46,10 @@ def finetune(
 ) -> Run:
     """Fine-tune a model on labelled data, and write the best one with all that happened into a run folder.
 
-    `recipe`: a shipped name such as "speech/ctc-v1-base-10h", a YAML file, or a Recipe; its encoder is the model's, but for what the
-    recipe itself says of it, such as dropout. `model`: anything that `data2vec.load` opens; none: an encoder with fresh
-    weights, of the recipe's own shape. `scratch`: the model's encoder, but with fresh weights, to compare with. `data` and
-    `valid`: labelled data, in place of the recipe's `data.train` and `data.valid`. The rest is as in `data2vec.pretrain`.
+    `recipe`: a shipped name such as "speech/ctc-v1-base-10h", a YAML file, or a Recipe; its encoder is the model's, but for
+    what the recipe itself says of it, such as dropout. `model`: anything that `data2vec.load` opens; none: an encoder with
+    fresh weights, of the recipe's own shape. `scratch`: the model's encoder, but with fresh weights, to compare with. `data`
+    and `valid`: labelled data, in place of the recipe's `data.train` and `data.valid`. The rest is as in `data2vec.pretrain`.
 
     Raises UserError for a mistake in what was given, RunStopped when the run ends before its last step."""
     place = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
