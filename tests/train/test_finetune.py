@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,39 @@ def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[st
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")
     assert type(theirs).__name__ == "Data2VecTextForSequenceClassification"
     assert theirs.config.id2label == {0: "0", 1: "1"}
+
+
+TWO = """
+import json, sys
+import data2vec
+from data2vec.train.distributed import process
+
+model, where, out, changes = *sys.argv[1:4], json.loads(sys.argv[4])
+with process("cpu"):
+    for shard in (False, True):
+        changes["train.shard"] = shard
+        data2vec.finetune("vision/classify-v2-base", model, where, where, changes, f"{out}/{shard}")
+"""
+
+
+def test_two_processes_tune_as_one_does(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    where, model = data(labelled, "vision"), str(given["vision-v2"])
+    changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, encoder__drop_path=0.0)
+    changes |= {"objective.mixing": None, "objective.freeze_steps": 2, "encoder.dropout": 0.0, "encoder.attention_dropout": 0.0}
+    one = data2vec.finetune("vision/classify-v2-base", model, where, where, changes, tmp_path / "one")
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    arguments = [str(script), model, where, str(tmp_path), json.dumps(changes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*torchrun, *arguments], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for shard in (False, True):
+        two = data2vec.Run(tmp_path / str(shard))
+        assert [line["loss"] for line in two.metrics] == pytest.approx([line["loss"] for line in one.metrics], rel=1e-5)
+        assert two.metrics[-1]["valid_accuracy"] == one.metrics[-1]["valid_accuracy"]
+        pairs = zip(data2vec.load(one.model).encoder.parameters(), data2vec.load(two.model).encoder.parameters(), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
 def test_a_grid_and_seeds(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def _check(settings: TrainSettings, process: Process) -> None:
 def _replicate(objective: nn.Module) -> nn.Module:
     """Every process has all weights (DDP)."""
     skips = any(part.settings.layerdrop > 0 for part in objective.modules() if isinstance(part, Transformer))
+    skips |= getattr(getattr(objective, "settings", None), "freeze_steps", 0) > 0  # then all of the encoder is left out
     parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
     buffers: dict[str, Any] = {name: False}  # ours are constants
