@@ -45,7 +45,7 @@ def _one(title: str, unit: str, key: str, says: str, percent: bool = False, log:
     return Panel(title, unit, {key: (title, BLUE)}, says, percent=percent, log=log)
 
 
-LOSS = _one("Loss", "per predicted position", "loss", "It may rise again while the targets get harder.", log=True)
+LOSS = _one("Loss", "per prediction", "loss", "In pre-training it may rise while the targets get harder.", log=True)
 STD = Panel("Spread", "standard deviation", _stages("std"), "Near 0, the same vector everywhere: collapse.", log=True)
 RANK = Panel("Rank", "effective dimensions", _stages("rank"), "How many directions are in use. Near 1: collapse.")
 PROBES = {

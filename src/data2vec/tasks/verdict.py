@@ -40,13 +40,13 @@ def worse(run: History) -> Finding | None:
 
 
 def chance(run: History) -> Finding | None:
-    """Nothing learnt of the labels."""
+    """Hardly anything learnt of the labels."""
     values = [line["valid_wer"] for line in run.lines if "valid_wer" in line]
-    if run.step < run.recipe["train.steps"] / 2 or not values or min(values) < 0.99:
+    if run.step < run.recipe["train.steps"] / 2 or not values or min(values) < 0.9:
         return None
     return Finding(
         "watch",
-        f"no word has been recognised yet (word error rate {values[-1]:.0%} at step {run.step})",
-        "too few steps since the encoder began to learn, or too low a learning rate; blanks come first in CTC",
+        f"hardly any word is recognised (word error rate {values[-1]:.0%} at step {run.step})",
+        "too few steps or labels, or too low a learning rate; blanks come first in CTC",
         "more train.steps, a higher train.lr, or a shorter objective.freeze_steps",
     )
