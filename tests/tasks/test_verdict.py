@@ -7,11 +7,8 @@ RECIPE = recipes.load("speech/ctc-tiny")
 
 
 def lines(rates: list[float], **more: Any) -> list[dict[str, Any]]:
-    steps = range(100, 100 * len(rates) + 1, 100)
-    return [
-        {"step": step, "loss": 1.0, "valid_wer": rate, "data_wait": 0.0, **more}
-        for step, rate in zip(steps, rates, strict=True)
-    ]
+    found = enumerate(rates, start=1)
+    return [{"step": 100 * i, "loss": 1.0, "valid_wer": rate, "data_wait": 0.0, **more} for i, rate in found]
 
 
 def test_one_that_learns_is_healthy() -> None:

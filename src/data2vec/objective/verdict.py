@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data2vec.objective.history import History
-from data2vec.objective.signs import SIGNS, Finding, Sign, stopped
+from data2vec.objective.signs import SIGNS, Finding, Sign
 
 __all__ = ["Finding", "Verdict", "verdict"]
 
@@ -30,12 +30,12 @@ def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], sig
     """Judge a run by its logged steps so far: lines of metrics.jsonl, oldest first (`Run.metrics`).
 
     `recipe`: its settings as plain values by dotted key (`Recipe.flat()`), by which causes are named. `signs`: what to look
-    for, by default all that pre-training has."""
+    for, by default all that pre-training has; the first is what ends a run, and needs no step whose loss is a number."""
     if not metrics:
         return Verdict("healthy", note="nothing is logged yet")
     run = History(metrics, recipe)
     found: dict[tuple[str, str], Finding] = {}
-    for finding in filter(None, (sign(run) for sign in signs if run.lines or sign is stopped)):
+    for finding in filter(None, (sign(run) for sign in signs if run.lines or sign is signs[0])):
         key = finding.cause, finding.mend
         if (same := found.get(key)) is not None:
             worst = same if same.level == "collapsed" else finding

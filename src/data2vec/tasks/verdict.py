@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data2vec.objective import signs
+from data2vec.objective.health import finite
 from data2vec.objective.history import History
 from data2vec.objective.signs import Finding
 from data2vec.objective.verdict import Verdict, verdict
@@ -16,7 +17,16 @@ def judge(metrics: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
     """Judge a run by its logged steps so far."""
     if not isinstance(recipe.objective, SupervisedSettings):
         return verdict(metrics, recipe.flat())
-    return verdict(metrics, recipe.flat(), (signs.stopped, signs.leaping, worse, chance, signs.waiting, signs.unreadable))
+    return verdict(metrics, recipe.flat(), (broken, signs.leaping, worse, chance, signs.waiting, signs.unreadable))
+
+
+def broken(run: History) -> Finding | None:
+    """What ends a run."""
+    if finite(run.last):
+        return None
+    lr = run.recipe["train.lr"]
+    sign = f"at step {run.step} the loss, or the norm of the gradients, is no number any more"
+    return Finding("collapsed", sign, f"train.lr={lr:g} is too high, or an input or label is broken", f"train.lr={lr / 10:g}")
 
 
 def worse(run: History) -> Finding | None:
