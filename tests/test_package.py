@@ -29,7 +29,7 @@ ALLOWED = {
     "model": {"card", "recipe", "inference", "inputs", "modalities", "nn"},
     "report": {
         *("recipe", "objective", "modalities", "nn", "data", "model"),
-        *("train.folder", "train.checkpoint", "train.machine", "tasks.verdict", "tasks.settings"),
+        *("train.folder", "train.checkpoint", "train.machine", "tasks.judge", "tasks.settings"),
     },
     "train": {"recipe", "objective", "modalities", "nn", "data", "model", "interop.load", "tasks", "report.page"},
     "tasks": {"recipe", "objective", "inference", "inputs", "modalities", "nn", "data", "model", "interop.load"},

@@ -16,7 +16,7 @@ from data2vec.errors import UserError
 from data2vec.recipe import Recipe
 from data2vec.report import curves, figure
 from data2vec.report.looks import Look, looks
-from data2vec.tasks.verdict import judge
+from data2vec.tasks.judge import judge
 from data2vec.train import machine
 from data2vec.train.folder import Run
 

@@ -1,7 +1,7 @@
 from typing import Any
 
 from data2vec import recipe as recipes
-from data2vec.tasks.verdict import judge
+from data2vec.tasks.judge import judge
 
 RECIPE = recipes.load("speech/ctc-tiny")
 
