@@ -10,9 +10,9 @@ from torch import Tensor
 from data2vec.data.batches import Batches
 from data2vec.data.groups import MASK, MIX, Group
 from data2vec.modalities.base import Examples, Modality
+from data2vec.tasks.labels import Targets
 from data2vec.tasks.mixing import PictureMixing, mix_pictures, mix_waves
 from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
-from data2vec.tasks.targets import Targets
 
 
 class Chosen:

@@ -24,12 +24,12 @@ from data2vec.tasks.alphabet import Alphabet
 from data2vec.tasks.beam import BeamSearch
 from data2vec.tasks.beam_settings import BeamSettings
 from data2vec.tasks.decoding import greedy
+from data2vec.tasks.labels import Targets, encode_labels, read_labels, targets_of_head
 from data2vec.tasks.metrics import OF_PROBLEM, Scores, error_rates
 from data2vec.tasks.reading import Alone, Here, read
 from data2vec.tasks.search import RANGES
 from data2vec.tasks.search import tune as search_weights
 from data2vec.tasks.settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
-from data2vec.tasks.targets import Targets, encode_labels, read_labels, targets_of_head
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
 from data2vec.tasks.evaluate import measure, open_held
 from data2vec.tasks.judge import judge
+from data2vec.tasks.labels import balanced, encode_labels, read_labels, targets_of
 from data2vec.tasks.metrics import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
-from data2vec.tasks.targets import balanced, encode_labels, read_labels, targets_of
 from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
 from data2vec.train.loop import Training, run_in

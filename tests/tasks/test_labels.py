@@ -6,8 +6,8 @@ import torch
 
 from data2vec.errors import UserError
 from data2vec.nn.heads import CTCSettings
+from data2vec.tasks.labels import Transcripts, balanced, encode_labels, split, targets_of
 from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
-from data2vec.tasks.targets import Transcripts, balanced, encode_labels, split, targets_of
 
 
 def test_letters_of_the_transcripts_or_those_of_the_model() -> None:
