@@ -92,7 +92,7 @@ def main() -> None:
     jobs = [(n, share, seed, given[n]) for share in arguments.shares for n in given for seed in arguments.seeds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         values = list(pool.map(lambda job: run(job, arguments), jobs))
-    metric = recipes.load(arguments.recipe).objective.metric
+    metric = recipes.load(arguments.recipe, given["pre-trained"]).objective.metric
     print(f"\n{metric}, best of a run ({'less' if metric in LESS_IS_BETTER else 'more'} is better); mean ± standard deviation")
     table = []
     for share in arguments.shares:
