@@ -89,7 +89,7 @@ def test_every_mistake_is_told_at_once_in_a_line_each() -> None:
         ),
         (
             "objective.name=data2vec3",
-            "objective.name: 'data2vec3' is none of 'data2vec', 'data2vec2'; did you mean 'data2vec'?",
+            "objective.name: 'data2vec3' is none of 'data2vec', 'data2vec2', 'ctc', 'classify'; did you mean 'data2vec'?",
         ),
         ("objective.mask={}", "objective.mask.kind: is missing; one of span, token, block, fixed-block, random"),
         ("train.schedule.name=cosin", "train.schedule.name: 'cosin' is none of"),
