@@ -311,7 +311,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
         print(recipe.load(arguments.name).to_yaml(), end="")
         return
     for name in recipe.names():
-        print(f"{name:20} {recipe.summary(name)}")
+        print(f"{name:26} {recipe.summary(name)}")
 
 
 def _settings_of_pretrain() -> Iterator[str]:
