@@ -17,7 +17,7 @@ from data2vec.card import card
 from data2vec.errors import UserError
 from data2vec.interop import keys, native_heads, processors, weights
 from data2vec.interop.keys import Table, Tensors
-from data2vec.interop.native_card import opening
+from data2vec.interop.native_card import left_out, opening
 from data2vec.interop.transformers_config import FAMILIES, HINT, Family, cannot, configure, sections
 from data2vec.model import Model
 from data2vec.recipe import Recipe
@@ -84,7 +84,7 @@ def write(model: Model, folder: Path) -> list[str]:
         (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         processors.write(model, aside)
         (aside / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
-    return _left_out(model)
+    return left_out(model, "the prediction head", "zero")
 
 
 def _recipe(family: Family, config: Mapping[str, Any], found: Mapping[str, Any], where: str) -> Recipe:
@@ -154,13 +154,3 @@ def _tensors(family: Family, model: Model) -> dict[str, Tensor]:
     if family.modality == "text":
         theirs[prefix + TYPES] = torch.zeros(1, width)
     return theirs
-
-
-def _left_out(model: Model) -> list[str]:
-    """What of a model has no place there, in words."""
-    parts = {name.partition(".")[0] for name in model.pretraining}
-    words = ["the teacher"] * ("teacher" in parts) + ["the prediction head"] * bool(parts - {"teacher"})
-    padding = getattr(model.modality.settings, "position_padding", "zero")
-    if model.modality.settings.name == "speech" and padding != "zero":
-        words.append(f"modality.position_padding: {padding} (it is zero there, so the last frames of padded clips differ)")
-    return words

@@ -1,4 +1,4 @@
-"""How a model card tells to use a folder of transformers."""
+"""What is told of a folder of transformers: in its model card how to use it, and what has no place in it."""
 
 from data2vec.model import Model
 
@@ -33,3 +33,14 @@ def opening(model: Model, remote: bool = False) -> str:
     if head == "ctc":
         use = use.replace(prepare, "AutoProcessor") + "\ntexts = prepare.batch_decode(output.argmax(-1))"
     return use
+
+
+def left_out(model: Model, predictor: str, padding: str) -> list[str]:
+    """What of a model has no place there, in words: the teacher, what predicts its targets (`predictor`), and a treatment of
+    padding other than the one there is."""
+    parts = {name.partition(".")[0] for name in model.pretraining}
+    words = ["the teacher"] * ("teacher" in parts) + [predictor] * bool(parts - {"teacher"})
+    ours = getattr(model.modality.settings, "position_padding", padding)
+    if model.modality.settings.name == "speech" and ours != padding:
+        words.append(f"modality.position_padding: {ours} (it is {padding} there, so the last frames of padded clips differ)")
+    return words

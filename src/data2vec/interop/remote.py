@@ -20,7 +20,7 @@ from data2vec import recipe as recipes
 from data2vec.card import card
 from data2vec.errors import UserError
 from data2vec.interop import processors, weights
-from data2vec.interop.native_card import opening
+from data2vec.interop.native_card import left_out, opening
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
@@ -77,7 +77,7 @@ def write(model: Model, folder: Path) -> list[str]:
         (aside / "modeling_data2vec2.py").write_text(code(), encoding="utf-8")
         processors.write(model, aside)
         (aside / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
-    return _left_out(model)
+    return left_out(model, "the decoder", "each")
 
 
 def code() -> str:
@@ -232,13 +232,3 @@ def _fill(part: nn.Module, prefix: str, tensors: Mapping[str, Tensor], folder: P
         why = " ".join(str(error).split()).partition(": ")[2][:200]
         raise UserError(f"{folder}: weights are not of the sizes that config.json says: {why}") from None
     return set(names)
-
-
-def _left_out(model: Model) -> list[str]:
-    """What of a model has no place there, in words."""
-    parts = {name.partition(".")[0] for name in model.pretraining}
-    words = ["the teacher"] * ("teacher" in parts) + ["the decoder"] * bool(parts - {"teacher"})
-    padding = getattr(model.modality.settings, "position_padding", "each")
-    if model.modality.settings.name == "speech" and padding != "each":
-        words.append(f"modality.position_padding: {padding} (it is each there, so the last frames of padded clips differ)")
-    return words

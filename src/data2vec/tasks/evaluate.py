@@ -72,13 +72,14 @@ def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
             yield int(place), each if each.ndim == 1 else each[:length]
 
 
-def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, task: Any) -> tuple[Scores, int]:
+def measure(told: Iterable[tuple[int, Tensor]], head: Head, held: Held, here: Here, task: Any) -> tuple[Scores, int]:
     """The measures of the head's task over all processes, and on how many examples: those that could be read.
 
-    Of recognition `wer` and `cer` are by the language model where the task's settings name one, and `wer_greedy` is without."""
+    `told`: this process's `outputs`. Of recognition `wer` and `cer` are by the language model where the task's settings name
+    one, and `wer_greedy` is without."""
     if isinstance(head, CTC):
-        return _recognition(encoder, head, modality, held, here, task.decode)
-    found = here.gather([(place, logits.numpy()) for place, logits in outputs(encoder, head, modality, held, here)])
+        return _recognition(told, head, held, here, task.decode)
+    found = here.gather([(place, logits.numpy()) for place, logits in told])
     labels, logits = _in_order(found, held)
     settings: ClassifierSettings = head.settings
     if settings.problem == "multi_label_classification":
@@ -91,12 +92,12 @@ def measure(encoder: Encoder, head: Head, modality: Modality, held: Held, here: 
 
 
 def _recognition(
-    encoder: Encoder, head: CTC, modality: Modality, held: Held, here: Here, decode: DecodeSettings
+    told: Iterable[tuple[int, Tensor]], head: CTC, held: Held, here: Here, decode: DecodeSettings
 ) -> tuple[Scores, int]:
     alphabet = Alphabet(head.settings.labels)
     search = searching(alphabet, decode)
     said = []
-    for place, logits in outputs(encoder, head, modality, held, here):
+    for place, logits in told:
         given = logits[None], [len(logits)]
         plain = greedy(*given, alphabet)[0].text
         said.append((place, (plain, plain if search is None else search(*given)[0].text)))
@@ -161,8 +162,8 @@ def evaluate(
 
     `model`: a run, or anything that `data2vec.load` opens and that has a head. `data`: labelled data, in place of the
     recipe's `data.valid`. `overrides`: of the recipe, such as {"objective.label": "text"}. `tune`: try so many weights of the
-    beam search on this data, and take the best. The result is also written to
-    `out`, by default evaluation.json in the model's folder, when that was given.
+    beam search on this data, and take the best. The result is also written
+    to `out`, by default evaluation.json in the model's folder, when that was given.
 
     Raises UserError when the model has no head, or there is no data, or none of it can be used."""
     given = load(model)
@@ -176,11 +177,13 @@ def evaluate(
     task: Any = recipe.objective
     held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
     encoder, head = given.encoder.to(here.device), given.head.to(here.device)
+    told: Iterable[tuple[int, Tensor]] = outputs(encoder, head, modality, held, here)
     weights = {}
     if tune:
-        weights = _tuned(encoder, head, modality, held, here, task, tune)
+        told = list(told)
+        weights = _tuned(told, head, held, task, tune)
         task = task.model_copy(update={"decode": task.decode.model_copy(update=weights)})
-    measured, seen = measure(encoder, head, modality, held, here, task)
+    measured, seen = measure(told, head, held, here, task)
     found = Evaluation(measured, seen, held.left_out + len(held.indices) - seen, weights)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"
@@ -189,15 +192,12 @@ def evaluate(
     return found
 
 
-def _tuned(
-    encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here, task: Any, trials: int
-) -> dict[str, float]:
+def _tuned(told: Sequence[tuple[int, Tensor]], head: Head, held: Held, task: Any, trials: int) -> dict[str, float]:
     """The weights of a beam search with the least word error rate."""
     search = searching(Alphabet(head.settings.labels), task.decode) if isinstance(head, CTC) else None
     if search is None:
         raise UserError("--tune: is for recognition with a language model or a lexicon: objective.decode.lm=FILE")
-    found = list(outputs(encoder, head, modality, held, here))
-    best = search_weights(search, [logits for _, logits in found], [held.labels[place] for place, _ in found], trials).trials[0]
+    best = search_weights(search, [logits for _, logits in told], [held.labels[place] for place, _ in told], trials).trials[0]
     return {name: getattr(best, name) for name in RANGES}
 
 

@@ -49,8 +49,8 @@ def transcribe(
     """The transcript of each recording, one after the other.
 
     `model`: a model fine-tuned by CTC, anything that `data2vec.load` opens. `audio`: files. `decode`: greedy by default. Longer
-    recordings are taken in pieces of `chunk_seconds` that overlap by `overlap_seconds`, and joined frame by frame, so memory
-    does not grow with their length. Raises UserError when the model has no such head."""
+    recordings are taken in pieces of `chunk_seconds` that overlap by `overlap_seconds`, and joined frame by frame, so
+    only samples and logits grow with their length. Raises UserError when the model has no such head."""
     given = load(model)
     if not isinstance(given.head, CTC):
         raise UserError(f"{model}: is not a model that recognises speech; fine-tune it by CTC first (data2vec finetune)")

@@ -22,7 +22,7 @@ from data2vec.objective import Data2Vec2Settings, health
 from data2vec.objective.verdict import Verdict
 from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
-from data2vec.tasks.evaluate import measure, open_held
+from data2vec.tasks.evaluate import measure, open_held, outputs
 from data2vec.tasks.judge import judge
 from data2vec.tasks.labels import balanced, encode_labels, read_labels, targets_of
 from data2vec.tasks.metrics import better
@@ -96,9 +96,9 @@ class Finetuning(Training):
         if self.given is None:
             return "init: none, every weight is fresh"
         fit(str(self.recipe.init), self.given, self.objective.student, self.recipe)
-        same = self.given.head is not None and self.given.head.settings == self.targets.head
-        if same and self.given.head is not None:
-            self.objective.head.load_state_dict(self.given.head.state_dict())
+        head = self.given.head
+        if same := head is not None and head.settings == self.targets.head:
+            self.objective.head.load_state_dict(head.state_dict())
         self.objective.begin()
         return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
 
@@ -117,30 +117,31 @@ class Finetuning(Training):
             assert copy.head is not None
             copy.encoder.to(self.here.device)
             copy.head.to(self.here.device)
-            scores, _ = measure(copy.encoder, copy.head, modality, held, self.here, task)
+            told = outputs(copy.encoder, copy.head, modality, held, self.here)
+            scores, _ = measure(told, copy.head, held, self.here, task)
             return {f"valid_{name}": value for name, value in scores.items()}
 
         return validate, task.every
 
     def _measure(self, probe: Any) -> dict[str, Any]:
         """Validate, and write the model where it is the best one so far."""
-        scores = probe(all_weights(self.objective))
+        weights = all_weights(self.objective)
+        scores = probe(weights)
         metric = self.recipe.objective.metric
         if f"valid_{metric}" not in scores:
             raise UserError(f"objective.metric: {metric!r} is not measured here, only {', '.join(k[6:] for k in scores)}")
         value, best = scores[f"valid_{metric}"], self.noted.get("best")
         if best is None or better(metric, value, best["value"]):
             self.noted["best"] = {"step": self.step, "metric": metric, "value": value}
-            self._write_model()
+            self._write_model(weights)
         return scores
 
     def _save_model(self) -> None:
         """The best one was written when it was met; without validation it is the last one."""
         if "best" not in self.noted:
-            self._write_model()
+            self._write_model(all_weights(self.objective))
 
-    def _write_model(self) -> None:
-        weights = all_weights(self.objective)
+    def _write_model(self, weights: Mapping[str, Tensor]) -> None:
         model = models.blank(self.recipe, self.targets.head)
         self._fill(model, weights)
         model = replace(model, recipe=self._model_recipe())
