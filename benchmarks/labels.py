@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[1, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2)
-    arguments, words = parser.parse_known_args()
+    settings = next((i for i, word in enumerate(sys.argv) if "=" in word or word == "scratch:"), len(sys.argv))
+    arguments, words = parser.parse_args(sys.argv[1:settings]), sys.argv[settings:]
     apart = words.index("scratch:") if "scratch:" in words else len(words)
     given = {"pre-trained": words[:apart], "scratch": words[:apart] + words[apart + 1 :]}
     jobs = [(n, share, seed, given[n]) for share in arguments.shares for n in given for seed in arguments.seeds]
