@@ -11,7 +11,6 @@ moments are 16 bytes a weight.
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -78,19 +77,15 @@ def one(name: str, out: Path) -> dict[str, float | str]:
         words.append("objective.label=score")
     run = out / "run"
     command = [sys.executable, "-m", "data2vec", "finetune", name, "--model", str(given), "--out", str(run), *words]
-    pid = os.fork()
-    if not pid:
-        done = subprocess.run(command, capture_output=True, text=True)
-        (out / "said").write_text(done.stderr)
-        (out / "memory").write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20))
-        os._exit(done.returncode and 1)
-    if os.waitpid(pid, 0)[1]:
+    with (out / "said").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
         raise SystemExit(f"{name}: {(out / 'said').read_text()[-2000:]}")
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     weights = (run / "model" / "model.safetensors").stat().st_size / 4e6
     shutil.rmtree(run)
-    memory = float((out / "memory").read_text())
-    return {"recipe": name, "millions": weights, "loss": line["loss"], "seconds": line["seconds"], "GiB": memory}
+    return {"recipe": name, "millions": weights, "seconds": line["seconds"], "GiB": usage.ru_maxrss / 2**20}
 
 
 def main() -> None:
@@ -100,14 +95,13 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*")
     arguments = parser.parse_args()
     chosen = arguments.recipes or [
-        name
-        for name in recipes.names()
-        if "tiny" not in name and isinstance(recipes.load(name).objective, SupervisedSettings)
+        name for name in recipes.names() if "tiny" not in name and isinstance(recipes.load(name).objective, SupervisedSettings)
     ]
     if not arguments.out.exists():
         labelled(arguments.out)
     for name in chosen:
-        print("{recipe:28} {millions:6.0f} M  loss {loss:8.3f}  {seconds:6.1f} s  {GiB:5.1f} GiB".format(**one(name, arguments.out)), flush=True)
+        found = one(name, arguments.out)
+        print("{recipe:28} {millions:6.0f} M {seconds:6.1f} s {GiB:6.1f} GiB".format(**found), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from typing import Any
 from data2vec import recipe as recipes
 from data2vec.tasks.judge import judge
 
-RECIPE = recipes.load("speech/ctc-tiny")
+RECIPE = recipes.load("speech/ctc-tiny", {"train.steps": 1000})
 
 
 def lines(rates: list[float], **more: Any) -> list[dict[str, Any]]:
