@@ -6,7 +6,7 @@ import torch
 
 from data2vec.errors import UserError
 from data2vec.nn.heads import CTCSettings
-from data2vec.tasks.labels import Transcripts, balanced, encode_labels, split, targets_of
+from data2vec.tasks.labels import Transcripts, balanced, encode_labels, split, targets_of, warn_of_long
 from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
 
 
@@ -71,3 +71,12 @@ def test_rare_classes_are_repeated() -> None:
     assert balanced([[0], [0], [0, 1]]).tolist() == [1, 1, 3]
     assert balanced([0] * 500 + [1]).max() == 100
     assert isinstance(balanced([0, 1]), np.ndarray)
+
+
+def test_transcripts_that_do_not_fit_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    encoded = [[1, 2, 3], [1, 1, 2], [1, 1, 1], []]  # these take 3, 4, 5 and 0 positions
+    warn_of_long(np.array([5, 6, 8, 9]), encoded, np.array([3, 4, 5, 0]), "train")
+    assert not caplog.text
+    warn_of_long(np.array([5, 6, 8, 9]), encoded, np.array([3, 3, 4, 0]), "train")
+    assert "train: 2 of 4 transcripts do not fit into their audio" in caplog.text
+    assert "example 6: 4 positions, 3 are there; example 8: 5 positions, 4 are there" in caplog.text

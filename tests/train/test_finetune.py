@@ -274,6 +274,7 @@ def test_what_cannot_be_used_is_left_out_with_a_word(
     lines = table.read_text().splitlines()
     lines[1] = lines[1].replace("LO", "LÖ|", 1)  # a letter of its own, and what parts words
     lines[2] = "1.wav,,HI,HI"
+    lines[3] = f"2.wav,{'HILO' * 30},HI,HI"
     table.write_text("\n".join(lines) + "\n")
     valid = tmp_path / "valid" / "metadata.csv"
     valid.write_text(valid.read_text().replace("HI LO", "HI ÜÜ"))
@@ -288,6 +289,7 @@ def test_what_cannot_be_used_is_left_out_with_a_word(
         tmp_path / "run",
     )
     assert "1 of 24 examples are left out" in caplog.text and "'Ö'" in caplog.text
+    assert "1 of 23 transcripts do not fit into their audio and teach nothing (example 2: 121 positions" in caplog.text
     assert run.metrics[-1]["valid_wer"] > 0  # what cannot be spelled is an error, not left out
 
 

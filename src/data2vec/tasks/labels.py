@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,17 @@ def encode_labels(values: Sequence[Any], targets: Targets, where: str) -> tuple[
     if wrong:
         log.warning("%s: %d of %d examples are left out (%s)", where, len(wrong), len(values), "; ".join(wrong[:SHOWN]))
     return np.array(kept), encoded
+
+
+def warn_of_long(indices: np.ndarray, encoded: Sequence[list[int]], positions: np.ndarray, where: str) -> None:
+    """Say which transcripts have more labels than their inputs have `positions` (n,); CTC parts like ones by a blank."""
+    needed = [len(each) + sum(a == b for a, b in pairwise(each)) for each in encoded]
+    long = np.flatnonzero(np.array(needed) > positions)
+    if len(long):
+        shown = "; ".join(f"example {indices[i]}: {needed[i]} positions, {int(positions[i])} are there" for i in long[:SHOWN])
+        log.warning(
+            "%s: %d of %d transcripts do not fit into their audio and teach nothing (%s)", where, len(long), len(needed), shown
+        )
 
 
 def balanced(labels: Sequence[Any]) -> np.ndarray:

@@ -24,7 +24,7 @@ from data2vec.recipe import Recipe
 from data2vec.tasks.batches import Chosen, LabelledBatches
 from data2vec.tasks.evaluate import measure, open_held, outputs
 from data2vec.tasks.judge import judge
-from data2vec.tasks.labels import balanced, encode_labels, read_labels, targets_of
+from data2vec.tasks.labels import balanced, encode_labels, read_labels, targets_of, warn_of_long
 from data2vec.tasks.metrics import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
@@ -73,6 +73,9 @@ class Finetuning(Training):
             targets.head = targets.head.model_copy(update={"blocks": recipe.encoder.layers})
         self.targets = targets
         indices, labels = encode_labels(values, self.targets, where)
+        if task.name == "ctc":
+            positions = np.floor(examples.costs[indices] / (modality.seconds_per_position or 1) + 1e-6)
+            warn_of_long(indices, labels, positions, where)
         if getattr(task, "balance", False):
             repeats = balanced(labels)
             indices, labels = (
