@@ -103,6 +103,8 @@ class Finetuning(Training):
         if same := head is not None and head.settings == self.targets.head:
             self.objective.head.load_state_dict(head.state_dict())
         self.objective.begin()
+        self.given.encoder.to("meta")  # a second copy of the weights is of no more use
+        self.given = replace(self.given, pretraining={})
         return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
 
     def _probe(self) -> tuple[Any, int]:
