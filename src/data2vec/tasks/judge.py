@@ -57,6 +57,6 @@ def chance(run: History) -> Finding | None:
     return Finding(
         "watch",
         f"hardly any word is recognised (word error rate {values[-1]:.0%} at step {run.step})",
-        "too few steps or labels, or too low a learning rate; blanks come first in CTC",
-        "more train.steps, a higher train.lr, or a shorter objective.freeze_steps",
+        "too few steps or labels, too much hidden, or too low a learning rate; blanks come first in CTC",
+        "more train.steps, smaller batches, a lower objective.mask.prob, or a higher train.lr",
     )
