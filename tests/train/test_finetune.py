@@ -20,6 +20,8 @@ from data2vec.model import Model
 from data2vec.nn.heads import Classifier
 from data2vec.tasks.ngram import estimate
 from data2vec.tasks.settings import SupervisedSettings
+from data2vec.train.distributed import process
+from data2vec.train.finetune import Finetuning
 from data2vec.train.sweep import sweep
 
 ENCODER = {"encoder.width": 32, "encoder.layers": 2, "encoder.heads": 2, "encoder.ffn_width": 64}
@@ -184,6 +186,17 @@ def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path]
     assert [line["loss"] for line in parts.metrics] == [line["loss"] for line in whole.metrics]
     one, two = data2vec.load(whole.folder), data2vec.load(parts.folder)
     assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
+
+
+def test_the_weights_that_were_given_are_not_kept_twice(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    where, name = data(labelled, "vision"), "vision/classify-v2-base"
+    run = data2vec.finetune(name, given["vision-v2"], where, where, settings("vision", 1), tmp_path / "run")
+    with process("cpu") as here:
+        for newest in (None, run.folder / "checkpoints" / "step-1"):  # begun, and gone on with
+            training = Finetuning(recipes.load(run.folder / "recipe.yaml"), here, newest)
+            assert training.given is not None and not training.given.pretraining
+            assert all(weight.is_meta for weight in training.given.encoder.parameters())
+            assert not any(weight.is_meta for weight in training.objective.parameters())
 
 
 def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from data2vec.tasks.labels import balanced, encode_labels, read_labels, targets_
 from data2vec.tasks.metrics import better
 from data2vec.tasks.settings import SupervisedSettings
 from data2vec.tasks.supervised import Supervised
+from data2vec.train.distributed import Process
 from data2vec.train.engine import all_weights
 from data2vec.train.folder import Run
 from data2vec.train.loop import Training, run_in
@@ -60,9 +61,18 @@ def finetune(
 class Finetuning(Training):
     """A run that learns from labels."""
 
+    given: Model | None
+    """The model that it starts from; once the run is built, without its weights, which would only be a second copy."""
+
+    def __init__(self, recipe: Recipe, here: Process, newest: Path | None = None):
+        super().__init__(recipe, here, newest)
+        if self.given is not None:
+            self.given.encoder.to("meta")
+            self.given = replace(self.given, pretraining={})
+
     def _open(self, modality: Modality) -> Loader:
         recipe, here = self.recipe, self.here
-        self.given: Model | None = None if recipe.init is None else load(recipe.init)
+        self.given = None if recipe.init is None else load(recipe.init)
         task: Any = recipe.objective
         where = str(recipe.data.train)
         examples = modality.labelled(modality.rows(where))
@@ -103,8 +113,6 @@ class Finetuning(Training):
         if same := head is not None and head.settings == self.targets.head:
             self.objective.head.load_state_dict(head.state_dict())
         self.objective.begin()
-        self.given.encoder.to("meta")  # a second copy of the weights is of no more use
-        self.given = replace(self.given, pretraining={})
         return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
 
     def _probe(self) -> tuple[Any, int]:
