@@ -34,8 +34,8 @@ import numpy as np
 from PIL import Image
 
 from data2vec import cli
-from data2vec.train import checkpoint, loop  # noqa: F401 (so that the forked processes have it)
-from data2vec.train.folder import Run
+from data2vec.run_dir import Run
+from data2vec.train import checkpoint
 
 EVERY = 2
 """Steps between checkpoints: a large part of the time goes into writing them."""

@@ -21,12 +21,12 @@ import numpy as np
 import soundfile
 import torch
 
-from data2vec import recipe as recipes
+from data2vec.data.audio import SpeechData, SpeechExamples
+from data2vec.data.augment import RandAugment
+from data2vec.data.image import VisionData, VisionExamples, decode
 from data2vec.data.loader import Loader
-from data2vec.data.randaugment import RandAugment
-from data2vec.data.speech import SpeechData, SpeechExamples
 from data2vec.data.tokenizer import encode, train_tokenizer
-from data2vec.data.vision import VisionData, VisionExamples, decode
+from data2vec.recipe import recipe as recipes
 
 RECIPES = ("vision/v1-base", "vision/v2-base", "speech/v1-base", "speech/v2-base", "text/v1-base", "text/v2-base")
 UNITS = {"vision": "images", "speech": "seconds of audio", "text": "tokens"}

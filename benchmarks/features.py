@@ -19,11 +19,11 @@ from safetensors.numpy import load_file
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2FeatureExtractor
 
 import data2vec
-from data2vec.data.speech import decode, normalise
-from data2vec.interop import keys
-from data2vec.interop.transformers import AUDIO
+from data2vec.data.audio import decode, normalise
+from data2vec.interop import key_mapping as keys
+from data2vec.interop.transformers.folder import AUDIO
 from data2vec.model import Model, blank
-from data2vec.recipe import load
+from data2vec.recipe.recipe import load
 
 Result = list[np.ndarray]
 

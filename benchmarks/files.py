@@ -14,7 +14,7 @@ import soxr
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from data2vec.data.espeak import VOICES, Utterance, speak
+from data2vec.demo.espeak import VOICES, Utterance, speak
 
 SECONDS = 15
 WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from or one had by word but"

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import data2vec
-from data2vec import recipe as recipes
-from data2vec.data import embedded
+from data2vec.demo import datasets as embedded
 from data2vec.errors import RunStopped
+from data2vec.health.verdict import verdict
 from data2vec.nn import encoder as encoders
-from data2vec.objective.verdict import verdict
-from data2vec.train.folder import Run
+from data2vec.recipe import recipe as recipes
+from data2vec.run_dir import Run
 
 STEPS = {
     **{"speech/v1-tiny": 120, "speech/v2-tiny": 120},

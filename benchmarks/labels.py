@@ -21,9 +21,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data2vec import recipe as recipes
+from data2vec.recipe import recipe as recipes
+from data2vec.run_dir import Run
 from data2vec.tasks.metrics import LESS_IS_BETTER
-from data2vec.train.folder import Run
 from data2vec.train.sweep import best
 
 

@@ -32,11 +32,11 @@ from step import BASES, ROWS, clock, matmul_rates, operations
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from data2vec import recipe as recipes
 from data2vec.errors import RunStopped
 from data2vec.nn import attention, dropout
-from data2vec.train import loop
-from data2vec.train.step import Step
+from data2vec.recipe import recipe as recipes
+from data2vec.train import trainer as loop
+from data2vec.train.train_step import Step
 
 UNITS = {"speech": "10 s", "vision": "images", "text": "blocks"}
 PARTS = {

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from data2vec import model as models
-from data2vec import recipe as recipes
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
-from data2vec.tasks.settings import SupervisedSettings
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.task_settings import SupervisedSettings
 
 SMALL = {
     "speech": ["data.max_seconds=5", "data.batch_seconds=10", "data.micro_batch_seconds=10"],

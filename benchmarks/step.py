@@ -26,11 +26,11 @@ import torch
 from torch.nn import functional as F
 
 from data2vec import objective as objectives
-from data2vec import recipe as recipes
+from data2vec.distributed import process
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import Recipe
-from data2vec.train.distributed import process
-from data2vec.train.step import Step
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.recipe import Recipe
+from data2vec.train.train_step import Step
 
 BASES = tuple(f"{kind}/{version}-base" for version in ("v1", "v2") for kind in ("speech", "vision", "text"))
 ROWS = {"data2vec": {"speech": 2, "vision": 8, "text": 2}, "data2vec2": {"speech": 1, "vision": 2, "text": 1}}

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
-from data2vec.data.streams import rows_read
+from data2vec.data.streaming import rows_read
+from data2vec.recipe import recipe as recipes
 
 CLIPS = 1000
 """In a shard."""

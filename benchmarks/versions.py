@@ -30,9 +30,9 @@ def operations(name: str, data: str, steps: int = 4) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from data2vec import objective as objectives
-    from data2vec import recipe as recipes
     from data2vec.data.loader import Loader
     from data2vec.nn import encoder as encoders
+    from data2vec.recipe import recipe as recipes
 
     recipe = recipes.load(name, {"data.train": data, "data.workers": 0})
     modality, method = recipe.build_modality(), recipe.objective
@@ -54,11 +54,11 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
     from safetensors.torch import load_model
 
     from data2vec import objective as objectives
-    from data2vec import recipe as recipes
     from data2vec.model import Model
     from data2vec.nn import encoder as encoders
-    from data2vec.tasks.probe import probe
-    from data2vec.train.loop import pretrain
+    from data2vec.recipe import recipe as recipes
+    from data2vec.tasks.probing.probe import probe
+    from data2vec.train.trainer import pretrain
 
     torch.set_num_threads(1)
     each = operations(name, train)

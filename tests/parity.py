@@ -2,7 +2,7 @@
 
 A fixture is a pair of files: NAME.json (the official configuration and what to expect) and NAME.safetensors (weights,
 inputs, masks, and what came of them). The model is rebuilt from the configuration, the official weights are loaded
-through the key tables of `data2vec.interop.fairseq`, and features, targets, predictions, loss, gradients and the next
+through the key tables of `data2vec.interop.fairseq.keys`, and features, targets, predictions, loss, gradients and the next
 EMA step are compared. Exit status 1 when one of them is off by more than the fixture allows, or cannot be computed.
 
 With --pt the fixture is written as an official file first, and the model that `data2vec.load` makes of it is compared.
@@ -22,12 +22,14 @@ from torch import Tensor
 
 import data2vec
 from data2vec import objective as objectives
-from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.interop import fairseq, fairseq_config, keys
+from data2vec.interop import key_mapping as keys
+from data2vec.interop.fairseq import config_to_recipe as fairseq_config
+from data2vec.interop.fairseq import keys as fairseq
 from data2vec.nn import encoder as encoders
-from data2vec.nn.positions import LearnedPositions
+from data2vec.nn.position_encoders import LearnedPositions
 from data2vec.objective import Data2Vec, Data2Vec2, Objective
+from data2vec.recipe import recipe as recipes
 
 TOLERANCE = {"loss rel": 2e-6, "forward tensors atol": 2e-5, "gradients atol": 1e-4}
 

@@ -209,7 +209,7 @@ def test_ctrl_c_saves_and_says_so(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("data2vec.recipe.names", lambda: 1 / 0)
+    monkeypatch.setattr("data2vec.recipe.recipe.names", lambda: 1 / 0)
     assert told(capsys, 1, "recipes") == [
         "data2vec: failed: ZeroDivisionError: division by zero (run with DATA2VEC_TRACEBACK=1 to see where)"
     ]

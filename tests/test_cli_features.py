@@ -13,9 +13,9 @@ import soundfile
 import torch
 
 from data2vec import cli
-from data2vec import recipe as recipes
 from data2vec.model import Model, save
 from data2vec.nn import encoder as encoders
+from data2vec.recipe import recipe as recipes
 
 COMMAND = (sys.executable, "-m", "data2vec", "features")
 

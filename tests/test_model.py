@@ -7,9 +7,9 @@ import torch
 
 import data2vec
 from data2vec import model as models
-from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.nn import encoder as encoders
+from data2vec.recipe import recipe as recipes
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
 

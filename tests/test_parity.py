@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from data2vec import recipe as recipes
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2
 from data2vec.objective import build as build_objective
+from data2vec.recipe import recipe as recipes
 
 GOLDEN = Path(__file__).parent / "golden.json"
 ENCODER = {"width": 24, "layers": 3, "heads": 4, "ffn_width": 48, "dropout": 0.0, "attention_dropout": 0.0}

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 from data2vec.errors import BadExample, RunStopped, UserError
 
 if TYPE_CHECKING:
-    from data2vec.data.check import check
-    from data2vec.inference import Features
+    from data2vec.data.check.check import check
+    from data2vec.feature_extraction import Features
     from data2vec.interop.convert import convert
-    from data2vec.interop.export import Exported, export
+    from data2vec.interop.export.export import Exported, export
     from data2vec.interop.load import load
     from data2vec.model import Model
-    from data2vec.recipe import Recipe
-    from data2vec.tasks.evaluate import evaluate
-    from data2vec.tasks.features import FeatureFile, features
-    from data2vec.tasks.probe import probe
-    from data2vec.tasks.transcribe import transcribe
+    from data2vec.recipe.recipe import Recipe
+    from data2vec.run_dir import Run
+    from data2vec.tasks.asr.transcribe import transcribe
+    from data2vec.tasks.extraction.extract import FeatureFile, features
+    from data2vec.tasks.finetuning.evaluate import evaluate
+    from data2vec.tasks.probing.probe import probe
     from data2vec.train.finetune import finetune
-    from data2vec.train.folder import Run
-    from data2vec.train.loop import pretrain
+    from data2vec.train.trainer import pretrain
 
 try:
     __version__ = version("data2vec")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data2vec import __version__, usage
+from data2vec import __version__
+from data2vec import cli_help as usage
 from data2vec.errors import Interrupted, RunStopped, UserError
 
 
@@ -182,13 +183,13 @@ def _verb(
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from data2vec import demo
+    from data2vec.demo import demo
 
     demo.run(arguments.out)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from data2vec.train.loop import pretrain
+    from data2vec.train.trainer import pretrain
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if os.environ.get("RANK", "0") == "0":
@@ -216,7 +217,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from data2vec.tasks.evaluate import evaluate
+    from data2vec.tasks.finetuning.evaluate import evaluate
 
     print(evaluate(arguments.model, overrides=arguments.overrides, tune=arguments.tune))
 
@@ -224,8 +225,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _transcribe(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from data2vec.tasks.settings import DecodeSettings
-    from data2vec.tasks.transcribe import transcribe
+    from data2vec.recipe.task_settings import DecodeSettings
+    from data2vec.tasks.asr.transcribe import transcribe
 
     a = arguments
     decode = DecodeSettings(lm=a.lm, lexicon=a.lexicon, beam=a.beam, lm_weight=a.lm_weight, word_score=a.word_score)
@@ -246,14 +247,14 @@ def _transcribe(arguments: argparse.Namespace) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
-    from data2vec.tasks.probe import probe
+    from data2vec.tasks.probing.probe import probe
 
     label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
     print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
 
 
 def _features(arguments: argparse.Namespace) -> None:
-    from data2vec.tasks.features import features
+    from data2vec.tasks.extraction.extract import features
 
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(each) for each in a.inputs]
@@ -268,7 +269,7 @@ def _layers(words: str) -> Any:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from data2vec.data.check import check
+    from data2vec.data.check.check import check
 
     a = arguments
     print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
@@ -293,7 +294,7 @@ def _ask(question: str) -> str | None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from data2vec.interop.export import export
+    from data2vec.interop.export.export import export
 
     print(export(arguments.model, arguments.out, arguments.tolerance))
 
@@ -305,7 +306,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from data2vec import recipe
+    from data2vec.recipe import recipe
 
     if arguments.name:
         print(recipe.load(arguments.name).to_yaml(), end="")
@@ -315,7 +316,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 
 def _settings_of_pretrain() -> Iterator[str]:
-    from data2vec import recipe
+    from data2vec.recipe import recipe
 
     for modality in recipe.MODALITIES:
         sections = recipe.schema(modality).model_fields
@@ -337,8 +338,8 @@ def _settings_of_pretrain() -> Iterator[str]:
 
 
 def _settings_of_finetune() -> Iterator[str]:
-    from data2vec import recipe
-    from data2vec.tasks.settings import ClassificationSettings, RecognitionSettings
+    from data2vec.recipe import recipe
+    from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 
     for kind in (RecognitionSettings, ClassificationSettings):
         title = f"objective ({kind.model_fields['name'].default})"
@@ -346,8 +347,8 @@ def _settings_of_finetune() -> Iterator[str]:
 
 
 def _settings_of_probe() -> Iterator[str]:
-    from data2vec import recipe
-    from data2vec.tasks.settings import ProbeSettings
+    from data2vec.recipe import recipe
+    from data2vec.recipe.task_settings import ProbeSettings
 
     yield from _section("probe", recipe.settings(ProbeSettings, "probe."))
 

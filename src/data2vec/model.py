@@ -21,18 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from data2vec import inference
-from data2vec import recipe as recipes
-from data2vec.card import card
+from data2vec import feature_extraction as inference
 from data2vec.errors import BadExample, UserError
-from data2vec.inference import Features, Layers
+from data2vec.feature_extraction import Features, Layers
 from data2vec.inputs import check_tokenizer, read_input
 from data2vec.modalities.base import Examples, Modality
+from data2vec.model_card import card
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head
-from data2vec.recipe import Recipe
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.recipe import Recipe
 
 FORMAT = "data2vec model 1"
 WEIGHTS, HEAD, PRETRAINING = "model.safetensors", "head.safetensors", "pretraining.safetensors"

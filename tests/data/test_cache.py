@@ -2,8 +2,8 @@ import errno
 
 import pytest
 
-from data2vec.data.bad import BadExamples
 from data2vec.data.cache import cache_folder, cached
+from data2vec.data.corrupt import BadExamples
 from data2vec.errors import RunStopped, UserError
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from toy import Toy, ToyData, content, line, loader, rows, take
 
-from data2vec.data.groups import cut
+from data2vec.data.bucketing import cut
 from data2vec.data.loader import Loader
 from data2vec.errors import RunStopped, UserError
 from data2vec.objective.masking import FixedBlockMask

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import data2vec
-from data2vec.train.folder import Run
+from data2vec.run_dir import Run
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm.sh"
 SRUN = """#!/bin/bash

@@ -9,7 +9,6 @@ import torch
 import data2vec
 from data2vec import cli
 from data2vec import model as models
-from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.interop import convert as converting
 from data2vec.interop import load as loading
@@ -17,6 +16,7 @@ from data2vec.interop.convert import Form, convert
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.objective import build
+from data2vec.recipe import recipe as recipes
 
 SMALL: dict[str, Any] = {
     **{"encoder.width": 32, "encoder.layers": 3, "encoder.heads": 2, "encoder.ffn_width": 64, "objective.target.top_k": 2},

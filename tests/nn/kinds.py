@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data2vec.nn.positions import Alibi, ConvPositions, LearnedPositions, Positions, RelativePositions, SinCosPositions
+from data2vec.nn.position_encoders import Alibi, ConvPositions, LearnedPositions, Positions, RelativePositions, SinCosPositions
 
 KINDS = ("conv", "conv-alibi", "learned", "sincos", "relative")
 

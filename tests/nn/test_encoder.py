@@ -10,7 +10,7 @@ from kinds import KINDS, positions, views
 from torch import Tensor, nn
 
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.positions import take
+from data2vec.nn.position_encoders import take
 from data2vec.nn.transformer import Transformer, TransformerSettings
 
 PADDING = torch.arange(12) >= torch.tensor([12, 8])[:, None]

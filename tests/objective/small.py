@@ -8,7 +8,7 @@ import torch
 from data2vec.modalities.speech import Speech, SpeechSettings
 from data2vec.modalities.text import Text, TextSettings
 from data2vec.modalities.vision import Vision, VisionSettings
-from data2vec.nn.decoder import DecoderSettings
+from data2vec.nn.conv_decoder import DecoderSettings
 from data2vec.nn.encoder import Encoder, build
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings

@@ -6,8 +6,8 @@ from small import batch, objective
 from torch.nn import functional as F
 
 from data2vec.errors import UserError
-from data2vec.objective import health
-from data2vec.objective.health import HealthSettings
+from data2vec.objective import diagnostics as health
+from data2vec.objective.diagnostics import HealthSettings
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])

@@ -7,13 +7,13 @@ import torch
 from small import KINDS, batch2, encoder, objective2, with_masks
 from torch import Tensor
 
-from data2vec import recipe as recipes
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder, build
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import TeacherSettings
+from data2vec.recipe import recipe as recipes
 
 BY_LAYER = TargetSettings(top_k=2, layer_norms=("layer",))  # instance norm makes the mean over the positions nothing
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import data2vec
-from data2vec.train.folder import Run
+from data2vec.run_dir import Run
 
 TINY: dict[str, Any] = {
     "train.steps": 3,

@@ -10,7 +10,7 @@ import pytest
 from data2vec import cli
 from data2vec.errors import UserError
 from data2vec.report import page
-from data2vec.train.folder import Run
+from data2vec.run_dir import Run
 
 CURVES = {"Loss", "Spread", "Rank", "Gradient norm", "Update size", "Content of the targets", "Learning rate", "EMA decay"}
 CURVES |= {"Throughput", "Waiting for data"}

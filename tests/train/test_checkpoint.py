@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from data2vec.distributed import Process
 from data2vec.errors import RunStopped, UserError
+from data2vec.recipe.train_settings import TrainSettings
 from data2vec.train import checkpoint
 from data2vec.train import optimizer as optimizers
-from data2vec.train.distributed import Process
-from data2vec.train.settings import TrainSettings
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import data2vec
-from data2vec.train.distributed import process
-from data2vec.train.folder import Run
+from data2vec.distributed import process
+from data2vec.run_dir import Run
 
 STEPS = 20
 STILL = {"encoder.dropout": 0, "encoder.drop_path": 0, "train.steps": STEPS, "train.checkpoint_every": 5}

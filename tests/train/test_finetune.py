@@ -13,14 +13,14 @@ import torch
 import data2vec
 from data2vec import cli
 from data2vec import model as models
-from data2vec import recipe as recipes
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+from data2vec.distributed import process
 from data2vec.errors import UserError
 from data2vec.model import Model
 from data2vec.nn.heads import Classifier
-from data2vec.tasks.ngram import estimate
-from data2vec.tasks.settings import SupervisedSettings
-from data2vec.train.distributed import process
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.tasks.asr.ngram import estimate
 from data2vec.train.finetune import Finetuning
 from data2vec.train.sweep import sweep
 

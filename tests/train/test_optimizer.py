@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from data2vec import recipe as recipes
 from data2vec.nn import encoder as encoders
 from data2vec.objective import Data2Vec
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.train_settings import Cosine, Polynomial, TrainSettings, TriStage
 from data2vec.train.optimizer import build, clip, learning_rate, parameter_groups, set_learning_rate
-from data2vec.train.settings import Cosine, Polynomial, TrainSettings, TriStage
 
 
 def rates(schedule: object, *steps: int) -> list[float]:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 import data2vec
 from data2vec.errors import RunStopped
-from data2vec.train import loop
-from data2vec.train.folder import Run
+from data2vec.run_dir import Run
+from data2vec.train import trainer as loop
 
 TIMINGS = ("seconds", "samples_per_second", "data_wait")
 WORK = """

@@ -12,8 +12,8 @@ import pytest
 
 import data2vec
 from data2vec.errors import UserError
-from data2vec.train import loop
-from data2vec.train.folder import Run
+from data2vec.run_dir import Run
+from data2vec.train import trainer as loop
 
 
 def pretrain(out: Path, settings: dict[str, Any], resume: bool = False, **more: Any) -> Run:

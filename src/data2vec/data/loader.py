@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from data2vec.data.bad import BadExamples
-from data2vec.data.batches import Batches, StreamedBatches
-from data2vec.data.groups import ORDER, Group, cut, per_step, share, stride
-from data2vec.data.streams import Streams, rows_read
+from data2vec.data.bucketing import ORDER, Group, cut, per_step, share, stride
+from data2vec.data.corrupt import BadExamples
+from data2vec.data.masked_batches import Batches, StreamedBatches
+from data2vec.data.streaming import Streams, rows_read
 from data2vec.errors import UserError
 from data2vec.modalities.base import Batch, Examples, Modality
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from data2vec.data.cache import cached, fingerprint
-from data2vec.data.sources import label
+from data2vec.data.sources.rows import label
 from data2vec.data.tokenizer import (
     END,
     PAD,

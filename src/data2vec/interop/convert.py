@@ -10,8 +10,9 @@ from torch import Tensor
 
 from data2vec import model as models
 from data2vec.errors import UserError
-from data2vec.interop import official, transformers
+from data2vec.interop.fairseq import read as official
 from data2vec.interop.load import load
+from data2vec.interop.transformers import folder as transformers
 from data2vec.model import Model
 
 Form = Literal["data2vec", "transformers", "fairseq"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from data2vec import model as models
 from data2vec.errors import UserError
-from data2vec.interop import official, transformers
+from data2vec.interop.fairseq import read as official
+from data2vec.interop.transformers import folder as transformers
 from data2vec.model import Model
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.errors import UserError
-from data2vec.nn.positions import Positions
+from data2vec.nn.position_encoders import Positions
 from data2vec.settings import Settings
 
 Batch = dict[str, Tensor]
@@ -118,7 +118,7 @@ class Modality(ABC):
     """How far apart positions are in time, where they are."""
     mixes_lengths: bool = False
     """Whether inputs of unlike length can share a batch without a trace: padding reaches nothing but itself, given positions
-    that clear it (`data2vec.nn.positions.Padding` each)."""
+    that clear it (`data2vec.nn.position_encoders.Padding` each)."""
 
     def __init__(self, settings: Any, data: Any):
         self.settings = settings
@@ -138,7 +138,7 @@ class Modality(ABC):
 
     def rows(self, where: str) -> Any:
         """Open the data set `where`, as the `data:` section says. Raises UserError when there is nothing of this kind."""
-        from data2vec.data.sources import open_rows
+        from data2vec.data.sources.rows import open_rows
 
         return open_rows(where, self.kind, self.data.split, self.data.streaming)
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data2vec.data import speech as loading
+from data2vec.data import audio as loading
 from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.frontend import WAV2VEC, ConvFrontEnd, output_length
-from data2vec.nn.positions import Alibi, ConvPositions, Padding
+from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length
+from data2vec.nn.position_encoders import Alibi, ConvPositions, Padding
 from data2vec.settings import Settings
 
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]

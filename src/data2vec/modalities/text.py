@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data2vec.data import text as loading
 from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.positions import LearnedPositions, Padding
+from data2vec.nn.position_encoders import LearnedPositions, Padding
 from data2vec.settings import Settings
 
 PAD = 1

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data2vec.data import vision as loading
+from data2vec.data import image as loading
 from data2vec.errors import UserError
 from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.positions import Positions, RelativePositions, SinCosPositions
+from data2vec.nn.position_encoders import Positions, RelativePositions, SinCosPositions
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
 

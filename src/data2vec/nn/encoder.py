@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from data2vec.errors import UserError
-from data2vec.nn.positions import take
+from data2vec.nn.position_encoders import take
 from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
 
 

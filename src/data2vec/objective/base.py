@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.health import HealthSettings
+from data2vec.objective.diagnostics import HealthSettings
 from data2vec.objective.masking import MaskSettings, SpanMask
 from data2vec.objective.targets import TargetSettings, TopLayers
 from data2vec.objective.teacher import Teacher, TeacherSettings

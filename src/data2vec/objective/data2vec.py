@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data2vec.nn.encoder import Encoder, contextualise
 from data2vec.nn.transformer import initialise
-from data2vec.objective import health
+from data2vec.objective import diagnostics as health
 from data2vec.objective.base import Objective, ObjectiveSettings, Output
 
 

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.nn.decoder import ConvDecoder, DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
-from data2vec.objective import health
+from data2vec.objective import diagnostics as health
 from data2vec.objective.base import Objective, ObjectiveSettings, Output
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data2vec.report import figure
+from data2vec.report import style as figure
 
 BLUE, RED, YELLOW, GREEN, GREY = "#3a7ca5", "#d1495b", "#edae49", "#2a9d8f", "#8a8a8a"
 STAGES = {

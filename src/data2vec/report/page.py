@@ -11,14 +11,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from data2vec import recipe as recipes
 from data2vec.errors import UserError
-from data2vec.recipe import Recipe
-from data2vec.report import curves, figure
-from data2vec.report.looks import Look, looks
-from data2vec.tasks.judge import judge
-from data2vec.train import machine
-from data2vec.train.folder import Run
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.recipe import Recipe
+from data2vec.report import curves
+from data2vec.report import style as figure
+from data2vec.report.figures import Look, looks
+from data2vec.run_dir import Run
+from data2vec.tasks.finetuning.verdict import judge
+from data2vec.train import provenance as machine
 
 FILES = 200
 """Bad files that the page names."""

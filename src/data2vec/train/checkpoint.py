@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data2vec.distributed import Process
 from data2vec.errors import RunStopped, UserError
 from data2vec.model import begin_folder, end_folder
-from data2vec.train.distributed import Process
-from data2vec.train.engine import is_sharded
+from data2vec.train.parallel import is_sharded
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -10,29 +10,30 @@ import torch
 from torch import Tensor
 
 from data2vec import model as models
-from data2vec import recipe as recipes
 from data2vec.data.loader import Loader
+from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
-from data2vec.objective import Data2Vec2Settings, health
-from data2vec.objective.verdict import Verdict
-from data2vec.recipe import Recipe
-from data2vec.tasks.batches import Chosen, LabelledBatches
-from data2vec.tasks.evaluate import measure, open_held, outputs
-from data2vec.tasks.judge import judge
-from data2vec.tasks.labels import balanced, encode_labels, read_labels, targets_of, warn_of_long
+from data2vec.objective import Data2Vec2Settings
+from data2vec.objective import diagnostics as health
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.run_dir import Run
+from data2vec.tasks.finetuning.evaluate import measure, open_held, outputs
+from data2vec.tasks.finetuning.labelled_batches import Chosen, LabelledBatches
+from data2vec.tasks.finetuning.labels import balanced, encode_labels, read_labels, targets_of, warn_of_long
+from data2vec.tasks.finetuning.supervised import Supervised
+from data2vec.tasks.finetuning.verdict import judge
 from data2vec.tasks.metrics import better
-from data2vec.tasks.settings import SupervisedSettings
-from data2vec.tasks.supervised import Supervised
-from data2vec.train.distributed import Process
-from data2vec.train.engine import all_weights
-from data2vec.train.folder import Run
-from data2vec.train.loop import Training, run_in
-from data2vec.train.start import fit, meaning
+from data2vec.train.init_from import fit, meaning
+from data2vec.train.parallel import all_weights
+from data2vec.train.trainer import Training, run_in
 
 
 def finetune(

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data2vec.train.engine import gathered
-from data2vec.train.settings import Cosine, TrainSettings, TriStage
+from data2vec.recipe.train_settings import Cosine, TrainSettings, TriStage
+from data2vec.train.parallel import gathered
 
 
 def learning_rate(settings: TrainSettings, step: int, scale: float = 1.0) -> float:

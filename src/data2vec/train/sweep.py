@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data2vec import recipe as recipes
 from data2vec.errors import UserError
+from data2vec.recipe import recipe as recipes
+from data2vec.run_dir import Run
 from data2vec.tasks.metrics import LESS_IS_BETTER
 from data2vec.train.finetune import finetune
-from data2vec.train.folder import Run
 
 
 @dataclass(frozen=True)

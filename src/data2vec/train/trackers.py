@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data2vec.errors import UserError
-from data2vec.recipe import Recipe
+from data2vec.recipe.recipe import Recipe
 
 
 class Tracker(Protocol):

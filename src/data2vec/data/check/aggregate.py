@@ -1,0 +1,88 @@
+"""What was found in each example, kept in a table on disk that is asked for sums when all are in."""
+
+import sqlite3
+from collections.abc import Iterable
+from math import frexp
+from typing import Any
+
+from data2vec.data.check.inspect import COUNTED, SPREAD
+from data2vec.data.check.report import NOTICED, Findings, Spread
+from data2vec.data.sources.rows import Kind
+
+
+class Tally:
+    """Adds up what `examine` finds in examples of one kind, in memory that does not grow with their number."""
+
+    def __init__(self, kind: Kind):
+        self.kind = kind
+        self.columns = ("name", "label", "problem", "digest", "bytes", *SPREAD[kind], *COUNTED[kind])
+        # An empty name is a file that goes when it is closed, and that is only written where memory for it runs short.
+        self.table = sqlite3.connect("")
+        self.table.execute(f"create table examples ({', '.join(map(_quoted, self.columns))})")
+        self.table.execute("create view readable as select rowid as number, * from examples where problem is null")
+        self.table.create_function("octave", 1, _octave, deterministic=True)
+
+    def add(self, found: Iterable[dict[str, Any]]) -> None:
+        """Take in some examples: their names, labels, and what `examine` says of each."""
+        values = ([each.get(column) for column in self.columns] for each in found)
+        self.table.executemany(f"insert into examples values ({', '.join('?' * len(self.columns))})", values)
+
+    def findings(self, classes: list[str] | None, tokens_by: str | None) -> Findings:
+        """Everything about all of them. `classes`: what the labels stand for, where they are numbers."""
+        number, size = self.table.execute("select count(*), total(bytes) from examples").fetchone()
+        octave = f"octave({_quoted(SPREAD[self.kind][0])})"
+        labels = self._counted("label")
+        return Findings(
+            self.kind,
+            number,
+            int(size),
+            self._column("select name || ': ' || problem from examples where problem is not null"),
+            self._duplicates(),
+            {classes[label] if classes and label >= 0 else str(label): n for label, n in labels.items()},
+            {name: spread for name in SPREAD[self.kind] if (spread := self._spread(_quoted(name)))},
+            dict(self._rows(f"select {octave}, count(*) from readable where {octave} is not null group by 1 order by 1")),
+            {name: self._counted(name) for name in COUNTED[self.kind]},
+            {title: self._column(f"select name from readable where {how}") for title, (how, _) in NOTICED[self.kind].items()},
+            tokens_by,
+        )
+
+    def close(self) -> None:
+        """Forget everything."""
+        self.table.close()
+
+    def _rows(self, query: str) -> list[Any]:
+        return self.table.execute(query).fetchall()
+
+    def _column(self, query: str) -> list[Any]:
+        return [value for (value,) in self._rows(query)]
+
+    def _duplicates(self) -> list[list[str]]:
+        several = "select digest from readable where bytes > 0 group by 1 having count(*) > 1"
+        groups: dict[bytes, list[str]] = {}
+        for digest, name in self._rows(f"select digest, name from readable where digest in ({several}) order by number"):
+            groups.setdefault(digest, []).append(name)
+        return list(groups.values())
+
+    def _counted(self, name: str) -> dict[Any, int]:
+        column = _quoted(name)
+        query = f"select {column}, count(*) from readable where {column} is not null group by 1 order by 2 desc, 1"
+        return dict(self._rows(query))
+
+    def _spread(self, column: str) -> Spread | None:
+        """None when nothing can be read."""
+        number = self._column("select count(*) from readable")[0]
+        if not number:
+            return None
+        ends = f"select min({column}), avg({column}), max({column}), total({column}) from readable"
+        ((least, mean, greatest, total),) = self._rows(ends)
+        middle = f"select {column} as value from readable order by 1 limit {2 - number % 2} offset {(number - 1) // 2}"
+        return Spread(least, self._column(f"select avg(value) from ({middle})")[0], mean, greatest, total)
+
+
+def _octave(value: float) -> float | None:
+    """The power of two at or below a value."""
+    return 2.0 ** (frexp(value)[1] - 1) if value > 0 else None
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

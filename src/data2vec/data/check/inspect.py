@@ -1,0 +1,97 @@
+"""One example, really read: the hash of its content, and what its decoder finds in it."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data2vec.data import audio as speech
+from data2vec.data import image as vision
+from data2vec.data import text
+from data2vec.data.sources.rows import Kind
+from data2vec.data.tokenizer import encode
+from data2vec.errors import BadExample
+
+SPREAD: dict[Kind, tuple[str, ...]] = {
+    "audio": ("seconds", "peak"),
+    "image": ("shorter side", "width", "height"),
+    "text": ("tokens", "words", "characters"),
+}
+"""The numbers that are found in a readable example, the most telling one first."""
+COUNTED: dict[Kind, tuple[str, ...]] = {
+    "audio": ("sample rate", "channels", "format"),
+    "image": ("size", "format", "mode"),
+    "text": (),
+}
+"""What else is found, and has few values."""
+
+
+def examine(kind: Kind, row: dict[str, Any], name: str, tokenizer: Any = None) -> dict[str, Any]:
+    """`bytes`, `digest`, and what SPREAD and COUNTED name; or as much as was found before the `problem`, a reason in words."""
+    found: dict[str, Any] = {}
+    try:
+        found["digest"], found["bytes"], content = _content(kind, row[kind], name)
+        found |= _INSIDE[kind](content, tokenizer)
+    except BadExample as error:
+        found["problem"] = str(error).removeprefix(f"{name}: ")
+    except OSError as error:
+        found["problem"] = error.strerror or str(error)
+    except Exception as error:  # whatever else a broken file makes a decoder do is what is looked for here
+        found["problem"] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _content(kind: Kind, signal: Any, name: str) -> tuple[bytes, int, Any]:
+    """The hash and size of the content, and the signal; a text in a file stays there, since it may be larger than memory."""
+    if signal is None:
+        raise BadExample("not UTF-8, or without a text" if kind == "text" else "nothing is there")
+    if kind == "text" and isinstance(signal, dict) and signal["bytes"] is None:
+        with open(signal["path"], "rb") as file:
+            return hashlib.file_digest(file, _hash).digest(), file.tell(), signal
+    if isinstance(signal, str):
+        content = signal.encode()
+    else:
+        content = signal["bytes"] if signal["bytes"] is not None else Path(signal["path"]).read_bytes()
+        signal = {"bytes": content, "path": name}
+    return _hash(content).digest(), len(content), signal
+
+
+def _hash(content: bytes = b"") -> Any:
+    return hashlib.blake2b(content, digest_size=16)
+
+
+def _audio(audio: dict[str, Any], _: Any) -> dict[str, Any]:
+    import soundfile
+
+    wave = speech.decode(audio)
+    with soundfile.SoundFile(io.BytesIO(audio["bytes"])) as file:
+        return {
+            "seconds": file.frames / file.samplerate,
+            "peak": float(wave.max() - wave.min()) / 2,
+            "sample rate": f"{file.samplerate} Hz",
+            "channels": {1: "mono", 2: "stereo"}.get(file.channels, str(file.channels)),
+            "format": f"{file.format} {file.subtype}",
+        }
+
+
+def _image(image: dict[str, Any], _: Any) -> dict[str, Any]:
+    from PIL import Image
+
+    _, height, width = vision.decode(image).shape
+    with Image.open(io.BytesIO(image["bytes"])) as opened:
+        named = {"format": opened.format, "mode": opened.mode}
+    sides = {"shorter side": min(width, height), "width": width, "height": height}
+    return sides | {"size": f"{width} x {height}"} | named
+
+
+def _text(document: Any, tokenizer: Any) -> dict[str, Any]:
+    characters = words = tokens = 0
+    for part in text.pieces({"text": document}):
+        characters += len(part)
+        words += len(part.split())
+        tokens += len(encode(tokenizer, [part])[0])
+    return {"characters": characters, "words": words, "tokens": tokens + (characters > 0)}  # </s> ends a document
+
+
+_INSIDE: dict[Kind, Callable[[Any, Any], dict[str, Any]]] = {"audio": _audio, "image": _image, "text": _text}

@@ -1,0 +1,218 @@
+"""Real data that comes with installed packages, written out as ordinary folders: nothing has to be downloaded.
+
+Images are scikit-learn's handwritten digits; text is the prose of Python's own documentation, in its standard library;
+speech is that prose, spoken by eSpeak NG. Each comes with a small labelled task for the probe.
+"""
+
+import ast
+import functools
+import importlib
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data2vec.demo import espeak
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# The chapters of the library reference that are long enough, with the modules they describe.
+CHAPTERS = {
+    "numbers": (
+        "_pydecimal",
+        "_pydatetime",
+        "calendar",
+        "colorsys",
+        "datetime",
+        "fractions",
+        "numbers",
+        "random",
+        "statistics",
+    ),
+    "files": (
+        *("bz2", "filecmp", "fileinput", "fnmatch", "genericpath", "glob", "gzip", "io", "_pyio", "lzma", "netrc", "ntpath"),
+        *("os", "pathlib", "plistlib", "posixpath", "shelve", "shutil", "stat", "tarfile", "tempfile", "zipfile"),
+    ),
+    "concurrency": (
+        *("asyncio", "concurrent", "multiprocessing", "queue", "sched", "selectors", "signal", "subprocess", "threading"),
+        *("_threading_local", "contextvars"),
+    ),
+    "mail": ("email", "imaplib", "mailbox", "mimetypes", "poplib", "quopri", "smtplib", "base64"),
+    "internet": ("ftplib", "http", "ipaddress", "socket", "socketserver", "ssl", "urllib", "webbrowser", "wsgiref", "xmlrpc"),
+    "markup": ("html", "xml"),
+    "testing": (
+        "bdb",
+        "cProfile",
+        "doctest",
+        "pdb",
+        "profile",
+        "pstats",
+        "timeit",
+        "trace",
+        "traceback",
+        "unittest",
+        "warnings",
+    ),
+    "language": (
+        "ast",
+        "dis",
+        "imp",
+        "importlib",
+        "inspect",
+        "modulefinder",
+        "opcode",
+        "pickletools",
+        "pkgutil",
+        "runpy",
+        "zipimport",
+    ),
+    "programs": ("argparse", "cmd", "code", "configparser", "getopt", "getpass", "gettext", "logging", "optparse", "shlex"),
+}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a data set was written."""
+
+    train: Path
+    """What to pre-train on; labels play no part."""
+    labelled: Path
+    """What the probe is fitted on."""
+    heldout: Path
+    """What the probe is measured on; nothing of it is in `train` or `labelled`."""
+
+
+def images(out: Path) -> Folders:
+    """Write 1797 handwritten digits as 32×32 PNG files, in a folder for each digit: 1500 to train on, 297 held out."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = out / ("train" if i < 1500 else "valid") / str(digit) / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray(np.uint8(pixels * (255 / 16)))
+        grey.resize((32, 32), Image.Resampling.BICUBIC).save(path)
+    return Folders(out / "train", out / "train", out / "valid")
+
+
+def text(out: Path, labelled: int = 80, heldout: int = 40, seed: int = 1) -> Folders:
+    """Write the documentation's prose as text files, a paragraph a line, and as a task: which chapter a passage is from.
+
+    The task is two files with the columns `text` and `label`: `labelled` passages of each chapter to fit on, `heldout` to
+    measure on; the latter are not in the prose."""
+    rng = np.random.default_rng(seed)
+    tasks: dict[str, list[str]] = {"labelled": [], "heldout": []}
+    for chapter, modules in CHAPTERS.items():
+        passages = [p for module in modules for p in _documentation().get(module, ()) if len(p.split()) >= 20]
+        order = rng.permutation(len(passages))[: labelled + heldout]
+        for name, part in (("heldout", order[:heldout]), ("labelled", order[heldout:])):
+            tasks[name] += [f"{' '.join(passages[i].split()[:60])}\t{chapter}" for i in part]
+    hidden = {row.partition("\t")[0] for row in tasks["heldout"]}
+    (out / "train").mkdir(parents=True, exist_ok=True)
+    for module, passages in _documentation().items():
+        kept = [p for p in passages if not any(passage in p for passage in hidden)]
+        if kept:
+            (out / "train" / f"{module}.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    for name, rows in tasks.items():
+        (out / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    return Folders(out / "train", out / "labelled.tsv", out / "heldout.tsv")
+
+
+def speech(out: Path, clips: int = 1500, labelled: int = 600, heldout: int = 300, seed: int = 1) -> Folders:
+    """Write spoken documentation as 16 kHz WAV files, and the ten digits in a folder for each as a task.
+
+    Every fourth voice speaks the held-out digits and nothing else. Raises UserError without `espeakng-loader`."""
+    rng = np.random.default_rng(seed)
+    known = [voice for i, voice in enumerate(espeak.VOICES) if i % 4]
+    other = [voice for i, voice in enumerate(espeak.VOICES) if i % 4 == 0]
+    phrases = _phrases()
+    requests = {out / "train" / f"{i:05d}.wav": _voiced(phrases[rng.integers(len(phrases))], known, rng) for i in range(clips)}
+    for name, count, voices in (("labelled", labelled, known), ("heldout", heldout, other)):
+        for i in range(count):
+            word = WORDS[i % len(WORDS)]
+            requests[out / name / word / f"{i:05d}.wav"] = _voiced(word, voices, rng)
+    _record(requests)
+    return Folders(out / "train", out / "labelled", out / "heldout")
+
+
+def _voiced(words: str, voices: list[str], rng: np.random.Generator) -> espeak.Utterance:
+    return espeak.Utterance(
+        words,
+        accent=espeak.ACCENTS[rng.integers(len(espeak.ACCENTS))],
+        voice=voices[rng.integers(len(voices))],
+        rate=int(rng.integers(130, 220)),
+        pitch=int(rng.integers(25, 75)),
+        range=int(rng.integers(20, 80)),
+    )
+
+
+def _record(requests: dict[Path, espeak.Utterance]) -> None:
+    import soundfile
+    import soxr
+
+    rate, clips = espeak.speak(list(requests.values()))
+    for path, samples in zip(requests, clips, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wave = soxr.resample(samples.astype(np.float32) / 32768, rate, 16000)
+        soundfile.write(path, wave, 16000, subtype="PCM_16")
+
+
+@functools.cache
+def _phrases() -> list[str]:
+    """Runs of three to six plain words of the documentation, each once."""
+    words = [w for passages in _documentation().values() for p in passages for w in re.findall(r"(?<!\S)[a-z]+[,.]?(?!\S)", p)]
+    rng = np.random.default_rng(0)
+    runs, start = [], 0
+    while start < len(words):
+        length = int(rng.integers(3, 7))
+        runs.append(" ".join(words[start : start + length]))
+        start += length
+    return sorted(set(runs))
+
+
+@functools.cache
+def _documentation() -> dict[str, list[str]]:
+    """Passages of prose by top-level module of the standard library, and by topic of the language reference."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[0] in ("site-packages", "dist-packages", "pydoc_data") or any(
+            re.match("(idle|lib2to3_)?tests?$", p) for p in parts
+        ):
+            continue
+        for docstring in _docstrings(path):
+            passage = " ".join(_prose(docstring))
+            beginning = " ".join(passage.split()[:10])  # the same sentence often stands in several places
+            if passage and beginning not in seen:
+                seen.add(beginning)
+                found.setdefault(parts[0], []).append(passage)
+    topics = importlib.import_module("pydoc_data.topics").topics
+    return found | {f"topic-{name}": _prose(page) for name, page in sorted(topics.items())}
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):  # the library keeps some broken files, to be tested against
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def _prose(page: str) -> list[str]:
+    """The paragraphs that are sentences: no grammar, code, table or heading."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", page))
+    return [
+        p
+        for p in paragraphs
+        if len(p.split()) >= 8
+        and sum(c.isalpha() or c == " " for c in p) > 0.85 * len(p)
+        and not re.search(r"::=|>>>|\*\*\*|===|---", p)
+    ]

@@ -1,0 +1,135 @@
+"""The heads of fine-tuned models in transformers: their settings and weights there and here."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from data2vec.errors import UserError
+from data2vec.interop import key_mapping as keys
+from data2vec.interop.key_mapping import Tensors
+from data2vec.interop.transformers.config import HINT, Family, cannot, plain
+from data2vec.model import Model
+from data2vec.nn.heads import ClassifierSettings, CTCSettings
+
+log = logging.getLogger(__name__)
+
+HeadSettings = CTCSettings | ClassifierSettings
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "speech": {"pool": "mean", "norm_eps": None, "inner": None},
+    "text": {"pool": "first", "norm_eps": None, "inner": "tanh"},
+    "vision": {"pool": "mean", "inner": None},
+}
+"""What their classifiers have built in."""
+
+
+def write(family: Family, model: Model) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """For the head of a model how the name of the class ends, its part of the configuration, and its weights.
+
+    Raises UserError for a head that none of their classes has."""
+    if model.head is None:
+        return "Model", {}, {}
+    settings, width = model.head.settings, model.recipe.encoder.width
+    if settings.name not in family.heads:
+        raise cannot("head.name", settings.name, f"{family.name} has {', '.join(family.heads)} only")
+    ending, table = family.heads[settings.name]
+    ours = {name: value.detach().cpu().clone() for name, value in model.head.named_parameters()}
+    if isinstance(settings, CTCSettings):
+        ids = {f"{kind}_token_id": _index(settings.labels, token) for kind, token in (("bos", "<s>"), ("eos", "</s>"))}
+        return ending, {"vocab_size": len(settings.labels), **ids}, keys.write(ours, {}, table)
+    _check(family, settings, model.recipe.encoder)
+    if family.modality == "speech" and settings.inner is None:
+        ours |= {"inner.weight": torch.eye(width), "inner.bias": torch.zeros(width)}
+    config = {
+        "id2label": {str(i): label for i, label in enumerate(settings.labels)},
+        "label2id": {label: i for i, label in enumerate(settings.labels)},
+        "problem_type": settings.problem,
+    }
+    if family.modality == "speech":
+        config["classifier_proj_size"] = len(ours["inner.bias"])
+    return ending, config, keys.write(ours, {}, table)
+
+
+def read(
+    family: Family, config: Mapping[str, Any], tensors: Tensors, labels: list[str], where: str
+) -> tuple[HeadSettings | None, Tensors]:
+    """The settings of the head, if it is one that we have, and the weights as it takes them.
+
+    `labels`: those of the vocabulary, if there is one. A head that we do not have is left out, with a warning."""
+    architecture = (config.get("architectures") or [f"{family.name}Model"])[0]
+    name = next((name for name, (ending, _) in family.heads.items() if architecture == family.name + ending), None)
+    other = not config.get("use_mean_pooling", True) or config.get("use_weighted_layer_sum", False)
+    if name is None or (name == "classifier" and other):
+        if architecture != f"{family.name}Model":
+            log.warning("%s: only the encoder is taken; there is no head here like that of %s", where, architecture)
+        return None, tensors
+    try:
+        return (_ctc if name == "ctc" else _classifier)(family, config, dict(tensors), labels, where)
+    except KeyError as error:
+        raise UserError(f"{where}: the weights of the head are missing: {error.args[0]}") from None
+    except ValidationError as error:
+        raise UserError(f"{where}: the head cannot be read: {error.errors()[0]['msg']}") from None
+
+
+def _ctc(
+    family: Family, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
+) -> tuple[HeadSettings, Tensors]:
+    count = len(tensors["lm_head.weight"])
+    if len(labels) != count:
+        log.warning("%s: vocab.json has %d tokens, the head %d: they are called 0, 1, …", where, len(labels), count)
+        labels = [str(i) for i in range(count)]
+    blank = config.get("pad_token_id") or 0
+    if not 0 <= blank < count:
+        raise UserError(f"{where}: pad_token_id: {blank} is not one of the {count} tokens")
+    order = [blank, *(i for i in range(count) if i != blank)]  # the blank is the first here
+    tensors |= {name: tensors[name][order] for name in ("lm_head.weight", "lm_head.bias")}
+    return CTCSettings(labels=tuple(labels[i] for i in order)), tensors
+
+
+def _classifier(
+    family: Family, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
+) -> tuple[HeadSettings, Tensors]:
+    table = family.heads["classifier"][1]
+    count = len(tensors[str(table["out.weight"])])
+    names = config.get("id2label") or {}
+    names = [str(names[key]) for key in sorted(names, key=int)] or [f"LABEL_{i}" for i in range(count)]
+    hint = config.get(HINT, {}).get("head") or {}
+    hint = hint if hint.get("name") == "classifier" else {}
+    settings: dict[str, Any] = {**hint, **SHAPES[family.modality]}
+    if family.modality == "vision":
+        settings["norm_eps"] = config.get("layer_norm_eps", 1e-12)
+    if family.modality == "speech":
+        weight, bias = tensors["projector.weight"], tensors["projector.bias"]
+        square = weight.shape[0] == weight.shape[1]
+        if square and not hint.get("inner") and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
+            del tensors["projector.weight"], tensors["projector.bias"]  # what `write` puts there for nothing
+        else:
+            settings |= {"inner": "linear", "inner_width": None if square and not hint.get("inner_width") else len(weight)}
+    problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
+    settings |= {"labels": names, "problem": problem}
+    return ClassifierSettings.model_validate(settings), tensors
+
+
+def _check(family: Family, settings: ClassifierSettings, encoder: Any) -> None:
+    """Raises UserError where their class computes something else."""
+    needed = dict(SHAPES[family.modality])
+    if family.modality == "speech" and settings.inner == "linear":
+        needed["inner"] = "linear"
+    if family.modality == "text" and settings.inner_width not in (None, encoder.width):
+        needed["inner_width"] = encoder.width
+    if family.modality == "vision":
+        needed["norm_eps"] = encoder.norm_eps
+        if encoder.final_norm:
+            raise cannot("encoder.final_norm", True, f"under a head {family.name} has false only")
+    for key, value in needed.items():
+        if getattr(settings, key) != value:
+            raise cannot(f"head.{key}", getattr(settings, key), f"{family.name} has {plain(value)} only")
+    if len(settings.labels) == 1 and settings.problem == "single_label_classification":
+        raise cannot("head.problem", settings.problem, "it takes two labels at least; one is a regression")
+
+
+def _index(labels: tuple[str, ...], token: str) -> int | None:
+    return labels.index(token) if token in labels else None

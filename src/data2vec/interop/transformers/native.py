@@ -1,0 +1,158 @@
+"""Models of version 1 in the classes that transformers itself has: Data2VecAudio, Data2VecVision, Data2VecText."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data2vec import model as models
+from data2vec.errors import UserError
+from data2vec.interop import key_mapping as keys
+from data2vec.interop.key_mapping import Table, Tensors
+from data2vec.interop.transformers import heads as native_heads
+from data2vec.interop.transformers import processors, weights
+from data2vec.interop.transformers.card import left_out, opening
+from data2vec.interop.transformers.config import FAMILIES, HINT, Family, cannot, configure, sections
+from data2vec.model import Model
+from data2vec.model_card import card
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+RECOMPUTED = ("position_ids", "token_type_ids", "relative_position_index")
+"""Ends of names of what older versions stored without need."""
+TYPES = "embeddings.token_type_embeddings.weight"
+"""The vector of a segment, of which we have one only, and that in the positions."""
+
+
+def read(folder: Path, config: dict[str, Any]) -> Model:
+    """The model in a folder with this `config.json`. A head that we do not have is left out, with a warning.
+
+    Raises UserError as `transformers.read`."""
+    family = next((family for family in FAMILIES if family.type == config["model_type"]), None)
+    where = str(folder / "config.json")
+    if family is None:
+        known = ", ".join(family.type for family in FAMILIES)
+        raise UserError(f"{where}: model_type: {config['model_type']!r} is none of {known}, data2vec2")
+    found = processors.read(folder, family.modality)
+    tensors: Tensors = weights.read(folder)
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    if (mask := family.table.get("features.mask_vector")) is not None:
+        found.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask}" in tensors
+    try:
+        recipe = _recipe(family, config, found, where)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
+    head, tensors = native_heads.read(family, config, tensors, found.get("head", {}).get("labels", []), where)
+    model = models.blank(recipe, head)
+    used = _fill(model.encoder, _table(family, recipe, prefix), tensors, folder)
+    if model.head is not None and head is not None:
+        used |= _fill(model.head, family.heads[head.name][1], tensors, folder)
+    types = tensors.get(prefix + TYPES)
+    if types is not None:
+        model.encoder.positions.table.weight.add_(types[0])
+        used |= {prefix + TYPES} if len(types) == 1 else set()
+    unknown = sorted(name for name in tensors.keys() - used if not name.endswith(RECOMPUTED))
+    if unknown:
+        log.warning("%s: weights that have no place here are left out: %s", folder, ", ".join(unknown))
+    hint = config.get(HINT, {})
+    return replace(model, source=hint.get("source"), license=hint.get("license"))
+
+
+def write(model: Model, folder: Path) -> list[str]:
+    """As `transformers.write`, for models of version 1."""
+    recipe = model.recipe
+    family = next((family for family in FAMILIES if family.modality == model.modality.settings.name), None)
+    if family is None:
+        raise cannot("modality.name", model.modality.settings.name, "it has no such model")
+    config = configure(family, recipe)
+    ending, about, head = native_heads.write(family, model)
+    kept = recipe.model_dump(mode="json")
+    if "tokenizer" in kept["data"]:
+        kept["data"]["tokenizer"] = None  # it is in the folder
+    config |= {"architectures": [family.name + ending], "dtype": "float32", **about}
+    settings = None if model.head is None else model.head.settings.model_dump(mode="json")
+    config[HINT] = {"recipe": kept, "head": settings, "source": model.source, "license": model.license}
+    tensors = _tensors(family, model) | head
+    with models.whole_folder(folder) as aside:
+        save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
+        (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        processors.write(model, aside)
+        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
+    return left_out(model, "the prediction head", "zero")
+
+
+def _recipe(family: Family, config: Mapping[str, Any], found: Mapping[str, Any], where: str) -> Recipe:
+    """That of the hint, else the released one of this size, with what config.json and the preprocessor say."""
+    raw = config.get(HINT, {}).get("recipe", {})
+    parts = sections(family, config, where)
+    hinted = raw.get("modality", {}).get("name") == family.modality
+    if not hinted:
+        large = f"{family.modality}/v1-large"
+        name = large if parts["encoder"]["width"] >= 1024 and large in recipes.names() else f"{family.modality}/v1-base"
+        raw = recipes.load(name).model_dump(mode="json")
+    for section in ("modality", "encoder", "data"):
+        raw[section] = {**raw[section], **parts.get(section, {}), **found.get(section, {})}
+    if not hinted:
+        target = raw["objective"]["target"]
+        target["top_k"] = min(target["top_k"], raw["encoder"]["layers"])
+        if family.modality == "text":
+            raw["data"]["block_size"] = min(raw["data"]["block_size"], raw["modality"]["max_length"])
+    return recipes.validate(raw, where)
+
+
+def _table(family: Family, recipe: Any, prefix: str) -> Table:
+    """The names of the encoder's weights."""
+    table = dict(family.table)
+    if getattr(recipe.modality, "position_tables", 1) > 1:
+        table["positions.table"] = _own_tables(recipe.encoder.layers)
+    return {
+        ours: prefix + theirs if isinstance(theirs, str) else tuple(prefix + each for each in theirs)
+        for ours, theirs in table.items()
+    }
+
+
+def _own_tables(layers: int) -> tuple[str, ...]:
+    name = "encoder.layer.{}.attention.attention.relative_position_bias.relative_position_bias_table"
+    return tuple(name.format(i) for i in range(layers))
+
+
+def _fill(part: nn.Module, table: Table, tensors: Tensors, folder: Path) -> set[str]:
+    """Put the weights in; the names that were used. Raises UserError for missing ones, all of them, and for a wrong size."""
+    ours = dict(part.named_parameters())
+    names = keys.names(ours, table)
+    used = {name for each in names.values() for name in each}
+    if missing := sorted(used - tensors.keys()):
+        raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
+    for name, parameter in ours.items():
+        try:
+            parameter.copy_(keys.read(tensors, {name: parameter}, table)[name])
+        except RuntimeError:
+            shapes = " and ".join(str(tuple(tensors[each].shape)) for each in names[name])
+            raise UserError(f"{folder}: {names[name][0]} is {shapes}, not of the size that config.json says") from None
+    return used
+
+
+def _tensors(family: Family, model: Model) -> dict[str, Tensor]:
+    """All weights under their names there."""
+    prefix = family.prefix if model.head is not None else ""
+    table, settings = _table(family, model.recipe, prefix), model.modality.settings
+    ours = {name: value.detach().cpu().clone() for name, value in model.encoder.named_parameters()}
+    width = model.recipe.encoder.width
+    shapes: dict[str, tuple[int, ...]] = {}
+    if family.modality == "vision":
+        shapes["embeddings.patch_embeddings.projection.weight"] = (width, 3, settings.patch, settings.patch)
+        shapes |= dict.fromkeys(("embeddings.mask_token", "embeddings.cls_token"), (1, 1, width))
+        if settings.position_tables > 1:
+            shapes |= dict.fromkeys(_own_tables(model.recipe.encoder.layers), ours["positions.table"].shape[1:])
+    theirs = keys.write(ours, {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, table)
+    if family.modality == "text":
+        theirs[prefix + TYPES] = torch.zeros(1, width)
+    return theirs

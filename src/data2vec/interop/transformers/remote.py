@@ -1,0 +1,234 @@
+"""Models of version 2 as folders that transformers opens by the code that lies in them: `trust_remote_code=True`.
+
+transformers has no such models itself. Parameters are named as ours, after `encoder.` and `head.` where there is a head.
+"""
+
+import ast
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data2vec import model as models
+from data2vec.errors import UserError
+from data2vec.interop.transformers import processors, weights
+from data2vec.interop.transformers.card import left_out, opening
+from data2vec.model import Model
+from data2vec.model_card import card
+from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.recipe import recipe as recipes
+
+log = logging.getLogger(__name__)
+
+CODE = ("configuration_data2vec2", "embeddings_data2vec2", "modeling_data2vec2")
+"""The files beside this one that become the one file of code in a folder."""
+HINT = "data2vec"
+"""The key of config.json under which the whole recipe stands, for us alone. Where the others differ, those hold."""
+OFFSET = 2
+"""Rows of the position table before the first position."""
+
+ENCODER = {
+    **{"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads", "ffn_width": "intermediate_size"},
+    **{"activation": "hidden_act", "norm_eps": "layer_norm_eps", "dropout": "hidden_dropout"},
+    **{key: key for key in ("norm", "input_norm", "final_norm", "extra_tokens", "key_bias", "layer_scale")},
+    **{key: key for key in ("attention_dropout", "activation_dropout", "drop_path", "layerdrop")},
+}
+"""For each of our settings theirs; what is not here, such as the initial weights, matters to pre-training alone."""
+MODALITIES = {
+    "speech": {
+        **{key: key for key in ("conv_norm", "conv_bias", "position_depth", "position_kernel", "position_groups")},
+        **{key: key for key in ("alibi", "mask_vector")},
+    },
+    "vision": {
+        **{"image": "image_size", "patch": "patch_size"},
+        **{key: key for key in ("positions", "position_tables", "mask_vector")},
+    },
+    "text": {key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
+}
+CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
+CLASSIFIER = {key: f"classifier_{key}" for key in ("pool", "norm_eps", "inner", "inner_width")}
+CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
+FRESH: dict[str, dict[str, Any]] = {
+    "speech": {"pool": "mean"},
+    "vision": {"pool": "mean", "norm_eps": 1e-6},
+    "text": {"pool": "first", "inner": "tanh"},
+}
+"""The classifier that transformers puts on a model which has none: the released one for images and text."""
+
+
+def write(model: Model, folder: Path) -> list[str]:
+    """Write a model folder that transformers opens, in place of what was there.
+
+    Returns, in words, what of the model has no place in it. Raises UserError for a modality or a head that it cannot have."""
+    config = _config(model)
+    tensors = dict(model.encoder.state_dict())
+    if model.head is not None:
+        tensors = {f"encoder.{name}": value for name, value in tensors.items()}
+        tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    with models.whole_folder(folder) as aside:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, aside / "model.safetensors", {"format": "pt"})
+        (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        (aside / "modeling_data2vec2.py").write_text(code(), encoding="utf-8")
+        processors.write(model, aside)
+        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
+    return left_out(model, "the decoder", "each")
+
+
+def code() -> str:
+    """The one file that a folder needs: those here after one another, with the docstring of the last and all imports first."""
+    texts = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in CODE]
+    modules: set[str] = set()
+    names: dict[str, set[str]] = {}
+    bodies = []
+    for text in texts:
+        about, *statements = ast.parse(text).body
+        brought = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
+        for node in brought:
+            if isinstance(node, ast.Import):
+                modules |= {ast.unparse(each) for each in node.names}
+            elif not node.level:
+                names.setdefault(str(node.module), set()).update(ast.unparse(each) for each in node.names)
+        bodies.append("\n".join(text.splitlines()[brought[-1].end_lineno :]).strip())
+    head = ast.get_source_segment(texts[-1], about) or ""
+    imports = [f"import {module}" for module in sorted(modules)]
+    imports += [f"from {module} import {', '.join(sorted(names[module]))}" for module in sorted(names)]
+    return "\n".join([head, "", *imports, "", "", "\n\n\n".join(bodies), ""])
+
+
+def read(folder: Path) -> Model:
+    """The model in such a folder, also after transformers has fine-tuned it or put a head on it.
+
+    Raises UserError when its files are damaged, when weights are missing, or when settings and weights disagree."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        name, found = config["modality"], processors.read(folder, config["modality"])
+        raw = config.get(HINT, {}).get("recipe", {"modality": {"name": name}})
+        for section, settings in _sections(config).items():
+            raw[section] = {**raw.get(section, {}), **settings, **found.get(section, {})}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is not of a data2vec2 model, or damaged ({error!r})") from None
+    tensors = {key.removeprefix("encoder."): value for key, value in weights.read(folder).items()}
+    try:
+        head = _head(config, tensors, found.get("head", {}).get("labels", []), path)
+    except ValidationError as error:
+        raise UserError(f"{path}: the head cannot be read: {error.errors()[0]['msg']}") from None
+    model = models.blank(recipes.validate(raw, str(path)), head)
+    used = _fill(model.encoder, "", tensors, folder)
+    if model.head is not None:
+        used |= _fill(model.head, "head.", tensors, folder)
+    if unknown := sorted(tensors.keys() - used):
+        log.warning("%s: weights that have no place here are left out: %s", folder, ", ".join(unknown))
+    hint = config.get(HINT, {})
+    return replace(model, source=hint.get("source"), license=hint.get("license"))
+
+
+def _config(model: Model) -> dict[str, Any]:
+    recipe, settings = model.recipe, model.modality.settings
+    name = settings.name
+    if name not in MODALITIES:
+        raise UserError(f"modality.name: {name} cannot be written for transformers; only {', '.join(MODALITIES)}")
+    classes = {"AutoModel": "Model", f"AutoModel{CLASSIFIERS[name]}": CLASSIFIERS[name]}
+    if name == "speech":
+        classes["AutoModelForCTC"] = "ForCTC"
+    config: dict[str, Any] = {
+        "model_type": "data2vec2",
+        "architectures": [f"Data2Vec2{_ending(model)}"],
+        "auto_map": {"AutoConfig": f"{CODE[-1]}.Data2Vec2Config"}
+        | {auto: f"{CODE[-1]}.Data2Vec2{ending}" for auto, ending in classes.items()},
+        "dtype": "float32",
+        "modality": name,
+        **{theirs: getattr(recipe.encoder, ours) for ours, theirs in ENCODER.items()},
+        **{theirs: getattr(settings, ours) for ours, theirs in MODALITIES[name].items()},
+    }
+    if name == "speech":
+        config |= {key: list(each) for key, each in zip(CONVOLUTIONS, zip(*settings.conv_layers, strict=True), strict=True)}
+    if name == "text":
+        config |= {"max_position_embeddings": settings.max_length + OFFSET, "pad_token_id": 1}
+    kept = recipe.model_dump(mode="json")
+    if "tokenizer" in kept["data"]:
+        kept["data"]["tokenizer"] = None  # it is in the folder
+    hint = {"recipe": kept, "source": model.source, "license": model.license}
+    return config | _head_config(model) | {HINT: hint}
+
+
+def _ending(model: Model) -> str:
+    """How the name of the class ends."""
+    if model.head is None:
+        return "Model"
+    name = model.modality.settings.name
+    if model.head.settings.name == "ctc" and name != "speech":
+        raise UserError(f"head.name: ctc on {name} cannot be written for transformers; only on speech")
+    return "ForCTC" if model.head.settings.name == "ctc" else CLASSIFIERS[name]
+
+
+def _head_config(model: Model) -> dict[str, Any]:
+    fresh = FRESH[model.modality.settings.name]
+    config: dict[str, Any] = {theirs: fresh.get(ours) for ours, theirs in CLASSIFIER.items()}
+    if model.head is None:
+        return config
+    settings = model.head.settings
+    config["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
+    config["label2id"] = {label: i for i, label in enumerate(settings.labels)}
+    if isinstance(settings, CTCSettings):
+        return config | {"vocab_size": len(settings.labels), "pad_token_id": 0}
+    if len(settings.labels) == 1 and settings.problem == "single_label_classification":
+        raise UserError("head.labels: one label cannot be written for transformers, but as a regression or of many labels")
+    config["problem_type"] = settings.problem
+    return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
+
+
+def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe that config.json tells. Raises KeyError for a missing setting."""
+    name = config["modality"]
+    modality = {"name": name, **{ours: config[theirs] for ours, theirs in MODALITIES[name].items()}}
+    if name == "speech":
+        modality["conv_layers"] = [list(layer) for layer in zip(*(config[key] for key in CONVOLUTIONS), strict=True)]
+    if name == "text":
+        modality["max_length"] = config["max_position_embeddings"] - OFFSET
+    return {"modality": modality, "encoder": {ours: config[theirs] for ours, theirs in ENCODER.items()}, "data": {}}
+
+
+def _head(
+    config: Mapping[str, Any], tensors: dict[str, Tensor], vocabulary: list[str], path: Path
+) -> CTCSettings | ClassifierSettings | None:
+    """The settings of the head, if there is one. The blank of CTC becomes the first label, and its weights the first rows."""
+    if "head.out.weight" not in tensors:
+        return None
+    count, names = len(tensors["head.out.weight"]), config.get("id2label") or {}
+    ctc = str(config.get("architectures", [""])[0]).endswith("ForCTC")
+    labels = [str(names[key]) for key in sorted(names, key=int)]
+    if ctc and len(vocabulary) == count:
+        labels = vocabulary
+    if len(labels) != count:
+        log.warning("%s names %d labels, and the head has %d: they are called LABEL_0, LABEL_1, …", path, len(labels), count)
+        labels = [f"LABEL_{i}" for i in range(count)]
+    if not ctc:
+        problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
+        shape = {ours: config.get(theirs) for ours, theirs in CLASSIFIER.items()}
+        return ClassifierSettings.model_validate({"labels": labels, "problem": problem, **shape})
+    blank = config.get("pad_token_id") or 0
+    if not 0 <= blank < count:
+        raise UserError(f"{path}: pad_token_id: {blank} is not one of the {count} labels")
+    order = [blank, *(i for i in range(count) if i != blank)]
+    tensors |= {name: tensors[name][order] for name in ("head.out.weight", "head.out.bias") if name in tensors}
+    return CTCSettings(labels=tuple(labels[i] for i in order))
+
+
+def _fill(part: nn.Module, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> set[str]:
+    """Load the weights under `prefix` into a part, and return their names."""
+    names = {f"{prefix}{name}": name for name in part.state_dict()}
+    if missing := sorted(names.keys() - tensors.keys()):
+        raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
+    try:
+        part.load_state_dict({name: tensors[theirs] for theirs, name in names.items()})
+    except RuntimeError as error:
+        why = " ".join(str(error).split()).partition(": ")[2][:200]
+        raise UserError(f"{folder}: weights are not of the sizes that config.json says: {why}") from None
+    return set(names)

@@ -1,0 +1,97 @@
+"""Examples read once, in batches of like length, by as many processes as there are."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data2vec import feature_extraction as inference
+from data2vec.data.loader import start_worker
+from data2vec.errors import BadExample
+from data2vec.modalities.base import Batch, Examples, Modality
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Here(Protocol):
+    """A process, and those it shares the work with."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def gather(self, values: list[T]) -> list[T]:
+        """The lists of all processes, one after the other, on every process."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The only process."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    def gather(self, values: list[T]) -> list[T]:
+        """All there is."""
+        return values
+
+
+def read(
+    modality: Modality, examples: Examples, indices: np.ndarray, here: Here, what: str
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """This process's share of the examples at `indices`: which of these, counted from 0, and their batch on the device.
+
+    Those that cannot be read are named in the log. `what`: the name of the progress bar."""
+    from tqdm import tqdm
+
+    groups = list(_groups(examples.costs[indices], modality.data.micro_batch))[here.rank :: here.world]
+    batches: Any = DataLoader(
+        _Loaded(modality, examples, indices, inference.most_on(here.device)),
+        batch_size=None,
+        sampler=groups,
+        num_workers=modality.data.workers,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else making the iterator would move the global random state
+    )
+    quiet = True if here.rank else None
+    for parts, bad in tqdm(batches, what, len(groups), unit="batch", leave=False, disable=quiet):
+        for name in bad:
+            log.warning("left out: %s", name)
+        for places, batch in parts:
+            yield places, {key: value.to(here.device) for key, value in batch.items()}
+
+
+def _groups(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
+    """Places of examples of like length, rows · longest ≤ micro_batch in each group."""
+    order = np.argsort(-costs, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, int(micro_batch / costs[order[start]] + 1e-6))
+        yield order[start : start + rows]
+        start += rows
+
+
+class _Loaded(Dataset[Any]):
+    """In the worker: places become batches, with the places of their rows; and names of what is bad."""
+
+    def __init__(self, modality: Modality, examples: Examples, indices: np.ndarray, most: int):
+        self.modality, self.most, self.examples, self.indices = modality, most, examples, indices
+
+    def __getitem__(self, places: np.ndarray) -> tuple[list[tuple[np.ndarray, Batch]], list[str]]:
+        items: dict[int, Any] = {}
+        bad = []
+        for place in places:
+            try:
+                items[place] = self.examples.load(int(self.indices[place]), None, None)
+            except BadExample as error:
+                bad.append(str(error))
+        batches = inference.batches(self.modality, list(items.values()), self.most)
+        return [(np.array(list(items), np.int64)[rows], batch) for rows, batch in batches], bad

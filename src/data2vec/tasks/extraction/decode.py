@@ -1,0 +1,71 @@
+"""Many inputs in order, decoded by worker processes, some at a time."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data2vec import feature_extraction as inference
+from data2vec.data.loader import start_worker
+from data2vec.errors import BadExample, UserError
+from data2vec.inputs import read_input
+from data2vec.modalities.base import Modality
+
+CHUNK = 32
+"""Inputs that a worker decodes at a time."""
+Read = tuple[str, Any]
+"""The name of an input, and it itself or, as a string, why it cannot be read."""
+
+
+def windows(modality: Modality, rows: Any, first: int, positions: int) -> Iterator[list[Read]]:
+    """Inputs in order, decoded by workers, as many at a time as make so many positions."""
+    chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(first, len(rows), CHUNK)]
+    loader = DataLoader(
+        _Decoded(modality, rows),
+        batch_size=None,
+        sampler=chunks,
+        num_workers=min(modality.data.workers, len(chunks) // 2),
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # else making the iterator would move the global random state
+    )
+    window: list[Read] = []
+    size = 0
+    for packed in loader:
+        window += (chunk := pickle.loads(packed))
+        size += sum(0 if isinstance(item, str) else inference.positions(modality, item) for _, item in chunk)
+        if size >= positions:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+class _Decoded(Dataset[bytes]):
+    """In the worker: numbers of inputs become what is read of them, pickled, or each tensor would take an open file."""
+
+    def __init__(self, modality: Modality, rows: Any):
+        self.modality, self.rows = modality, rows
+        self.kind = getattr(modality, "kind", None)
+        self.examples = modality.labelled(rows) if self.kind is None else None
+        if hasattr(rows, "select_columns"):
+            self.rows = rows.select_columns([name for name in (self.kind, "path", "key") if name in rows.column_names])
+
+    def __getitem__(self, chunk: range) -> bytes:
+        return pickle.dumps([self._read(index) for index in chunk])
+
+    def _read(self, index: int) -> Read:
+        row, name = self.rows[index], f"input {index + 1}"
+        if isinstance(row, Path):
+            name = str(row)
+        elif isinstance(row, dict):
+            signal = row.get(self.kind)
+            name = (signal.get("path") if isinstance(signal, dict) else None) or row.get("path") or row.get("key") or name
+        try:
+            if self.examples is not None:
+                return name, self.examples.load(index, None, None)
+            return name, read_input(self.modality, row, name)
+        except (BadExample, UserError) as error:
+            return name, str(error)

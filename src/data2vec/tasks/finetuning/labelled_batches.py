@@ -1,0 +1,81 @@
+"""Labelled batches for training: whole inputs, augmented, with masks drawn for each by its own length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data2vec.data.bucketing import MASK, MIX, Group
+from data2vec.data.masked_batches import Batches
+from data2vec.data.mixing import PictureMixing, mix_pictures, mix_waves
+from data2vec.modalities.base import Examples, Modality
+from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.tasks.finetuning.labels import Targets
+
+
+class Chosen:
+    """Some of a set of examples."""
+
+    def __init__(self, examples: Examples, indices: np.ndarray):
+        self.examples, self.indices = examples, indices
+        self.costs = examples.costs[indices]
+        self.bad = getattr(examples, "bad", [])
+
+    def load(self, index: int, limit: float | None, rng: np.random.Generator | None) -> Any:
+        """As the examples themselves."""
+        return self.examples.load(int(self.indices[index]), limit, rng)
+
+    def label(self, index: int, column: str) -> Any:
+        """As the examples themselves."""
+        return self.examples.label(int(self.indices[index]), column)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class LabelledBatches(Batches):
+    """The batch of a group, none of it cropped, with `labels`, and where the task asks for them `mask` and `channels`."""
+
+    def __init__(
+        self,
+        modality: Modality,
+        examples: Examples,
+        labels: Sequence[Any],
+        targets: Targets,
+        settings: RecognitionSettings | ClassificationSettings,
+        width: int,
+    ):
+        super().__init__(modality, None, 1, examples)
+        self.labels, self.targets, self.settings, self.width = labels, targets, settings, width
+
+    def build(self, group: Group) -> dict[str, Any]:
+        rows = range(len(group.keys))[group.mine]
+        bad: list[str] = []
+        loaded = [self._load(group, row, bad, whole=True) for row in rows]
+        batch = self.modality.collate([item for _, item in loaded])
+        batch["labels"] = self.targets.collate([self.labels[key] for key, _ in loaded])
+        if (mixing := getattr(self.settings, "mixing", None)) is not None:
+            shares = self.targets.shares(batch["labels"])
+            mix = mix_pictures if isinstance(mixing, PictureMixing) else mix_waves
+            rng = np.random.default_rng((*group.seed, MIX, rows.start))
+            batch["input"], batch["labels"] = mix(batch["input"], shares, mixing, rng)
+        for name, spans in (("mask", self.settings.mask), ("channels", self.settings.channel_mask)):
+            if spans is not None:
+                lengths = [self._positions(item) if name == "mask" else self.width for _, item in loaded]
+                seeds = [(*group.seed, MASK, row, name == "mask") for row in rows]
+                batch[name] = _drawn(spans, lengths, seeds)
+        return {**batch, "bad": bad, "place": None}
+
+    def _positions(self, item: Tensor) -> int:
+        return int(np.prod(self.modality.grid(self.modality.collate([item]))))
+
+
+def _drawn(spans: Any, lengths: Sequence[int], seeds: Sequence[tuple[Any, ...]]) -> Tensor:
+    """(B, the longest): spans of each row, drawn by its own length and seed; a row too short for any has none."""
+    drawn = np.zeros((len(lengths), max(lengths)), bool)
+    for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
+        if length >= spans.min_spans + 2:
+            drawn[row, :length] = spans.draw(1, (length,), np.random.default_rng(seed)).hidden[0]
+    return torch.from_numpy(drawn)

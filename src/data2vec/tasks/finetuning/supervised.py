@@ -1,0 +1,126 @@
+"""What fine-tuning minimises: an encoder, a head on it, and a loss on labels.
+
+To the training loop it is an objective like those of pre-training, without a teacher. B batch, T positions, D width,
+L labels of a transcript, V classes.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data2vec.errors import UserError
+from data2vec.nn.dropout import Dropout
+from data2vec.nn.encoder import Encoder, contextualise
+from data2vec.nn.heads import Classifier, Head
+from data2vec.objective.base import Output
+from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+
+NOISE = 0.01
+"""Standard deviation of what `fill: noise` puts at hidden positions."""
+
+
+class Supervised(nn.Module):
+    """An encoder and a head that learn from labels."""
+
+    def __init__(self, encoder: Encoder, head: Head, settings: RecognitionSettings | ClassificationSettings):
+        super().__init__()
+        if settings.mask and settings.fill == "vector" and getattr(encoder.features, "mask_vector", None) is None:
+            raise UserError("objective.fill: this model has no mask vector; set it to noise or zero")
+        self.settings = settings
+        self.student = encoder
+        self.head = head
+        self.dropout = Dropout(settings.dropout)
+        self.frozen = settings.frozen
+        if settings.frozen:
+            encoder.requires_grad_(False)
+        self.average: nn.ModuleDict | None = None
+        if settings.average:
+            self.average = nn.ModuleDict({"student": copy.deepcopy(encoder), "head": copy.deepcopy(head)})
+            self.average.requires_grad_(False).eval()
+
+    def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
+        """The loss of one batch, added up over its inputs. `measure` asks for statistics, of which there are none here."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            x, padding = self.student.features(batch)
+            x = self._hide(x, batch)
+            blocks: list[Tensor] = []
+            visit = None if self.head.mix is None else lambda index, ffn, block: blocks.append(block)
+            context = contextualise(self.student.positions, self.student.transformer, x, padding, visit)
+        context = context if self.head.mix is None else self.head.mixed(blocks)
+        logits = self.head(self.dropout(context), padding).float()
+        errors = self._errors(logits, padding, batch)  # (B,)
+        return Output(errors.sum(), len(errors), errors.detach())
+
+    def _hide(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """`x` (B, T, D) with what the batch's masks hide, positions (B, T) and channels (B, D)."""
+        if (mask := batch.get("mask")) is not None:
+            if self.settings.fill == "vector":
+                x = self.student.hide(x, batch)
+            else:
+                noise = NOISE if self.settings.fill == "noise" else 0.0
+                x = torch.where(mask[..., None], noise * torch.randn_like(x), x)
+        return x if "channels" not in batch else x.masked_fill(batch["channels"][:, None], 0.0)
+
+    def _errors(self, logits: Tensor, padding: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
+        if isinstance(self.head, Classifier):
+            return classification_loss(logits, batch["labels"], self.settings)
+        return recognition_loss(logits, padding, batch["labels"])
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """The average of the weights, where there is one, begins as what they are now."""
+        for part, mine in () if self.average is None else self.average.items():
+            mine.load_state_dict(getattr(self, part).state_dict())
+
+    def before_step(self, step: int) -> None:
+        """Before optimizer step number `step` (counted from 1): whether the encoder is to learn in it."""
+        self.frozen = self.settings.frozen or step <= self.settings.freeze_steps
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """The average of the weights, where there is one, follows; in the first steps faster, so that it forgets the start."""
+        if self.average is None:
+            return
+        decay = min(self.settings.average, (1 + step) / (10 + step))
+        for part, mine in self.average.items():
+            found = dict(getattr(self, part).named_parameters())
+            torch._foreach_lerp_(list(mine.parameters()), [found[name] for name, _ in mine.named_parameters()], 1 - decay)
+
+    @property
+    def best(self) -> str:
+        """Where in its state the weights to use are: before `student.…` and `head.…`."""
+        return "" if self.average is None else "average."
+
+    def train(self, mode: bool = True) -> "Supervised":
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
+
+    def ema_decay(self, step: int) -> float | None:
+        """There is no teacher."""
+        return None
+
+
+def recognition_loss(logits: Tensor, padding: Tensor | None, labels: Tensor) -> Tensor:
+    """CTC of each row (B,): `logits` (B, T, V), blank 0; `labels` (B, L), -1 after the last one of a row.
+
+    A transcript that does not fit into its input's positions counts nothing."""
+    B, T, _ = logits.shape
+    lengths = torch.full((B,), T, device=logits.device) if padding is None else (~padding).sum(1)
+    there = labels >= 0
+    probabilities = F.log_softmax(logits, -1).transpose(0, 1)  # (T, B, V)
+    targets = labels.clamp(min=0)
+    return F.ctc_loss(probabilities, targets, lengths, there.sum(1), blank=0, reduction="none", zero_infinity=True)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, settings: Any) -> Tensor:
+    """The error of each row (B,): `logits` (B, V); `labels` (B,) classes, (B, V) shares of classes, or (B,) numbers."""
+    if settings.problem == "regression":
+        return F.mse_loss(logits[:, 0], labels.float() / settings.divide, reduction="none")
+    if settings.problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(1)
+    return F.cross_entropy(logits, labels, reduction="none")

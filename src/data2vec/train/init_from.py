@@ -1,0 +1,91 @@
+"""Starting from a model that is trained already, in place of fresh weights: `init=MODEL`."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data2vec.errors import UserError
+from data2vec.interop.load import load
+from data2vec.model import Model
+from data2vec.nn.encoder import Encoder
+from data2vec.objective import Objective
+from data2vec.recipe.recipe import Recipe
+
+log = logging.getLogger(__name__)
+SHAPELESS = (
+    *("dropout", "drop_path", "layerdrop", "init", "_std", "grad_scale", "prenet_layers", "position_padding"),
+    *("final_norm", "position_tables", ".mean", ".std"),
+)
+"""Settings of an encoder by whose endings nothing changes in what the weights mean."""
+
+
+@torch.no_grad()
+def start_from(where: str, objective: Objective, recipe: Recipe) -> str:
+    """Put the weights of a model (anything that `data2vec.load` opens) into the student; says in words what was used.
+
+    The teacher and the prediction head or decoder go on too, where the model has them; else the teacher is a copy of the
+    student, and the head is fresh. Raises UserError when the model's weights do not fit this recipe."""
+    model = load(where)
+    fit(where, model, objective.student, recipe)
+    student = objective.student.state_dict()
+    fresh = []
+    for name, tensor in objective.state_dict().items():
+        found = model.pretraining.get(name)
+        if not name.startswith("student.") and found is not None and found.shape == tensor.shape:
+            tensor.copy_(found)
+        elif name.startswith("teacher.own."):
+            tensor.copy_(student[name.removeprefix("teacher.own.")])
+            fresh.append("teacher")
+        elif not name.startswith("student."):
+            fresh.append(name.partition(".")[0])
+    begun = {"teacher": "the teacher begins as a copy of the student"}
+    parts = [begun.get(part, f"the {part} is new") for part in dict.fromkeys(fresh)]
+    return f"init: the student of {where}; {' and '.join(parts) or 'teacher and head go on as they were'}"
+
+
+def fit(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:
+    """Put the encoder of `model`, which comes from `where`, into `student`. Raises UserError when it does not fit."""
+    told = "; ".join(f"{key} is {here!r} here and {there!r} there" for key, there, here in differences(model, recipe))
+    given = _adapted(model.encoder.state_dict(), student.state_dict())
+    if _shapes(student.state_dict()) != _shapes(given):
+        raise UserError(f"init: {where} does not fit this recipe: {told or 'other weights'}")
+    if told:
+        log.warning("init: %s was trained by other settings: %s", where, told)
+    student.load_state_dict(given)
+
+
+def meaning(recipe: Recipe) -> dict[str, Any]:
+    """The settings of an encoder that say what its weights mean, by their dotted keys."""
+    parts = ((part, getattr(recipe, part).model_dump(mode="json")) for part in ("modality", "encoder"))
+    found = {f"{part}.{key}": value for part, values in parts for key, value in values.items()}
+    return {key: value for key, value in found.items() if not key.endswith(SHAPELESS)}
+
+
+def _adapted(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`given` as fine-tuning changes it: without a final norm, and with a table of positions for each block, where the recipe
+    asks for these."""
+    kept = {name: weight for name, weight in given.items() if not name.startswith("transformer.final_norm.") or name in wanted}
+    table, tables = kept.get("positions.table"), wanted.get("positions.table")
+    if table is not None and tables is not None and tables.ndim == table.ndim + 1:
+        kept["positions.table"] = table.expand(tables.shape)
+    return kept
+
+
+def tokenizer_of(where: str) -> str | None:
+    """The folder of the tokenizer that the model was trained with, if it has one."""
+    found = getattr(load(where).modality.data, "tokenizer", None)
+    return None if found is None else str(Path(found).resolve())
+
+
+def differences(model: Model, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """(key, the model's, the recipe's) of every setting of the encoder that changes what its weights mean."""
+    there, here = meaning(model.recipe), meaning(recipe)
+    keys = [key for key in (there | here) if there.get(key) != here.get(key)]
+    return [(key, there.get(key), here.get(key)) for key in keys]
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}

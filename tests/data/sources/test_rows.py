@@ -1,0 +1,231 @@
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from data2vec.data.sources.rows import label, open_rows
+from data2vec.errors import UserError
+
+
+def add(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def flac(wave, seed=0):
+    file = io.BytesIO()
+    soundfile.write(file, wave(0.5, seed=seed), 16000, format="FLAC")
+    return file.getvalue()
+
+
+def names(rows, kind):
+    return [row[kind]["path"].rsplit("/", 1)[-1] for row in rows]
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for name in ("b/2.png", "a/1.PNG", "a/notes.txt", "b/.hidden.png"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_folder_of_classes(classes, streaming):
+    rows = open_rows(str(classes), "image", streaming=streaming)
+    assert [(name, row["label"]) for name, row in zip(names(rows, "image"), rows, strict=True)] == [
+        ("1.PNG", "a"),
+        ("2.png", "b"),
+    ]
+    assert all(row["image"]["bytes"] is None for row in rows)
+
+
+def test_deeper_folders_are_no_classes(tmp_path):
+    for name in ("12/3/x.wav", "12/4/y.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    rows = open_rows(str(tmp_path), "audio")
+    assert names(rows, "audio") == ["x.wav", "y.wav"]
+    assert rows.column_names == ["audio"]
+
+
+def test_split_folders_and_their_other_names(tmp_path):
+    for split in ("train", "dev"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / f"{split}.wav").write_bytes(b"x")
+    assert names(open_rows(str(tmp_path), "audio"), "audio") == ["train.wav"]
+    assert names(open_rows(str(tmp_path), "audio", split="validation"), "audio") == ["dev.wav"]
+    with pytest.raises(UserError, match=r"no split 'test', only dev, train"):
+        open_rows(str(tmp_path), "audio", split="test")
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    for name in ("plane", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"x")
+    assert open_rows(str(tmp_path), "image")["label"][:] == ["plane", "train"]
+
+
+def test_metadata_csv(tmp_path):
+    (tmp_path / "metadata.csv").write_text('file_name,transcript,age\nb.wav,"one, two",3\na.wav,7,4\n')
+    (tmp_path / "b.wav").write_bytes(b"x")
+    rows = open_rows(str(tmp_path), "audio")
+    assert names(rows, "audio") == ["b.wav", "a.wav"]
+    assert rows["transcript"][:] == ["one, two", "7"]
+    assert rows["age"][:] == [3, 4]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tsv_has_no_quoting(tmp_path, streaming):
+    (tmp_path / "train.tsv").write_text('sentence\tlabel\n" quoted\t1\nplain "x"\t0\n')
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nother\t1\n")
+    rows = open_rows(str(tmp_path), "text", streaming=streaming)
+    assert [(row["text"], row["label"]) for row in rows] == [('" quoted', 1), ('plain "x"', 0)]
+    assert [row["text"] for row in open_rows(str(tmp_path / "dev.tsv"), "text")] == ["other"]
+
+
+def test_tables_with_a_broken_row_or_encoding(tmp_path):
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\nonly one field\n")
+    with pytest.raises(UserError, match=r"a\.tsv, row 2: 1 fields, but the header has 2"):
+        open_rows(str(tmp_path / "a.tsv"), "text")
+    (tmp_path / "b.csv").write_bytes("sentence,label\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"b\.csv is not UTF-8"):
+        open_rows(str(tmp_path / "b.csv"), "text")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_jsonl(tmp_path, streaming):
+    lines = [
+        json.dumps({"text": "née", "score": 0.5, "nested": {"a": 1}}).encode(),
+        b'{"text": "\xff"}',
+        b"not json",
+        b'{"text": "b"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows = list(open_rows(str(tmp_path), "text", streaming=streaming))
+    assert [row["text"] for row in rows] == ["née", None, None, "b"]
+    assert rows[0]["score"] == 0.5
+    assert rows[1]["path"].endswith("a.jsonl, line 2")
+
+
+def test_a_changed_jsonl_is_read_again(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert open_rows(str(path), "text")["text"][:] == ["one"]
+    path.write_text('{"text": "another"}\n')
+    assert open_rows(str(path), "text")["text"][:] == ["another"]
+
+
+def test_text_files(tmp_path):
+    (tmp_path / "a.txt").write_text("words")
+    rows = open_rows(str(tmp_path), "text")
+    assert rows[0]["text"] == {"bytes": None, "path": str(tmp_path / "a.txt")}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_tar_shards(tmp_path, wave, streaming, ending):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"s-{shard}.{ending}", "w:gz" if ending.endswith("gz") else "w") as tar:
+            for i in range(2):
+                add(tar, f"../d/{shard}{i}.flac", flac(wave, i))
+                add(tar, f"../d/{shard}{i}.cls", str(i).encode())
+                add(tar, f"../d/{shard}{i}.json", json.dumps({"speaker": "x", "deep": {}}).encode())
+    before = sorted(tmp_path.rglob("*"))
+    rows = list(open_rows(str(tmp_path), "audio", streaming=streaming))
+    assert names(rows, "audio") == ["00.flac", "01.flac", "10.flac", "11.flac"]
+    assert [(row["label"], row["speaker"]) for row in rows] == [(0, "x"), (1, "x")] * 2
+    assert rows[0]["audio"]["bytes"] == flac(wave, 0)
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is unpacked"
+    assert not (tmp_path.parent / "d").exists()
+
+
+def test_torn_tar(tmp_path, wave):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        add(tar, "a.flac", flac(wave))
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[:2000])
+    with pytest.raises(UserError, match=r"s\.tar is not a whole tar archive"):
+        open_rows(str(tmp_path), "audio")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["typed", "struct", "binary"])
+def test_parquet(tmp_path, wave, streaming, form):
+    import datasets
+
+    content = [flac(wave, i) for i in range(3)]
+    values = content if form == "binary" else [{"bytes": item, "path": f"{i}.flac"} for i, item in enumerate(content)]
+    data = datasets.Dataset.from_dict({"audio": values, "label": [0, 1, 0]})
+    data = data.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    if form == "typed":
+        data = data.cast_column("audio", datasets.Audio(decode=False))
+    data.to_parquet(tmp_path / "train-00000.parquet")
+    rows = open_rows(str(tmp_path), "audio", streaming=streaming)
+    assert [row["audio"]["bytes"] for row in rows] == content
+    if not streaming:
+        assert [label(rows, i, "label") for i in range(3)] == ["no", "yes", "no"]
+
+
+def test_label_of_an_unknown_column(classes):
+    with pytest.raises(UserError, match="no column 'word' in the data, only image, label"):
+        label(open_rows(str(classes), "image"), 0, "word")
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: there is no such folder or file"):
+        open_rows(str(tmp_path / "nowhere"), "audio")
+
+
+def test_nothing_usable(classes, tmp_path):
+    with pytest.raises(UserError, match=r"looked for \.wav \.flac .* found 2 \.png, 1 \.txt") as error:
+        open_rows(str(classes), "audio")
+    assert "\n" not in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"found nothing"):
+        open_rows(str(tmp_path / "empty"), "text")
+
+
+def test_a_stream_without_rows_of_this_kind(tmp_path, wave):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        add(tar, "a.flac", flac(wave))
+    with pytest.raises(UserError, match=r"nothing in it can be read as image"):
+        open_rows(str(tmp_path), "image", streaming=True)
+
+
+def test_hub_name(monkeypatch):
+    import datasets
+
+    asked = {}
+
+    def load_dataset(*arguments, **options):
+        asked.update(options, arguments=arguments)
+        return datasets.Dataset.from_dict({"content": ["a"], "other": [1]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = open_rows("someone/something:small", "text", split="test")
+    assert asked == {"arguments": ("someone/something", "small"), "split": "test", "streaming": False}
+    assert rows[0] == {"text": "a", "other": 1}
+
+
+def test_hub_out_of_reach():
+    with pytest.raises(UserError, match="someone/nothing") as error:
+        open_rows("someone/nothing", "text")
+    assert "\n" not in str(error.value)
+
+
+def test_links_in_a_circle(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.wav").write_bytes(b"x")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert names(open_rows(str(tmp_path), "audio"), "audio") == ["x.wav"]
+
+
+def test_rows_of_paths_are_arrow(classes):
+    rows = open_rows(str(classes), "image")
+    assert rows[np.int64(1)]["label"] == "b"

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from data2vec.data.augment import OPERATIONS, RandAugment, draw, operate, rand_augment
+
+FILL = (124, 116, 104)
+MEAN = (0.485, 0.456, 0.406)
+ON = RandAugment(ops=2)
+
+
+def tensor(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def enhanced(kind, factor):
+    return lambda image: kind(image).enhance(factor)
+
+
+def test_there_are_fifteen_operations():
+    assert len(set(OPERATIONS)) == 15
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "expected"),
+    [
+        ("autocontrast", 0.9, ImageOps.autocontrast),
+        ("equalize", 0.9, ImageOps.equalize),
+        ("invert", -0.9, ImageOps.invert),
+        ("posterize", 0.9, lambda image: ImageOps.posterize(image, 1)),
+        ("posterize", -0.5, lambda image: ImageOps.posterize(image, 2)),
+        ("posterize", 0.0, lambda image: ImageOps.posterize(image, 4)),
+        ("solarize", 0.9, lambda image: ImageOps.solarize(image, 26)),
+        ("solarize", 0.0, lambda image: image),
+        ("color", 0.9, enhanced(ImageEnhance.Color, 1.81)),
+        ("contrast", -0.9, enhanced(ImageEnhance.Contrast, 0.19)),
+        ("brightness", -1.0, enhanced(ImageEnhance.Brightness, 0.1)),
+        ("sharpness", 0.5, enhanced(ImageEnhance.Sharpness, 1.45)),
+        ("rotate", 0.9, lambda image: image.rotate(27, Image.Resampling.BICUBIC, fillcolor=FILL)),
+        ("rotate", -0.9, lambda image: image.rotate(-27, Image.Resampling.BICUBIC, fillcolor=FILL)),
+    ],
+)
+def test_operations_are_those_of_pillow(picture, name, level, expected):
+    image = picture(31, 20)
+    assert torch.equal(tensor(operate(image, name, level, FILL)), tensor(expected(image)))
+
+
+def test_the_strongest_posterize_and_solarize():
+    image = Image.fromarray(np.full((2, 2, 3), 200, np.uint8))
+    assert not np.array(operate(image, "posterize", 1.0, FILL)).any()
+    assert (np.array(operate(image, "solarize", 1.0, FILL)) == 55).all()
+
+
+def test_solarize_add_brightens_what_is_dark():
+    row = np.array([0, 28, 29, 127, 128, 255], np.uint8)
+    image = Image.fromarray(np.repeat(row[None, :, None], 3, axis=2))
+    result = np.array(operate(image, "solarize_add", 0.9, FILL))  # by int(99.0)
+    assert (result == np.array([99, 127, 128, 226, 128, 255])[None, :, None]).all()
+
+
+@pytest.mark.parametrize(("level", "shift"), [(0.5, 9), (-0.5, -9)])
+def test_translations_move_by_a_share_of_the_side(picture, level, shift):
+    pixels = tensor(picture(40, 40))
+    image = picture(40, 40)
+    for name, axis in (("translate_x", 2), ("translate_y", 1)):
+        moved = tensor(operate(image, name, level, FILL))  # 0.5 · 0.45 · 40
+        kept = 40 - abs(shift)
+        assert torch.equal(
+            moved.narrow(axis, 0 if shift > 0 else -shift, kept), pixels.narrow(axis, shift if shift > 0 else 0, kept)
+        )
+        empty = moved.narrow(axis, kept if shift > 0 else 0, abs(shift))
+        assert torch.equal(empty, torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).expand_as(empty))
+
+
+def test_shears_are_about_the_upper_left_corner():
+    line = np.zeros((20, 20, 3), np.uint8)
+    line[:, 10] = 255
+    # The result at (x, y) is the source at (x + 0.3·y, y), pixels counted at their centres.
+    centres = [(np.array(operate(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0)))[y, :, 0] @ np.arange(20)) for y in (0, 10)]
+    sums = [np.array(operate(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0)))[y, :, 0].sum() for y in (0, 10)]
+    assert [c / s for c, s in zip(centres, sums, strict=True)] == pytest.approx([10 - 0.15, 10 - 3.15], abs=0.1)
+    sideways = operate(Image.fromarray(line.transpose(1, 0, 2)), "shear_y", 1.0, (0, 0, 0))
+    upright = operate(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0))
+    assert np.array_equal(np.array(sideways).transpose(1, 0, 2), np.array(upright))
+
+
+def test_the_same_seed_gives_the_same_picture(picture):
+    pixels = tensor(picture(32, 24))
+    one, same, other = (rand_augment(pixels, RandAugment(ops=8), MEAN, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_nothing_is_done_without_operations(picture):
+    pixels = tensor(picture(32, 24))
+    rng = np.random.default_rng(0)
+    assert rand_augment(pixels, RandAugment(), MEAN, rng) is pixels
+
+
+def test_what_is_drawn():
+    rng = np.random.default_rng(0)
+    plans = [draw(ON, rng) for _ in range(8000)]
+    assert np.bincount([len(plan) for plan in plans], minlength=3) / 8000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+    names, levels = zip(*(step for plan in plans for step in plan), strict=True)
+    counts = [names.count(name) for name in OPERATIONS]
+    assert np.array(counts) / len(names) == pytest.approx(1 / 15, abs=0.012)
+    levels = np.array(levels)
+    assert (levels < 0).mean() == pytest.approx(0.5, abs=0.02)
+    assert abs(levels).max() == 1
+    assert (abs(levels) == 1).mean() == pytest.approx(0.0228, abs=0.006)  # two deviations above the mean
+    assert np.median(abs(levels)) == pytest.approx(0.9, abs=0.003)
+    assert np.quantile(abs(levels), 0.1587) == pytest.approx(0.85, abs=0.005)
+    assert {step for _ in range(50) for _, step in draw(RandAugment(ops=2, magnitude=3, spread=0), rng)} == {0.3, -0.3}
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (5, 40), (1, 1)])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_keeps_the_size(picture, name, width, height):
+    image = picture(width, height)
+    for level in (-1.0, 0.0, 0.9):
+        assert operate(image, name, level, FILL).size == (width, height)
+
+
+def test_pictures_of_any_memory_order(picture):
+    pixels = tensor(picture(20, 12))
+    settings = RandAugment(ops=4)
+    expected = rand_augment(pixels, settings, MEAN, np.random.default_rng(1))
+    assert torch.equal(rand_augment(pixels.contiguous(), settings, MEAN, np.random.default_rng(1)), expected)
+    assert expected.shape == (3, 12, 20) and expected.dtype == torch.uint8

@@ -1,0 +1,199 @@
+"""Exported files give what the model gives, for inputs and batches of other sizes than they were exported with."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import data2vec
+from data2vec import cli
+from data2vec import model as models
+from data2vec.errors import RunStopped, UserError
+from data2vec.interop.export import export as exporting
+from data2vec.interop.export import graph as graphs
+from data2vec.nn import encoder as encoders
+from data2vec.nn import heads
+from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.recipe import recipe as recipes
+
+onnxruntime = pytest.importorskip("onnxruntime")
+LABELS = ("ä", "b", "c")
+CTC, CLASSIFIER = CTCSettings(labels=LABELS), ClassifierSettings(labels=LABELS)
+FIRST = ClassifierSettings(labels=LABELS, pool="first")
+SMALL = {"encoder.width": 32, "encoder.layers": 2, "encoder.ffn_width": 48}
+SHORT = {"modality.conv_layers": [[16, 10, 5], [16, 3, 2]]}
+"""A front-end with 20 samples in a position, and a position each 10."""
+
+
+def made(name: str, head: Any = None, **changes: Any) -> models.Model:
+    """A small model with random values everywhere, norms and biases included."""
+    modality_changes = {f"modality.{key}": value for key, value in changes.items()}
+    recipe = recipes.load(name, SMALL | (SHORT if name.startswith("speech") else {}) | modality_changes)
+    modality = recipe.build_modality()
+    torch.manual_seed(0)
+    encoder = encoders.build(modality, recipe.encoder).eval()
+    on_top = None if head is None else heads.build(head, 32).eval()
+    with torch.no_grad():
+        for parameter in [*encoder.parameters(), *(on_top.parameters() if on_top is not None else ())]:
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return models.Model(encoder, modality, recipe, on_top)
+
+
+def inputs(name: str, sizes: tuple[int, ...]) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """What the file is given, with rubbish for padding where padding may be anything; and what the encoder is, row by row."""
+    generator = torch.Generator().manual_seed(len(sizes))
+    if name.startswith("vision"):
+        image = torch.randint(256, (len(sizes), 3, 32, 32), generator=generator, dtype=torch.uint8)
+        return (image,), list(image)
+    lengths = torch.tensor(sizes)
+    if name.startswith("text"):
+        ids = torch.randint(4, 4000, (len(sizes), max(sizes)), generator=generator)
+        return (ids, lengths), [row[:size] for row, size in zip(ids, sizes, strict=True)]
+    waveform = 0.3 + torch.randn(len(sizes), max(sizes), generator=generator)
+    own = [row[:size] for row, size in zip(waveform, sizes, strict=True)]
+    return (waveform, lengths), [(row - row.mean()) / (row.var(correction=0) + 1e-5).sqrt() for row in own]
+
+
+def ran(file: Path, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    if file.suffix == ".pt2":
+        return torch.export.load(file).module()(*given)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    found = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
+    return {each.name: torch.from_numpy(value) for each, value in zip(session.get_outputs(), found, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "head", "changes"),
+    [
+        ("speech/v1-tiny", "onnx", CTC, {}),
+        ("speech/v1-tiny", "pt2", None, {"conv_norm": "group", "conv_bias": True}),
+        ("speech/v2-tiny", "onnx", CLASSIFIER, {"conv_norm": "group", "position_padding": "seen", "position_kernel": 4}),
+        ("speech/v2-tiny", "pt2", CLASSIFIER, {}),
+        ("text/v1-tiny", "onnx", FIRST, {}),
+        ("text/v2-tiny", "pt2", CLASSIFIER, {"position_padding": "seen"}),
+        ("vision/v1-tiny", "onnx", CLASSIFIER, {"positions": "relative"}),
+        ("vision/v1-tiny", "pt2", None, {"positions": "relative", "position_tables": 2}),
+        ("vision/v2-tiny", "onnx", None, {}),
+    ],
+)
+@torch.no_grad()
+def test_a_file_gives_what_the_model_gives(name: str, form: str, head: Any, changes: Any, tmp_path: Path) -> None:
+    model, file = made(name, head, **changes), tmp_path / f"a.{form}"
+    exported = data2vec.export(model, file)
+    assert exported.files == (file,)
+    assert exported.difference < 1e-4
+    least = {"speech": 20, "text": 1, "vision": 32}[name.partition("/")[0]]
+    for sizes in ((2 * least,), (128, least, 90, 57, 128)):
+        given, own = inputs(name, sizes)
+        found = ran(file, given)
+        assert list(found) == list(exported.outputs)
+        for row, x in enumerate(own):
+            hidden, _ = model.encoder({"input": x[None]})
+            count = hidden.shape[1]
+            assert found["positions"][row] == count
+            torch.testing.assert_close(found["hidden"][row, :count], hidden[0], atol=1e-5, rtol=1e-4)
+            assert not found["hidden"][row, count:].any()
+            if model.head is not None:
+                logits = found["logits"][row]
+                logits = logits[:count] if head is CTC else logits
+                torch.testing.assert_close(logits, model.head(hidden)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
+    model = models.replace(made("speech/v1-tiny", CTC), license="mit")
+    about = {"model": "data2vec speech: 2 blocks of width 32, 4 heads", "sampling_rate": "16000", "license": "mit"}
+    about |= {"seconds_per_position": str(10 / 16000), "labels": '["ä", "b", "c"]'}
+    data2vec.export(model, tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"))
+    assert session.get_modelmeta().custom_metadata_map == about
+    data2vec.export(model, tmp_path / "a.pt2")
+    extra = {"about.json": ""}
+    torch.export.load(tmp_path / "a.pt2", extra_files=extra)
+    assert json.loads(extra["about.json"]) == about
+
+
+def test_large_weights_and_a_tokenizer_stand_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data2vec.data.text import load_tokenizer, save_tokenizer, train_tokenizer
+
+    save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
+    recipe = recipes.load("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
+    out = tmp_path / "new" / "a.onnx"
+    exported = data2vec.export(models.blank(recipe), out)
+    assert {file.name for file in exported.files} == {"a.onnx", "a.onnx.data", "a.tokenizer.json"}
+    assert exported.files[0] == out and set(exported.files) == set(out.parent.iterdir())
+    assert load_tokenizer(out.with_name("a.tokenizer.json")).get_vocab_size() == 300
+    assert ran(out, (torch.tensor([[0, 5, 6, 2]]), torch.tensor([4])))["positions"] == 4
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_a_file_that_differs_is_not_written(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = graphs.build
+
+    def wrong(model: models.Model) -> graphs.Graph:
+        graph = build(model)
+        graph.encoder.transformer.blocks[0].norm1.weight.data[3] += 0.1
+        return graph
+
+    (tmp_path / f"a.{form}").write_text("an older one")
+    monkeypatch.setattr(graphs, "build", wrong)
+    with pytest.raises(RunStopped, match=r"is not written: it is \d"):
+        data2vec.export(made("vision/v1-tiny"), tmp_path / f"a.{form}")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["an older one"]
+
+
+@pytest.mark.parametrize("wrong", ["positions", "padding", "nan"])
+def test_the_check_sees(wrong: str) -> None:
+    """A wrong number of positions, something where padding is, and what is no number."""
+    model = made("text/v1-tiny")
+    graph = graphs.build(model).eval()
+
+    def run(raw: graphs.Raw) -> dict[str, Tensor]:
+        found = graph(*raw.values())
+        if wrong == "positions":
+            found["positions"][0] += 1
+        elif len(raw["ids"]) > 1:
+            found["hidden"][raw["lengths"].argmin(), -1, 0] = 0.5 if wrong == "padding" else float("nan")
+        return found
+
+    with torch.no_grad():
+        difference = exporting._difference(graph, model, run, torch.Generator().manual_seed(0))
+    assert not difference <= 0.01
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = tmp_path / "model", tmp_path / "files"
+    models.save(made("vision/v1-tiny", CLASSIFIER), folder)
+    assert cli.main(["export", str(folder), "--out", str(out / "a.pt2")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"written: {out}/a.pt2\nin  image     uint8 (B, 3, H, W)")
+    assert "out logits    float32 (B, 3)" in said and "largest difference" in said
+    assert cli.main(["export", str(folder), "--out", str(out / "b.onnx"), "--tolerance", "1e-12"]) == 1
+    assert "more than 1e-12" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == ["a.pt2"]
+
+    def told(name: str) -> str:
+        assert cli.main(["export", str(folder), "--out", str(out / name)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "a.bin: the ending says the form, and is one of .onnx, .pt2" in told("a.bin")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "onnxscript" else find(name, *more))
+    assert told("b.onnx").endswith("ONNX needs onnxscript: pip install data2vec[export]")
+
+
+def test_a_modality_of_your_own_is_refused(tmp_path: Path) -> None:
+    class Own(type(made("vision/v1-tiny").modality)):  # type: ignore[misc]
+        pass
+
+    model = made("vision/v1-tiny")
+    own = models.replace(model, modality=Own(model.modality.settings, model.modality.data))
+    with pytest.raises(UserError, match=r"speech, vision and text, not of .*Own"):
+        data2vec.export(own, tmp_path / "a.pt2")
+    assert not list(tmp_path.iterdir())

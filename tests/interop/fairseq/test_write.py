@@ -1,0 +1,197 @@
+"""Models of ours in the official form: the names and shapes of the official code, and back without a bit lost."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from released import MODELS, TEACHERS, content, save
+from torch import Tensor
+
+import data2vec
+from data2vec import model as models
+from data2vec import objective as objectives
+from data2vec.errors import UserError
+from data2vec.interop.fairseq import read as official
+from data2vec.interop.fairseq.recipe_to_config import differences
+from data2vec.model import Model
+from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings
+from data2vec.recipe import recipe as recipes
+
+RELEASED = [name for name in recipes.names() if "tiny" not in name and "/v" in name]
+FRONT = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
+LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", "Ä", "B")
+
+
+def small(name: str, **more: Any) -> recipes.Recipe:
+    """A shipped recipe with a small model."""
+    recipe = recipes.load(name)
+    prenet = min(1, recipe.encoder.prenet_layers)
+    changes: dict[str, Any] = {
+        "encoder.width": 32, "encoder.heads": 4, "encoder.ffn_width": 48, "encoder.layers": 2 + prenet,
+        "encoder.prenet_layers": prenet, "objective.target.top_k": 2,
+    }  # fmt: skip
+    kind = name.partition("/")[0]
+    changes |= {
+        "speech": {"modality.conv_layers": FRONT},
+        "text": {"modality.vocab_size": 60, "modality.max_length": 20},
+        "vision": {"modality.image": 4 * getattr(recipe.modality, "patch", 0)},
+    }[kind]
+    if recipe.objective.name == "data2vec2":
+        changes |= {"objective.decoder.width": 16, "objective.decoder.groups": 8}
+    return recipes.load(name, changes | {key.replace("__", "."): value for key, value in more.items()})
+
+
+def trained(recipe: recipes.Recipe, head: AnyHeadSettings | None = None, pretraining: bool = True) -> Model:
+    """As after training: every weight is of its own."""
+    torch.manual_seed(0)
+    model = models.blank(recipe, head)
+    objective = objectives.build(model.encoder, recipe.objective) if pretraining else model.encoder
+    with torch.no_grad():
+        for parameter in [*objective.parameters(), *(model.head.parameters() if model.head else ())]:
+            parameter.copy_(torch.randn_like(parameter))
+    rest = {name: value for name, value in objective.state_dict().items() if not name.startswith("student.")}
+    return replace(model, pretraining=rest if pretraining else {})
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_model_comes_back_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    model = trained(small(name))
+    lost = official.write(model, tmp_path / "new" / "model.pt")
+    back = data2vec.load(tmp_path / "new" / "model.pt")
+    assert equal(model.encoder.state_dict(), back.encoder.state_dict())
+    assert equal(dict(model.pretraining), dict(back.pretraining))
+    changed = {key for key, _, _ in differences(model.recipe, back.recipe)}
+    assert changed <= {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
+    assert back.recipe.objective.teacher == model.recipe.objective.teacher
+    assert lost[-1] == "how it was trained: the sections data, train, probe and log of its recipe"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_are_the_official_ones(name: str, tmp_path: Path) -> None:
+    model = data2vec.load(save(tmp_path, content(name)))
+    official.write(model, tmp_path / "written.pt")
+    raw = torch.load(tmp_path / "written.pt", weights_only=True)  # nothing but tensors and plain containers
+    student = dict(raw["model"])
+    teacher = raw["model_ema"] if name == "vision1" else student.pop("encoder._ema" if name == "text1" else "_ema")
+    expected = {key.replace("final_proj.0", "final_proj"): shape for key, shape in MODELS[name].items()}
+    assert {key: tuple(value.shape) for key, value in student.items()} == expected
+    assert {key: tuple(value.shape) for key, value in teacher.items()} == TEACHERS[name]
+    assert all(value.dtype == torch.float32 for key, value in student.items() if not key.endswith("index"))
+    if name != "vision1":
+        names = {"speech1": "data2vec_audio", "text1": "data2vec_text"}
+        assert raw["cfg"]["model"]["_name"] == names.get(name, "data2vec_multi")
+        assert raw["args"] is None
+        assert raw["optimizer_history"][-1].keys() >= {"optimizer_name", "lr_scheduler_state", "num_updates"}
+        assert "train_iterator" in raw["extra_state"]
+
+
+def test_the_index_of_relative_positions_is_that_of_beit(tmp_path: Path) -> None:
+    official.write(trained(small("vision/v1-base")), tmp_path / "a.pth")
+    index = torch.load(tmp_path / "a.pth", weights_only=True)["model"]["rel_pos_bias.relative_position_index"]
+    assert index.shape == (17, 17)
+    assert (index[0, 0], index[0, 1], index[1, 0], index[1, 1]) == (51, 49, 50, 24)
+
+
+HEADS: list[tuple[str, Any, dict[str, Any]]] = [
+    ("speech/v1-base", CTCSettings(labels=LETTERS), {}),
+    ("speech/v2-large", CTCSettings(labels=LETTERS), {}),
+    ("vision/v2-base", ClassifierSettings(labels=("label 0", "label 1"), norm_eps=1e-6), {}),
+    ("vision/v2-large", ClassifierSettings(labels=("label 0", "label 1")), {}),
+    ("text/v1-base", ClassifierSettings(labels=("label 0", "label 1"), pool="first", inner="tanh"), {}),
+    ("text/v2-base", ClassifierSettings(labels=("label 0",), problem="regression", pool="first", inner="tanh"), {}),
+    ("vision/v1-base", ClassifierSettings(labels=("label 0", "label 1"), norm_eps=1e-6),
+     {"modality__mean": [0.5] * 3, "modality__std": [0.5] * 3, "modality__position_tables": 2, "modality__mask_vector": False,
+      "encoder__final_norm": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "head", "more"), HEADS, ids=[name for name, _, _ in HEADS])
+def test_a_fine_tuned_model_comes_back(name: str, head: Any, more: dict[str, Any], tmp_path: Path) -> None:
+    model = trained(small(name, **more), head, pretraining=False)
+    official.write(model, tmp_path / "model.pt")
+    back = data2vec.load(tmp_path / "model.pt")
+    assert equal(model.encoder.state_dict(), back.encoder.state_dict())
+    assert back.head is not None
+    assert model.head is not None
+    assert equal(model.head.state_dict(), back.head.state_dict())
+    assert back.head.settings == head
+    assert (back.recipe.encoder, back.pretraining) == (model.recipe.encoder, {})
+    torch.load(tmp_path / "model.pt", weights_only=True)
+
+
+def test_what_has_no_place_is_told(tmp_path: Path) -> None:
+    labels = ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6, problem="multi_label_classification")
+    model = replace(trained(small("vision/v2-base"), labels), source="somewhere", license="mit")
+    told = "\n".join(official.write(model, tmp_path / "a.pt"))
+    for each in ("labels of its head", "head.problem: multi_label", "its source: somewhere", "its license: mit", "the teacher"):
+        assert each in told
+    model = trained(small("speech/v1-base"), CTCSettings(labels=("-", *"abcd")))
+    assert "there the first four must be <s>" in "\n".join(official.write(model, tmp_path / "b.pt"))
+    (tmp_path / "dict.ltr.txt").write_text("another 1\n")
+    told = "\n".join(official.write(trained(small("speech/v1-base"), CTCSettings(labels=LETTERS)), tmp_path / "c.pt"))
+    assert "another dict.ltr.txt is there already" in told
+    assert (tmp_path / "dict.ltr.txt").read_text() == "another 1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "told"),
+    [
+        ("speech/v1-base", ClassifierSettings(labels=("a", "b")), "head.name: 'classifier' has no counterpart"),
+        ("vision/v1-base", ClassifierSettings(labels=("a", "b")), "head.norm_eps: None has no counterpart"),
+        ("vision/v2-base", ClassifierSettings(labels=("a", "b"), pool="first"), "head.pool: 'first' has no counterpart"),
+        ("text/v1-base", ClassifierSettings(labels=("a", "b")), r"head\.(pool|inner): .* has no counterpart"),
+        ("text/v1-base", ClassifierSettings(labels=("a",), pool="first", inner="tanh"), "head.problem: .* one is a regression"),
+    ],
+)
+def test_a_head_that_the_official_code_lacks_is_refused(name: str, head: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        official.write(trained(small(name), head), tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_objective_without_counterpart_matters_only_with_a_teacher(tmp_path: Path) -> None:
+    recipe = small("speech/v1-base", objective__target__state="block")
+    with pytest.raises(UserError, match=r"(?s)objective\.target\.state: 'block' has no counterpart.*delete its pretraining"):
+        official.write(trained(recipe), tmp_path / "a.pt")
+    lost = official.write(trained(recipe, pretraining=False), tmp_path / "a.pt")
+    assert "the objective: objective.target.state: 'block'" in "\n".join(lost)
+    assert data2vec.load(tmp_path / "a.pt").recipe.objective.target.state == "ffn"
+
+
+def test_an_encoder_without_counterpart_is_refused_with_or_without_a_teacher(tmp_path: Path) -> None:
+    for pretraining in (False, True):
+        with pytest.raises(UserError, match=r"modality\.positions: 'sincos' has no counterpart") as told:
+            official.write(trained(recipes.load("vision/v1-tiny"), pretraining=pretraining), tmp_path / "a.pt")
+        assert "delete its pretraining" not in str(told.value)
+
+
+def test_text_brings_its_tokenizer_along(tmp_path: Path) -> None:
+    from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+
+    (tmp_path / "from").mkdir()
+    save_tokenizer(train_tokenizer(["a small text"] * 3, 300), tmp_path / "from")
+    recipe = small("text/v1-base", modality__vocab_size=300, data__tokenizer=str(tmp_path / "from"))
+    official.write(trained(recipe), tmp_path / "to" / "model.pt")
+    back = data2vec.load(tmp_path / "to" / "model.pt")
+    assert back.recipe.data.tokenizer == str((tmp_path / "to").resolve())  # type: ignore[attr-defined]
+    assert back.features(["a text"]).hidden.shape[-1] == 32
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").write_bytes(b"old")
+
+    def fail(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="full"):
+        official.write(trained(small("speech/v1-base")), tmp_path / "a.pt")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.pt", b"old")]

@@ -1,0 +1,280 @@
+"""Files of the official form are read whole, in both formats of torch.save, though none of their libraries is there."""
+
+import argparse
+import dataclasses
+import enum
+import sys
+import types
+import typing
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data2vec.errors import UserError
+from data2vec.interop.safe_load import Inert, plain, read
+
+Save = Callable[[Any], Path]
+ELEMENTS = typing.Optional[typing.List[int]]  # noqa: UP006, UP045 - in the form of the official code
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def save(request: pytest.FixtureRequest, tmp_path: Path) -> Save:
+    def write(content: Any, **options: Any) -> Path:
+        path = tmp_path / "model.pt"
+        torch.save(content, path, _use_new_zipfile_serialization=request.param == "zip", **options)
+        return path
+
+    return write
+
+
+class Node:
+    def __init__(self, value: Any = None):
+        self._metadata, self._parent, self._val = None, None, value
+
+
+class DictConfig:
+    def __init__(self, content: Any):
+        self._metadata = {"ref_type": typing.Any, "key_type": str, "element_type": ELEMENTS, "object_type": dict}
+        self._content, self._parent = content, None
+        for node in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+            node._parent = self  # a cycle, as in OmegaConf
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+
+class ListConfig(DictConfig): ...
+
+
+class Choice(enum.Enum):
+    LAYER = "layer_norm"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # as Python did until 3.10, and does from 3.12 on
+        return self.__class__, (self._value_,)
+
+
+@dataclasses.dataclass
+class Config:
+    depth: int = 2
+    mode: Choice = Choice.LAYER
+    rates: list[float] = dataclasses.field(default_factory=lambda: [0.5])
+
+
+class Dictionary:
+    def __init__(self, symbols: list[str]):
+        self.symbols, self.count = symbols, [1] * len(symbols)
+        self.indices = {symbol: number for number, symbol in enumerate(symbols)}
+
+
+class Meters(OrderedDict): ...  # type: ignore[type-arg]
+
+
+HOMES = {
+    Node: "omegaconf.nodes",
+    DictConfig: "omegaconf.dictconfig",
+    ListConfig: "omegaconf.listconfig",
+    Choice: "fairseq.dataclass.constants",
+    Config: "examples.data2vec.models.data2vec2",
+    Dictionary: "fairseq.data.dictionary",
+    Meters: "fairseq.meters",
+}
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The libraries of the official code, for as long as a file is written."""
+    with monkeypatch.context() as patch:
+        for kind, home in HOMES.items():
+            patch.setattr(kind, "__module__", home)
+            parts = home.split(".")
+            for name in (".".join(parts[: i + 1]) for i in range(len(parts))):
+                if name not in sys.modules:
+                    patch.setitem(sys.modules, name, types.ModuleType(name))
+            setattr(sys.modules[home], kind.__name__, kind)
+        yield
+
+
+def without_libraries(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a process reads that has none of them."""
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("omegaconf", "fairseq", "examples")]:
+            patch.delitem(sys.modules, name)
+        content = read(path)
+        assert not {"omegaconf", "fairseq", "examples"} & {name.split(".")[0] for name in sys.modules}
+    return content
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and left.shape == right.shape and bool((left == right).all())
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    return type(left) is type(right) and left == right
+
+
+def tensors() -> dict[str, Any]:
+    torch.manual_seed(0)
+    base = torch.randn(4, 6)
+    weights = {str(dtype): (base * 10).to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64,
+               torch.int64, torch.int32, torch.int16, torch.int8, torch.bool, torch.complex64)}  # fmt: skip
+    return weights | {"part": base[1:, ::2].t(), "none": torch.empty(0, 3), "scalar": torch.tensor(2.5)}
+
+
+def test_tensors(save: Save) -> None:
+    assert same(read(save(tensors())), tensors())
+
+
+def test_the_state_of_a_model(save: Save) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    state = model.state_dict()
+    assert same(read(save(state)), dict(state))  # its _metadata is an attribute of an OrderedDict
+
+
+def test_parameters_are_tensors(save: Save) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.param_group = "decoder"  # type: ignore[attr-defined]
+    (read_one,) = read(save([parameter]))
+    assert type(read_one) is torch.Tensor and read_one.tolist() == [1.0, 1.0] and not read_one.requires_grad
+
+
+def test_shared_storages_stay_shared(save: Save) -> None:
+    base = torch.arange(10)
+    whole, part = read(save([base, base[3:5]]))
+    part.zero_()
+    assert whole.tolist() == [0, 1, 2, 0, 0, 5, 6, 7, 8, 9]
+
+
+def test_writing_to_a_tensor_leaves_the_file(save: Save) -> None:
+    path = save([torch.ones(3)])
+    before = path.read_bytes()
+    read(path)[0].zero_()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_content(save: Save, protocol: int) -> None:
+    content = {
+        "numbers": [1, -1, 300, 70000, 2**40, -(2**70), 1.5, True, None],
+        "text": ["", "ü" * 300, b"", b"\x00\xff"],
+        "containers": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), set(), {1, 2}, frozenset({3}), {}, []],
+        1: OrderedDict(b=1, a=2),
+        "default": defaultdict(list, {"x": [1]}),
+        "numpy": [np.float64(1.5), np.float32(0.5), np.int64(-3), np.bool_(True)],
+        "path": Path("/checkpoint/user"),
+        "size": torch.Size([2, 3]),
+    }
+    expected = content | {
+        1: {"b": 1, "a": 2}, "default": {"x": [1]}, "numpy": [1.5, 0.5, -3, True], "path": str(Path("/checkpoint/user")),
+        "size": (2, 3),
+    }  # fmt: skip
+    assert same(read(save(content, pickle_protocol=protocol)), expected)
+
+
+def test_arrays(save: Save) -> None:
+    arrays = [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3, dtype=np.int32)), np.array(True)]
+    for got, array in zip(read(save(arrays)), arrays, strict=True):
+        assert got.dtype == array.dtype and np.array_equal(got, array)
+
+
+def test_classes_are_only_named(save: Save) -> None:
+    content = read(save([list[int], ELEMENTS, typing.Any, int, torch.float16, torch.device("cpu")]))
+    assert all(isinstance(item, Inert) for item in content)
+    assert plain(content[2:]) == ["typing.Any", "builtins.long", "torch.float16", "cpu"]
+
+
+def test_a_fairseq_file(save: Save, libraries: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DictConfig({
+        "_name": Node("data2vec_multi"), "missing": Node("???"), "nothing": DictConfig(None), "mode": Node(Choice.LAYER),
+        "layers": ListConfig([Node(1), Node(2)]), "audio": DictConfig({"depth": Node(5)}), "later": DictConfig("???"),
+    })  # fmt: skip
+    ema = OrderedDict(a=torch.randn(3), b=torch.randn(2))
+    meters = Meters(loss=np.float64(0.25))
+    meters.best = 1.0  # type: ignore[attr-defined]
+    path = save({
+        "args": argparse.Namespace(lr=[0.1], task="audio"), "cfg": {"model": config, "common": Config()},
+        "model": OrderedDict({"proj.weight": torch.randn(2, 2).half(), "_ema": ema}),
+        "task_state": {"target_dictionary": Dictionary(["<s>", "a"])}, "extra_state": {"metrics": meters},
+        "by_choice": {Choice.LAYER: 1},
+    })  # fmt: skip
+    content = without_libraries(path, monkeypatch)
+    assert same(content["model"]["_ema"], dict(ema)) and content["model"]["proj.weight"].dtype == torch.float16
+    stand_in = content["cfg"]["model"]
+    assert (stand_in.name, stand_in.arguments) == ("omegaconf.dictconfig.DictConfig", ())
+    assert content["extra_state"]["metrics"].items == {"loss": 0.25}
+    del content["model"]
+    assert plain(content) == {
+        "args": {"lr": [0.1], "task": "audio"},
+        "cfg": {
+            "model": {
+                "_name": "data2vec_multi", "missing": "???", "nothing": None, "mode": "layer_norm", "layers": [1, 2],
+                "audio": {"depth": 5}, "later": "???",
+            },
+            "common": {"depth": 2, "mode": "layer_norm", "rates": [0.5]},
+        },
+        "task_state": {"target_dictionary": {"symbols": ["<s>", "a"], "count": [1, 1], "indices": {"<s>": 0, "a": 1}}},
+        "extra_state": {"metrics": {"loss": 0.25}},
+        "by_choice": {"layer_norm": 1},
+    }  # fmt: skip
+
+
+def test_a_deepspeed_file(save: Save) -> None:
+    content = {"module": OrderedDict({"head.weight": torch.randn(2, 3).half()}), "optimizer": None, "dp_world_size": 8,
+               "global_steps": 5, "skipped_steps": 0, "lr_scheduler": None, "csr_tensor_module_names": set()}  # fmt: skip
+    assert same(read(save(content)), content | {"module": dict(content["module"])})
+
+
+def test_plain_keeps_what_is_shared(save: Save) -> None:
+    laughs: Any = ["ha"]
+    for _ in range(60):  # 2^60 strings, were they written out
+        laughs = [laughs, laughs]
+    got = plain(read(save(laughs)))
+    for _ in range(60):
+        assert got[0] is got[1]
+        got = got[0]
+    assert got == ["ha"]
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def cycle() -> Any:
+    value: list[Any] = []
+    value.append({"again": value})
+    return value
+
+
+def side_by_side() -> Any:
+    """Each list holds the one before it, and all are first met near the top."""
+    chain = [nested(0)]
+    for _ in range(150):
+        chain.append([chain[-1]])
+    return chain
+
+
+@pytest.mark.parametrize("make", [lambda: nested(101), cycle, side_by_side], ids=["deep", "cycle", "side-by-side"])
+def test_plain_refuses_what_code_could_not_walk_through(make: Callable[[], Any]) -> None:
+    assert plain(nested(90)) == nested(90)
+    with pytest.raises(UserError, match="contains itself, or is nested deeper than 100"):
+        plain(make())
+
+
+def test_plain_refuses_keys_that_are_not_plain() -> None:
+    with pytest.raises(UserError, match="a tuple for a key"):
+        plain({Inert("fairseq.Key", ((1, 2),)): 1})
+    with pytest.raises(UserError, match="a list for a key"):
+        plain({Inert("fairseq.Key", (), [1]): 1})
+
+
+def test_plain_of_other_objects() -> None:
+    slots = Inert("fairseq.Slots", (), (None, {"width": 3}))
+    assert plain([slots, Inert("fairseq.Two", (1, 2)), Inert("fairseq.f")]) == [{"width": 3}, None, "fairseq.f"]

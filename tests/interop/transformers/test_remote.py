@@ -1,0 +1,379 @@
+"""What transformers makes of our folders of version 2, by the code in them alone: the same numbers, and the way back."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import data2vec
+from data2vec import model as models
+from data2vec.data.text import save_tokenizer, train_tokenizer
+from data2vec.errors import UserError
+from data2vec.interop.transformers import remote
+from data2vec.model import Model
+from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.recipe import recipe as recipes
+
+transformers = pytest.importorskip("transformers")
+
+ENCODER = {"width": 32, "layers": 3, "heads": 4, "ffn_width": 64, "dropout": 0, "attention_dropout": 0, "layerdrop": 0}
+CONV = [[16, 10, 5], [16, 3, 2], [16, 2, 2]]
+SPEECH = {"conv_layers": CONV, "position_depth": 2, "position_kernel": 4, "position_groups": 4, "position_padding": "each"}
+PRE = {"norm": "pre", "input_norm": False, "final_norm": True, "activation": "relu"}
+KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "speech": ("speech/v2-large", SPEECH, {"prenet_layers": 1}),
+    "speech-wav2vec2": ("speech/v2-base", {**SPEECH, "conv_norm": "group", "conv_bias": True, "alibi": False}, PRE),
+    "speech-tokens": ("speech/v2-base", {**SPEECH, "mask_vector": True}, {"extra_tokens": 2, "heads": 2, "layer_scale": 0.5}),
+    "vision": ("vision/v2-base", {"image": 16, "patch": 4}, {"prenet_layers": 1}),
+    "vision-tiny": ("vision/v2-tiny", {"image": 16, "patch": 4}, {}),
+    "vision-relative": ("vision/v2-tiny", {"image": 12, "patch": 4, "positions": "relative"}, {}),
+    "vision-tables": ("vision/v2-tiny", {"image": 12, "patch": 4, "positions": "relative", "position_tables": 3}, {}),
+    "text": ("text/v2-base", {"vocab_size": 60, "max_length": 24}, {"prenet_layers": 1}),
+    "text-pre": ("text/v2-tiny", {"vocab_size": 60, "max_length": 24, "embedding_norm": False, "scale_embedding": True}, PRE),
+}
+HEADS = {
+    "ctc": ("speech", CTCSettings(labels=("<pad>", "|", "E", "T", "A"))),
+    "audio": ("speech", ClassifierSettings(labels=("yes", "no", "up"), pool="mean", inner="linear", inner_width=8)),
+    "first": ("speech-tokens", ClassifierSettings(labels=("yes", "no", "up"), pool="first")),
+    "image": ("vision", ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6)),
+    "text": ("text", ClassifierSettings(labels=("score",), pool="first", inner="tanh", problem="regression")),
+    "many": ("text-pre", ClassifierSettings(labels=("a", "b"), problem="multi_label_classification")),
+}
+AUTO = {"ctc": "CTC", "audio": "AudioClassification", "first": "AudioClassification", "image": "ImageClassification"}
+AUTO |= {"text": "SequenceClassification", "many": "SequenceClassification"}
+
+
+@pytest.fixture(autouse=True)
+def _aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code from model folders is put below the test's own folder, and nothing is asked of the network."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def made(kind: str, head: Any = None, data: dict[str, Any] | None = None) -> Model:
+    """A small model whose every weight is random, norms and tables included, so that no mix-up goes unseen."""
+    name, modality, encoder = KINDS[kind]
+    raw = recipes.load(name).model_dump(mode="json")
+    raw["modality"] |= modality
+    raw["encoder"] |= ENCODER | encoder
+    raw["data"] |= data or {}
+    model = models.blank(recipes.validate(raw, kind), head)
+    generator = torch.Generator().manual_seed(0)
+    for part in (model.encoder, model.head) if model.head is not None else (model.encoder,):
+        for parameter in part.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return replace(model, source="a test", license="mit", pretraining={"teacher.x": torch.ones(1), "decoder.y": torch.ones(1)})
+
+
+def batch(kind: str, padded: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The same inputs for us and for transformers; with padding, the second row is shorter."""
+    generator = torch.Generator().manual_seed(1)
+    if kind.startswith("vision"):
+        images = torch.randn(2, 3, *[KINDS[kind][1]["image"]] * 2, generator=generator)
+        return {"input": images}, {"pixel_values": images}
+    if kind.startswith("speech"):
+        name, inputs, lengths = "input_values", torch.randn(2, 1000, generator=generator), torch.tensor([1000, 700])
+    else:
+        name, inputs, lengths = "input_ids", torch.randint(4, 59, (2, 20), generator=generator), torch.tensor([20, 13])
+    if not padded:
+        return {"input": inputs}, {name: inputs}
+    padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
+    inputs = inputs.masked_fill(padding, 0 if name == "input_values" else 1)
+    return {"input": inputs, "padding": padding}, {name: inputs, "attention_mask": (~padding).long()}
+
+
+def opened(folder: Path, auto: str = "AutoModel", **settings: Any) -> Any:
+    """By transformers, and with nothing missing and nothing left over."""
+    model, info = getattr(transformers, auto).from_pretrained(
+        folder, trust_remote_code=True, output_loading_info=True, **settings
+    )
+    assert not any(info.values()), info
+    return model
+
+
+def equal(one: Model, other: Model) -> bool:
+    ours, theirs = one.encoder.state_dict(), other.encoder.state_dict()
+    if one.head is not None and other.head is not None:
+        ours, theirs = {**ours, **one.head.state_dict()}, {**theirs, **other.head.state_dict()}
+    return ours.keys() == theirs.keys() and all(value.equal(theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_hidden_states(kind: str, padded: bool, tmp_path: Path) -> None:
+    model = made(kind)
+    remote.write(model, tmp_path / "model")
+    theirs = opened(tmp_path / "model")
+    ours, given = batch(kind, padded)
+    states: list[Tensor] = []
+    with torch.no_grad():
+        last, padding = model.encoder(ours, visit=lambda i, ffn, block: states.append(block))
+        out = theirs(**given, output_hidden_states=True)
+    there = torch.ones(last.shape[:2], dtype=torch.bool) if padding is None else ~padding
+    assert len(out.hidden_states) == 4
+    for mine, other in zip((*states, last), (*out.hidden_states[1:], out.last_hidden_state), strict=True):
+        torch.testing.assert_close(other[there], mine[there], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["speech", "speech-tokens", "text", "text-pre"])
+def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
+    remote.write(made(kind), tmp_path / "model")
+    model = opened(tmp_path / "model")
+    _, given = batch(kind, padded=True)
+    name, mask = model.main_input_name, given["attention_mask"]
+    with torch.no_grad():
+        alone = model(given[name][1:, : mask[1].sum()]).last_hidden_state[0]
+        together = model(**given).last_hidden_state[1, : len(alone)]
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("case", HEADS)
+def test_the_same_logits_and_the_way_back(case: str, padded: bool, tmp_path: Path) -> None:
+    kind, settings = HEADS[case]
+    model = made(kind, settings)
+    assert remote.write(model, tmp_path / "model") == ["the teacher", "the decoder"]
+    theirs = opened(tmp_path / "model", f"AutoModelFor{AUTO[case]}")
+    ours, given = batch(kind, padded)
+    with torch.no_grad():
+        x, padding = model.encoder(ours)
+        logits, other = model.head(x, padding), theirs(**given).logits  # type: ignore[misc]
+    if case == "ctc" and padding is not None:
+        assert (other[padding].argmax(-1) == 0).all()
+        logits, other = logits[~padding], other[~padding]
+    torch.testing.assert_close(other, logits, atol=1e-5, rtol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    for folder in ("model", "theirs"):
+        back = remote.read(tmp_path / folder)
+        assert equal(back, model)
+        assert back.recipe == model.recipe
+        assert (back.source, back.license) == ("a test", "mit")
+        assert back.head is not None
+        assert back.head.settings == settings
+    opened(tmp_path / "theirs", f"AutoModelFor{AUTO[case]}")
+
+
+def test_a_model_without_a_head_comes_back_whole(tmp_path: Path) -> None:
+    for kind in KINDS:
+        model = made(kind)
+        remote.write(model, tmp_path / "model")
+        opened(tmp_path / "model").save_pretrained(tmp_path / "theirs")
+        for folder in ("model", "theirs"):
+            back = remote.read(tmp_path / folder)
+            assert equal(back, model) and back.recipe == model.recipe and back.head is None, kind
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    kind, settings = HEADS[case]
+    remote.write(made(kind, settings), tmp_path / "model")
+    model = opened(tmp_path / "model", f"AutoModelFor{AUTO[case]}").train()
+    # Its name before transformers 5.2x, and since.
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
+    _, given = batch(kind, padded=True)
+    labels = {"ctc": [[2, 3, 4], [3, -100, -100]], "text": [[0.5], [-0.5]], "many": [[0.0, 1.0], [1.0, 0.0]]}.get(case, [1, 0])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        loss = model(**given, labels=torch.tensor(labels)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+    if case == "ctc":
+        model.freeze_feature_encoder()
+        assert not any(parameter.requires_grad for parameter in model.encoder.features.conv.parameters())
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == (["encoder.features.mask_vector"] if kind in ("speech-tokens",) else [])
+
+
+def test_the_loss_of_ctc_is_that_of_each_row_alone(tmp_path: Path) -> None:
+    kind, settings = HEADS["ctc"]
+    remote.write(made(kind, settings), tmp_path / "model")
+    model = opened(tmp_path / "model", "AutoModelForCTC")
+    _, given = batch(kind, padded=True)
+    labels = torch.tensor([[2, 3, 4], [3, 0, -100]])
+    with torch.no_grad():
+        logits, loss = model(**given, labels=labels).to_tuple()[1::-1]
+    rows = zip(logits, (49, 34), ([2, 3, 4], [3]), strict=True)
+    each = [
+        torch.nn.functional.ctc_loss(row[:frames].log_softmax(-1), torch.tensor(text), [frames], [len(text)], reduction="sum")
+        / len(text)
+        for row, frames, text in rows
+    ]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+
+
+def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: Path, caplog: Any) -> None:
+    model = made("text")
+    remote.write(model, tmp_path / "model")
+    tuned = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", trust_remote_code=True, id2label={0: "bad", 1: "good", 2: "so so"}
+    )
+    assert {float(x.detach().std()) > 0 for x in (tuned.head.out.weight, tuned.head.inner.weight)} == {True}
+    with torch.no_grad():
+        tuned.encoder.transformer.blocks[0].ffn[0].bias.add_(1)
+    tuned.save_pretrained(tmp_path / "tuned")
+    back = remote.read(tmp_path / "tuned")
+    assert back.head is not None
+    assert back.head.settings == ClassifierSettings(labels=("bad", "good", "so so"), pool="first", inner="tanh")
+    assert back.recipe == model.recipe
+    ours, given = batch("text", padded=True)
+    with torch.no_grad():
+        logits = back.head(*back.encoder(ours))
+        torch.testing.assert_close(logits, tuned.eval()(**given).logits, atol=1e-5, rtol=1e-5)
+
+    speech = made("speech")
+    remote.write(speech, tmp_path / "speech")
+    tuned = transformers.AutoModelForCTC.from_pretrained(
+        tmp_path / "speech", trust_remote_code=True, vocab_size=4, pad_token_id=3
+    )
+    tuned.save_pretrained(tmp_path / "tuned-speech")
+    with caplog.at_level(logging.WARNING):
+        back = remote.read(tmp_path / "tuned-speech")
+    assert "the head has 4" in caplog.text
+    assert back.head is not None
+    assert back.head.settings == CTCSettings(labels=("LABEL_3", "LABEL_0", "LABEL_1", "LABEL_2"))
+    assert back.head.out.weight.equal(tuned.head.out.weight[[3, 0, 1, 2]])
+
+
+def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path / "tokenizer")
+    monkeypatch.setitem(KINDS["text"][1], "vocab_size", 300)
+    model = made("text", data={"tokenizer": str(tmp_path / "tokenizer")})
+    remote.write(model, tmp_path / "model")
+    theirs, tokenizer = opened(tmp_path / "model"), transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    texts = ["a text", "nothing about a small text"]
+    with torch.no_grad():
+        out = theirs(**tokenizer(texts, padding=True, return_tensors="pt")).last_hidden_state
+    for by in (model, data2vec.load(tmp_path / "model")):
+        ours = by.features(texts)
+        for row, length in enumerate(ours.lengths.tolist()):
+            torch.testing.assert_close(out[row, :length], ours.hidden[0, row, :length], atol=1e-5, rtol=1e-5)
+
+    theirs.resize_token_embeddings(310)
+    theirs.save_pretrained(tmp_path / "more")
+    assert remote.read(tmp_path / "more").encoder.features.tokens.weight.shape == (310, 32)
+
+
+def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
+    for kind in KINDS:
+        remote.write(made(kind), tmp_path / "model")
+        config = transformers.AutoConfig.from_pretrained(tmp_path / "model", trust_remote_code=True)
+        fresh = transformers.AutoModel.from_config(config, trust_remote_code=True)
+        ones = [p for name, p in fresh.named_parameters() if name.endswith(("norm.weight", "norms.0.weight", "alibi.scale"))]
+        assert all(p.equal(torch.ones_like(p)) for p in ones)
+        _, given = batch(kind, padded=True)
+        assert fresh(**given).last_hidden_state.isfinite().all()
+
+
+def test_bf16(tmp_path: Path) -> None:
+    for kind in ("speech", "vision", "text"):
+        model = made(kind)
+        remote.write(model, tmp_path / kind)
+        half = opened(tmp_path / kind, dtype=torch.bfloat16)
+        ours, given = batch(kind, padded=True)
+        with torch.no_grad():
+            last, padding = model.encoder(ours)
+            other = half(**given).last_hidden_state
+        assert other.dtype == torch.bfloat16
+        there = torch.ones(last.shape[:2], dtype=torch.bool) if padding is None else ~padding
+        assert torch.cosine_similarity(other[there].float(), last[there], dim=-1).min() > 0.99
+        half.save_pretrained(tmp_path / "half")
+        back = remote.read(tmp_path / "half")
+        assert all(
+            p.equal(q.bfloat16().float()) for p, q in zip(back.encoder.parameters(), model.encoder.parameters(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("case", ["ctc", "audio", "image"])
+def test_the_code_in_the_model_card_runs(case: str, tmp_path: Path) -> None:
+    remote.write(made(*HEADS[case]), tmp_path / "model")
+    code = (tmp_path / "model" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
+    exec(code.replace("this/folder", str(tmp_path / "model")), names)
+    assert names["output"].shape[-1] == len(HEADS[case][1].labels)
+
+
+ALONE = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "data2vec":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Block())
+import torch, transformers
+model = transformers.AutoModelForCTC.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(float(model(torch.ones(1, 1000)).logits.abs().sum()) > 0)
+"""
+
+
+def test_it_opens_where_this_package_is_not(tmp_path: Path) -> None:
+    remote.write(made(*HEADS["ctc"]), tmp_path / "model")
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "home")}
+    result = subprocess.run([sys.executable, "-c", ALONE, tmp_path / "model"], capture_output=True, text=True, env=env)
+    assert result.stdout.split() == ["True"], result.stderr
+
+
+def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
+    folder = tmp_path / "model"
+    remote.write(made("vision"), folder)
+    with pytest.raises(ValueError, match=r"pixel_values should be \(B, 3, 16, 16\)"):
+        opened(folder)(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="give one of"):
+        opened(folder)()
+    with pytest.raises(ValueError, match="output_attentions: data2vec2 has no such argument"):
+        opened(folder)(torch.zeros(1, 3, 16, 16), output_attentions=True)
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "pooler.weight": torch.ones(1)}, folder / "model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        remote.read(folder)
+    assert "left out: pooler.weight" in caplog.text
+    gone = weights.pop("features.project.bias")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"weights are missing: features\.project\.bias"):
+        remote.read(folder)
+    save_file({**weights, "features.project.bias": gone[1:]}, folder / "model.safetensors")
+    with pytest.raises(UserError, match="not of the sizes that config"):
+        remote.read(folder)
+
+    config = json.loads((folder / "config.json").read_text())
+    del config["norm"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"damaged .*norm"):
+        remote.read(folder)
+
+
+def test_what_has_no_place_is_refused_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ClassifierSettings(labels=("only",))
+    with pytest.raises(UserError, match=r"head\.labels: one label"):
+        remote.write(made("vision", one), tmp_path / "model")
+    with pytest.raises(UserError, match=r"head\.name: ctc on text"):
+        remote.write(made("text", HEADS["ctc"][1]), tmp_path / "model")
+    own = SimpleNamespace(settings=SimpleNamespace(name="mine:Seismograph"))
+    with pytest.raises(UserError, match=r"modality\.name: mine:Seismograph cannot be written"):
+        remote.write(replace(made("text"), modality=own), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+    monkeypatch.setitem(KINDS["speech"][1], "position_padding", "zero")
+    assert "position_padding: zero" in remote.write(made("speech"), tmp_path / "model")[-1]

@@ -1,0 +1,181 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kinds import KINDS, positions, views
+
+from data2vec.nn.position_encoders import (
+    Alibi,
+    ConvPositions,
+    LearnedPositions,
+    Padding,
+    RelativePositions,
+    SinCosPositions,
+    alibi_slopes,
+    take,
+)
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+def test_convolutional_positions_keep_length_and_shift_with_the_input(kernel: int) -> None:
+    torch.manual_seed(0)
+    positions = ConvPositions(8, depth=2, kernel=kernel, groups=2)
+    x = torch.zeros(1, 40, 8)
+    x[0, 15] = torch.randn(8)
+    shifted = x.roll(3, dims=1)
+    y, z = positions(x, None), positions(shifted, None)
+    assert y.shape == x.shape
+    torch.testing.assert_close(z[:, 13:30], y[:, 10:27])
+
+
+def test_convolutional_positions_do_not_look_at_padding() -> None:
+    torch.manual_seed(0)
+    positions, x = ConvPositions(8, depth=2, kernel=5, groups=2), torch.randn(1, 10, 8)
+    padding = torch.arange(10)[None] >= 7
+    other = torch.where(padding[..., None], torch.randn(1, 10, 8), x)
+    torch.testing.assert_close(positions(x, padding), positions(other, padding))
+
+
+def test_learned_positions_count_what_is_there() -> None:
+    torch.manual_seed(0)
+    positions, x = LearnedPositions(8, length=6), torch.randn(2, 6, 8)
+    none = torch.zeros(2, 6, dtype=torch.bool)
+    torch.testing.assert_close(positions(x, none), positions(x, None))
+    late = none.clone()
+    late[:, :2] = True  # what is there starts at the third place, and counts from one
+    torch.testing.assert_close(positions(x, late)[:, 2:], positions(x[:, 2:], None))
+    assert positions(x, late)[:, :2].abs().max() == 0
+    assert positions.table.weight.shape == (8, 8)
+    with pytest.raises(ValueError, match="7 positions is longer than the 6"):
+        positions(torch.randn(1, 7, 8), None)
+
+
+def test_relative_bias_depends_on_the_offset_only() -> None:
+    positions = RelativePositions((3, 4), heads=2, extra_tokens=1)
+    assert positions.table.shape == (5 * 7 + 3, 2)
+    with torch.no_grad():
+        positions.table.normal_(generator=torch.Generator().manual_seed(0))
+    bias = positions.bias(12)
+    assert bias.shape == (2, 13, 13)
+    patches = bias[:, 1:, 1:].view(2, 3, 4, 3, 4)
+    torch.testing.assert_close(patches[:, 0, 0, 1, 1], patches[:, 1, 2, 2, 3])
+    assert not torch.equal(patches[:, 0, 0, 1, 1], patches[:, 1, 1, 0, 0])
+    assert len(bias[0].unique()) == 5 * 7 + 3
+    assert RelativePositions((14, 14), heads=12).table.shape[0] == 732
+
+
+def test_sine_positions_put_the_column_first() -> None:
+    table = SinCosPositions((2, 3), 8)(torch.zeros(1, 6, 8), None)[0].view(2, 3, 8)
+    torch.testing.assert_close(table[0, :, :4], table[1, :, :4])
+    torch.testing.assert_close(table[:, 0, 4:], table[:, 2, 4:])
+    torch.testing.assert_close(
+        table[1, 2, :4], torch.tensor([2.0, 0.02, 0, 0]).sin() + torch.tensor([0, 0, math.cos(2), math.cos(0.02)])
+    )
+
+
+@pytest.mark.parametrize(("heads", "last"), [(8, 2**-8), (16, 2**-8), (12, 2**-3.5)])
+def test_alibi_slopes(heads: int, last: float) -> None:
+    slopes = alibi_slopes(heads)
+    assert len(slopes) == heads and slopes[0] == 2 ** (-8 / 2 ** int(math.log2(heads)))
+    assert slopes[-1] == pytest.approx(last)
+
+
+def test_alibi_of_kept_positions_is_a_part_of_the_whole() -> None:
+    alibi, every = Alibi(12), torch.arange(10.0)
+    with torch.no_grad():
+        alibi.scale.copy_(torch.linspace(-1, 2, 12))
+    kept = torch.tensor([[1.0, 7, 3], [0, 2, 9]])
+    whole = alibi(every)
+    assert whole.shape == (12, 10, 10) and whole.max() == 0 and whole[0].abs().max() == 0  # a negative scale counts as 0
+    part = alibi(kept)
+    torch.testing.assert_close(part[1], whole[:, [0, 2, 9]][:, :, [0, 2, 9]])
+
+
+def test_taking_is_gathering_from_the_sample_of_each_view() -> None:
+    x, _, kept = views(samples=3, masks=2, kept=5)
+    expected = x.repeat_interleave(2, dim=0).gather(1, kept[..., None].expand(-1, -1, 16))
+    assert torch.equal(take(x, kept), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 2**32 - 1), masks=st.integers(1, 3), kept=st.integers(1, 11), view=st.integers(0, 99))
+def test_what_is_hidden_from_a_view_is_no_part_of_it(kind: str, seed: int, masks: int, kept: int, view: int) -> None:
+    this = positions(kind)
+    x, hidden, places = views(seed=seed, masks=masks, kept=kept)
+    view %= len(hidden)
+    other = x.clone()
+    other[view // masks] += 3 * hidden[view][:, None]  # at all that this view does not see, and only there
+    before = x.clone()
+    one, two = (this.visible(y, None, hidden, places) for y in (x, other))
+    assert one.shape == (len(hidden), kept, 16)
+    assert torch.equal(one[view], two[view])
+    assert torch.equal(x, before), "what it was given is left as it was"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_a_view_reach_what_it_sees_and_nothing_else(kind: str) -> None:
+    x, hidden, kept = views(masks=3)
+    x.requires_grad_()
+    visible = positions(kind).visible(x, None, hidden, kept)
+    for view in range(len(hidden)):
+        gradient = torch.autograd.grad((visible[view] * torch.randn(5, 16)).sum(), x, retain_graph=True)[0]
+        reached = gradient.abs().amax(-1) > 0
+        assert torch.equal(reached[view // 3], ~hidden[view])
+        assert not reached[1 - view // 3].any()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_nothing_hidden_all_is_visible(kind: str, padded: bool) -> None:
+    this = positions(kind)
+    x, hidden, kept = views(masks=2, kept=12)
+    padding = torch.arange(12) >= torch.tensor([12, 8])[:, None] if padded else None
+    whole = this(x, padding).repeat_interleave(2, dim=0)
+    torch.testing.assert_close(this.visible(x, padding, hidden, kept), whole)
+
+
+def test_convolutions_see_zeros_where_something_is_hidden() -> None:
+    this = positions("conv")
+    x, hidden, kept = views(masks=2)
+    blanked = x.repeat_interleave(2, dim=0).masked_fill(hidden[..., None], 0)
+    torch.testing.assert_close(this.visible(x, None, hidden, kept), take(this(blanked, None), kept))
+
+
+@pytest.mark.parametrize("kind", ["conv", "conv-alibi"])
+def test_padding_is_zero_to_the_convolutions_of_a_view_unless_it_is_to_be_seen(kind: str) -> None:
+    x, hidden, kept = views(masks=2)
+    padding = torch.arange(12) >= torch.tensor([12, 6])[:, None]
+    other = torch.where(padding[..., None], torch.randn(x.shape), x)
+    modes: tuple[Padding, ...] = ("zero", "seen", "each")
+    for mode in modes:
+        this = positions(kind, padding=mode)
+        one, two = (this.visible(y, padding, hidden, kept) for y in (x, other))
+        there = ~take(padding[..., None], kept)[..., 0]
+        assert torch.equal(one[there], two[there]) is (mode != "seen")
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("kind", ["conv-alibi", "relative"])
+def test_the_bias_of_kept_positions_is_a_part_of_the_whole(kind: str, extra: int) -> None:
+    this = positions(kind, extra_tokens=extra)
+    *_, kept = views(masks=3)
+    whole, part = this.bias(12), this.bias(12, kept)
+    assert whole.shape == (2, extra + 12, extra + 12) and part.shape == (6, 2, extra + 5, extra + 5)
+    for row, places in enumerate(kept):
+        at = torch.cat([torch.arange(extra), places + extra])
+        assert torch.equal(part[row], whole[:, at][:, :, at])
+
+
+@pytest.mark.parametrize("kind", ["conv", "learned", "sincos"])
+def test_these_have_no_bias(kind: str) -> None:
+    this = positions(kind)
+    assert this.bias(12) is None and this.bias(12, views()[2]) is None
+
+
+def test_extra_tokens_are_near_to_everything() -> None:
+    bias = Alibi(2, extra_tokens=2)(torch.tensor([[4, 1, 7]]))
+    assert bias.shape == (1, 2, 5, 5)
+    assert bias[..., :2, :].abs().max() == 0 and bias[..., :, :2].abs().max() == 0
+    torch.testing.assert_close(bias[0, 0, 2:, 2:], -(2**-4) * torch.tensor([[0.0, 3, 3], [3, 0, 6], [3, 6, 0]]))

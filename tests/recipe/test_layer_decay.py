@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import nn
+
+from data2vec.nn import encoder as encoders
+from data2vec.nn import heads
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.layer_decay import LayerDecay, layer_scale
+from data2vec.train.optimizer import parameter_groups
+
+
+def model(name: str) -> nn.ModuleDict:
+    """A fine-tuning model of this recipe's encoder: `encoder` and `head`, without memory."""
+    recipe = recipes.load(name)
+    with torch.device("meta"):
+        head = heads.build(heads.ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6), recipe.encoder.width)
+        return nn.ModuleDict({"encoder": encoders.build(recipe.build_modality(), recipe.encoder), "head": head})
+
+
+def scales(name: str, decay: LayerDecay) -> dict[str, float]:
+    return {key: layer_scale(key, 12, decay) for key, _ in model(name).named_parameters()}
+
+
+def of_blocks(found: dict[str, float]) -> list[float]:
+    """The one scale of each block."""
+    each = [{scale for key, scale in found.items() if f".blocks.{block}." in key} for block in range(12)]
+    assert all(len(some) == 1 for some in each)
+    return [some.pop() for some in each]
+
+
+def test_version_1_decays_everything_below_the_head() -> None:
+    # ViT-B: 0.65 ** (13 - i), i = 0 below the blocks, b + 1 in block b, 13 elsewhere
+    found = scales("vision/v1-base", LayerDecay())
+    below = {"features.mask_vector", "features.project.weight", "features.project.bias", "transformer.extra_tokens"}
+    assert {key for key, scale in found.items() if scale == 0.65**13} == {f"encoder.{name}" for name in below}
+    table = "encoder.positions.table"
+    full = {"encoder.transformer.final_norm", "head.norm", "head.out"}
+    assert {key for key, scale in found.items() if scale == 1} == {
+        table,
+        *(f"{k}.{v}" for k in full for v in ("weight", "bias")),
+    }
+    assert of_blocks(found) == [0.65 ** (12 - block) for block in range(12)]
+
+
+def test_version_2_decays_only_blocks() -> None:
+    found = scales("vision/v2-base", LayerDecay(below="full"))
+    assert {scale for key, scale in found.items() if "blocks" not in key} == {1}
+    assert of_blocks(found) == [0.65 ** (12 - block) for block in range(12)]
+    assert of_blocks(found)[0] == pytest.approx(0.00568801)
+    assert of_blocks(found)[11] == 0.65
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("text/v1-base", {"features.tokens", "positions.table", "positions.norm"}),
+        (
+            "speech/v1-base",
+            {"features.conv", "features.norm", "features.project", "positions.convs", "transformer.input_norm"},
+        ),
+    ],
+)
+def test_all_that_comes_before_the_blocks_is_below(name: str, expected: set[str]) -> None:
+    found = scales(name, LayerDecay(rate=0.5))
+    below = {".".join(key.split(".")[1:3]) for key, scale in found.items() if scale == 0.5**13}
+    assert below - {"features.mask_vector"} == expected
+
+
+@pytest.mark.parametrize(("below", "groups"), [("decayed", 2 * 14), ("full", 2 * 13)])
+def test_parameter_groups_hold_every_parameter_once(below: str, groups: int) -> None:
+    whole = model("vision/v1-base")
+    decay = LayerDecay(below=below)  # type: ignore[arg-type]
+    settings = recipes.load("vision/v1-base").train
+    found = parameter_groups(whole, settings, lambda name: layer_scale(name, 12, decay))
+    assert len(found) == groups
+    names = {id(parameter): name for name, parameter in whole.named_parameters()}
+    assert sorted(names[id(p)] for group in found for p in group["params"]) == sorted(names.values())
+    for group in found:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert group["lr_scale"] == layer_scale(name, 12, decay)
+            undecayed = parameter.ndim == 1 or "extra_tokens" in name or "table" in name
+            assert group["weight_decay"] == (0 if undecayed else settings.weight_decay)

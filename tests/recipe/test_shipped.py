@@ -1,0 +1,160 @@
+"""The shipped recipes: complete, of the published size, and able to take a step."""
+
+import numpy as np
+import pytest
+import torch
+
+from data2vec import objective as objectives
+from data2vec.nn.encoder import build
+from data2vec.objective import Data2Vec2, Objective
+from data2vec.recipe import recipe as recipes
+
+PUBLISHED = {  # student without head, head
+    "speech/v1-base": (93_164_288, 590_592),
+    "speech/v1-audioset": (93_164_288, 590_592),
+    "speech/v1-large": (313_276_416, 1_049_600),
+    "vision/v1-base": (86_256_720 - 590_592, 590_592),
+    "vision/v1-large": (304_186_816 - 1_049_600, 1_049_600),
+    "text/v1-base": (124_054_272, 2_361_600),
+    "text/v1-base-bert": (124_054_272, 2_361_600),
+    "speech/v2-base": (93_163_532, 619_776),
+    "speech/v2-large": (313_275_408, 1_908_736),
+    "vision/v2-base": (85_647_360, 2_585_856),
+    "vision/v2-large": (303_099_904, 5_967_872),
+    "vision/v2-huge": (630_435_840, 6_639_872),
+    "text/v2-base": (124_054_272, 28_907_520),
+    "text/v2-large": (354_309_120, 31_070_464),
+}
+AVERAGED = {
+    "speech/v1-base": 85_056_000,  # blocks and the norm before them
+    "speech/v1-audioset": 88_561_920,  # with the positional convolutions
+    "vision/v1-base": 86_256_720 - 590_592,  # everything but the head
+    "speech/v2-base": 88_561_932,
+    "vision/v2-base": 85_647_360,
+    "text/v2-base": 85_054_464,  # the blocks alone
+}
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def last(whole: Objective) -> torch.nn.Module:
+    return whole.decoder if isinstance(whole, Data2Vec2) else whole.get_submodule("head")
+
+
+def objective(name: str, device: str) -> tuple[recipes.Recipe, Objective]:
+    recipe = recipes.load(name)
+    with torch.device(device):
+        return recipe, objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_it_is_complete_and_reads_back_the_same(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipes.validate(recipes.parse(recipe.to_yaml(), name), name) == recipe
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_has_the_published_number_of_parameters(name: str) -> None:
+    _, whole = objective(name, "meta")
+    assert (parameters(whole.student), parameters(last(whole))) == PUBLISHED[name]
+    if name in AVERAGED:
+        assert parameters(whole.teacher) == AVERAGED[name]
+
+
+def test_every_large_and_base_recipe_is_counted() -> None:
+    assert {name for name in recipes.names() if "tiny" not in name and "/v" in name} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    "name", ["speech/v1-base", "vision/v1-base", "text/v1-base", "speech/v2-base", "vision/v2-base", "text/v2-base"]
+)
+def test_a_base_model_takes_a_step_forward_and_backward(name: str) -> None:
+    torch.manual_seed(0)
+    recipe, whole = objective(name, "cpu")
+    modality = recipe.build_modality()
+    inputs = {
+        "speech": torch.randn(1, 16_000),
+        "vision": torch.randint(0, 256, (1, 3, 224, 224)).byte(),
+        "text": torch.randint(4, 50_000, (1, 64)),
+    }
+    batch = {"input": inputs[name.split("/")[0]]}
+    mask = recipe.objective.mask.draw(min(2, recipe.objective.masks), modality.grid(batch), np.random.default_rng(0))
+    batch |= {"mask": torch.from_numpy(mask.hidden), "masked": torch.from_numpy(mask.hidden).flatten().nonzero()[:, 0]}
+    output = whole.train()(batch, measure=True)
+    output.loss.backward()
+    assert torch.isfinite(output.loss) and all(torch.isfinite(value) for value in output.stats.values())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in last(whole).parameters())
+
+
+# Values of the paper and the released configurations, as (section.key, value).
+SETTINGS: dict[str, dict[str, object]] = {
+    "speech/v1-base": {
+        "train.lr": 5e-4, "train.steps": 400_000, "objective.target.top_k": 8, "objective.mask.prob": 0.65,
+        "objective.mask.length": 10, "objective.teacher.decay": 0.999, "objective.teacher.end_decay": 0.9999,
+        "objective.teacher.anneal_steps": 30_000, "encoder.layerdrop": 0.05, "encoder.dropout": 0.1, "objective.beta": 0,
+        "data.max_seconds": 20, "data.min_seconds": 2, "train.schedule.warmup": 0.03, "train.schedule.hold": 0.9,
+    },
+    "vision/v1-base": {
+        "train.lr": 2e-3, "train.steps": 500_000, "objective.target.top_k": 6, "objective.mask.patches": 120,
+        "objective.teacher.decay": 0.9998, "objective.beta": 2, "encoder.drop_path": 0.2, "encoder.layer_scale": 1e-4,
+        "data.batch_size": 2048, "train.weight_decay": 0.05, "train.clip_norm": 3, "train.schedule.warmup_steps": 25_000,
+    },
+    "text/v1-base": {
+        "train.lr": 2e-4, "train.steps": 1_000_000, "objective.target.top_k": 10, "objective.mask.prob": 0.35,
+        "objective.mask.length": 4, "objective.beta": 4, "objective.scale": 1, "objective.head_layers": 2,
+        "objective.teacher.anneal_steps": 100_000, "data.batch_size": 256, "train.clip_norm": 5,
+    },
+    "text/v1-base-bert": {"objective.mask.prob": 0.15, "objective.mask.length": 1, "train.schedule.name": "tri_stage"},
+    "speech/v2-base": {
+        "train.steps": 400_000, "train.lr": 7.5e-4, "train.schedule.warmup_steps": 8_000, "data.batch_seconds": 500,
+        "objective.masks": 8, "objective.mask.prob": 0.5, "objective.mask.adjust": 0.05, "objective.mask.length": 5,
+        "objective.target.top_k": 8, "objective.teacher.end_decay": 0.99999, "objective.teacher.anneal_steps": 75_000,
+        "objective.decoder.layers": 4, "objective.decoder.kernel": (7,), "objective.decoder.width": 384,
+        "encoder.layerdrop": 0.05, "encoder.prenet_layers": 0, "train.clip_norm": 0, "train.weight_decay": 0.01,
+    },
+    "speech/v2-large": {
+        "train.steps": 600_000, "train.lr": 4e-4, "train.schedule.warmup_steps": 10_000, "data.batch_seconds": 960,
+        "objective.masks": 12, "objective.mask.prob": 0.55, "objective.mask.adjust": 0.1, "objective.target.top_k": 16,
+        "objective.teacher.decay": 0.9997, "objective.teacher.end_decay": 1, "objective.teacher.anneal_steps": 300_000,
+        "objective.decoder.width": 768, "encoder.prenet_layers": 8, "encoder.layers": 24, "train.clip_norm": 1,
+    },
+    "vision/v2-base": {
+        "train.steps": 375_300, "train.lr": 1e-3, "train.schedule.warmup_steps": 50_040, "data.batch_size": 256,
+        "objective.masks": 16, "objective.mask.prob": 0.8, "objective.mask.adjust": 0.07, "objective.mask.length": 3,
+        "objective.mask.inverse": True, "objective.target.top_k": 10, "objective.teacher.anneal_steps": 100_000,
+        "objective.decoder.layers": 6, "objective.decoder.kernel": (3, 3), "encoder.prenet_layers": 2, "train.clip_norm": 4,
+        "train.weight_decay": 0.05, "train.betas": (0.9, 0.95), "data.crop_scale": (0.2, 1.0), "encoder.norm_eps": 1e-6,
+    },
+    "vision/v2-large": {
+        "train.steps": 375_300, "train.lr": 4e-4, "data.batch_size": 128, "objective.target.top_k": 18,
+        "objective.mask.prob": 0.75, "objective.mask.adjust": 0.1, "objective.teacher.anneal_steps": 150_000,
+        "objective.decoder.layers": 3, "objective.decoder.kernel": (5, 5), "objective.decoder.width": 1024,
+    },
+    "vision/v2-huge": {
+        "train.steps": 500_000, "train.lr": 4e-4, "data.batch_size": 256, "objective.target.top_k": 24, "modality.patch": 14,
+        "objective.teacher.end_decay": 1, "objective.teacher.anneal_steps": 300_000, "objective.decoder.width": 1024,
+    },
+    "text/v2-base": {
+        "train.steps": 1_000_000, "train.lr": 2e-4, "train.schedule.warmup_steps": 4_000, "data.batch_size": 64,
+        "objective.masks": 8, "objective.mask.prob": 0.48, "objective.target.top_k": 12, "objective.scale": 1,
+        "objective.teacher.decay": 0.9999, "objective.teacher.end_decay": 0.99999, "objective.teacher.anneal_steps": 100_000,
+        "objective.decoder.kernel": (9,), "objective.decoder.groups": 1, "objective.decoder.residual": False,
+        "objective.target.layer_norms": ("instance",), "train.clip_norm": 1,
+    },
+    "text/v2-large": {
+        "train.steps": 600_000, "train.lr": 1e-4, "objective.mask.prob": 0.5, "objective.target.top_k": 24,
+        "objective.target.layer_norms": ("layer",), "objective.target.norms": ("instance",), "objective.decoder.width": 768,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_it_has_the_published_settings(name: str) -> None:
+    recipe = recipes.load(name)
+    for key, expected in SETTINGS[name].items():
+        value: object = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert value == expected, key

@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data2vec import objective as objectives
+from data2vec.errors import BadExample, UserError
+from data2vec.nn import encoder as encoders
+from data2vec.objective import Objective
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.recipe import Recipe
+from data2vec.report import samples as inside
+from data2vec.report.samples import Sample
+from data2vec.run_dir import Run
+
+
+@pytest.fixture
+def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
+    recipe = recipes.load(run.recipe)
+    modality = recipe.build_modality()
+    sample = inside.sample(modality, str(recipe.data.train))
+    return recipe, sample, objectives.build(encoders.build(modality, recipe.encoder), recipe.objective).eval()
+
+
+def test_errors_stand_where_the_masks_hide(opened: tuple[Recipe, Sample, Objective]) -> None:
+    recipe, sample, objective = opened
+    views, n, T = recipe.objective.masks, len(sample.batch["input"]), int(np.prod(sample.grid))
+    batches = list(sample.masked(recipe.objective.mask, views, 3))
+    errors = inside.errors(objective, batches)
+    assert errors.shape == (n, 3 * views, T)
+    hidden = torch.cat([batch["mask"].view(n, views, T) for batch in batches], 1).numpy()
+    np.testing.assert_array_equal(~np.isnan(errors), hidden)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        first = objective(batches[0])
+    assert np.nansum(errors[:, :views]) == pytest.approx(float(first.errors.sum()), rel=1e-4)
+    assert not np.array_equal(hidden[:, :views], hidden[:, views : 2 * views])
+
+
+def test_attention_is_of_the_asked_blocks_and_the_first_example(opened: tuple[Recipe, Sample, Objective]) -> None:
+    recipe, sample, objective = opened
+    T, extra = int(np.prod(sample.grid)), recipe.encoder.extra_tokens
+    weights = inside.attention(objective.student, sample.batch, [0, 2])
+    assert weights.shape == (2, recipe.encoder.heads, T, T)
+    if extra:
+        assert (weights.sum(-1) < 1).all()
+    else:
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-4)
+    again = inside.attention(objective.student, {key: value[:1] for key, value in sample.batch.items()}, [2])
+    np.testing.assert_allclose(again[0], weights[1], rtol=1e-4)
+    assert not any(block.attention._forward_pre_hooks for block in objective.student.transformer.blocks)
+
+
+def test_features_are_those_of_the_encoder(opened: tuple[Recipe, Sample, Objective]) -> None:
+    _, sample, objective = opened
+    found = inside.features(objective.student, sample.batch)
+    with torch.no_grad():
+        np.testing.assert_allclose(found, objective.student(sample.batch)[0].numpy(), rtol=1e-5)
+
+
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: np.ndarray) -> tuple[Any, str]:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "modalities")
+    from test_own import Sensor, SensorData, SensorSettings
+
+    np.save(tmp_path / "readings.npy", readings)
+    return Sensor(SensorSettings(), SensorData()), str(tmp_path / "readings.npy")
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modality, where = own(tmp_path, monkeypatch, np.arange(6.0)[:, None, None] * np.ones((6, 16, 3)))
+    examples = type(modality.examples(np.zeros((1, 16, 3))))
+    load = examples.load
+
+    def broken(self: Any, index: int, limit: float | None, rng: Any) -> np.ndarray:
+        if index % 2 or broken.all:  # type: ignore[attr-defined]
+            raise BadExample(f"{index}: no reading")
+        return load(self, index, limit, rng)
+
+    broken.all = False  # type: ignore[attr-defined]
+    monkeypatch.setattr(examples, "load", broken)
+    found = inside.sample(modality, where, count=6).batch["input"]
+    assert sorted(found[:, 0, 0, 0].tolist()) == [0, 2, 4]
+    broken.all = True  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"no example can be read, such as .: no reading"):
+        inside.sample(modality, where)

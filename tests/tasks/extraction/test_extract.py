@@ -1,0 +1,282 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import data2vec
+from data2vec import model as models
+from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+from data2vec.errors import UserError
+from data2vec.model import Model
+from data2vec.nn import encoder as encoders
+from data2vec.recipe import recipe as recipes
+from data2vec.tasks.extraction import extract as task
+
+SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
+LENGTHS = (8000, 3000, 0, 400, 12000, 300, 5000, 9000, 4000, 7000)
+"""Samples of the clips below; 0 stands for one that is no sound, and 300 are too few for a position."""
+
+
+def build(name: str, **overrides: Any) -> Model:
+    recipe = recipes.load(name, SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
+    modality = recipe.build_modality()
+    torch.manual_seed(0)
+    return Model(encoders.build(modality, recipe.encoder).eval().requires_grad_(False), modality, recipe)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A part for every few inputs, and caches of their own."""
+    import datasets
+
+    monkeypatch.setattr("data2vec.tasks.extraction.decode.CHUNK", 2)
+    monkeypatch.setattr(task, "WINDOW", 1)
+    monkeypatch.setattr(task, "PART_SECONDS", 0)
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DATA2VEC_CACHE", str(cache / "data2vec"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
+
+
+@pytest.fixture
+def speech() -> Model:
+    return build("speech/v1-tiny")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two classes of clips; one is unreadable, and one too short."""
+    rng = np.random.default_rng(0)
+    for i, samples in enumerate(LENGTHS):
+        path = tmp_path / "clips" / "ab"[i >= 5] / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if samples:
+            soundfile.write(path, rng.normal(0, 0.1, samples), 16000)
+        else:
+            path.write_bytes(b"no sound")
+    return tmp_path / "clips"
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]:
+    """Features, lengths, names and the rest, as docs/features.md reads them."""
+    if path.suffix == ".npy":
+        about = json.loads(path.with_name(f"{path.name}.json").read_text())
+        return np.load(path, mmap_mode="r"), np.array(about.pop("lengths")), about.pop("names"), about
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)
+        with safe_open(path, "numpy") as file:
+            words = file.metadata()
+        assert tensors["offsets"].tolist() == [0, *np.cumsum(tensors["lengths"])]
+        about = {key: value if key in ("layers", "data", "model") else json.loads(value) for key, value in words.items()}
+        return tensors["hidden"], tensors["lengths"], json.loads(bytes(tensors["names"])), about
+    table = pq.read_table(path)
+    about = {key.decode(): json.loads(value) for key, value in table.schema.metadata.items()}
+    lengths = np.array(table["length"].to_pylist())
+    rows = [None if row is None else np.array(row, np.float32) for row in table["features"].to_pylist()]
+    shape = next(row.shape for row in rows if row is not None)
+    rows = [np.zeros(shape if about["pool"] else (0, *shape[1:]), np.float32) if row is None else row for row in rows]
+    return (np.stack if about["pool"] else np.concatenate)(rows), lengths, table["name"].to_pylist(), about
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_every_form_holds_what_the_model_gives(
+    speech: Model, clips: Path, tmp_path: Path, ending: str, pool: bool, layers: str
+) -> None:
+    out = tmp_path / f"out.{ending}"
+    done = data2vec.features(speech, clips, out, layers, pool, batch=40)  # type: ignore[arg-type]
+    hidden, lengths, names, about = read(out)
+    assert (done.path, done.inputs, done.positions, len(done.unreadable)) == (out, 10, lengths.sum(), 2)
+    assert done.unreadable == about["unreadable"]
+    assert "2.wav: " in about["unreadable"][0] and "5.wav: it is too short" in about["unreadable"][1]
+    assert names == [str(path) for path in sorted(clips.rglob("*.wav"))]
+    assert (about["layers"], about["pool"], about["seconds_per_position"]) == (layers, pool, 0.02)
+    shape = (2, 16) if layers == "all" else (16,)
+    assert hidden.shape == (10 if pool else lengths.sum(), *shape) and hidden.dtype == np.float32
+    offsets = [0, *np.cumsum(lengths)]
+    for i, name in enumerate(names):
+        mine = hidden[i] if pool else hidden[offsets[i] : offsets[i + 1]]
+        if i in (2, 5):
+            assert lengths[i] == 0 and not mine.any()
+            continue
+        alone = speech.features([name], layers, pool)  # type: ignore[arg-type]
+        assert lengths[i] == alone.lengths[0]
+        expected = alone.hidden[:, 0].numpy() if pool else alone.hidden[:, 0].numpy().swapaxes(0, 1)
+        np.testing.assert_allclose(mine, expected.reshape(mine.shape), atol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir() if path != clips) == sorted(
+        [out.name, f"{out.name}.json"] if ending == "npy" else [out.name]
+    )
+
+
+def test_parquet_keeps_the_words_and_numbers_of_the_data(speech: Model, clips: Path, tmp_path: Path) -> None:
+    data2vec.features(speech, clips, tmp_path / "out.parquet", pool=True)
+    assert pq.read_table(tmp_path / "out.parquet")["label"].to_pylist() == ["a"] * 5 + ["b"] * 5
+
+
+def packed(clips: Path, path: Path) -> Path:
+    """The clips in an archive, or in a table with classes."""
+    files = sorted(clips.rglob("*.wav"))
+    if path.suffix == ".tar":
+        with tarfile.open(path, "w") as tar:
+            for file in files:
+                tar.add(file, file.name)
+                content = file.parent.name.encode()
+                info = tarfile.TarInfo(f"{file.stem}.cls")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    else:
+        from datasets import ClassLabel, Dataset, Features, Value
+
+        rows = {
+            "audio": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
+            "label": ["ab".index(file.parent.name) for file in files],
+        }
+        audio = {"bytes": Value("binary"), "path": Value("string")}
+        Dataset.from_dict(rows, Features({"audio": audio, "label": ClassLabel(names=["a", "b"])})).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_archives_and_tables_are_read_like_folders(speech: Model, clips: Path, tmp_path: Path, ending: str) -> None:
+    data2vec.features(speech, clips, tmp_path / "a.parquet", batch=40)
+    data2vec.features(speech, packed(clips, tmp_path / f"in.{ending}"), tmp_path / "b.parquet", batch=40)
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in "ab")
+    for column in ("length", "features", "label"):
+        assert one[column].to_pylist() == other[column].to_pylist()
+
+
+def test_files_and_arrays(speech: Model, clips: Path, tmp_path: Path) -> None:
+    files = sorted(clips.rglob("*.wav"))
+    data2vec.features(speech, files, tmp_path / "a.npy", batch=40)
+    data2vec.features(speech, clips, tmp_path / "b.npy", batch=40)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    waves = [soundfile.read(files[0], dtype="float32")[0], torch.zeros(200), np.zeros((2, 9000), np.float32)]
+    done = data2vec.features(speech, waves, tmp_path / "c.npy")
+    short, wrong = done.unreadable
+    assert short == "input 2: it is too short for a single position" and wrong.startswith("input 3: a wave of shape (2, 9000)")
+    np.testing.assert_allclose(np.load(tmp_path / "c.npy"), np.load(tmp_path / "a.npy")[:24], atol=1e-5)
+
+
+def test_text(tmp_path: Path) -> None:
+    texts = ["nothing", "a small text", "about nothing at all", "a text"]
+    save_tokenizer(train_tokenizer(texts * 3, 300), tmp_path)
+    text = build("text/v1-tiny", modality__vocab_size=300, data__tokenizer=str(tmp_path))
+    (tmp_path / "in.tsv").write_text("\n".join(["text\tkind", *(f"{each}\t{i}" for i, each in enumerate(texts))]))
+    (tmp_path / "a.txt").write_text(texts[1])
+    data2vec.features(text, tmp_path / "in.tsv", tmp_path / "table.parquet")
+    data2vec.features(text, texts, tmp_path / "strings.parquet")
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("table", "strings"))
+    assert one["features"].to_pylist() == other["features"].to_pylist()
+    assert one["kind"].to_pylist() == [0, 1, 2, 3]
+    assert one["name"].to_pylist() == ["input 1", "input 2", "input 3", "input 4"]
+    data2vec.features(text, [tmp_path / "a.txt", [0, 5, 2]], tmp_path / "file.npy")
+    hidden, lengths, names, about = read(tmp_path / "file.npy")
+    expected = text.features([tmp_path / "a.txt", [0, 5, 2]])
+    assert lengths.tolist() == expected.lengths.tolist() and names == [str(tmp_path / "a.txt"), "input 2"]
+    assert about["seconds_per_position"] is None
+    np.testing.assert_allclose(hidden[: lengths[0]], expected.hidden[0, 0, : lengths[0]], atol=1e-5)
+    unknown = build("text/v1-tiny", modality__vocab_size=300)
+    for given in (texts, tmp_path / "in.tsv"):
+        with pytest.raises(UserError, match="tokenizer of this model is not known"):
+            data2vec.features(unknown, given, tmp_path / "no.npy")
+
+
+def test_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    vision = build("vision/v2-tiny", data__workers=2)
+    data2vec.features(vision, tmp_path / "photos", tmp_path / "out.npy", layers=-1)
+    hidden, lengths, names, _ = read(tmp_path / "out.npy")
+    expected = vision.features(names, layers=-1)
+    assert lengths.tolist() == expected.lengths.tolist()
+    np.testing.assert_allclose(hidden.reshape(3, -1, 16), expected.hidden[0], atol=1e-5)
+
+
+KILLED = """
+import os, signal, sys
+from data2vec.tasks import features, parts, windows
+windows.CHUNK, features.WINDOW, features.PART_SECONDS = 2, 1, 0
+def killed(path, write, whole=parts.written_whole):
+    if sys.argv[1] in path.name:  # torn in the middle of writing
+        path.with_name(f".{path.name}.tmp").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(path, write)
+parts.written_whole = features.forms.written_whole = killed
+features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
+"""
+
+
+@pytest.mark.parametrize("at", ["000000000006-", "out"])
+@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
+def test_killed_in_the_middle_it_goes_on(speech: Model, clips: Path, tmp_path: Path, ending: str, at: str) -> None:
+    models.save(speech, tmp_path / "model")
+    out = tmp_path / f"out.{ending}"
+    words = (sys.executable, "-c", KILLED, at, str(tmp_path / "model"), str(clips), str(out))
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert result.returncode == -9, result.stderr
+    assert not out.exists()
+    done = [path.stem for path in sorted(out.with_name(f"{out.name}.parts").glob("*.safetensors"))]
+    assert done[:2] == ["000000000000-000000000002", "000000000002-000000000006"]
+    assert len(done) == (2 if at != "out" else 4)
+
+    model = data2vec.load(tmp_path / "model")
+    if at == "out":
+        torch.nn.init.constant_(model.encoder.features.project.weight, 0)  # nothing is left to be computed
+        with pytest.raises(UserError, match=r"out.*\.parts was begun with model '"):
+            data2vec.features(model, clips, out, batch=8)
+        model = data2vec.load(tmp_path / "model")
+    data2vec.features(model, clips, out, batch=8)
+    data2vec.features(model, clips, tmp_path / f"whole.{ending}", batch=8)
+    assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_parts_of_another_command_are_refused(
+    speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(task.forms, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data2vec.features(speech, clips, out)
+    for layers, pool, said in (("all", False, "layers 'last', not 'all'"), ("last", True, "pool False, not True")):
+        with pytest.raises(UserError, match=rf"out\.npy\.parts was begun with {said}: give the same again"):
+            data2vec.features(speech, clips, out, layers, pool)  # type: ignore[arg-type]
+    shutil.copy(clips / "a" / "0.wav", clips / "a" / "another.wav")
+    with pytest.raises(UserError, match="was begun with content"):
+        data2vec.features(speech, clips, out)
+    (clips / "a" / "another.wav").unlink()
+    data2vec.features(speech, clips, out)
+    assert out.exists()
+
+
+def test_mistakes(speech: Model, clips: Path, tmp_path: Path) -> None:
+    for out, said in (("out.csv", r"the ending must say the form: \.safetensors"), ("no/out.npy", "there is no folder")):
+        with pytest.raises(UserError, match=said):
+            data2vec.features(speech, clips, tmp_path / out)
+    for given, said in (
+        ([], "there is no input"),
+        ([clips, clips / "a" / "0.wav"], "is a folder: give one data set by itself, or files"),
+        ("nowhere", "there is no such folder"),
+        ([clips / "a" / "2.wav", tmp_path / "gone.wav"], r"none of the 2 inputs can be read: .*2\.wav: .*gone\.wav: "),
+    ):
+        with pytest.raises(UserError, match=said):
+            data2vec.features(speech, given, tmp_path / "out.npy")  # type: ignore[arg-type]
+    torch.nn.init.constant_(speech.encoder.features.project.weight, float("nan"))
+    with pytest.raises(UserError, match="not numbers"):
+        data2vec.features(speech, clips, tmp_path / "out.npy")

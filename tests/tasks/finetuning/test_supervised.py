@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+
+from data2vec.errors import UserError
+from data2vec.nn import encoder as encoders
+from data2vec.nn import heads
+from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.recipe import recipe as recipes
+from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.tasks.finetuning.supervised import Supervised, classification_loss, recognition_loss
+
+SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 2}
+SPANS = {"kind": "span", "prob": 0.5, "length": 2}
+
+
+def model(settings: RecognitionSettings | ClassificationSettings, name: str = "speech/v1-tiny") -> Supervised:
+    torch.manual_seed(0)
+    recipe = recipes.load(name, SMALL)
+    encoder = encoders.build(recipe.build_modality(), recipe.encoder)
+    head = (
+        CTCSettings(labels=("-", "a", "b"))
+        if isinstance(settings, RecognitionSettings)
+        else ClassifierSettings(labels=("a", "b"))
+    )
+    return Supervised(encoder, heads.build(head, 32), settings)
+
+
+def test_ctc_of_a_case_worked_by_hand() -> None:
+    logits = torch.log(torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]]))
+    # "a" over two frames: a-, -a, aa
+    expected = -math.log(0.3 * 0.1 + 0.5 * 0.6 + 0.3 * 0.6)
+    assert recognition_loss(logits, None, torch.tensor([[1]])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_of_logits_and_labels_counts_nothing() -> None:
+    torch.manual_seed(0)
+    logits, padding = torch.randn(2, 6, 3), torch.arange(6) >= torch.tensor([6, 4])[:, None]
+    together = recognition_loss(logits, padding, torch.tensor([[1, 2, 1], [2, -1, -1]]))
+    alone = recognition_loss(logits[1:, :4], None, torch.tensor([[2]]))
+    assert together[1].item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_an_empty_transcript_is_all_blanks_and_one_that_does_not_fit_is_nothing() -> None:
+    logits = torch.zeros(1, 2, 3)
+    assert recognition_loss(logits, None, torch.full((1, 0), -1)).item() == pytest.approx(2 * math.log(3), rel=1e-5)
+    assert recognition_loss(logits, None, torch.tensor([[1, 2, 1, 2]])).item() == 0
+
+
+def test_classification_losses() -> None:
+    logits = torch.tensor([[2.0, -1.0]])
+    one = classification_loss(logits, torch.tensor([0]), ClassificationSettings())
+    assert one.item() == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5)
+    many = ClassificationSettings(problem="multi_label_classification")
+    both = classification_loss(logits, torch.tensor([[1.0, 1.0]]), many)
+    assert both.item() == pytest.approx(math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1)), rel=1e-5)
+    number = ClassificationSettings(problem="regression", divide=5)
+    assert classification_loss(logits[:, :1], torch.tensor([5.0]), number).item() == pytest.approx(1)
+    mixed = classification_loss(logits, torch.tensor([[0.25, 0.75]]), ClassificationSettings())
+    assert mixed.item() == pytest.approx(one.item() + 0.75 * 3, rel=1e-5)
+
+
+def test_only_the_head_learns_while_frozen() -> None:
+    this = model(RecognitionSettings(freeze_steps=2))
+    batch = {"input": torch.randn(2, 4000), "labels": torch.tensor([[1], [2]])}
+    for step, learns in ((2, False), (3, True)):
+        this.zero_grad()
+        this.before_step(step)
+        this(batch).loss.backward()
+        assert any(p.grad is not None for p in this.student.parameters()) is learns
+        assert all(p.grad is not None for p in this.head.parameters())
+
+
+@pytest.mark.parametrize("fill", ["vector", "noise", "zero"])
+def test_what_is_hidden_reaches_nothing(fill: str) -> None:
+    this = model(RecognitionSettings.model_validate({"mask": SPANS, "channel_mask": SPANS, "fill": fill}))
+    x = torch.randn(2, 8, 32, requires_grad=True)
+    mask, channels = torch.rand(2, 8) < 0.5, torch.rand(2, 32) < 0.3
+    y = this._hide(x, {"mask": mask, "channels": channels})
+    y.sum().backward()
+    assert x.grad is not None
+    hidden = mask[..., None] | channels[:, None]
+    assert not x.grad[hidden.expand_as(x)].any() and (x.grad[~hidden.expand_as(x)] == 1).all()
+    assert not y[channels[:, None].expand_as(y)].any()
+
+
+def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
+    settings = RecognitionSettings.model_validate({"mask": SPANS})
+    with pytest.raises(UserError, match=r"objective\.fill"):
+        model(settings, "speech/v2-tiny")
+
+
+def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
+    settings = ClassificationSettings(frozen=True, blocks=True)
+    recipe = recipes.load("speech/v1-tiny", SMALL)
+    encoder = encoders.build(recipe.build_modality(), recipe.encoder)
+    this = Supervised(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
+    batch = {"input": torch.randn(2, 4000), "labels": torch.tensor([0, 1])}
+    this(batch).loss.backward()
+    assert all(p.grad is None for p in this.student.parameters())
+    assert this.head.mix is not None and this.head.mix.grad is not None and this.head.mix.grad.any()
+    found, _ = heads.logits(encoder.eval(), this.head, batch)
+    blocks: list[torch.Tensor] = []
+    encoder(batch, lambda index, ffn, block: blocks.append(block))
+    normed = [torch.nn.functional.layer_norm(x, x.shape[-1:]) for x in blocks]
+    torch.testing.assert_close(found, this.head((normed[0] + normed[1]) / 2))
+
+
+def test_the_average_of_the_weights_follows() -> None:
+    this = model(RecognitionSettings(average=0.9))
+    assert this.average is not None and this.best == "average."
+    weight, mean = this.head.out.weight, this.average["head"].out.weight
+    start = weight.detach().clone()
+    weight.data += 1
+    this.after_step(1)
+    torch.testing.assert_close(mean, start + (1 - 2 / 11))
+    this.after_step(1000)
+    torch.testing.assert_close(mean, start + 1 - 0.1 * 0 - (2 / 11) * 0.9)
+    assert not any(p.requires_grad for p in this.average.parameters()) and not this.train().average.training  # type: ignore[union-attr]
+
+
+def test_attention_and_linear_softmax_leave_padding_out() -> None:
+    torch.manual_seed(0)
+    for pool in ("attention", "linear-softmax", "mean"):
+        head = heads.build(ClassifierSettings.model_validate({"labels": ["a", "b"], "pool": pool}), 8)
+        x = torch.randn(1, 6, 8)
+        padding = torch.arange(6)[None] >= 4
+        torch.testing.assert_close(head(x, padding), head(x[:, :4]))
+
+
+def test_linear_softmax_worked_by_hand() -> None:
+    p = torch.tensor([0.2, 0.6])
+    found = heads.linear_softmax(torch.logit(p)[None, :, None])
+    assert torch.sigmoid(found).item() == pytest.approx((0.04 + 0.36) / 0.8, rel=1e-5)

@@ -1,0 +1,202 @@
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+from data2vec.errors import UserError
+from data2vec.model import Model, load
+from data2vec.nn import encoder as encoders
+from data2vec.recipe import recipe as recipes
+from data2vec.tasks.extraction.batched_reading import Alone
+from data2vec.tasks.probing.labelled import Labelled, open_labelled
+from data2vec.tasks.probing.pooled import pooled
+from data2vec.tasks.probing.probe import probe, untrained
+
+SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
+
+
+def model(name: str, overrides: Mapping[str, Any] = {}) -> Model:
+    recipe = recipes.load(name, {**SMALL, "train.device": "cpu", **overrides})
+    torch.manual_seed(99)
+    return Model(encoders.build(recipe.build_modality(), recipe.encoder).eval(), recipe.build_modality(), recipe)
+
+
+def pictures(folder: Path, colours: Mapping[str, tuple[int, int, int]], count: int, seed: int) -> Path:
+    """Noisy pictures in the colour of their class."""
+    rng = np.random.default_rng(seed)
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.clip(rng.normal(colour, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
+
+
+@pytest.fixture
+def vision() -> Model:
+    return model("vision/v1-tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[Path, Path]:
+    return pictures(tmp_path / "train", COLOURS, 8, 0), pictures(tmp_path / "valid", COLOURS, 4, 1)
+
+
+def test_separable_classes_are_told_apart_in_every_layer(vision: Model, data: tuple[Path, Path]) -> None:
+    found = probe(vision, *data)
+    assert [row.layer for row in found.rows] == [1, 2]
+    assert all(row.linear == row.knn == row.untrained_linear == 1.0 for row in found.rows)
+    assert (found.train, found.valid, found.chance) == (24, 12, pytest.approx(1 / 3))
+    assert found.classes == ["blue", "green", "red"]
+    assert "33.3% by always saying the commonest class" in str(found)
+
+
+def test_random_labels_are_not(vision: Model, tmp_path: Path) -> None:
+    grey = dict.fromkeys(COLOURS, (128, 128, 128))
+    found = probe(vision, pictures(tmp_path / "a", grey, 20, 0), pictures(tmp_path / "b", grey, 20, 1))
+    assert max(row.linear for row in found.rows) < 0.6
+
+
+def test_best_names_the_layer(vision: Model, data: tuple[Path, Path]) -> None:
+    found = probe(vision, *data)
+    assert found.best("linear").linear == max(row.linear for row in found.rows)
+
+
+def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> None:
+    from data2vec.distributed import process
+    from data2vec.train.trainer import Training
+
+    folder = pictures(tmp_path / "data", COLOURS, 3, 0)
+    overrides = {**SMALL, "data.train": str(folder), "data.batch_size": 4, "data.micro_batch_size": 4, "train.device": "cpu"}
+    recipe = recipes.load("vision/v1-tiny", {**overrides, "train.seed": 7})
+    with process("cpu") as here:
+        start = Training(recipe, here).objective.student.state_dict()
+    before = torch.random.get_rng_state()
+    for name, weight in untrained(recipe).state_dict().items():
+        assert torch.equal(weight, start[name]), name
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
+    vision.save_pretrained(tmp_path / "model")
+    found = probe(tmp_path / "model", overrides={"probe.data": str(data[0]), "probe.valid": str(data[1])})
+    written = json.loads((tmp_path / "model" / "probe.json").read_text())
+    assert written["rows"][1]["knn"] == found.rows[1].knn
+    assert load(tmp_path / "model").recipe == vision.recipe
+
+
+def test_the_limit_holds_for_either_side(vision: Model, data: tuple[Path, Path]) -> None:
+    found = probe(vision, *data, overrides={"probe.limit": 15})
+    assert (found.train, found.valid) == (15, 12)
+    found = probe(vision, *data, overrides={"probe.limit": 10})
+    assert (found.train, found.valid) == (10, 10)
+
+
+def test_without_held_out_data_a_fifth_of_each_class_is_held_out(vision: Model, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "data", COLOURS, 10, 0)
+    (folder / "red" / "0.png").unlink()
+    recipe = recipes.load(vision.recipe, {"probe.data": str(folder)})
+    fit, held = open_labelled(vision.modality, recipe.probe, 3)
+    assert np.unique(held.classes, return_counts=True)[1].tolist() == [2, 2, 2]
+    assert sorted([*fit.indices, *held.indices]) == list(range(29))
+    again, other = (open_labelled(vision.modality, recipe.probe, seed)[1] for seed in (3, 4))
+    assert held.indices.tolist() == again.indices.tolist() != other.indices.tolist()
+    assert held.classes.tolist() == [held.examples.label(int(i), "label") for i in held.indices]
+    found = probe(vision, folder)
+    assert (found.train, found.valid) == (23, 6)
+
+
+def test_data_given_replaces_what_the_recipe_holds_out(vision: Model, data: tuple[Path, Path]) -> None:
+    overrides = {"probe.data": "nowhere", "probe.valid": str(data[1])}
+    assert probe(vision, data[0], overrides=overrides).valid == 5
+    assert probe(vision, *data, overrides=overrides).valid == 12
+
+
+def test_unreadable_files_are_left_out_with_their_label(vision: Model, data: tuple[Path, Path]) -> None:
+    for name in COLOURS:
+        (data[0] / name / "3.png").write_bytes(b"no picture")
+    (data[1] / "red" / "0.png").write_bytes(b"no picture")
+    found = probe(vision, *data)
+    assert (found.train, found.valid) == (21, 11)
+    assert found.rows[0].linear == 1.0
+
+
+def test_nothing_readable_is_told(vision: Model, data: tuple[Path, Path]) -> None:
+    for path in data[1].rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"probe\.valid: none of the 12 examples can be read"):
+        probe(vision, *data)
+
+
+def test_a_column_of_a_table_can_be_the_label(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in data:
+        files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.png"))]
+        rows = [f"{name},{name.split('/')[0]},{i / 7}" for i, name in enumerate(files)]
+        (folder / "metadata.csv").write_text("\n".join(["file_name,shade,weight", *rows]))
+    assert probe(vision, *data, overrides={"probe.label": "shade"}).classes == ["blue", "green", "red"]
+    with pytest.raises(UserError, match=r"probe\.label: there is no column 'label' .* shade"):
+        probe(vision, *data)
+    with pytest.raises(UserError, match=r"probe\.label: 'weight' .* not classes"):
+        probe(vision, *data, overrides={"probe.label": "weight"})
+
+
+def test_mistakes_in_the_labels_are_told(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"probe\.data: where is the labelled data"):
+        probe(vision)
+    shutil.rmtree(data[0] / "red")
+    with pytest.raises(UserError, match=r"probe\.valid: label red is not among the 16 .* have blue, green"):
+        probe(vision, *data)
+    for path in sorted((data[0] / "green").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UserError, match=r"probe\.data: a fifth of it cannot be held out .* give held-out data"):
+        probe(vision, data[0])
+    shutil.rmtree(data[0] / "green")
+    with pytest.raises(UserError, match=r"every example has the label 'blue'; a probe needs at least two"):
+        probe(vision, *data)
+
+
+def test_features_that_are_no_numbers_are_told(vision: Model, data: tuple[Path, Path]) -> None:
+    torch.nn.init.constant_(next(vision.encoder.transformer.parameters()), float("nan"))
+    with pytest.raises(UserError, match="not numbers"):
+        probe(vision, *data)
+
+
+def test_clips_of_any_length_have_the_features_they_have_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i, seconds in enumerate((0.9, 0.3, 0.6, 0.31)):
+        soundfile.write(tmp_path / f"{i}.wav", rng.normal(0, 0.1, int(16000 * seconds)), 16000)
+    speech = model("speech/v1-tiny")
+    examples = speech.modality.labelled(speech.modality.rows(str(tmp_path)))
+    labelled = Labelled("probe.data", examples, np.arange(4), np.array(list("abcd")))
+    together, kept = pooled([speech.encoder], speech.modality, labelled, Alone(torch.device("cpu")))
+    assert kept.indices.tolist() == [0, 1, 2, 3]
+    for place in range(4):
+        alone, one = pooled([speech.encoder], speech.modality, labelled.take(np.array([place])), Alone(torch.device("cpu")))
+        assert one.classes == ["abcd"[place]]
+        np.testing.assert_allclose(together[:, :, place], alone[:, :, 0], atol=1e-4)
+
+
+def test_texts_of_a_table_are_probed_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = {"fruit": ["apple", "pear", "plum", "grape"], "metal": ["iron", "zinc", "copper", "lead"]}
+    texts = [(" ".join(rng.choice(words[kind], 6)), kind) for kind in words for _ in range(80)]
+    rows = [f"{text}\t{kind}" for text, kind in texts]
+    (tmp_path / "train.tsv").write_text("\n".join(["text\tkind", *rows[::2]]))
+    (tmp_path / "valid.tsv").write_text("\n".join(["text\tkind", *rows[1::2]]))
+    tokenizer = train_tokenizer((text for text, _ in texts), 300)
+    save_tokenizer(tokenizer, tmp_path)
+    text = model("text/v1-tiny", {"modality.vocab_size": tokenizer.get_vocab_size(), "data.tokenizer": str(tmp_path)})
+    found = probe(text, tmp_path / "train.tsv", tmp_path / "valid.tsv", {"probe.label": "kind"})
+    assert (found.train, found.valid, found.chance) == (80, 80, 0.5)
+    assert found.best("linear").linear > 0.9

@@ -1,0 +1,167 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data2vec import feature_extraction as inference
+from data2vec.errors import BadExample, UserError
+from data2vec.inputs import read_input
+from data2vec.model import Model
+from data2vec.nn import encoder as encoders
+from data2vec.recipe import recipe as recipes
+
+SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
+SPEECH = ("speech/v1-tiny", "speech/v2-tiny")
+VOCABULARY = 300
+
+
+def model(name: str, overrides: Mapping[str, Any] = {}) -> Model:
+    text = {"modality.vocab_size": VOCABULARY} if name.startswith("text") else {}
+    recipe = recipes.load(name, {**SMALL, **text, **overrides})
+    modality = recipe.build_modality()
+    torch.manual_seed(0)
+    return Model(encoders.build(modality, recipe.encoder).eval().requires_grad_(False), modality, recipe)
+
+
+def waves(*samples: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(each).astype(np.float32) for each in samples]
+
+
+def inputs(kind: str) -> list[Any]:
+    """From a single position to several seconds, or hundreds of tokens."""
+    rng = np.random.default_rng(0)
+    if kind == "speech":
+        return waves(16000, 400, 719, 64000, 16100, 16000, 5000, 30000)
+    if kind == "text":
+        return [rng.integers(4, VOCABULARY, n) for n in (7, 1, 2, 120, 60, 61, 7, 3)]
+    return list(rng.integers(0, 256, (4, 40, 50, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", [*SPEECH, "text/v1-tiny", "text/v2-tiny", "vision/v1-tiny", "vision/v2-tiny"])
+@pytest.mark.parametrize("padding", ["zero", "seen"])
+@pytest.mark.parametrize("pool", [False, True])
+def test_an_input_has_the_features_it_has_alone(name: str, padding: str, pool: bool) -> None:
+    kind = name.split("/")[0]
+    this = model(name, {} if kind == "vision" else {"modality.position_padding": padding})
+    given = inputs(kind)
+    together = this.features(given, "all", pool, batch=400)
+    for i, each in enumerate(given):
+        alone = this.features([each], "all", pool)
+        length = int(alone.lengths[0])
+        assert together.lengths[i] == length
+        assert (together.seconds is None) == (kind != "speech")
+        if pool:
+            torch.testing.assert_close(together.hidden[:, i], alone.hidden[:, 0], atol=1e-5, rtol=0)
+        else:
+            torch.testing.assert_close(together.hidden[:, i, :length], alone.hidden[:, 0], atol=1e-5, rtol=0)
+            assert not together.hidden[:, i, length:].any()
+    assert getattr(this.encoder.positions, "padding", padding) == padding
+
+
+@pytest.mark.parametrize("overrides", [{}, {"modality.conv_norm": "group"}])
+def test_unlike_lengths_share_a_batch(overrides: dict[str, Any]) -> None:
+    modality = model("speech/v1-tiny", overrides).modality
+    items = [read_input(modality, each, "a wave") for each in waves(16000, 15000, 16000, 14000)]
+    assert len(list(inference.batches(modality, items, 1000))) == 1
+
+
+@pytest.mark.parametrize("overrides", [{"modality.position_kernel": 19}, {"modality.conv_norm": "group"}])
+def test_wide_convolutions_and_a_norm_over_time(overrides: dict[str, Any]) -> None:
+    this = model("speech/v1-tiny", overrides)
+    given = waves(16000, 15000, 16000, 400)
+    together = this.features(given, "all")
+    for i, each in enumerate(given):
+        alone = this.features([each], "all")
+        torch.testing.assert_close(together.hidden[:, i, : alone.lengths[0]], alone.hidden[:, 0], atol=1e-5, rtol=0)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(1, 600))
+def test_batches_hold_every_input_once_within_the_budget(lengths: list[int], most: int) -> None:
+    modality = model("text/v1-tiny").modality
+    items = [torch.full((length,), 5) for length in lengths]
+    seen: list[int] = []
+    for places, batch in inference.batches(modality, items, most):
+        rows, longest = batch["input"].shape
+        assert rows == 1 or rows * longest <= most
+        assert int(batch.get("padding", torch.zeros(1)).sum()) <= most / 16
+        assert [lengths[place] for place in places] == (batch["input"] == 5).sum(1).tolist()
+        seen += places
+    assert sorted(seen) == list(range(len(items)))
+
+
+def test_layers() -> None:
+    this = model("speech/v1-tiny")
+    given = waves(5000, 6000)
+    every = this.features(given, "all").hidden
+    assert every.shape == (3, 2, 18, 32)
+    assert torch.equal(this.features(given, 2).hidden[0], every[1])
+    assert torch.equal(this.features(given, -3).hidden[0], every[0])
+    torch.testing.assert_close(this.features(given, "mean").hidden[0], every.mean(0), atol=1e-6, rtol=0)
+    mixed = this.features(given, (0.5, 0, -2.0)).hidden
+    assert mixed.shape == (1, 2, 18, 32)
+    torch.testing.assert_close(mixed[0], 0.5 * every[0] - 2 * every[2], atol=1e-6, rtol=0)
+    assert torch.equal(this.features(given, torch.tensor([0.0, 1.0, 0.0])).hidden[0], every[1])  # type: ignore[arg-type]
+    pooled = this.features(given, "all", pool=True).hidden
+    torch.testing.assert_close(pooled[:, 0], every[:, 0, :15].mean(1), atol=1e-6, rtol=0)
+    for wrong in (0, 4, -4, "first", (1, 2), (0, 0, 0), 1.5, ["a", "b", "c"]):
+        with pytest.raises(UserError, match=r"layers: .* is not there; this model has blocks 1 to 3"):
+            this.features(given, wrong)  # type: ignore[arg-type]
+
+
+def test_blocks_above_are_not_computed() -> None:
+    this = model("speech/v1-tiny")
+    torch.nn.init.constant_(this.encoder.transformer.blocks[2].ffn[0].weight, float("nan"))
+    assert this.features(waves(5000), 2).hidden.isfinite().all()
+    assert this.features(waves(5000), (1, 1, 0)).hidden.isfinite().all()
+    assert this.features(waves(5000), 3).hidden.isnan().any()
+
+
+def test_arrays_tensors_and_files_are_the_same(tmp_path: Path) -> None:
+    import soundfile
+
+    this = model("speech/v1-tiny")
+    (wave,) = waves(8000)
+    soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
+    found = this.features([wave, torch.from_numpy(wave), tmp_path / "a.wav", str(tmp_path / "a.wav")]).hidden[0]
+    assert all(torch.equal(found[0], each) for each in found)
+    with pytest.raises(UserError, match=r"input 2: a wave of shape \(1, 8000\)"):
+        this.features([wave, wave[None]])
+    with pytest.raises(UserError, match="input 1: it is too short"):
+        this.features([wave[:300]])
+    with pytest.raises(UserError, match="input 1: has samples that are not numbers"):
+        this.features([np.full(8000, np.nan, np.float32)])
+    with pytest.raises(UserError, match=r"input 1: a picture of torch.float64 \(4, 4, 3\)"):
+        model("vision/v1-tiny").features([np.zeros((4, 4, 3))])
+
+
+def test_text_without_a_tokenizer() -> None:
+    this = model("text/v1-tiny")
+    ids = [0, 17, 18, 2]
+    found = this.features([ids, torch.tensor(ids), np.array(ids)])
+    assert found.lengths.tolist() == [4, 4, 4]
+    assert torch.equal(found.hidden[0, 0], found.hidden[0, 2])
+    for words in ("a text", Path("a.txt")):
+        with pytest.raises(UserError, match=r"tokenizer of this model is not known: put its tokenizer\.json"):
+            this.features([words])
+    for wrong in ([0, VOCABULARY], [], [-1], [0.5], [[0, 2]], [0] * 10_000):
+        with pytest.raises(UserError, match="input 1: it must be a string, or 1 to"):
+            this.features([wrong])
+
+
+def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    with pytest.raises(BadExample, match=r"a\.wav"):
+        read_input(model("speech/v1-tiny").modality, tmp_path / "a.wav", "a wave")
+
+
+def test_devices() -> None:
+    assert inference.device("cpu").type == "cpu"
+    for wrong in ("gpu", "mps", "cuda:99"):
+        with pytest.raises(UserError, match=f"device: '{wrong}' is no"):
+            inference.device(wrong)

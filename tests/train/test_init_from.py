@@ -1,0 +1,86 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import data2vec
+from data2vec.distributed import Process
+from data2vec.errors import UserError
+from data2vec.recipe import recipe as recipes
+from data2vec.run_dir import Run
+from data2vec.train.trainer import Training
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tiny2: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return data2vec.pretrain(
+        "vision/v2-tiny", overrides=tiny2 | {"train.steps": 3}, out=tmp_path_factory.mktemp("runs") / "first"
+    )
+
+
+def begin(where: Path, settings: dict[str, Any]) -> Any:
+    return Training(recipes.load("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(0, 1, CPU))
+
+
+def test_student_teacher_and_decoder_go_on(run: Run, tiny2: dict[str, Any]) -> None:
+    training = begin(run.folder, tiny2)
+    model = data2vec.load(run.folder)
+    state = training.objective.state_dict()
+    for name, weight in model.encoder.state_dict().items():
+        assert torch.equal(state.pop(f"student.{name}"), weight)
+    assert state.keys() == model.pretraining.keys()
+    assert all(torch.equal(weight, model.pretraining[name]) for name, weight in state.items())
+    assert any(not torch.equal(weight, model.encoder.state_dict().get(name[12:], weight)) for name, weight in state.items())
+    assert training.origin.endswith("teacher and head go on as they were")
+
+
+def test_without_them_the_teacher_is_a_copy_and_the_decoder_new(run: Run, tiny2: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(run.model, tmp_path / "model")
+    (tmp_path / "model" / "pretraining.safetensors").unlink()
+    training = begin(tmp_path / "model", tiny2)
+    state = training.objective.state_dict()
+    teacher = [name for name in state if name.startswith("teacher.own.")]
+    assert teacher and all(torch.equal(state[name], state[f"student.{name[12:]}"]) for name in teacher)
+    assert training.origin.endswith("the teacher begins as a copy of the student and the decoder is new")
+
+
+def test_a_run_of_two_parts_learns_on_and_resumes_without_the_first(
+    run: Run, tiny2: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run.model, tmp_path / "model")
+    settings = tiny2 | {"init": str(tmp_path / "model"), "train.steps": 6}
+    whole = data2vec.pretrain("vision/v2-tiny", overrides=settings, out=tmp_path / "whole")
+    assert "init: the student of" in capfd.readouterr().err
+    shutil.copytree(whole.folder, tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-6")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    parts = data2vec.pretrain("vision/v2-tiny", overrides=settings, out=tmp_path / "parts", resume=True)
+    assert [line["loss"] for line in parts.metrics] == [line["loss"] for line in whole.metrics]
+
+
+def test_another_shape_is_refused_with_what_differs(run: Run, tiny2: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"init: .* does not fit this recipe: encoder.layers is 4 here and 3 there"):
+        begin(run.folder, tiny2 | {"encoder.layers": 4})
+
+
+def test_other_settings_of_the_same_shape_are_told(run: Run, tiny2: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    begin(run.folder, tiny2 | {"encoder.heads": 4, "encoder.dropout": 0.3})
+    assert "trained by other settings: encoder.heads is 4 here and 2 there" in caplog.text
+    assert "dropout" not in caplog.text
+
+
+def test_text_takes_the_tokenizer_of_the_model(tiny2: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one line of some words, and then another one\n" * 200)
+    small = tiny2 | {"data.block_size": 32, "data.batch_size": 4, "data.micro_batch_size": 4, "train.steps": 1}
+    small |= {"modality.vocab_size": 300, "modality.max_length": 32, "encoder.drop_path": 0.0, "objective.masks": 2}
+    small.pop("data.train")
+    first = data2vec.pretrain("text/v2-tiny", str(tmp_path / "text.txt"), small, tmp_path / "first")
+    (tmp_path / "more.txt").write_text("quite different words that it has never seen before\n" * 200)
+    second = data2vec.pretrain(
+        "text/v2-tiny", str(tmp_path / "more.txt"), small | {"init": str(first.folder)}, tmp_path / "second"
+    )
+    assert (second.model / "tokenizer.json").read_bytes() == (first.model / "tokenizer.json").read_bytes()

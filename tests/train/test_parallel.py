@@ -1,0 +1,90 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import data2vec
+from data2vec.distributed import Process
+from data2vec.errors import RunStopped, UserError
+from data2vec.recipe.train_settings import TrainSettings
+from data2vec.run_dir import Run
+from data2vec.train import parallel as engine
+
+STILL = {"encoder.dropout": 0, "train.steps": 4}
+
+
+def run(out: Path, recipe: str, settings: dict[str, Any], **more: Any) -> Run:
+    return data2vec.pretrain(recipe, overrides=settings | more, out=out)
+
+
+def losses(done: Run) -> list[float]:
+    return [line["loss"] for line in done.metrics]
+
+
+@pytest.mark.parametrize("recipe", ["vision/v1-tiny", "vision/v2-tiny"])
+def test_recomputed_blocks_change_not_a_bit(recipe: str, tiny: dict[str, Any], tiny2: dict[str, Any], tmp_path: Path) -> None:
+    """Dropout and stochastic depth included."""
+    settings = tiny if "v1" in recipe else tiny2
+    kept = run(tmp_path / "kept", recipe, settings)
+    again = run(tmp_path / "again", recipe, settings, **{"train.recompute": True})
+    assert losses(again) == losses(kept)
+    one, other = (load_file(each.model / "model.safetensors") for each in (kept, again))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # those of the compiler itself
+def test_compiled_blocks_compute_the_same_and_share_one_program(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stochastic depth, whose chance differs from block to block."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+    counters.clear()
+    settings = tiny | STILL | {"encoder.layers": 6, "encoder.layer_scale": 0.1, "encoder.ffn_width": 16}
+    plain = run(tmp_path / "plain", "vision/v1-tiny", settings)
+    compiled = run(tmp_path / "compiled", "vision/v1-tiny", settings, **{"train.compile": True})
+    assert counters["stats"]["unique_graphs"] <= 4  # student and teacher, with and without what is never skipped: not twelve
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+
+
+def test_float16_is_refused_where_it_does_not_work() -> None:
+    with pytest.raises(UserError, match=r"train\.precision: fp16 is hundreds of times slower"):
+        engine._check(TrainSettings(precision="fp16"), Process(0, 1, torch.device("cpu")))
+    with pytest.raises(UserError, match=r"train\.precision: fp16 does not go with train\.shard"):
+        engine._check(TrainSettings(precision="fp16", shard=True), Process(0, 2, torch.device("cuda")))
+    engine._check(TrainSettings(precision="fp16", shard=True), Process(0, 1, torch.device("cuda")))
+
+
+def test_float16_scales_the_loss_and_resumes(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, where it is refused for being slow, not for being wrong."""
+    monkeypatch.setattr(engine, "_check", lambda *_: None)
+    settings = tiny | STILL | {"train.precision": "fp16", "train.checkpoint_every": 2}
+    half = run(tmp_path / "half", "vision/v1-tiny", settings)
+    full = run(tmp_path / "full", "vision/v1-tiny", settings, **{"train.precision": "fp32"})
+    assert losses(half) != losses(full)
+    assert losses(half) == pytest.approx(losses(full), rel=0.02)
+    assert [line["loss_scale"] for line in half.metrics] == [2.0**16] * 4
+    assert "loss_scale" not in full.metrics[0]
+    shutil.rmtree(half.folder / "checkpoints" / "step-4")
+    expected = losses(half)
+    data2vec.pretrain("vision/v1-tiny", overrides=settings, out=half.folder, resume=True)
+    assert losses(half) == expected
+
+
+def test_float16_skips_a_step_that_overflows_and_stops_when_all_do(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_check", lambda *_: None)
+    settings = tiny | STILL | {"train.precision": "fp16", "train.steps": 80, "objective.scale": 1e4}
+    over = run(tmp_path / "over", "vision/v1-tiny", settings | {"train.steps": 6})
+    scales = [line["loss_scale"] for line in over.metrics]
+    assert scales[0] < 2.0**16
+    assert "grad_norm" not in over.metrics[0]
+    with pytest.raises(RunStopped, match="the loss scale"):
+        run(tmp_path / "never", "vision/v1-tiny", settings | {"objective.scale": 1e30})

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from data2vec.distributed import Process
+from data2vec.errors import Unhealthy
+from data2vec.train import provenance as machine
+
+FIRST = Process(0, 1, torch.device("cpu"))
+
+
+def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
+    with machine.recorded(tmp_path, FIRST, 0):
+        (entry,) = machine.starts(tmp_path)
+        assert entry["started"] and "ended" not in entry  # what a process that is killed leaves
+    with pytest.raises(Unhealthy), machine.recorded(tmp_path, FIRST, 7):
+        raise Unhealthy("collapsed")
+    with pytest.raises(KeyboardInterrupt), machine.recorded(tmp_path, FIRST, 9):
+        raise KeyboardInterrupt
+    every = machine.starts(tmp_path)
+    assert [(each["step"], each["because"]) for each in every] == [(0, "finished"), (7, "collapsed"), (9, "by Ctrl-C")]
+    assert [each.get("unhealthy") for each in every] == [None, True, None]
+    assert all(each["ended"] >= each["started"] for each in every)
+
+
+def test_the_machine_is_described() -> None:
+    told = machine.describe(Process(0, 4, torch.device("cpu")))
+    assert told["processes"] == 4 and told["device"] == "cpu" and told["torch"] == torch.__version__
+    assert told["processor"] and told["cores"] >= 1 and told["system"]
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    with machine.recorded(tmp_path, Process(1, 2, torch.device("cpu")), 0):
+        pass
+    assert machine.starts(tmp_path) == []
