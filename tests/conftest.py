@@ -9,6 +9,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 from hypothesis import settings
 
+pytest_plugins = ["helpers.fixtures", "helpers.foreign_pickles"]
+
 # The same examples in every run, and no opinion on how long one takes: machines are shared.
 settings.register_profile("data2vec", deadline=None, derandomize=True)
 settings.load_profile("data2vec")

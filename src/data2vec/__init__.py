@@ -58,22 +58,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "Exported": "interop.export",
-    "FeatureFile": "tasks.features",
-    "Features": "inference",
+    "Exported": "interop.export.export",
+    "FeatureFile": "tasks.extraction.extract",
+    "Features": "feature_extraction",
     "Model": "model",
-    "Recipe": "recipe",
-    "Run": "train.folder",
-    "check": "data.check",
+    "Recipe": "recipe.recipe",
+    "Run": "run_dir",
+    "check": "data.check.check",
     "convert": "interop.convert",
-    "evaluate": "tasks.evaluate",
-    "export": "interop.export",
-    "features": "tasks.features",
+    "evaluate": "tasks.finetuning.evaluate",
+    "export": "interop.export.export",
+    "features": "tasks.extraction.extract",
     "finetune": "train.finetune",
     "load": "interop.load",
-    "pretrain": "train.loop",
-    "probe": "tasks.probe",
-    "transcribe": "tasks.transcribe",
+    "pretrain": "train.trainer",
+    "probe": "tasks.probing.probe",
+    "transcribe": "tasks.asr.transcribe",
 }
 
 

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from toy import Toy, ToyData, content, line, loader, rows, take
 
 from data2vec.data.bucketing import cut
 from data2vec.data.loader import Loader
 from data2vec.errors import RunStopped, UserError
 from data2vec.objective.masking import FixedBlockMask
+from helpers.toy_modality import Toy, ToyData, content, line, loader, rows, take
 
 
 class Numbered:

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 from datasets import IterableDataset
-from toy import content, loader, take
 
 from data2vec.data.streaming import furthest, rows_read
 from data2vec.errors import RunStopped, UserError
+from helpers.toy_modality import content, loader, take
 
 ARRANGEMENTS = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 2), (4, 0), (4, 1)]
 """Processes, and workers of each."""

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds import KINDS, positions, views
 from torch import Tensor, nn
 
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.position_encoders import take
 from data2vec.nn.transformer import Transformer, TransformerSettings
+from helpers.position_kinds import KINDS, positions, views
 
 PADDING = torch.arange(12) >= torch.tensor([12, 8])[:, None]
 each = pytest.mark.parametrize("kind", KINDS)

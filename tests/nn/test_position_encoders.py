@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kinds import KINDS, positions, views
 
 from data2vec.nn.position_encoders import (
     Alibi,
@@ -16,6 +15,7 @@ from data2vec.nn.position_encoders import (
     alibi_slopes,
     take,
 )
+from helpers.position_kinds import KINDS, positions, views
 
 
 @pytest.mark.parametrize("kernel", [4, 5])

@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from small import batch, objective
 from torch.nn import functional as F
 
 from data2vec.errors import UserError
 from data2vec.objective import diagnostics as health
 from data2vec.objective.diagnostics import HealthSettings
+from helpers.small_models import batch, objective
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from small import KINDS, batch2, encoder, objective2, with_masks
 from torch import Tensor
 
 from data2vec.errors import UserError
@@ -14,6 +13,7 @@ from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_p
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import TeacherSettings
 from data2vec.recipe import recipe as recipes
+from helpers.small_models import KINDS, batch2, encoder, objective2, with_masks
 
 BY_LAYER = TargetSettings(top_k=2, layer_norms=("layer",))  # instance norm makes the mean over the positions nothing
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from small import batch, encoder, objective
 
 from data2vec.objective.teacher import Teacher, TeacherSettings
+from helpers.small_models import batch, encoder, objective
 
 
 def kick(module: torch.nn.Module) -> None:

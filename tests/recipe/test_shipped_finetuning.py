@@ -53,7 +53,7 @@ GLUE = {
 
 
 def test_recipes_that_help_and_docs_speak_of_are_there() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     texts = [usage.__doc__, *(value for value in vars(usage).values() if isinstance(value, str))]
     texts += [path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))]
     spoken = {

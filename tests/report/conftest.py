@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
 }
 BATCH = {"data.batch_size": 4, "data.micro_batch_size": 4}
 SENSOR = """
-modality: {name: 'test_own:Sensor', window: 8}
+modality: {name: 'helpers.sensor_modality:Sensor', window: 8}
 encoder: {input_norm: false, dropout: 0, attention_dropout: 0}
 objective: {name: data2vec, mask: {kind: span, prob: 0.5, length: 3}, target: {layer_norms: [layer]}}
 """
@@ -56,7 +56,7 @@ def text(folder: Path) -> tuple[str, str, dict[str, Any]]:
 
 
 def sensors(folder: Path) -> tuple[str, str, dict[str, Any]]:
-    """The modality of tests/modalities/test_own.py."""
+    """The modality of tests/helpers/sensor_modality.py."""
     np.save(folder / "readings.npy", np.random.default_rng(0).standard_normal((16, 160, 3)))
     (folder / "sensor.yaml").write_text(SENSOR, encoding="utf-8")
     return str(folder / "sensor.yaml"), str(folder / "readings.npy"), {}
@@ -71,6 +71,5 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA2VEC_CACHE", str(folder / "cache"))
-        patch.syspath_prepend(Path(__file__).parents[1] / "modalities")
         recipe, data, settings = MADE[request.param](folder)
         return data2vec.pretrain(recipe, data, TINY | settings, folder / "run")

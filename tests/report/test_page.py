@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import browser
 import pytest
 
 from data2vec import cli
 from data2vec.errors import UserError
 from data2vec.report import page
 from data2vec.run_dir import Run
+from helpers import browser
 
 CURVES = {"Loss", "Spread", "Rank", "Gradient norm", "Update size", "Content of the targets", "Learning rate", "EMA decay"}
 CURVES |= {"Throughput", "Waiting for data"}

@@ -61,8 +61,7 @@ def test_features_are_those_of_the_encoder(opened: tuple[Recipe, Sample, Objecti
 
 
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: np.ndarray) -> tuple[Any, str]:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "modalities")
-    from test_own import Sensor, SensorData, SensorSettings
+    from helpers.sensor_modality import Sensor, SensorData, SensorSettings
 
     np.save(tmp_path / "readings.npy", readings)
     return Sensor(SensorSettings(), SensorData()), str(tmp_path / "readings.npy")

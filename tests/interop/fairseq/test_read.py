@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from released import CONFIGS, ENCODERS, MODELS, TEACHERS, WIDTH, affine, content, fine_tuned, norm, random, save
 from torch import Tensor
 
 import data2vec
 from data2vec import objective as objectives
 from data2vec.errors import UserError
 from data2vec.model import Model
+from helpers.official_files import CONFIGS, ENCODERS, MODELS, TEACHERS, WIDTH, affine, content, fine_tuned, norm, random, save
 
 ALL = pytest.mark.parametrize("name", MODELS)
 COMPUTED = ("version", "relative_position_index", "fixed_positional_encoder.positions")
@@ -60,7 +60,7 @@ def test_a_file_without_configuration_has_the_released_settings(name: str, tmp_p
     check(model, name)
     heads = 1 if name in ("speech1", "text1", "vision2", "text2") else 4  # told by the table or the scale of ALiBi
     assert model.recipe.encoder.heads == heads
-    released = data2vec.recipe.load(f"{name[:-1]}/v{name[-1]}-base").objective
+    released = recipes.load(f"{name[:-1]}/v{name[-1]}-base").objective
     assert model.recipe.objective.teacher.decay == released.teacher.decay
     assert model.recipe.objective.beta == released.beta
 
@@ -217,7 +217,7 @@ def test_strides_are_told_by_the_configuration_or_are_those_of_wav2vec(tmp_path:
 
 
 def test_configurations_in_objects_of_other_libraries(tmp_path: Path, libraries: None) -> None:
-    from test_unpickle import DictConfig, Node
+    from helpers.foreign_pickles import DictConfig, Node
 
     def omegaconf(tree: Any) -> Any:
         return DictConfig({k: omegaconf(v) for k, v in tree.items()}) if isinstance(tree, dict) else Node(tree)
@@ -259,7 +259,7 @@ def test_the_port_of_vision_1_gives_its_encoder(tmp_path: Path, caplog: pytest.L
 
 
 def test_ctc_and_its_letters(tmp_path: Path, libraries: None) -> None:
-    from test_unpickle import Dictionary
+    from helpers.foreign_pickles import Dictionary
 
     for name in ("speech1", "speech2"):
         made = fine_tuned(name, affine("w2v_encoder.proj", 32, WIDTH), "w2v_encoder.w2v_model.", _name="wav2vec_ctc")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from released import MODELS, TEACHERS, content, save
 from torch import Tensor
 
 import data2vec
@@ -18,6 +17,7 @@ from data2vec.interop.fairseq.recipe_to_config import differences
 from data2vec.model import Model
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings
 from data2vec.recipe import recipe as recipes
+from helpers.official_files import MODELS, TEACHERS, content, save
 
 RELEASED = [name for name in recipes.names() if "tiny" not in name and "/v" in name]
 FRONT = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]

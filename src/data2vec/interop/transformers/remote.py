@@ -82,7 +82,7 @@ def write(model: Model, folder: Path) -> list[str]:
 
 def code() -> str:
     """The one file that a folder needs: those here after one another, with the docstring of the last and all imports first."""
-    texts = [Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in CODE]
+    texts = [(Path(__file__).parent / "remote_code" / f"{name}.py").read_text(encoding="utf-8") for name in CODE]
     modules: set[str] = set()
     names: dict[str, set[str]] = {}
     bodies = []

@@ -1,0 +1,1 @@
+"""What tests of several rooms share: toy data, small models, official-style files."""
