@@ -56,7 +56,7 @@ def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
 
         def frozen(*arguments: Any) -> encoders.Encoder:
             encoder = build(*arguments)
-            encoder.features.requires_grad_(False)
+            encoder.local_encoder.requires_grad_(False)
             return encoder
 
         encoders.build = frozen

@@ -27,7 +27,7 @@ from data2vec.interop import key_mapping as keys
 from data2vec.interop.fairseq import config_to_recipe as fairseq_config
 from data2vec.interop.fairseq import keys as fairseq
 from data2vec.nn import encoder as encoders
-from data2vec.nn.position_encoders import LearnedPositions
+from data2vec.nn.position_encoders import LearnedPositionEncoder
 from data2vec.objective import Data2Vec, Data2Vec2, Objective
 from data2vec.recipe import recipe as recipes
 
@@ -148,7 +148,7 @@ def build(case: Case, fixture: Fixture) -> Objective:
     ours = trained(objective)
     loaded = keys.read(fixture.group("student"), ours, case.table)
     teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
-    own = dict(objective.teacher.own.named_parameters())
+    own = dict(objective.teacher.ema.named_parameters())
     with torch.no_grad():
         for name, value in loaded.items():
             ours[name].copy_(value)
@@ -165,10 +165,10 @@ def reopen(case: Case, fixture: Fixture) -> Objective:
         model = data2vec.load(path)
     settings, expected = model.recipe.objective, case.recipe["objective"]["teacher"]
     # What the official text model was shown is not in its files; and a copy of the student's is opened as the student's own.
-    told = {key: expected[key] for key in ("context", "features", "positions") if key in expected}
+    told = {key: expected[key] for key in ("context", "local_encoder", "position_encoder") if key in expected}
     settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update=told)})
     objective = objectives.build(model.encoder.requires_grad_(True), settings)
-    copied = tuple(f"teacher.own.{part}." for part in ("features", "positions") if expected[part] == "copied")
+    copied = tuple(f"teacher.ema.{part}." for part in ("local_encoder", "position_encoder") if expected[part] == "copied")
     state = {name: value for name, value in objective.state_dict().items() if not name.startswith("student.")}
     if lost := {name for name in state.keys() ^ model.pretraining.keys() if not name.startswith(copied)}:
         raise ValueError(f"not in the file, or not in the objective: {', '.join(sorted(lost))}")
@@ -213,13 +213,15 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
         final = objective.head(out) if isinstance(objective, Data2Vec) and this.per_position else out
         errors["hidden/out"] = error(final, mid["hidden/out"][:, -final.shape[1] :])
         if "local_features" in mid:
-            features, _ = objective.student.features(this.plain)
-            placed = isinstance(objective.student.positions, LearnedPositions)  # the official ones have positions in them
-            features = objective.student.positions(features, padding) if placed else features
+            features, _ = objective.student.local_encoder(this.plain)
+            placed = isinstance(
+                objective.student.position_encoder, LearnedPositionEncoder
+            )  # the official ones have positions in them
+            features = objective.student.position_encoder(features, padding) if placed else features
             errors["local_features"] = error(features, mid["local_features"])
         if "hidden/embedding" in mid:
-            features, _ = objective.student.features(this.plain)
-            errors["hidden/embedding"] = error(objective.student.positions(features, padding), mid["hidden/embedding"])
+            features, _ = objective.student.local_encoder(this.plain)
+            errors["hidden/embedding"] = error(objective.student.position_encoder(features, padding), mid["hidden/embedding"])
     worst = max(errors, key=lambda key: errors[key])
     lines.append(("features", errors[worst], forward, f"{len(errors)} tensors, worst {worst}"))
 
@@ -266,7 +268,7 @@ def gradients(objective: Objective, fixture: Fixture, this: Case) -> tuple[float
 
 def ema(objective: Objective, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
     expected = {this.teacher_prefix + key: value for key, value in fixture.group("ema").items()}
-    ours = keys.write(dict(objective.teacher.own.named_parameters()), expected, this.table)
+    ours = keys.write(dict(objective.teacher.ema.named_parameters()), expected, this.table)
     errors = {key: error(value, expected[key]) for key, value in ours.items()}
     rest = [key for key in expected.keys() - ours.keys() if expected[key].is_floating_point()]
     rest = [key for key in rest if not key.endswith("fixed_positional_encoder.positions")]  # ours are computed

@@ -61,7 +61,7 @@ def test_an_input_has_the_features_it_has_alone(name: str, padding: str, pool: b
         else:
             torch.testing.assert_close(together.hidden[:, i, :length], alone.hidden[:, 0], atol=1e-5, rtol=0)
             assert not together.hidden[:, i, length:].any()
-    assert getattr(this.encoder.positions, "padding", padding) == padding
+    assert getattr(this.encoder.position_encoder, "padding", padding) == padding
 
 
 @pytest.mark.parametrize("overrides", [{}, {"modality.conv_norm": "group"}])

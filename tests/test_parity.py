@@ -21,6 +21,7 @@ from data2vec.recipe import recipe as recipes
 GOLDEN = Path(__file__).parent / "golden.json"
 ENCODER = {"width": 24, "layers": 3, "heads": 4, "ffn_width": 48, "dropout": 0.0, "attention_dropout": 0.0}
 TEACHER = {"decay": 0.6, "end_decay": 0.9, "anneal_steps": 10}
+AVERAGED = {"local_encoder": "averaged", "position_encoder": "averaged"}
 DECODER = {"layers": 2, "groups": 4, "dropout": 0.0}
 CASES: dict[str, dict[str, Any]] = {
     "speech": {
@@ -34,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
                      "conv_bias": True, "conv_grad_scale": 0.1,
                      "position_depth": 3, "position_kernel": 3, "position_groups": 2},
         "encoder": ENCODER | {"norm": "pre", "input_norm": False, "final_norm": True},
-        "objective": {"name": "data2vec", "teacher": TEACHER | {"positions": "averaged"}, "beta": 1.0, "scale": 2.0,
+        "objective": {"name": "data2vec", "teacher": TEACHER | {"position_encoder": "averaged"}, "beta": 1.0, "scale": 2.0,
                       "target": {"top_k": 3, "layer_norms": ["instance", "layer"], "norms": ["layer", "instance"]}},
     },
     "vision": {
@@ -42,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         "encoder": ENCODER | {"norm": "pre", "norm_eps": 1e-6, "input_norm": False, "final_norm": True, "extra_tokens": 1,
                               "key_bias": False, "layer_scale": 0.1, "init": "beit"},
         "objective": {"name": "data2vec",
-                      "teacher": TEACHER | {"features": "averaged", "positions": "averaged"}, "beta": 2.0, "scale": "1/width",
+                      "teacher": TEACHER | AVERAGED, "beta": 2.0, "scale": "1/width",
                       "target": {"state": "block", "top_k": 2, "layer_norms": ["layer"], "norms": ["layer"]}},
     },
     "text": {
@@ -62,13 +63,14 @@ CASES: dict[str, dict[str, Any]] = {
                      "position_kernel": 4, "position_groups": 4, "position_padding": "seen", "alibi": True,
                      "mask_vector": False},
         "encoder": ENCODER,
-        "objective": {"name": "data2vec2", "masks": 3, "teacher": TEACHER | {"positions": "averaged"}, "target": {"top_k": 2},
+        "objective": {"name": "data2vec2", "masks": 3, "teacher": TEACHER | {"position_encoder": "averaged"},
+                      "target": {"top_k": 2},
                       "decoder": DECODER | {"kernel": [7], "width": 16}},
     },
     "vision-2": {
         "modality": {"name": "vision", "image": 40, "patch": 8, "positions": "sincos", "mask_vector": False},
         "encoder": ENCODER | {"norm_eps": 1e-6, "extra_tokens": 1, "extra_token_std": 1.0, "prenet_layers": 1},
-        "objective": {"name": "data2vec2", "masks": 2, "teacher": TEACHER | {"features": "averaged", "positions": "averaged"},
+        "objective": {"name": "data2vec2", "masks": 2, "teacher": TEACHER | AVERAGED,
                       "target": {"top_k": 2, "norms": ["layer"]}, "decoder": DECODER | {"kernel": [3, 3], "width": 24},
                       "cls_loss": 0.01, "cls_reduction": "sum"},
     },
@@ -120,7 +122,7 @@ def figures(name: str) -> dict[str, float]:
     output.loss.backward()
     found = {"loss": output.loss.item(), "predicted": float(output.predicted)}
     found |= {key: value.item() for key, value in output.stats.items() if key.endswith("std")}
-    for part in ("student.features", "student.positions", "student.transformer", "decoder" if equal else "head"):
+    for part in ("student.local_encoder", "student.position_encoder", "student.transformer", "decoder" if equal else "head"):
         gradients = [p.grad for p in objective.get_submodule(part).parameters() if p.grad is not None]
         if not gradients:  # fixed positions
             continue

@@ -16,7 +16,7 @@ from data2vec.errors import BadExample, RunStopped, UserError
 
 if TYPE_CHECKING:
     from data2vec.data.check.check import check
-    from data2vec.feature_extraction import Features
+    from data2vec.feature_extraction import FeatureBatch
     from data2vec.interop.convert import convert
     from data2vec.interop.export.export import Exported, export
     from data2vec.interop.load import load
@@ -38,8 +38,8 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 __all__ = [
     "BadExample",
     "Exported",
+    "FeatureBatch",
     "FeatureFile",
-    "Features",
     "Model",
     "Recipe",
     "Run",
@@ -60,7 +60,7 @@ __all__ = [
 _HOME = {
     "Exported": "interop.export.export",
     "FeatureFile": "tasks.extraction.extract",
-    "Features": "feature_extraction",
+    "FeatureBatch": "feature_extraction",
     "Model": "model",
     "Recipe": "recipe.recipe",
     "Run": "run_dir",

@@ -30,7 +30,7 @@ PADDING = 1 / 16
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureBatch:
     """What an encoder makes of some inputs."""
 
     hidden: Tensor

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from data2vec import feature_extraction as inference
 from data2vec.errors import BadExample, UserError
-from data2vec.feature_extraction import Features, Layers
+from data2vec.feature_extraction import FeatureBatch, Layers
 from data2vec.inputs import check_tokenizer, read_input
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model_card import card
@@ -52,7 +52,7 @@ class Model:
     head: Head | None = None
     """What fine-tuning put on it."""
     pretraining: Mapping[str, Tensor] = field(default_factory=dict)
-    """What pre-training had besides the encoder, by the names of the objective: `teacher.own.…`, and the prediction head or
+    """What pre-training had besides the encoder, by the names of the objective: `teacher.ema.…`, and the prediction head or
     decoder. It is needed only to go on with pre-training, and may be missing."""
     source: str | None = None
     """Where the weights come from, in words."""
@@ -88,7 +88,7 @@ class Model:
 
     def features(
         self, inputs: Sequence[Any], layers: Layers = "last", pool: bool = False, batch: int | None = None
-    ) -> Features:
+    ) -> FeatureBatch:
         """Contextual vectors of each input, in the order given, the same as if each were computed alone.
 
         `inputs`: paths of files; or arrays or tensors, (S,) samples or (H, W, 3) bytes; for text, strings (the path of a text
@@ -115,7 +115,9 @@ class Model:
         step, longest = self.modality.seconds_per_position, max(lengths)
         rest = [(0, 0, 0, 0 if pool else longest - length) for length in lengths]
         hidden = [nn.functional.pad(x, missing) for (x, _), missing in zip(found, rest, strict=True)]
-        return Features(torch.stack(hidden, 1), torch.tensor(lengths), None if step is None else torch.arange(longest) * step)
+        return FeatureBatch(
+            torch.stack(hidden, 1), torch.tensor(lengths), None if step is None else torch.arange(longest) * step
+        )
 
 
 def save(model: Model, folder: Path, examples: Examples | None = None, metrics: Sequence[dict[str, Any]] = ()) -> None:

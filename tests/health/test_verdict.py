@@ -147,8 +147,8 @@ def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> 
             {"objective__teacher__features": "shared"},
             "watch",
             "the front-end dies",
-            "objective.teacher.features=shared",
-            "objective.teacher.features=averaged",
+            "objective.teacher.local_encoder=shared",
+            "objective.teacher.local_encoder=averaged",
         ),
         (
             {"target_content": (0.501, 0.42, 0.25, 0.14, 0.10, 0.08, 0.07, 0.06)},  # text, version 2

@@ -5,24 +5,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data2vec.nn.position_encoders import Alibi, ConvPositions, LearnedPositions, Positions, RelativePositions, SinCosPositions
+from data2vec.nn.position_encoders import (
+    Alibi,
+    ConvPositionEncoder,
+    LearnedPositionEncoder,
+    PositionEncoder,
+    RelativePositionEncoder,
+    SinCosPositionEncoder,
+)
 
 KINDS = ("conv", "conv-alibi", "learned", "sincos", "relative")
 
 
-def positions(kind: str, extra_tokens: int = 0, **changes: Any) -> Positions:
+def positions(kind: str, extra_tokens: int = 0, **changes: Any) -> PositionEncoder:
     """With random values where fresh ones would say nothing."""
     torch.manual_seed(0)
-    made: Positions
+    made: PositionEncoder
     if kind in ("conv", "conv-alibi"):
         alibi = Alibi(2, extra_tokens) if kind == "conv-alibi" else None
-        made = ConvPositions(16, depth=2, kernel=5, groups=2, alibi=alibi, **changes)
+        made = ConvPositionEncoder(16, depth=2, kernel=5, groups=2, alibi=alibi, **changes)
     elif kind == "learned":
-        made = LearnedPositions(16, length=12, **changes)
+        made = LearnedPositionEncoder(16, length=12, **changes)
     elif kind == "sincos":
-        made = SinCosPositions((3, 4), 16)
+        made = SinCosPositionEncoder((3, 4), 16)
     else:
-        made = RelativePositions((3, 4), heads=2, extra_tokens=extra_tokens)
+        made = RelativePositionEncoder((3, 4), heads=2, extra_tokens=extra_tokens)
         torch.nn.init.normal_(made.table)
     return made
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from data2vec.modalities.base import DataSettings, Examples, Features, Modality
-from data2vec.nn.position_encoders import LearnedPositions, Positions
+from data2vec.modalities.base import DataSettings, Examples, LocalEncoder, Modality
+from data2vec.nn.position_encoders import LearnedPositionEncoder, PositionEncoder
 from data2vec.settings import Settings
 
 
@@ -21,7 +21,7 @@ class SensorData(DataSettings):
     micro_batch = property(lambda self: 16.0)
 
 
-class Windows(Features):
+class Windows(LocalEncoder):
     def __init__(self, window: int, width: int):
         super().__init__()
         self.project = torch.nn.Linear(3 * window, width)
@@ -51,11 +51,11 @@ class Readings:
 class Sensor(Modality):
     Settings, Data = SensorSettings, SensorData
 
-    def features(self, width: int) -> Windows:
+    def build_local_encoder(self, width: int) -> Windows:
         return Windows(self.settings.window, width)
 
-    def positions(self, width: int, heads: int, extra_tokens: int) -> Positions:
-        return LearnedPositions(width, 32)
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> PositionEncoder:
+        return LearnedPositionEncoder(width, 32)
 
     def grid(self, batch: dict[str, torch.Tensor]) -> tuple[int, ...]:
         return (batch["input"].shape[1],)

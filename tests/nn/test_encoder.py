@@ -36,7 +36,7 @@ def test_with_all_positions_kept_it_is_the_full_forward(kind: str, extra: int, p
     x, hidden, kept = views(masks=2, kept=12)
     first, context = model.encode_kept(x, padding, hidden, kept)
     assert first.shape == (4, extra, 16) and context.shape == (4, 12, 16)
-    whole = model.transformer.encode(model.positions(x, padding), padding, model.positions.bias(12))
+    whole = model.transformer.encode(model.position_encoder(x, padding), padding, model.position_encoder.bias(12))
     whole = whole.repeat_interleave(2, dim=0)
     there = torch.ones(4, 12, dtype=torch.bool) if padding is None else ~padding.repeat_interleave(2, dim=0)
     torch.testing.assert_close(first, whole[:, :extra], atol=1e-5, rtol=1e-5)
@@ -52,9 +52,9 @@ def test_it_is_the_full_sequence_without_attention_to_what_is_hidden(kind: str, 
     first, context = model.encode_kept(x, padding, hidden, kept)
     blanked = x.repeat_interleave(3, dim=0).masked_fill(hidden[..., None], 0)
     absent = None if padding is None else padding.repeat_interleave(3, dim=0)
-    placed = model.positions(blanked, absent)
+    placed = model.position_encoder(blanked, absent)
     unseen = hidden if absent is None else hidden | absent
-    whole = model.transformer.encode(placed, unseen, model.positions.bias(12))
+    whole = model.transformer.encode(placed, unseen, model.position_encoder.bias(12))
     there = ~take(unseen[..., None], kept)[..., 0]
     torch.testing.assert_close(first, whole[:, :extra], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(context[there], take(whole[:, extra:], kept)[there], atol=1e-5, rtol=1e-5)

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from data2vec.nn.position_encoders import (
     Alibi,
-    ConvPositions,
-    LearnedPositions,
+    ConvPositionEncoder,
+    LearnedPositionEncoder,
     Padding,
-    RelativePositions,
-    SinCosPositions,
+    RelativePositionEncoder,
+    SinCosPositionEncoder,
     alibi_slopes,
     take,
 )
@@ -21,7 +21,7 @@ from helpers.position_kinds import KINDS, positions, views
 @pytest.mark.parametrize("kernel", [4, 5])
 def test_convolutional_positions_keep_length_and_shift_with_the_input(kernel: int) -> None:
     torch.manual_seed(0)
-    positions = ConvPositions(8, depth=2, kernel=kernel, groups=2)
+    positions = ConvPositionEncoder(8, depth=2, kernel=kernel, groups=2)
     x = torch.zeros(1, 40, 8)
     x[0, 15] = torch.randn(8)
     shifted = x.roll(3, dims=1)
@@ -32,7 +32,7 @@ def test_convolutional_positions_keep_length_and_shift_with_the_input(kernel: in
 
 def test_convolutional_positions_do_not_look_at_padding() -> None:
     torch.manual_seed(0)
-    positions, x = ConvPositions(8, depth=2, kernel=5, groups=2), torch.randn(1, 10, 8)
+    positions, x = ConvPositionEncoder(8, depth=2, kernel=5, groups=2), torch.randn(1, 10, 8)
     padding = torch.arange(10)[None] >= 7
     other = torch.where(padding[..., None], torch.randn(1, 10, 8), x)
     torch.testing.assert_close(positions(x, padding), positions(other, padding))
@@ -40,7 +40,7 @@ def test_convolutional_positions_do_not_look_at_padding() -> None:
 
 def test_learned_positions_count_what_is_there() -> None:
     torch.manual_seed(0)
-    positions, x = LearnedPositions(8, length=6), torch.randn(2, 6, 8)
+    positions, x = LearnedPositionEncoder(8, length=6), torch.randn(2, 6, 8)
     none = torch.zeros(2, 6, dtype=torch.bool)
     torch.testing.assert_close(positions(x, none), positions(x, None))
     late = none.clone()
@@ -53,7 +53,7 @@ def test_learned_positions_count_what_is_there() -> None:
 
 
 def test_relative_bias_depends_on_the_offset_only() -> None:
-    positions = RelativePositions((3, 4), heads=2, extra_tokens=1)
+    positions = RelativePositionEncoder((3, 4), heads=2, extra_tokens=1)
     assert positions.table.shape == (5 * 7 + 3, 2)
     with torch.no_grad():
         positions.table.normal_(generator=torch.Generator().manual_seed(0))
@@ -63,11 +63,11 @@ def test_relative_bias_depends_on_the_offset_only() -> None:
     torch.testing.assert_close(patches[:, 0, 0, 1, 1], patches[:, 1, 2, 2, 3])
     assert not torch.equal(patches[:, 0, 0, 1, 1], patches[:, 1, 1, 0, 0])
     assert len(bias[0].unique()) == 5 * 7 + 3
-    assert RelativePositions((14, 14), heads=12).table.shape[0] == 732
+    assert RelativePositionEncoder((14, 14), heads=12).table.shape[0] == 732
 
 
 def test_sine_positions_put_the_column_first() -> None:
-    table = SinCosPositions((2, 3), 8)(torch.zeros(1, 6, 8), None)[0].view(2, 3, 8)
+    table = SinCosPositionEncoder((2, 3), 8)(torch.zeros(1, 6, 8), None)[0].view(2, 3, 8)
     torch.testing.assert_close(table[0, :, :4], table[1, :, :4])
     torch.testing.assert_close(table[:, 0, 4:], table[:, 2, 4:])
     torch.testing.assert_close(

@@ -39,7 +39,7 @@ def test_the_student_does_not_see_what_is_masked() -> None:
     whole, given = objective(), batch()
     x = torch.randn(3, 20, 16)
     y = torch.where(given["mask"][..., None], torch.randn(3, 20, 16), x)
-    hide = whole.student.features.hide
+    hide = whole.student.local_encoder.hide
     torch.testing.assert_close(hide(x, given), hide(y, given))
     assert not torch.allclose(whole.targets(given, x, None), whole.targets(given, y, None))
 

@@ -83,8 +83,8 @@ def test_the_input_is_embedded_and_the_teacher_asked_once_a_sample(kind: str) ->
     whole, given = objective2(kind), batch2(kind)
     embedded: list[tuple[int, ...]] = []
     taught: list[tuple[int, ...]] = []
-    whole.student.features.register_forward_hook(lambda *x: embedded.append(tuple(x[2][0].shape)))
-    whole.teacher.own["transformer"].blocks[0].register_forward_pre_hook(lambda _, x: taught.append(tuple(x[0].shape)))
+    whole.student.local_encoder.register_forward_hook(lambda *x: embedded.append(tuple(x[2][0].shape)))
+    whole.teacher.ema["transformer"].blocks[0].register_forward_pre_hook(lambda _, x: taught.append(tuple(x[0].shape)))
     whole(given)
     T = given["mask"].shape[1]
     assert embedded == [(3, T, 16)]
@@ -96,7 +96,7 @@ def test_targets_are_those_of_the_masked_positions_of_each_view(kind: str) -> No
     whole, given = objective2(kind), batch2(kind)
     seen = watch(whole)
     output = whole(given)
-    features, padding = whole.student.features(given)
+    features, padding = whole.student.local_encoder(given)
     every = whole.targets(given, features, padding).repeat_interleave(4, dim=0)
     torch.testing.assert_close(seen["target"], every[given["mask"]])
     assert output.predicted == int(given["mask"].sum()) == len(seen["prediction"])
@@ -133,7 +133,7 @@ def test_the_cls_loss_and_the_size_of_the_batch(reduction: str, factor: int) -> 
 def test_the_cls_loss_is_the_error_of_the_last_extra_token_against_the_mean_target() -> None:
     changes: dict[str, Any] = {"encoder_changes": {"extra_tokens": 2}, "target": BY_LAYER}
     whole, given = objective2("vision", **changes, cls_loss=0.3), batch2("vision")
-    features, _ = whole.student.features(given)
+    features, _ = whole.student.local_encoder(given)
     mean = whole.targets(given, features, None).mean(1).repeat_interleave(4, dim=0)
     kept = visible_positions(given["mask"], len(given["masked"]))
     extra, _ = whole.student.encode_kept(features, None, given["mask"], kept)
@@ -152,7 +152,7 @@ def test_all_that_learns_gets_a_gradient_and_nothing_else_does(kind: str, cls_lo
     assert [n for n, p in whole.named_parameters() if p.requires_grad and p.grad is None] == []
     assert [n for n, p in whole.named_parameters() if not p.requires_grad and p.grad is not None] == []
     assert not any(p.requires_grad for p in whole.teacher.parameters())
-    if (vector := whole.student.features.mask_vector) is not None:
+    if (vector := whole.student.local_encoder.mask_vector) is not None:
         assert not vector.requires_grad
     learning = {n.split(".")[0] for n, p in whole.named_parameters() if p.requires_grad}
     assert learning == {"student", "decoder"}
@@ -261,7 +261,7 @@ def test_learning_lowers_the_loss(kind: str) -> None:
 
 def test_without_a_mask_vector_version_1_is_told_what_is_missing() -> None:
     student = encoder()
-    student.features.mask_vector = None
+    student.local_encoder.mask_vector = None
     with pytest.raises(UserError, match=r"modality\.mask_vector: false leaves nothing"):
         student.hide(torch.zeros(3, 20, 16), batch2(masks=1))
 

@@ -21,12 +21,12 @@ def test_decay_grows_linearly_and_stays() -> None:
 def test_a_step_is_the_moving_average() -> None:
     student = encoder()
     teacher = Teacher(student, TeacherSettings(decay=0.75, end_decay=0.75, features="averaged", positions="copied"))
-    before = {name: p.clone() for name, p in teacher.own.named_parameters()}
+    before = {name: p.clone() for name, p in teacher.ema.named_parameters()}
     kick(student)
     teacher.update(student, 1)
     theirs = dict(student.named_parameters())
-    for name, p in teacher.own.named_parameters():
-        expected = theirs[name] if name.startswith("positions") else 0.75 * before[name] + 0.25 * theirs[name]
+    for name, p in teacher.ema.named_parameters():
+        expected = theirs[name] if name.startswith("position_encoder") else 0.75 * before[name] + 0.25 * theirs[name]
         torch.testing.assert_close(p, expected)
 
 
@@ -103,5 +103,5 @@ def test_a_teacher_without_a_prenet_of_its_own_follows_blocks_that_have_constant
     )
     kick(whole.student)
     whole.after_step(1)
-    mine, theirs = whole.teacher.own["transformer"].blocks[2], whole.student.transformer.blocks[2]
+    mine, theirs = whole.teacher.ema["transformer"].blocks[2], whole.student.transformer.blocks[2]
     torch.testing.assert_close(mine.state_dict(), theirs.state_dict())

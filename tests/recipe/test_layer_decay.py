@@ -31,9 +31,14 @@ def of_blocks(found: dict[str, float]) -> list[float]:
 def test_version_1_decays_everything_below_the_head() -> None:
     # ViT-B: 0.65 ** (13 - i), i = 0 below the blocks, b + 1 in block b, 13 elsewhere
     found = scales("vision/v1-base", LayerDecay())
-    below = {"features.mask_vector", "features.project.weight", "features.project.bias", "transformer.extra_tokens"}
+    below = {
+        "local_encoder.mask_vector",
+        "local_encoder.project.weight",
+        "local_encoder.project.bias",
+        "transformer.extra_tokens",
+    }
     assert {key for key, scale in found.items() if scale == 0.65**13} == {f"encoder.{name}" for name in below}
-    table = "encoder.positions.table"
+    table = "encoder.position_encoder.table"
     full = {"encoder.transformer.final_norm", "head.norm", "head.out"}
     assert {key for key, scale in found.items() if scale == 1} == {
         table,
@@ -53,17 +58,23 @@ def test_version_2_decays_only_blocks() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("text/v1-base", {"features.tokens", "positions.table", "positions.norm"}),
+        ("text/v1-base", {"local_encoder.tokens", "position_encoder.table", "position_encoder.norm"}),
         (
             "speech/v1-base",
-            {"features.conv", "features.norm", "features.project", "positions.convs", "transformer.input_norm"},
+            {
+                "local_encoder.conv",
+                "local_encoder.norm",
+                "local_encoder.project",
+                "position_encoder.convs",
+                "transformer.input_norm",
+            },
         ),
     ],
 )
 def test_all_that_comes_before_the_blocks_is_below(name: str, expected: set[str]) -> None:
     found = scales(name, LayerDecay(rate=0.5))
     below = {".".join(key.split(".")[1:3]) for key, scale in found.items() if scale == 0.5**13}
-    assert below - {"features.mask_vector"} == expected
+    assert below - {"local_encoder.mask_vector"} == expected
 
 
 @pytest.mark.parametrize(("below", "groups"), [("decayed", 2 * 14), ("full", 2 * 13)])

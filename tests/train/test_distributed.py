@@ -26,9 +26,9 @@ import json, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 import data2vec
-from data2vec.train import loop
-from data2vec.train.distributed import process
-from data2vec.train.engine import gathered
+from data2vec.train import trainer as loop
+from data2vec.distributed import process
+from data2vec.train.parallel import gathered
 
 out, dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tiny = versions[0][1]

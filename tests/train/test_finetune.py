@@ -213,7 +213,7 @@ def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[st
 TWO = """
 import json, sys
 import data2vec
-from data2vec.train.distributed import process
+from data2vec.distributed import process
 
 model, where, out, changes = *sys.argv[1:4], json.loads(sys.argv[4])
 with process("cpu"):

@@ -43,7 +43,7 @@ def test_without_them_the_teacher_is_a_copy_and_the_decoder_new(run: Run, tiny2:
     (tmp_path / "model" / "pretraining.safetensors").unlink()
     training = begin(tmp_path / "model", tiny2)
     state = training.objective.state_dict()
-    teacher = [name for name in state if name.startswith("teacher.own.")]
+    teacher = [name for name in state if name.startswith("teacher.ema.")]
     assert teacher and all(torch.equal(state[name], state[f"student.{name[12:]}"]) for name in teacher)
     assert training.origin.endswith("the teacher begins as a copy of the student and the decoder is new")
 

@@ -50,7 +50,7 @@ def test_only_matrices_decay(name: str) -> None:
     assert decayed | plain == {key for key, p in objective.named_parameters() if p.requires_grad}
     assert not any(key.startswith("teacher") for key in decayed | plain)
     assert {"head.0.weight", "student.transformer.blocks.0.ffn.0.weight"} <= decayed
-    never = ("bias", "mask_vector", "extra_tokens", "norm", "scale", "positions.table")
+    never = ("bias", "mask_vector", "extra_tokens", "norm", "scale", "position_encoder.table")
     assert not [key for key in decayed if any(word in key for word in never)]
     assert all(
         p.ndim < 2 or "extra_tokens" in names[id(p)] or "table" in names[id(p)]

@@ -71,7 +71,7 @@ def parts() -> dict[str, Part]:
     """The three runs, with what makes the tiny recipes small enough for minutes on two cores."""
     common = {"train.device": "cpu", "train.steps": 500, "data.workers": 1}
     images = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
-    shared = {"objective.teacher.features": "shared", "objective.teacher.positions": "shared"}
+    shared = {"objective.teacher.local_encoder": "shared", "objective.teacher.position_encoder": "shared"}
     text = shared | {"modality.vocab_size": 2048, "data.block_size": 64, "data.micro_batch_size": 32, "train.lr": 1e-3}
     speech = shared | {"data.max_seconds": 2}
     return {

@@ -60,11 +60,11 @@ def targets_free(run: History) -> Cause | None:
 
 def features_shared(run: History) -> Cause | None:
     """A front-end that the teacher has no copy of."""
-    if run.recipe["objective.teacher.features"] != "shared":
+    if run.recipe["objective.teacher.local_encoder"] != "shared":
         return None
     return Cause(
-        "objective.teacher.features=shared: the front-end can make the task easy by saying ever less",
-        f"objective.teacher.features=averaged; or train.lr={rounded(run.recipe['train.lr'] / 3)}, or longer examples",
+        "objective.teacher.local_encoder=shared: the front-end can make the task easy by saying ever less",
+        f"objective.teacher.local_encoder=averaged; or train.lr={rounded(run.recipe['train.lr'] / 3)}, or longer examples",
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.errors import UserError
-from data2vec.nn.position_encoders import Positions
+from data2vec.nn.position_encoders import PositionEncoder
 from data2vec.settings import Settings
 
 Batch = dict[str, Tensor]
@@ -33,7 +33,7 @@ Batch = dict[str, Tensor]
 """
 
 
-class Features(nn.Module, ABC):
+class LocalEncoder(nn.Module, ABC):
     """The local encoder: raw input to a sequence of vectors, and what stands at hidden positions."""
 
     mask_vector: nn.Parameter | None
@@ -125,11 +125,11 @@ class Modality(ABC):
         self.data = data
 
     @abstractmethod
-    def features(self, width: int) -> Features:
+    def build_local_encoder(self, width: int) -> LocalEncoder:
         """Build the local encoder for a Transformer of this width."""
 
     @abstractmethod
-    def positions(self, width: int, heads: int, extra_tokens: int) -> Positions:
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> PositionEncoder:
         """Build the position encoder."""
 
     @abstractmethod

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.data import audio as loading
-from data2vec.modalities.base import Batch, Examples, Features, Modality
+from data2vec.modalities.base import Batch, Examples, LocalEncoder, Modality
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length
-from data2vec.nn.position_encoders import Alibi, ConvPositions, Padding
+from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, Padding
 from data2vec.settings import Settings
 
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
@@ -45,7 +45,7 @@ class SpeechSettings(Settings):
     """A learned vector for hidden positions; data2vec 2.0 leaves them out and needs none."""
 
 
-class SpeechFeatures(Features):
+class WaveformEncoder(LocalEncoder):
     """Convolutions, a layer norm and a projection; the mask vector replaces whole frames."""
 
     def __init__(self, settings: SpeechSettings, width: int):
@@ -84,13 +84,15 @@ class Speech(Modality):
         super().__init__(settings, data)
         self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / loading.RATE
 
-    def features(self, width: int) -> SpeechFeatures:
-        return SpeechFeatures(self.settings, width)
+    def build_local_encoder(self, width: int) -> WaveformEncoder:
+        return WaveformEncoder(self.settings, width)
 
-    def positions(self, width: int, heads: int, extra_tokens: int) -> ConvPositions:
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> ConvPositionEncoder:
         s = self.settings
         alibi = Alibi(heads, extra_tokens) if s.alibi else None
-        return ConvPositions(width, s.position_depth, s.position_kernel, s.position_groups, alibi, padding=s.position_padding)
+        return ConvPositionEncoder(
+            width, s.position_depth, s.position_kernel, s.position_groups, alibi, padding=s.position_padding
+        )
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (output_length(self.settings.conv_layers, batch["input"].shape[1]),)

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.data import text as loading
-from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.position_encoders import LearnedPositions, Padding
+from data2vec.modalities.base import Batch, Examples, LocalEncoder, Modality
+from data2vec.nn.position_encoders import LearnedPositionEncoder, Padding
 from data2vec.settings import Settings
 
 PAD = 1
@@ -35,7 +35,7 @@ class TextSettings(Settings):
     version 2 (seen)."""
 
 
-class TokenFeatures(Features):
+class TokenEmbedding(LocalEncoder):
     """A vector per token; at hidden positions the vector of <mask>."""
 
     def __init__(self, vocab_size: int, width: int, scale: float = 1.0):
@@ -62,12 +62,12 @@ class Text(Modality):
     kind = "text"
     mixes_lengths = True
 
-    def features(self, width: int) -> TokenFeatures:
-        return TokenFeatures(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)
+    def build_local_encoder(self, width: int) -> TokenEmbedding:
+        return TokenEmbedding(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)
 
-    def positions(self, width: int, heads: int, extra_tokens: int) -> LearnedPositions:
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> LearnedPositionEncoder:
         s = self.settings
-        return LearnedPositions(width, s.max_length, norm=s.embedding_norm, padding=s.position_padding)
+        return LearnedPositionEncoder(width, s.max_length, norm=s.embedding_norm, padding=s.position_padding)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (batch["input"].shape[1],)

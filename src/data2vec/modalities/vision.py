@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from data2vec.data import image as loading
 from data2vec.errors import UserError
-from data2vec.modalities.base import Batch, Examples, Features, Modality
-from data2vec.nn.position_encoders import Positions, RelativePositions, SinCosPositions
+from data2vec.modalities.base import Batch, Examples, LocalEncoder, Modality
+from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
 
@@ -37,7 +37,7 @@ class VisionSettings(Settings):
     """Then divided by."""
 
 
-class PatchFeatures(Features):
+class PatchEmbedding(LocalEncoder):
     """Square patches times a matrix; the mask vector replaces whole patches. Bytes are normalised, floats taken as they are."""
 
     mean: Tensor
@@ -79,13 +79,13 @@ class Vision(Modality):
         side = settings.image // settings.patch
         self.side = (side, side)
 
-    def features(self, width: int) -> PatchFeatures:
-        return PatchFeatures(self.settings, width)
+    def build_local_encoder(self, width: int) -> PatchEmbedding:
+        return PatchEmbedding(self.settings, width)
 
-    def positions(self, width: int, heads: int, extra_tokens: int) -> Positions:
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> PositionEncoder:
         if self.settings.positions == "sincos":
-            return SinCosPositions(self.side, width)
-        return RelativePositions(self.side, heads, extra_tokens, self.settings.position_tables)
+            return SinCosPositionEncoder(self.side, width)
+        return RelativePositionEncoder(self.side, heads, extra_tokens, self.settings.position_tables)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return self.side

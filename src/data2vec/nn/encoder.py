@@ -14,45 +14,45 @@ from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
 class Encoder(nn.Module):
     """The three parts of the model, each replaceable (paper, section 3.1)."""
 
-    PARTS = ("features", "positions", "transformer")
+    PARTS = ("local_encoder", "position_encoder", "transformer")
 
-    features: Any
-    positions: Any
+    local_encoder: Any
+    position_encoder: Any
     transformer: Transformer
 
     def __init__(
         self,
-        features: nn.Module,
-        positions: nn.Module,
+        local_encoder: nn.Module,
+        position_encoder: nn.Module,
         transformer: Transformer,
         grid: Callable[[dict[str, Tensor]], tuple[int, ...]],
     ):
         super().__init__()
-        if (tables := getattr(positions, "tables", 1)) not in (1, transformer.settings.layers):
+        if (tables := getattr(position_encoder, "tables", 1)) not in (1, transformer.settings.layers):
             raise UserError(f"modality.position_tables: {tables} is not 1, nor encoder.layers, {transformer.settings.layers}")
-        self.features = features
-        self.positions = positions
+        self.local_encoder = local_encoder
+        self.position_encoder = position_encoder
         self.transformer = transformer
         self.grid = grid
         """The shape of a batch's positions: (T,) for a sequence, (rows, columns) for an image."""
 
     def forward(self, batch: dict[str, Tensor], visit: Visit | None = None) -> tuple[Tensor, Tensor | None]:
         """Contextual vectors (B, T, D) of the full, unmasked input, and the padding (B, T) or None."""
-        x, padding = self.features(batch)
-        return contextualise(self.positions, self.transformer, x, padding, visit), padding
+        x, padding = self.local_encoder(batch)
+        return contextualise(self.position_encoder, self.transformer, x, padding, visit), padding
 
     def hide(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The masked view of local features `x` (B, T, D)."""
-        return self.features.hide(x, batch)
+        return self.local_encoder.hide(x, batch)
 
     def encode_kept(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Encode only the positions `kept` (B·M, P), counted within a row, of local features `x` (B, T, D).
 
         `hidden` (B·M, T) is True everywhere else; `padding` (B, T). Returns the extra tokens (B·M, E, D) and the contextual
         vectors (B·M, P, D). What is hidden takes no part, and `x` is never repeated where positions do not ask for it."""
-        seen = self.positions.visible(x, padding, hidden, kept)
+        seen = self.position_encoder.visible(x, padding, hidden, kept)
         absent = None if padding is None else take(padding[..., None], kept)[..., 0]
-        y = self.transformer.encode(seen, absent, self.positions.bias(x.shape[1], kept))
+        y = self.transformer.encode(seen, absent, self.position_encoder.bias(x.shape[1], kept))
         extra = self.transformer.settings.extra_tokens
         return y[:, :extra], y[:, extra:]
 
@@ -66,17 +66,17 @@ def contextualise(
 
 def undisturbed(encoder: Encoder) -> Encoder:
     """The same encoder, all weights shared, in which padding reaches nothing but itself (`Padding` each)."""
-    features, positions = copy.copy(encoder.features), copy.copy(encoder.positions)
-    if hasattr(positions, "padding"):
-        features.each, positions.padding = True, "each"
-    return Encoder(features, positions, encoder.transformer, encoder.grid)
+    local_encoder, position_encoder = copy.copy(encoder.local_encoder), copy.copy(encoder.position_encoder)
+    if hasattr(position_encoder, "padding"):
+        local_encoder.each, position_encoder.padding = True, "each"
+    return Encoder(local_encoder, position_encoder, encoder.transformer, encoder.grid)
 
 
 def build(modality: Any, settings: TransformerSettings) -> Encoder:
     """The encoder of a modality (`data2vec.modalities.base.Modality`), with fresh weights."""
     return Encoder(
-        modality.features(settings.width),
-        modality.positions(settings.width, settings.heads, settings.extra_tokens),
+        modality.build_local_encoder(settings.width),
+        modality.build_position_encoder(settings.width, settings.heads, settings.extra_tokens),
         Transformer(settings),
         modality.grid,
     )

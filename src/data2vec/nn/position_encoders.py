@@ -19,7 +19,7 @@ Padding = Literal["zero", "seen", "each"]
 released version 2; or is set to zero before each convolution again, so that a row's result does not depend on the others'."""
 
 
-class Positions(nn.Module, ABC):
+class PositionEncoder(nn.Module, ABC):
     """Added to the vectors, or to the attention logits, or both."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Positions(nn.Module, ABC):
         return None
 
 
-class ConvPositions(Positions):
+class ConvPositionEncoder(PositionEncoder):
     """Relative positions from a stack of grouped convolutions over the sequence (wav2vec 2.0; depth 5 in data2vec).
 
     Each of `depth` layers: convolution, layer norm over D without parameters, GELU. The result is added to the input.
@@ -93,7 +93,7 @@ class ConvPositions(Positions):
         return y
 
 
-class LearnedPositions(Positions):
+class LearnedPositionEncoder(PositionEncoder):
     """A learned vector per position and a layer norm, as in BERT. Only what is not padding is counted.
 
     Row 0 and row `offset`-1 of the table are spare, so that it equals RoBERTa's, whose first position is pad + 1 = 2.
@@ -118,7 +118,7 @@ class LearnedPositions(Positions):
         return x if self.padding == "seen" else x.masked_fill(padding[..., None], 0.0)
 
 
-class SinCosPositions(Positions):
+class SinCosPositionEncoder(PositionEncoder):
     """Fixed sines and cosines of column and row, added to the patches (MAE)."""
 
     table: Tensor
@@ -131,7 +131,7 @@ class SinCosPositions(Positions):
         return x + self.table
 
 
-class RelativePositions(Positions):
+class RelativePositionEncoder(PositionEncoder):
     """A learned bias on attention for every offset between two patches, shared by all blocks (BEiT).
 
     With more than one table, each block has its own, as fine-tuned models do. Three further rows serve the extra token:

@@ -42,11 +42,11 @@ class Data2Vec(Objective):
     def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
         """One batch (`data2vec.modalities.base.Batch`) with its masks; `measure` also takes the health statistics."""
         # 3.1 Model architecture: the input is embedded into a sequence of vectors, by a modality-specific encoder.
-        features, padding = self.student.features(batch)  # (B, T, D)
+        features, padding = self.student.local_encoder(batch)  # (B, T, D)
 
         # 3.2 Masking: part of them is replaced by a learned mask vector; the student encodes what is left.
         visible = self.student.hide(features, batch)
-        context = contextualise(self.student.positions, self.student.transformer, visible, padding)
+        context = contextualise(self.student.position_encoder, self.student.transformer, visible, padding)
 
         # 3.3 Training targets: what the teacher makes of the unmasked input, averaged over its top K layers.
         with torch.no_grad():

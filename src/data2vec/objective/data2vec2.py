@@ -45,13 +45,13 @@ class Data2Vec2(Objective):
         if settings.cls_loss and not encoder.transformer.settings.extra_tokens:
             raise UserError("objective.cls_loss: needs an extra token that predicts (encoder.extra_tokens: 1); or set it to 0")
         self.decoder = ConvDecoder(settings.decoder, encoder.transformer.settings.width)
-        if (vector := getattr(encoder.features, "mask_vector", None)) is not None:
+        if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
             vector.requires_grad_(False)  # nothing stands at hidden positions
 
     def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
         """One batch with M masks a sample, sample by sample; `measure` also takes the health statistics."""
         # The input is embedded once for all its masks, and the teacher reads it once.
-        features, padding = self.student.features(batch)  # (B, T, D)
+        features, padding = self.student.local_encoder(batch)  # (B, T, D)
         with torch.no_grad():
             target = self.targets(batch, features, padding)  # (B, T, D)
 

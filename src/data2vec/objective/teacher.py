@@ -26,9 +26,9 @@ class TeacherSettings(Settings):
     """τ from step `anneal_steps` on; 1 freezes the teacher there (fairseq: ema_end_decay)."""
     anneal_steps: Annotated[int, Field(ge=0)] = 30000
     """τ grows linearly over so many steps (fairseq: ema_anneal_end_step)."""
-    features: Source = "shared"
+    local_encoder: Source = "shared"
     """The local encoder."""
-    positions: Source = "shared"
+    position_encoder: Source = "shared"
     """The position encoder."""
     transformer: Literal["averaged"] = "averaged"
     """Always averaged: this is what makes it a teacher."""
@@ -45,10 +45,10 @@ class Teacher(nn.Module):
     def __init__(self, student: Encoder, settings: TeacherSettings):
         super().__init__()
         self.settings = settings
-        own = [part for part in Encoder.PARTS if getattr(settings, part) != "shared"]
-        self.own = nn.ModuleDict({part: copy.deepcopy(getattr(student, part)) for part in own})
+        averaged = [part for part in Encoder.PARTS if getattr(settings, part) != "shared"]
+        self.ema = nn.ModuleDict({part: copy.deepcopy(getattr(student, part)) for part in averaged})
         if settings.prenet == "shared":
-            transformer: Any = self.own["transformer"]
+            transformer: Any = self.ema["transformer"]
             transformer.extra_tokens, transformer.input_norm = None, nn.Identity()
             for index in range(transformer.settings.prenet_layers):
                 transformer.blocks[index] = nn.Identity()
@@ -68,7 +68,7 @@ class Teacher(nn.Module):
         """Follow the student once, after optimizer step number `step` (counted from 1). With τ = 1 nothing moves."""
         if (decay := self.decay(step)) >= 1:
             return
-        for part, mine in self.own.items():
+        for part, mine in self.ema.items():
             theirs = getattr(student, part)
             averages: list[Tensor] = list(mine.parameters())
             found = dict(theirs.named_parameters())
@@ -86,12 +86,12 @@ class Teacher(nn.Module):
         self, student: Encoder, batch: dict[str, Tensor], features: Tensor, padding: Tensor | None, visit: Visit
     ) -> None:
         """Run on the full, unmasked input. `features` (B, T, D) and `padding` are the student's, before masking."""
-        parts: dict[str, Any] = {part: self.own[part] if part in self.own else getattr(student, part) for part in Encoder.PARTS}
-        if "features" in self.own:
-            features, padding = parts["features"](batch)
+        parts: dict[str, Any] = {part: self.ema[part] if part in self.ema else getattr(student, part) for part in Encoder.PARTS}
+        if "local_encoder" in self.ema:
+            features, padding = parts["local_encoder"](batch)
         if self.settings.context == "masked":
             unseen = ~batch.get("chosen", batch["mask"])
             padding = unseen if padding is None else padding | unseen
-        x = parts["positions"](features.detach(), padding)
+        x = parts["position_encoder"](features.detach(), padding)
         prenet = student.transformer if self.settings.prenet == "shared" else None
-        parts["transformer"].encode(x, padding, parts["positions"].bias(x.shape[1]), visit, prenet)
+        parts["transformer"].encode(x, padding, parts["position_encoder"].bias(x.shape[1]), visit, prenet)

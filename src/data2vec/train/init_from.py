@@ -36,8 +36,8 @@ def start_from(where: str, objective: Objective, recipe: Recipe) -> str:
         found = model.pretraining.get(name)
         if not name.startswith("student.") and found is not None and found.shape == tensor.shape:
             tensor.copy_(found)
-        elif name.startswith("teacher.own."):
-            tensor.copy_(student[name.removeprefix("teacher.own.")])
+        elif name.startswith("teacher.ema."):
+            tensor.copy_(student[name.removeprefix("teacher.ema.")])
             fresh.append("teacher")
         elif not name.startswith("student."):
             fresh.append(name.partition(".")[0])
@@ -68,9 +68,9 @@ def _adapted(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
     """`given` as fine-tuning changes it: without a final norm, and with a table of positions for each block, where the recipe
     asks for these."""
     kept = {name: weight for name, weight in given.items() if not name.startswith("transformer.final_norm.") or name in wanted}
-    table, tables = kept.get("positions.table"), wanted.get("positions.table")
+    table, tables = kept.get("position_encoder.table"), wanted.get("position_encoder.table")
     if table is not None and tables is not None and tables.ndim == table.ndim + 1:
-        kept["positions.table"] = table.expand(tables.shape)
+        kept["position_encoder.table"] = table.expand(tables.shape)
     return kept
 
 

@@ -45,7 +45,7 @@ def parameter_groups(
         for name, parameter in owner.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            position = isinstance(owner, nn.Embedding) and "positions" in owner_name.split(".")
+            position = isinstance(owner, nn.Embedding) and "position_encoder" in owner_name.split(".")
             matrix = name.endswith("weight") and parameter.ndim >= 2 and not position
             key = scale(f"{owner_name}.{name}".removeprefix(".")), matrix or settings.decay == "all"
             groups.setdefault(key, []).append(parameter)

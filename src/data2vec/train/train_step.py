@@ -75,7 +75,7 @@ class Step:
         if measure:
             moved = torch._foreach_sub([p.detach() for p in self.parameters], before)
             stats = stats | {
-                "features_learning": learning(self.objective.student.features, self.here.device),
+                "features_learning": learning(self.objective.student.local_encoder, self.here.device),
                 "update_ratio": optimizer.norm(list(moved)) / optimizer.norm(before),
             }
         self.optimizer.zero_grad(set_to_none=True)

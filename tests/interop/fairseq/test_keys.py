@@ -113,7 +113,7 @@ def test_group_norm_and_extra_tokens_of_speech_have_their_names() -> None:
     given = config("AUDIO", extractor_mode="default", num_extra_tokens=2)
     table = keys.names([n.removeprefix("student.") for n, _ in objective(given).student.named_parameters()],
                        fairseq.v2_table(given))  # fmt: skip
-    assert table["features.conv.norms.0.weight"] == ("modality_encoders.AUDIO.local_encoder.conv_layers.0.2.weight",)
+    assert table["local_encoder.conv.norms.0.weight"] == ("modality_encoders.AUDIO.local_encoder.conv_layers.0.2.weight",)
     assert table["transformer.extra_tokens"] == ("modality_encoders.AUDIO.extra_tokens",)
 
 
@@ -134,8 +134,8 @@ def test_the_settings_arrive_where_they_belong(kind: str) -> None:
     blocks = FixedBlockMask(prob=0.5, adjust=0.05, length=5, inverse=kind == "IMAGE")
     assert method.mask == (RandomMask(prob=0.48) if kind == "TEXT" else blocks)
     shared = kind != "IMAGE"
-    assert method.teacher.features == ("shared" if shared else "averaged")
-    assert method.teacher.positions == ("shared" if kind == "TEXT" else "averaged")
+    assert method.teacher.local_encoder == ("shared" if shared else "averaged")
+    assert method.teacher.position_encoder == ("shared" if kind == "TEXT" else "averaged")
 
 
 def test_text_without_prenet_has_no_norm_before_its_blocks() -> None:
@@ -190,4 +190,4 @@ def test_refusals_that_depend_on_another_setting() -> None:
 def test_an_average_of_the_main_blocks_only_leaves_all_else_to_the_student(kind: str) -> None:
     recipe = recipes.validate(v2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
     whole = objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
-    assert {name.split(".")[2] for name, _ in whole.teacher.own.named_parameters()} == {str(i) for i in (1, 2)}
+    assert {name.split(".")[2] for name, _ in whole.teacher.ema.named_parameters()} == {str(i) for i in (1, 2)}

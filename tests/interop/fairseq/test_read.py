@@ -13,6 +13,7 @@ import data2vec
 from data2vec import objective as objectives
 from data2vec.errors import UserError
 from data2vec.model import Model
+from data2vec.recipe import recipe as recipes
 from helpers.official_files import CONFIGS, ENCODERS, MODELS, TEACHERS, WIDTH, affine, content, fine_tuned, norm, random, save
 
 ALL = pytest.mark.parametrize("name", MODELS)
@@ -67,7 +68,7 @@ def test_a_file_without_configuration_has_the_released_settings(name: str, tmp_p
 
 def test_what_only_the_configuration_tells_is_taken_from_it(tmp_path: Path) -> None:
     recipes = {name: data2vec.load(save(tmp_path, content(name))).recipe for name in MODELS}
-    assert recipes["speech1"].objective.teacher.positions == "averaged"
+    assert recipes["speech1"].objective.teacher.position_encoder == "averaged"
     assert recipes["speech1"].encoder.dropout == recipes["text1"].encoder.dropout == 0.2
     assert recipes["text1"].objective.mask.prob == 0.2  # of its task
     assert recipes["vision1"].objective.target.top_k == 1
@@ -85,15 +86,15 @@ def test_each_weight_is_where_it_belongs(tmp_path: Path) -> None:
     ours = data2vec.load(save(tmp_path, content("speech1"))).encoder.state_dict()
     joined = torch.cat([official[f"encoder.layers.1.self_attn.{part}_proj.weight"] for part in "qkv"]).float()
     assert torch.equal(ours["transformer.blocks.1.attention.qkv.weight"], joined)
-    assert torch.equal(ours["positions.convs.1.weight"], official["encoder.pos_conv.1.0.weight"].float())
-    assert torch.equal(ours["features.conv.convs.3.weight"], official["feature_extractor.conv_layers.3.0.weight"].float())
+    assert torch.equal(ours["position_encoder.convs.1.weight"], official["encoder.pos_conv.1.0.weight"].float())
+    assert torch.equal(ours["local_encoder.conv.convs.3.weight"], official["feature_extractor.conv_layers.3.0.weight"].float())
     official = random(MODELS["vision2"], half=True)
     ours = data2vec.load(save(tmp_path, content("vision2"))).encoder.state_dict()
     prenet = official["modality_encoders.IMAGE.context_encoder.blocks.0.mlp.fc2.weight"].float()
     assert torch.equal(ours["transformer.blocks.0.ffn.3.weight"], prenet)
     assert torch.equal(ours["transformer.blocks.2.norm2.bias"], official["blocks.1.norm2.bias"].float())
     patches = official["modality_encoders.IMAGE.local_encoder.proj.weight"].float()
-    assert torch.equal(ours["features.project.weight"], patches.flatten(1))
+    assert torch.equal(ours["local_encoder.project.weight"], patches.flatten(1))
 
 
 @ALL
@@ -164,7 +165,7 @@ def test_one_alibi_scale_for_all_heads_becomes_one_for_each(tmp_path: Path) -> N
     made = content("speech2", config)
     for tensors in (made["model"], made["model"]["_ema"]):
         tensors["modality_encoders.AUDIO.alibi_scale"] = torch.full((1, 1, 1, 1, 1), 0.5)
-    scale = data2vec.load(save(tmp_path, made)).encoder.positions.alibi.scale
+    scale = data2vec.load(save(tmp_path, made)).encoder.position_encoder.alibi.scale
     assert scale.tolist() == [0.5] * 4
 
 
@@ -294,7 +295,7 @@ def test_image_classifiers(tmp_path: Path) -> None:
     tables = random({f"blocks.{i}.attn.relative_position_bias_table": (84, 4) for i in range(2)})
     module = made["model"] | tables
     model = data2vec.load(save(tmp_path, {"module": module}))  # of deepspeed
-    assert torch.equal(model.encoder.positions.table, torch.stack(list(tables.values())))
+    assert torch.equal(model.encoder.position_encoder.table, torch.stack(list(tables.values())))
     assert (model.recipe.modality.mean, model.recipe.modality.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (model.recipe.encoder.final_norm, model.recipe.modality.mask_vector) == (False, False)
     assert model.head(model.encoder({"input": torch.zeros(2, 3, 20, 20)})[0]).shape == (2, 10)

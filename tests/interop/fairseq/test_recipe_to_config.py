@@ -56,11 +56,11 @@ def test_what_the_official_model_lacks_is_named(name: str, wanted: str) -> None:
     [
         ("speech/v1-base", {"objective.mask": {"kind": "token"}}), ("speech/v1-base", {"modality.position_kernel": 2}),
         ("speech/v1-base", {"objective.target.layer_norms": ["layer", "instance"]}),
-        ("speech/v1-base", {"objective.teacher.features": "averaged"}),  # then all layers are averaged there
+        ("speech/v1-base", {"objective.teacher.local_encoder": "averaged"}),  # then all layers are averaged there
         ("speech/v1-base", {"modality.mask_vector": False}), ("text/v1-base", {"objective.mask": {"kind": "span"}}),
         ("vision/v1-base", {"objective.teacher.end_decay": 1.0}), ("vision/v1-base", {"encoder.extra_tokens": 0}),
         ("vision/v2-base", {"objective.decoder.kernel": [3, 5]}), ("vision/v2-base", {"encoder.drop_path": 0.1}),
-        ("speech/v2-base", {"objective.teacher.positions": "shared"}), ("text/v2-base", {"encoder.activation": "relu"}),
+        ("speech/v2-base", {"objective.teacher.position_encoder": "shared"}), ("text/v2-base", {"encoder.activation": "relu"}),
     ],
 )  # fmt: skip
 def test_a_setting_without_counterpart_is_named(name: str, change: dict[str, Any]) -> None:
@@ -102,8 +102,8 @@ def test_whatever_has_a_counterpart_comes_back(data: st.DataObject) -> None:
         "objective.beta": data.draw(st.sampled_from([0.0, 0.5, 4.0])),
         "objective.target.top_k": data.draw(st.integers(1, layers - recipe.encoder.prenet_layers)),
         "objective.target.layer_norms": data.draw(NORMS),
-        "objective.teacher.features": features,
-        "objective.teacher.positions": positions,
+        "objective.teacher.local_encoder": features,
+        "objective.teacher.position_encoder": positions,
         "objective.teacher.decay": (decay := data.draw(st.floats(0.5, 1))),
         "objective.teacher.end_decay": decay if family == BEIT else data.draw(st.floats(0.5, 1)),
     }

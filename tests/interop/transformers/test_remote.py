@@ -198,9 +198,9 @@ def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
     if case == "ctc":
         model.freeze_feature_encoder()
-        assert not any(parameter.requires_grad for parameter in model.encoder.features.conv.parameters())
+        assert not any(parameter.requires_grad for parameter in model.encoder.local_encoder.conv.parameters())
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert unused == (["encoder.features.mask_vector"] if kind in ("speech-tokens",) else [])
+    assert unused == (["encoder.local_encoder.mask_vector"] if kind in ("speech-tokens",) else [])
 
 
 def test_the_loss_of_ctc_is_that_of_each_row_alone(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch:
 
     theirs.resize_token_embeddings(310)
     theirs.save_pretrained(tmp_path / "more")
-    assert remote.read(tmp_path / "more").encoder.features.tokens.weight.shape == (310, 32)
+    assert remote.read(tmp_path / "more").encoder.local_encoder.tokens.weight.shape == (310, 32)
 
 
 def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
@@ -349,11 +349,11 @@ def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
     with caplog.at_level(logging.WARNING):
         remote.read(folder)
     assert "left out: pooler.weight" in caplog.text
-    gone = weights.pop("features.project.bias")
+    gone = weights.pop("local_encoder.project.bias")
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"weights are missing: features\.project\.bias"):
         remote.read(folder)
-    save_file({**weights, "features.project.bias": gone[1:]}, folder / "model.safetensors")
+    save_file({**weights, "local_encoder.project.bias": gone[1:]}, folder / "model.safetensors")
     with pytest.raises(UserError, match="not of the sizes that config"):
         remote.read(folder)
 

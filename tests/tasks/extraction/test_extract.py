@@ -209,7 +209,7 @@ def test_images(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from data2vec.tasks import features, parts, windows
+from data2vec.tasks.extraction import extract as features, shard_writer as parts, decode as windows
 windows.CHUNK, features.WINDOW, features.PART_SECONDS = 2, 1, 0
 def killed(path, write, whole=parts.written_whole):
     if sys.argv[1] in path.name:  # torn in the middle of writing
@@ -236,7 +236,7 @@ def test_killed_in_the_middle_it_goes_on(speech: Model, clips: Path, tmp_path: P
 
     model = data2vec.load(tmp_path / "model")
     if at == "out":
-        torch.nn.init.constant_(model.encoder.features.project.weight, 0)  # nothing is left to be computed
+        torch.nn.init.constant_(model.encoder.local_encoder.project.weight, 0)  # nothing is left to be computed
         with pytest.raises(UserError, match=r"out.*\.parts was begun with model '"):
             data2vec.features(model, clips, out, batch=8)
         model = data2vec.load(tmp_path / "model")
@@ -277,6 +277,6 @@ def test_mistakes(speech: Model, clips: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             data2vec.features(speech, given, tmp_path / "out.npy")  # type: ignore[arg-type]
-    torch.nn.init.constant_(speech.encoder.features.project.weight, float("nan"))
+    torch.nn.init.constant_(speech.encoder.local_encoder.project.weight, float("nan"))
     with pytest.raises(UserError, match="not numbers"):
         data2vec.features(speech, clips, tmp_path / "out.npy")

@@ -52,12 +52,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.distributed.fsdp import fully_shard
-from data2vec import recipe as recipes
+from data2vec.recipe import recipe as recipes
 from data2vec.nn import encoder as encoders
-from data2vec.tasks.online import OnlineProbe
-from data2vec.tasks.pooled import pooled
-from data2vec.train.distributed import process
-from data2vec.train.engine import gathered
+from data2vec.tasks.probing.online import OnlineProbe
+from data2vec.tasks.probing.pooled import pooled
+from data2vec.distributed import process
+from data2vec.train.parallel import gathered
 
 recipe = recipes.load(sys.argv[1])
 with process("cpu") as here:
@@ -148,7 +148,7 @@ def test_training_does_not_notice(probed: Run, tiny: dict[str, Any], tmp_path: P
 def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) -> None:
     recipe = recipes.load(RECIPE, tiny)
     student = encoders.build(recipe.build_modality(), recipe.encoder).train()
-    student.features.eval()
+    student.local_encoder.eval()
     modes = [part.training for part in student.modules()]
     weights = {key: value.clone() for key, value in student.state_dict().items()}
     torch.set_flush_denormal(True)

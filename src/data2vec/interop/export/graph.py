@@ -73,7 +73,7 @@ class SpeechGraph(Graph):
 
     def __init__(self, model: Model):
         super().__init__(model)
-        self.encoder.features.each, self.encoder.positions.padding = True, "each"
+        self.encoder.local_encoder.each, self.encoder.position_encoder.padding = True, "each"
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         padding = torch.arange(waveform.shape[1], device=waveform.device) >= lengths[:, None]

@@ -37,8 +37,8 @@ def _teacher(config: Mapping[str, Any], features: str, positions: str) -> dict[s
         "decay": config["ema_decay"],
         "end_decay": config["ema_end_decay"],
         "anneal_steps": config["ema_anneal_end_step"],
-        "features": features,
-        "positions": positions,
+        "local_encoder": features,
+        "position_encoder": positions,
     }
 
 
@@ -216,8 +216,8 @@ def vision_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
                 "decay": config["ema_decay"],
                 "end_decay": config["ema_decay"],
                 "anneal_steps": 0,
-                "features": "averaged",
-                "positions": "averaged",
+                "local_encoder": "averaged",
+                "position_encoder": "averaged",
             },
             "target": {
                 "state": "block" if config["layer_results"] == "end" else "ffn",

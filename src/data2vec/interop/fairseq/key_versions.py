@@ -101,4 +101,4 @@ def table(family: Family, config: Config, tables: int = 1) -> Table:
     if family.modality == "text":
         return fairseq.TEXT
     each = tuple(f"blocks.{i}.attn.relative_position_bias_table" for i in range(tables))
-    return {**fairseq.VISION, "positions.table": each} if tables > 1 else fairseq.VISION
+    return {**fairseq.VISION, "position_encoder.table": each} if tables > 1 else fairseq.VISION

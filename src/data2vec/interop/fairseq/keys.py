@@ -20,12 +20,12 @@ def _post_norm_blocks(prefix: str) -> dict[str, str | tuple[str, ...]]:
 
 
 SPEECH: Table = {
-    "features.mask_vector": "mask_emb",
-    **affine("features.conv.convs.{i}", "feature_extractor.conv_layers.{i}.0"),
-    **affine("features.conv.norms.{i}", "feature_extractor.conv_layers.{i}.2.1"),
-    **affine("features.norm", "layer_norm"),
-    **affine("features.project", "post_extract_proj"),
-    **affine("positions.convs.{i}", "encoder.pos_conv.{i}.0"),
+    "local_encoder.mask_vector": "mask_emb",
+    **affine("local_encoder.conv.convs.{i}", "feature_extractor.conv_layers.{i}.0"),
+    **affine("local_encoder.conv.norms.{i}", "feature_extractor.conv_layers.{i}.2.1"),
+    **affine("local_encoder.norm", "layer_norm"),
+    **affine("local_encoder.project", "post_extract_proj"),
+    **affine("position_encoder.convs.{i}", "encoder.pos_conv.{i}.0"),
     **affine("transformer.input_norm", "encoder.layer_norm"),
     **_post_norm_blocks("encoder."),
     **affine("head.0", "final_proj"),
@@ -33,9 +33,9 @@ SPEECH: Table = {
 """examples/data2vec/models/data2vec_audio.py"""
 
 TEXT: Table = {
-    "features.tokens.weight": "encoder.sentence_encoder.embed_tokens.weight",
-    "positions.table.weight": "encoder.sentence_encoder.embed_positions.weight",
-    **affine("positions.norm", "encoder.sentence_encoder.layernorm_embedding"),
+    "local_encoder.tokens.weight": "encoder.sentence_encoder.embed_tokens.weight",
+    "position_encoder.table.weight": "encoder.sentence_encoder.embed_positions.weight",
+    **affine("position_encoder.norm", "encoder.sentence_encoder.layernorm_embedding"),
     **_post_norm_blocks("encoder.sentence_encoder."),
     **affine("transformer.final_norm", "encoder.sentence_encoder.layer_norm"),
     **affine("head.{i}", "encoder.regression_head.{i}"),
@@ -43,9 +43,9 @@ TEXT: Table = {
 """examples/data2vec/models/data2vec_text.py"""
 
 VISION: Table = {
-    "features.mask_vector": "mask_token",
-    **affine("features.project", "patch_embed.proj"),
-    "positions.table": "rel_pos_bias.relative_position_bias_table",
+    "local_encoder.mask_vector": "mask_token",
+    **affine("local_encoder.project", "patch_embed.proj"),
+    "position_encoder.table": "rel_pos_bias.relative_position_bias_table",
     "transformer.extra_tokens": "cls_token",
     **affine("transformer.blocks.{i}.attention.qkv", "blocks.{i}.attn.qkv"),
     "transformer.blocks.{i}.attention.q_bias": "blocks.{i}.attn.q_bias",
@@ -67,7 +67,7 @@ def speech_table(config: Mapping[str, Any]) -> Table:
     """The names of the speech model, which depend a little on its configuration."""
     table = dict(SPEECH)
     if config["extractor_mode"] != "layer_norm":
-        table |= affine("features.conv.norms.0", "feature_extractor.conv_layers.0.2")
+        table |= affine("local_encoder.conv.norms.0", "feature_extractor.conv_layers.0.2")
     if config["layer_norm_first"]:
         table |= affine("transformer.final_norm", "encoder.layer_norm")
     return table
@@ -97,22 +97,22 @@ def v2_table(config: Mapping[str, Any]) -> Table:
         for name, foreign in names.items():
             table |= affine(f"{ours}.{name}", f"{theirs}.{foreign}")
     if kind == "AUDIO":
-        table |= affine("features.conv.convs.{i}", f"{root}.local_encoder.conv_layers.{{i}}.0")
+        table |= affine("local_encoder.conv.convs.{i}", f"{root}.local_encoder.conv_layers.{{i}}.0")
         layered = modality["extractor_mode"] == "layer_norm"
         table |= (
-            affine("features.conv.norms.{i}", f"{root}.local_encoder.conv_layers.{{i}}.2.1")
+            affine("local_encoder.conv.norms.{i}", f"{root}.local_encoder.conv_layers.{{i}}.2.1")
             if layered
-            else affine("features.conv.norms.0", f"{root}.local_encoder.conv_layers.0.2")
+            else affine("local_encoder.conv.norms.0", f"{root}.local_encoder.conv_layers.0.2")
         )
-        table |= affine("features.norm", f"{root}.project_features.1")
-        table |= affine("features.project", f"{root}.project_features.2")
+        table |= affine("local_encoder.norm", f"{root}.project_features.1")
+        table |= affine("local_encoder.project", f"{root}.project_features.2")
         for i in range(modality["conv_pos_depth"]):  # theirs begins with a transposition
-            table |= affine(f"positions.convs.{i}", f"{root}.relative_positional_encoder.{i + 1}.0")
-        table["positions.alibi.scale"] = f"{root}.alibi_scale"
+            table |= affine(f"position_encoder.convs.{i}", f"{root}.relative_positional_encoder.{i + 1}.0")
+        table["position_encoder.alibi.scale"] = f"{root}.alibi_scale"
     elif kind == "IMAGE":
-        table |= affine("features.project", f"{root}.local_encoder.proj")
+        table |= affine("local_encoder.project", f"{root}.local_encoder.proj")
     else:
-        table["features.tokens.weight"] = f"{root}.local_encoder.embed_tokens.weight"
-        table["positions.table.weight"] = f"{root}.local_encoder.embed_positions.weight"
-        table |= affine("positions.norm", f"{root}.local_encoder.layernorm_embedding")
+        table["local_encoder.tokens.weight"] = f"{root}.local_encoder.embed_tokens.weight"
+        table["position_encoder.table.weight"] = f"{root}.local_encoder.embed_positions.weight"
+        table |= affine("position_encoder.norm", f"{root}.local_encoder.layernorm_embedding")
     return table

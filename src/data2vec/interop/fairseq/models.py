@@ -77,7 +77,7 @@ def _scale(recipe: Recipe) -> float | None:
 def _speech(recipe: Recipe) -> Config:
     m: Any = recipe.modality
     e, o = recipe.encoder, recipe.objective
-    mask, whole = o.mask.model_dump(), o.teacher.features == "averaged"
+    mask, whole = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
     groups = [norm for norm in o.target.layer_norms if norm.startswith("group")]
     return _common(recipe) | {
         "_name": "data2vec_audio",
@@ -108,7 +108,7 @@ def _speech(recipe: Recipe) -> Config:
         "group_norm_target_layer": bool(groups),
         "instance_norm_targets": any(norm.startswith("instance") for norm in o.target.norms),
         "ema_transformer_only": not whole,
-        "ema_layers_only": not whole and o.teacher.positions != "averaged",
+        "ema_layers_only": not whole and o.teacher.position_encoder != "averaged",
         "min_target_var": o.health.min_target_std,
         "min_pred_var": o.health.min_prediction_std,
     }
@@ -122,7 +122,7 @@ def _text(recipe: Recipe) -> Config:
         "max_positions": m.max_length,
         "head_layers": o.head_layers,
         "loss_scale": -1 if o.scale == "1/sqrt(width)" else _scale(recipe),
-        "ema_transformer_layers_only": o.teacher.features != "averaged",
+        "ema_transformer_layers_only": o.teacher.local_encoder != "averaged",
         "transformer": {
             "activation_fn": e.activation,
             "dropout": e.dropout,
@@ -185,7 +185,7 @@ def _version2(recipe: Recipe) -> Config:
     m: Any = recipe.modality
     o: Any = recipe.objective
     e, kind = recipe.encoder, KINDS[m.name]
-    mask, averaged = o.mask.model_dump(), o.teacher.features == "averaged"
+    mask, averaged = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
     own: Config = {
         "AUDIO": lambda: {
             "extractor_mode": "layer_norm" if m.conv_norm == "layer" else "default",

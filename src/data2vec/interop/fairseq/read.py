@@ -114,12 +114,12 @@ def _pretraining(content: Content, objective: Objective | None, names: keys.Tabl
     official names they may have."""
     if objective is None:
         return {}, set()
-    own = objective.teacher.own.state_dict()
+    own = objective.teacher.ema.state_dict()
     rest = {name: value for name, value in objective.state_dict().items() if not name.startswith(("student.", "teacher."))}
     found = _taken(content.student, rest, names, content.path) if content.predicts else {}
     if content.teacher:
         taken = _taken(content.teacher, own, names, content.path)
-        found |= {f"teacher.own.{name}": value for name, value in taken.items()}
+        found |= {f"teacher.ema.{name}": value for name, value in taken.items()}
     return found, _foreign(names, rest)
 
 
@@ -127,9 +127,9 @@ def _shared(model: Model) -> Model:
     """Parts of a teacher that are copies of the student's are the student's own: the same in training, and free."""
     teacher, student = model.recipe.objective.teacher, model.encoder.state_dict()
     pretraining, shared = dict(model.pretraining), {}
-    for part in ("features", "positions"):
-        own = {name for name in pretraining if name.startswith(f"teacher.own.{part}.")}
-        same = all(torch.equal(pretraining[name], student[name.removeprefix("teacher.own.")]) for name in own)
+    for part in ("local_encoder", "position_encoder"):
+        own = {name for name in pretraining if name.startswith(f"teacher.ema.{part}.")}
+        same = all(torch.equal(pretraining[name], student[name.removeprefix("teacher.ema.")]) for name in own)
         if getattr(teacher, part) == "copied" and same:
             shared[part] = "shared"
             pretraining = {name: value for name, value in pretraining.items() if name not in own}

@@ -100,20 +100,20 @@ def _shape(name: str, part: Tensor, family: Family) -> tuple[int, ...]:
 
 def _teacher(model: Model, names: keys.Table, family: Family, student: Tensors) -> Tensors:
     """`_ema`: what the official code averages, with the student's own where the two share a part."""
-    own = {n.removeprefix("teacher.own."): value for n, value in model.pretraining.items() if n.startswith("teacher.own.")}
+    own = {n.removeprefix("teacher.ema."): value for n, value in model.pretraining.items() if n.startswith("teacher.ema.")}
     if not own:
         return {}
     settings = model.recipe.objective.teacher
     whole = student | _named(own, names, family)
     if family.version == 1:
-        if family == BEIT or (settings.features == "averaged" and family.modality == "speech"):
+        if family == BEIT or (settings.local_encoder == "averaged" and family.modality == "speech"):
             return whole
         prefix = "encoder." if family.modality == "speech" else "encoder.sentence_encoder."
     elif settings.prenet == "shared":
         prefix = "blocks."
     else:
-        without = (".decoder.",) if settings.features == "averaged" else (".decoder.", ".local_encoder.", ".project_features.")
-        return {name: value for name, value in whole.items() if not any(part in name for part in without)}
+        shared = () if settings.local_encoder == "averaged" else (".local_encoder.", ".project_features.")
+        return {name: value for name, value in whole.items() if not any(part in name for part in (".decoder.", *shared))}
     return {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
 
 
@@ -125,7 +125,7 @@ def _computed(model: Model, family: Family) -> Tensors:
     if family == Family("vision", 2):
         return {"modality_encoders.IMAGE.fixed_positional_encoder.positions": sincos_2d(modality.side, _width(model))[None]}
     if family == BEIT:
-        index, tables = model.encoder.positions.index.clone(), model.recipe.modality.position_tables  # type: ignore[attr-defined]
+        index, tables = model.encoder.position_encoder.index.clone(), modality.settings.position_tables
         where = ["rel_pos_bias"] if tables == 1 else [f"blocks.{i}.attn" for i in range(tables)]
         return {f"{each}.relative_position_index": index for each in where}
     return {}

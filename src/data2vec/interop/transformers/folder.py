@@ -11,12 +11,12 @@ _AUDIO, _TEXT, _VISION = "encoder.layers.{i}", "encoder.layer.{i}", "encoder.lay
 _OURS = "transformer.blocks.{i}"
 
 AUDIO: Table = {
-    "features.mask_vector": "masked_spec_embed",
-    **affine("features.conv.convs.{i}", "feature_extractor.conv_layers.{i}.conv"),
-    **affine("features.conv.norms.{i}", "feature_extractor.conv_layers.{i}.layer_norm"),
-    **affine("features.norm", "feature_projection.layer_norm"),
-    **affine("features.project", "feature_projection.projection"),
-    **affine("positions.convs.{i}", "encoder.pos_conv_embed.layers.{i}.conv"),
+    "local_encoder.mask_vector": "masked_spec_embed",
+    **affine("local_encoder.conv.convs.{i}", "feature_extractor.conv_layers.{i}.conv"),
+    **affine("local_encoder.conv.norms.{i}", "feature_extractor.conv_layers.{i}.layer_norm"),
+    **affine("local_encoder.norm", "feature_projection.layer_norm"),
+    **affine("local_encoder.project", "feature_projection.projection"),
+    **affine("position_encoder.convs.{i}", "encoder.pos_conv_embed.layers.{i}.conv"),
     **affine("transformer.input_norm", "encoder.layer_norm"),
     **affine(f"{_OURS}.attention.qkv", *(f"{_AUDIO}.attention.{x}_proj" for x in "qkv")),
     **affine(f"{_OURS}.attention.out", f"{_AUDIO}.attention.out_proj"),
@@ -28,9 +28,9 @@ AUDIO: Table = {
 """Data2VecAudioModel"""
 
 TEXT: Table = {
-    "features.tokens.weight": "embeddings.word_embeddings.weight",
-    "positions.table.weight": "embeddings.position_embeddings.weight",
-    **affine("positions.norm", "embeddings.LayerNorm"),
+    "local_encoder.tokens.weight": "embeddings.word_embeddings.weight",
+    "position_encoder.table.weight": "embeddings.position_embeddings.weight",
+    **affine("position_encoder.norm", "embeddings.LayerNorm"),
     **affine(f"{_OURS}.attention.qkv", *(f"{_TEXT}.attention.self.{x}" for x in ("query", "key", "value"))),
     **affine(f"{_OURS}.attention.out", f"{_TEXT}.attention.output.dense"),
     **affine(f"{_OURS}.norm1", f"{_TEXT}.attention.output.LayerNorm"),
@@ -41,9 +41,9 @@ TEXT: Table = {
 """Data2VecTextModel; its token type embedding has no counterpart here and is zero in converted models."""
 
 VISION: Table = {
-    "features.mask_vector": "embeddings.mask_token",
-    **affine("features.project", "embeddings.patch_embeddings.projection"),
-    "positions.table": "encoder.relative_position_bias.relative_position_bias_table",
+    "local_encoder.mask_vector": "embeddings.mask_token",
+    **affine("local_encoder.project", "embeddings.patch_embeddings.projection"),
+    "position_encoder.table": "encoder.relative_position_bias.relative_position_bias_table",
     "transformer.extra_tokens": "embeddings.cls_token",
     f"{_OURS}.attention.qkv.weight": tuple(f"{_VISION}.attention.attention.{x}.weight" for x in ("query", "key", "value")),
     f"{_OURS}.attention.q_bias": f"{_VISION}.attention.attention.query.bias",

@@ -44,7 +44,7 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
     found = processors.read(folder, family.modality)
     tensors: Tensors = weights.read(folder)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    if (mask := family.table.get("features.mask_vector")) is not None:
+    if (mask := family.table.get("local_encoder.mask_vector")) is not None:
         found.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask}" in tensors
     try:
         recipe = _recipe(family, config, found, where)
@@ -57,7 +57,7 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
         used |= _fill(model.head, family.heads[head.name][1], tensors, folder)
     types = tensors.get(prefix + TYPES)
     if types is not None:
-        model.encoder.positions.table.weight.add_(types[0])
+        model.encoder.position_encoder.table.weight.add_(types[0])
         used |= {prefix + TYPES} if len(types) == 1 else set()
     unknown = sorted(name for name in tensors.keys() - used if not name.endswith(RECOMPUTED))
     if unknown:
@@ -112,7 +112,7 @@ def _table(family: Family, recipe: Any, prefix: str) -> Table:
     """The names of the encoder's weights."""
     table = dict(family.table)
     if getattr(recipe.modality, "position_tables", 1) > 1:
-        table["positions.table"] = _own_tables(recipe.encoder.layers)
+        table["position_encoder.table"] = _own_tables(recipe.encoder.layers)
     return {
         ours: prefix + theirs if isinstance(theirs, str) else tuple(prefix + each for each in theirs)
         for ours, theirs in table.items()
@@ -151,7 +151,7 @@ def _tensors(family: Family, model: Model) -> dict[str, Tensor]:
         shapes["embeddings.patch_embeddings.projection.weight"] = (width, 3, settings.patch, settings.patch)
         shapes |= dict.fromkeys(("embeddings.mask_token", "embeddings.cls_token"), (1, 1, width))
         if settings.position_tables > 1:
-            shapes |= dict.fromkeys(_own_tables(model.recipe.encoder.layers), ours["positions.table"].shape[1:])
+            shapes |= dict.fromkeys(_own_tables(model.recipe.encoder.layers), ours["position_encoder.table"].shape[1:])
     theirs = keys.write(ours, {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, table)
     if family.modality == "text":
         theirs[prefix + TYPES] = torch.zeros(1, width)

@@ -27,7 +27,7 @@ class Supervised(nn.Module):
 
     def __init__(self, encoder: Encoder, head: Head, settings: RecognitionSettings | ClassificationSettings):
         super().__init__()
-        if settings.mask and settings.fill == "vector" and getattr(encoder.features, "mask_vector", None) is None:
+        if settings.mask and settings.fill == "vector" and getattr(encoder.local_encoder, "mask_vector", None) is None:
             raise UserError("objective.fill: this model has no mask vector; set it to noise or zero")
         self.settings = settings
         self.student = encoder
@@ -44,11 +44,11 @@ class Supervised(nn.Module):
     def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
         """The loss of one batch, added up over its inputs. `measure` asks for statistics, of which there are none here."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            x, padding = self.student.features(batch)
+            x, padding = self.student.local_encoder(batch)
             x = self._hide(x, batch)
             blocks: list[Tensor] = []
             visit = None if self.head.mix is None else lambda index, ffn, block: blocks.append(block)
-            context = contextualise(self.student.positions, self.student.transformer, x, padding, visit)
+            context = contextualise(self.student.position_encoder, self.student.transformer, x, padding, visit)
         context = context if self.head.mix is None else self.head.mixed(blocks)
         logits = self.head(self.dropout(context), padding).float()
         errors = self._errors(logits, padding, batch)  # (B,)

@@ -58,7 +58,7 @@ def convolve(conv: Any, x: Tensor) -> Tensor:
     return y.squeeze(2).transpose(1, 2)
 
 
-class SpeechFeatures(nn.Module):
+class WaveformEncoder(nn.Module):
     """Convolutions, a layer norm and a projection."""
 
     def __init__(self, config: Data2Vec2Config):
@@ -85,7 +85,7 @@ class SpeechFeatures(nn.Module):
         return samples
 
 
-class PatchFeatures(nn.Module):
+class PatchEmbedding(nn.Module):
     """Square patches times a matrix."""
 
     def __init__(self, config: Data2Vec2Config):
@@ -103,7 +103,7 @@ class PatchFeatures(nn.Module):
         return None
 
 
-class TokenFeatures(nn.Module):
+class TokenEmbedding(nn.Module):
     """A vector per token."""
 
     def __init__(self, config: Data2Vec2Config):
@@ -118,7 +118,7 @@ class TokenFeatures(nn.Module):
         return tokens.eq(self.pad) if attention_mask is None else attention_mask.eq(0)
 
 
-class ConvPositions(nn.Module):
+class ConvPositionEncoder(nn.Module):
     """A stack of grouped convolutions, each followed by a layer norm without parameters and GELU; ALiBi where there is."""
 
     def __init__(self, config: Data2Vec2Config):
@@ -161,7 +161,7 @@ def _slopes(heads: int) -> list[float]:
     return slopes if power == heads else slopes + _slopes(2 * power)[0::2][: heads - power]
 
 
-class SinCosPositions(nn.Module):
+class SinCosPositionEncoder(nn.Module):
     """Fixed sines and cosines, added to the patches: first those of the column, then those of the row."""
 
     def __init__(self, config: Data2Vec2Config):
@@ -179,7 +179,7 @@ class SinCosPositions(nn.Module):
         return None
 
 
-class RelativePositions(nn.Module):
+class RelativePositionEncoder(nn.Module):
     """A learned bias on attention for every offset between two patches; three further rows serve an extra token."""
 
     def __init__(self, config: Data2Vec2Config):
@@ -202,7 +202,7 @@ class RelativePositions(nn.Module):
         return [table[index].movedim(-1, 0).contiguous() for table in self.table.view(-1, *self.table.shape[-2:])]
 
 
-class LearnedPositions(nn.Module):
+class LearnedPositionEncoder(nn.Module):
     """A learned vector per position, of which padding has none, and a layer norm."""
 
     def __init__(self, config: Data2Vec2Config):

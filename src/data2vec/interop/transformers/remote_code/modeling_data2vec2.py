@@ -20,13 +20,13 @@ from transformers.utils import can_return_tuple
 
 from .configuration_data2vec2 import Data2Vec2Config
 from .embeddings_data2vec2 import (
-    ConvPositions,
-    LearnedPositions,
-    PatchFeatures,
-    RelativePositions,
-    SinCosPositions,
-    SpeechFeatures,
-    TokenFeatures,
+    ConvPositionEncoder,
+    LearnedPositionEncoder,
+    PatchEmbedding,
+    RelativePositionEncoder,
+    SinCosPositionEncoder,
+    TokenEmbedding,
+    WaveformEncoder,
     without,
 )
 
@@ -156,34 +156,34 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """The token vectors of a model of text."""
         base: Any = self.base_model
-        return base.features.tokens
+        return base.local_encoder.tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put others in their place."""
         base: Any = self.base_model
-        base.features.tokens = value
+        base.local_encoder.tokens = value
 
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutions of the front-end of speech as they are."""
         base: Any = self.base_model
-        base.features.conv.requires_grad_(False)
+        base.local_encoder.conv.requires_grad_(False)
 
 
 class Data2Vec2Model(Data2Vec2PreTrainedModel):
     """The encoder. Every position of `last_hidden_state` and `hidden_states` is a frame, a patch or a token: the extra tokens
     are not among them. `hidden_states`: what goes into the first block, and what comes out of each, before the final norm."""
 
-    features: Any
-    positions: Any
+    local_encoder: Any
+    position_encoder: Any
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__(config)
         features, positions = {
-            "speech": (SpeechFeatures, ConvPositions),
-            "vision": (PatchFeatures, SinCosPositions if config.positions == "sincos" else RelativePositions),
-            "text": (TokenFeatures, LearnedPositions),
+            "speech": (WaveformEncoder, ConvPositionEncoder),
+            "vision": (PatchEmbedding, SinCosPositionEncoder if config.positions == "sincos" else RelativePositionEncoder),
+            "text": (TokenEmbedding, LearnedPositionEncoder),
         }[config.modality]
-        self.features, self.positions = features(config), positions(config)
+        self.local_encoder, self.position_encoder = features(config), positions(config)
         self.transformer = Transformer(config)
         self.post_init()
 
@@ -199,11 +199,11 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
     ) -> BaseModelOutput:
         """One of the inputs, given by name or first; `attention_mask` is 0 at padding, which stands at the end of a row."""
         inputs = _given((input_values, pixel_values, input_ids), kwargs)
-        absent = self.features.absent(inputs, attention_mask)
+        absent = self.local_encoder.absent(inputs, attention_mask)
         given = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
-        x = self.positions(self.features(given, attention_mask), absent)
+        x = self.position_encoder(self.local_encoder(given, attention_mask), absent)
         keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        last, states = self.transformer(x, absent, self.positions.bias(x.shape[1]), keep)
+        last, states = self.transformer(x, absent, self.position_encoder.bias(x.shape[1]), keep)
         return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states) if keep else None)
 
 
@@ -276,7 +276,7 @@ class _WithHead(Data2Vec2PreTrainedModel):
         """As `Data2Vec2Model`, with `logits`; and where there are `labels`, the `loss`."""
         inputs = _given((input_values, pixel_values, input_ids), kwargs)
         out = self.encoder(inputs, attention_mask, output_hidden_states=output_hidden_states)
-        absent = self.encoder.features.absent(inputs, attention_mask)
+        absent = self.encoder.local_encoder.absent(inputs, attention_mask)
         logits = self.head(out.last_hidden_state, absent)
         loss = None if labels is None else self.loss(logits.float(), labels, absent)
         return self.Output(loss=loss, logits=logits, hidden_states=out.hidden_states)
