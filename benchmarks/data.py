@@ -103,7 +103,7 @@ def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
     received, spent, begin, done = time.process_time(), _spent(worker.pid), time.monotonic(), 0
     while time.monotonic() - begin < seconds:
         ((made),) = next(steps)
-        done += made["input"].numel()
+        done += made.input.numel()
     worked, received = _spent(worker.pid) - spent, time.process_time() - received
     steps.close()
     size = {"vision": 3 * 224 * 224, "speech": 16000, "text": 1}[modality.settings.name]

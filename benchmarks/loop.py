@@ -32,6 +32,7 @@ from step import BASES, ROWS, clock, matmul_rates, operations
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from data2vec.batch import Batch
 from data2vec.errors import RunStopped
 from data2vec.nn import attention, dropout
 from data2vec.recipe import recipe as recipes
@@ -70,7 +71,7 @@ class Watched(Step):
     steps = 3
     begins: list[float] = []  # noqa: RUF012
     ends: list[float] = []  # noqa: RUF012
-    batch: dict[str, torch.Tensor]
+    batch: Batch
     profiled: profile
     elapsed: float
 

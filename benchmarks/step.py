@@ -26,6 +26,7 @@ import torch
 from torch.nn import functional as F
 
 from data2vec import objective as objectives
+from data2vec.batch import Batch, MaskedBatch
 from data2vec.distributed import process
 from data2vec.nn import encoder as encoders
 from data2vec.recipe import recipe as recipes
@@ -36,7 +37,7 @@ BASES = tuple(f"{kind}/{version}-base" for version in ("v1", "v2") for kind in (
 ROWS = {"data2vec": {"speech": 2, "vision": 8, "text": 2}, "data2vec2": {"speech": 1, "vision": 2, "text": 1}}
 
 
-def batch(recipe: Recipe, rows: int | None) -> dict[str, torch.Tensor]:
+def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
     """A batch of full-size examples with masks from the recipe."""
     generator, modality = torch.Generator().manual_seed(0), recipe.build_modality()
     raw: dict[str, Callable[[int], torch.Tensor]] = {
@@ -49,19 +50,19 @@ def batch(recipe: Recipe, rows: int | None) -> dict[str, torch.Tensor]:
         ),
     }
     name = modality.settings.name
-    made = {"input": raw[name](rows or ROWS[recipe.objective.name][name])}
-    views = len(made["input"]) * recipe.objective.masks
+    made = Batch(raw[name](rows or ROWS[recipe.objective.name][name]))
+    views = len(made.input) * recipe.objective.masks
     mask = recipe.objective.mask.draw(views, modality.grid(made), np.random.default_rng(0))
     hidden = torch.from_numpy(mask.hidden)
-    return made | {"mask": hidden, "masked": hidden.flatten().nonzero()[:, 0]}
+    return MaskedBatch(made.input, made.padding, mask=hidden, masked_indices=hidden.flatten().nonzero()[:, 0])
 
 
-def operations(recipe: Recipe, given: dict[str, torch.Tensor]) -> float:
+def operations(recipe: Recipe, given: MaskedBatch) -> float:
     """Floating point operations of the products in one step; a multiplication and an addition are two.
 
     Forward and twice as much backward for what is trained, forward for the teacher."""
     e, o, m = recipe.encoder, recipe.objective, cast(Any, recipe.modality)
-    (views, T), N, B = given["mask"].shape, len(given["masked"]), len(given["input"])
+    (views, T), N, B = given.mask.shape, len(given.masked_indices), len(given)
     seen = T if o.name == "data2vec" else T - N // views
 
     def blocks(rows: int, length: int) -> float:
@@ -77,7 +78,7 @@ def operations(recipe: Recipe, given: dict[str, torch.Tensor]) -> float:
             total += 3 * 2 * views * T * math.prod(d.kernel) * (e.width if i == 0 else d.width) * d.width / d.groups
         total += 3 * 2 * N * d.width * (e.width if d.head_layers == 1 else 2 * (d.width + e.width))
     if m.name == "speech":
-        steps, channels = given["input"].shape[1], 1
+        steps, channels = given.input.shape[1], 1
         for i, (out, kernel, stride) in enumerate(m.conv_layers):
             steps = (steps - kernel) // stride + 1
             total += (2 if i == 0 else 3) * 2 * B * steps * kernel * channels * out

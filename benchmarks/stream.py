@@ -86,8 +86,8 @@ def stream(folder: str, shards: int, size: int, workers: int) -> None:
     print("GB read  clips/s  seconds of audio/s  memory of all, MB (PSS)  of each process, MB (RSS)")
     begin, seconds, clips, shown = time.monotonic(), 0.0, 0, 0
     for batches in loader.steps():
-        seconds += sum(batch["input"].numel() for batch in batches) / RATE
-        clips += sum(len(batch["input"]) for batch in batches)
+        seconds += sum(batch.input.numel() for batch in batches) / RATE
+        clips += sum(len(batch) for batch in batches)
         done = rows_read(loader.places) / CLIPS / shards
         if int(24 * done) > shown or done >= 1:
             shown = int(24 * done)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 import data2vec
 from data2vec import objective as objectives
+from data2vec.batch import Batch, MaskedBatch
 from data2vec.errors import UserError
 from data2vec.interop import key_mapping as keys
 from data2vec.interop.fairseq import config_to_recipe as fairseq_config
@@ -56,8 +57,8 @@ class Case:
     recipe: dict[str, Any]
     table: keys.Table
     teacher_prefix: str
-    batch: dict[str, Tensor]
-    plain: dict[str, Tensor]
+    batch: MaskedBatch
+    plain: Batch
     per_position: bool = False
     """The official loss is a mean over the masked positions."""
     prenet: int = 0
@@ -66,14 +67,19 @@ class Case:
     """What stood at hidden positions before the official decoder, (B·M, T, D)."""
 
 
+def masked(plain: Batch, mask: Tensor, **more: Tensor) -> MaskedBatch:
+    """The batch with a mask (B·M, T)."""
+    return MaskedBatch(plain.input, plain.padding, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0], **more)
+
+
 def speech(fixture: Fixture) -> Case:
     config, inputs = fixture.facts["config"], fixture.group("input")
-    plain = {"input": inputs["source"]}
+    plain = Batch(inputs["source"])
     if "padding_mask" in inputs and inputs["padding_mask"].any():
-        plain["padding"] = inputs["padding_mask"].bool()
+        plain.padding = inputs["padding_mask"].bool()
     whole = not (config["ema_transformer_only"] or config["ema_layers_only"])
     recipe = fairseq_config.speech_recipe(config)
-    batch = plain | {"mask": inputs["mask_indices"].bool()}
+    batch = masked(plain, inputs["mask_indices"].bool())
     return Case(recipe, fairseq.speech_table(config), "" if whole else "encoder.", batch, plain)
 
 
@@ -83,18 +89,18 @@ def text(fixture: Fixture) -> Case:
     recipe = fairseq_config.text_recipe(fixture.facts["config"], vocab)
     mask = inputs["mask"].bool()
     pad = fixture.facts["dictionary"]["pad"]
-    plain = {"input": tokens} | ({"padding": tokens == pad} if (tokens == pad).any() else {})
-    batch = plain | {"mask": mask, "view": inputs["src_tokens"]}
+    plain = Batch(tokens, padding=tokens == pad if (tokens == pad).any() else None)
+    batch = masked(plain, mask, replaced_input=inputs["src_tokens"])
     if not torch.equal(inputs["target_tokens"], tokens):
         recipe["objective"]["teacher"]["context"] = "masked"
-        batch["chosen"] = inputs["target_tokens"] != pad
+        batch.teacher_visible = inputs["target_tokens"] != pad
     return Case(recipe, fairseq.TEXT, "encoder.sentence_encoder.", batch, plain)
 
 
 def vision(fixture: Fixture) -> Case:
     inputs = fixture.group("input")
-    plain = {"input": inputs["img"]}
-    batch = plain | {"mask": inputs["mask"].flatten(1).bool()}
+    plain = Batch(inputs["img"])
+    batch = masked(plain, inputs["mask"].flatten(1).bool())
     recipe = fairseq_config.vision_recipe(fixture.facts["config"])
     return Case(recipe, fairseq.VISION, "", batch, plain, per_position=True)
 
@@ -104,11 +110,11 @@ def version2(fixture: Fixture) -> Case:
     kind = config["supported_modality"]
     tokens = fixture.group("student").get(f"modality_encoders.{kind}.local_encoder.embed_tokens.weight", ())
     recipe = fairseq_config.v2_recipe(config, len(tokens))
-    plain = {"input": inputs["source"]}
+    plain = Batch(inputs["source"])
     if "padding_mask" in inputs and inputs["padding_mask"].any():
-        plain["padding"] = inputs["padding_mask"].bool()
+        plain.padding = inputs["padding_mask"].bool()
     prefix = "blocks." if config["ema_encoder_only"] else ""
-    batch = plain | {"mask": inputs["mask"].bool()}
+    batch = masked(plain, inputs["mask"].bool())
     prenet = config["modalities"][kind.lower()]["prenet_depth"]
     noise = inputs.get("decoder_mask_noise")
     return Case(recipe, fairseq.v2_table(config), prefix, batch, plain, prenet=prenet, noise=noise)
@@ -195,7 +201,6 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
         noise = this.noise.flatten(0, 1)
         objective.decoder.noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
     mid, forward, batch = fixture.group("mid"), fixture.tolerance("forward tensors atol"), this.batch
-    batch["masked"] = batch["mask"].flatten().nonzero()[:, 0]
     lines = []
 
     objective.eval()

@@ -87,10 +87,10 @@ def test_batches_hold_every_input_once_within_the_budget(lengths: list[int], mos
     items = [torch.full((length,), 5) for length in lengths]
     seen: list[int] = []
     for places, batch in inference.batches(modality, items, most):
-        rows, longest = batch["input"].shape
+        rows, longest = batch.input.shape
         assert rows == 1 or rows * longest <= most
-        assert int(batch.get("padding", torch.zeros(1)).sum()) <= most / 16
-        assert [lengths[place] for place in places] == (batch["input"] == 5).sum(1).tolist()
+        assert int(0 if batch.padding is None else batch.padding.sum()) <= most / 16
+        assert [lengths[place] for place in places] == (batch.input == 5).sum(1).tolist()
         seen += places
     assert sorted(seen) == list(range(len(items)))
 

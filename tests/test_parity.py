@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from data2vec.batch import Batch, MaskedBatch
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2
 from data2vec.objective import build as build_objective
@@ -108,17 +109,17 @@ def figures(name: str) -> dict[str, float]:
         for number, (key, p) in enumerate(sorted(objective.named_parameters())):
             p.copy_(wave(*p.shape, phase=number) * 0.3 + (1.0 if "norm" in key and key.endswith("weight") else 0.0))
     if recipe.modality.name == "speech":  # type: ignore[attr-defined]
-        batch = {"input": wave(2, 420, phase=0.5)}
+        batch = Batch(wave(2, 420, phase=0.5))
     elif recipe.modality.name == "vision":  # type: ignore[attr-defined]
-        batch = {"input": wave(2, 3, 40, 40, phase=0.5)}
+        batch = Batch(wave(2, 3, 40, 40, phase=0.5))
     else:
-        batch = {"input": (4 + 45 * wave(2, 20, phase=0.5).abs()).long()}
+        batch = Batch((4 + 45 * wave(2, 20, phase=0.5).abs()).long())
     T = int(torch.tensor(modality.grid(batch)).prod())
     values = wave(2 * recipe.objective.masks, T, phase=0.25)
     equal = isinstance(objective, Data2Vec2)  # hides the same number in every row
-    batch["mask"] = values >= values.sort(1, descending=True).values[:, [T * 3 // 5]] if equal else values > 0.2
-    batch["masked"] = batch["mask"].flatten().nonzero()[:, 0]
-    output = objective(batch, measure=True)
+    mask = values >= values.sort(1, descending=True).values[:, [T * 3 // 5]] if equal else values > 0.2
+    masked = MaskedBatch(batch.input, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
+    output = objective(masked, measure=True)
     output.loss.backward()
     found = {"loss": output.loss.item(), "predicted": float(output.predicted)}
     found |= {key: value.item() for key, value in output.stats.items() if key.endswith("std")}

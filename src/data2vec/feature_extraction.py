@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from data2vec.batch import Batch
 from data2vec.errors import UserError
-from data2vec.modalities.base import Batch, Modality
+from data2vec.modalities.base import Modality
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder
 
@@ -144,7 +145,7 @@ def vectors(
     most = most_on(device, most)
     found: list[Any] = [None] * len(items)
     for places, batch in batches(modality, items, most):
-        x, padding = run(encoder, {key: value.to(device) for key, value in batch.items()}, layers)
+        x, padding = run(encoder, batch.to(device), layers)
         lengths = [x.shape[2]] * len(places) if padding is None else (~padding).sum(1).tolist()
         pooled = heads.mean(x, padding) if pool else None
         for row, (place, length) in enumerate(zip(places, lengths, strict=True)):

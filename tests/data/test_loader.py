@@ -28,16 +28,16 @@ def test_a_step_and_an_epoch():
     data = loader(rows())
     assert data.steps_per_epoch == 2
     first, second, third = take(data, 0, 3)
-    assert [len(batch["input"]) for batch in first] == [6, 6, 6, 6]
+    assert [len(batch) for batch in first] == [6, 6, 6, 6]
     epoch = [int(row[0]) for step in content([first, second]) for row in step]
     assert len(set(epoch)) == 48
     assert [int(row[0]) for row in content([third])[0]] != [int(row[0]) for row in content([first])[0]]
     for batch in first:
-        assert torch.equal(batch["masked"], batch["mask"].flatten().nonzero().squeeze(1))
-        assert batch["mask"].dtype == torch.bool
-        changed = batch["view"] != batch["input"]
+        assert torch.equal(batch.masked_indices, batch.mask.flatten().nonzero().squeeze(1))
+        assert batch.mask.dtype == torch.bool
+        changed = batch.student_input != batch.input
         assert changed.any()
-        assert not (changed & batch["mask"]).any()
+        assert not (changed & batch.mask).any()
         assert batch["bad"] == []
 
 
@@ -57,22 +57,18 @@ def test_the_same_rows_in_every_arrangement(costs, batch_size, micro):
 def views(steps):
     """For each step each example with its masks, in their order, whoever loaded them."""
     return [
-        sorted(
-            (batch["input"][i].tolist(), batch["mask"][3 * i : 3 * i + 3].tolist())
-            for batch in step
-            for i in range(len(batch["input"]))
-        )
+        sorted((batch.input[i].tolist(), batch.mask[3 * i : 3 * i + 3].tolist()) for batch in step for i in range(len(batch)))
         for step in steps
     ]
 
 
 def test_several_masks_stand_sample_by_sample():
     for batch in take(several(rows()), 0, 1)[0]:
-        assert batch["mask"].shape == (18, 8) and batch["mask"].dtype == torch.bool
-        assert torch.equal(batch["masked"], batch["mask"].flatten().nonzero().squeeze(1))
-        numbers = (batch["mask"] * 2 ** torch.arange(8)).sum(1)
+        assert batch.mask.shape == (18, 8) and batch.mask.dtype == torch.bool
+        assert torch.equal(batch.masked_indices, batch.mask.flatten().nonzero().squeeze(1))
+        numbers = (batch.mask * 2 ** torch.arange(8)).sum(1)
         assert (numbers % 64).tolist() == list(range(18)), "in the order they were drawn in"
-    drawn = [batch["mask"] for batch in take(several(rows(), mask=FixedBlockMask(length=2)), 0, 1)[0]]
+    drawn = [batch.mask for batch in take(several(rows(), mask=FixedBlockMask(length=2)), 0, 1)[0]]
     assert len({tuple(row) for mask in drawn for row in mask.tolist()}) > 24, "views of an example differ"
 
 
@@ -83,7 +79,7 @@ def test_an_example_has_the_same_masks_in_every_arrangement(batch_size, micro, s
     data = stream() if streaming else rows()
     one = views(take(several(data, **settings), 1, 2))
     parts = [take(several(data, rank, 2, **settings), 1, 2) for rank in range(2)]
-    assert all(3 * len(batch["input"]) == len(batch["mask"]) for part in parts for step in part for batch in step)
+    assert all(3 * len(batch) == len(batch.mask) for part in parts for step in part for batch in step)
     assert views([a + b for a, b in zip(*parts, strict=True)]) == one
     assert views(take(several(data, workers=2, **settings), 1, 2)) == one
     assert views(take(several(data, **settings), 0, 3))[1:] == one
@@ -118,7 +114,7 @@ def test_groups_of_unlike_costs_are_cropped_to_their_shortest_and_fit():
     lengths = [costs[g].mean() for g in groups]
     assert lengths != sorted(lengths, reverse=True)
     for batch in take(loader(rows(60, np.linspace(1, 3, 60))), 0, 1)[0]:
-        assert len(batch["input"][:, 2].unique()) == 1
+        assert len(batch.input[:, 2].unique()) == 1
 
 
 def test_incomplete_groups():
@@ -130,7 +126,7 @@ def test_incomplete_groups():
 
 def test_a_batch_that_is_no_multiple_of_the_micro_batch_is_still_the_batch():
     steps = take(loader(rows(100), batch_size=20, micro_batch_size=6), 0, 1)
-    assert [len(batch["input"]) for batch in steps[0]] == [5, 5, 5, 5]
+    assert [len(batch) for batch in steps[0]] == [5, 5, 5, 5]
 
 
 def test_too_little_data():
@@ -150,7 +146,7 @@ def test_a_bad_example_is_replaced_counted_and_named(workers, caplog):
     one = loader(data, workers=workers)
     steps = take(one, 0, 5)
     assert list(one.bad.names) == ["row 7: broken"]
-    assert all(len(batch["input"]) == 6 for step in steps for batch in step)
+    assert all(len(batch) == 6 for step in steps for batch in step)
     assert not any(row[0] == 7 for step in content(steps) for row in step)
     assert caplog.text.count("skipped: row 7: broken") == 1
     parts = [take(loader(data, rank, 2), 0, 5) for rank in range(2)]
@@ -168,7 +164,7 @@ def test_too_many_bad_examples_stop_the_run():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_micro_batches_of_one_survive_a_bad_example(workers):
     steps = take(loader(rows(6, broken={2: "bad"}.items()), batch_size=6, micro_batch_size=1, workers=workers), 0, 2)
-    assert all(len(batch["input"]) == 1 for step in steps for batch in step)
+    assert all(len(batch) == 1 for step in steps for batch in step)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

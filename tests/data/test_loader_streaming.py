@@ -112,7 +112,7 @@ def take(loader, first, number, places=None):
     steps = loader.steps(first, places)
     taken = [next(steps) for _ in range(number)]
     steps.close()
-    return [[(batch["input"], batch["mask"]) for batch in step] for step in taken]
+    return [[(batch.input, batch.mask) for batch in step] for step in taken]
 
 
 def same(one, other):

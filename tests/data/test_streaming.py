@@ -152,7 +152,7 @@ def test_a_place_in_other_data_is_refused(shards):
 
 def test_batches_are_full_however_small_the_shards(shards):
     for step in take(shards((1, 0, 2, 3, 1, 2, 1, 1), costs="alike").loader(), 0, 9):
-        assert [len(batch["input"]) for batch in step] == [6] * 4
+        assert [len(batch) for batch in step] == [6] * 4
 
 
 BROKEN = {i: "bad" if i % 40 else "header" for i in range(0, 300, 20)}
@@ -202,7 +202,7 @@ def test_nothing_to_learn_from(shards):
     with pytest.raises(UserError, match="has no rows"):
         take(shards((0, 0)).loader(workers=1), 0, 1)
     some = take(shards((20, 20, 20), broken=dict.fromkeys(range(40), "header")).loader(max_bad=0.7), 0, 2)
-    assert all(len(batch["input"]) for step in some for batch in step), "a shard without anything is passed over"
+    assert all(len(batch) for step in some for batch in step), "a shard without anything is passed over"
 
 
 def test_the_furthest_places_win():

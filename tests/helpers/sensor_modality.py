@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from data2vec.batch import Batch
 from data2vec.modalities.base import DataSettings, Examples, LocalEncoder, Modality
 from data2vec.nn.position_encoders import LearnedPositionEncoder, PositionEncoder
 from data2vec.settings import Settings
@@ -27,11 +28,11 @@ class Windows(LocalEncoder):
         self.project = torch.nn.Linear(3 * window, width)
         self.mask_vector = torch.nn.Parameter(torch.randn(width))
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, None]:
-        return self.project(batch["input"].flatten(2)), None
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, None]:
+        return self.project(batch.input.flatten(2)), None
 
-    def hide(self, x: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return torch.where(batch["mask"][..., None], self.mask_vector, x)
+    def apply_mask(self, x: torch.Tensor, mask: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask[..., None], self.mask_vector, x)
 
 
 class Readings:
@@ -57,8 +58,8 @@ class Sensor(Modality):
     def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> PositionEncoder:
         return LearnedPositionEncoder(width, 32)
 
-    def grid(self, batch: dict[str, torch.Tensor]) -> tuple[int, ...]:
-        return (batch["input"].shape[1],)
+    def grid(self, batch: Batch) -> tuple[int, ...]:
+        return (batch.input.shape[1],)
 
     def rows(self, where: str) -> np.ndarray:
         return np.load(where)
@@ -66,5 +67,5 @@ class Sensor(Modality):
     def examples(self, rows: np.ndarray) -> Examples:
         return Readings(rows.reshape(len(rows), -1, self.settings.window, 3))
 
-    def collate(self, items: Any) -> dict[str, torch.Tensor]:
-        return {"input": torch.from_numpy(np.stack(items)).float()}
+    def collate(self, items: Any) -> Batch:
+        return Batch(torch.from_numpy(np.stack(items)).float())

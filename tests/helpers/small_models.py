@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data2vec.batch import MaskedBatch
 from data2vec.modalities.speech import Speech, SpeechSettings
 from data2vec.modalities.text import Text, TextSettings
 from data2vec.modalities.vision import Vision, VisionSettings
@@ -31,12 +32,12 @@ def objective(seed: int = 0, encoder_changes: dict[str, object] | None = None, *
     return Data2Vec(encoder(seed, **(encoder_changes or {})), Data2VecSettings(**settings))
 
 
-def batch(seed: int = 0, rows: int = 3, positions: int = 20) -> dict[str, torch.Tensor]:
+def batch(seed: int = 0, rows: int = 3, positions: int = 20) -> MaskedBatch:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.zeros(rows, positions, dtype=torch.bool)
     mask[:, 4:9] = True
     wave = torch.randn(rows, 20 * positions + 5, generator=generator)
-    return {"input": wave, "mask": mask, "masked": mask.flatten().nonzero()[:, 0]}
+    return MaskedBatch(wave, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
 
 
 KINDS = ("speech", "vision", "vision-relative", "text")
@@ -62,7 +63,7 @@ def objective2(kind: str = "speech", encoder_changes: dict[str, Any] | None = No
     return Data2Vec2(build(modality(kind), TransformerSettings(**shape)), Data2Vec2Settings(**settings))
 
 
-def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -> MaskedBatch:
     """20 positions, 25 of an image; half of them hidden in each view."""
     generator = torch.Generator().manual_seed(seed)
     given = {
@@ -75,5 +76,5 @@ def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -
     return with_masks(given, torch.from_numpy(hidden))
 
 
-def with_masks(given: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"input": given, "mask": mask, "masked": mask.flatten().nonzero()[:, 0]}
+def with_masks(given: torch.Tensor, mask: torch.Tensor) -> MaskedBatch:
+    return MaskedBatch(given, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from data2vec.batch import Batch
 from data2vec.data.loader import Loader
 from data2vec.errors import BadExample, UserError
 from data2vec.modalities.base import DataSettings, Modality
@@ -50,16 +51,16 @@ class Toy(Modality):
     features = positions = None  # type: ignore[assignment]
 
     def grid(self, batch):
-        return (batch["input"].shape[1],)
+        return (batch.input.shape[1],)
 
     def examples(self, rows: Any) -> Any:
         return ToyExamples(rows)
 
     def collate(self, items: Sequence[Any]):
-        return {"input": torch.stack(list(items))}
+        return Batch(torch.stack(list(items)))
 
     def replace(self, batch, replaced, rng):
-        return torch.where(torch.from_numpy(replaced), torch.from_numpy(rng.random(replaced.shape)), batch["input"])
+        return torch.where(torch.from_numpy(replaced), torch.from_numpy(rng.random(replaced.shape)), batch.input)
 
 
 Toy.__abstractmethods__ = frozenset()
@@ -93,4 +94,4 @@ def line(batch, i):
 
 def content(steps):
     """For each step what its rows are, whoever loaded them: identity, crop, augmentation, mask and view."""
-    return [sorted(line(batch, i) for batch in step for i in range(len(batch["input"]))) for step in steps]
+    return [sorted(line(batch, i) for batch in step for i in range(len(batch))) for step in steps]

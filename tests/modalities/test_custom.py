@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import data2vec
+from data2vec.batch import Batch
 
 
 def test_a_modality_outside_the_package_trains_and_loads(tmp_path: Path) -> None:
@@ -24,4 +25,4 @@ def test_a_modality_outside_the_package_trains_and_loads(tmp_path: Path) -> None
     assert last["step"] == 30 and last["samples"] == 30 * 16
     assert last["loss"] < first["loss"] or last["prediction_std"] > first["prediction_std"]
     model = data2vec.load(tmp_path / "run")
-    assert model.encoder({"input": torch.zeros(2, 20, 8, 3)})[0].shape == (2, 20, 32)
+    assert model.encoder(Batch(torch.zeros(2, 20, 8, 3)))[0].shape == (2, 20, 32)

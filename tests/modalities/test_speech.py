@@ -107,8 +107,8 @@ def test_silence_and_nan():
 def test_collate_pads_only_unlike_lengths():
     assert set(collate([torch.ones(5), torch.ones(5)])) == {"input"}
     batch = collate([torch.ones(5), torch.ones(3)])
-    assert batch["input"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
-    assert batch["padding"].tolist() == [[False] * 5, [False] * 3 + [True] * 2]
+    assert batch.input.tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert batch.padding.tolist() == [[False] * 5, [False] * 3 + [True] * 2]
 
 
 def test_settings_that_contradict_each_other():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from data2vec.batch import Batch
 from data2vec.data import text as module
 from data2vec.data.sources.rows import open_rows
 from data2vec.data.text import (
@@ -164,20 +165,20 @@ def test_labelled_rows(tmp_path):
     examples = TextRows(rows, SMALL, 300, train_tokenizer(SENTENCES, 300))
     batch = collate([examples.load(0), examples.load(1)])
     assert [examples.label(i, "label") for i in range(2)] == [1, 0]
-    assert batch["input"].shape == (2, 16)
-    assert batch["input"][1, -1] == 2
+    assert batch.input.shape == (2, 16)
+    assert batch.input[1, -1] == 2
     length = len(examples.load(0))
-    assert batch["input"][0, length - 1 :].tolist() == [2] + [1] * (16 - length)
-    assert batch["padding"].sum(1).tolist() == [16 - length, 0]
+    assert batch.input[0, length - 1 :].tolist() == [2] + [1] * (16 - length)
+    assert batch.padding.sum(1).tolist() == [16 - length, 0]
     assert set(collate([examples.load(0)])) == {"input"}
 
 
 def test_random_tokens_are_drawn_where_asked():
-    batch = {"input": torch.zeros(4, 500, dtype=torch.int64)}
+    batch = Batch(torch.zeros(4, 500, dtype=torch.int64))
     replaced = np.random.default_rng(0).random((4, 500)) < 0.5
     view = random_tokens(batch, replaced, np.random.default_rng(1), 300)
     assert (view[~torch.from_numpy(replaced)] == 0).all()
     drawn = view[torch.from_numpy(replaced)]
     assert drawn.min() == 4
     assert drawn.max() == 298
-    assert not batch["input"].any()
+    assert not batch.input.any()

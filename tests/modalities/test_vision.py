@@ -185,8 +185,8 @@ def test_examples(picture, tmp_path):
     assert torch.equal(one, same)
     assert not torch.equal(one, examples.load(0, None, np.random.default_rng(4)))
     batch = collate([one, same])
-    assert batch["input"].shape == (2, 3, 32, 32)
-    assert batch["input"].dtype == torch.uint8
+    assert batch.input.shape == (2, 3, 32, 32)
+    assert batch.input.dtype == torch.uint8
 
 
 def test_examples_for_fine_tuning(picture, tmp_path):

@@ -1,11 +1,13 @@
 """Version 2: what several views of a sample share, what each sees, and what the losses add up to."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder, build
 from data2vec.nn.transformer import TransformerSettings
@@ -19,7 +21,7 @@ BY_LAYER = TargetSettings(top_k=2, layer_norms=("layer",))  # instance norm make
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def gradients(whole: Data2Vec2, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(whole: Data2Vec2, given: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, and its gradients."""
     whole.zero_grad()
     loss = whole(given).loss
@@ -43,8 +45,8 @@ def watch(whole: Data2Vec2) -> dict[str, Tensor]:
 @every_kind
 def test_what_is_visible_is_what_is_not_hidden_in_order(kind: str) -> None:
     given = batch2(kind)
-    kept = visible_positions(given["mask"], len(given["masked"]))
-    assert kept.tolist() == [(~row).nonzero()[:, 0].tolist() for row in given["mask"]]
+    kept = visible_positions(given.mask, len(given.masked_indices))
+    assert kept.tolist() == [(~row).nonzero()[:, 0].tolist() for row in given.mask]
 
 
 @every_kind
@@ -54,7 +56,7 @@ def test_views_of_a_batch_add_up(kind: str, cls_loss: float) -> None:
     whole = objective2(kind, {"extra_tokens": 1}, cls_loss=cls_loss, beta=2.0, target=BY_LAYER)
     given = batch2(kind)
     loss, together = gradients(whole, given)
-    apart = [gradients(whole, with_masks(given["input"], given["mask"][view::4])) for view in range(4)]
+    apart = [gradients(whole, with_masks(given.input, given.mask[view::4])) for view in range(4)]
     torch.testing.assert_close(loss, sum((part[0] for part in apart), torch.zeros(())))
     assert together
     for name, gradient in together.items():
@@ -65,7 +67,7 @@ def test_views_of_a_batch_add_up(kind: str, cls_loss: float) -> None:
 def test_the_error_of_each_position_is_told() -> None:
     given = batch2("vision")
     with_summary, without = (objective2("vision", cls_loss=weight)(given) for weight in (1.0, 0.0))
-    assert without.errors.shape == given["masked"].shape and not without.errors.requires_grad
+    assert without.errors.shape == given.masked_indices.shape and not without.errors.requires_grad
     torch.testing.assert_close(without.errors.sum(), without.loss)
     torch.testing.assert_close(with_summary.errors, without.errors)
 
@@ -74,7 +76,7 @@ def test_the_error_of_each_position_is_told() -> None:
 def test_samples_of_a_batch_add_up(kind: str) -> None:
     """So each view is compared with the targets of its own sample."""
     whole, given = objective2(kind), batch2(kind)
-    single = [whole(with_masks(given["input"][i : i + 1], given["mask"][4 * i : 4 * i + 4])).loss for i in range(3)]
+    single = [whole(with_masks(given.input[i : i + 1], given.mask[4 * i : 4 * i + 4])).loss for i in range(3)]
     torch.testing.assert_close(whole(given).loss, torch.stack(single).sum())
 
 
@@ -86,7 +88,7 @@ def test_the_input_is_embedded_and_the_teacher_asked_once_a_sample(kind: str) ->
     whole.student.local_encoder.register_forward_hook(lambda *x: embedded.append(tuple(x[2][0].shape)))
     whole.teacher.ema["transformer"].blocks[0].register_forward_pre_hook(lambda _, x: taught.append(tuple(x[0].shape)))
     whole(given)
-    T = given["mask"].shape[1]
+    T = given.mask.shape[1]
     assert embedded == [(3, T, 16)]
     assert taught == [(3, T + kind.startswith("vision"), 16)]
 
@@ -98,19 +100,19 @@ def test_targets_are_those_of_the_masked_positions_of_each_view(kind: str) -> No
     output = whole(given)
     features, padding = whole.student.local_encoder(given)
     every = whole.targets(given, features, padding).repeat_interleave(4, dim=0)
-    torch.testing.assert_close(seen["target"], every[given["mask"]])
-    assert output.predicted == int(given["mask"].sum()) == len(seen["prediction"])
+    torch.testing.assert_close(seen["target"], every[given.mask])
+    assert output.predicted == int(given.mask.sum()) == len(seen["prediction"])
     assert seen["prediction"].dtype == seen["target"].dtype == torch.float32
 
 
 def test_the_student_sees_nothing_of_hidden_patches() -> None:
     """Other pixels there move the targets, and leave the predictions as they were."""
     whole, given = objective2("vision"), batch2("vision", masks=1)
-    hidden = given["mask"].view(3, 1, 5, 5).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    hidden = given.mask.view(3, 1, 5, 5).repeat_interleave(4, 2).repeat_interleave(4, 3)
     seen = watch(whole)
     whole(given)
     before = dict(seen)
-    whole({**given, "input": torch.where(hidden, torch.randn(3, 3, 20, 20), given["input"])})
+    whole(replace(given, input=torch.where(hidden, torch.randn(3, 3, 20, 20), given.input)))
     assert torch.equal(seen["prediction"], before["prediction"])
     assert not torch.allclose(seen["target"], before["target"], atol=0.1)
 
@@ -121,10 +123,10 @@ def test_the_cls_loss_and_the_size_of_the_batch(reduction: str, factor: int) -> 
     changes: dict[str, Any] = {"cls_reduction": reduction, "target": BY_LAYER}
     with_cls, without = objective2("vision", cls_loss=0.3, **changes), objective2("vision", **changes)
     one = batch2("vision")
-    two = with_masks(torch.cat([one["input"]] * 2), torch.cat([one["mask"]] * 2))
+    two = with_masks(torch.cat([one.input] * 2), torch.cat([one.mask] * 2))
 
-    def part(given: dict[str, Tensor]) -> Tensor:
-        return (with_cls(given).loss - without(given).loss) / len(given["masked"])
+    def part(given: Batch) -> Tensor:
+        return (with_cls(given).loss - without(given).loss) / len(given.masked_indices)
 
     torch.testing.assert_close(without(two).loss, 2 * without(one).loss)
     torch.testing.assert_close(part(two), factor * part(one), rtol=1e-3, atol=0)
@@ -135,8 +137,8 @@ def test_the_cls_loss_is_the_error_of_the_last_extra_token_against_the_mean_targ
     whole, given = objective2("vision", **changes, cls_loss=0.3), batch2("vision")
     features, _ = whole.student.local_encoder(given)
     mean = whole.targets(given, features, None).mean(1).repeat_interleave(4, dim=0)
-    kept = visible_positions(given["mask"], len(given["masked"]))
-    extra, _ = whole.student.encode_kept(features, None, given["mask"], kept)
+    kept = visible_positions(given.mask, len(given.masked_indices))
+    extra, _ = whole.student.encode_kept(features, None, given.mask, kept)
     error = ((extra[:, 1] - mean) ** 2).sum(1).mean() / 4  # 1/sqrt(width)
     plain = objective2("vision", **changes)(given)
     torch.testing.assert_close(whole(given).loss / plain.predicted, plain.loss / plain.predicted + 0.3 * error)
@@ -263,7 +265,7 @@ def test_without_a_mask_vector_version_1_is_told_what_is_missing() -> None:
     student = encoder()
     student.local_encoder.mask_vector = None
     with pytest.raises(UserError, match=r"modality\.mask_vector: false leaves nothing"):
-        student.hide(torch.zeros(3, 20, 16), batch2(masks=1))
+        student.apply_mask(torch.zeros(3, 20, 16), batch2(masks=1).mask, batch2(masks=1).input)
 
 
 @pytest.mark.parametrize(

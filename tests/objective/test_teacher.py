@@ -68,10 +68,10 @@ def test_shared_copied_and_averaged_agree_before_the_first_step() -> None:
 def test_a_teacher_that_sees_only_the_masked_positions_ignores_the_rest() -> None:
     one, other = batch(0), batch(1)
     features = [torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(2)) for _ in range(2)]
-    features[1] = torch.where(one["mask"][..., None], features[0], torch.zeros(()))
+    features[1] = torch.where(one.mask[..., None], features[0], torch.zeros(()))
     for context, same in (("masked", True), ("full", False)):
         whole = objective(teacher=TeacherSettings(context=context), target={"layer_norms": ("layer",), "top_k": 2})
-        first, second = (whole.targets(b, f, None)[one["mask"]] for b, f in zip((one, other), features, strict=True))
+        first, second = (whole.targets(b, f, None)[one.mask] for b, f in zip((one, other), features, strict=True))
         assert torch.allclose(first, second, atol=1e-5) is same
 
 

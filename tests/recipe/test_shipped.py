@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from data2vec import objective as objectives
+from data2vec.batch import Batch, MaskedBatch
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2, Objective
 from data2vec.recipe import recipe as recipes
@@ -79,9 +80,10 @@ def test_a_base_model_takes_a_step_forward_and_backward(name: str) -> None:
         "vision": torch.randint(0, 256, (1, 3, 224, 224)).byte(),
         "text": torch.randint(4, 50_000, (1, 64)),
     }
-    batch = {"input": inputs[name.split("/")[0]]}
+    batch = Batch(inputs[name.split("/")[0]])
     mask = recipe.objective.mask.draw(min(2, recipe.objective.masks), modality.grid(batch), np.random.default_rng(0))
-    batch |= {"mask": torch.from_numpy(mask.hidden), "masked": torch.from_numpy(mask.hidden).flatten().nonzero()[:, 0]}
+    hidden = torch.from_numpy(mask.hidden)
+    batch = MaskedBatch(batch.input, mask=hidden, masked_indices=hidden.flatten().nonzero()[:, 0])
     output = whole.train()(batch, measure=True)
     output.loss.backward()
     assert torch.isfinite(output.loss) and all(torch.isfinite(value) for value in output.stats.values())

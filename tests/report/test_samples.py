@@ -26,11 +26,11 @@ def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
 
 def test_errors_stand_where_the_masks_hide(opened: tuple[Recipe, Sample, Objective]) -> None:
     recipe, sample, objective = opened
-    views, n, T = recipe.objective.masks, len(sample.batch["input"]), int(np.prod(sample.grid))
+    views, n, T = recipe.objective.masks, len(sample.batch), int(np.prod(sample.grid))
     batches = list(sample.masked(recipe.objective.mask, views, 3))
     errors = inside.errors(objective, batches)
     assert errors.shape == (n, 3 * views, T)
-    hidden = torch.cat([batch["mask"].view(n, views, T) for batch in batches], 1).numpy()
+    hidden = torch.cat([batch.mask.view(n, views, T) for batch in batches], 1).numpy()
     np.testing.assert_array_equal(~np.isnan(errors), hidden)
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.Mon
 
     broken.all = False  # type: ignore[attr-defined]
     monkeypatch.setattr(examples, "load", broken)
-    found = inside.sample(modality, where, count=6).batch["input"]
+    found = inside.sample(modality, where, count=6).batch.input
     assert sorted(found[:, 0, 0, 0].tolist()) == [0, 2, 4]
     broken.all = True  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"no example can be read, such as .: no reading"):

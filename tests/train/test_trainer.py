@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import data2vec
+from data2vec.batch import MaskedBatch
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.recipe import recipe as recipes
@@ -165,8 +166,9 @@ def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
             for (batch,) in steps(self, *place):
                 halves = []
                 for rows in (slice(0, 5), slice(5, None)):
-                    half = {key: value[rows] for key, value in batch.items() if key in ("input", "mask")}
-                    halves.append(half | {"masked": half["mask"].flatten().nonzero().squeeze(1), "bad": []})
+                    mask = batch.mask[rows]
+                    indices = mask.flatten().nonzero().squeeze(1)
+                    halves.append(MaskedBatch(batch.input[rows], mask=mask, masked_indices=indices))
                 yield halves
 
         patch.setattr(loop.Loader, "steps", halved)

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from data2vec.batch import Batch
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.sources.rows import label
 from data2vec.errors import BadExample, UserError
-from data2vec.modalities.base import Batch, DataSettings
+from data2vec.modalities.base import DataSettings
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +157,10 @@ def normalise(wave: np.ndarray) -> np.ndarray:
 def collate(items: Sequence[Tensor]) -> Batch:
     """`input` (B, S); rows of unlike length are padded with zeros and `padding` (B, S) is True there."""
     if len({len(item) for item in items}) == 1:
-        return {"input": default_collate(list(items))}  # in a worker: straight into memory shared with the training process
+        return Batch(default_collate(list(items)))  # in a worker: straight into memory shared with the training process
     lengths = torch.tensor([len(item) for item in items])
     padded = torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True)
-    return {"input": padded, "padding": torch.arange(int(lengths.max())) >= lengths[:, None]}
+    return Batch(padded, padding=torch.arange(int(lengths.max())) >= lengths[:, None])
 
 
 def name(signal: dict[str, Any]) -> str:

@@ -13,11 +13,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from data2vec.batch import Batch
 from data2vec.data.augment import RandAugment, rand_augment
 from data2vec.data.erasing import erase
 from data2vec.data.sources.rows import label
 from data2vec.errors import BadExample
-from data2vec.modalities.base import Batch, DataSettings
+from data2vec.modalities.base import DataSettings
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Colour = Annotated[tuple[float, float, float], Field(strict=False)]
@@ -203,4 +204,4 @@ def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
 def collate(items: Sequence[Tensor]) -> Batch:
     """`input` (B, 3, H, W) uint8."""
-    return {"input": default_collate([item.contiguous() for item in items])}  # in a worker: straight into shared memory
+    return Batch(default_collate([item.contiguous() for item in items]))  # in a worker: straight into shared memory

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from data2vec.batch import Batch
 from data2vec.data.bucketing import ORDER, Group, cut, per_step, share, stride
 from data2vec.data.corrupt import BadExamples
 from data2vec.data.masked_batches import Batches, StreamedBatches
 from data2vec.data.streaming import Streams, rows_read
 from data2vec.errors import UserError
-from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.modalities.base import Examples, Modality
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Loader:
 
     def steps(self, first: int = 0, places: Mapping[str, list[int]] | None = None) -> Iterator[list[Batch]]:
         """The batches of each optimizer step from step `first` on, without end: `groups_a_step` of them over all
-        processes. A batch is what the modality collates, with `mask`, `masked`, perhaps `view`, and `bad` (list of str).
+        processes. A batch is what the modality collates, with its masks.
 
         `places`: those of all processes at step `first` or before, by `furthest`; without them streams are read from their
         start. Raises UserError when streamed data is not what it was."""
@@ -110,13 +111,13 @@ class Loader:
         try:
             while True:
                 step = []
-                for batch in islice(batches, mine):
-                    if isinstance(batch, Exception):
-                        raise batch
-                    if place := batch.pop("place"):
-                        self._reached(*place)
-                    self.bad.add(batch["bad"])
-                    step.append(batch)
+                for loaded in islice(batches, mine):
+                    if isinstance(loaded, Exception):
+                        raise loaded
+                    if loaded.place:
+                        self._reached(*loaded.place)
+                    self.bad.add(loaded.corrupt)
+                    step.append(loaded.batch)
                 yield step
         finally:
             del batches  # ends the workers now, not when the traceback of an error is let go

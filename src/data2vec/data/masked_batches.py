@@ -3,17 +3,28 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from data2vec.batch import Batch, MaskedBatch
 from data2vec.data.bucketing import EXAMPLE, MASK, REPLACE, Group, share, stride
 from data2vec.data.streaming import Streams
 from data2vec.errors import BadExample, RunStopped, UserError
-from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.modalities.base import Examples, Modality
+
+
+class LoadedBatch(NamedTuple):
+    """A batch, and what the training process is to know of how it was made."""
+
+    batch: Batch
+    corrupt: list[str]
+    """Names of what could not be read."""
+    place: tuple[str, list[int]] | None
+    """With streaming: the stream, and where its window starts."""
 
 
 class Batches(Dataset[Any]):
@@ -28,7 +39,7 @@ class Batches(Dataset[Any]):
         except (UserError, RunStopped) as error:
             return error
 
-    def build(self, group: Group) -> dict[str, Any]:
+    def build(self, group: Group) -> LoadedBatch:
         rows = range(len(group.keys))[group.mine]
         bad: list[str] = []
         batch = self.modality.collate([self._load(group, row, bad)[1] for row in rows])
@@ -36,10 +47,10 @@ class Batches(Dataset[Any]):
         drawn = self.mask.draw(len(group.keys) * self.masks, self.modality.grid(batch), rng)
         hidden = drawn.hidden.reshape(len(group.keys), self.masks, -1)[group.mine]
         mask = torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1)
-        batch["mask"], batch["masked"] = mask, torch.from_numpy(np.flatnonzero(hidden))
-        if drawn.replaced is not None:
-            batch["view"] = self._view(batch, drawn.replaced[group.mine], group.seed, rows)
-        return {**batch, "bad": [*group.bad, *bad], "place": group.place}
+        indices = torch.from_numpy(np.flatnonzero(hidden))
+        view = None if drawn.replaced is None else self._view(batch, drawn.replaced[group.mine], group.seed, rows)
+        batch = MaskedBatch(batch.input, batch.padding, mask=mask, masked_indices=indices, replaced_input=view)
+        return LoadedBatch(batch, [*group.bad, *bad], group.place)
 
     def _load(self, group: Group, row: int, bad: list[str], whole: bool = False) -> tuple[int, Any]:
         """Row `row` of the group, cropped to the group's length or `whole`, after the index of the example: when it cannot be
@@ -58,9 +69,7 @@ class Batches(Dataset[Any]):
     def _view(self, batch: Batch, replaced: np.ndarray, seed: tuple[int, int, int], rows: range) -> Tensor:
         """Row by row, so that what a row shows does not depend on which process has it."""
         views = [
-            self.modality.replace(
-                {"input": batch["input"][i : i + 1]}, replaced[i : i + 1], np.random.default_rng((*seed, REPLACE, row))
-            )
+            self.modality.replace(batch.rows(i, i + 1), replaced[i : i + 1], np.random.default_rng((*seed, REPLACE, row)))
             for i, row in enumerate(rows)
         ]
         return torch.cat(views)

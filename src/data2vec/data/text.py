@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from data2vec.batch import Batch
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.sources.rows import label
 from data2vec.data.tokenizer import (
@@ -28,7 +29,7 @@ from data2vec.data.tokenizer import (
     train_tokenizer,
 )
 from data2vec.errors import BadExample, UserError
-from data2vec.modalities.base import Batch, DataSettings
+from data2vec.modalities.base import DataSettings
 
 __all__ = [
     "TextData",
@@ -203,15 +204,15 @@ def pieces(row: dict[str, Any]) -> Iterator[str]:
 def collate(items: Sequence[Tensor]) -> Batch:
     """`input` (B, T) int64; shorter rows end in <pad> and `padding` (B, T) is True there."""
     if len({len(item) for item in items}) == 1:
-        return {"input": default_collate(list(items))}
+        return Batch(default_collate(list(items)))
     lengths = torch.tensor([len(item) for item in items])
     padded = torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True, padding_value=PAD)
-    return {"input": padded, "padding": torch.arange(int(lengths.max())) >= lengths[:, None]}
+    return Batch(padded, padding=torch.arange(int(lengths.max())) >= lengths[:, None])
 
 
 def random_tokens(batch: Batch, replaced: np.ndarray, rng: np.random.Generator, vocab_size: int) -> Tensor:
     """`input` with ids drawn uniformly from those that are not special at `replaced` (B, T) bool."""
-    view = batch["input"].clone()
+    view = batch.input.clone()
     view[torch.from_numpy(replaced)] = torch.from_numpy(random_ids(vocab_size, int(replaced.sum()), rng))
     return view
 

@@ -130,7 +130,7 @@ def _draw(model: Model, run: Run, data: str, out: Path) -> None:
     panels = (curves.LOSS, curves.STD, curves.RANK)
     figure.save(curves.draw(run.metrics, panels, 12, 4), out / "curves.png")
     sample, objective = inside.sample(model.modality, data), model.recipe.objective
-    hidden = next(sample.masked(objective.mask, pictures.SHOWN, 1))["mask"].view(len(sample.batch["input"]), pictures.SHOWN, -1)
+    hidden = next(sample.masked(objective.mask, pictures.SHOWN, 1)).mask.view(len(sample.batch), pictures.SHOWN, -1)
     figure.save(pictures.masks(sample.canvas, hidden.numpy(), 8), out / "masks.png", "Grey: what the student does not see")
     before, after = (inside.features(encoder, sample.batch) for encoder in (untrained(model.recipe), model.encoder))
     title = "First three principal components of the features, as red, green and blue"

@@ -17,27 +17,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.nn.position_encoders import PositionEncoder
 from data2vec.settings import Settings
-
-Batch = dict[str, Tensor]
-"""A batch on its way to the objective:
-
-- `input`: the raw signal, (B, …).
-- `padding`: bool, True = not there, at the resolution of `input`; absent when every row is full.
-- `mask`: bool (B·M, T), True = hidden from the student and predicted: M masks a sample, sample by sample; 1 in version 1.
-- `masked`: int64 (N,), where `mask` is True in the flattened order; drawn with the mask, so no step waits for it.
-- `chosen`: bool (B, T), what a teacher that sees only chosen positions sees; `mask` where it is absent.
-- `view`: what the student is given instead of `input`, where random content replaces some of it.
-"""
 
 
 class LocalEncoder(nn.Module, ABC):
     """The local encoder: raw input to a sequence of vectors, and what stands at hidden positions."""
 
     mask_vector: nn.Parameter | None
-    """(D,) a learned vector for hidden positions; not needed by data2vec 2.0, nor where `hide` does something else."""
+    """(D,) a learned vector for hidden positions; not needed by data2vec 2.0, nor where `apply_mask` does something else."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,15 +35,17 @@ class LocalEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Embed `batch["input"]`. Returns vectors (B, T, D) without positions, and the padding (B, T) or None."""
+        """Embed `batch.input`. Returns vectors (B, T, D) without positions, and the padding (B, T) or None."""
 
-    def hide(self, x: Tensor, batch: Batch) -> Tensor:
-        """The student's view: `x` (B, T, D) with the learned mask vector wherever `batch["mask"]` is True.
+    def apply_mask(self, x: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
+        """The student's view: `x` (B, T, D) with the learned mask vector wherever `mask` (B, T) is True.
+
+        `shown`: the raw input that the student is given, for a local encoder that embeds it anew.
 
         Raises UserError when there is no such vector."""
         if self.mask_vector is None:
             raise UserError("modality.mask_vector: false leaves nothing to put at hidden positions; only data2vec2 needs none")
-        return torch.where(batch["mask"][..., None], self.mask_vector.to(x.dtype), x)
+        return torch.where(mask[..., None], self.mask_vector.to(x.dtype), x)
 
 
 class Examples(Protocol):

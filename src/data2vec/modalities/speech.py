@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.data import audio as loading
-from data2vec.modalities.base import Batch, Examples, LocalEncoder, Modality
+from data2vec.modalities.base import Examples, LocalEncoder, Modality
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, Padding
 from data2vec.settings import Settings
@@ -61,9 +62,9 @@ class WaveformEncoder(LocalEncoder):
             self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        samples = (~batch["padding"]).sum(1) if "padding" in batch else None
+        samples = (~batch.padding).sum(1) if batch.padding is not None else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
-            x = self.conv(batch["input"], samples if self.each else None)
+            x = self.conv(batch.input, samples if self.each else None)
         if x.requires_grad and self.grad_scale != 1:
             x.register_hook(lambda gradient: gradient * self.grad_scale)
         padding = None
@@ -95,7 +96,7 @@ class Speech(Modality):
         )
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
-        return (output_length(self.settings.conv_layers, batch["input"].shape[1]),)
+        return (output_length(self.settings.conv_layers, batch.input.shape[1]),)
 
     def examples(self, rows: Any) -> Examples:
         return loading.SpeechExamples(rows, self.data)

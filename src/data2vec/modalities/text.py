@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.data import text as loading
-from data2vec.modalities.base import Batch, Examples, LocalEncoder, Modality
+from data2vec.modalities.base import Examples, LocalEncoder, Modality
 from data2vec.nn.position_encoders import LearnedPositionEncoder, Padding
 from data2vec.settings import Settings
 
@@ -46,12 +47,11 @@ class TokenEmbedding(LocalEncoder):
         nn.init.zeros_(self.tokens.weight[PAD])
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        return self.scale * self.tokens(batch["input"]), batch.get("padding")
+        return self.scale * self.tokens(batch.input), batch.padding
 
-    def hide(self, x: Tensor, batch: Batch) -> Tensor:
+    def apply_mask(self, x: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
         # Looked up anew rather than put into x: then the table gets one gradient, not two of its size.
-        shown = batch.get("view", batch["input"]).masked_fill(batch["mask"], self.tokens.num_embeddings - 1)
-        return self.scale * self.tokens(shown)
+        return self.scale * self.tokens(shown.masked_fill(mask, self.tokens.num_embeddings - 1))
 
 
 class Text(Modality):
@@ -70,7 +70,7 @@ class Text(Modality):
         return LearnedPositionEncoder(width, s.max_length, norm=s.embedding_norm, padding=s.position_padding)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
-        return (batch["input"].shape[1],)
+        return (batch.input.shape[1],)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -7,9 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.data import image as loading
 from data2vec.errors import UserError
-from data2vec.modalities.base import Batch, Examples, LocalEncoder, Modality
+from data2vec.modalities.base import Examples, LocalEncoder, Modality
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
@@ -56,7 +57,7 @@ class PatchEmbedding(LocalEncoder):
             self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        image = batch["input"]  # (B, 3, rows, columns)
+        image = batch.input  # (B, 3, rows, columns)
         if image.dtype == torch.uint8:
             image = (image - self.mean) / self.std
         B, C, H, W = image.shape

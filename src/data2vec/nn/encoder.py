@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.nn.position_encoders import take
 from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
@@ -25,7 +26,7 @@ class Encoder(nn.Module):
         local_encoder: nn.Module,
         position_encoder: nn.Module,
         transformer: Transformer,
-        grid: Callable[[dict[str, Tensor]], tuple[int, ...]],
+        grid: Callable[[Batch], tuple[int, ...]],
     ):
         super().__init__()
         if (tables := getattr(position_encoder, "tables", 1)) not in (1, transformer.settings.layers):
@@ -36,14 +37,14 @@ class Encoder(nn.Module):
         self.grid = grid
         """The shape of a batch's positions: (T,) for a sequence, (rows, columns) for an image."""
 
-    def forward(self, batch: dict[str, Tensor], visit: Visit | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, batch: Batch, visit: Visit | None = None) -> tuple[Tensor, Tensor | None]:
         """Contextual vectors (B, T, D) of the full, unmasked input, and the padding (B, T) or None."""
         x, padding = self.local_encoder(batch)
         return contextualise(self.position_encoder, self.transformer, x, padding, visit), padding
 
-    def hide(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """The masked view of local features `x` (B, T, D)."""
-        return self.local_encoder.hide(x, batch)
+    def apply_mask(self, x: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
+        """The masked view of local features `x` (B, T, D): what `mask` (B, T) hides is replaced. `shown`: the raw input."""
+        return self.local_encoder.apply_mask(x, mask, shown)
 
     def encode_kept(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Encode only the positions `kept` (B·M, P), counted within a row, of local features `x` (B, T, D).

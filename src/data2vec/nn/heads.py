@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.batch import Batch
 from data2vec.nn.encoder import Encoder
 from data2vec.settings import Settings
 
@@ -119,7 +120,7 @@ def build(settings: CTCSettings | ClassifierSettings, width: int) -> Head:
     return CTC(settings, width) if isinstance(settings, CTCSettings) else Classifier(settings, width)
 
 
-def logits(encoder: Encoder, head: Head, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+def logits(encoder: Encoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """What a head says of a batch, (B, T, V) or (B, V); and the padding (B, T) or None."""
     if head.mix is None:
         x, padding = encoder(batch)

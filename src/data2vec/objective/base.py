@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.diagnostics import HealthSettings
@@ -65,7 +66,7 @@ class Objective(nn.Module):
         self.student = encoder
         self.teacher = Teacher(encoder, settings.teacher)
 
-    def targets(self, batch: dict[str, Tensor], features: Tensor, padding: Tensor | None) -> Tensor:
+    def targets(self, batch: MaskedBatch, features: Tensor, padding: Tensor | None) -> Tensor:
         """The training targets at every position, (B, T, D) in float32 (section 3.3)."""
         top = TopLayers(self.settings.target, self.student.transformer.settings.layers)
         self.teacher(self.student, batch, features, padding, top.visit)
@@ -78,6 +79,10 @@ class Objective(nn.Module):
         else:
             error = F.smooth_l1_loss(prediction, target, reduction="none", beta=self.settings.beta)
         return error.sum(-1) * self.scale
+
+    def num_targets(self, batch: MaskedBatch) -> int:
+        """N, the number of predicted positions, by which the loss is divided over the global batch."""
+        return len(batch.masked_indices)
 
     def before_step(self, step: int) -> None:
         """To be called before optimizer step number `step` (counted from 1); nothing is to be done here."""

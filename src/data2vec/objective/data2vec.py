@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
+from data2vec.batch import MaskedBatch
 from data2vec.nn.encoder import Encoder, contextualise
 from data2vec.nn.transformer import initialise
 from data2vec.objective import diagnostics as health
@@ -39,13 +40,13 @@ class Data2Vec(Objective):
         super().__init__(encoder, settings)
         self.head = prediction_head(encoder.transformer.settings.width, settings.head_layers, settings.head_init)
 
-    def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
+    def forward(self, batch: MaskedBatch, measure: bool = False) -> Output:
         """One batch (`data2vec.modalities.base.Batch`) with its masks; `measure` also takes the health statistics."""
         # 3.1 Model architecture: the input is embedded into a sequence of vectors, by a modality-specific encoder.
         features, padding = self.student.local_encoder(batch)  # (B, T, D)
 
         # 3.2 Masking: part of them is replaced by a learned mask vector; the student encodes what is left.
-        visible = self.student.hide(features, batch)
+        visible = self.student.apply_mask(features, batch.mask, batch.student_input)
         context = contextualise(self.student.position_encoder, self.student.transformer, visible, padding)
 
         # 3.3 Training targets: what the teacher makes of the unmasked input, averaged over its top K layers.
@@ -53,7 +54,7 @@ class Data2Vec(Objective):
             target = self.targets(batch, features, padding)  # (B, T, D)
 
         # 3.4 Objective: predict the targets at the masked positions.
-        masked = batch["masked"]  # (N,)
+        masked = batch.masked_indices  # (N,)
         prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()
         targets = target.flatten(0, 1).index_select(0, masked)
         errors = self.distance(prediction, targets)  # (N,)

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
@@ -48,7 +49,7 @@ class Data2Vec2(Objective):
         if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
             vector.requires_grad_(False)  # nothing stands at hidden positions
 
-    def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
+    def forward(self, batch: MaskedBatch, measure: bool = False) -> Output:
         """One batch with M masks a sample, sample by sample; `measure` also takes the health statistics."""
         # The input is embedded once for all its masks, and the teacher reads it once.
         features, padding = self.student.local_encoder(batch)  # (B, T, D)
@@ -56,7 +57,7 @@ class Data2Vec2(Objective):
             target = self.targets(batch, features, padding)  # (B, T, D)
 
         # The student encodes only what each mask leaves.
-        hidden, masked = batch["mask"], batch["masked"]  # (B·M, T), (N,)
+        hidden, masked = batch.mask, batch.masked_indices  # (B·M, T), (N,)
         kept = visible_positions(hidden, len(masked))  # (B·M, P)
         extra, context = self.student.encode_kept(features, padding, hidden, kept)  # (B·M, E, D), (B·M, P, D)
 

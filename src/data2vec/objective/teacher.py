@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data2vec.batch import MaskedBatch
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import Visit
 from data2vec.settings import Settings
@@ -82,15 +83,13 @@ class Teacher(nn.Module):
                 torch._foreach_copy_(list(buffers.values()), [sources[name] for name in buffers])
 
     @torch.no_grad()
-    def forward(
-        self, student: Encoder, batch: dict[str, Tensor], features: Tensor, padding: Tensor | None, visit: Visit
-    ) -> None:
+    def forward(self, student: Encoder, batch: MaskedBatch, features: Tensor, padding: Tensor | None, visit: Visit) -> None:
         """Run on the full, unmasked input. `features` (B, T, D) and `padding` are the student's, before masking."""
         parts: dict[str, Any] = {part: self.ema[part] if part in self.ema else getattr(student, part) for part in Encoder.PARTS}
         if "local_encoder" in self.ema:
             features, padding = parts["local_encoder"](batch)
         if self.settings.context == "masked":
-            unseen = ~batch.get("chosen", batch["mask"])
+            unseen = ~(batch.mask if batch.teacher_visible is None else batch.teacher_visible)
             padding = unseen if padding is None else padding | unseen
         x = parts["position_encoder"](features.detach(), padding)
         prenet = student.transformer if self.settings.prenet == "shared" else None

@@ -11,8 +11,9 @@ import torch
 
 from data2vec import model as models
 from data2vec import objective as objectives
+from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
-from data2vec.modalities.base import Batch, Modality
+from data2vec.modalities.base import Modality
 from data2vec.nn import encoder as encoders
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
@@ -82,14 +83,14 @@ def _untrained(recipe: Recipe, modality: Modality) -> Objective:
         return objectives.build(encoder, recipe.objective).eval().requires_grad_(False)
 
 
-def _masks(sample: Sample, batches: Sequence[Batch]) -> Look:
-    n = len(sample.batch["input"])
-    hidden = torch.cat([batch["mask"].view(n, -1, batch["mask"].shape[1]) for batch in batches], dim=1).numpy()
+def _masks(sample: Sample, batches: Sequence[MaskedBatch]) -> Look:
+    n = len(sample.batch)
+    hidden = torch.cat([batch.mask.view(n, -1, batch.mask.shape[1]) for batch in batches], dim=1).numpy()
     says = f"Grey is hidden: {hidden.mean():.0%} of {hidden.shape[2]} positions. The teacher sees the whole input."
     return Look(pictures.masks(sample.canvas, hidden), "What the student does not see", says)
 
 
-def _losses(sample: Sample, batches: Sequence[Batch], objective: Objective) -> Look:
+def _losses(sample: Sample, batches: Sequence[MaskedBatch], objective: Objective) -> Look:
     errors = inside.errors(objective, batches)
     says = (
         f"At each hidden position; bright: hard to predict. The mean is over {errors.shape[1]} masks of each of {len(errors)} "

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.batch import Batch, MaskedBatch
 from data2vec.errors import BadExample, UserError
-from data2vec.modalities.base import Batch, Modality
+from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
 from data2vec.report.renderers import Canvas, canvas
@@ -38,17 +39,16 @@ class Sample:
         """The shape of an example's positions."""
         return self.modality.grid(self.batch)
 
-    def masked(self, mask: Any, views: int, times: int) -> Iterator[Batch]:
+    def masked(self, mask: Any, views: int, times: int) -> Iterator[MaskedBatch]:
         """The batch, so often, with masks as a step of training has them: `views` of each example."""
         rng = np.random.default_rng(0)
-        n = len(self.batch["input"])
+        n = len(self.batch)
         for _ in range(times):
             drawn = mask.draw(n * views, self.grid, rng)
             hidden = torch.from_numpy(np.ascontiguousarray(drawn.hidden))
-            batch = self.batch | {"mask": hidden, "masked": hidden.flatten().nonzero().squeeze(1)}
-            if drawn.replaced is not None:
-                batch["view"] = self.modality.replace(self.batch, drawn.replaced, rng)
-            yield batch
+            indices = hidden.flatten().nonzero().squeeze(1)
+            view = None if drawn.replaced is None else self.modality.replace(self.batch, drawn.replaced, rng)
+            yield MaskedBatch(self.batch.input, self.batch.padding, mask=hidden, masked_indices=indices, replaced_input=view)
 
 
 def sample(modality: Modality, where: str, count: int = 4) -> Sample:
@@ -68,7 +68,7 @@ def sample(modality: Modality, where: str, count: int = 4) -> Sample:
     if not items:
         raise UserError(f"{where}: no example can be read{bad}")
     batch = modality.collate(items)
-    given = batch["input"].numpy()
+    given = batch.input.numpy()
     tokens: list[str] = []
     if kind == "text" and (tokenizer := getattr(examples, "tokenizer", None)):
         tokens = [tokenizer.decode([token], skip_special_tokens=False) for token in given[0].tolist()]
@@ -76,16 +76,16 @@ def sample(modality: Modality, where: str, count: int = 4) -> Sample:
 
 
 @torch.inference_mode()
-def errors(objective: Objective, batches: Sequence[Batch]) -> np.ndarray:
+def errors(objective: Objective, batches: Sequence[MaskedBatch]) -> np.ndarray:
     """(n, masks, T): the loss at each position that each mask hides, NaN at the others. Batches as `Sample.masked` has them."""
     found = []
     for batch in batches:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a decoder has noise at hidden positions
             output = objective(batch)
-        flat = torch.full((batch["mask"].numel(),), torch.nan)
-        flat[batch["masked"]] = output.errors.float()
-        found.append(flat.view(len(batch["input"]), -1, batch["mask"].shape[1]))
+        flat = torch.full((batch.mask.numel(),), torch.nan)
+        flat[batch.masked_indices] = output.errors.float()
+        found.append(flat.view(len(batch), -1, batch.mask.shape[1]))
     return torch.cat(found, dim=1).numpy()
 
 
@@ -106,7 +106,7 @@ def attention(encoder: Encoder, batch: Batch, blocks: Sequence[int]) -> np.ndarr
     attentions: list[Any] = [encoder.transformer.blocks[index].attention for index in blocks]
     hooks = [each.register_forward_pre_hook(look) for each in attentions]
     try:
-        encoder({key: value[:1] for key, value in batch.items()})
+        encoder(batch.rows(0, 1))
     finally:
         for hook in hooks:
             hook.remove()

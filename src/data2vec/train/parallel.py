@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from data2vec.batch import Batch
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.nn.transformer import Block, Transformer
@@ -32,7 +33,7 @@ class Prepared:
     """That of the matrix products, where it is not the weights' own."""
     device: torch.device
 
-    def __call__(self, batch: dict[str, Tensor], measure: bool = False) -> Any:
+    def __call__(self, batch: Batch, measure: bool = False) -> Any:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return self.forward(batch, measure=measure)
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.distributed import Process
-from data2vec.modalities.base import Batch
 from data2vec.nn.transformer import Transformer
 from data2vec.recipe.layer_decay import layer_scale
 from data2vec.recipe.train_settings import TrainSettings
@@ -52,14 +52,13 @@ class Step:
                 part.chance.manual_seed(draw(self.settings.seed, step))
         self.objective.before_step(step)
         optimizer.set_learning_rate(self.optimizer, self.settings, step)
-        # Of labelled batches every input is predicted once.
-        counts = torch.tensor([[len(b["input" if "labels" in b else "masked"]), len(b["input"])] for b in micro_batches]).sum(0)
+        counts = torch.tensor([[self.objective.num_targets(batch), len(batch)] for batch in micro_batches]).sum(0)
         counts = self.here.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.here.world / counts[0]
         losses, stats = [], dict[str, Tensor]()
         for i, batch in enumerate(micro_batches):
-            batch = {key: value.to(self.here.device, non_blocking=True) for key, value in batch.items() if key != "bad"}
+            batch = batch.to(self.here.device, non_blocking=True)
             with self.forward.accumulate(last=i == len(micro_batches) - 1):
                 output = self.forward(batch, measure=measure and i == 0)
                 self.scaler.scale(output.loss * scale).backward()

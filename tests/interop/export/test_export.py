@@ -12,6 +12,7 @@ from torch import Tensor
 import data2vec
 from data2vec import cli
 from data2vec import model as models
+from data2vec.batch import Batch
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export import export as exporting
 from data2vec.interop.export import graph as graphs
@@ -93,7 +94,7 @@ def test_a_file_gives_what_the_model_gives(name: str, form: str, head: Any, chan
         found = ran(file, given)
         assert list(found) == list(exported.outputs)
         for row, x in enumerate(own):
-            hidden, _ = model.encoder({"input": x[None]})
+            hidden, _ = model.encoder(Batch(x[None]))
             count = hidden.shape[1]
             assert found["positions"][row] == count
             torch.testing.assert_close(found["hidden"][row, :count], hidden[0], atol=1e-5, rtol=1e-4)

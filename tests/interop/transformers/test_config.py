@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from data2vec.batch import Batch
 from data2vec.interop import key_mapping as keys
 from data2vec.interop.transformers.folder import AUDIO, TEXT, VISION
 from data2vec.modalities.speech import Speech, SpeechSettings
@@ -18,9 +19,7 @@ SMALL = {"width": 32, "layers": 3, "heads": 4, "ffn_width": 64}
 THEIRS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-def hidden(
-    modality: Any, settings: TransformerSettings, table: keys.Table, theirs: Any, batch: dict[str, torch.Tensor]
-) -> list:
+def hidden(modality: Any, settings: TransformerSettings, table: keys.Table, theirs: Any, batch: Batch) -> list:
     """Our blocks' outputs with their weights, and what comes out at the end."""
     encoder = build(modality, settings).eval()
     mine, foreign = dict(encoder.named_parameters()), theirs.state_dict()
@@ -53,7 +52,7 @@ def test_audio(padded: bool) -> None:
     padding = torch.arange(1000) >= torch.tensor([1000, 700])[:, None]
     wave = wave.masked_fill(padding & padded, 0)
     modality = Speech(SpeechSettings(conv_layers=layers, position_depth=2, position_kernel=4, position_groups=4), None)
-    batch = {"input": wave} | ({"padding": padding} if padded else {})
+    batch = Batch(wave, padding=padding if padded else None)
     ours = hidden(modality, TransformerSettings(**SMALL), AUDIO, theirs, batch)
     with torch.no_grad():
         out = theirs(wave, attention_mask=(~padding).long() if padded else None, output_hidden_states=True)
@@ -75,7 +74,7 @@ def test_text(padded: bool) -> None:
     if padded:
         tokens[1, 13:] = 1
     padding = tokens == 1
-    batch = {"input": tokens} | ({"padding": padding} if padded else {})
+    batch = Batch(tokens, padding=padding if padded else None)
     settings = TransformerSettings(**SMALL, input_norm=False)
     ours = hidden(Text(TextSettings(vocab_size=60, max_length=40), None), settings, TEXT, theirs, batch)
     with torch.no_grad():
@@ -94,7 +93,7 @@ def test_vision() -> None:
     settings = TransformerSettings(
         **SMALL, norm="pre", norm_eps=1e-6, input_norm=False, final_norm=True, extra_tokens=1, key_bias=False, layer_scale=0.1
     )
-    ours = hidden(Vision(VisionSettings(image=40, patch=8), None), settings, VISION, theirs, {"input": image})
+    ours = hidden(Vision(VisionSettings(image=40, patch=8), None), settings, VISION, theirs, Batch(image))
     with torch.no_grad():
         out = theirs(image, output_hidden_states=True)
     for mine, other in zip(ours, (*out.hidden_states[1:], out.last_hidden_state), strict=True):

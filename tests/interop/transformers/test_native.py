@@ -15,6 +15,7 @@ from torch import Tensor
 
 import data2vec
 from data2vec import model as models
+from data2vec.batch import Batch
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers import native
@@ -99,19 +100,19 @@ def built(modality: str, changes: dict[str, Any], head: CTCSettings | Classifier
     return replace(model, source="a test", license="mit")
 
 
-def inputs(modality: str, padded: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def inputs(modality: str, padded: bool) -> tuple[Batch, dict[str, Tensor]]:
     """A batch of ours and the same as theirs."""
     generator = torch.Generator().manual_seed(1)
     if modality == "vision":
         image = torch.randn(2, 3, 40, 40, generator=generator)
-        return {"input": image}, {"pixel_values": image}
+        return Batch(image), {"pixel_values": image}
     length, there = (1000, (1000, 700)) if modality == "speech" else (20, (20, 13))
     padding = torch.arange(length) >= torch.tensor(there if padded else (length, length))[:, None]
     if modality == "speech":
         given, name = torch.randn(2, length, generator=generator).masked_fill(padding, 0), "input_values"
     else:
         given, name = torch.randint(4, 299, (2, length), generator=generator).masked_fill(padding, 1), "input_ids"
-    ours = {"input": given} | ({"padding": padding} if padded else {})
+    ours = Batch(given, padding=padding if padded else None)
     return ours, {name: given, **({"attention_mask": (~padding).long()} if padded else {})}
 
 
@@ -257,7 +258,7 @@ def test_segments_and_other_heads_are_left_out_and_named(tmp_path: Path, caplog:
     ours, given = inputs("text", padded=True)
     with torch.no_grad():
         expected = theirs.data2vec_text(**given).last_hidden_state
-    there = ~ours["padding"]
+    there = ~ours.padding
     torch.testing.assert_close(model.encoder(ours)[0][there], expected[there], atol=1e-5, rtol=1e-5)
     head, unknown = [record.getMessage() for record in caplog.records]
     assert head.endswith("there is no head here like that of Data2VecTextForTokenClassification")

@@ -36,8 +36,8 @@ def test_waves_are_normalised_alike(tmp_path: Path) -> None:
     given = prepare(waves, sampling_rate=16000, padding=True, return_tensors="pt")
     ours = speech.collate([torch.from_numpy(speech.normalise(wave)) for wave in waves])
     # Epsilon is 1e-7 there and 1e-5 here.
-    torch.testing.assert_close(given["input_values"], ours["input"], atol=1e-4, rtol=1e-4)
-    assert given["attention_mask"].bool().equal(~ours["padding"])
+    torch.testing.assert_close(given["input_values"], ours.input, atol=1e-4, rtol=1e-4)
+    assert given["attention_mask"].bool().equal(~ours.padding)
     assert processors.read(tmp_path, "speech") == {}
 
 
@@ -95,8 +95,8 @@ def test_texts_become_the_same_tokens(tmp_path: Path) -> None:
     ours = model.modality.labelled(rows)
     batch = model.modality.collate([ours.load(i, None, None) for i in range(2)])
     theirs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
-    assert theirs["input_ids"].equal(batch["input"])
-    assert theirs["attention_mask"].bool().equal(~batch["padding"])
+    assert theirs["input_ids"].equal(batch.input)
+    assert theirs["attention_mask"].bool().equal(~batch.padding)
     one, two = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("a", "text"))
     assert tokenizer("a", "text")["input_ids"] == [0, *one, 2, 2, *two, 2]
     assert (tokenizer.mask_token_id, tokenizer.model_max_length) == (299, model.modality.settings.max_length)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import data2vec
 from data2vec import model as models
+from data2vec.batch import Batch
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers import remote
@@ -79,21 +80,21 @@ def made(kind: str, head: Any = None, data: dict[str, Any] | None = None) -> Mod
     return replace(model, source="a test", license="mit", pretraining={"teacher.x": torch.ones(1), "decoder.y": torch.ones(1)})
 
 
-def batch(kind: str, padded: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def batch(kind: str, padded: bool = False) -> tuple[Batch, dict[str, Tensor]]:
     """The same inputs for us and for transformers; with padding, the second row is shorter."""
     generator = torch.Generator().manual_seed(1)
     if kind.startswith("vision"):
         images = torch.randn(2, 3, *[KINDS[kind][1]["image"]] * 2, generator=generator)
-        return {"input": images}, {"pixel_values": images}
+        return Batch(images), {"pixel_values": images}
     if kind.startswith("speech"):
         name, inputs, lengths = "input_values", torch.randn(2, 1000, generator=generator), torch.tensor([1000, 700])
     else:
         name, inputs, lengths = "input_ids", torch.randint(4, 59, (2, 20), generator=generator), torch.tensor([20, 13])
     if not padded:
-        return {"input": inputs}, {name: inputs}
+        return Batch(inputs), {name: inputs}
     padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
     inputs = inputs.masked_fill(padding, 0 if name == "input_values" else 1)
-    return {"input": inputs, "padding": padding}, {name: inputs, "attention_mask": (~padding).long()}
+    return Batch(inputs, padding=padding), {name: inputs, "attention_mask": (~padding).long()}
 
 
 def opened(folder: Path, auto: str = "AutoModel", **settings: Any) -> Any:

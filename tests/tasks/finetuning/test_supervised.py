@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from data2vec.batch import LabelledBatch
 from data2vec.errors import UserError
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
@@ -63,7 +64,7 @@ def test_classification_losses() -> None:
 
 def test_only_the_head_learns_while_frozen() -> None:
     this = model(RecognitionSettings(freeze_steps=2))
-    batch = {"input": torch.randn(2, 4000), "labels": torch.tensor([[1], [2]])}
+    batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([[1], [2]]))
     for step, learns in ((2, False), (3, True)):
         this.zero_grad()
         this.before_step(step)
@@ -77,7 +78,7 @@ def test_what_is_hidden_reaches_nothing(fill: str) -> None:
     this = model(RecognitionSettings.model_validate({"mask": SPANS, "channel_mask": SPANS, "fill": fill}))
     x = torch.randn(2, 8, 32, requires_grad=True)
     mask, channels = torch.rand(2, 8) < 0.5, torch.rand(2, 32) < 0.3
-    y = this._hide(x, {"mask": mask, "channels": channels})
+    y = this._hide(x, LabelledBatch(x, labels=torch.zeros(len(x)), mask=mask, channel_mask=channels))
     y.sum().backward()
     assert x.grad is not None
     hidden = mask[..., None] | channels[:, None]
@@ -96,7 +97,7 @@ def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
     recipe = recipes.load("speech/v1-tiny", SMALL)
     encoder = encoders.build(recipe.build_modality(), recipe.encoder)
     this = Supervised(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
-    batch = {"input": torch.randn(2, 4000), "labels": torch.tensor([0, 1])}
+    batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([0, 1]))
     this(batch).loss.backward()
     assert all(p.grad is None for p in this.student.parameters())
     assert this.head.mix is not None and this.head.mix.grad is not None and this.head.mix.grad.any()

@@ -148,7 +148,7 @@ def _difference(graph: Graph, model: Model, run: Callable[[Raw], dict[str, Tenso
         raw = graph.draw(_sizes(graph, rows, generator), generator)
         given = run(raw)
         for row in range(rows):
-            hidden, _ = model.encoder({key: value.to(device) for key, value in graph.alone(raw, row).items()})
+            hidden, _ = model.encoder(graph.alone(raw, row).to(device))
             positions, most = hidden.shape[1], given["hidden"].shape[1]
             hidden = F.pad(hidden, (0, 0, 0, most - positions))
             expected = {"hidden": hidden, "positions": torch.tensor([positions])}

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from data2vec.batch import Batch
 from data2vec.data.audio import RATE, normalise
 from data2vec.data.tokenizer import PAD, SPECIAL
 from data2vec.errors import UserError
-from data2vec.modalities.base import Batch
 from data2vec.modalities.speech import Speech
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import Vision
@@ -81,7 +81,7 @@ class SpeechGraph(Graph):
         mean = waveform.masked_fill(padding, 0.0).sum(1, keepdim=True) / count
         x = (waveform - mean).masked_fill(padding, 0.0)
         x = x / (x.square().sum(1, keepdim=True) / count + 1e-5).sqrt()
-        return self.outputs(*self.encoder({"input": x, "padding": padding}))
+        return self.outputs(*self.encoder(Batch(x, padding=padding)))
 
     def sizes(self) -> tuple[int, int]:
         return self._samples(1), self._samples(250)
@@ -103,7 +103,7 @@ class SpeechGraph(Graph):
         return positions
 
     def alone(self, raw: Raw, row: int) -> Batch:
-        return {"input": torch.from_numpy(normalise(raw["waveform"][row, : raw["lengths"][row]].numpy()))[None]}
+        return Batch(torch.from_numpy(normalise(raw["waveform"][row, : raw["lengths"][row]].numpy()))[None])
 
 
 class TextGraph(Graph):
@@ -116,7 +116,7 @@ class TextGraph(Graph):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
-        return self.outputs(*self.encoder({"input": ids.masked_fill(padding, PAD), "padding": padding}))
+        return self.outputs(*self.encoder(Batch(ids.masked_fill(padding, PAD), padding=padding)))
 
     def sizes(self) -> tuple[int, int]:
         return 1, self.settings.max_length
@@ -130,7 +130,7 @@ class TextGraph(Graph):
         return {"ids": ids, "lengths": torch.tensor(sizes)}
 
     def alone(self, raw: Raw, row: int) -> Batch:
-        return {"input": raw["ids"][row, : raw["lengths"][row]][None]}
+        return Batch(raw["ids"][row, : raw["lengths"][row]][None])
 
 
 class VisionGraph(Graph):
@@ -139,7 +139,7 @@ class VisionGraph(Graph):
     inputs: ClassVar = {"image": "uint8 (B, 3, H, W), red, green, blue, at the model's own size"}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.outputs(*self.encoder({"input": image}))
+        return self.outputs(*self.encoder(Batch(image)))
 
     def sizes(self) -> tuple[int, int]:
         return self.settings.image, self.settings.image
@@ -152,7 +152,7 @@ class VisionGraph(Graph):
         return {"image": torch.randint(256, shape, dtype=torch.uint8, generator=generator)}
 
     def alone(self, raw: Raw, row: int) -> Batch:
-        return {"input": raw["image"][row][None]}
+        return Batch(raw["image"][row][None])
 
 
 def build(model: Model) -> Graph:

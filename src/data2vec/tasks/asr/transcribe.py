@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data2vec import feature_extraction as inference
+from data2vec.batch import Batch
 from data2vec.errors import BadExample, UserError
 from data2vec.inputs import read_input
 from data2vec.interop.load import load
@@ -67,9 +68,7 @@ def transcribe(
             yield Transcript(str(file), "", (), 0.0, str(error))
             continue
         pieces = chunks(len(wave), chunk_seconds, overlap_seconds, settings.conv_layers)
-        parts = [
-            heads.logits(encoder, head, {"input": wave[None, piece.samples].to(on)})[0][0].float().cpu() for piece in pieces
-        ]
+        parts = [heads.logits(encoder, head, Batch(wave[None, piece.samples].to(on)))[0][0].float().cpu() for piece in pieces]
         logits = join(parts, pieces)
         given_logits = logits[None], [len(logits)]
         best = (greedy(*given_logits, alphabet, step) if search is None else search(*given_logits, step))[0]

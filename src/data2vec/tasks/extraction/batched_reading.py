@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec import feature_extraction as inference
+from data2vec.batch import Batch
 from data2vec.data.loader import start_worker
 from data2vec.errors import BadExample
-from data2vec.modalities.base import Batch, Examples, Modality
+from data2vec.modalities.base import Examples, Modality
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def read(
         for name in bad:
             log.warning("left out: %s", name)
         for places, batch in parts:
-            yield places, {key: value.to(here.device) for key, value in batch.items()}
+            yield places, batch.to(here.device)
 
 
 def _groups(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:

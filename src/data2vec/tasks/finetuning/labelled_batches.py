@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.batch import LabelledBatch
 from data2vec.data.bucketing import MASK, MIX, Group
-from data2vec.data.masked_batches import Batches
+from data2vec.data.masked_batches import Batches, LoadedBatch
 from data2vec.data.mixing import PictureMixing, mix_pictures, mix_waves
 from data2vec.modalities.base import Examples, Modality
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
@@ -50,23 +51,22 @@ class LabelledBatches(Batches):
         super().__init__(modality, None, 1, examples)
         self.labels, self.targets, self.settings, self.width = labels, targets, settings, width
 
-    def build(self, group: Group) -> dict[str, Any]:
+    def build(self, group: Group) -> LoadedBatch:
         rows = range(len(group.keys))[group.mine]
         bad: list[str] = []
         loaded = [self._load(group, row, bad, whole=True) for row in rows]
         batch = self.modality.collate([item for _, item in loaded])
-        batch["labels"] = self.targets.collate([self.labels[key] for key, _ in loaded])
+        made = LabelledBatch(batch.input, batch.padding, labels=self.targets.collate([self.labels[key] for key, _ in loaded]))
         if (mixing := getattr(self.settings, "mixing", None)) is not None:
-            shares = self.targets.shares(batch["labels"])
+            shares = self.targets.shares(made.labels)
             mix = mix_pictures if isinstance(mixing, PictureMixing) else mix_waves
-            rng = np.random.default_rng((*group.seed, MIX, rows.start))
-            batch["input"], batch["labels"] = mix(batch["input"], shares, mixing, rng)
-        for name, spans in (("mask", self.settings.mask), ("channels", self.settings.channel_mask)):
-            if spans is not None:
-                lengths = [self._positions(item) if name == "mask" else self.width for _, item in loaded]
-                seeds = [(*group.seed, MASK, row, name == "mask") for row in rows]
-                batch[name] = _drawn(spans, lengths, seeds)
-        return {**batch, "bad": bad, "place": None}
+            made.input, made.labels = mix(made.input, shares, mixing, np.random.default_rng((*group.seed, MIX, rows.start)))
+        if (spans := self.settings.mask) is not None:
+            lengths = [self._positions(item) for _, item in loaded]
+            made.mask = _drawn(spans, lengths, [(*group.seed, MASK, row, True) for row in rows])
+        if (spans := self.settings.channel_mask) is not None:
+            made.channel_mask = _drawn(spans, [self.width] * len(loaded), [(*group.seed, MASK, row, False) for row in rows])
+        return LoadedBatch(made, bad, None)
 
     def _positions(self, item: Tensor) -> int:
         return int(np.prod(self.modality.grid(self.modality.collate([item]))))

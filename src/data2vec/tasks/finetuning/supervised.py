@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data2vec.batch import LabelledBatch
 from data2vec.errors import UserError
 from data2vec.nn.dropout import Dropout
 from data2vec.nn.encoder import Encoder, contextualise
@@ -41,7 +42,7 @@ class Supervised(nn.Module):
             self.average = nn.ModuleDict({"student": copy.deepcopy(encoder), "head": copy.deepcopy(head)})
             self.average.requires_grad_(False).eval()
 
-    def forward(self, batch: dict[str, Tensor], measure: bool = False) -> Output:
+    def forward(self, batch: LabelledBatch, measure: bool = False) -> Output:
         """The loss of one batch, added up over its inputs. `measure` asks for statistics, of which there are none here."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x, padding = self.student.local_encoder(batch)
@@ -54,26 +55,30 @@ class Supervised(nn.Module):
         errors = self._errors(logits, padding, batch)  # (B,)
         return Output(errors.sum(), len(errors), errors.detach())
 
-    def _hide(self, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _hide(self, x: Tensor, batch: LabelledBatch) -> Tensor:
         """`x` (B, T, D) with what the batch's masks hide, positions (B, T) and channels (B, D)."""
-        if (mask := batch.get("mask")) is not None:
+        if (mask := batch.mask) is not None:
             if self.settings.fill == "vector":
-                x = self.student.hide(x, batch)
+                x = self.student.apply_mask(x, mask, batch.input)
             else:
                 noise = NOISE if self.settings.fill == "noise" else 0.0
                 x = torch.where(mask[..., None], noise * torch.randn_like(x), x)
-        return x if "channels" not in batch else x.masked_fill(batch["channels"][:, None], 0.0)
+        return x if batch.channel_mask is None else x.masked_fill(batch.channel_mask[:, None], 0.0)
 
-    def _errors(self, logits: Tensor, padding: Tensor | None, batch: dict[str, Tensor]) -> Tensor:
+    def _errors(self, logits: Tensor, padding: Tensor | None, batch: LabelledBatch) -> Tensor:
         if isinstance(self.head, Classifier):
-            return classification_loss(logits, batch["labels"], self.settings)
-        return recognition_loss(logits, padding, batch["labels"])
+            return classification_loss(logits, batch.labels, self.settings)
+        return recognition_loss(logits, padding, batch.labels)
 
     @torch.no_grad()
     def begin(self) -> None:
         """The average of the weights, where there is one, begins as what they are now."""
         for part, mine in () if self.average is None else self.average.items():
             mine.load_state_dict(getattr(self, part).state_dict())
+
+    def num_targets(self, batch: LabelledBatch) -> int:
+        """Every input is predicted once."""
+        return len(batch)
 
     def before_step(self, step: int) -> None:
         """Before optimizer step number `step` (counted from 1): whether the encoder is to learn in it."""
