@@ -64,8 +64,8 @@ def test_mistakes(model: str, clips: list[str], tmp_path: Path, capsys: pytest.C
     for words, said in (
         ([str(tmp_path), *clips, "--out", out], "is not a data2vec run or model folder"),
         ([model, *clips, "--out", "out.csv"], "out.csv: the ending must say the form: .safetensors, .npy, .parquet"),
-        ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 is not there; this model has blocks 1 to 2"),
-        ([model, *clips, "--out", out, "--layers", "1,2,3"], "layers: [1.0, 2.0, 3.0] is not there"),
+        ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 does not exist; this model has blocks 1 to 2"),
+        ([model, *clips, "--out", out, "--layers", "1,2,3"], "layers: [1.0, 2.0, 3.0] does not exist"),
         ([model, *clips, "--out", out, "--device", "gpu"], "device: 'gpu' is no device"),
         ([model, *clips, "--out", out, "--batch", "0"], "batch: 0 is not a number of positions"),
         ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one data set by itself, or files"),

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data2vec import feature_extraction as inference
 from data2vec.errors import BadExample, UserError
-from data2vec.inputs import read_input
+from data2vec.feature_extraction import batches, read_input, resolve_device
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.recipe import recipe as recipes
@@ -68,7 +67,7 @@ def test_an_input_has_the_features_it_has_alone(name: str, padding: str, pool: b
 def test_unlike_lengths_share_a_batch(overrides: dict[str, Any]) -> None:
     modality = model("speech/v1-tiny", overrides).modality
     items = [read_input(modality, each, "a wave") for each in waves(16000, 15000, 16000, 14000)]
-    assert len(list(inference.batches(modality, items, 1000))) == 1
+    assert len(list(batches(modality, items, 1000))) == 1
 
 
 @pytest.mark.parametrize("overrides", [{"modality.position_kernel": 19}, {"modality.conv_norm": "group"}])
@@ -86,7 +85,7 @@ def test_batches_hold_every_input_once_within_the_budget(lengths: list[int], mos
     modality = model("text/v1-tiny").modality
     items = [torch.full((length,), 5) for length in lengths]
     seen: list[int] = []
-    for places, batch in inference.batches(modality, items, most):
+    for places, batch in batches(modality, items, most):
         rows, longest = batch.input.shape
         assert rows == 1 or rows * longest <= most
         assert int(0 if batch.padding is None else batch.padding.sum()) <= most / 16
@@ -110,7 +109,7 @@ def test_layers() -> None:
     pooled = this.features(given, "all", pool=True).hidden
     torch.testing.assert_close(pooled[:, 0], every[:, 0, :15].mean(1), atol=1e-6, rtol=0)
     for wrong in (0, 4, -4, "first", (1, 2), (0, 0, 0), 1.5, ["a", "b", "c"]):
-        with pytest.raises(UserError, match=r"layers: .* is not there; this model has blocks 1 to 3"):
+        with pytest.raises(UserError, match=r"layers: .* does not exist; this model has blocks 1 to 3"):
             this.features(given, wrong)  # type: ignore[arg-type]
 
 
@@ -130,13 +129,13 @@ def test_arrays_tensors_and_files_are_the_same(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", wave, 16000, subtype="FLOAT")
     found = this.features([wave, torch.from_numpy(wave), tmp_path / "a.wav", str(tmp_path / "a.wav")]).hidden[0]
     assert all(torch.equal(found[0], each) for each in found)
-    with pytest.raises(UserError, match=r"input 2: a wave of shape \(1, 8000\)"):
+    with pytest.raises(UserError, match=r"input 2: audio of shape \(1, 8000\)"):
         this.features([wave, wave[None]])
-    with pytest.raises(UserError, match="input 1: it is too short"):
+    with pytest.raises(UserError, match="input 1: too short"):
         this.features([wave[:300]])
     with pytest.raises(UserError, match="input 1: has samples that are not numbers"):
         this.features([np.full(8000, np.nan, np.float32)])
-    with pytest.raises(UserError, match=r"input 1: a picture of torch.float64 \(4, 4, 3\)"):
+    with pytest.raises(UserError, match=r"input 1: an image of torch.float64 \(4, 4, 3\)"):
         model("vision/v1-tiny").features([np.zeros((4, 4, 3))])
 
 
@@ -147,10 +146,10 @@ def test_text_without_a_tokenizer() -> None:
     assert found.lengths.tolist() == [4, 4, 4]
     assert torch.equal(found.hidden[0, 0], found.hidden[0, 2])
     for words in ("a text", Path("a.txt")):
-        with pytest.raises(UserError, match=r"tokenizer of this model is not known: put its tokenizer\.json"):
+        with pytest.raises(UserError, match=r"this text model has no tokenizer: put its tokenizer\.json"):
             this.features([words])
     for wrong in ([0, VOCABULARY], [], [-1], [0.5], [[0, 2]], [0] * 10_000):
-        with pytest.raises(UserError, match="input 1: it must be a string, or 1 to"):
+        with pytest.raises(UserError, match="input 1: must be a string, or a 1-D array of 1 to"):
             this.features([wrong])
 
 
@@ -161,7 +160,7 @@ def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(tmp_path: Path) ->
 
 
 def test_devices() -> None:
-    assert inference.device("cpu").type == "cpu"
+    assert resolve_device("cpu").type == "cpu"
     for wrong in ("gpu", "mps", "cuda:99"):
         with pytest.raises(UserError, match=f"device: '{wrong}' is no"):
-            inference.device(wrong)
+            resolve_device(wrong)

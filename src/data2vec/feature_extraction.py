@@ -1,50 +1,51 @@
-"""Inputs to features, computed in batches of like length, in which no input leaves a trace in another.
+"""Feature extraction from a user's inputs, in batches of similar length that do not change any input's features.
 
-Shapes: B inputs, T positions of the longest, L layers asked for, D width.
+Shapes: B inputs, T positions of the longest, L requested layers, D width.
 """
 
+import io
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from data2vec.batch import Batch
-from data2vec.errors import UserError
+from data2vec.errors import BadExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder
 
 Layers = Literal["last", "all", "mean"] | int | Sequence[float]
-"""What the encoder puts out, after its final norm where it has one (last); the output of every block (all), or the mean over
-them; that of one block, counted from 1, or from the end when negative; or a sum over all blocks with these weights."""
-Mix = list[list[float]] | None
-"""(L, blocks) weights of the blocks' outputs; None is what the encoder puts out."""
-BATCH = {"cpu": 1024, "cuda": 8192}
-"""Positions that are computed at a time, padding among them: more would not stay in the processor's caches, or overflow a
-small device."""
-PADDING = 1 / 16
-"""The share of those that may be padding. One more batch costs about as much: all weights come from memory again."""
+"""The encoder's output, after its final norm if it has one ("last"); the output of every block ("all") or their mean ("mean");
+one block, counted from 1, or from the end when negative; or a weighted sum of all blocks, one weight each."""
+LayerWeights = list[list[float]] | None
+"""(L, blocks) weights of the blocks' outputs; None means the encoder's output."""
+DEFAULT_POSITIONS = {"cpu": 1024, "cuda": 8192}
+"""Positions per batch, padding included: more would overflow the processor's caches, or the memory of a small GPU."""
+MAX_PADDING = 1 / 16
+"""Largest fraction of them that may be padding. One more batch costs about as much: all weights are read from memory again."""
 
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """What an encoder makes of some inputs."""
+    """Features of several inputs."""
 
     hidden: Tensor
-    """(L, B, T, D), zero beyond an input's own length; pooled, (L, B, D)."""
+    """(L, B, T, D), zero past each input's length; (L, B, D) if pooled."""
     lengths: Tensor
     """(B,) positions of each input."""
     seconds: Tensor | None
-    """(T,) where each position starts in time; None where there is no time, as in images and text."""
+    """(T,) start time of each position; None for images and text."""
 
 
-def mix(layers: Layers, depth: int) -> Mix:
-    """The weights that `layers` means in an encoder of `depth` blocks. Raises UserError for a layer that is not there."""
-    given: Any = layers
+def layer_weights(layers: Layers, depth: int) -> LayerWeights:
+    """The weights that `layers` selects in an encoder of `depth` blocks. Raises UserError for a layer that does not exist."""
+    choice: Any = layers
     if layers == "last":
         return None
     if layers == "all":
@@ -52,55 +53,55 @@ def mix(layers: Layers, depth: int) -> Mix:
     if layers == "mean":
         return [[1 / depth] * depth]
     try:
-        if hasattr(given, "__len__"):
-            weights = [float(weight) for weight in given]
+        if hasattr(choice, "__len__"):
+            weights = [float(weight) for weight in choice]
             if len(weights) == depth and any(weights):
                 return [weights]
-        elif 1 <= abs(number := operator.index(given)) <= depth:
+        elif 1 <= abs(number := operator.index(choice)) <= depth:
             return torch.eye(depth)[[number - (number > 0)]].tolist()
     except (TypeError, ValueError):
         pass
     raise UserError(
-        f"layers: {layers!r} is not there; this model has blocks 1 to {depth}: a number, {depth} weights that are not all "
-        "zero, 'last', 'all' or 'mean'"
+        f"layers: {layers!r} does not exist; this model has blocks 1 to {depth}: give a block number, {depth} weights that are "
+        "not all zero, 'last', 'all' or 'mean'"
     )
 
 
-def device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """auto (a GPU where there is one), cpu, cuda or cuda:N. Raises UserError when it is not there."""
     found = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else None
     try:
         found = found or torch.device(name)
     except RuntimeError:
         raise UserError(f"device: {name!r} is no device: auto, cpu, cuda or cuda:N") from None
-    if found.type not in BATCH or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
+    if found.type not in DEFAULT_POSITIONS or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device: {name!r} is not there: this machine has cpu and {torch.cuda.device_count()} of cuda")
     return found
 
 
-def most_on(device: torch.device, given: int | None = None) -> int:
-    """How many positions to compute at a time: so many, or what is fast. Raises UserError for none."""
-    if given is not None and given < 1:
-        raise UserError(f"batch: {given} is not a number of positions to compute at a time; it must be 1 or more")
-    return given or BATCH[device.type if device.type in BATCH else "cuda"]
+def max_positions(device: torch.device, batch: int | None = None) -> int:
+    """Positions to compute per batch: `batch`, by default what is fast on the device. Raises UserError if it is below 1."""
+    if batch is not None and batch < 1:
+        raise UserError(f"batch: {batch} is not a number of positions per batch; give 1 or more")
+    return batch or DEFAULT_POSITIONS[device.type if device.type in DEFAULT_POSITIONS else "cuda"]
 
 
-def positions(modality: Modality, item: Any) -> int:
-    """How many positions an input will have."""
+def num_positions(modality: Modality, item: Any) -> int:
+    """The number of positions an input will have."""
     return prod(modality.grid(modality.collate([item])))
 
 
 def batches(modality: Modality, items: Sequence[Any], most: int) -> Iterator[tuple[list[int], Batch]]:
     """The places of inputs that are computed together, and their batch: of like length, at most `most` positions with
     padding, of which little is padding; or a single input."""
-    lengths = [positions(modality, item) for item in items]
+    lengths = [num_positions(modality, item) for item in items]
     group: list[int] = []
     padding = 0
     for place in sorted(range(len(items)), key=lambda place: -lengths[place]):
         missing = lengths[group[0]] - lengths[place] if group else 0
         if group and not (
             (len(group) + 1) * lengths[group[0]] <= most
-            and padding + missing <= PADDING * most
+            and padding + missing <= MAX_PADDING * most
             and (modality.mixes_lengths or _shape(items[place]) == _shape(items[group[0]]))
         ):
             yield group, modality.collate([items[each] for each in group])
@@ -115,8 +116,8 @@ def _shape(item: Any) -> Any:
     return getattr(item, "shape", None)  # an own modality's may have none
 
 
-def run(encoder: Encoder, batch: Batch, layers: Mix) -> tuple[Tensor, Tensor | None]:
-    """The features (L, B, T, D) of a batch, and its padding (B, T) or None. Blocks above those asked for are left out."""
+def batch_features(encoder: Encoder, batch: Batch, layers: LayerWeights) -> tuple[Tensor, Tensor | None]:
+    """The features (L, B, T, D) of a batch, and its padding (B, T) or None. Blocks above the last one needed are skipped."""
     if layers is None:
         last, padding = encoder(batch)
         return last[None], padding
@@ -135,19 +136,72 @@ def run(encoder: Encoder, batch: Batch, layers: Mix) -> tuple[Tensor, Tensor | N
 
 
 @torch.inference_mode()
-def vectors(
-    encoder: Encoder, modality: Modality, items: Sequence[Any], layers: Mix, pool: bool, most: int | None = None
+def extract_features(
+    encoder: Encoder, modality: Modality, items: Sequence[Any], layers: LayerWeights, pool: bool, batch: int | None = None
 ) -> list[tuple[Tensor, int]]:
-    """The features of each input, (L, T, D) of its own length or pooled (L, D), and its length, in the order given.
+    """The features of each input, (L, T, D) cut to its own length or (L, D) if pooled, and its length, in input order.
 
-    The encoder is one whose padding stays where it is (`data2vec.nn.encoder.undisturbed`)."""
+    The encoder must keep padding from changing the output (`data2vec.nn.encoder.undisturbed`)."""
     device = next(encoder.parameters()).device
-    most = most_on(device, most)
-    found: list[Any] = [None] * len(items)
-    for places, batch in batches(modality, items, most):
-        x, padding = run(encoder, batch.to(device), layers)
-        lengths = [x.shape[2]] * len(places) if padding is None else (~padding).sum(1).tolist()
+    results: list[Any] = [None] * len(items)
+    for rows, part in batches(modality, items, max_positions(device, batch)):
+        x, padding = batch_features(encoder, part.to(device), layers)
+        lengths = [x.shape[2]] * len(rows) if padding is None else (~padding).sum(1).tolist()
         pooled = heads.mean(x, padding) if pool else None
-        for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
-            found[place] = (x[:, row, :length] if pooled is None else pooled[:, row], length)
-    return found
+        for row, (index, length) in enumerate(zip(rows, lengths, strict=True)):
+            results[index] = (x[:, row, :length] if pooled is None else pooled[:, row], length)
+    return results
+
+
+def read_input(modality: Modality, value: Any, name: str) -> Tensor:
+    """One input, ready to be collated: a file path; an array or tensor of (S,) samples at 16 kHz, (H, W, 3) bytes or (T,) token
+    ids; a string of text; or a row of a dataset. `name` stands for arrays in error messages.
+
+    Raises BadExample when it cannot be decoded, and UserError when this model does not accept such inputs."""
+    kind = getattr(modality, "kind", None)
+    if kind == "text" and not isinstance(value, str | Path | dict):
+        return _tokens(modality, value, name)
+    row = value if kind is None or isinstance(value, dict) else _row(kind, value, name)
+    examples = modality.labelled([row])
+    if not len(examples):
+        raise BadExample((*getattr(examples, "bad", ()), f"{name}: too short for a single position")[0])
+    return examples.load(0, None, None)
+
+
+def _row(kind: str, value: Any, name: str) -> dict[str, Any]:
+    if kind == "text" and isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, str | Path):
+        return {kind: {"bytes": None, "path": str(value)}}
+    array, content = torch.as_tensor(value).cpu(), io.BytesIO()
+    if kind == "audio":
+        import soundfile
+
+        if array.ndim != 1:
+            raise UserError(f"{name}: audio of shape {tuple(array.shape)}; it must be (S,), mono samples at 16 kHz")
+        array = array.float() if array.is_floating_point() else array
+        soundfile.write(content, array.numpy(), 16000, format="WAV", subtype="FLOAT")
+    else:
+        from PIL import Image
+
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != torch.uint8:
+            raise UserError(f"{name}: an image of {array.dtype} {tuple(array.shape)}; it must be uint8 (H, W, 3)")
+        Image.fromarray(array.numpy()).save(content, "BMP")
+    return {kind: {"bytes": content.getvalue(), "path": name}}
+
+
+def _tokens(modality: Modality, value: Any, name: str) -> Tensor:
+    ids = torch.as_tensor(value).cpu()
+    size, most = modality.settings.vocab_size, modality.settings.max_length
+    if ids.ndim != 1 or ids.is_floating_point() or not 1 <= len(ids) <= most or ids.min() < 0 or ids.max() >= size:
+        raise UserError(f"{name}: must be a string, or a 1-D array of 1 to {most} token ids from 0 to {size - 1}")
+    return ids.long()
+
+
+def require_tokenizer(modality: Modality) -> None:
+    """Raises UserError for a text model without a tokenizer."""
+    if getattr(modality, "kind", None) == "text" and modality.data.tokenizer is None:
+        raise UserError(
+            "this text model has no tokenizer: put its tokenizer.json, or vocab.json and merges.txt, into the model folder, or "
+            "pass token ids"
+        )

@@ -21,10 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from data2vec import feature_extraction as inference
 from data2vec.errors import BadExample, UserError
-from data2vec.feature_extraction import FeatureBatch, Layers
-from data2vec.inputs import check_tokenizer, read_input
+from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights, read_input, require_tokenizer
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model_card import card
 from data2vec.nn import encoder as encoders
@@ -103,14 +101,14 @@ class Model:
         Raises UserError for an input that cannot be read and for a layer that is not there."""
         if not len(inputs):
             raise UserError("features: there is no input")
-        chosen = inference.mix(layers, len(self.encoder.transformer.blocks))
+        weights = layer_weights(layers, len(self.encoder.transformer.blocks))
         if any(isinstance(each, str | Path) for each in inputs):
-            check_tokenizer(self.modality)
+            require_tokenizer(self.modality)
         try:
             items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
         except BadExample as error:
             raise UserError(f"features: {error}") from None
-        found = inference.vectors(undisturbed(self.encoder), self.modality, items, chosen, pool, batch)
+        found = extract_features(undisturbed(self.encoder), self.modality, items, weights, pool, batch)
         lengths = [length for _, length in found]
         step, longest = self.modality.seconds_per_position, max(lengths)
         rest = [(0, 0, 0, 0 if pool else longest - length) for length in lengths]

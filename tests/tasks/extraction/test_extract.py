@@ -101,7 +101,7 @@ def test_every_form_holds_what_the_model_gives(
     hidden, lengths, names, about = read(out)
     assert (done.path, done.inputs, done.positions, len(done.unreadable)) == (out, 10, lengths.sum(), 2)
     assert done.unreadable == about["unreadable"]
-    assert "2.wav: " in about["unreadable"][0] and "5.wav: it is too short" in about["unreadable"][1]
+    assert "2.wav: " in about["unreadable"][0] and "5.wav: too short" in about["unreadable"][1]
     assert names == [str(path) for path in sorted(clips.rglob("*.wav"))]
     assert (about["layers"], about["pool"], about["seconds_per_position"]) == (layers, pool, 0.02)
     shape = (2, 16) if layers == "all" else (16,)
@@ -166,7 +166,7 @@ def test_files_and_arrays(speech: Model, clips: Path, tmp_path: Path) -> None:
     waves = [soundfile.read(files[0], dtype="float32")[0], torch.zeros(200), np.zeros((2, 9000), np.float32)]
     done = data2vec.features(speech, waves, tmp_path / "c.npy")
     short, wrong = done.unreadable
-    assert short == "input 2: it is too short for a single position" and wrong.startswith("input 3: a wave of shape (2, 9000)")
+    assert short == "input 2: too short for a single position" and wrong.startswith("input 3: audio of shape (2, 9000)")
     np.testing.assert_allclose(np.load(tmp_path / "c.npy"), np.load(tmp_path / "a.npy")[:24], atol=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_text(tmp_path: Path) -> None:
     np.testing.assert_allclose(hidden[: lengths[0]], expected.hidden[0, 0, : lengths[0]], atol=1e-5)
     unknown = build("text/v1-tiny", modality__vocab_size=300)
     for given in (texts, tmp_path / "in.tsv"):
-        with pytest.raises(UserError, match="tokenizer of this model is not known"):
+        with pytest.raises(UserError, match="this text model has no tokenizer"):
             data2vec.features(unknown, given, tmp_path / "no.npy")
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from data2vec import feature_extraction as inference
 from data2vec.batch import Batch
 from data2vec.errors import BadExample, UserError
-from data2vec.inputs import read_input
+from data2vec.feature_extraction import read_input, resolve_device
 from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn import heads
@@ -57,7 +56,7 @@ def transcribe(
         raise UserError(f"{model}: is not a model that recognises speech; fine-tune it by CTC first (data2vec finetune)")
     alphabet, decode = Alphabet(given.head.settings.labels), decode or DecodeSettings()
     search = searching(alphabet, decode)
-    on = inference.device(device)
+    on = resolve_device(device)
     encoder, head = undisturbed(given.encoder.to(on)), given.head.to(on)
     settings: Any = given.modality.settings
     step = given.modality.seconds_per_position or 1.0

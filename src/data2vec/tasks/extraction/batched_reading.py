@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data2vec import feature_extraction as inference
 from data2vec.batch import Batch
 from data2vec.data.loader import start_worker
 from data2vec.errors import BadExample
+from data2vec.feature_extraction import batches, max_positions
 from data2vec.modalities.base import Examples, Modality
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def read(
     from tqdm import tqdm
 
     groups = list(_groups(examples.costs[indices], modality.data.micro_batch))[here.rank :: here.world]
-    batches: Any = DataLoader(
-        _Loaded(modality, examples, indices, inference.most_on(here.device)),
+    loader: Any = DataLoader(
+        _Loaded(modality, examples, indices, max_positions(here.device)),
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
@@ -63,7 +63,7 @@ def read(
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     quiet = True if here.rank else None
-    for parts, bad in tqdm(batches, what, len(groups), unit="batch", leave=False, disable=quiet):
+    for parts, bad in tqdm(loader, what, len(groups), unit="batch", leave=False, disable=quiet):
         for name in bad:
             log.warning("left out: %s", name)
         for places, batch in parts:
@@ -94,5 +94,5 @@ class _Loaded(Dataset[Any]):
                 items[place] = self.examples.load(int(self.indices[place]), None, None)
             except BadExample as error:
                 bad.append(str(error))
-        batches = inference.batches(self.modality, list(items.values()), self.most)
-        return [(np.array(list(items), np.int64)[rows], batch) for rows, batch in batches], bad
+        keys = np.array(list(items), np.int64)
+        return [(keys[rows], batch) for rows, batch in batches(self.modality, list(items.values()), self.most)], bad

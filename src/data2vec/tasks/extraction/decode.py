@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data2vec import feature_extraction as inference
 from data2vec.data.loader import start_worker
 from data2vec.errors import BadExample, UserError
-from data2vec.inputs import read_input
+from data2vec.feature_extraction import num_positions, read_input
 from data2vec.modalities.base import Modality
 
 CHUNK = 32
@@ -35,7 +34,7 @@ def windows(modality: Modality, rows: Any, first: int, positions: int) -> Iterat
     size = 0
     for packed in loader:
         window += (chunk := pickle.loads(packed))
-        size += sum(0 if isinstance(item, str) else inference.positions(modality, item) for _, item in chunk)
+        size += sum(0 if isinstance(item, str) else num_positions(modality, item) for _, item in chunk)
         if size >= positions:
             yield window
             window, size = [], 0

@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from data2vec import feature_extraction as inference
 from data2vec.data.cache import fingerprint
 from data2vec.errors import UserError
-from data2vec.feature_extraction import Layers, Mix
-from data2vec.inputs import check_tokenizer
+from data2vec.feature_extraction import (
+    Layers,
+    LayerWeights,
+    extract_features,
+    layer_weights,
+    max_positions,
+    require_tokenizer,
+    resolve_device,
+)
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
@@ -80,9 +86,9 @@ def features(
         raise UserError(f"{out}: the ending must say the form: {', '.join(forms.FORMS)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent} to write it into")
-    model, place = load(model), inference.device(device)
-    most = inference.most_on(place, batch)
-    mix = inference.mix(layers, len(model.encoder.transformer.blocks))
+    model, place = load(model), resolve_device(device)
+    most = max_positions(place, batch)
+    weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     modality = recipes.load(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
     rows = _rows(modality, inputs)
     about = {
@@ -95,14 +101,14 @@ def features(
     how = {"content": _content(modality, rows), "split": split, "device": place.type, "batch": most}
     parts = Parts(out.with_name(f"{out.name}.parts"), about | how)
     on_device = model.encoder if place.type == "cpu" else copy.deepcopy(model.encoder).to(place)
-    for part in _computed(undisturbed(on_device), modality, rows, parts.inputs, mix, pool, most):
+    for part in _computed(undisturbed(on_device), modality, rows, parts.inputs, weights, pool, most):
         parts.add(part)
 
     lengths, names, unreadable = parts.index()
     if not lengths.any():
         parts.remove()
         raise UserError(f"none of the {len(rows)} inputs can be read: {'; '.join(unreadable[:3])}")
-    kept = () if mix is None or layers != "all" else (len(mix),)
+    kept = () if weights is None or layers != "all" else (len(weights),)
     shape = (len(lengths) if pool else int(lengths.sum()), *kept, model.recipe.encoder.width)
     more = columns(rows, getattr(modality, "kind", ""))
     forms.write(out, forms.Content(parts.hidden(), shape, pool, lengths, names, about | {"unreadable": unreadable}, more))
@@ -113,13 +119,13 @@ def features(
 def _rows(modality: Modality, inputs: str | Path | Sequence[Any]) -> Any:
     """A data set, or the list of inputs. Raises UserError when there is nothing."""
     if isinstance(inputs, str | Path):
-        check_tokenizer(modality)
+        require_tokenizer(modality)
         return modality.rows(str(inputs))
     rows = list(inputs)
     if not rows:
         raise UserError("features: there is no input")
     if any(isinstance(each, str | Path) for each in rows):
-        check_tokenizer(modality)
+        require_tokenizer(modality)
     if folder := next((each for each in rows if isinstance(each, Path) and each.is_dir()), None):
         raise UserError(f"{folder} is a folder: give one data set by itself, or files")
     return rows
@@ -152,7 +158,9 @@ def _content(modality: Modality, rows: Any) -> str:
     return digest.hexdigest()
 
 
-def _computed(encoder: Encoder, modality: Modality, rows: Any, first: int, mix: Mix, pool: bool, most: int) -> Iterator[Part]:
+def _computed(
+    encoder: Encoder, modality: Modality, rows: Any, first: int, weights: LayerWeights, pool: bool, most: int
+) -> Iterator[Part]:
     """The parts that are missing, from input `first` on."""
     from tqdm import tqdm
 
@@ -160,7 +168,7 @@ def _computed(encoder: Encoder, modality: Modality, rows: Any, first: int, mix: 
     begun = time.monotonic()
     with tqdm(total=len(rows), initial=first, desc="features", unit="input", leave=False, disable=None) as bar:
         for window in windows(modality, rows, first, WINDOW * most):
-            held.append(_part(encoder, modality, window, mix, pool, most))
+            held.append(_part(encoder, modality, window, weights, pool, most))
             bar.update(len(window))
             if sum(part.hidden.nbytes for part in held) >= PART_BYTES or time.monotonic() - begun >= PART_SECONDS:
                 yield Part.joined(held)
@@ -169,10 +177,10 @@ def _computed(encoder: Encoder, modality: Modality, rows: Any, first: int, mix: 
         yield Part.joined(held)
 
 
-def _part(encoder: Encoder, modality: Modality, window: list[Read], mix: Mix, pool: bool, most: int) -> Part:
+def _part(encoder: Encoder, modality: Modality, window: list[Read], weights: LayerWeights, pool: bool, most: int) -> Part:
     items = [item for _, item in window if not isinstance(item, str)]
-    found = iter(inference.vectors(encoder, modality, items, mix, pool, most))
-    width, layers = encoder.transformer.settings.width, len(mix or [[]])
+    found = iter(extract_features(encoder, modality, items, weights, pool, most))
+    width, layers = encoder.transformer.settings.width, len(weights or [[]])
     absent = np.zeros((layers, width) if pool else (layers, 0, width), np.float32)
     every = [(absent, 0) if isinstance(item, str) else _array(*next(found)) for _, item in window]
     rows = [vectors for vectors, _ in every]

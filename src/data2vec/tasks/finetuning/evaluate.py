@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data2vec import feature_extraction as inference
 from data2vec.errors import UserError
+from data2vec.feature_extraction import resolve_device
 from data2vec.interop.load import load
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model import Model
@@ -173,7 +173,7 @@ def evaluate(
     recipe = recipes.load(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
     if recipe.data.valid is None:
         raise UserError("data.valid: where is the labelled data to measure on? data.valid=FOLDER")
-    modality, here = recipe.build_modality(), Alone(inference.device(recipe.train.device))
+    modality, here = recipe.build_modality(), Alone(resolve_device(recipe.train.device))
     task: Any = recipe.objective
     held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
     encoder, head = given.encoder.to(here.device), given.head.to(here.device)

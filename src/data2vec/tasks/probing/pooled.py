@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data2vec import feature_extraction as inference
 from data2vec.errors import UserError
+from data2vec.feature_extraction import batch_features, layer_weights
 from data2vec.modalities.base import Modality
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
@@ -22,10 +22,10 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
     Returns float32 vectors (encoders, layers, n, D), and those n of the examples that can be read; the others are named in
     the log. Raises UserError when none can be read, or when features are no numbers."""
     plain = [undisturbed(encoder) for encoder in encoders]
-    every = inference.mix("all", len(plain[0].transformer.blocks))
+    every = layer_weights("all", len(plain[0].transformer.blocks))
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for places, batch in read(modality, labelled.examples, labelled.indices, here, "features"):
-        means = [heads.mean(*inference.run(encoder, batch, every)) for encoder in plain]
+        means = [heads.mean(*batch_features(encoder, batch, every)) for encoder in plain]
         found.append((places, torch.stack(means).float().cpu().numpy()))
     found = here.gather(found)
     if not found:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data2vec import feature_extraction as inference
+from data2vec.feature_extraction import resolve_device
 from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
@@ -98,7 +98,7 @@ def probe(
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     fit, held = open_labelled(modality, settings, seed)
 
-    here = Alone(inference.device(recipe.train.device))
+    here = Alone(resolve_device(recipe.train.device))
     pair = [encoder.to(here.device).eval() for encoder in (model.encoder, untrained(recipe))]
     x, fit = pooled(pair, modality, fit, here)
     y, held = pooled(pair, modality, held, here)
