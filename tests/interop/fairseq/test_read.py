@@ -11,6 +11,7 @@ from torch import Tensor
 
 import data2vec
 from data2vec import objective as objectives
+from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.model import Model
 from data2vec.recipe import recipe as recipes
@@ -298,7 +299,7 @@ def test_image_classifiers(tmp_path: Path) -> None:
     assert torch.equal(model.encoder.position_encoder.table, torch.stack(list(tables.values())))
     assert (model.recipe.modality.mean, model.recipe.modality.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (model.recipe.encoder.final_norm, model.recipe.modality.mask_vector) == (False, False)
-    assert model.head(model.encoder({"input": torch.zeros(2, 3, 20, 20)})[0]).shape == (2, 10)
+    assert model.head(model.encoder(Batch(torch.zeros(2, 3, 20, 20)))[0]).shape == (2, 10)
     del module["fc_norm.weight"], module["fc_norm.bias"]
     with pytest.raises(UserError, match="prediction_mode CLS_TOKEN"):
         data2vec.load(save(tmp_path, {"module": module}))

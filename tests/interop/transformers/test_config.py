@@ -109,7 +109,7 @@ def test_group_norm_front_end_and_pre_norm_blocks_are_those_of_wav2vec2() -> Non
     )  # fmt: skip
     front_end = jolt(wav2vec2.Wav2Vec2FeatureEncoder(config))
     settings = SpeechSettings(conv_layers=((16, 10, 5), (16, 3, 2), (16, 2, 2)), conv_norm="group", conv_bias=True)
-    ours = Speech(settings, None).features(32).conv
+    ours = Speech(settings, None).build_local_encoder(32).conv
     table = keys.affine("convs.{i}", "conv_layers.{i}.conv") | keys.affine("norms.{i}", "conv_layers.{i}.layer_norm")
     ours.load_state_dict(keys.read(front_end.state_dict(), ours.state_dict(), table))
     wave = torch.randn(2, 1000, generator=torch.Generator().manual_seed(1))
