@@ -3,9 +3,9 @@
 transformers has no such models itself. Parameters are named as ours, after `encoder.` and `head.` where there is a head.
 """
 
-import ast
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,9 @@ from data2vec.recipe import recipe as recipes
 
 log = logging.getLogger(__name__)
 
-CODE = ("configuration_data2vec2", "embeddings_data2vec2", "modeling_data2vec2")
-"""The files beside this one that become the one file of code in a folder."""
+MODULE = "modeling_data2vec2"
+CODE = Path(__file__).parent / "remote_code" / f"{MODULE}.py"
+"""The model code that is copied into a folder: configuration, embeddings, Transformer, models and losses."""
 HINT = "data2vec"
 """The key of config.json under which the whole recipe stands, for us alone. Where the others differ, those hold."""
 OFFSET = 2
@@ -74,31 +75,10 @@ def write(model: Model, folder: Path) -> list[str]:
     with models.whole_folder(folder) as aside:
         save_file({key: value.contiguous() for key, value in tensors.items()}, aside / "model.safetensors", {"format": "pt"})
         (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        (aside / "modeling_data2vec2.py").write_text(code(), encoding="utf-8")
+        shutil.copyfile(CODE, aside / CODE.name)
         processors.write(model, aside)
         (aside / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
     return left_out(model, "the decoder", "each")
-
-
-def code() -> str:
-    """The one file that a folder needs: those here after one another, with the docstring of the last and all imports first."""
-    texts = [(Path(__file__).parent / "remote_code" / f"{name}.py").read_text(encoding="utf-8") for name in CODE]
-    modules: set[str] = set()
-    names: dict[str, set[str]] = {}
-    bodies = []
-    for text in texts:
-        about, *statements = ast.parse(text).body
-        brought = [node for node in statements if isinstance(node, ast.Import | ast.ImportFrom)]
-        for node in brought:
-            if isinstance(node, ast.Import):
-                modules |= {ast.unparse(each) for each in node.names}
-            elif not node.level:
-                names.setdefault(str(node.module), set()).update(ast.unparse(each) for each in node.names)
-        bodies.append("\n".join(text.splitlines()[brought[-1].end_lineno :]).strip())
-    head = ast.get_source_segment(texts[-1], about) or ""
-    imports = [f"import {module}" for module in sorted(modules)]
-    imports += [f"from {module} import {', '.join(sorted(names[module]))}" for module in sorted(names)]
-    return "\n".join([head, "", *imports, "", "", "\n\n\n".join(bodies), ""])
 
 
 def read(folder: Path) -> Model:
@@ -140,8 +120,8 @@ def _config(model: Model) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_type": "data2vec2",
         "architectures": [f"Data2Vec2{_ending(model)}"],
-        "auto_map": {"AutoConfig": f"{CODE[-1]}.Data2Vec2Config"}
-        | {auto: f"{CODE[-1]}.Data2Vec2{ending}" for auto, ending in classes.items()},
+        "auto_map": {"AutoConfig": f"{MODULE}.Data2Vec2Config"}
+        | {auto: f"{MODULE}.Data2Vec2{ending}" for auto, ending in classes.items()},
         "dtype": "float32",
         "modality": name,
         **{theirs: getattr(recipe.encoder, ours) for ours, theirs in ENCODER.items()},

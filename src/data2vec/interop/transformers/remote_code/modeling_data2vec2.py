@@ -1,40 +1,343 @@
-"""data2vec 2.0 for Hugging Face transformers: speech, images or text to contextual vectors, with or without a head on them.
+"""data2vec 2.0 for Hugging Face transformers: configuration, embeddings, Transformer, models and their losses in one file.
 
-This file lies in a model's folder and is read from there by `AutoModel.from_pretrained(folder, trust_remote_code=True)`. It
-needs torch and transformers alone. Parameters are named as in the package data2vec, which writes such folders and reads them
-again.
+The file is part of a model folder. `AutoModel.from_pretrained(folder, trust_remote_code=True)` runs it; it needs torch and
+transformers only. Parameter names equal those of the data2vec package, which writes such folders and reads them back.
 
-Shapes: B batch, T positions, D width, H heads, E extra tokens, V labels. `absent` (B, T) is True at padding, which is kept
-from reaching anything: an input's vectors do not depend on what it is batched with.
+Shapes: B batch, T positions, D width, C channels, H heads, E extra tokens, V labels.
+`padding` (B, T) is True at padded positions. They never influence other positions: the output for an input does not depend on
+the rest of its batch.
 """
 
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, ImageClassifierOutput, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
-from .configuration_data2vec2 import Data2Vec2Config
-from .embeddings_data2vec2 import (
-    ConvPositionEncoder,
-    LearnedPositionEncoder,
-    PatchEmbedding,
-    RelativePositionEncoder,
-    SinCosPositionEncoder,
-    TokenEmbedding,
-    WaveformEncoder,
-    without,
-)
+Numbers = list[int] | tuple[int, ...]
+INPUT_NAMES = {"speech": "input_values", "vision": "pixel_values", "text": "input_ids"}
 
-INPUTS = {"speech": "input_values", "vision": "pixel_values", "text": "input_ids"}
+
+class Data2Vec2Config(PretrainedConfig):
+    """The architecture; defaults are those of the Base speech model."""
+
+    model_type: ClassVar[str] = "data2vec2"
+
+    modality: Literal["speech", "vision", "text"] = "speech"
+    """Input: `input_values` at 16 kHz, normalised `pixel_values`, or `input_ids`."""
+    hidden_size: int = 768
+    """Width D."""
+    num_hidden_layers: int = 12
+    """Number of Transformer blocks."""
+    num_attention_heads: int = 12
+    """Attention heads H."""
+    intermediate_size: int = 3072
+    """Inner width of the feed-forward network."""
+    hidden_act: Literal["gelu", "relu"] = "gelu"
+    """Activation of the feed-forward network."""
+    norm: Literal["post", "pre"] = "post"
+    """Layer norm after each residual addition (post) or before attention and feed-forward (pre)."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of the Transformer's layer norms."""
+    input_norm: bool = True
+    """Layer norm before the first block."""
+    final_norm: bool = False
+    """Layer norm after the last block."""
+    extra_tokens: int = 0
+    """Learned vectors prepended to the sequence, such as CLS (E). They are not part of the output."""
+    key_bias: bool = True
+    """Bias in the key projection."""
+    layer_scale: float | None = None
+    """Initial value of LayerScale on each residual branch; None: no LayerScale."""
+    hidden_dropout: float = 0.1
+    """Dropout on the input, the attention output and the feed-forward output."""
+    attention_dropout: float = 0.1
+    """Dropout on the attention weights."""
+    activation_dropout: float = 0.0
+    """Dropout after the activation of the feed-forward network."""
+    drop_path: float = 0.0
+    """Stochastic depth: probability of skipping a residual branch per sample, increasing linearly with depth to this value."""
+    layerdrop: float = 0.0
+    """Probability of skipping a block in a training step."""
+    initializer_range: float = 0.02
+    """Standard deviation of newly initialised weights."""
+    mask_vector: bool = False
+    """Whether the weights include the mask embedding, which only pre-training uses."""
+
+    conv_dim: Numbers = (512,) * 7
+    """Speech: output channels of the convolutional feature extractor's layers."""
+    conv_kernel: Numbers = (10, 3, 3, 3, 3, 2, 2)
+    """Speech: kernel sizes of these layers."""
+    conv_stride: Numbers = (5, 2, 2, 2, 2, 2, 2)
+    """Speech: strides of these layers."""
+    conv_norm: Literal["layer", "group"] = "layer"
+    """Speech: layer norm after every convolution, or group norm over time after the first one only."""
+    conv_bias: bool = False
+    """Speech: bias in these convolutions."""
+    position_depth: int = 5
+    """Speech: convolutions in the position encoder."""
+    position_kernel: int = 19
+    """Speech: kernel size of these convolutions."""
+    position_groups: int = 16
+    """Speech: groups of these convolutions."""
+    alibi: bool = False
+    """Speech: ALiBi attention bias with a learned scale per head."""
+
+    image_size: int = 224
+    """Vision: height and width of the input in pixels."""
+    patch_size: int = 16
+    """Vision: height and width of a patch."""
+    positions: Literal["relative", "sincos"] = "sincos"
+    """Vision: learned relative position bias, or fixed sine-cosine position embeddings."""
+    position_tables: int = 1
+    """Vision: number of relative position bias tables; 1 is shared by all blocks, otherwise one per block."""
+
+    vocab_size: int = 32
+    """Text: vocabulary size. Speech: number of CTC labels."""
+    pad_token_id: int = 0
+    """Text: padding token. Speech: CTC blank."""
+    max_position_embeddings: int = 514
+    """Text: maximum sequence length plus 2, as in RoBERTa."""
+    embedding_norm: bool = True
+    """Text: layer norm on the sum of token and position embeddings."""
+    scale_embedding: bool = False
+    """Text: multiply token embeddings by sqrt(D)."""
+
+    classifier_pool: Literal["mean", "first"] = "mean"
+    """Classifiers: pool by the mean over positions, or take the first position."""
+    classifier_norm_eps: float | None = None
+    """Classifiers: epsilon of a layer norm on the pooled vector; None: no norm."""
+    classifier_inner: Literal["linear", "tanh"] | None = None
+    """Classifiers: hidden layer before the output layer, linear or followed by tanh; None: no hidden layer."""
+    classifier_inner_width: int | None = None
+    """Classifiers: width of the hidden layer; None: D."""
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Speech: samples per position."""
+        return math.prod(self.conv_stride)
+
+
+class ConvFeatureExtractor(nn.Module):
+    """Unpadded convolutions, each followed by a norm and GELU: (B, samples) to (B, T, C)."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        layers = zip([1, *config.conv_dim], config.conv_dim, config.conv_kernel, config.conv_stride, strict=False)
+        self.convs = nn.ModuleList(nn.Conv1d(*layer, bias=config.conv_bias) for layer in layers)
+        first = config.conv_dim[0]
+        self.norms = nn.ModuleList(
+            map(nn.LayerNorm, config.conv_dim) if config.conv_norm == "layer" else [nn.GroupNorm(first, first)]
+        )
+
+    def forward(self, waveform: Tensor, attention_mask: Tensor | None) -> Tensor:
+        x = waveform[..., None]
+        samples = None if attention_mask is None else attention_mask.sum(1)
+        conv: Any
+        for i, conv in enumerate(self.convs):
+            x = convolve(conv, x)
+            norm = self.norms[i] if i < len(self.norms) else None
+            if isinstance(norm, nn.GroupNorm):
+                lengths = None if samples is None else (samples - conv.kernel_size[0]) // conv.stride[0] + 1
+                x = norm_over_time(norm, x, lengths)
+            elif norm is not None:
+                x = norm(x)
+            x = F.gelu(x)
+        return x
+
+
+def norm_over_time(norm: nn.GroupNorm, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Normalise each channel of `x` (B, T, C) over the first `lengths` (B,) time steps of each row."""
+    if lengths is None:
+        return norm(x.transpose(1, 2)).transpose(1, 2)
+    padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    count = lengths.clamp(min=1)[:, None, None]
+    x = x - zero_padding(x, padding).sum(1, keepdim=True) / count
+    variance = zero_padding(x, padding).square().sum(1, keepdim=True) / count
+    return x * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+
+
+def convolve(conv: Any, x: Tensor) -> Tensor:
+    """Convolve `x` (B, T, C) over time; as a one-row image, because channels-last 2-D kernels are faster on a CPU."""
+    image, weight = x.transpose(1, 2).unsqueeze(2), conv.weight.unsqueeze(2)
+    y = F.conv2d(image, weight, conv.bias, (1, *conv.stride), (0, *conv.padding), groups=conv.groups)
+    return y.squeeze(2).transpose(1, 2)
+
+
+class WaveformEncoder(nn.Module):
+    """Convolutional feature extractor, layer norm and projection to D."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self.conv = ConvFeatureExtractor(config)
+        self.norm = nn.LayerNorm(config.conv_dim[-1])
+        self.project = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.mask_vector = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_vector else None
+
+    def forward(self, waveform: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return self.project(self.norm(self.conv(waveform, attention_mask)))
+
+    def position_padding(self, waveform: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        if attention_mask is None:
+            return None
+        frames = torch.arange(self.length(waveform.shape[1]), device=waveform.device)
+        return frames >= self.length(attention_mask.sum(1))[:, None]
+
+    def length(self, samples: Any) -> Any:
+        """Number of output positions for a number of samples."""
+        for kernel, stride in self.layers:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+
+class PatchEmbedding(nn.Module):
+    """Linear embedding of square patches."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.image, self.patch = config.image_size, config.patch_size
+        self.project = nn.Linear(3 * self.patch**2, config.hidden_size)
+        self.mask_vector = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_vector else None
+
+    def forward(self, images: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if images.shape[1:] != (3, self.image, self.image):
+            raise ValueError(f"pixel_values should be (B, 3, {self.image}, {self.image}), not {tuple(images.shape)}")
+        return self.project(F.unfold(images, self.patch, stride=self.patch).transpose(1, 2))
+
+    def position_padding(self, images: Tensor, attention_mask: Tensor | None) -> None:
+        return None
+
+
+class TokenEmbedding(nn.Module):
+    """Token embedding."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.scale, self.pad = config.hidden_size**0.5 if config.scale_embedding else 1.0, config.pad_token_id
+        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.pad)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return self.scale * self.tokens(tokens)
+
+    def position_padding(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return tokens.eq(self.pad) if attention_mask is None else attention_mask.eq(0)
+
+
+class ConvPositionEncoder(nn.Module):
+    """Grouped convolutions, each followed by a layer norm without parameters and GELU; optionally with ALiBi."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        D, kernel, groups = config.hidden_size, config.position_kernel, config.position_groups
+        conv = [nn.Conv1d(D, D, kernel, padding=kernel // 2, groups=groups) for _ in range(config.position_depth)]
+        self.convs = nn.ModuleList(conv)
+        self.alibi = Alibi(config) if config.alibi else None
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        y = x = zero_padding(x, padding)
+        for conv in self.convs:
+            y = convolve(conv, y)[:, : x.shape[1]]  # an even kernel gives one position too many
+            y = zero_padding(F.gelu(F.layer_norm(y, y.shape[-1:])), padding)
+        return x + y
+
+    def bias(self, length: int) -> Tensor | None:
+        return None if self.alibi is None else self.alibi(length)
+
+
+class Alibi(nn.Module):
+    """Symmetric ALiBi, (H, E+T, E+T): the bias decreases linearly with distance; it is 0 to and from extra tokens."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.slopes, self.extra = _alibi_slopes(config.num_attention_heads), config.extra_tokens
+        self.scale = nn.Parameter(torch.ones(config.num_attention_heads))
+
+    def forward(self, length: int) -> Tensor:
+        position = torch.arange(length, device=self.scale.device)
+        distance = F.pad((position[:, None] - position).abs(), (self.extra, 0, self.extra, 0))
+        strength = torch.tensor(self.slopes, device=position.device) * self.scale.clamp(min=0)
+        return -strength[:, None, None] * distance
+
+
+def _alibi_slopes(heads: int) -> list[float]:
+    """2^(-8i/H) for a power of two; otherwise those of the next lower power, then every second one of twice that power."""
+    power = 2 ** int(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes if power == heads else slopes + _alibi_slopes(2 * power)[0::2][: heads - power]
+
+
+class SinCosPositionEncoder(nn.Module):
+    """Fixed sine-cosine position embeddings: one half of D encodes the column, the other half the row."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.side = config.image_size // config.patch_size
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        quarter = x.shape[-1] // 4
+        omega = 10000 ** (-torch.arange(quarter, dtype=torch.float32, device=x.device) / quarter)
+        angle = torch.arange(self.side, device=x.device)[:, None] * omega
+        embedding = torch.cat([angle.sin(), angle.cos()], dim=1).to(x.dtype)  # (side, D/2)
+        return x + torch.cat([embedding.repeat(self.side, 1), embedding.repeat_interleave(self.side, 0)], dim=1)
+
+    def bias(self, length: int) -> None:
+        return None
+
+
+class RelativePositionEncoder(nn.Module):
+    """Learned attention bias per offset between two patches (BEiT); three more table rows are for the extra token."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.side, self.extra = config.image_size // config.patch_size, config.extra_tokens
+        rows = ((2 * self.side - 1) ** 2 + 3 * self.extra, config.num_attention_heads)
+        self.table = nn.Parameter(torch.zeros(rows if config.position_tables == 1 else (config.position_tables, *rows)))
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        return x
+
+    def bias(self, length: int) -> list[Tensor]:
+        """(H, E+T, E+T): one for all blocks, or one per block."""
+        position, count = torch.arange(length, device=self.table.device), 2 * self.side - 1
+        row, column = position // self.side, position % self.side
+        index = (row[:, None] - row + self.side - 1) * count + column[:, None] - column + self.side - 1
+        if self.extra:
+            index = F.pad(index, (1, 0, 1, 0))
+            index[0, :], index[:, 0], index[0, 0] = count**2, count**2 + 1, count**2 + 2
+        return [table[index].movedim(-1, 0).contiguous() for table in self.table.view(-1, *self.table.shape[-2:])]
+
+
+class LearnedPositionEncoder(nn.Module):
+    """Learned position embedding, which skips padding, and a layer norm."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size, padding_idx=1)
+        self.norm = nn.LayerNorm(config.hidden_size) if config.embedding_norm else nn.Identity()
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        if x.shape[1] > (longest := self.table.num_embeddings - 2):
+            raise ValueError(f"a sequence of {x.shape[1]} positions is longer than the maximum of {longest}")
+        count = (~padding).cumsum(1).masked_fill(padding, 0)
+        return zero_padding(self.norm(x + self.table(count + 1)), padding)
+
+    def bias(self, length: int) -> None:
+        return None
+
+
+def zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
+    """`x` (B, T, D) with zeros at padded positions."""
+    return x if padding is None else x.masked_fill(padding[..., None], 0.0)
 
 
 class Attention(nn.Module):
-    """Self-attention: q, k and v in one matrix, (3D, D) in this order, each split into heads."""
+    """Self-attention; q, k and v are one (3D, D) projection in this order, each split into heads."""
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
@@ -46,7 +349,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(D, D)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`mask` broadcasts to (B, H, E+T, E+T): bool, True = attend; or added to the logits."""
+        """`mask` broadcasts to (B, H, E+T, E+T): bool with True = attend, or floats added to the logits."""
         qkv = self.qkv(x)
         if self.q_bias is not None and self.v_bias is not None:
             qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
@@ -57,7 +360,7 @@ class Attention(nn.Module):
 
 
 class Block(GradientCheckpointingLayer):
-    """Attention and a feed-forward part, each with a residual connection."""
+    """Attention and a feed-forward network, each with a residual connection."""
 
     def __init__(self, config: Data2Vec2Config, index: int):
         super().__init__()
@@ -88,7 +391,7 @@ class Block(GradientCheckpointingLayer):
 
 
 class Transformer(nn.Module):
-    """Extra tokens, blocks, norms."""
+    """Extra tokens, input norm, blocks, final norm."""
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
@@ -100,33 +403,33 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(c, i) for i in range(c.num_hidden_layers))
         self.final_norm = nn.LayerNorm(D, c.layer_norm_eps) if c.final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, absent: Tensor | None, bias: Any, keep: bool) -> tuple[Tensor, list[Tensor]]:
-        """Contextual vectors (B, T, D); and if they are to be kept, what goes into the first block and comes out of each.
+    def forward(self, x: Tensor, padding: Tensor | None, bias: Any, output_hidden_states: bool) -> tuple[Tensor, list[Tensor]]:
+        """The output (B, T, D), and with `output_hidden_states` the input of the first block and the output of each block.
 
-        `bias`: (H, E+T, E+T), added to the attention logits; or a list, of one or one for each block; or None."""
+        `bias`: (H, E+T, E+T), added to the attention logits; or a list with one for all blocks or one per block; or None."""
         extra = 0 if self.extra_tokens is None else len(self.extra_tokens)
         if self.extra_tokens is not None:
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
         x = self.input_dropout(self.input_norm(x))
-        masks = [_mask(each, absent, extra) for each in (bias if isinstance(bias, list) else [bias])]
+        masks = [_attention_mask(b, padding, extra) for b in (bias if isinstance(bias, list) else [bias])]
         states = [x]
         for i, block in enumerate(self.blocks):
             if not self.training or not self.layerdrop or torch.rand(()) >= self.layerdrop:
                 x = block(x, masks[i % len(masks)])
-            states += [x] if keep else []
+            states += [x] if output_hidden_states else []
         return self.final_norm(x)[:, extra:], [state[:, extra:] for state in states]
 
 
-def _mask(bias: Tensor | None, absent: Tensor | None, extra: int) -> Tensor | None:
-    """What attention takes of a bias and the padding, of which extra tokens are no part."""
-    if absent is None:
+def _attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
+    """Position bias and padding as one attention mask; extra tokens are never padding."""
+    if padding is None:
         return None if bias is None else bias[None]
-    absent = F.pad(absent, (extra, 0))[:, None, None, :]
-    return ~absent if bias is None else bias.masked_fill(absent, float("-inf"))
+    padding = F.pad(padding, (extra, 0))[:, None, None, :]
+    return ~padding if bias is None else bias.masked_fill(padding, float("-inf"))
 
 
 class Data2Vec2PreTrainedModel(PreTrainedModel):
-    """What all models here share."""
+    """Configuration, initialisation and loading shared by all models."""
 
     config: Data2Vec2Config
     config_class = Data2Vec2Config
@@ -138,11 +441,11 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__(config)
-        self.main_input_name = INPUTS[config.modality]
+        self.main_input_name = INPUT_NAMES[config.modality]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # of linear layers, embeddings, convolutions and norms
+        super()._init_weights(module)  # linear layers, embeddings, convolutions and norms
         if isinstance(module, nn.Conv1d):
             nn.init.kaiming_normal_(module.weight)
         for name, parameter in module.named_parameters(recurse=False):
@@ -154,36 +457,36 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
                 nn.init.constant_(parameter, 1.0 if name == "scale" else self.config.layer_scale or 0.0)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token vectors of a model of text."""
+        """The token embedding of a text model."""
         base: Any = self.base_model
         return base.local_encoder.tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put others in their place."""
+        """Replace the token embedding of a text model."""
         base: Any = self.base_model
         base.local_encoder.tokens = value
 
     def freeze_feature_encoder(self) -> None:
-        """Keep the convolutions of the front-end of speech as they are."""
+        """Disable gradients of the convolutional feature extractor of a speech model."""
         base: Any = self.base_model
         base.local_encoder.conv.requires_grad_(False)
 
 
 class Data2Vec2Model(Data2Vec2PreTrainedModel):
-    """The encoder. Every position of `last_hidden_state` and `hidden_states` is a frame, a patch or a token: the extra tokens
-    are not among them. `hidden_states`: what goes into the first block, and what comes out of each, before the final norm."""
+    """The encoder. Positions of `last_hidden_state` and `hidden_states` are frames, patches or tokens, without extra tokens.
+    `hidden_states` are the input of the first block and the output of each block, before the final norm."""
 
     local_encoder: Any
     position_encoder: Any
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__(config)
-        features, positions = {
+        local_encoder, position_encoder = {
             "speech": (WaveformEncoder, ConvPositionEncoder),
             "vision": (PatchEmbedding, SinCosPositionEncoder if config.positions == "sincos" else RelativePositionEncoder),
             "text": (TokenEmbedding, LearnedPositionEncoder),
         }[config.modality]
-        self.local_encoder, self.position_encoder = features(config), positions(config)
+        self.local_encoder, self.position_encoder = local_encoder(config), position_encoder(config)
         self.transformer = Transformer(config)
         self.post_init()
 
@@ -197,44 +500,44 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """One of the inputs, given by name or first; `attention_mask` is 0 at padding, which stands at the end of a row."""
-        inputs = _given((input_values, pixel_values, input_ids), kwargs)
-        absent = self.local_encoder.absent(inputs, attention_mask)
-        given = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
-        x = self.position_encoder(self.local_encoder(given, attention_mask), absent)
-        keep = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        last, states = self.transformer(x, absent, self.position_encoder.bias(x.shape[1]), keep)
-        return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states) if keep else None)
+        """Exactly one of the three inputs is required; `attention_mask` is 0 at padding, which is at the end of a row."""
+        inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
+        padding = self.local_encoder.position_padding(inputs, attention_mask)
+        x = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+        x = self.position_encoder(self.local_encoder(x, attention_mask), padding)
+        wanted = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        last, states = self.transformer(x, padding, self.position_encoder.bias(x.shape[1]), wanted)
+        return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states) if wanted else None)
 
 
-def _given(inputs: tuple[Tensor | None, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The one input that is there. Raises ValueError when there is none or several, or anything that would have no effect."""
-    there = [each for each in inputs if each is not None]
+def _select_input(inputs: tuple[Tensor | None, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The one input passed. Raises ValueError for none or several, and for arguments that would have no effect."""
+    present = [value for value in inputs if value is not None]
     if unknown := [name for name, value in kwargs.items() if value is not None and value is not False]:
-        raise ValueError(f"{', '.join(unknown)}: data2vec2 has no such argument")
-    if len(there) != 1:
-        raise ValueError(f"give one of {', '.join(INPUTS.values())}")
-    return there[0]
+        raise ValueError(f"{', '.join(unknown)}: not supported by data2vec2")
+    if len(present) != 1:
+        raise ValueError(f"pass exactly one of {', '.join(INPUT_NAMES.values())}")
+    return present[0]
 
 
 class CTC(nn.Module):
-    """Contextual vectors (B, T, D) to logits (B, T, V), which say blank at padding."""
+    """CTC head: (B, T, D) to logits (B, T, V), which predict blank at padding."""
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
         self.blank = config.pad_token_id
         self.out = nn.Linear(config.hidden_size, config.vocab_size)
 
-    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         logits = self.out(x)
-        if absent is None:
+        if padding is None:
             return logits
         blank = torch.arange(logits.shape[-1], device=x.device) == self.blank
-        return torch.where(absent[..., None], torch.where(blank, 0.0, -1e4).to(logits.dtype), logits)
+        return torch.where(padding[..., None], torch.where(blank, 0.0, -1e4).to(logits.dtype), logits)
 
 
 class Classifier(nn.Module):
-    """Contextual vectors (B, T, D) to logits (B, V)."""
+    """Classification head: (B, T, D) to logits (B, V)."""
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
@@ -245,13 +548,13 @@ class Classifier(nn.Module):
         self.inner = nn.Linear(D, inner) if c.classifier_inner else nn.Identity()
         self.out = nn.Linear(inner, c.num_labels or 2)
 
-    def forward(self, x: Tensor, absent: Tensor | None) -> Tensor:
-        count = x.shape[1] if absent is None else (~absent).sum(1, keepdim=True)
-        y = self.inner(self.norm(x[:, 0] if self.pool == "first" else without(x, absent).sum(1) / count))
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        count = x.shape[1] if padding is None else (~padding).sum(1, keepdim=True)
+        y = self.inner(self.norm(x[:, 0] if self.pool == "first" else zero_padding(x, padding).sum(1) / count))
         return self.out(y.tanh() if self.tanh else y)
 
 
-class _WithHead(Data2Vec2PreTrainedModel):
+class _ModelWithHead(Data2Vec2PreTrainedModel):
     Head: ClassVar[Any] = Classifier
     Output: ClassVar[Any] = SequenceClassifierOutput
     encoder: Any
@@ -273,18 +576,18 @@ class _WithHead(Data2Vec2PreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As `Data2Vec2Model`, with `logits`; and where there are `labels`, the `loss`."""
-        inputs = _given((input_values, pixel_values, input_ids), kwargs)
+        """As `Data2Vec2Model`, plus `logits`, and `loss` if `labels` are passed."""
+        inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
         out = self.encoder(inputs, attention_mask, output_hidden_states=output_hidden_states)
-        absent = self.encoder.local_encoder.absent(inputs, attention_mask)
-        logits = self.head(out.last_hidden_state, absent)
-        loss = None if labels is None else self.loss(logits.float(), labels, absent)
+        padding = self.encoder.local_encoder.position_padding(inputs, attention_mask)
+        logits = self.head(out.last_hidden_state, padding)
+        loss = None if labels is None else self.loss(logits.float(), labels, padding)
         return self.Output(loss=loss, logits=logits, hidden_states=out.hidden_states)
 
-    def loss(self, logits: Tensor, labels: Tensor, absent: Tensor | None) -> Tensor:
-        """By `config.problem_type`: `labels` (B,) are indices; (B, V) are 0 or 1; (B,) or (B, V) are numbers.
+    def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
+        """Loss by `config.problem_type`: single-label `labels` are indices (B,), multi-label 0 or 1 (B, V), regression floats.
 
-        Where that is None, it becomes a regression for one label, and for more what the type of the labels says."""
+        If it is None, it is set as in transformers: one label is regression, else the dtype of `labels` decides."""
         if self.config.problem_type is None and logits.shape[1] == 1:
             self.config.problem_type = "regression"
         elif self.config.problem_type is None:
@@ -297,30 +600,30 @@ class _WithHead(Data2Vec2PreTrainedModel):
         return F.binary_cross_entropy_with_logits(logits, labels.float())
 
 
-class Data2Vec2ForCTC(_WithHead):
-    """Speech to a label or a blank at every position."""
+class Data2Vec2ForCTC(_ModelWithHead):
+    """Speech recognition: a label or blank at every position."""
 
     Head: ClassVar[Any] = CTC
     Output: ClassVar[Any] = CausalLMOutput
 
-    def loss(self, logits: Tensor, labels: Tensor, absent: Tensor | None) -> Tensor:
-        """The mean over the rows of `labels` (B, U) of that per label; a row ends in -100 or blanks."""
+    def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
+        """CTC loss per label, averaged over the rows of `labels` (B, U); rows are padded with -100 or blanks."""
         blank = self.config.pad_token_id
-        there = (labels >= 0) & (labels != blank)
-        frames = torch.full((len(logits),), logits.shape[1]) if absent is None else (~absent).sum(1)
+        valid = (labels >= 0) & (labels != blank)
+        frames = torch.full((len(logits),), logits.shape[1]) if padding is None else (~padding).sum(1)
         log_probs = logits.log_softmax(-1).transpose(0, 1)
-        return F.ctc_loss(log_probs, labels[there], frames, there.sum(1), blank=blank, zero_infinity=True)
+        return F.ctc_loss(log_probs, labels[valid], frames, valid.sum(1), blank=blank, zero_infinity=True)
 
 
-class Data2Vec2ForSequenceClassification(_WithHead):
-    """Text to one logit a label."""
+class Data2Vec2ForSequenceClassification(_ModelWithHead):
+    """Text classification."""
 
 
-class Data2Vec2ForAudioClassification(_WithHead):
-    """Speech to one logit a label."""
+class Data2Vec2ForAudioClassification(_ModelWithHead):
+    """Audio classification."""
 
 
-class Data2Vec2ForImageClassification(_WithHead):
-    """An image to one logit a label."""
+class Data2Vec2ForImageClassification(_ModelWithHead):
+    """Image classification."""
 
     Output: ClassVar[Any] = ImageClassifierOutput
