@@ -144,7 +144,7 @@ def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> 
         (LR_TIMES_10, {}, "watch", "the front-end dies", "train.lr=0.002 is too high", "train.lr=0.0007"),
         (
             LR_TIMES_10,
-            {"objective__teacher__features": "shared"},
+            {"objective__teacher__local_encoder": "shared"},
             "watch",
             "the front-end dies",
             "objective.teacher.local_encoder=shared",

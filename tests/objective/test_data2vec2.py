@@ -148,7 +148,7 @@ def test_the_cls_loss_is_the_error_of_the_last_extra_token_against_the_mean_targ
 @every_kind
 def test_all_that_learns_gets_a_gradient_and_nothing_else_does(kind: str, cls_loss: float) -> None:
     """Else data-parallel training would wait for parameters that have no part in the loss."""
-    averaged = TeacherSettings(features="averaged", positions="averaged")
+    averaged = TeacherSettings(local_encoder="averaged", position_encoder="averaged")
     whole = objective2(kind, {"extra_tokens": 1}, cls_loss=cls_loss, teacher=averaged)
     whole(batch2(kind)).loss.backward()
     assert [n for n, p in whole.named_parameters() if p.requires_grad and p.grad is None] == []

@@ -20,7 +20,7 @@ def test_decay_grows_linearly_and_stays() -> None:
 
 def test_a_step_is_the_moving_average() -> None:
     student = encoder()
-    teacher = Teacher(student, TeacherSettings(decay=0.75, end_decay=0.75, features="averaged", positions="copied"))
+    teacher = Teacher(student, TeacherSettings(decay=0.75, end_decay=0.75, local_encoder="averaged", position_encoder="copied"))
     before = {name: p.clone() for name, p in teacher.ema.named_parameters()}
     kick(student)
     teacher.update(student, 1)
@@ -59,7 +59,7 @@ def test_the_teacher_never_trains() -> None:
 def test_shared_copied_and_averaged_agree_before_the_first_step() -> None:
     outputs = []
     for source in ("shared", "copied", "averaged"):
-        whole = objective(teacher=TeacherSettings(features=source, positions=source))
+        whole = objective(teacher=TeacherSettings(local_encoder=source, position_encoder=source))
         outputs.append(whole(batch()).loss)
     torch.testing.assert_close(outputs[0], outputs[1])
     torch.testing.assert_close(outputs[0], outputs[2])

@@ -8,7 +8,7 @@ from pydantic import Field
 from data2vec.settings import Settings
 
 BLOCK = re.compile(r"(?:^|\.)transformer\.blocks\.(\d+)\.")
-BELOW = re.compile(r"(?:^|\.)(?:features\.|transformer\.(?:extra_tokens$|input_norm\.)|positions\.(?!table$))")
+BELOW = re.compile(r"(?:^|\.)(?:local_encoder\.|transformer\.(?:extra_tokens$|input_norm\.)|position_encoder\.(?!table$))")
 """What comes before the first block, but for a table of relative positions: that is a bias on attention in every block."""
 
 
