@@ -6,11 +6,8 @@ prediction head, with which pre-training can go on; it can be deleted. Text has 
 """
 
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from data2vec.atomic_io import atomic_dir
 from data2vec.errors import BadExample, UserError
 from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights, read_input, require_tokenizer
 from data2vec.modalities.base import Examples, Modality
@@ -71,9 +69,9 @@ class Model:
         api = HfApi(token=token)
         try:
             api.create_repo(name, private=private, exist_ok=True)
-            with tempfile.TemporaryDirectory() as aside:
-                save(self, Path(aside) / "model")
-                return str(api.upload_folder(repo_id=name, folder_path=Path(aside) / "model"))
+            with tempfile.TemporaryDirectory() as tmp:
+                save(self, Path(tmp) / "model")
+                return str(api.upload_folder(repo_id=name, folder_path=Path(tmp) / "model"))
         except (HfHubHTTPError, HFValidationError) as error:
             raise UserError(f"{name}: the hub refuses it: {' '.join(str(error).split())[:300]}") from None
 
@@ -125,17 +123,17 @@ def save(model: Model, folder: Path, examples: Examples | None = None, metrics: 
     logged steps of the run, for the model card."""
     from data2vec import __version__
 
-    with whole_folder(folder) as aside:
-        config: dict[str, Any] = {"format": FORMAT, "version": __version__, "files": model.modality.save(aside, examples)}
+    with atomic_dir(folder) as tmp:
+        config: dict[str, Any] = {"format": FORMAT, "version": __version__, "files": model.modality.save(tmp, examples)}
         config |= {"recipe": model.recipe.model_dump(mode="json"), "source": model.source, "license": model.license}
-        save_model(model.encoder, str(aside / WEIGHTS), metadata={"format": "pt"})
+        save_model(model.encoder, str(tmp / WEIGHTS), metadata={"format": "pt"})
         if model.head is not None:
             config["head"] = model.head.settings.model_dump(mode="json")
-            save_model(model.head, str(aside / HEAD), metadata={"format": "pt"})
+            save_model(model.head, str(tmp / HEAD), metadata={"format": "pt"})
         if model.pretraining:
-            save_file({key: value.contiguous() for key, value in model.pretraining.items()}, aside / PRETRAINING)
-        (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        (aside / "README.md").write_text(card(model, metrics), encoding="utf-8")
+            save_file({key: value.contiguous() for key, value in model.pretraining.items()}, tmp / PRETRAINING)
+        (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        (tmp / "README.md").write_text(card(model, metrics), encoding="utf-8")
 
 
 def load(path: str | Path) -> Model:
@@ -184,47 +182,3 @@ def _fill(part: nn.Module, weights: Path) -> None:
         raise UserError(f"{weights} is missing; copy the whole folder again") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{weights} is damaged or of another model: {' '.join(str(error).split())[:200]}") from None
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder`, in place of what was there, only once all of it is on the disk."""
-    aside = begin_folder(folder)
-    try:
-        yield aside
-        end_folder(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def begin_folder(folder: Path) -> Path:
-    """The empty folder aside in which `folder` is to be filled."""
-    aside = _aside(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    return aside
-
-
-def end_folder(folder: Path) -> None:
-    """What was filled aside becomes `folder`."""
-    aside, before = _aside(folder), folder.with_name(f".{folder.name}.old")
-    for path in (*aside.iterdir(), aside):
-        _sync(path)
-    if folder.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        folder.rename(before)
-    aside.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from data2vec.atomic_io import atomic_write
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe import recipe as recipes
@@ -114,9 +115,8 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
     """Make the run folder where it is not there yet, and write the complete recipe into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / ".recipe.yaml.part"
-        aside.write_text(recipe.to_yaml(), encoding="utf-8")
-        aside.replace(folder / "recipe.yaml")
+        with atomic_write(folder / "recipe.yaml") as tmp:
+            tmp.write_text(recipe.to_yaml(), encoding="utf-8")
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another --out") from None
     return Run(folder)

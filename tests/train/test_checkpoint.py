@@ -120,9 +120,9 @@ def test_there_may_be_none(tmp_path: Path) -> None:
 
 
 def test_what_a_crash_left_beside_is_no_checkpoint_and_no_obstacle(tmp_path: Path) -> None:
-    aside = tmp_path / "checkpoints" / ".step-2.part"
-    aside.mkdir(parents=True)
-    (aside / "objective.safetensors").write_text("half")
+    tmp = tmp_path / "checkpoints" / ".step-2.tmp"
+    tmp.mkdir(parents=True)
+    (tmp / "objective.safetensors").write_text("half")
     assert checkpoint.latest(tmp_path) is None
     save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]

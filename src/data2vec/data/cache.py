@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 
 
@@ -18,26 +19,19 @@ def cache_folder() -> Path:
 def cached(name: str, write: Callable[[BinaryIO], None]) -> Path:
     """The file `name` of the cache, made by `write` when it is not there yet.
 
-    Written aside and renamed, so a torn file is never read; other processes that want the same file wait for it.
+    Written atomically, so an incomplete file is never read; other processes that want the same file wait for it.
     Raises UserError when the cache cannot be written."""
     from filelock import FileLock
 
     path = cache_folder() / name
-    aside = path.with_name(f"{name}.{os.getpid()}.tmp")
     if path.exists():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                try:
-                    with open(aside, "wb") as file:
-                        write(file)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    os.replace(aside, path)
-                finally:
-                    aside.unlink(missing_ok=True)
+                with atomic_write(path) as tmp, tmp.open("wb") as file:
+                    write(file)
     except OSError as error:
         raise UserError(
             f"the cache {path.parent} cannot be written ({error.strerror or error}): "

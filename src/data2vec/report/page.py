@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.recipe import recipe as recipes
 from data2vec.recipe.recipe import Recipe
@@ -56,9 +57,8 @@ def build(run: str | Path) -> Path:
         subtitle=_subtitle(recipe, metrics),
         sections="\n".join(filter(None, sections)),
     )
-    aside = here.folder / ".report.html.part"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(here.report)
+    with atomic_write(here.report) as tmp:
+        tmp.write_text(text, encoding="utf-8")
     return here.report
 
 

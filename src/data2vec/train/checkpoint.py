@@ -15,7 +15,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data2vec.atomic_io import atomic_dir
 from data2vec.distributed import Process
 from data2vec.errors import RunStopped, UserError
-from data2vec.model import begin_folder, end_folder
 from data2vec.train.parallel import is_sharded
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -47,30 +47,27 @@ def save(
     folder = run / "checkpoints" / f"step-{step}"
 
     def finish() -> None:
-        (aside / "state.json").write_text(json.dumps({"step": step} | state), encoding="utf-8")
-        files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(aside.iterdir())}
-        (aside / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
-        end_folder(folder)
+        (tmp / "state.json").write_text(json.dumps({"step": step} | state), encoding="utf-8")
+        files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(tmp.iterdir())}
+        (tmp / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
+        stack.close()  # leaves atomic_dir: the folder gets its name
         for old in found(run)[keep:] if keep else ():
             shutil.rmtree(old)
 
     def write() -> None:
-        save_file(objective_tensors(objective), aside / "objective.safetensors")
-        save_file(_moments(objective, optimizer), aside / "optimizer.safetensors")
+        save_file(objective_tensors(objective), tmp / "objective.safetensors")
+        save_file(_moments(objective, optimizer), tmp / "optimizer.safetensors")
         finish()
 
     if here.on_first(lambda: folder.exists() and damaged(folder) is None):
         return folder
-    with told_when_full(run):
-        aside = here.on_first(lambda: begin_folder(folder))
-        try:
-            if is_sharded(objective):
-                _write_shards(objective_tensors(objective) | _moments(objective, optimizer), aside)
-                here.on_first(finish)
-            else:
-                here.on_first(write)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with told_when_full(run), ExitStack() as stack:
+        tmp = here.on_first(lambda: stack.enter_context(atomic_dir(folder)))
+        if is_sharded(objective):
+            _write_shards(objective_tensors(objective) | _moments(objective, optimizer), tmp)
+            here.on_first(finish)
+        else:
+            here.on_first(write)
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data2vec.atomic_io import atomic_write
 from data2vec.run_dir import read_lines
 from data2vec.train.trackers import Tracker
 
@@ -84,6 +85,5 @@ class Silence:
 def _forget_after(path: Path, step: int) -> None:
     """Remove the lines of steps that will be made again."""
     kept = [text for text, line in read_lines(path) if line["step"] <= step]
-    aside = path.with_name(".metrics.jsonl.part")
-    aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-    aside.replace(path)
+    with atomic_write(path) as tmp:
+        tmp.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data2vec.atomic_io import atomic_write
 from data2vec.distributed import Process
 from data2vec.errors import Unhealthy
 
@@ -71,6 +72,5 @@ def _now() -> str:
 
 
 def _write(run: Path, every: list[dict[str, Any]]) -> None:
-    aside = run / ".machine.json.part"
-    aside.write_text(json.dumps(every, indent=1), encoding="utf-8")
-    aside.replace(run / "machine.json")
+    with atomic_write(run / "machine.json") as tmp:
+        tmp.write_text(json.dumps(every, indent=1), encoding="utf-8")

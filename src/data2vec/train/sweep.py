@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.recipe import recipe as recipes
 from data2vec.run_dir import Run
@@ -87,7 +88,8 @@ def sweep(
             runs.append(finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=begun))
         cells.append(Cell(settings, [best(run, metric) for run in runs]))
     found = Sweep(metric, cells)
-    (place / "sweep.json").write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    with atomic_write(place / "sweep.json") as tmp:
+        tmp.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
     return found
 
 

@@ -209,14 +209,15 @@ def test_images(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
+from data2vec.atomic_io import temporary_path
 from data2vec.tasks.extraction import extract as features, shard_writer as parts, decode as windows
 windows.CHUNK, features.WINDOW, features.PART_SECONDS = 2, 1, 0
-def killed(path, write, whole=parts.written_whole):
-    if sys.argv[1] in path.name:  # torn in the middle of writing
-        path.with_name(f".{path.name}.tmp").write_bytes(b"half")
+def killed(path, atomic_write=parts.atomic_write):
+    if sys.argv[1] in path.name:  # in the middle of writing
+        temporary_path(path).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(path, write)
-parts.written_whole = features.forms.written_whole = killed
+    return atomic_write(path)
+parts.atomic_write = features.forms.atomic_write = killed
 features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
 """
 

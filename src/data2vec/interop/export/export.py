@@ -6,7 +6,6 @@ Shapes: B inputs, S samples or T tokens of the longest, P positions, D width, V 
 import importlib.util
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.export import Dim
 from torch.nn import functional as F
 
+from data2vec.atomic_io import sync_and_rename
 from data2vec.data.audio import RATE
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export import graph as graphs
@@ -81,7 +81,7 @@ def export(model: str | Path | Model, out: str | Path, tolerance: float = 1e-4) 
                 tokenizer.save(str(file.with_suffix(".tokenizer.json")))
             files = sorted(file.parent.iterdir(), key=lambda each: each != file)
             for each in reversed(files):
-                os.replace(each, out.with_name(each.name))
+                sync_and_rename(each, out.with_name(each.name))
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     return Exported(tuple(out.with_name(each.name) for each in files), graph.inputs, _outputs(model), difference)

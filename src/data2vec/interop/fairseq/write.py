@@ -1,12 +1,12 @@
 """Models of ours in the form of the official code: plain containers and tensors only, under its names and in its shapes."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.interop import key_mapping as keys
 from data2vec.interop.fairseq import heads as official_heads
@@ -188,14 +188,6 @@ def _container(family: Family, student: Tensors, teacher: Tensors, config: Confi
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    """Aside first: the file is whole once it has its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with aside.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_write(path) as tmp, tmp.open("wb") as file:
+        torch.save(content, file)

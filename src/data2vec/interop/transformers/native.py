@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data2vec import model as models
+from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
 from data2vec.interop import key_mapping as keys
 from data2vec.interop.key_mapping import Table, Tensors
@@ -81,11 +82,11 @@ def write(model: Model, folder: Path) -> list[str]:
     settings = None if model.head is None else model.head.settings.model_dump(mode="json")
     config[HINT] = {"recipe": kept, "head": settings, "source": model.source, "license": model.license}
     tensors = _tensors(family, model) | head
-    with models.whole_folder(folder) as aside:
-        save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
-        (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        processors.write(model, aside)
-        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
+    with atomic_dir(folder) as tmp:
+        save_file(tensors, tmp / "model.safetensors", metadata={"format": "pt"})
+        (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        processors.write(model, tmp)
+        (tmp / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
     return left_out(model, "the prediction head", "zero")
 
 

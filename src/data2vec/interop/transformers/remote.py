@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data2vec import model as models
+from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
 from data2vec.interop.transformers import processors, weights
 from data2vec.interop.transformers.card import left_out, opening
@@ -72,12 +73,12 @@ def write(model: Model, folder: Path) -> list[str]:
     if model.head is not None:
         tensors = {f"encoder.{name}": value for name, value in tensors.items()}
         tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
-    with models.whole_folder(folder) as aside:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, aside / "model.safetensors", {"format": "pt"})
-        (aside / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        shutil.copyfile(CODE, aside / CODE.name)
-        processors.write(model, aside)
-        (aside / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
+    with atomic_dir(folder) as tmp:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, tmp / "model.safetensors", {"format": "pt"})
+        (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        shutil.copyfile(CODE, tmp / CODE.name)
+        processors.write(model, tmp)
+        (tmp / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
     return left_out(model, "the decoder", "each")
 
 

@@ -1,8 +1,7 @@
 """What takes long to make, kept in whole parts beside the file it is to become, until all of it is there."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 
 
@@ -48,7 +48,8 @@ class Parts:
         text = json.dumps(settings, ensure_ascii=False)
         if not self.begun.exists():
             folder.mkdir(exist_ok=True)
-            written_whole(self.begun, lambda path: path.write_text(text, encoding="utf-8"))
+            with atomic_write(self.begun) as tmp:
+                tmp.write_text(text, encoding="utf-8")
         before, now = json.loads(self.begun.read_text(encoding="utf-8")), json.loads(text)
         for key in before.keys() | now.keys():
             if before.get(key) != now.get(key):
@@ -73,7 +74,8 @@ class Parts:
         path = self.folder / f"{first:012d}-{first + len(part.lengths):012d}.safetensors"
         words = {"names": json.dumps(part.names), "unreadable": json.dumps(part.unreadable)}
         arrays = {"hidden": part.hidden, "lengths": part.lengths}
-        written_whole(path, lambda aside: save_file(arrays, aside, words))
+        with atomic_write(path) as tmp:
+            save_file(arrays, tmp, words)
 
     def index(self) -> tuple[np.ndarray, list[str], list[str]]:
         """Lengths, names and what is unreadable, of all parts, without their features."""
@@ -100,15 +102,3 @@ class Parts:
             path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-
-def written_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """The file `path`, there only once all of it is on the disk; `write` is given where to write it meanwhile."""
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        write(aside)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

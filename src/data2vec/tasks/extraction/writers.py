@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data2vec.tasks.extraction.shard_writer import written_whole
+from data2vec.atomic_io import atomic_write
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class Content:
 
 def write(path: Path, content: Content) -> None:
     """The file in the form that its ending says, whole or not at all."""
-    written_whole(path, lambda aside: FORMS[path.suffix](aside, content))
+    with atomic_write(path) as tmp:
+        FORMS[path.suffix](tmp, content)
     if path.suffix == ".npy":
         beside = content.about | {"names": content.names, "lengths": content.lengths.tolist()}
         text = json.dumps(beside, indent=1, ensure_ascii=False)
-        written_whole(path.with_name(f"{path.name}.json"), lambda aside: aside.write_text(text, encoding="utf-8"))
+        with atomic_write(path.with_name(f"{path.name}.json")) as tmp:
+            tmp.write_text(text, encoding="utf-8")
 
 
 def _npy(path: Path, content: Content) -> None:
