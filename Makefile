@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test    linter, type checker and tests"
 	@echo "make lint    linter and type checker only"
 	@echo "make format  put the code in its standard form"
+	@echo "make docs    build the documentation site in build/site, and fail on any warning"
 	@echo "make bench   how fast a step of each recipe is on this machine"
 	@echo "make clean   remove the environment and everything that was built"
 
@@ -31,11 +32,15 @@ format: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/python tools/build_docs.py
+	$(VENV)/bin/zensical build --strict
+
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/step.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch goes first and alone, so that nothing after it can choose another one.
 $(VENV)/torch: constraints.txt
@@ -50,4 +55,8 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e .[dev]
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) -e .[docs]
 	@touch $@
