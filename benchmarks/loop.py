@@ -77,17 +77,17 @@ class Watched(Step):
 
     def __call__(self, step: int, micro_batches: Any, measure: bool, norm: bool) -> Any:
         if step == self.warm_up + self.steps + 1:
-            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.here.device.type == "cuda")
+            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.process.device.type == "cuda")
             type(self).profiled = profile(activities=activities).__enter__()
         # A GPU is still at work when a step returns, so only the ends of the stretch wait for it.
         ends = step in (self.warm_up + 1, self.warm_up + self.steps)
-        self.begins.append(clock(self.here.device) if ends else time.perf_counter())
+        self.begins.append(clock(self.process.device) if ends else time.perf_counter())
         with record_function("step"):
             measured = super().__call__(step, micro_batches, measure, norm)
-        self.ends.append(clock(self.here.device) if ends else time.perf_counter())
+        self.ends.append(clock(self.process.device) if ends else time.perf_counter())
         type(self).batch = micro_batches[0]
         if step == self.warm_up + 2 * self.steps:
-            type(self).elapsed = clock(self.here.device) - self.begins[self.warm_up + self.steps]
+            type(self).elapsed = clock(self.process.device) - self.begins[self.warm_up + self.steps]
             self.profiled.__exit__(None, None, None)
             raise Enough
         return measured

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.distributed import process
+from data2vec.distributed import process_group
 from data2vec.nn import encoder as encoders
 from data2vec.recipe import recipe as recipes
 from data2vec.recipe.recipe import Recipe
@@ -116,22 +116,22 @@ def measure(name: str, precision: str, steps: int, rows: int | None, masks: int 
     every_block = {"encoder.layerdrop": 0.0}  # else steps differ in what they compute
     views = {} if masks is None else {"objective.masks": masks}
     recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
-    with process(recipe.train.device) as here:
+    with process_group(recipe.train.device) as process:
         torch.manual_seed(0)
         objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
-        step, given = Step(objective, recipe.train, here), batch(recipe, rows)
+        step, given = Step(objective, recipe.train, process), batch(recipe, rows)
         count = operations(recipe, given)
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        rates = matmul_rates(here.device, dtype)
+        rates = matmul_rates(process.device, dtype)
         times = []
         for number in range(1, steps + 3):
-            begin = clock(here.device)
+            begin = clock(process.device)
             step(number, [given], measure=False, norm=False)
-            times.append(clock(here.device) - begin)
-        rates += matmul_rates(here.device, dtype)
+            times.append(clock(process.device) - begin)
+        rates += matmul_rates(process.device, dtype)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if here.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(here.device)
+    if process.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(process.device)
     seconds, best = statistics.median(times[2:]), min(times[2:])
     rate, best_rate = statistics.median(rates), max(rates)
     return {

@@ -66,7 +66,7 @@ def test_mistakes(model: str, clips: list[str], tmp_path: Path, capsys: pytest.C
         ([model, *clips, "--out", "out.csv"], "out.csv: the ending must say the form: .safetensors, .npy, .parquet"),
         ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 does not exist; this model has blocks 1 to 2"),
         ([model, *clips, "--out", out, "--layers", "1,2,3"], "layers: [1.0, 2.0, 3.0] does not exist"),
-        ([model, *clips, "--out", out, "--device", "gpu"], "device: 'gpu' is no device"),
+        ([model, *clips, "--out", out, "--device", "gpu"], "device: 'gpu' is not a device"),
         ([model, *clips, "--out", out, "--batch", "0"], "batch: 0 is not a number of positions"),
         ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one data set by itself, or files"),
         ([model, str(tmp_path / "gone"), "--out", out], "there is no such folder or file"),

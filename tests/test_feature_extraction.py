@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data2vec.distributed import resolve_device
 from data2vec.errors import BadExample, UserError
-from data2vec.feature_extraction import batches, read_input, resolve_device
+from data2vec.feature_extraction import batches, read_input
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.recipe import recipe as recipes
@@ -159,8 +160,8 @@ def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(tmp_path: Path) ->
         read_input(model("speech/v1-tiny").modality, tmp_path / "a.wav", "a wave")
 
 
-def test_devices() -> None:
+def test_resolve_device_with_an_unknown_device_is_refused() -> None:
     assert resolve_device("cpu").type == "cpu"
     for wrong in ("gpu", "mps", "cuda:99"):
-        with pytest.raises(UserError, match=f"device: '{wrong}' is no"):
+        with pytest.raises(UserError, match=f"device: '{wrong}' is not"):
             resolve_device(wrong)

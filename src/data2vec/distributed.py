@@ -1,4 +1,4 @@
-"""One process or many: who am I, and how we agree.
+"""The processes of a distributed run, and the device of each.
 
 Processes are started by `torchrun`; without it there is one.
 """
@@ -23,49 +23,49 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of the run."""
+    """One process of a distributed run; by default the only one. Every process must make the same calls in the same order."""
 
-    rank: int
-    world: int
     device: torch.device
+    rank: int = 0
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """The process that writes and speaks."""
+    def is_main_process(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sums over all processes of `values` (n,), as float64 on the device; the host does not wait for them."""
+        """The sum of `values` (n,) over all processes, as float64 on the device, without a host-device sync."""
         total = values.double()
         if self.device.type == "cuda" and not total.is_cuda:
             total = total.pin_memory().to(self.device, non_blocking=True)
-        if self.world > 1:
+        if self.world_size > 1:
             total = total.clone()
             dist.all_reduce(total)
         return total
 
-    def greatest(self, value: int) -> int:
-        """The greatest `value` of all processes. No process waits for its device."""
-        if self.world == 1:
+    def max(self, value: int) -> int:
+        """The maximum of `value` over all processes, without a host-device sync."""
+        if self.world_size == 1:
             return value
         number = torch.tensor(value)
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
-    def gather(self, values: list[T]) -> list[T]:
-        """The lists of all processes, one after the other, on every process."""
-        if self.world == 1:
+    def all_gather(self, values: list[T]) -> list[T]:
+        """The lists of all processes, concatenated in the order of their ranks."""
+        if self.world_size == 1:
             return values
-        lists: list[Any] = [None] * self.world
+        lists: list[list[T] | None] = [None] * self.world_size
         dist.all_gather_object(lists, values)
-        return [value for values in lists for value in values]
+        return [value for values in lists if values is not None for value in values]
 
-    def on_first(self, action: Callable[[], T]) -> T:
-        """Do `action` on the first process while the others wait; its result, or its error, is everybody's."""
-        if self.world == 1:
+    def on_main_process(self, action: Callable[[], T]) -> T:
+        """Run `action` on the main process while the others wait; all return its result or raise its error."""
+        if self.world_size == 1:
             return action()
         outcome: list[Any] = [None, None]
-        if self.first:
+        if self.is_main_process:
             try:
                 outcome[0] = action()
             except Exception as error:
@@ -77,28 +77,28 @@ class Process:
 
 
 @contextmanager
-def process(device: str = "auto") -> Iterator[Process]:
-    """The process this is, by torchrun's environment; leaves the group at the end.
+def process_group(device: str = "auto") -> Iterator[Process]:
+    """Join the processes that torchrun has started, by its environment variables; leave the group at the end.
 
-    Raises UserError when `device` is not there."""
-    rank, world, local = (
+    `device`: see `resolve_device`. Raises UserError when it is not available."""
+    rank, world_size, local_rank = (
         int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
-    place = _device(device, local if world > 1 else 0)
+    resolved = resolve_device(device, local_rank if world_size > 1 else 0, "train.device")
     flushed = (torch.tensor([1e-39]) * torch.tensor([0.5])).item() == 0
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    if resolved.type == "cuda":
+        torch.cuda.set_device(resolved)
     else:
-        keep_memory()
-        # A penalty on distance makes attention weights so small that the processor multiplies them many times slower.
+        keep_freed_memory()
+        # ALiBi biases make attention weights denormal, and CPUs multiply denormal numbers many times slower.
         torch.set_flush_denormal(True)
-    joined = world > 1 and not dist.is_initialized()
+    joined = world_size > 1 and not dist.is_initialized()
     if joined:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if resolved.type == "cuda" else "gloo")
     try:
-        yield Process(rank, world, place)
+        yield Process(resolved, rank, world_size)
         if joined:
-            # gloo's threads abort the interpreter when it ends while one of them still holds a reducer
+            # gloo's threads abort the interpreter when it exits while one of them still holds a DDP reducer
             gc.collect()
             dist.barrier()
     finally:
@@ -107,31 +107,33 @@ def process(device: str = "auto") -> Iterator[Process]:
             dist.destroy_process_group()
 
 
-def keep_memory() -> None:
-    """Let this process keep the memory it frees, where the C library is GNU's.
+def resolve_device(name: str, local_rank: int = 0, setting: str = "device") -> torch.device:
+    """The device that `name` means: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
-    By default the library gives large blocks back to the system after every step, which then has to clear every page of
-    them anew: up to a sixth of a step on a CPU."""
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no blocks of their own
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
-
-
-def _device(name: str, local: int) -> torch.device:
+    `local_rank`: the index of the GPU that plain "cuda" means. `setting`: what an error names. Raises UserError when there is
+    no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"train.device: {name!r} is no device: auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"{setting}: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"train.device: {name!r} is not supported: auto, cpu, cuda or cuda:N")
+        raise UserError(f"{setting}: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
-        device = torch.device("cuda", local if device.index is None else device.index)
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
         count = torch.cuda.device_count()
         if device.index >= count:
-            raise UserError(
-                f"train.device: {device} is not there, this machine shows {count} GPU(s) to PyTorch; use train.device=cpu"
-            )
+            raise UserError(f"{setting}: '{device}' is not available (PyTorch finds {count} GPUs); use {setting}=cpu")
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory it frees (glibc only).
+
+    By default glibc returns large blocks to the system after every step, which then has to zero all of their pages again:
+    up to a sixth of a step on a CPU."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: never allocate by mmap
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never trim

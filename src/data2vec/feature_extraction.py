@@ -67,18 +67,6 @@ def layer_weights(layers: Layers, depth: int) -> LayerWeights:
     )
 
 
-def resolve_device(name: str) -> torch.device:
-    """auto (a GPU where there is one), cpu, cuda or cuda:N. Raises UserError when it is not there."""
-    found = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else None
-    try:
-        found = found or torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device: {name!r} is no device: auto, cpu, cuda or cuda:N") from None
-    if found.type not in DEFAULT_POSITIONS or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device: {name!r} is not there: this machine has cpu and {torch.cuda.device_count()} of cuda")
-    return found
-
-
 def max_positions(device: torch.device, batch: int | None = None) -> int:
     """Positions to compute per batch: `batch`, by default what is fast on the device. Raises UserError if it is below 1."""
     if batch is not None and batch < 1:

@@ -90,7 +90,7 @@ def check(folder: Path, recipe: Recipe, resume: bool) -> None:
 
 
 @contextmanager
-def only_one(folder: Path, here: Process) -> Iterator[None]:
+def only_one(folder: Path, process: Process) -> Iterator[None]:
     """Nobody else trains in this folder meanwhile, such as a process of a run that was thought to be dead.
 
     Raises UserError on every process when somebody does."""
@@ -104,7 +104,7 @@ def only_one(folder: Path, here: Process) -> Iterator[None]:
             raise UserError(f"--out {folder}: another process trains in it still; wait until it has ended, or end it") from None
 
     try:
-        here.on_first(lock)
+        process.on_main_process(lock)
         yield
     finally:
         for file in files:

@@ -13,7 +13,7 @@ from data2vec.recipe.train_settings import TrainSettings
 from data2vec.train import checkpoint
 from data2vec.train import optimizer as optimizers
 
-ALONE = Process(0, 1, torch.device("cpu"))
+ALONE = Process(torch.device("cpu"))
 
 
 def trained(seed: int = 0, width: int = 8) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import data2vec
-from data2vec.distributed import process
+from data2vec.distributed import process_group
 from data2vec.run_dir import Run
 
 STEPS = 20
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch, torch.distributed as dist
 import data2vec
 from data2vec.train import trainer as loop
-from data2vec.distributed import process
+from data2vec.distributed import process_group
 from data2vec.train.parallel import gathered
 
 out, dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
@@ -59,7 +59,7 @@ def halted(at, *given, **options):
 
 
 loop.Step.__call__ = checked
-with process("cpu"):
+with process_group("cpu"):
     for recipe, small, still in versions:
         for micro_batch in (4, 16):
             for shard in (False, True):
@@ -199,8 +199,8 @@ def test_on_a_cpu_numbers_too_small_to_be_normal_are_zero_while_it_trains() -> N
     def half() -> float:
         return (torch.tensor([1e-39]) * torch.tensor([0.5])).item()
 
-    with process("cpu"):
-        with process("cpu"):
+    with process_group("cpu"):
+        with process_group("cpu"):
             assert half() == 0
         assert half() == 0
     assert half() > 0

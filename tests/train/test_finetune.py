@@ -14,7 +14,7 @@ import data2vec
 from data2vec import cli
 from data2vec import model as models
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
-from data2vec.distributed import process
+from data2vec.distributed import process_group
 from data2vec.errors import UserError
 from data2vec.model import Model
 from data2vec.nn.heads import Classifier
@@ -191,9 +191,9 @@ def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path]
 def test_the_weights_that_were_given_are_not_kept_twice(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
     run = data2vec.finetune(name, given["vision-v2"], where, where, settings("vision", 1), tmp_path / "run")
-    with process("cpu") as here:
+    with process_group("cpu") as process:
         for newest in (None, run.folder / "checkpoints" / "step-1"):  # begun, and gone on with
-            training = Finetuning(recipes.load(run.folder / "recipe.yaml"), here, newest)
+            training = Finetuning(recipes.load(run.folder / "recipe.yaml"), process, newest)
             assert training.given is not None and not training.given.pretraining
             assert all(weight.is_meta for weight in training.given.encoder.parameters())
             assert not any(weight.is_meta for weight in training.objective.parameters())
@@ -213,10 +213,10 @@ def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[st
 TWO = """
 import json, sys
 import data2vec
-from data2vec.distributed import process
+from data2vec.distributed import process_group
 
 model, where, out, changes = *sys.argv[1:4], json.loads(sys.argv[4])
-with process("cpu"):
+with process_group("cpu"):
     for shard in (False, True):
         changes["train.shard"] = shard
         data2vec.finetune("vision/classify-v2-base", model, where, where, changes, f"{out}/{shard}")

@@ -23,7 +23,7 @@ def run(tiny2: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def begin(where: Path, settings: dict[str, Any]) -> Any:
-    return Training(recipes.load("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(0, 1, CPU))
+    return Training(recipes.load("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(CPU))
 
 
 def test_student_teacher_and_decoder_go_on(run: Run, tiny2: dict[str, Any]) -> None:

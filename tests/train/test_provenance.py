@@ -7,7 +7,7 @@ from data2vec.distributed import Process
 from data2vec.errors import Unhealthy
 from data2vec.train import provenance as machine
 
-FIRST = Process(0, 1, torch.device("cpu"))
+FIRST = Process(torch.device("cpu"))
 
 
 def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
@@ -25,12 +25,12 @@ def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
 
 
 def test_the_machine_is_described() -> None:
-    told = machine.describe(Process(0, 4, torch.device("cpu")))
+    told = machine.describe(Process(torch.device("cpu"), rank=0, world_size=4))
     assert told["processes"] == 4 and told["device"] == "cpu" and told["torch"] == torch.__version__
     assert told["processor"] and told["cores"] >= 1 and told["system"]
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    with machine.recorded(tmp_path, Process(1, 2, torch.device("cpu")), 0):
+    with machine.recorded(tmp_path, Process(torch.device("cpu"), rank=1, world_size=2), 0):
         pass
     assert machine.starts(tmp_path) == []

@@ -367,6 +367,6 @@ def test_where_a_run_goes_by_default(tiny: dict[str, Any], tmp_path: Path, monke
 
 
 def test_a_device_that_is_not_there_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
-    for device, said in (("gpu", "is no device"), ("cuda:99", "not there"), ("meta", "not supported")):
+    for device, said in (("gpu", "is not a device"), ("cuda:99", "not available"), ("meta", "not supported")):
         with pytest.raises(UserError, match=rf"train\.device.*{said}"):
             pretrain(tmp_path / "run", tiny, **{"train.device": device})

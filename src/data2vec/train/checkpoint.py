@@ -39,7 +39,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     keep: int | None,
-    here: Process,
+    process: Process,
 ) -> Path:
     """Write `RUN/checkpoints/step-N`, then remove all but the newest `keep` (None: remove nothing). Every process calls it.
 
@@ -59,15 +59,15 @@ def save(
         save_file(_moments(objective, optimizer), tmp / "optimizer.safetensors")
         finish()
 
-    if here.on_first(lambda: folder.exists() and damaged(folder) is None):
+    if process.on_main_process(lambda: folder.exists() and damaged(folder) is None):
         return folder
     with told_when_full(run), ExitStack() as stack:
-        tmp = here.on_first(lambda: stack.enter_context(atomic_dir(folder)))
+        tmp = process.on_main_process(lambda: stack.enter_context(atomic_dir(folder)))
         if is_sharded(objective):
             _write_shards(objective_tensors(objective) | _moments(objective, optimizer), tmp)
-            here.on_first(finish)
+            process.on_main_process(finish)
         else:
-            here.on_first(write)
+            process.on_main_process(write)
     return folder
 
 

@@ -65,14 +65,14 @@ class Finetuning(Training):
     given: Model | None
     """The model that it starts from; once the run is built, without its weights, which would only be a second copy."""
 
-    def __init__(self, recipe: Recipe, here: Process, newest: Path | None = None):
-        super().__init__(recipe, here, newest)
+    def __init__(self, recipe: Recipe, process: Process, newest: Path | None = None):
+        super().__init__(recipe, process, newest)
         if self.given is not None:
             self.given.encoder.to("meta")
             self.given = replace(self.given, pretraining={})
 
     def _open(self, modality: Modality) -> Loader:
-        recipe, here = self.recipe, self.here
+        recipe, process = self.recipe, self.process
         self.given = None if recipe.init is None else load(recipe.init)
         task: Any = recipe.objective
         where = str(recipe.data.train)
@@ -94,8 +94,8 @@ class Finetuning(Training):
                 [x for x, times in zip(labels, repeats, strict=True) for _ in range(times)],
             )
         batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)
-        pin = here.device.type == "cuda"
-        return Loader(modality, None, [], self.settings.seed, here.rank, here.world, pin, batches=batches)
+        pin = process.device.type == "cuda"
+        return Loader(modality, None, [], self.settings.seed, process.rank, process.world_size, pin, batches=batches)
 
     def _build(self, modality: Modality) -> Supervised:
         encoder = encoders.build(modality, self.recipe.encoder)
@@ -129,10 +129,10 @@ class Finetuning(Training):
         def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
             self._fill(copy, weights)
             assert copy.head is not None
-            copy.encoder.to(self.here.device)
-            copy.head.to(self.here.device)
-            told = outputs(copy.encoder, copy.head, modality, held, self.here)
-            scores, _ = measure(told, copy.head, held, self.here, task)
+            copy.encoder.to(self.process.device)
+            copy.head.to(self.process.device)
+            told = outputs(copy.encoder, copy.head, modality, held, self.process)
+            scores, _ = measure(told, copy.head, held, self.process, task)
             return {f"valid_{name}": value for name, value in scores.items()}
 
         return validate, task.every
@@ -161,7 +161,7 @@ class Finetuning(Training):
         model = replace(model, recipe=self._model_recipe())
         if self.given is not None:
             model = replace(model, source=self.given.source, license=self.given.license)
-        self.here.on_first(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+        self.process.on_main_process(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
 
     def _fill(self, model: Model, weights: Mapping[str, Tensor]) -> None:
         for part, name in ((model.encoder, "student."), (model.head, "head.")):

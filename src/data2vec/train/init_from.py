@@ -82,9 +82,9 @@ def tokenizer_of(where: str) -> str | None:
 
 def differences(model: Model, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, the model's, the recipe's) of every setting of the encoder that changes what its weights mean."""
-    there, here = meaning(model.recipe), meaning(recipe)
-    keys = [key for key in (there | here) if there.get(key) != here.get(key)]
-    return [(key, there.get(key), here.get(key)) for key in keys]
+    theirs, ours = meaning(model.recipe), meaning(recipe)
+    keys = [key for key in (theirs | ours) if theirs.get(key) != ours.get(key)]
+    return [(key, theirs.get(key), ours.get(key)) for key in keys]
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

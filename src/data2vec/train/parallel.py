@@ -59,7 +59,7 @@ def prepare(objective: nn.Module, settings: TrainSettings, process: Process) -> 
         if settings.compile:
             block.compile()
     forward = objective
-    if process.world > 1:
+    if process.world_size > 1:
         forward = _shard(objective, blocks, process) if settings.shard else _replicate(objective)
     return Prepared(forward, AUTOCAST.get(settings.precision), process.device)
 
@@ -83,7 +83,7 @@ def _check(settings: TrainSettings, process: Process) -> None:
     kind = process.device.type
     if settings.precision == "fp16" and kind == "cpu":
         raise UserError("train.precision: fp16 is hundreds of times slower than fp32 on a CPU; use bf16 or fp32")
-    if settings.precision == "fp16" and settings.shard and process.world > 1:
+    if settings.precision == "fp16" and settings.shard and process.world_size > 1:
         raise UserError("train.precision: fp16 does not go with train.shard: true; use bf16")
     if settings.compile and kind == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise UserError("train.compile: true needs a C++ compiler on a CPU and there is none; install g++ or set it to false")
@@ -104,7 +104,7 @@ def _shard(objective: nn.Module, blocks: list[Block], process: Process) -> nn.Mo
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(process.device.type, (process.world,))
+    mesh = init_device_mesh(process.device.type, (process.world_size,))
     for part in (*blocks, objective):
         fully_shard(part, mesh=mesh)
     return objective

@@ -17,13 +17,13 @@ from data2vec.errors import Unhealthy
 
 
 @contextmanager
-def recorded(run: Path, here: Process, step: int) -> Iterator[None]:
+def recorded(run: Path, process: Process, step: int) -> Iterator[None]:
     """Notes where and when a run goes on from `step`, and how that ended. A process that is killed leaves no end."""
-    if not here.first:
+    if not process.is_main_process:
         yield
         return
     every = starts(run)
-    every.append({"started": _now(), "step": step, **describe(here)})
+    every.append({"started": _now(), "step": step, **describe(process)})
     _write(run, every)
     end: dict[str, Any] = {"because": "finished"}
     try:
@@ -43,13 +43,13 @@ def starts(run: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
-def describe(here: Process) -> dict[str, Any]:
+def describe(process: Process) -> dict[str, Any]:
     """The machine of the first process, and the versions that matter."""
     from data2vec import __version__
 
     return {
-        "device": torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else str(here.device),
-        "processes": here.world,
+        "device": torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else str(process.device),
+        "processes": process.world_size,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),

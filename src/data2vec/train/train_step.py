@@ -34,31 +34,31 @@ class Measured:
 class Step:
     """Does optimizer steps on an objective."""
 
-    def __init__(self, objective: Any, settings: TrainSettings, here: Process):
-        self.objective, self.settings, self.here = objective, settings, here
-        self.forward = prepare(objective, settings, here)
+    def __init__(self, objective: Any, settings: TrainSettings, process: Process):
+        self.objective, self.settings, self.process = objective, settings, process
+        self.forward = prepare(objective, settings, process)
         self.optimizer = optimizer.build(objective, settings, _scale(objective, settings))
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.scaler = torch.amp.GradScaler(here.device.type, enabled=settings.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(process.device.type, enabled=settings.precision == "fp16")
         """Keeps small float16 gradients from vanishing; does nothing in other precisions."""
 
     def __call__(self, step: int, micro_batches: list[Batch], measure: bool, norm: bool) -> Measured:
         """Optimizer step number `step` (counted from 1).
 
         `measure`: also take the objective's statistics; `norm`: also the norm of the gradients."""
-        torch.manual_seed(draw(self.settings.seed, step, self.here.rank))
+        torch.manual_seed(draw(self.settings.seed, step, self.process.rank))
         for part in self.objective.modules():
             if isinstance(part, Transformer):
                 part.chance.manual_seed(draw(self.settings.seed, step))
         self.objective.before_step(step)
         optimizer.set_learning_rate(self.optimizer, self.settings, step)
         counts = torch.tensor([[self.objective.num_targets(batch), len(batch)] for batch in micro_batches]).sum(0)
-        counts = self.here.sum(counts)
+        counts = self.process.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
-        scale = self.here.world / counts[0]
+        scale = self.process.world_size / counts[0]
         losses, stats = [], dict[str, Tensor]()
         for i, batch in enumerate(micro_batches):
-            batch = batch.to(self.here.device, non_blocking=True)
+            batch = batch.to(self.process.device, non_blocking=True)
             with self.forward.accumulate(last=i == len(micro_batches) - 1):
                 output = self.forward(batch, measure=measure and i == 0)
                 self.scaler.scale(output.loss * scale).backward()
@@ -74,7 +74,7 @@ class Step:
         if measure:
             moved = torch._foreach_sub([p.detach() for p in self.parameters], before)
             stats = stats | {
-                "features_learning": learning(self.objective.student.local_encoder, self.here.device),
+                "features_learning": learning(self.objective.student.local_encoder, self.process.device),
                 "update_ratio": optimizer.norm(list(moved)) / optimizer.norm(before),
             }
         self.optimizer.zero_grad(set_to_none=True)

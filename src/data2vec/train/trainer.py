@@ -17,7 +17,7 @@ from data2vec import objective as objectives
 from data2vec import run_dir as folder
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import furthest
-from data2vec.distributed import Process, process
+from data2vec.distributed import Process, process_group
 from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.modalities.base import Modality
@@ -65,48 +65,48 @@ def run_in(place: Path, resolved: Recipe, resume: bool, training_of: "type[Train
     """Train by a resolved recipe in the run folder `place`, from the start or from its newest whole checkpoint."""
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     resume = resume or (restarted and (place / "recipe.yaml").is_file())
-    with process(resolved.train.device) as here:
-        here.on_first(lambda: folder.check(place, resolved, resume))
-        newest = here.on_first(lambda: checkpoint.latest(place))
-        training = training_of(resolved, here, newest)
-        run = here.on_first(lambda: folder.open_run(place, resolved))
+    with process_group(resolved.train.device) as process:
+        process.on_main_process(lambda: folder.check(place, resolved, resume))
+        newest = process.on_main_process(lambda: checkpoint.latest(place))
+        training = training_of(resolved, process, newest)
+        run = process.on_main_process(lambda: folder.open_run(place, resolved))
         try:
-            with folder.only_one(place, here):
+            with folder.only_one(place, process):
                 training.go(run)
         except Unhealthy:
-            here.on_first(lambda: page.at_end(run.folder, resolved))
+            process.on_main_process(lambda: page.at_end(run.folder, resolved))
             raise
         del training
-        here.on_first(lambda: page.at_end(run.folder, resolved))
+        process.on_main_process(lambda: page.at_end(run.folder, resolved))
     return run
 
 
 class Training:
     """A run: what it is made of, and where it stands; it goes on after a checkpoint, or starts."""
 
-    def __init__(self, recipe: Recipe, here: Process, newest: Path | None = None):
-        self.recipe, self.here, self.settings = recipe, here, recipe.train
-        here.on_first(lambda: trackers.check(recipe.log.trackers))
+    def __init__(self, recipe: Recipe, process: Process, newest: Path | None = None):
+        self.recipe, self.process, self.settings = recipe, process, recipe.train
+        process.on_main_process(lambda: trackers.check(recipe.log.trackers))
         modality = recipe.build_modality()
         self.loader = self._open(modality)
         torch.manual_seed(self.settings.seed)
         self.objective: Any = self._build(modality)
         self.newest = newest
         self.origin = self._start() if newest is None else None
-        self.make_step = Step(self.objective, self.settings, here)
+        self.make_step = Step(self.objective, self.settings, process)
         self.probe, self.probe_every = self._probe()
         self.noted: dict[str, Any] = {}
         """What a checkpoint holds for this kind of run besides."""
         self.step = 0
         self.places: dict[str, list[int]] = {}
         self.seconds = 0.0
-        self.samples = torch.zeros((), dtype=torch.float64, device=here.device)
+        self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
 
     def _open(self, modality: Modality) -> Loader:
         """The batches."""
         rows, method = modality.rows(str(self.recipe.data.train)), self.recipe.objective
-        here, pin = self.here, self.here.device.type == "cuda"
-        return Loader(modality, method.mask, rows, self.settings.seed, here.rank, here.world, pin, method.masks)
+        process, pin = self.process, self.process.device.type == "cuda"
+        return Loader(modality, method.mask, rows, self.settings.seed, process.rank, process.world_size, pin, method.masks)
 
     def _build(self, modality: Modality) -> Any:
         """The objective, with fresh weights."""
@@ -119,7 +119,7 @@ class Training:
     def _probe(self) -> tuple[Any, int]:
         """What measures the weights now and then, if anything does, and every how many steps."""
         there = self.recipe.probe.data is not None
-        return OnlineProbe(self.recipe, self.loader.examples, self.here) if there else None, self.recipe.probe.every
+        return OnlineProbe(self.recipe, self.loader.examples, self.process) if there else None, self.recipe.probe.every
 
     def go(self, run: Run) -> None:
         """To the last step."""
@@ -133,21 +133,21 @@ class Training:
             self.places = state["places"]
             self.noted |= state.get("noted", {})
         self.journal: Journal | Silence = Silence()
-        self.here.on_first(self._open_journal)
+        self.process.on_main_process(self._open_journal)
         if self.origin is not None:
             self.journal.say(self.origin)
         try:
-            noted = machine.recorded(run.folder, self.here, self.step)
+            noted = machine.recorded(run.folder, self.process, self.step)
             with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
                 self._steps(stops)
                 self._save_model()
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise RunStopped(
-                f"out of memory on {self.here.device}: make the micro-batch in `data` smaller ({reason})"
+                f"out of memory on {self.process.device}: make the micro-batch in `data` smaller ({reason})"
             ) from None
         finally:
-            if self.here.first and self.run.metrics:
+            if self.process.is_main_process and self.run.metrics:
                 self.journal.say(str(self._verdict()))
             self.journal.close()
 
@@ -186,7 +186,7 @@ class Training:
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
             if over:
                 self._give_up(line)
-            stop = self.here.greatest(stops[0] if stops else 0)
+            stop = self.process.max(stops[0] if stops else 0)
             if save or stop:
                 self._save(self.settings.keep_checkpoints)
             if stop == signal.SIGINT:
@@ -205,7 +205,7 @@ class Training:
 
     def _give_up(self, line: dict[str, Any]) -> NoReturn:
         """Raise Unhealthy with what has collapsed, and why; the healthy checkpoints before it stay."""
-        found = self.here.on_first(self._verdict).findings[0]
+        found = self.process.on_main_process(self._verdict).findings[0]
         if not health.finite(line):
             raise Unhealthy(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
         self._save(keep=None)
@@ -213,14 +213,14 @@ class Training:
 
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process."""
-        here, bad = self.here, self.loader.bad
-        loss, *stats = here.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
+        process, bad = self.process, self.loader.bad
+        loss, *stats = process.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
         skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # it was too large, and is smaller now
-        self.loader.tell(here.gather(list(bad.names)), self._places())
+        self.loader.tell(process.all_gather(list(bad.names)), self._places())
         return {
             "step": self.step,
             "samples": int(self.samples),
@@ -230,13 +230,13 @@ class Training:
             **({"ema_decay": decay} if (decay := self.objective.ema_decay(self.step)) is not None else {}),
             **({} if skipped else {"grad_norm": grad_norm}),
             **scaling,
-            **{name: value / here.world for name, value in zip(measured.stats, stats, strict=True)},
+            **{name: value / process.world_size for name, value in zip(measured.stats, stats, strict=True)},
             "bad": len(bad.names),
         }
 
     def _places(self) -> dict[str, list[int]]:
         """Where the run stands in streamed data, over all processes."""
-        return furthest(self.here.gather([self.loader.places]))
+        return furthest(self.process.all_gather([self.loader.places]))
 
     def _save(self, keep: int | None) -> None:
         """Write a checkpoint."""
@@ -244,7 +244,7 @@ class Training:
         state |= {"scaler": self.make_step.scaler.state_dict(), "places": self._places()}
         state |= {"noted": self.noted}
         optimizer = self.make_step.optimizer
-        checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.here)
+        checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.process)
 
     def _save_model(self) -> None:
         recipe, modality = self.recipe, self.loader.modality
@@ -253,7 +253,7 @@ class Training:
         student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
         rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
         model = models.Model(student, modality, recipe, pretraining=rest)
-        self.here.on_first(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+        self.process.on_main_process(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import data2vec
+from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.nn import encoder as encoders
 from data2vec.recipe import recipe as recipes
 from data2vec.run_dir import Run
-from data2vec.tasks.extraction.batched_reading import Alone
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.tasks.probing.pooled import pooled
 from data2vec.train import trainer as loop
@@ -56,12 +56,12 @@ from data2vec.recipe import recipe as recipes
 from data2vec.nn import encoder as encoders
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.tasks.probing.pooled import pooled
-from data2vec.distributed import process
+from data2vec.distributed import process_group
 from data2vec.train.parallel import gathered
 
 recipe = recipes.load(sys.argv[1])
-with process("cpu") as here:
-    probe = OnlineProbe(recipe, None, here)
+with process_group("cpu") as process:
+    probe = OnlineProbe(recipe, None, process)
     torch.manual_seed(5)
     student = encoders.build(recipe.build_modality(), recipe.encoder)
     for block in student.transformer.blocks:
@@ -69,8 +69,8 @@ with process("cpu") as here:
     fully_shard(student)
     found = probe({name: gathered(weight) for name, weight in student.state_dict().items()})
     del found["probe_seconds"]
-    Path(sys.argv[2], f"{here.rank}.txt").write_text(str(found))
-    np.save(f"{sys.argv[2]}/{here.rank}.npy", pooled([probe.encoder], probe.modality, probe.fit, here)[0])
+    Path(sys.argv[2], f"{process.rank}.txt").write_text(str(found))
+    np.save(f"{sys.argv[2]}/{process.rank}.npy", pooled([probe.encoder], probe.modality, probe.fit, process)[0])
 """
 
 
@@ -153,7 +153,7 @@ def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) ->
     weights = {key: value.clone() for key, value in student.state_dict().items()}
     torch.set_flush_denormal(True)
     drawn, numbers, threads = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
-    OnlineProbe(recipe, None, Alone(torch.device("cpu")))(student.state_dict())
+    OnlineProbe(recipe, None, Process(torch.device("cpu")))(student.state_dict())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert (np.random.get_state()[1] == numbers).all()
     assert torch.get_num_threads() == threads
@@ -213,7 +213,7 @@ def test_what_cannot_be_read_is_named_once(
         (tmp_path / path.parent.name / path.name).write_bytes(b"no picture" if path.name == "8.png" else path.read_bytes())
     recipe = recipes.load(RECIPE, tiny | {"probe.data": str(tmp_path)})
     with caplog.at_level(logging.WARNING):
-        probe = OnlineProbe(recipe, None, Alone(torch.device("cpu")))
+        probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
         probe(encoders.build(recipe.build_modality(), recipe.encoder).state_dict())
     assert len(probe.fit.indices) + len(probe.held.indices) == 39
     assert sum("8.png" in record.getMessage() for record in caplog.records) == 1
@@ -253,10 +253,10 @@ def test_two_processes_that_hold_half_of_the_student_each_find_what_one_finds(ti
     assert result.returncode == 0, result.stderr
     torch.manual_seed(5)
     student = encoders.build(recipe.build_modality(), recipe.encoder)
-    probe = OnlineProbe(recipe, None, Alone(torch.device("cpu")))
+    probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
     found = probe(student.state_dict())
     del found["probe_seconds"]
-    features = pooled([probe.encoder], probe.modality, probe.fit, probe.here)[0]
+    features = pooled([probe.encoder], probe.modality, probe.fit, probe.process)[0]
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.txt").read_text() == str(found)
         assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), features)

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.model import Model, load
 from data2vec.nn import encoder as encoders
 from data2vec.recipe import recipe as recipes
-from data2vec.tasks.extraction.batched_reading import Alone
 from data2vec.tasks.probing.labelled import Labelled, open_labelled
 from data2vec.tasks.probing.pooled import pooled
 from data2vec.tasks.probing.probe import probe, untrained
@@ -74,14 +74,14 @@ def test_best_names_the_layer(vision: Model, data: tuple[Path, Path]) -> None:
 
 
 def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> None:
-    from data2vec.distributed import process
+    from data2vec.distributed import process_group
     from data2vec.train.trainer import Training
 
     folder = pictures(tmp_path / "data", COLOURS, 3, 0)
     overrides = {**SMALL, "data.train": str(folder), "data.batch_size": 4, "data.micro_batch_size": 4, "train.device": "cpu"}
     recipe = recipes.load("vision/v1-tiny", {**overrides, "train.seed": 7})
-    with process("cpu") as here:
-        start = Training(recipe, here).objective.student.state_dict()
+    with process_group("cpu") as process:
+        start = Training(recipe, process).objective.student.state_dict()
     before = torch.random.get_rng_state()
     for name, weight in untrained(recipe).state_dict().items():
         assert torch.equal(weight, start[name]), name
@@ -179,10 +179,10 @@ def test_clips_of_any_length_have_the_features_they_have_alone(tmp_path: Path) -
     speech = model("speech/v1-tiny")
     examples = speech.modality.labelled(speech.modality.rows(str(tmp_path)))
     labelled = Labelled("probe.data", examples, np.arange(4), np.array(list("abcd")))
-    together, kept = pooled([speech.encoder], speech.modality, labelled, Alone(torch.device("cpu")))
+    together, kept = pooled([speech.encoder], speech.modality, labelled, Process(torch.device("cpu")))
     assert kept.indices.tolist() == [0, 1, 2, 3]
     for place in range(4):
-        alone, one = pooled([speech.encoder], speech.modality, labelled.take(np.array([place])), Alone(torch.device("cpu")))
+        alone, one = pooled([speech.encoder], speech.modality, labelled.take(np.array([place])), Process(torch.device("cpu")))
         assert one.classes == ["abcd"[place]]
         np.testing.assert_allclose(together[:, :, place], alone[:, :, 0], atol=1e-4)
 

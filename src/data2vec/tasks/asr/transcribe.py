@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from data2vec.batch import Batch
+from data2vec.distributed import resolve_device
 from data2vec.errors import BadExample, UserError
-from data2vec.feature_extraction import read_input, resolve_device
+from data2vec.feature_extraction import read_input
 from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn import heads

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,63 +10,37 @@ from torch.utils.data import DataLoader, Dataset
 
 from data2vec.batch import Batch
 from data2vec.data.loader import start_worker
+from data2vec.distributed import Process
 from data2vec.errors import BadExample
 from data2vec.feature_extraction import batches, max_positions
 from data2vec.modalities.base import Examples, Modality
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Here(Protocol):
-    """A process, and those it shares the work with."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def world(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    def gather(self, values: list[T]) -> list[T]:
-        """The lists of all processes, one after the other, on every process."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """The only process."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    def gather(self, values: list[T]) -> list[T]:
-        """All there is."""
-        return values
 
 
 def read(
-    modality: Modality, examples: Examples, indices: np.ndarray, here: Here, what: str
+    modality: Modality, examples: Examples, indices: np.ndarray, process: Process, what: str
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """This process's share of the examples at `indices`: which of these, counted from 0, and their batch on the device.
 
     Those that cannot be read are named in the log. `what`: the name of the progress bar."""
     from tqdm import tqdm
 
-    groups = list(_groups(examples.costs[indices], modality.data.micro_batch))[here.rank :: here.world]
+    groups = list(_groups(examples.costs[indices], modality.data.micro_batch))[process.rank :: process.world_size]
     loader: Any = DataLoader(
-        _Loaded(modality, examples, indices, max_positions(here.device)),
+        _Loaded(modality, examples, indices, max_positions(process.device)),
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
-    quiet = True if here.rank else None
+    quiet = None if process.is_main_process else True
     for parts, bad in tqdm(loader, what, len(groups), unit="batch", leave=False, disable=quiet):
         for name in bad:
             log.warning("left out: %s", name)
         for places, batch in parts:
-            yield places, batch.to(here.device)
+            yield places, batch.to(process.device)
 
 
 def _groups(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:

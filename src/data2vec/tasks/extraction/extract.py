@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from data2vec.data.cache import fingerprint
+from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import (
     Layers,
@@ -20,7 +21,6 @@ from data2vec.feature_extraction import (
     layer_weights,
     max_positions,
     require_tokenizer,
-    resolve_device,
 )
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import resolve_device
 from data2vec.interop.load import load
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model import Model
@@ -27,7 +27,7 @@ from data2vec.tasks.asr.decoding import greedy
 from data2vec.tasks.asr.tune import RANGES
 from data2vec.tasks.asr.tune import tune as search_weights
 from data2vec.tasks.asr.vocabulary import Alphabet
-from data2vec.tasks.extraction.batched_reading import Alone, Here, read
+from data2vec.tasks.extraction.batched_reading import read
 from data2vec.tasks.finetuning.labels import Targets, encode_labels, read_labels, targets_of_head
 from data2vec.tasks.metrics import OF_PROBLEM, Scores, error_rates
 
@@ -60,26 +60,26 @@ def open_held(modality: Modality, where: str, targets: Targets, label: str, name
 
 
 @torch.inference_mode()
-def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, here: Here) -> Iterator[tuple[int, Tensor]]:
+def outputs(encoder: Encoder, head: Head, modality: Modality, held: Held, process: Process) -> Iterator[tuple[int, Tensor]]:
     """(place among the held examples, logits (V,) or (T, V)) of each that can be read, this process's share of them.
 
     Examples of like length share a batch; padding reaches nothing."""
     plain = undisturbed(encoder)
-    for places, batch in read(modality, held.examples, held.indices, here, "validation"):
+    for places, batch in read(modality, held.examples, held.indices, process, "validation"):
         found, padding = heads.logits(plain, head, batch)
         lengths = [None] * len(places) if padding is None else (~padding).sum(1).tolist()
         for place, each, length in zip(places, found.float().cpu(), lengths, strict=True):
             yield int(place), each if each.ndim == 1 else each[:length]
 
 
-def measure(told: Iterable[tuple[int, Tensor]], head: Head, held: Held, here: Here, task: Any) -> tuple[Scores, int]:
+def measure(told: Iterable[tuple[int, Tensor]], head: Head, held: Held, process: Process, task: Any) -> tuple[Scores, int]:
     """The measures of the head's task over all processes, and on how many examples: those that could be read.
 
     `told`: this process's `outputs`. Of recognition `wer` and `cer` are by the language model where the task's settings name
     one, and `wer_greedy` is without."""
     if isinstance(head, CTC):
-        return _recognition(told, head, held, here, task.decode)
-    found = here.gather([(place, logits.numpy()) for place, logits in told])
+        return _recognition(told, head, held, process, task.decode)
+    found = process.all_gather([(place, logits.numpy()) for place, logits in told])
     labels, logits = _in_order(found, held)
     settings: ClassifierSettings = head.settings
     if settings.problem == "multi_label_classification":
@@ -92,7 +92,7 @@ def measure(told: Iterable[tuple[int, Tensor]], head: Head, held: Held, here: He
 
 
 def _recognition(
-    told: Iterable[tuple[int, Tensor]], head: CTC, held: Held, here: Here, decode: DecodeSettings
+    told: Iterable[tuple[int, Tensor]], head: CTC, held: Held, process: Process, decode: DecodeSettings
 ) -> tuple[Scores, int]:
     alphabet = Alphabet(head.settings.labels)
     search = searching(alphabet, decode)
@@ -101,7 +101,7 @@ def _recognition(
         given = logits[None], [len(logits)]
         plain = greedy(*given, alphabet)[0].text
         said.append((place, (plain, plain if search is None else search(*given)[0].text)))
-    references, texts = _in_order(here.gather(said), held)
+    references, texts = _in_order(process.all_gather(said), held)
     rates = error_rates([text for _, text in texts], references)
     found = {"wer": rates.wer, "cer": rates.cer}
     if search is not None:
@@ -173,17 +173,17 @@ def evaluate(
     recipe = recipes.load(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
     if recipe.data.valid is None:
         raise UserError("data.valid: where is the labelled data to measure on? data.valid=FOLDER")
-    modality, here = recipe.build_modality(), Alone(resolve_device(recipe.train.device))
+    modality, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
     task: Any = recipe.objective
     held = open_held(modality, recipe.data.valid, targets_of_head(given.head.settings, task), task.label)
-    encoder, head = given.encoder.to(here.device), given.head.to(here.device)
-    told: Iterable[tuple[int, Tensor]] = outputs(encoder, head, modality, held, here)
+    encoder, head = given.encoder.to(process.device), given.head.to(process.device)
+    told: Iterable[tuple[int, Tensor]] = outputs(encoder, head, modality, held, process)
     weights = {}
     if tune:
         told = list(told)
         weights = _tuned(told, head, held, task, tune)
         task = task.model_copy(update={"decode": task.decode.model_copy(update=weights)})
-    measured, seen = measure(told, head, held, here, task)
+    measured, seen = measure(told, head, held, process, task)
     found = Evaluation(measured, seen, held.left_out + len(held.indices) - seen, weights)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"

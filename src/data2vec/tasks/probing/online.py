@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from data2vec.distributed import Process
 from data2vec.modalities.base import Examples
 from data2vec.recipe import recipe as recipes
 from data2vec.recipe.recipe import Recipe
-from data2vec.tasks.extraction.batched_reading import Here
 from data2vec.tasks.probing.classifiers import accuracies
 from data2vec.tasks.probing.labelled import open_labelled
 from data2vec.tasks.probing.pooled import pooled
@@ -27,8 +27,8 @@ class OnlineProbe:
 
     Raises UserError when data or labels are missing or none can be read."""
 
-    def __init__(self, recipe: Recipe, examples: Examples | None, here: Here):
-        self.settings, self.seed, self.here = recipe.probe, recipe.train.seed, here
+    def __init__(self, recipe: Recipe, examples: Examples | None, process: Process):
+        self.settings, self.seed, self.process = recipe.probe, recipe.train.seed, process
         with TemporaryDirectory() as folder:  # what a trained model has of its training data, such as a tokenizer
             files = recipe.build_modality().save(Path(folder), examples)
             kept = {f"data.{key}": str(Path(folder, name)) for key, name in files.items()}
@@ -47,16 +47,16 @@ class OnlineProbe:
         return found | self.start | {"probe_seconds": round(time.monotonic() - begin, 4)}
 
     def _measure(self) -> dict[str, Any]:
-        here, neighbours = self.here, self.settings.neighbours
-        encoder = self.encoder.to(here.device)
+        process, neighbours = self.process, self.settings.neighbours
+        encoder = self.encoder.to(process.device)
         # From the first time on without what cannot be read.
-        x, self.fit = pooled([encoder], self.modality, self.fit, here)
-        y, self.held = pooled([encoder], self.modality, self.held, here)
+        x, self.fit = pooled([encoder], self.modality, self.fit, process)
+        y, self.held = pooled([encoder], self.modality, self.held, process)
         self.encoder.to("cpu")
         fit, held = self.fit.classes, self.held.classes
-        mine = range(here.rank, x.shape[1], here.world)
+        mine = range(process.rank, x.shape[1], process.world_size)
         scores = [(layer + 1, *accuracies(x[0, layer], fit, y[0, layer], held, neighbours, self.seed)) for layer in mine]
-        scores = sorted(here.gather(scores))
+        scores = sorted(process.all_gather(scores))
         best, nearest = max(scores, key=lambda score: score[1]), max(scores, key=lambda score: score[2])
         return {
             "probe_linear": best[1],

@@ -5,17 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.feature_extraction import batch_features, layer_weights
 from data2vec.modalities.base import Modality
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
-from data2vec.tasks.extraction.batched_reading import Here, read
+from data2vec.tasks.extraction.batched_reading import read
 from data2vec.tasks.probing.labelled import Labelled
 
 
 @torch.no_grad()
-def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, here: Here) -> tuple[np.ndarray, Labelled]:
+def pooled(
+    encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, process: Process
+) -> tuple[np.ndarray, Labelled]:
     """The features of labelled examples in every block of every encoder, which share the work of loading.
 
     The encoders are plain and in evaluation mode, on the device; processes share the batches, and all get all features.
@@ -24,10 +27,10 @@ def pooled(encoders: Sequence[Encoder], modality: Modality, labelled: Labelled, 
     plain = [undisturbed(encoder) for encoder in encoders]
     every = layer_weights("all", len(plain[0].transformer.blocks))
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for places, batch in read(modality, labelled.examples, labelled.indices, here, "features"):
+    for places, batch in read(modality, labelled.examples, labelled.indices, process, "features"):
         means = [heads.mean(*batch_features(encoder, batch, every)) for encoder in plain]
         found.append((places, torch.stack(means).float().cpu().numpy()))
-    found = here.gather(found)
+    found = process.all_gather(found)
     if not found:
         raise UserError(f"{labelled.name}: none of the {len(labelled.indices)} examples can be read")
     places, vectors = np.concatenate([part for part, _ in found]), np.concatenate([part for _, part in found], axis=2)

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data2vec.feature_extraction import resolve_device
+from data2vec.distributed import Process, resolve_device
 from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn.encoder import Encoder
 from data2vec.recipe import recipe as recipes
 from data2vec.recipe.recipe import Recipe
-from data2vec.tasks.extraction.batched_reading import Alone
 from data2vec.tasks.probing.classifiers import accuracies
 from data2vec.tasks.probing.labelled import open_labelled
 from data2vec.tasks.probing.pooled import pooled
@@ -98,10 +97,10 @@ def probe(
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     fit, held = open_labelled(modality, settings, seed)
 
-    here = Alone(resolve_device(recipe.train.device))
-    pair = [encoder.to(here.device).eval() for encoder in (model.encoder, untrained(recipe))]
-    x, fit = pooled(pair, modality, fit, here)
-    y, held = pooled(pair, modality, held, here)
+    process = Process(resolve_device(recipe.train.device))
+    pair = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained(recipe))]
+    x, fit = pooled(pair, modality, fit, process)
+    y, held = pooled(pair, modality, held, process)
     rows = []
     for layer in tqdm(range(x.shape[1]), "classifiers", unit="layer", leave=False, disable=None):
         trained, start = (
