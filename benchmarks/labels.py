@@ -23,7 +23,7 @@ from typing import Any
 
 from data2vec.recipe import recipe as recipes
 from data2vec.run_dir import Run
-from data2vec.tasks.metrics import LESS_IS_BETTER
+from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.sweep import best
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         values = list(pool.map(lambda job: run(job, arguments), jobs))
     metric = recipes.load(arguments.recipe, given["pre-trained"]).objective.metric
-    print(f"\n{metric}, best of a run ({'less' if metric in LESS_IS_BETTER else 'more'} is better); mean ± standard deviation")
+    print(f"\n{metric}, best of a run ({'less' if metric in LOWER_IS_BETTER else 'more'} is better); mean ± standard deviation")
     table = []
     for share in arguments.shares:
         row = {"share": share}

@@ -233,9 +233,9 @@ def _transcribe(arguments: argparse.Namespace) -> None:
     lines, bad = [], 0
     for each in transcribe(a.model, a.audio, decode, device=a.device):
         lines.append(json.dumps(asdict(each), ensure_ascii=False))
-        if each.bad is not None:
+        if each.error is not None:
             bad += 1
-            print(f"data2vec: left out: {each.bad}", file=sys.stderr)
+            print(f"data2vec: left out: {each.error}", file=sys.stderr)
         elif a.words:
             print(*(f"{each.name}\t{word.start:.2f}\t{word.end:.2f}\t{word.text}" for word in each.words), sep="\n", flush=True)
         else:

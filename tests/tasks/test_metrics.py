@@ -43,7 +43,7 @@ def one_hot(classes: list[int], of: int) -> np.ndarray:
 
 def test_of_two_classes_worked_by_hand() -> None:
     said, right = [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]  # 2 true, 1 false positive, 1 missed, 1 true negative
-    scores = metrics.single_label(one_hot(said, 2), np.array(right))
+    scores = metrics.single_label_scores(one_hot(said, 2), np.array(right))
     assert scores["accuracy"] == pytest.approx(3 / 5)
     assert scores["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert scores["accuracy_f1"] == pytest.approx((3 / 5 + 2 / 3) / 2)
@@ -52,7 +52,7 @@ def test_of_two_classes_worked_by_hand() -> None:
 
 def test_top_5_counts_the_five_largest() -> None:
     logits = np.tile(np.arange(8.0), (2, 1))
-    scores = metrics.single_label(logits, np.array([3, 2]))
+    scores = metrics.single_label_scores(logits, np.array([3, 2]))
     assert scores["top5"] == 0.5 and scores["accuracy"] == 0
 
 
@@ -60,16 +60,16 @@ def test_average_precision_worked_by_hand_and_classes_that_do_not_occur() -> Non
     logits = np.array([[3.0, 1, 0], [2, 2, 0], [1, 3, 0]])
     labels = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0]])
     # class 0: ranked 1st and 3rd are right: (1/1 + 2/3) / 2; class 1: the first is right: 1; class 2 does not occur
-    assert metrics.multi_label(logits, labels)["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert metrics.multi_label_scores(logits, labels)["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
 
 
 def test_correlations_worked_by_hand() -> None:
-    scores = metrics.regression(np.array([1.0, 2, 3]), np.array([1.0, 4, 9]))
+    scores = metrics.regression_scores(np.array([1.0, 2, 3]), np.array([1.0, 4, 9]))
     assert scores["spearman"] == pytest.approx(1)
     assert scores["pearson"] == pytest.approx(8 / math.sqrt(2 * 98 / 3))  # Σxy = 8, Σx² = 2, Σy² = 98 / 3, centred
     assert scores["mean_squared_error"] == pytest.approx((0 + 4 + 36) / 3)
-    assert metrics.regression(np.ones(3), np.array([1.0, 4, 9]))["pearson"] == 0
+    assert metrics.regression_scores(np.ones(3), np.array([1.0, 4, 9]))["pearson"] == 0
 
 
 def test_errors_are_better_when_less() -> None:
-    assert metrics.better("wer", 0.1, 0.2) and not metrics.better("accuracy", 0.1, 0.2)
+    assert metrics.is_better("wer", 0.1, 0.2) and not metrics.is_better("accuracy", 0.1, 0.2)

@@ -20,7 +20,7 @@ from data2vec.model import Model
 from data2vec.nn.heads import Classifier
 from data2vec.recipe import recipe as recipes
 from data2vec.recipe.task_settings import SupervisedSettings
-from data2vec.tasks.asr.ngram import estimate
+from data2vec.tasks.asr.ngram import estimate_ngram
 from data2vec.train.finetune import Finetuning
 from data2vec.train.sweep import sweep
 
@@ -146,11 +146,11 @@ def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: di
     found = data2vec.evaluate(run.folder)
     assert found.scores["wer"] == 0 and found.examples == 24
     assert json.loads((run.folder / "evaluation.json").read_text())["scores"]["wer"] == 0
-    estimate(WORDS, 2).write(tmp_path / "lm.arpa")
+    estimate_ngram(WORDS, 2).save_arpa(tmp_path / "lm.arpa")
     searched = data2vec.evaluate(run.folder, None, {"objective.decode.lm": str(tmp_path / "lm.arpa")}, tune=3)
     assert searched.scores["wer"] == 0 == searched.scores["wer_greedy"]
     assert set(searched.weights) == {"lm_weight", "word_score", "silence_score"} and "found: objective.decode" in str(searched)
-    with pytest.raises(UserError, match=r"--tune: is for recognition with a language model"):
+    with pytest.raises(UserError, match=r"--tune: needs a beam search"):
         data2vec.evaluate(run.folder, tune=3)
     said = list(data2vec.transcribe(run.folder, [labelled / "speech" / f"{i}.wav" for i in range(4)]))
     assert [each.text for each in said] == list(WORDS)
@@ -292,7 +292,7 @@ def test_what_cannot_be_used_is_left_out_with_a_word(
     valid = tmp_path / "valid" / "metadata.csv"
     valid.write_text(valid.read_text().replace("HI LO", "HI ÜÜ"))
     alphabet = ["<s>", "<pad>", "</s>", "<unk>", "|", "L", "O", "H", "I"]
-    changes = settings("speech", 1, objective__alphabet=alphabet, objective__channel_mask=None)
+    changes = settings("speech", 1, objective__vocabulary=alphabet, objective__channel_mask=None)
     run = data2vec.finetune(
         "speech/ctc-v1-base-10h",
         given["speech-v1"],
@@ -301,14 +301,14 @@ def test_what_cannot_be_used_is_left_out_with_a_word(
         changes,
         tmp_path / "run",
     )
-    assert "1 of 24 examples are left out" in caplog.text and "'Ö'" in caplog.text
-    assert "1 of 23 transcripts do not fit into their audio and teach nothing (example 2: 121 positions" in caplog.text
+    assert "1 of 24 examples are left out: invalid label" in caplog.text and "'Ö'" in caplog.text
+    assert "1 of 23 transcripts are too long for their audio and do not train (example 2: 121 positions" in caplog.text
     assert run.metrics[-1]["valid_wer"] > 0  # what cannot be spelled is an error, not left out
 
 
 def test_one_class_is_refused(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(labelled / "vision" / "dark", tmp_path / "data" / "dark")
-    with pytest.raises(UserError, match="every example has the label 'dark'; there is nothing to tell apart"):
+    with pytest.raises(UserError, match="every example has the label 'dark'; classification needs at least two classes"):
         data2vec.finetune(
             "vision/classify-v2-base", given["vision-v2"], str(tmp_path / "data"), None, settings("vision", 1), tmp_path / "run"
         )
@@ -327,7 +327,7 @@ def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
         settings("vision", 1),
         tmp_path / "run",
     )
-    assert "12 of 36 examples are left out" in caplog.text and "'grey' is none of the 2 classes" in caplog.text
+    assert "12 of 36 examples are left out: invalid label" in caplog.text and "'grey' is none of the 2 classes" in caplog.text
     assert "valid_accuracy" in run.metrics[-1]
 
 
@@ -362,7 +362,7 @@ def test_the_commands(
     said = capsys.readouterr()
     assert said.out.startswith(f"{clip}\t") and "left out" in said.err
     lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
-    assert [line["name"] for line in lines] == [clip, str(tmp_path / "none.wav")] and lines[1]["bad"]
+    assert [line["name"] for line in lines] == [clip, str(tmp_path / "none.wav")] and lines[1]["error"]
 
 
 def test_a_model_without_a_head_cannot_be_evaluated(given: dict[str, Path], labelled: Path) -> None:

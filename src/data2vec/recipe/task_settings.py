@@ -6,7 +6,6 @@ from pydantic import Field
 
 from data2vec.data.mixing import PictureMixing, WaveMixing
 from data2vec.objective.masking import SpanMask
-from data2vec.recipe.beam_settings import BeamSettings
 from data2vec.settings import Settings
 
 
@@ -57,13 +56,35 @@ class SupervisedSettings(Settings):
     """Optimizer steps between validations; the last step is always validated, and the best model is kept."""
 
 
+class BeamSettings(Settings):
+    """The width and the weights of a beam search."""
+
+    beam: Annotated[int, Field(gt=0)] = 50
+    """Hypotheses kept per frame: 50 while training, 1500 for published results (fairseq)."""
+    token_beam: Annotated[int, Field(gt=0)] | None = None
+    """Most likely labels tried per frame; none: all."""
+    threshold: Annotated[float, Field(gt=0)] = 50.0
+    """Hypotheses that score worse than the best by more than this are dropped."""
+    lm_weight: float = 2.0
+    """Weight of the language model's log10-probabilities."""
+    word_score: float = -1.0
+    """Added for every word of the lexicon."""
+    silence_score: float = 0.0
+    """Added for every frame of the separator."""
+    unknown_score: float | None = None
+    """Added for a word that is not in the lexicon, which can only be a prefix of one that is (flashlight); none: no such
+    words."""
+    log_add: bool = False
+    """Sum the alignments of a hypothesis, instead of taking the best one."""
+
+
 class DecodeSettings(BeamSettings):
-    """How logits become text: greedily; or, with a language model or a lexicon, by beam search (data2vec[decode])."""
+    """How logits become text: greedy decoding; or, with a language model or a lexicon, beam search (data2vec[decode])."""
 
     lm: str | None = None
-    """An n-gram language model: an ARPA file, or a binary file of KenLM."""
+    """An n-gram language model: an ARPA file or a KenLM binary."""
     lexicon: str | None = None
-    """A file of words, or of words and their spelling; none: the words of the language model."""
+    """A file of words, or of words and their spellings; none: the words of the language model."""
 
 
 class RecognitionSettings(SupervisedSettings):
@@ -73,8 +94,8 @@ class RecognitionSettings(SupervisedSettings):
     """The task: connectionist temporal classification."""
     label: str = "transcript"
     """The column that holds the transcript."""
-    alphabet: Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    """The labels, the blank first; none: those of the model's head, else the characters of the training transcripts."""
+    vocabulary: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """The labels, blank first; none: those of the model's head, or else the characters of the training transcripts."""
     metric: Literal["wer", "cer"] = "wer"
     """By which the best model is chosen: word or character error rate."""
     decode: DecodeSettings = DecodeSettings()

@@ -19,7 +19,7 @@ from data2vec.report import curves
 from data2vec.report import style as figure
 from data2vec.report.figures import Look, looks
 from data2vec.run_dir import Run
-from data2vec.tasks.finetuning.verdict import judge
+from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.train import provenance as machine
 
 FILES = 200
@@ -76,7 +76,7 @@ def at_end(run: Path, recipe: Recipe) -> None:
 def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step has been logged yet.</p></section>'
-    found, last = judge(metrics, recipe), starts[-1] if starts else {}
+    found, last = judge_run(metrics, recipe), starts[-1] if starts else {}
     # What ends a run may never have been logged: a loss that is no number is not.
     state = "collapsed" if last.get("unhealthy") else found.state
     signs = "".join(

@@ -25,12 +25,18 @@ from data2vec.recipe import recipe as recipes
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
-from data2vec.tasks.finetuning.evaluate import measure, open_held, outputs
-from data2vec.tasks.finetuning.labelled_batches import Chosen, LabelledBatches
-from data2vec.tasks.finetuning.labels import balanced, encode_labels, read_labels, targets_of, warn_of_long
-from data2vec.tasks.finetuning.supervised import Supervised
-from data2vec.tasks.finetuning.verdict import judge
-from data2vec.tasks.metrics import better
+from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
+from data2vec.tasks.finetuning.labelled_batches import LabelledBatches, Subset
+from data2vec.tasks.finetuning.labels import (
+    balancing_repeats,
+    encode_labels,
+    read_labels,
+    targets_from_labels,
+    warn_long_transcripts,
+)
+from data2vec.tasks.finetuning.supervised import SupervisedObjective
+from data2vec.tasks.finetuning.verdict import judge_run
+from data2vec.tasks.metrics import is_better
 from data2vec.train.init_from import fit, meaning
 from data2vec.train.parallel import all_weights
 from data2vec.train.trainer import Training, run_in
@@ -79,31 +85,31 @@ class Finetuning(Training):
         examples = modality.labelled(modality.rows(where))
         values = read_labels(examples, task.label, where)
         known = None if self.given is None or self.given.head is None else self.given.head.settings
-        targets = targets_of([value for value in values if value is not None], task, known)
+        targets = targets_from_labels([value for value in values if value is not None], task, known)
         if task.blocks:
             targets.head = targets.head.model_copy(update={"blocks": recipe.encoder.layers})
         self.targets = targets
         indices, labels = encode_labels(values, self.targets, where)
         if task.name == "ctc":
             positions = np.floor(examples.costs[indices] / (modality.seconds_per_position or 1) + 1e-6)
-            warn_of_long(indices, labels, positions, where)
+            warn_long_transcripts(indices, labels, positions, where)
         if getattr(task, "balance", False):
-            repeats = balanced(labels)
+            repeats = balancing_repeats(labels)
             indices, labels = (
                 np.repeat(indices, repeats),
                 [x for x, times in zip(labels, repeats, strict=True) for _ in range(times)],
             )
-        batches = LabelledBatches(modality, Chosen(examples, indices), labels, self.targets, task, recipe.encoder.width)
+        batches = LabelledBatches(modality, Subset(examples, indices), labels, self.targets, task, recipe.encoder.width)
         pin = process.device.type == "cuda"
         return Loader(modality, None, [], self.settings.seed, process.rank, process.world_size, pin, batches=batches)
 
-    def _build(self, modality: Modality) -> Supervised:
+    def _build(self, modality: Modality) -> SupervisedObjective:
         encoder = encoders.build(modality, self.recipe.encoder)
         head = heads.build(self.targets.head, self.recipe.encoder.width)
         task: Any = self.recipe.objective
         if self.given is None:  # nothing is there to be kept from harm
             task = task.model_copy(update={"freeze_steps": 0})
-        return Supervised(encoder, head, task)
+        return SupervisedObjective(encoder, head, task)
 
     @torch.no_grad()
     def _start(self) -> str | None:
@@ -113,7 +119,7 @@ class Finetuning(Training):
         head = self.given.head
         if same := head is not None and head.settings == self.targets.head:
             self.objective.head.load_state_dict(head.state_dict())
-        self.objective.begin()
+        self.objective.start_average()
         return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
 
     def _probe(self) -> tuple[Any, int]:
@@ -123,7 +129,7 @@ class Finetuning(Training):
             return None, task.every
         recipe = recipes.load(self.recipe, {"data.streaming": False})
         modality = recipe.build_modality()
-        held = open_held(modality, valid, self.targets, task.label)
+        eval_set = load_eval_set(modality, valid, self.targets, task.label)
         copy = models.blank(recipe, self.targets.head)
 
         def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
@@ -131,8 +137,8 @@ class Finetuning(Training):
             assert copy.head is not None
             copy.encoder.to(self.process.device)
             copy.head.to(self.process.device)
-            told = outputs(copy.encoder, copy.head, modality, held, self.process)
-            scores, _ = measure(told, copy.head, held, self.process, task)
+            predictions = predict(copy.encoder, copy.head, modality, eval_set, self.process)
+            scores, _ = compute_scores(predictions, copy.head, eval_set, self.process, task)
             return {f"valid_{name}": value for name, value in scores.items()}
 
         return validate, task.every
@@ -145,7 +151,7 @@ class Finetuning(Training):
         if f"valid_{metric}" not in scores:
             raise UserError(f"objective.metric: {metric!r} is not measured here, only {', '.join(k[6:] for k in scores)}")
         value, best = scores[f"valid_{metric}"], self.noted.get("best")
-        if best is None or better(metric, value, best["value"]):
+        if best is None or is_better(metric, value, best["value"]):
             self.noted["best"] = {"step": self.step, "metric": metric, "value": value}
             self._write_model(weights)
         return scores
@@ -165,7 +171,7 @@ class Finetuning(Training):
 
     def _fill(self, model: Model, weights: Mapping[str, Tensor]) -> None:
         for part, name in ((model.encoder, "student."), (model.head, "head.")):
-            prefix = self.objective.best + name
+            prefix = self.objective.best_weights_prefix + name
             assert part is not None
             part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
@@ -178,7 +184,7 @@ class Finetuning(Training):
         return None if health.finite(line) else "the loss, or the norm of the gradients, is no number any more"
 
     def _verdict(self) -> Verdict:
-        return judge(self.run.metrics, self.recipe)
+        return judge_run(self.run.metrics, self.recipe)
 
 
 def _resolve(

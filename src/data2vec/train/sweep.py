@@ -12,7 +12,7 @@ from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.recipe import recipe as recipes
 from data2vec.run_dir import Run
-from data2vec.tasks.metrics import LESS_IS_BETTER
+from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.finetune import finetune
 
 
@@ -47,7 +47,7 @@ class Sweep:
     @property
     def best(self) -> Cell:
         """The one with the best median."""
-        return (min if self.metric in LESS_IS_BETTER else max)(self.cells, key=lambda cell: cell.median)
+        return (min if self.metric in LOWER_IS_BETTER else max)(self.cells, key=lambda cell: cell.median)
 
     def __str__(self) -> str:
         rows = [f"{'median':>8} {'mean':>8} {'spread':>8}  {self.metric} of {len(self.cells[0].values)} seeds"]
@@ -96,4 +96,4 @@ def sweep(
 def best(run: Run, metric: str) -> float:
     """The best validation of a run."""
     values = [line[f"valid_{metric}"] for line in run.metrics if f"valid_{metric}" in line]
-    return (min if metric in LESS_IS_BETTER else max)(values)
+    return (min if metric in LOWER_IS_BETTER else max)(values)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from data2vec.errors import UserError
 from data2vec.tasks.asr.beam_search import BeamSearch
-from data2vec.tasks.asr.decoding import greedy
-from data2vec.tasks.asr.ngram import NGram, estimate
-from data2vec.tasks.asr.vocabulary import Alphabet
+from data2vec.tasks.asr.greedy import GreedyDecoder
+from data2vec.tasks.asr.ngram import NGram, estimate_ngram
+from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
 
-ALPHABET = Alphabet(["<s>", "|", "A", "B", "C"])
+VOCABULARY = CTCVocabulary(["<s>", "|", "A", "B", "C"])
 LEXICON = ["A", "AB", "BA", "CAB", "CC", "C"]
 WIDE = {"beam": 100000, "threshold": 1e6}
 cases = st.tuples(st.integers(0, 2**31), st.integers(1, 5))
@@ -26,27 +26,27 @@ cases = st.tuples(st.integers(0, 2**31), st.integers(1, 5))
 
 @pytest.fixture(scope="module")
 def model() -> NGram:
-    return estimate(["A AB", "BA CAB A", "CC C A", "AB BA BA C", "A D"], order=2)
+    return estimate_ngram(["A AB", "BA CAB A", "CC C A", "AB BA BA C", "A D"], order=2)
 
 
 @pytest.fixture(scope="module")
 def arpa(model: NGram, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lm") / "words.arpa"
-    model.write(path)
+    model.save_arpa(path)
     return path
 
 
 def logits_of(case: tuple[int, int]) -> torch.Tensor:
     seed, frames = case
-    return 2 * torch.randn(frames, len(ALPHABET.labels), generator=torch.Generator().manual_seed(seed))
+    return 2 * torch.randn(frames, len(VOCABULARY.labels), generator=torch.Generator().manual_seed(seed))
 
 
 @cache
 def paths(frames: int) -> list[tuple[tuple[int, ...], str]]:
     """Every path of so many frames, with the labels that it stands for put together; flashlight leaves out a separator that
     is there from the first frame on."""
-    every = product(range(len(ALPHABET.labels)), repeat=frames)
-    found = ((path, "".join(ALPHABET.labels[i] for i, _ in groupby(path) if i)) for path in every)
+    every = product(range(len(VOCABULARY.labels)), repeat=frames)
+    found = ((path, "".join(VOCABULARY.labels[i] for i, _ in groupby(path) if i)) for path in every)
     return [(path, text[1:] if path[0] == 1 else text) for path, text in found]
 
 
@@ -77,11 +77,12 @@ def test_lexicon_and_model_find_the_best_of_all(
         if set(words := [word for word in text.split("|") if word]) <= set(LEXICON):
             sentences[" ".join(words)].append(score)
     scores = {
-        text: together(each, log_add) + lm * model.sentence(text) + word * len(text.split()) for text, each in sentences.items()
+        text: together(each, log_add) + lm * model.score_sentence(text) + word * len(text.split())
+        for text, each in sentences.items()
     }
     best = max(scores, key=scores.__getitem__)
     given = {"lm_weight": lm, "word_score": word, "silence_score": silence, "log_add": log_add}
-    (found,) = BeamSearch(ALPHABET, arpa, LEXICON, **WIDE, **given)(logits[None], [len(logits)])
+    (found,) = BeamSearch(VOCABULARY, arpa, LEXICON, **WIDE, **given)(logits[None], [len(logits)])
     assert found.text == best
     assert found.score == pytest.approx(scores[best], abs=1e-3)
 
@@ -92,7 +93,7 @@ def test_without_a_lexicon_any_text_is_found(case: tuple[int, int], silence: flo
     logits = logits_of(case)
     scores = texts(logits, silence, log_add)
     best = max(scores, key=scores.__getitem__)
-    (found,) = BeamSearch(ALPHABET, **WIDE, silence_score=silence, log_add=log_add)(logits[None], [len(logits)])
+    (found,) = BeamSearch(VOCABULARY, **WIDE, silence_score=silence, log_add=log_add)(logits[None], [len(logits)])
     assert found.text == " ".join(best.replace("|", " ").split())
     assert found.score == pytest.approx(scores[best], abs=1e-3)
 
@@ -100,12 +101,13 @@ def test_without_a_lexicon_any_text_is_found(case: tuple[int, int], silence: flo
 @settings(max_examples=20, deadline=None)
 @given(cases)
 def test_a_model_of_labels(tmp_path_factory: pytest.TempPathFactory, case: tuple[int, int]) -> None:
-    letters = estimate(["A | A B |", "B A | C A B | A |", "C C | C |"], order=3)
-    letters.write(path := tmp_path_factory.mktemp("lm") / "letters.arpa")
+    letters = estimate_ngram(["A | A B |", "B A | C A B | A |", "C C | C |"], order=3)
+    letters.save_arpa(path := tmp_path_factory.mktemp("lm") / "letters.arpa")
     logits = logits_of(case)
-    scores = {text: score + 1.5 * letters.sentence(" ".join(text)) for text, score in texts(logits, 0, False).items()}
+    alone = texts(logits, 0, False)
+    scores = {text: score + 1.5 * letters.score_sentence(" ".join(text)) for text, score in alone.items()}
     best = max(scores, key=scores.__getitem__)
-    (found,) = BeamSearch(ALPHABET, path, **WIDE, lm_weight=1.5)(logits[None], [len(logits)])
+    (found,) = BeamSearch(VOCABULARY, path, **WIDE, lm_weight=1.5)(logits[None], [len(logits)])
     assert found.text == " ".join(best.replace("|", " ").split())
     assert found.score == pytest.approx(scores[best], abs=1e-3)
 
@@ -113,43 +115,45 @@ def test_a_model_of_labels(tmp_path_factory: pytest.TempPathFactory, case: tuple
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
 def test_a_beam_of_one_is_greedy(seed: int) -> None:
-    alphabet = Alphabet.of(["SOME LETTERS"])
+    vocabulary = CTCVocabulary.from_texts(["SOME LETTERS"])
     generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(3, 20, len(alphabet.labels), generator=generator)
+    logits = 3 * torch.randn(3, 20, len(vocabulary.labels), generator=generator)
     lengths = [20, 7, 0]
-    for one, other in zip(BeamSearch(alphabet, beam=1)(logits, lengths), greedy(logits, lengths, alphabet), strict=True):
+    for one, other in zip(
+        BeamSearch(vocabulary, beam=1)(logits, lengths), GreedyDecoder(vocabulary)(logits, lengths), strict=True
+    ):
         assert one.text == other.text and one.words == other.words
         assert one.score == pytest.approx(other.score, abs=1e-3)
 
 
-def peaks(alphabet: Alphabet, path: str) -> torch.Tensor:
+def peaks(vocabulary: CTCVocabulary, path: str) -> torch.Tensor:
     """Logits of a path, one character a frame, "." the blank."""
-    logits = torch.zeros(1, len(path), len(alphabet.labels))
+    logits = torch.zeros(1, len(path), len(vocabulary.labels))
     for frame, label in enumerate(path):
-        logits[0, frame, 0 if label == "." else alphabet.labels.index(label)] = 10
+        logits[0, frame, 0 if label == "." else vocabulary.labels.index(label)] = 10
     return logits
 
 
 @pytest.mark.parametrize("lexicon", [None, LEXICON])
 def test_words_have_times(lexicon: list[str] | None) -> None:
     path = ".AAB.||.CA.B|..CCC."
-    (found,) = BeamSearch(ALPHABET, lexicon=lexicon)(peaks(ALPHABET, path), [len(path)], seconds_per_position=0.5)
+    (found,) = BeamSearch(VOCABULARY, lexicon=lexicon)(peaks(VOCABULARY, path), [len(path)], seconds_per_position=0.5)
     assert [(word.text, word.start, word.end) for word in found.words] == [("AB", 0.5, 2), ("CAB", 4, 6), ("C", 7.5, 9)]
 
 
 def test_lexicon_repairs_letters() -> None:
     path = "CB.B||"
-    (free,), (bound,) = (BeamSearch(ALPHABET, lexicon=each)(peaks(ALPHABET, path), [6]) for each in (None, ["CAB", "A"]))
+    (free,), (bound,) = (BeamSearch(VOCABULARY, lexicon=each)(peaks(VOCABULARY, path), [6]) for each in (None, ["CAB", "A"]))
     assert free.text == "CBB" and bound.text == "CAB"
 
 
 def test_last_piece_of_a_word_may_be_held() -> None:
-    alphabet = Alphabet(["<s>", "▁ca", "t", "▁a", "s"])
+    vocabulary = CTCVocabulary(["<s>", "▁ca", "t", "▁a", "s"])
     path = [0, 1, 1, 2, 2, 2, 0, 3, 3, 3, 1, 2]
     logits = torch.zeros(1, len(path), 5)
     logits[0, range(len(path)), path] = 10
-    (found,) = BeamSearch(alphabet, lexicon=["cat", "a", "cats"])(logits, [len(path)])
-    (plain,) = greedy(logits, [len(path)], alphabet)
+    (found,) = BeamSearch(vocabulary, lexicon=["cat", "a", "cats"])(logits, [len(path)])
+    (plain,) = GreedyDecoder(vocabulary)(logits, [len(path)])
     assert found.text == plain.text == "cat a cat"
     assert found.words == plain.words
     assert found.score == pytest.approx(plain.score - 3, abs=1e-4)  # three words, no label lost
@@ -158,7 +162,7 @@ def test_last_piece_of_a_word_may_be_held() -> None:
 def test_beginnings_of_words_may_stand_as_words() -> None:
     path = "CA.B|"
     found = [
-        BeamSearch(ALPHABET, lexicon=["CAB", "B"], unknown_score=each)(peaks(ALPHABET, path), [5])[0] for each in (None, 5)
+        BeamSearch(VOCABULARY, lexicon=["CAB", "B"], unknown_score=each)(peaks(VOCABULARY, path), [5])[0] for each in (None, 5)
     ]
     assert [each.text for each in found] == ["CAB", "CA B"]
 
@@ -166,30 +170,30 @@ def test_beginnings_of_words_may_stand_as_words() -> None:
 def test_lexicon_file(tmp_path: Path) -> None:
     file = tmp_path / "lexicon.txt"
     file.write_text("Ahoy\tA B |\nCab C A B\n\nA\n")
-    found = BeamSearch(ALPHABET, lexicon=file)(peaks(ALPHABET, "AB|CAB|A|"), [9])
+    found = BeamSearch(VOCABULARY, lexicon=file)(peaks(VOCABULARY, "AB|CAB|A|"), [9])
     assert found[0].text == "Ahoy Cab A"
 
 
 def test_words_of_the_model_are_the_lexicon(arpa: Path, caplog: pytest.LogCaptureFixture) -> None:
-    search = BeamSearch(ALPHABET, arpa)
+    search = BeamSearch(VOCABULARY, arpa)
     assert search.words == ["A", "AB", "BA", "C", "CAB", "CC"]
     assert "1 of the 7 words" in caplog.text and "D" in caplog.text
 
 
 def test_a_word_given_twice_is_one(capfd: pytest.CaptureFixture[str]) -> None:
-    search = BeamSearch(ALPHABET, lexicon=["A", "B"] * 10)
+    search = BeamSearch(VOCABULARY, lexicon=["A", "B"] * 10)
     assert search.words == ["A", "B"] and not capfd.readouterr().err
 
 
 def test_other_weights_read_nothing_again(arpa: Path) -> None:
     logits = logits_of((3, 5))[None]
-    weighed = BeamSearch(ALPHABET, arpa, LEXICON).weighing(lm_weight=0.5, word_score=2.0)
-    assert weighed(logits, [5]) == BeamSearch(ALPHABET, arpa, LEXICON, lm_weight=0.5, word_score=2.0)(logits, [5])
+    weighed = BeamSearch(VOCABULARY, arpa, LEXICON).with_weights(lm_weight=0.5, word_score=2.0)
+    assert weighed(logits, [5]) == BeamSearch(VOCABULARY, arpa, LEXICON, lm_weight=0.5, word_score=2.0)(logits, [5])
 
 
 def test_nothing_comes_of_no_frames(arpa: Path) -> None:
     for lexicon in (None, LEXICON):
-        (found,) = BeamSearch(ALPHABET, lexicon=lexicon)(torch.zeros(1, 4, 5), [0])
+        (found,) = BeamSearch(VOCABULARY, lexicon=lexicon)(torch.zeros(1, 4, 5), [0])
         assert (found.text, found.score, found.words) == ("", 0, ())
 
 
@@ -197,27 +201,27 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     text = tmp_path / "no.arpa"
     text.write_text("hello\n")
     with pytest.raises(UserError, match="no file"):
-        BeamSearch(ALPHABET, tmp_path / "missing")
-    with pytest.raises(UserError, match="no ARPA file"):
-        BeamSearch(ALPHABET, text)
+        BeamSearch(VOCABULARY, tmp_path / "missing")
+    with pytest.raises(UserError, match="is not an ARPA file"):
+        BeamSearch(VOCABULARY, text)
     with pytest.raises(UserError, match="neither an ARPA file"):
-        BeamSearch(ALPHABET, text, LEXICON)
+        BeamSearch(VOCABULARY, text, LEXICON)
     with pytest.raises(UserError, match="X is spelled with 'x'"):
-        BeamSearch(ALPHABET, lexicon=["X x |"])
-    with pytest.raises(UserError, match="u, v, w, x, y, z, Z are spelled alike"):
-        BeamSearch(ALPHABET, lexicon=[f"{word} A |" for word in "uvwxyzZuv"])
+        BeamSearch(VOCABULARY, lexicon=["X x |"])
+    with pytest.raises(UserError, match="u, v, w, x, y, z, Z have the same spelling"):
+        BeamSearch(VOCABULARY, lexicon=[f"{word} A |" for word in "uvwxyzZuv"])
     with pytest.raises(UserError, match="'Z'"):
-        BeamSearch(ALPHABET, lexicon=["AZ"])
-    with pytest.raises(UserError, match="no word"):
-        BeamSearch(ALPHABET, lexicon=[])
-    estimate(["a ab c"]).write(text)
-    with pytest.raises(UserError, match="knows no word of the lexicon, such as 'A'"):
-        BeamSearch(ALPHABET, text, LEXICON)
+        BeamSearch(VOCABULARY, lexicon=["AZ"])
+    with pytest.raises(UserError, match="contains no word"):
+        BeamSearch(VOCABULARY, lexicon=[])
+    estimate_ngram(["a ab c"]).save_arpa(text)
+    with pytest.raises(UserError, match="contains no word of the lexicon, such as 'A'"):
+        BeamSearch(VOCABULARY, text, LEXICON)
     with pytest.raises(UserError, match="beam: "):
-        BeamSearch(ALPHABET, beam=0)
+        BeamSearch(VOCABULARY, beam=0)
 
 
 def test_without_the_library_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
     with pytest.raises(UserError, match=r"pip install data2vec\[decode\]"):
-        BeamSearch(ALPHABET)
+        BeamSearch(VOCABULARY)

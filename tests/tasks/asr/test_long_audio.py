@@ -6,7 +6,7 @@ from torch import nn
 
 from data2vec.errors import UserError
 from data2vec.nn.conv_feature_extractor import WAV2VEC, output_length
-from data2vec.tasks.asr.long_audio import chunks, join
+from data2vec.tasks.asr.long_audio import join_logits, split_into_chunks
 
 LAYERS = ((4, 6, 3), (4, 3, 2))
 STRIDE = math.prod(stride for _, _, stride in LAYERS)
@@ -26,20 +26,20 @@ def test_chunks_give_what_the_whole_does(network: nn.Module, samples: int, overl
     wave = torch.randn(1, 1, samples)
     with torch.no_grad():
         whole = network(wave)[0].T
-        pieces = chunks(samples, 120, overlap, LAYERS, rate=1)
-        joined = join([network(wave[..., piece.samples])[0].T for piece in pieces], pieces)
+        pieces = split_into_chunks(samples, 120, overlap, LAYERS, rate=1)
+        joined = join_logits([network(wave[..., piece.samples])[0].T for piece in pieces], pieces)
     assert joined.shape == whole.shape == (output_length(LAYERS, samples), 5)
     torch.testing.assert_close(joined, whole)
 
 
 def test_each_frame_is_of_the_chunk_in_which_it_is_furthest_from_an_edge() -> None:
-    pieces = chunks(1000, 120, 60, LAYERS, rate=1)
+    pieces = split_into_chunks(1000, 120, 60, LAYERS, rate=1)
     lengths = [output_length(LAYERS, piece.samples.stop - piece.samples.start) for piece in pieces]
-    taken = join([torch.full((n, 1), i) for i, n in enumerate(lengths)], pieces)[:, 0].tolist()
+    taken = join_logits([torch.full((n, 1), i) for i, n in enumerate(lengths)], pieces)[:, 0].tolist()
     for frame, chosen in enumerate(taken):
         room = {}
         for i, (piece, n) in enumerate(zip(pieces, lengths, strict=True)):
-            place = frame - piece.first
+            place = frame - piece.first_frame
             if 0 <= place < n:
                 before = math.inf if i == 0 else place
                 after = math.inf if i == len(pieces) - 1 else n - 1 - place
@@ -48,15 +48,15 @@ def test_each_frame_is_of_the_chunk_in_which_it_is_furthest_from_an_edge() -> No
 
 
 def test_chunks_begin_on_frames_and_reach_the_end() -> None:
-    pieces = chunks(16000 * 95 + 7, 30, 4)
-    assert all(piece.samples.start == piece.first * 320 for piece in pieces)
+    pieces = split_into_chunks(16000 * 95 + 7, 30, 4)
+    assert all(piece.samples.start == piece.first_frame * 320 for piece in pieces)
     assert [piece.samples.start / 16000 for piece in pieces] == [0, 26, 52, 78]
     assert pieces[-1].samples.stop == 16000 * 95 + 7
-    ends = [piece.first + output_length(WAV2VEC, piece.samples.stop - piece.samples.start) for piece in pieces]
+    ends = [piece.first_frame + output_length(WAV2VEC, piece.samples.stop - piece.samples.start) for piece in pieces]
     assert ends[-1] == output_length(WAV2VEC, 16000 * 95 + 7)
 
 
 def test_overlaps_that_leave_gaps_are_refused() -> None:
     for overlap in (0.0, 10.0, 12.0):
         with pytest.raises(UserError, match="overlap_seconds"):
-            chunks(160000, 10, overlap)
+            split_into_chunks(160000, 10, overlap)

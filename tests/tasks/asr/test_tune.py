@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from data2vec.tasks.asr.beam_search import BeamSearch
-from data2vec.tasks.asr.tune import tune
-from data2vec.tasks.asr.vocabulary import Alphabet
+from data2vec.tasks.asr.tune import tune_weights
+from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
 
-ALPHABET = Alphabet(["<s>", "|", "A", "B"])
+VOCABULARY = CTCVocabulary(["<s>", "|", "A", "B"])
 
 
 def heard(first: float, second: float) -> torch.Tensor:
@@ -21,8 +21,8 @@ def heard(first: float, second: float) -> torch.Tensor:
 def test_the_planted_optimum_is_found() -> None:
     """One word more costs -word_score: "A B" is right where the separator is worse by 2, "AB" where it is by 3."""
     logits, references = [heard(2, 0), heard(3, 0)] * 2, ["A B", "AB"] * 2
-    search = BeamSearch(ALPHABET, lexicon=["A", "B", "AB"], silence_score=0, word_score=-1)
-    found = tune(search, logits, references, trials=40, seed=1, ranges={"word_score": (-5, 5)})
+    search = BeamSearch(VOCABULARY, lexicon=["A", "B", "AB"], silence_score=0, word_score=-1)
+    found = tune_weights(search, logits, references, trials=40, seed=1, ranges={"word_score": (-5, 5)})
     assert 2 < found.search.settings.word_score < 3
     best, *others = found.trials
     assert best.wer == 0 and best.word_score == found.search.settings.word_score
@@ -32,8 +32,8 @@ def test_the_planted_optimum_is_found() -> None:
 
 
 def test_the_same_seed_tries_the_same() -> None:
-    search = BeamSearch(ALPHABET, lexicon=["A", "B", "AB"])
-    one, other = (tune(search, [heard(1, 0)], ["AB"], trials=8, seed=3) for _ in range(2))
+    search = BeamSearch(VOCABULARY, lexicon=["A", "B", "AB"])
+    one, other = (tune_weights(search, [heard(1, 0)], ["AB"], trials=8, seed=3) for _ in range(2))
     assert one.trials == other.trials
     given = search.settings
     assert any((t.lm_weight, t.word_score) == (given.lm_weight, given.word_score) for t in one.trials)

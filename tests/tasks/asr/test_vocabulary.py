@@ -1,10 +1,10 @@
 import pytest
 
 from data2vec.errors import UserError
-from data2vec.tasks.asr.vocabulary import Alphabet
+from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
-LETTERS = Alphabet(["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"])
-PIECES = Alphabet(["<pad>", "<unk>", "▁the", "▁c", "at", "a", "t", "▁", "s", "he", "▁CA"])
+LETTERS = CTCVocabulary(["<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"])
+PIECES = CTCVocabulary(["<pad>", "<unk>", "▁the", "▁c", "at", "a", "t", "▁", "s", "he", "▁CA"])
 
 
 def test_letters_end_every_word_with_the_separator() -> None:
@@ -18,23 +18,23 @@ def test_pieces_are_the_longest_that_fit() -> None:
 
 
 def test_a_space_parts_words() -> None:
-    alphabet = Alphabet(["<pad>", " ", "a", "b"])
-    assert alphabet.encode("ab b") == [2, 3, 1, 3, 1]
-    assert alphabet.decode([2, 3, 1, 1, 3]) == "ab b"
+    vocabulary = CTCVocabulary(["<pad>", " ", "a", "b"])
+    assert vocabulary.encode("ab b") == [2, 3, 1, 3, 1]
+    assert vocabulary.decode([2, 3, 1, 1, 3]) == "ab b"
 
 
 def test_without_word_separation_text_is_one_word() -> None:
-    alphabet = Alphabet(["<blank>", "你", "好"])
-    assert alphabet.decode(alphabet.encode("你好")) == "你好"
+    vocabulary = CTCVocabulary(["<blank>", "你", "好"])
+    assert vocabulary.decode(vocabulary.encode("你好")) == "你好"
     with pytest.raises(UserError, match="' '"):
-        alphabet.encode("你 好")
+        vocabulary.encode("你 好")
 
 
 def test_case_is_that_of_the_labels() -> None:
-    small = Alphabet.of(["the cat"])
+    small = CTCVocabulary.from_texts(["the cat"])
     assert LETTERS.decode(LETTERS.encode("the Cat")) == "THE CAT"
     assert small.decode(small.encode("The CAT")) == "the cat"
-    mixed = Alphabet.of(["The cat"])
+    mixed = CTCVocabulary.from_texts(["The cat"])
     with pytest.raises(UserError, match="'C'"):
         mixed.encode("The Cat")
 
@@ -48,15 +48,15 @@ def test_special_labels_are_no_text() -> None:
 
 
 def test_characters_that_no_label_spells_are_named() -> None:
-    with pytest.raises(UserError, match="'7', 'Ä', which 'Äh 7'"):
+    with pytest.raises(UserError, match="'7', 'Ä' in 'Äh 7'"):
         LETTERS.encode("Äh 7")
     assert LETTERS.encode("") == []
 
 
-def test_alphabet_of_texts() -> None:
-    alphabet = Alphabet.of(["bee  see", "bed"])
-    assert alphabet.labels == ("<s>", "<pad>", "</s>", "<unk>", "|", "e", "b", "d", "s")
-    with pytest.raises(UserError, match="parts words"):
-        Alphabet.of(["a|b"])
-    with pytest.raises(UserError, match="'a' is there more than once"):
-        Alphabet(["<s>", "a", "a"])
+def test_vocabulary_of_texts() -> None:
+    vocabulary = CTCVocabulary.from_texts(["bee  see", "bed"])
+    assert vocabulary.labels == ("<s>", "<pad>", "</s>", "<unk>", "|", "e", "b", "d", "s")
+    with pytest.raises(UserError, match="separates words"):
+        CTCVocabulary.from_texts(["a|b"])
+    with pytest.raises(UserError, match="'a' occurs more than once"):
+        CTCVocabulary(["<s>", "a", "a"])

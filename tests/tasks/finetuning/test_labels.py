@@ -7,76 +7,83 @@ import torch
 from data2vec.errors import UserError
 from data2vec.nn.heads import CTCSettings
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
-from data2vec.tasks.finetuning.labels import Transcripts, balanced, encode_labels, split, targets_of, warn_of_long
+from data2vec.tasks.finetuning.labels import (
+    Transcripts,
+    balancing_repeats,
+    encode_labels,
+    split_labels,
+    targets_from_labels,
+    warn_long_transcripts,
+)
 
 
 def test_letters_of_the_transcripts_or_those_of_the_model() -> None:
-    found = targets_of(["AB B", "B"], RecognitionSettings())
+    found = targets_from_labels(["AB B", "B"], RecognitionSettings())
     assert found.head == CTCSettings(labels=("<s>", "<pad>", "</s>", "<unk>", "|", "B", "A"))
     assert found.encode("AB B") == [6, 5, 4, 5, 4]
     assert found.collate([[1, 2], [3]]).tolist() == [[1, 2], [3, -1]]
     known = CTCSettings(labels=("-", "|", "A", "B", "C"))
-    assert targets_of(["AB"], RecognitionSettings(), known).head == known
-    given = RecognitionSettings(alphabet=("-", "|", "B", "A"))
-    assert targets_of(["AB"], given, known).head.labels == ("-", "|", "B", "A")
+    assert targets_from_labels(["AB"], RecognitionSettings(), known).head == known
+    given = RecognitionSettings(vocabulary=("-", "|", "B", "A"))
+    assert targets_from_labels(["AB"], given, known).head.labels == ("-", "|", "B", "A")
 
 
 def test_classes_are_in_the_order_of_their_numbers() -> None:
-    found = targets_of([10, 9, 9], ClassificationSettings())
+    found = targets_from_labels([10, 9, 9], ClassificationSettings())
     assert found.head.labels == ("9", "10")
     assert found.collate([found.encode(10), found.encode(9)]).tolist() == [1, 0]
-    assert found.shares(torch.tensor([1, 0])).tolist() == [[0, 1], [1, 0]]
+    assert found.class_probabilities(torch.tensor([1, 0])).tolist() == [[0, 1], [1, 0]]
 
 
 def test_several_classes() -> None:
-    found = targets_of(["dog|rain", "rain"], ClassificationSettings(problem="multi_label_classification"))
+    found = targets_from_labels(["dog|rain", "rain"], ClassificationSettings(problem="multi_label_classification"))
     assert found.head.labels == ("dog", "rain")
     assert found.collate([found.encode("rain, dog"), found.encode("rain")]).tolist() == [[1, 1], [0, 1]]
-    assert split(["a", "b"]) == split("a;b") == split(" a | b ") == ["a", "b"]
+    assert split_labels(["a", "b"]) == split_labels("a;b") == split_labels(" a | b ") == ["a", "b"]
 
 
 @pytest.mark.parametrize("values", [["a", "a"], [3]])
 def test_one_class_is_nothing_to_tell_apart(values: list[Any]) -> None:
-    with pytest.raises(UserError, match="nothing to tell apart"):
-        targets_of(values, ClassificationSettings())
+    with pytest.raises(UserError, match="needs at least two classes"):
+        targets_from_labels(values, ClassificationSettings())
 
 
 def test_forty_thousand_classes() -> None:
     names = [f"person {i}" for i in range(40000)]
-    found = targets_of(names, ClassificationSettings())
+    found = targets_from_labels(names, ClassificationSettings())
     kept, labels = encode_labels(names, found, "here")
     assert len(found.head.labels) == 40000 and len(kept) == len(set(labels)) == 40000
 
 
 def test_labels_that_cannot_be_used_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    found = Transcripts(targets_of(["AB"], RecognitionSettings()).alphabet)  # type: ignore[attr-defined]
+    found = Transcripts(targets_from_labels(["AB"], RecognitionSettings()).vocabulary)  # type: ignore[attr-defined]
     kept, labels = encode_labels(["AB", None, "A~"], found, "here")
     assert kept.tolist() == [0] and len(labels) == 1
-    assert "here: 2 of 3 examples are left out" in caplog.text and "it has no label" in caplog.text and "'~'" in caplog.text
-    with pytest.raises(UserError, match="no example has a label that can be used"):
+    assert "here: 2 of 3 examples are left out" in caplog.text and "no label" in caplog.text and "'~'" in caplog.text
+    with pytest.raises(UserError, match="no example has a usable label"):
         encode_labels([None], found, "here")
 
 
 def test_numbers() -> None:
-    found = targets_of([0.5, 5], ClassificationSettings(problem="regression", label="score"))
+    found = targets_from_labels([0.5, 5], ClassificationSettings(problem="regression", label="score"))
     assert found.head.labels == ("score",) and found.collate([found.encode("2.5")]).tolist() == [2.5]
     with pytest.raises(ValueError, match="nan"):
         found.encode("nan")
-    with pytest.raises(UserError, match="only classes can be mixed"):
-        found.shares(torch.zeros(1))
+    with pytest.raises(UserError, match="only class labels can be mixed"):
+        found.class_probabilities(torch.zeros(1))
 
 
 def test_rare_classes_are_repeated() -> None:
-    assert balanced([0, 0, 0, 0, 1, 1, 2]).tolist() == [1, 1, 1, 1, 2, 2, 4]
-    assert balanced([[0], [0], [0, 1]]).tolist() == [1, 1, 3]
-    assert balanced([0] * 500 + [1]).max() == 100
-    assert isinstance(balanced([0, 1]), np.ndarray)
+    assert balancing_repeats([0, 0, 0, 0, 1, 1, 2]).tolist() == [1, 1, 1, 1, 2, 2, 4]
+    assert balancing_repeats([[0], [0], [0, 1]]).tolist() == [1, 1, 3]
+    assert balancing_repeats([0] * 500 + [1]).max() == 100
+    assert isinstance(balancing_repeats([0, 1]), np.ndarray)
 
 
 def test_transcripts_that_do_not_fit_are_named(caplog: pytest.LogCaptureFixture) -> None:
     encoded = [[1, 2, 3], [1, 1, 2], [1, 1, 1], []]  # these take 3, 4, 5 and 0 positions
-    warn_of_long(np.array([5, 6, 8, 9]), encoded, np.array([3, 4, 5, 0]), "train")
+    warn_long_transcripts(np.array([5, 6, 8, 9]), encoded, np.array([3, 4, 5, 0]), "train")
     assert not caplog.text
-    warn_of_long(np.array([5, 6, 8, 9]), encoded, np.array([3, 3, 4, 0]), "train")
-    assert "train: 2 of 4 transcripts do not fit into their audio" in caplog.text
-    assert "example 6: 4 positions, 3 are there; example 8: 5 positions, 4 are there" in caplog.text
+    warn_long_transcripts(np.array([5, 6, 8, 9]), encoded, np.array([3, 3, 4, 0]), "train")
+    assert "train: 2 of 4 transcripts are too long for their audio" in caplog.text
+    assert "example 6: 4 positions needed, 3 given; example 8: 5 positions needed, 4 given" in caplog.text

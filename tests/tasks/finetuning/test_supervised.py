@@ -10,13 +10,13 @@ from data2vec.nn import heads
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe import recipe as recipes
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
-from data2vec.tasks.finetuning.supervised import Supervised, classification_loss, recognition_loss
+from data2vec.tasks.finetuning.supervised import SupervisedObjective, classification_loss, recognition_loss
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 2}
 SPANS = {"kind": "span", "prob": 0.5, "length": 2}
 
 
-def model(settings: RecognitionSettings | ClassificationSettings, name: str = "speech/v1-tiny") -> Supervised:
+def model(settings: RecognitionSettings | ClassificationSettings, name: str = "speech/v1-tiny") -> SupervisedObjective:
     torch.manual_seed(0)
     recipe = recipes.load(name, SMALL)
     encoder = encoders.build(recipe.build_modality(), recipe.encoder)
@@ -25,7 +25,7 @@ def model(settings: RecognitionSettings | ClassificationSettings, name: str = "s
         if isinstance(settings, RecognitionSettings)
         else ClassifierSettings(labels=("a", "b"))
     )
-    return Supervised(encoder, heads.build(head, 32), settings)
+    return SupervisedObjective(encoder, heads.build(head, 32), settings)
 
 
 def test_ctc_of_a_case_worked_by_hand() -> None:
@@ -78,7 +78,7 @@ def test_what_is_hidden_reaches_nothing(fill: str) -> None:
     this = model(RecognitionSettings.model_validate({"mask": SPANS, "channel_mask": SPANS, "fill": fill}))
     x = torch.randn(2, 8, 32, requires_grad=True)
     mask, channels = torch.rand(2, 8) < 0.5, torch.rand(2, 32) < 0.3
-    y = this._hide(x, LabelledBatch(x, labels=torch.zeros(len(x)), mask=mask, channel_mask=channels))
+    y = this._apply_masks(x, LabelledBatch(x, labels=torch.zeros(len(x)), mask=mask, channel_mask=channels))
     y.sum().backward()
     assert x.grad is not None
     hidden = mask[..., None] | channels[:, None]
@@ -96,7 +96,7 @@ def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
     settings = ClassificationSettings(frozen=True, blocks=True)
     recipe = recipes.load("speech/v1-tiny", SMALL)
     encoder = encoders.build(recipe.build_modality(), recipe.encoder)
-    this = Supervised(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
+    this = SupervisedObjective(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
     batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([0, 1]))
     this(batch).loss.backward()
     assert all(p.grad is None for p in this.student.parameters())
@@ -110,7 +110,7 @@ def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
 
 def test_the_average_of_the_weights_follows() -> None:
     this = model(RecognitionSettings(average=0.9))
-    assert this.average is not None and this.best == "average."
+    assert this.average is not None and this.best_weights_prefix == "average."
     weight, mean = this.head.out.weight, this.average["head"].out.weight
     start = weight.detach().clone()
     weight.data += 1

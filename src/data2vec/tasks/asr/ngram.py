@@ -1,6 +1,6 @@
-"""A word n-gram model of transcripts: interpolated, modified Kneser-Ney (Chen and Goodman, 1999), as an ARPA file.
+"""Word n-gram language models: interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1999), saved as ARPA files.
 
-The same estimate as that of KenLM's lmplz without pruning (Heafield and others, 2013).
+The same estimate as KenLM's lmplz without pruning (Heafield et al., 2013).
 """
 
 from collections import Counter, defaultdict
@@ -19,20 +19,20 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class NGram:
-    """Probabilities as log10, as the file has them."""
+    """An n-gram language model; probabilities are log10, as in an ARPA file."""
 
     probabilities: dict[Gram, float]
-    """Of the last word of every n-gram after those before it."""
+    """log10 p(last word | preceding words) of every n-gram."""
     backoffs: dict[Gram, float]
-    """Added where an n-gram is not there and its last words are asked instead."""
+    """log10 weight of every context when an n-gram is missing and a shorter one is used."""
 
     @cached_property
     def order(self) -> int:
-        """Words of the longest n-grams."""
+        """Length of the longest n-grams."""
         return max(map(len, self.probabilities))
 
-    def word(self, word: str, before: Sequence[str]) -> float:
-        """log10-probability of a word after others; these begin with "<s>" where they begin the sentence."""
+    def score_word(self, word: str, before: Sequence[str]) -> float:
+        """log10-probability of a word after the words `before`, which start with "<s>" at the start of a sentence."""
         known = word if (word,) in self.probabilities else UNKNOWN
         context = tuple(w if (w,) in self.probabilities else UNKNOWN for w in before)[-(self.order - 1) or len(before) :]
         backoff = 0.0
@@ -41,13 +41,13 @@ class NGram:
             context = context[1:]
         return backoff + self.probabilities[*context, known]
 
-    def sentence(self, text: str) -> float:
-        """log10-probability of a sentence and its end."""
+    def score_sentence(self, text: str) -> float:
+        """log10-probability of a sentence, including its end."""
         words = [BEGIN, *text.split(), END]
-        return sum(self.word(words[i], words[:i]) for i in range(1, len(words)))
+        return sum(self.score_word(words[i], words[:i]) for i in range(1, len(words)))
 
-    def write(self, path: str | Path) -> None:
-        """The model as an ARPA file, which KenLM and flashlight-text read."""
+    def save_arpa(self, path: str | Path) -> None:
+        """Write an ARPA file, which KenLM and flashlight-text read."""
         orders = [sorted(gram for gram in self.probabilities if len(gram) == n + 1) for n in range(self.order)]
         with Path(path).open("w", encoding="utf-8") as file:
             file.write("\\data\\\n" + "".join(f"ngram {n}={len(grams)}\n" for n, grams in enumerate(orders, 1)))
@@ -59,12 +59,12 @@ class NGram:
             file.write("\n\\end\\\n")
 
 
-def estimate(texts: Iterable[str], order: int = 4) -> NGram:
-    """A model of the words of sentences, one a text; empty ones are passed over.
+def estimate_ngram(texts: Iterable[str], order: int = 4) -> NGram:
+    """Estimate a model from sentences, one per text; empty ones are skipped.
 
-    Raises UserError where there is no word, or a word is one that the form keeps for itself."""
+    Raises UserError if there is no word at all, or one that ARPA files reserve."""
     if order < 1:
-        raise UserError(f"order: {order}; at least 1")
+        raise UserError(f"order: {order}; must be at least 1")
     counts = _counts(texts, order)
     vocabulary = {gram[0] for gram in counts[0]} | {UNKNOWN}
     uniform = -log10(len(vocabulary))
@@ -91,30 +91,31 @@ def estimate(texts: Iterable[str], order: int = 4) -> NGram:
 
 
 def _counts(texts: Iterable[str], order: int) -> list[Counter[Gram]]:
-    """Of every order: how often an n-gram is there; but if a longer one ends with it, after how many words it is there."""
+    """The counts of each order: occurrences for the highest, and for n-grams at the start of a sentence; otherwise the number
+    of different words that precede the n-gram (continuation counts)."""
     counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for text in texts:
         words = (BEGIN, *text.split(), END)
-        if kept := {BEGIN, END, UNKNOWN} & set(words[1:-1]):
-            raise UserError(f"{text!r}: {kept.pop()} is no word in a language model; take it out")
+        if reserved := {BEGIN, END, UNKNOWN} & set(words[1:-1]):
+            raise UserError(f"{text!r}: {reserved.pop()} is reserved in a language model; remove it")
         if len(words) > 2:
             for n, grams in enumerate(counts, 1):
                 grams.update(words[i : i + n] for i in range(len(words) - n + 1))
     del counts[0][BEGIN,]
     if not counts[0]:
-        raise UserError("a language model needs sentences; there is no word in these")
-    for shorter, longer in pairwise(counts):  # from short to long: `longer` still has plain counts
+        raise UserError("the texts contain no word; a language model needs sentences")
+    for shorter, longer in pairwise(counts):  # from short to long: `longer` still has occurrence counts
         after = Counter(gram[1:] for gram in longer)
         shorter.update({gram: after[gram] - shorter[gram] for gram in shorter if gram[0] != BEGIN})
     return counts
 
 
 def _discounts(grams: Counter[Gram]) -> tuple[float, ...]:
-    """What is taken off counts of 0, 1, 2, and 3 or more; constants where there are too few n-grams to tell (as lmplz)."""
+    """The discounts of counts 0, 1, 2, and 3 or more; constants if there are too few n-grams to estimate them (as lmplz)."""
     n = [sum(count == c for count in grams.values()) for c in range(5)]
     if all(n[1:]):
         y = n[1] / (n[1] + 2 * n[2])
-        found = (0.0, *(c - (c + 1) * y * n[c + 1] / n[c] for c in (1, 2, 3)))
-        if all(0 < d < c for c, d in enumerate(found) if c):
-            return found
+        discounts = (0.0, *(c - (c + 1) * y * n[c + 1] / n[c] for c in (1, 2, 3)))
+        if all(0 < d < c for c, d in enumerate(discounts) if c):
+            return discounts
     return (0.0, 0.5, 1.0, 1.5)

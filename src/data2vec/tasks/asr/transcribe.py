@@ -1,4 +1,4 @@
-"""What is said in recordings of any length, with the time of every word."""
+"""Transcription of recordings of any length, with the times of every word."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data2vec.batch import Batch
+from data2vec.data.audio import RATE
 from data2vec.distributed import resolve_device
 from data2vec.errors import BadExample, UserError
 from data2vec.feature_extraction import read_input
@@ -17,25 +18,25 @@ from data2vec.nn import heads
 from data2vec.nn.encoder import undisturbed
 from data2vec.nn.heads import CTC
 from data2vec.recipe.task_settings import DecodeSettings
-from data2vec.tasks.asr.decoding import Word, greedy
-from data2vec.tasks.asr.long_audio import chunks, join
-from data2vec.tasks.asr.vocabulary import Alphabet
-from data2vec.tasks.finetuning.evaluate import searching
+from data2vec.tasks.asr.decoding import build_decoder
+from data2vec.tasks.asr.greedy import Word
+from data2vec.tasks.asr.long_audio import join_logits, split_into_chunks
+from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What is said in a recording."""
+    """The transcript of a recording."""
 
     name: str
     """The file."""
     text: str
     words: tuple[Word, ...]
-    """Each with the seconds at which it begins and ends."""
+    """The words with their start and end times in seconds."""
     seconds: float
-    """How long the recording is."""
-    bad: str | None = None
-    """Why it could not be read, if it could not."""
+    """Duration of the recording."""
+    error: str | None = None
+    """Why the file cannot be decoded; None if it was."""
 
 
 @torch.inference_mode()
@@ -47,29 +48,29 @@ def transcribe(
     overlap_seconds: float = 2.0,
     device: str = "auto",
 ) -> Iterator[Transcript]:
-    """The transcript of each recording, one after the other.
+    """Transcribe recordings, one after the other.
 
-    `model`: a model fine-tuned by CTC, anything that `data2vec.load` opens. `audio`: files. `decode`: greedy by default. Longer
-    recordings are taken in pieces of `chunk_seconds` that overlap by `overlap_seconds`, and joined frame by frame, so
-    only samples and logits grow with their length. Raises UserError when the model has no such head."""
-    given = load(model)
-    if not isinstance(given.head, CTC):
-        raise UserError(f"{model}: is not a model that recognises speech; fine-tune it by CTC first (data2vec finetune)")
-    alphabet, decode = Alphabet(given.head.settings.labels), decode or DecodeSettings()
-    search = searching(alphabet, decode)
-    on = resolve_device(device)
-    encoder, head = undisturbed(given.encoder.to(on)), given.head.to(on)
-    settings: Any = given.modality.settings
-    step = given.modality.seconds_per_position or 1.0
+    `model`: anything that `data2vec.load` opens and that was fine-tuned with CTC. `audio`: files. `decode`: greedy by default.
+    Longer recordings are split into chunks of `chunk_seconds` that overlap by `overlap_seconds` and whose logits are joined,
+    so only samples and logits grow with their length. Raises UserError if the model has no CTC head."""
+    loaded = load(model)
+    if not isinstance(loaded.head, CTC):
+        raise UserError(f"{model}: has no speech recognition head; fine-tune it with CTC first (data2vec finetune)")
+    decoder = build_decoder(CTCVocabulary(loaded.head.settings.labels), decode or DecodeSettings())
+    place = resolve_device(device)
+    encoder, head = undisturbed(loaded.encoder.to(place)), loaded.head.to(place)
+    settings: Any = loaded.modality.settings
+    step = loaded.modality.seconds_per_position or 1.0
     for file in audio:
         try:
-            wave = read_input(given.modality, Path(file), str(file))
+            wave = read_input(loaded.modality, Path(file), str(file))
         except BadExample as error:
             yield Transcript(str(file), "", (), 0.0, str(error))
             continue
-        pieces = chunks(len(wave), chunk_seconds, overlap_seconds, settings.conv_layers)
-        parts = [heads.logits(encoder, head, Batch(wave[None, piece.samples].to(on)))[0][0].float().cpu() for piece in pieces]
-        logits = join(parts, pieces)
-        given_logits = logits[None], [len(logits)]
-        best = (greedy(*given_logits, alphabet, step) if search is None else search(*given_logits, step))[0]
-        yield Transcript(str(file), best.text, best.words, len(wave) / 16000)
+        chunks = split_into_chunks(len(wave), chunk_seconds, overlap_seconds, settings.conv_layers)
+        parts = [
+            heads.logits(encoder, head, Batch(wave[None, chunk.samples].to(place)))[0][0].float().cpu() for chunk in chunks
+        ]
+        logits = join_logits(parts, chunks)
+        (best,) = decoder(logits[None], [len(logits)], step)
+        yield Transcript(str(file), best.text, best.words, len(wave) / RATE)

@@ -1,16 +1,15 @@
-"""Which weights of a beam search recognise best."""
+"""Search for the beam search weights with the lowest word error rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.metrics import error_rates
 
 RANGES = {"lm_weight": (0.0, 5.0), "word_score": (-5.0, 5.0), "silence_score": (-8.0, 0.0)}
-"""Those that fairseq's results were searched in."""
+"""The ranges that fairseq's published results were searched in."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,15 @@ class Trial:
     word_score: float
     silence_score: float
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights, by the names of the settings."""
+        return {name: getattr(self, name) for name in RANGES}
+
 
 @dataclass(frozen=True)
-class Found:
-    """What a search has tried, the best first."""
+class TuningResult:
+    """All trials, the best first."""
 
     search: BeamSearch
     """With the best weights."""
@@ -37,32 +41,31 @@ class Found:
         return "\n".join([head, *rows])
 
 
-def tune(
+def tune_weights(
     search: BeamSearch,
     logits: Sequence[Tensor],
     references: Sequence[str],
     trials: int = 128,
     seed: int = 0,
     ranges: Mapping[str, tuple[float, float]] = RANGES,
-) -> Found:
-    """Try the weights that `search` has, and `trials` others: a Latin hypercube of `ranges`, drawn with the seed.
+) -> TuningResult:
+    """Try the weights of `search` and `trials` more: a Latin hypercube sample of `ranges`, drawn with the seed.
 
-    `logits`: (T, V) of every utterance of a validation set, with its text in `references`. The least word error rate wins; of
-    equal ones, that with the least weights (their sum, without signs). Raises ValueError where there are not as many."""
+    `logits`: (T, V) of each utterance of a validation set, with its text in `references`. The lowest word error rate wins; on
+    a tie, the smallest sum of absolute weights. Raises ValueError if logits and references differ in number."""
+    from scipy.stats import qmc
     from tqdm import tqdm
 
-    generator = np.random.default_rng(seed)
-    places = [(generator.permutation(trials) + generator.random(trials)) / trials for _ in ranges]
-    drawn = [
-        {name: low + float(place) * (high - low) for (name, (low, high)), place in zip(ranges.items(), column, strict=True)}
-        for column in zip(*places, strict=True)
-    ]
+    if len(logits) != len(references):
+        raise ValueError(f"{len(logits)} utterances, {len(references)} references")
+    low, high = zip(*ranges.values(), strict=True)
+    sample = qmc.scale(qmc.LatinHypercube(len(ranges), rng=seed).random(trials), low, high)
     start = {name: getattr(search.settings, name) for name in RANGES}
-    tried = []
-    for weights in tqdm([start, *(start | each for each in drawn)], "weights", unit="trial", leave=False, disable=None):
-        weighed = search.weighing(**weights)
-        texts = [weighed(each[None], [len(each)])[0].text for each in logits]
-        tried.append(Trial(error_rates(texts, references).wer, **weights))
-    tried.sort(key=lambda t: (t.wer, t.lm_weight + abs(t.word_score) + abs(t.silence_score)))
-    best = tried[0]
-    return Found(search.weighing(**{name: getattr(best, name) for name in RANGES}), tuple(tried))
+    candidates = [start, *(start | dict(zip(ranges, map(float, row), strict=True)) for row in sample)]
+    results = []
+    for weights in tqdm(candidates, "weights", unit="trial", leave=False, disable=None):
+        candidate = search.with_weights(**weights)
+        texts = [candidate(each[None], [len(each)])[0].text for each in logits]
+        results.append(Trial(error_rates(texts, references).wer, **weights))
+    results.sort(key=lambda t: (t.wer, t.lm_weight + abs(t.word_score) + abs(t.silence_score)))
+    return TuningResult(search.with_weights(**results[0].weights), tuple(results))

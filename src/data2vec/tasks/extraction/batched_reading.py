@@ -18,12 +18,11 @@ from data2vec.modalities.base import Examples, Modality
 log = logging.getLogger(__name__)
 
 
-def read(
-    modality: Modality, examples: Examples, indices: np.ndarray, process: Process, what: str
+def read_batches(
+    modality: Modality, examples: Examples, indices: np.ndarray, process: Process, desc: str
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """This process's share of the examples at `indices`: which of these, counted from 0, and their batch on the device.
-
-    Those that cannot be read are named in the log. `what`: the name of the progress bar."""
+    """This process's share of the examples at `indices`, in batches on the device, each with the places of its rows in
+    `indices`. Examples that cannot be decoded are logged. `desc`: label of the progress bar."""
     from tqdm import tqdm
 
     groups = list(_groups(examples.costs[indices], modality.data.micro_batch))[process.rank :: process.world_size]
@@ -36,7 +35,7 @@ def read(
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     quiet = None if process.is_main_process else True
-    for parts, bad in tqdm(loader, what, len(groups), unit="batch", leave=False, disable=quiet):
+    for parts, bad in tqdm(loader, desc, len(groups), unit="batch", leave=False, disable=quiet):
         for name in bad:
             log.warning("left out: %s", name)
         for places, batch in parts:

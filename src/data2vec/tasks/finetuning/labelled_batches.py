@@ -1,4 +1,4 @@
-"""Labelled batches for training: whole inputs, augmented, with masks drawn for each by its own length."""
+"""Labelled training batches: uncropped, augmented inputs, with a mask drawn for each by its own length."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSet
 from data2vec.tasks.finetuning.labels import Targets
 
 
-class Chosen:
-    """Some of a set of examples."""
+class Subset:
+    """The examples at some indices of a set of examples."""
 
     def __init__(self, examples: Examples, indices: np.ndarray):
         self.examples, self.indices = examples, indices
@@ -25,11 +25,11 @@ class Chosen:
         self.bad = getattr(examples, "bad", [])
 
     def load(self, index: int, limit: float | None, rng: np.random.Generator | None) -> Any:
-        """As the examples themselves."""
+        """As of the full set."""
         return self.examples.load(int(self.indices[index]), limit, rng)
 
     def label(self, index: int, column: str) -> Any:
-        """As the examples themselves."""
+        """As of the full set."""
         return self.examples.label(int(self.indices[index]), column)
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Chosen:
 
 
 class LabelledBatches(Batches):
-    """The batch of a group, none of it cropped, with `labels`, and where the task asks for them `mask` and `channels`."""
+    """Loads the batch of a group, uncropped, with labels and, if the task has them, position and channel masks."""
 
     def __init__(
         self,
@@ -56,26 +56,31 @@ class LabelledBatches(Batches):
         bad: list[str] = []
         loaded = [self._load(group, row, bad, whole=True) for row in rows]
         batch = self.modality.collate([item for _, item in loaded])
-        made = LabelledBatch(batch.input, batch.padding, labels=self.targets.collate([self.labels[key] for key, _ in loaded]))
+        labelled = LabelledBatch(
+            batch.input, batch.padding, labels=self.targets.collate([self.labels[key] for key, _ in loaded])
+        )
         if (mixing := getattr(self.settings, "mixing", None)) is not None:
-            shares = self.targets.shares(made.labels)
+            probabilities = self.targets.class_probabilities(labelled.labels)
             mix = mix_pictures if isinstance(mixing, PictureMixing) else mix_waves
-            made.input, made.labels = mix(made.input, shares, mixing, np.random.default_rng((*group.seed, MIX, rows.start)))
+            rng = np.random.default_rng((*group.seed, MIX, rows.start))
+            labelled.input, labelled.labels = mix(labelled.input, probabilities, mixing, rng)
         if (spans := self.settings.mask) is not None:
-            lengths = [self._positions(item) for _, item in loaded]
-            made.mask = _drawn(spans, lengths, [(*group.seed, MASK, row, True) for row in rows])
+            lengths = [self._num_positions(item) for _, item in loaded]
+            labelled.mask = _draw_masks(spans, lengths, [(*group.seed, MASK, row, True) for row in rows])
         if (spans := self.settings.channel_mask) is not None:
-            made.channel_mask = _drawn(spans, [self.width] * len(loaded), [(*group.seed, MASK, row, False) for row in rows])
-        return LoadedBatch(made, bad, None)
+            labelled.channel_mask = _draw_masks(
+                spans, [self.width] * len(loaded), [(*group.seed, MASK, row, False) for row in rows]
+            )
+        return LoadedBatch(labelled, bad, None)
 
-    def _positions(self, item: Tensor) -> int:
+    def _num_positions(self, item: Tensor) -> int:
         return int(np.prod(self.modality.grid(self.modality.collate([item]))))
 
 
-def _drawn(spans: Any, lengths: Sequence[int], seeds: Sequence[tuple[Any, ...]]) -> Tensor:
-    """(B, the longest): spans of each row, drawn by its own length and seed; a row too short for any has none."""
-    drawn = np.zeros((len(lengths), max(lengths)), bool)
+def _draw_masks(spans: Any, lengths: Sequence[int], seeds: Sequence[tuple[Any, ...]]) -> Tensor:
+    """(B, longest): the mask of each row, drawn with its own length and seed; empty if the row is too short for any span."""
+    mask = np.zeros((len(lengths), max(lengths)), bool)
     for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
         if length >= spans.min_spans + 2:
-            drawn[row, :length] = spans.draw(1, (length,), np.random.default_rng(seed)).hidden[0]
-    return torch.from_numpy(drawn)
+            mask[row, :length] = spans.draw(1, (length,), np.random.default_rng(seed)).hidden[0]
+    return torch.from_numpy(mask)

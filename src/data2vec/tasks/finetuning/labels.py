@@ -1,4 +1,4 @@
-"""From the labels of a data set to what a head has to say, and back."""
+"""Labels of a dataset, encoded as the targets of a head."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -14,41 +14,41 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Examples
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
-from data2vec.tasks.asr.vocabulary import Alphabet
+from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
 log = logging.getLogger(__name__)
 SHOWN = 5
-"""How many of many are named in a message."""
+"""How many examples a message names."""
 
 
 class Targets(ABC):
-    """What the labels of a task are."""
+    """How the labels of a task are encoded."""
 
     head: Any
-    """The settings of a head that tells them (`data2vec.nn.heads`)."""
+    """The settings of a head that predicts them (`data2vec.nn.heads`)."""
 
     @abstractmethod
     def encode(self, value: Any) -> Any:
-        """A label as numbers. Raises ValueError, saying what is wrong with it."""
+        """A label as numbers. Raises ValueError for an invalid label."""
 
     @abstractmethod
     def collate(self, values: Sequence[Any]) -> Tensor:
-        """Encoded labels of a batch as one tensor."""
+        """The encoded labels of a batch as one tensor."""
 
-    def shares(self, labels: Tensor) -> Tensor:
-        """The same as (B, V) shares of each class. Raises UserError where there are no classes."""
-        raise UserError("objective.mixing: only classes can be mixed; set it to null")
+    def class_probabilities(self, labels: Tensor) -> Tensor:
+        """Collated labels as class probabilities (B, V). Raises UserError if the targets are not classes."""
+        raise UserError("objective.mixing: only class labels can be mixed; set it to null")
 
 
 class Transcripts(Targets):
-    """Sequences of labels: (B, L), -1 after the last one of a row."""
+    """Transcripts as label ids of a CTC vocabulary: (B, L), padded with -1."""
 
-    def __init__(self, alphabet: Alphabet):
-        self.alphabet = alphabet
-        self.head = CTCSettings(labels=tuple(alphabet.labels))
+    def __init__(self, vocabulary: CTCVocabulary):
+        self.vocabulary = vocabulary
+        self.head = CTCSettings(labels=tuple(vocabulary.labels))
 
     def encode(self, value: Any) -> list[int]:
-        return self.alphabet.encode(str(value))
+        return self.vocabulary.encode(str(value))
 
     def collate(self, values: Sequence[list[int]]) -> Tensor:
         rows = [torch.tensor(value, dtype=torch.long) for value in values]
@@ -56,35 +56,34 @@ class Transcripts(Targets):
 
 
 class Classes(Targets):
-    """One class of several (B,), or any number of them (B, V)."""
+    """One class per example, (B,); or with multi-label classification any number of them, (B, V)."""
 
     def __init__(self, names: Sequence[str], settings: ClassificationSettings):
-        self.numbers = {name: number for number, name in enumerate(names)}
-        self.many = settings.problem == "multi_label_classification"
+        self.class_ids = {name: index for index, name in enumerate(names)}
+        self.multi_label = settings.problem == "multi_label_classification"
         self.head = _classifier(names, settings)
 
     def encode(self, value: Any) -> Any:
-        found = split(value) if self.many else [str(value)]
-        if strange := [name for name in found if name not in self.numbers]:
-            raise ValueError(f"{strange[0]!r} is none of the {len(self.numbers)} classes of the training data")
-        numbers = [self.numbers[name] for name in found]
-        return numbers if self.many else numbers[0]
+        names = split_labels(value) if self.multi_label else [str(value)]
+        if unknown := [name for name in names if name not in self.class_ids]:
+            raise ValueError(f"{unknown[0]!r} is none of the {len(self.class_ids)} classes of the training data")
+        ids = [self.class_ids[name] for name in names]
+        return ids if self.multi_label else ids[0]
 
     def collate(self, values: Sequence[Any]) -> Tensor:
-        if not self.many:
+        if not self.multi_label:
             return torch.tensor(values)
-        rows = torch.zeros(len(values), len(self.numbers))
-        for row, numbers in zip(rows, values, strict=True):
-            row[numbers] = 1.0
+        rows = torch.zeros(len(values), len(self.class_ids))
+        for row, ids in zip(rows, values, strict=True):
+            row[ids] = 1.0
         return rows
 
-    def shares(self, labels: Tensor) -> Tensor:
-        """The same as (B, V) shares of each class."""
-        return labels if self.many else torch.nn.functional.one_hot(labels, len(self.numbers)).float()
+    def class_probabilities(self, labels: Tensor) -> Tensor:
+        return labels if self.multi_label else torch.nn.functional.one_hot(labels, len(self.class_ids)).float()
 
 
 class Numbers(Targets):
-    """A number each, (B,)."""
+    """One number per example, (B,)."""
 
     def __init__(self, settings: ClassificationSettings):
         self.head = _classifier([settings.label], settings)
@@ -92,40 +91,42 @@ class Numbers(Targets):
     def encode(self, value: Any) -> float:
         number = float(value)
         if not np.isfinite(number):
-            raise ValueError(f"{value!r} is no number")
+            raise ValueError(f"{value!r} is not a finite number")
         return number
 
     def collate(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32)
 
 
-def targets_of(values: Sequence[Any], settings: RecognitionSettings | ClassificationSettings, known: Any = None) -> Targets:
-    """The targets that the labels of the training data ask for. `known`: the settings of a head that the model has already,
-    whose alphabet is taken when none is given. Raises UserError when there is nothing to tell apart."""
+def targets_from_labels(
+    values: Sequence[Any], settings: RecognitionSettings | ClassificationSettings, known: Any = None
+) -> Targets:
+    """The targets for the labels of the training data. `known`: the settings of the head that the model already has, whose
+    vocabulary is used if the settings give none. Raises UserError if there are fewer than two classes."""
     if isinstance(settings, RecognitionSettings):
-        labels = settings.alphabet or (known.labels if isinstance(known, CTCSettings) else None)
-        return Transcripts(Alphabet(labels) if labels else Alphabet.of([str(value) for value in values]))
+        labels = settings.vocabulary or (known.labels if isinstance(known, CTCSettings) else None)
+        return Transcripts(CTCVocabulary(labels) if labels else CTCVocabulary.from_texts([str(value) for value in values]))
     if settings.problem == "regression":
         return Numbers(settings)
-    many = settings.problem == "multi_label_classification"
-    names = {name for value in values for name in (split(value) if many else [str(value)])}
+    multi_label = settings.problem == "multi_label_classification"
+    names = {name for value in values for name in (split_labels(value) if multi_label else [str(value)])}
     if len(names) < 2:
         raise UserError(
-            f"objective.label: every example has the {settings.label} {', '.join(names) or 'of no class'!r}; there is nothing "
-            "to tell apart"
+            f"objective.label: every example has the {settings.label} {', '.join(names) or 'of no class'!r}; classification "
+            "needs at least two classes"
         )
     return Classes(sorted(names, key=_natural), settings)
 
 
-def targets_of_head(head: CTCSettings | ClassifierSettings, settings: Any) -> Targets:
-    """The targets that a head tells already. `settings`: of its task."""
+def targets_from_head(head: CTCSettings | ClassifierSettings, settings: Any) -> Targets:
+    """The targets that a head already predicts. `settings`: of its task."""
     if isinstance(head, CTCSettings):
-        return Transcripts(Alphabet(head.labels))
+        return Transcripts(CTCVocabulary(head.labels))
     return Numbers(settings) if head.problem == "regression" else Classes(head.labels, settings)
 
 
 def read_labels(examples: Examples, column: str, where: str) -> list[Any]:
-    """The value of `column` of every example, None where there is none. Raises UserError when no example has one."""
+    """The value of `column` of every example, None if it has none. Raises UserError if no example has one."""
     try:
         values = [examples.label(index, column) for index in range(len(examples))]
     except UserError as error:
@@ -137,45 +138,53 @@ def read_labels(examples: Examples, column: str, where: str) -> list[Any]:
 
 
 def encode_labels(values: Sequence[Any], targets: Targets, where: str) -> tuple[np.ndarray, list[Any]]:
-    """Which examples have a label that can be told, and these labels as numbers; the others are counted in a warning."""
-    kept, encoded, wrong = [], [], []
+    """The indices of the examples with a valid label, and these labels encoded; the others are counted in a warning."""
+    indices, encoded, invalid = [], [], []
     for index, value in enumerate(values):
         try:
             if value is None:
-                raise ValueError("it has no label")
+                raise ValueError("no label")
             encoded.append(targets.encode(value))
-            kept.append(index)
+            indices.append(index)
         except (ValueError, UserError) as error:
-            wrong.append(f"example {index}: {error}")
-    if not kept:
-        raise UserError(f"{where}: no example has a label that can be used ({'; '.join(wrong[:SHOWN])})")
-    if wrong:
-        log.warning("%s: %d of %d examples are left out (%s)", where, len(wrong), len(values), "; ".join(wrong[:SHOWN]))
-    return np.array(kept), encoded
+            invalid.append(f"example {index}: {error}")
+    if not indices:
+        raise UserError(f"{where}: no example has a usable label ({'; '.join(invalid[:SHOWN])})")
+    if invalid:
+        log.warning(
+            "%s: %d of %d examples are left out: invalid label (%s)",
+            where,
+            len(invalid),
+            len(values),
+            "; ".join(invalid[:SHOWN]),
+        )
+    return np.array(indices), encoded
 
 
-def warn_of_long(indices: np.ndarray, encoded: Sequence[list[int]], positions: np.ndarray, where: str) -> None:
-    """Say which transcripts have more labels than their inputs have `positions` (n,); CTC parts like ones by a blank."""
+def warn_long_transcripts(indices: np.ndarray, encoded: Sequence[list[int]], positions: np.ndarray, where: str) -> None:
+    """Warn about transcripts that need more than `positions` (n,) of their inputs: CTC needs a blank between equal labels."""
     needed = [len(each) + sum(a == b for a, b in pairwise(each)) for each in encoded]
     long = np.flatnonzero(np.array(needed) > positions)
     if len(long):
-        shown = "; ".join(f"example {indices[i]}: {needed[i]} positions, {int(positions[i])} are there" for i in long[:SHOWN])
+        shown = "; ".join(
+            f"example {indices[i]}: {needed[i]} positions needed, {int(positions[i])} given" for i in long[:SHOWN]
+        )
         log.warning(
-            "%s: %d of %d transcripts do not fit into their audio and teach nothing (%s)", where, len(long), len(needed), shown
+            "%s: %d of %d transcripts are too long for their audio and do not train (%s)", where, len(long), len(needed), shown
         )
 
 
-def balanced(labels: Sequence[Any]) -> np.ndarray:
-    """(n,) how often to repeat each example so that every class is about as frequent as the commonest, 1 to 100 times; one of
-    several classes counts by its rarest."""
+def balancing_repeats(labels: Sequence[Any]) -> np.ndarray:
+    """(n,) repetitions of each example, 1 to 100, that make every class about as frequent as the most frequent one. An example
+    of several classes counts for its rarest."""
     classes = [label if isinstance(label, list) else [label] for label in labels]
-    counts = np.bincount([number for each in classes for number in each])
-    rarest = np.array([min((counts[number] for number in each), default=counts.max()) for each in classes])
+    counts = np.bincount([class_id for each in classes for class_id in each])
+    rarest = np.array([min((counts[class_id] for class_id in each), default=counts.max()) for each in classes])
     return np.clip(np.round(counts.max() / rarest), 1, 100).astype(int)
 
 
-def split(value: Any) -> list[str]:
-    """The labels in a cell that may hold several: a list, or words separated by | or , or ;"""
+def split_labels(value: Any) -> list[str]:
+    """The labels in a cell that may hold several: a list, or names separated by | , or ;"""
     if isinstance(value, list | tuple):
         return [str(each) for each in value]
     text = str(value).replace(";", "|").replace(",", "|")
@@ -188,7 +197,7 @@ def _classifier(names: Sequence[str], settings: ClassificationSettings) -> Class
 
 
 def _natural(name: str) -> tuple[int, float, str]:
-    """Numbers by their value, before words."""
+    """Sort key: numbers by value, before other names."""
     try:
         return 0, float(name), name
     except ValueError:

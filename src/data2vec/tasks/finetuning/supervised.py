@@ -1,6 +1,6 @@
-"""What fine-tuning minimises: an encoder, a head on it, and a loss on labels.
+"""The supervised objective of fine-tuning: an encoder, a head, and a loss on labels.
 
-To the training loop it is an objective like those of pre-training, without a teacher. B batch, T positions, D width,
+It has the interface of the pre-training objectives, without a teacher. B batch, T positions, D width,
 L labels of a transcript, V classes.
 """
 
@@ -20,11 +20,11 @@ from data2vec.objective.base import Output
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 
 NOISE = 0.01
-"""Standard deviation of what `fill: noise` puts at hidden positions."""
+"""Standard deviation of the noise that `mask_fill: noise` puts at masked positions."""
 
 
-class Supervised(nn.Module):
-    """An encoder and a head that learn from labels."""
+class SupervisedObjective(nn.Module):
+    """An encoder and a head trained on labels."""
 
     def __init__(self, encoder: Encoder, head: Head, settings: RecognitionSettings | ClassificationSettings):
         super().__init__()
@@ -43,20 +43,20 @@ class Supervised(nn.Module):
             self.average.requires_grad_(False).eval()
 
     def forward(self, batch: LabelledBatch, measure: bool = False) -> Output:
-        """The loss of one batch, added up over its inputs. `measure` asks for statistics, of which there are none here."""
+        """The loss of a batch, summed over its inputs. `measure` is ignored: there are no statistics."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x, padding = self.student.local_encoder(batch)
-            x = self._hide(x, batch)
+            x = self._apply_masks(x, batch)
             blocks: list[Tensor] = []
             visit = None if self.head.mix is None else lambda index, ffn, block: blocks.append(block)
             context = contextualise(self.student.position_encoder, self.student.transformer, x, padding, visit)
         context = context if self.head.mix is None else self.head.mixed(blocks)
         logits = self.head(self.dropout(context), padding).float()
-        errors = self._errors(logits, padding, batch)  # (B,)
-        return Output(errors.sum(), len(errors), errors.detach())
+        losses = self._losses(logits, padding, batch)  # (B,)
+        return Output(losses.sum(), len(losses), losses.detach())
 
-    def _hide(self, x: Tensor, batch: LabelledBatch) -> Tensor:
-        """`x` (B, T, D) with what the batch's masks hide, positions (B, T) and channels (B, D)."""
+    def _apply_masks(self, x: Tensor, batch: LabelledBatch) -> Tensor:
+        """`x` (B, T, D) with the batch's position mask (B, T) and channel mask (B, D) applied."""
         if (mask := batch.mask) is not None:
             if self.settings.fill == "vector":
                 x = self.student.apply_mask(x, mask, batch.input)
@@ -65,28 +65,28 @@ class Supervised(nn.Module):
                 x = torch.where(mask[..., None], noise * torch.randn_like(x), x)
         return x if batch.channel_mask is None else x.masked_fill(batch.channel_mask[:, None], 0.0)
 
-    def _errors(self, logits: Tensor, padding: Tensor | None, batch: LabelledBatch) -> Tensor:
+    def _losses(self, logits: Tensor, padding: Tensor | None, batch: LabelledBatch) -> Tensor:
         if isinstance(self.head, Classifier):
             return classification_loss(logits, batch.labels, self.settings)
         return recognition_loss(logits, padding, batch.labels)
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """The average of the weights, where there is one, begins as what they are now."""
+    def start_average(self) -> None:
+        """Reset the moving average, if there is one, to the current weights."""
         for part, mine in () if self.average is None else self.average.items():
             mine.load_state_dict(getattr(self, part).state_dict())
 
     def num_targets(self, batch: LabelledBatch) -> int:
-        """Every input is predicted once."""
+        """One target per input."""
         return len(batch)
 
     def before_step(self, step: int) -> None:
-        """Before optimizer step number `step` (counted from 1): whether the encoder is to learn in it."""
+        """Before optimizer step `step` (counted from 1): freeze or unfreeze the encoder."""
         self.frozen = self.settings.frozen or step <= self.settings.freeze_steps
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """The average of the weights, where there is one, follows; in the first steps faster, so that it forgets the start."""
+        """Update the moving average, if there is one; with a smaller decay in the first steps, so that it forgets the start."""
         if self.average is None:
             return
         decay = min(self.settings.average, (1 + step) / (10 + step))
@@ -95,35 +95,35 @@ class Supervised(nn.Module):
             torch._foreach_lerp_(list(mine.parameters()), [found[name] for name, _ in mine.named_parameters()], 1 - decay)
 
     @property
-    def best(self) -> str:
-        """Where in its state the weights to use are: before `student.…` and `head.…`."""
+    def best_weights_prefix(self) -> str:
+        """The prefix, in the state dict, of the weights to validate and save: before `student.…` and `head.…`."""
         return "" if self.average is None else "average."
 
-    def train(self, mode: bool = True) -> "Supervised":
+    def train(self, mode: bool = True) -> "SupervisedObjective":
         super().train(mode)
         if self.average is not None:
             self.average.eval()
         return self
 
     def ema_decay(self, step: int) -> float | None:
-        """There is no teacher."""
+        """None: there is no teacher."""
         return None
 
 
 def recognition_loss(logits: Tensor, padding: Tensor | None, labels: Tensor) -> Tensor:
-    """CTC of each row (B,): `logits` (B, T, V), blank 0; `labels` (B, L), -1 after the last one of a row.
+    """The CTC loss of each row, (B,): `logits` (B, T, V) with blank 0; `labels` (B, L), padded with -1.
 
-    A transcript that does not fit into its input's positions counts nothing."""
+    A transcript that is too long for its input has loss 0."""
     B, T, _ = logits.shape
     lengths = torch.full((B,), T, device=logits.device) if padding is None else (~padding).sum(1)
-    there = labels >= 0
-    probabilities = F.log_softmax(logits, -1).transpose(0, 1)  # (T, B, V)
+    label_lengths = (labels >= 0).sum(1)
+    log_probs = F.log_softmax(logits, -1).transpose(0, 1)  # (T, B, V)
     targets = labels.clamp(min=0)
-    return F.ctc_loss(probabilities, targets, lengths, there.sum(1), blank=0, reduction="none", zero_infinity=True)
+    return F.ctc_loss(log_probs, targets, lengths, label_lengths, blank=0, reduction="none", zero_infinity=True)
 
 
 def classification_loss(logits: Tensor, labels: Tensor, settings: Any) -> Tensor:
-    """The error of each row (B,): `logits` (B, V); `labels` (B,) classes, (B, V) shares of classes, or (B,) numbers."""
+    """The loss of each row, (B,): `logits` (B, V); `labels` are classes (B,), class probabilities (B, V), or numbers (B,)."""
     if settings.problem == "regression":
         return F.mse_loss(logits[:, 0], labels.float() / settings.divide, reduction="none")
     if settings.problem == "multi_label_classification":

@@ -1,4 +1,4 @@
-"""The verdict on a run of either kind, pre-training or fine-tuning."""
+"""The verdict on any run, pre-training or fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,53 +10,55 @@ from data2vec.health.verdict import Verdict, verdict
 from data2vec.objective.diagnostics import finite
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
-from data2vec.tasks.metrics import better
+from data2vec.tasks.metrics import is_better
 
 
-def judge(metrics: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
-    """Judge a run by its logged steps so far."""
+def judge_run(metrics: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
+    """The verdict on a run from its metrics so far."""
     if not isinstance(recipe.objective, SupervisedSettings):
         return verdict(metrics, recipe.flat())
-    return verdict(metrics, recipe.flat(), (broken, signs.leaping, worse, chance, signs.waiting, signs.unreadable))
+    return verdict(
+        metrics, recipe.flat(), (non_finite_loss, signs.leaping, overfitting, at_chance, signs.waiting, signs.unreadable)
+    )
 
 
-def broken(run: History) -> Finding | None:
-    """What ends a run."""
+def non_finite_loss(run: History) -> Finding | None:
+    """Loss or gradient norm is NaN or infinite."""
     if finite(run.last):
         return None
     lr = run.recipe["train.lr"]
-    sign = f"at step {run.step} the loss, or the norm of the gradients, is no number any more"
-    return Finding("collapsed", sign, f"train.lr={lr:g} is too high, or an input or label is broken", f"train.lr={lr / 10:g}")
+    sign = f"loss or gradient norm is NaN or inf at step {run.step}"
+    return Finding("collapsed", sign, f"train.lr={lr:g} is too high, or an input or label is corrupt", f"train.lr={lr / 10:g}")
 
 
-def worse(run: History) -> Finding | None:
-    """A validation that was better before."""
+def overfitting(run: History) -> Finding | None:
+    """The validation score has been better before."""
     metric = run.recipe["objective.metric"]
     seen = [(line[name], line["step"]) for line in run.lines if (name := f"valid_{metric}") in line]
     if len(seen) < 3:
         return None
     best = seen[0]
-    for one in seen:
-        best = one if better(metric, one[0], best[0]) else best
+    for candidate in seen:
+        best = candidate if is_better(metric, candidate[0], best[0]) else best
     last, gap = seen[-1], abs(seen[-1][0] - best[0])
     if gap < 0.1 * abs(best[0]) or gap < 0.01 or last[1] < 1.5 * best[1]:
         return None
     return Finding(
         "watch",
-        f"validation gets worse ({metric} {best[0]:.3g} at step {best[1]}, {last[0]:.3g} at step {last[1]}); the best is kept",
-        "it learns the training data by heart",
+        f"validation is getting worse ({metric} {best[0]:.3g} at step {best[1]}, {last[0]:.3g} at step {last[1]})",
+        "overfitting to the training data; the best model was saved",
         f"train.steps={best[1]}, more labels, or more augmentation, masking or dropout",
     )
 
 
-def chance(run: History) -> Finding | None:
-    """Hardly anything learnt of the labels."""
+def at_chance(run: History) -> Finding | None:
+    """Recognition is still at chance level halfway through training."""
     values = [line["valid_wer"] for line in run.lines if "valid_wer" in line]
     if run.step < run.recipe["train.steps"] / 2 or not values or min(values) < 0.9:
         return None
     return Finding(
         "watch",
         f"hardly any word is recognised (word error rate {values[-1]:.0%} at step {run.step})",
-        "too few steps or labels, too much hidden, or too low a learning rate; blanks come first in CTC",
+        "too few steps or labels, too much masking, or too low a learning rate; a CTC model learns blanks first",
         "more train.steps, smaller batches, a lower objective.mask.prob, or a higher train.lr",
     )

@@ -11,7 +11,7 @@ from data2vec.feature_extraction import batch_features, layer_weights
 from data2vec.modalities.base import Modality
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
-from data2vec.tasks.extraction.batched_reading import read
+from data2vec.tasks.extraction.batched_reading import read_batches
 from data2vec.tasks.probing.labelled import Labelled
 
 
@@ -27,7 +27,7 @@ def pooled(
     plain = [undisturbed(encoder) for encoder in encoders]
     every = layer_weights("all", len(plain[0].transformer.blocks))
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for places, batch in read(modality, labelled.examples, labelled.indices, process, "features"):
+    for places, batch in read_batches(modality, labelled.examples, labelled.indices, process, "features"):
         means = [heads.mean(*batch_features(encoder, batch, every)) for encoder in plain]
         found.append((places, torch.stack(means).float().cpu().numpy()))
     found = process.all_gather(found)

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from data2vec.tasks.asr.decoding import greedy
-from data2vec.tasks.asr.vocabulary import Alphabet
+from data2vec.tasks.asr.greedy import GreedyDecoder
+from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
-LETTERS = Alphabet(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B"])
-PIECES = Alphabet(["<s>", "▁ca", "t", "▁a"])
+LETTERS = CTCVocabulary(["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B"])
+PIECES = CTCVocabulary(["<s>", "▁ca", "t", "▁a"])
 
 
 def logits(path: list[int], labels: int) -> torch.Tensor:
@@ -16,23 +16,23 @@ def logits(path: list[int], labels: int) -> torch.Tensor:
 
 def test_repeats_are_merged_and_blanks_part_them() -> None:
     path = [5, 5, 0, 5, 6, 4, 0, 4, 6, 0, 5]
-    (found,) = greedy(logits(path, 7), [11], LETTERS)
+    (found,) = GreedyDecoder(LETTERS)(logits(path, 7), [11])
     assert found.text == "AAB BA"
     assert [(word.start, word.end) for word in found.words] == [(0, 5), (8, 11)]
-    (shorter,) = greedy(logits(path, 7), torch.tensor([4]), LETTERS, seconds_per_position=0.02)
+    (shorter,) = GreedyDecoder(LETTERS)(logits(path, 7), torch.tensor([4]), seconds_per_position=0.02)
     assert [(word.text, word.start, word.end) for word in shorter.words] == [("AA", 0, pytest.approx(0.08))]
 
 
 def test_pieces_begin_words() -> None:
     path = [0, 1, 1, 0, 2, 2, 0, 3, 0, 3, 3, 1]
-    (found,) = greedy(logits(path, 4), [12], PIECES)
+    (found,) = GreedyDecoder(PIECES)(logits(path, 4), [12])
     assert found.text == "cat a a ca"
     assert [(word.start, word.end) for word in found.words] == [(1, 6), (7, 8), (9, 11), (11, 12)]
 
 
 def test_score_is_the_log_probability_of_the_path() -> None:
     x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    found = greedy(x, [6, 2], PIECES)
+    found = GreedyDecoder(PIECES)(x, [6, 2])
     expected = x.float().log_softmax(-1).amax(-1)
     assert [each.score for each in found] == pytest.approx([expected[0].sum().item(), expected[1, :2].sum().item()])
 
@@ -40,5 +40,5 @@ def test_score_is_the_log_probability_of_the_path() -> None:
 def test_special_labels_never_come_out() -> None:
     x = logits([1, 5, 3, 2], 7)
     x[..., 6] = 1
-    assert greedy(x, [4], LETTERS)[0].text == "BAB"
+    assert GreedyDecoder(LETTERS)(x, [4])[0].text == "BAB"
     assert x[0, 0, 1] == 5  # the logits are left as they are
