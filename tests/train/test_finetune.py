@@ -149,7 +149,7 @@ def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: di
     estimate_ngram(WORDS, 2).save_arpa(tmp_path / "lm.arpa")
     searched = data2vec.evaluate(run.folder, None, {"objective.decode.lm": str(tmp_path / "lm.arpa")}, tune=3)
     assert searched.scores["wer"] == 0 == searched.scores["wer_greedy"]
-    assert set(searched.weights) == {"lm_weight", "word_score", "silence_score"} and "found: objective.decode" in str(searched)
+    assert set(searched.weights) == {"lm_weight", "word_score", "silence_score"} and "best: objective.decode" in str(searched)
     with pytest.raises(UserError, match=r"--tune: needs a beam search"):
         data2vec.evaluate(run.folder, tune=3)
     said = list(data2vec.transcribe(run.folder, [labelled / "speech" / f"{i}.wav" for i in range(4)]))
