@@ -26,7 +26,7 @@ from data2vec.data.augment import RandAugment
 from data2vec.data.image import VisionData, VisionExamples, decode
 from data2vec.data.loader import Loader
 from data2vec.data.tokenizer import encode, train_tokenizer
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 RECIPES = ("vision/v1-base", "vision/v2-base", "speech/v1-base", "speech/v2-base", "text/v1-base", "text/v2-base")
 UNITS = {"vision": "images", "speech": "seconds of audio", "text": "tokens"}
@@ -91,9 +91,9 @@ def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
     """Units a second of the worker's processor time, and the share of that time which the receiving process spends too.
 
     Steps of one micro-batch, of the recipe's own size."""
-    recipe = recipes.load(name, {"data.workers": 1})
+    recipe = load_recipe(name, {"data.workers": 1})
     batch = next(key for key in type(recipe.data).model_fields if key.startswith("batch_"))
-    recipe = recipes.load(recipe, {f"data.{batch}": getattr(recipe.data, f"micro_{batch}")})
+    recipe = load_recipe(recipe, {f"data.{batch}": getattr(recipe.data, f"micro_{batch}")})
     modality, method = recipe.build_modality(), recipe.objective
     loader = Loader(modality, method.mask, modality.rows(str(folder)), seed=1, masks=method.masks)
     steps = loader.steps()

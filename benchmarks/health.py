@@ -25,7 +25,8 @@ from data2vec.demo import datasets as embedded
 from data2vec.errors import RunStopped
 from data2vec.health.verdict import verdict
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.recipe import Recipe
 from data2vec.run_dir import Run
 
 STEPS = {
@@ -35,7 +36,7 @@ STEPS = {
 }
 OFTEN = ("speech/v2-tiny", "vision/v2-tiny")
 """Their healthy runs are made with all seeds, those of the others with three."""
-FAULTS: dict[str, Callable[[recipes.Recipe], dict[str, Any]]] = {
+FAULTS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "lr x100": lambda recipe: {"train.lr": 100 * recipe.train.lr},
     "decay 0": lambda recipe: {"objective.teacher.decay": 0.0, "objective.teacher.anneal_steps": 30000},
     "no target norm": lambda recipe: {"objective.target.layer_norms": [], "objective.target.norms": []},
@@ -50,7 +51,7 @@ NAMED = {
 def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
     """One run into `place`, unless it ends by itself."""
     common = {"train.steps": STEPS[name], "train.seed": seed, "train.device": "cpu", "log.every": 10, "data.workers": 0}
-    overrides = common | (FAULTS[fault](recipes.load(name)) if fault else {})
+    overrides = common | (FAULTS[fault](load_recipe(name)) if fault else {})
     if fault == "frozen front-end" and "modality.conv_grad_scale" not in overrides:  # there is no setting for it
         build = encoders.build
 
@@ -69,7 +70,7 @@ def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
 def judge(place: Path, fault: str) -> tuple[str, int | None]:
     """The worst verdict along a run, and the step at which `fault` was first named."""
     run, worst, named = Run(place), "healthy", None
-    recipe = recipes.load(run.recipe).flat()
+    recipe = load_recipe(run.recipe).flat()
     for i, line in enumerate(run.metrics):
         found = verdict(run.metrics[: i + 1], recipe)
         worst = max(worst, found.state, key=("healthy", "watch", "collapsed").index)

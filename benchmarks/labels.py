@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.sweep import best
@@ -70,7 +70,7 @@ def run(job: tuple[Any, float, int, list[str]], arguments: argparse.Namespace) -
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    value = best(Run(folder), recipes.load(folder / "recipe.yaml").objective.metric)
+    value = best(Run(folder), load_recipe(folder / "recipe.yaml").objective.metric)
     print(f"{name:12} {share:6.0%} of the labels, seed {seed}: {value:.4f}", flush=True)
     return value
 
@@ -93,7 +93,7 @@ def main() -> None:
     jobs = [(n, share, seed, given[n]) for share in arguments.shares for n in given for seed in arguments.seeds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         values = list(pool.map(lambda job: run(job, arguments), jobs))
-    metric = recipes.load(arguments.recipe, given["pre-trained"]).objective.metric
+    metric = load_recipe(arguments.recipe, given["pre-trained"]).objective.metric
     print(f"\n{metric}, best of a run ({'less' if metric in LOWER_IS_BETTER else 'more'} is better); mean ± standard deviation")
     table = []
     for share in arguments.shares:

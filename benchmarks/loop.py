@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from data2vec.batch import Batch
 from data2vec.errors import RunStopped
 from data2vec.nn import attention, dropout
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.train import trainer as loop
 from data2vec.train.train_step import Step
 
@@ -101,7 +101,7 @@ def draw_keep(shape: tuple[int, ...], p: float, drawn: Any = dropout.draw_keep) 
 
 def overrides(name: str, rows: int | None, precision: str | None, workers: int) -> tuple[dict[str, Any], int]:
     """What makes a step of the recipe one batch of `rows` examples, and their number."""
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     modality = recipe.modality.name
     rows = rows or ROWS[recipe.objective.name][modality]
     given = {"encoder.layerdrop": 0.0, "data.workers": workers, "log.every": 10**9, "train.checkpoint_every": 10**9}
@@ -119,7 +119,7 @@ def measure(name: str, data: str, given: dict[str, Any], steps: int) -> dict[str
     Watched.warm_up = 3 if device.type == "cpu" else 3 + 4 * given["data.workers"]
     loop.Step = Watched
     attention.draw_keep = dropout.draw_keep = draw_keep
-    recipe = recipes.load(name, given)
+    recipe = load_recipe(name, given)
     dtype = torch.float32 if recipe.train.precision == "fp32" else torch.bfloat16
     rate = statistics.median(matmul_rates(device, dtype))
     with tempfile.TemporaryDirectory() as out, suppress(Enough):

@@ -21,9 +21,9 @@ import soundfile
 import torch
 from PIL import Image
 
-from data2vec import model as models
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
-from data2vec.recipe import recipe as recipes
+from data2vec.model import blank_model
+from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 
 SMALL = {
@@ -69,7 +69,7 @@ def one(name: str, out: Path) -> dict[str, float | str]:
     if not given.exists():
         tokenizer = [f"data.tokenizer={out / 'tokenizer'}"] if kind == "text" else []
         torch.manual_seed(0)
-        models.blank(recipes.load(shape, tokenizer)).save_pretrained(given)
+        blank_model(load_recipe(shape, tokenizer)).save_pretrained(given)
     data = out / ("text.tsv" if kind == "text" else kind)
     words = [f"data.train={data}", f"data.valid={data}", "train.steps=1", "objective.freeze_steps=0", "log.report=false"]
     words += ["data.workers=0", "train.device=cpu", *SMALL[kind]]
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*")
     arguments = parser.parse_args()
     chosen = arguments.recipes or [
-        name for name in recipes.names() if "tiny" not in name and isinstance(recipes.load(name).objective, SupervisedSettings)
+        name for name in recipe_names() if "tiny" not in name and isinstance(load_recipe(name).objective, SupervisedSettings)
     ]
     if not arguments.out.exists():
         labelled(arguments.out)

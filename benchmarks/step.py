@@ -29,7 +29,7 @@ from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.distributed import process_group
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.train.train_step import Step
 
@@ -115,7 +115,7 @@ def measure(name: str, precision: str, steps: int, rows: int | None, masks: int 
     """All figures of one recipe; in its own process, so that peak memory is its own."""
     every_block = {"encoder.layerdrop": 0.0}  # else steps differ in what they compute
     views = {} if masks is None else {"objective.masks": masks}
-    recipe = recipes.load(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
+    recipe = load_recipe(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
     with process_group(recipe.train.device) as process:
         torch.manual_seed(0)
         objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)

@@ -20,7 +20,7 @@ import soundfile
 
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import rows_read
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 CLIPS = 1000
 """In a shard."""
@@ -78,7 +78,7 @@ def main() -> None:
 
 def stream(folder: str, shards: int, size: int, workers: int) -> None:
     """Read each row once."""
-    recipe = recipes.load("speech/v2-base", {"data.train": folder, "data.streaming": True, "data.workers": workers})
+    recipe = load_recipe("speech/v2-base", {"data.train": folder, "data.streaming": True, "data.workers": workers})
     modality = recipe.build_modality()
     loader = Loader(modality, recipe.objective.mask, modality.rows(folder), seed=1, masks=recipe.objective.masks)
     settings = recipe.data

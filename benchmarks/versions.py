@@ -32,9 +32,9 @@ def operations(name: str, data: str, steps: int = 4) -> float:
     from data2vec import objective as objectives
     from data2vec.data.loader import Loader
     from data2vec.nn import encoder as encoders
-    from data2vec.recipe import recipe as recipes
+    from data2vec.recipe.loading import load_recipe
 
-    recipe = recipes.load(name, {"data.train": data, "data.workers": 0})
+    recipe = load_recipe(name, {"data.train": data, "data.workers": 0})
     modality, method = recipe.build_modality(), recipe.objective
     loader = Loader(modality, method.mask, modality.rows(data), recipe.train.seed, masks=method.masks)
     objective = objectives.build(encoders.build(modality, recipe.encoder), method).train()
@@ -56,7 +56,7 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
     from data2vec import objective as objectives
     from data2vec.model import Model
     from data2vec.nn import encoder as encoders
-    from data2vec.recipe import recipe as recipes
+    from data2vec.recipe.loading import load_recipe
     from data2vec.tasks.probing.probe import probe
     from data2vec.train.trainer import pretrain
 
@@ -71,7 +71,7 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
     begin = time.process_time()
     pretrain(name, train, settings, out=folder)
     seconds = (time.process_time() - begin) / (every * points)
-    recipe = recipes.load(folder / "recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml")
     modality = recipe.build_modality()
     rows = []
     for step in range(every, every * points + 1, every):

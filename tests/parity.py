@@ -30,7 +30,7 @@ from data2vec.interop.fairseq import keys as fairseq
 from data2vec.nn import encoder as encoders
 from data2vec.nn.position_encoders import LearnedPositionEncoder
 from data2vec.objective import Data2Vec, Data2Vec2, Objective
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import validate_recipe
 
 TOLERANCE = {"loss rel": 2e-6, "forward tensors atol": 2e-5, "gradients atol": 1e-4}
 
@@ -149,7 +149,7 @@ def trained(objective: Objective) -> dict[str, Tensor]:
 
 
 def build(case: Case, fixture: Fixture) -> Objective:
-    recipe = recipes.validate(case.recipe | {"data": {}}, "fixture")
+    recipe = validate_recipe(case.recipe | {"data": {}}, "fixture")
     objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
     ours = trained(objective)
     loaded = keys.read(fixture.group("student"), ours, case.table)

@@ -109,7 +109,7 @@ def test_a_run_probed(run: Path, pictures: Path, capsys: pytest.CaptureFixture[s
 def test_misspelt_key_wrong_type_and_bad_override(capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrain(capsys, "train.stepz=3", "encoder.width=big") == [
         "data2vec: error: vision/v1-tiny: encoder.width: should be a valid integer, not 'big'",
-        "data2vec: error: vision/v1-tiny: train.stepz: there is no such setting; did you mean 'steps'?",
+        "data2vec: error: vision/v1-tiny: train.stepz: unknown setting; did you mean 'steps'?",
     ]
     assert pretrain(capsys, "quickly") == [
         "data2vec: error: 'quickly' is not an override: write key=value, such as train.lr=1e-3"
@@ -209,7 +209,7 @@ def test_ctrl_c_saves_and_says_so(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_an_error_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("data2vec.recipe.recipe.names", lambda: 1 / 0)
+    monkeypatch.setattr("data2vec.recipe.loading.recipe_names", lambda: 1 / 0)
     assert told(capsys, 1, "recipes") == [
         "data2vec: failed: ZeroDivisionError: division by zero (run with DATA2VEC_TRACEBACK=1 to see where)"
     ]

@@ -13,18 +13,20 @@ import soundfile
 import torch
 
 from data2vec import cli
-from data2vec.model import Model, save
+from data2vec.model import Model, save_model_folder
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 COMMAND = (sys.executable, "-m", "data2vec", "features")
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    recipe = recipes.load("speech/v1-tiny", {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2})
+    recipe = load_recipe("speech/v1-tiny", {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2})
     torch.manual_seed(0)
-    save(Model(encoders.build(recipe.build_modality(), recipe.encoder), recipe.build_modality(), recipe), tmp_path / "model")
+    save_model_folder(
+        Model(encoders.build(recipe.build_modality(), recipe.encoder), recipe.build_modality(), recipe), tmp_path / "model"
+    )
     return str(tmp_path / "model")
 
 

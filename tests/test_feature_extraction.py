@@ -13,7 +13,7 @@ from data2vec.errors import BadExample, UserError
 from data2vec.feature_extraction import batches, read_input
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
 SPEECH = ("speech/v1-tiny", "speech/v2-tiny")
@@ -22,7 +22,7 @@ VOCABULARY = 300
 
 def model(name: str, overrides: Mapping[str, Any] = {}) -> Model:
     text = {"modality.vocab_size": VOCABULARY} if name.startswith("text") else {}
-    recipe = recipes.load(name, {**SMALL, **text, **overrides})
+    recipe = load_recipe(name, {**SMALL, **text, **overrides})
     modality = recipe.build_modality()
     torch.manual_seed(0)
     return Model(encoders.build(modality, recipe.encoder).eval().requires_grad_(False), modality, recipe)

@@ -28,7 +28,8 @@ ROOMS = (
     ("report",),
     ("train",),
     ("demo",),
-    ("cli_help", "cli"),
+    ("cli_help",),
+    ("cli",),
 )
 
 

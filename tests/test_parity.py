@@ -17,7 +17,7 @@ from data2vec.batch import Batch, MaskedBatch
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2
 from data2vec.objective import build as build_objective
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import validate_recipe
 
 GOLDEN = Path(__file__).parent / "golden.json"
 ENCODER = {"width": 24, "layers": 3, "heads": 4, "ffn_width": 48, "dropout": 0.0, "attention_dropout": 0.0}
@@ -100,7 +100,7 @@ def wave(*shape: int, phase: float) -> torch.Tensor:
 
 def figures(name: str) -> dict[str, float]:
     """Loss, targets, gradients and the moving average of one step of a case."""
-    recipe = recipes.validate(CASES[name] | {"data": {}}, name)
+    recipe = validate_recipe(CASES[name] | {"data": {}}, name)
     modality = recipe.build_modality()
     objective = build_objective(build(modality, recipe.encoder), recipe.objective)
     if isinstance(objective, Data2Vec2):

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data2vec import __version__
-from data2vec import cli_help as usage
+from data2vec import __version__, cli_help
 from data2vec.errors import Interrupted, RunStopped, UserError
 
 
@@ -59,20 +58,20 @@ def _tell(speaks: bool, what: str, text: str, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "Pre-train one Transformer by one self-supervised method on speech, images or text."
-    parser = argparse.ArgumentParser("data2vec", description=about, epilog=usage.GUIDE, formatter_class=_Plain)
+    parser = argparse.ArgumentParser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Verb)
 
     verb = _verb(verbs, "demo", _demo, "pre-train a tiny model on images, text and speech that need no download")
     verb.add_argument("--out", type=Path, default=Path("demo"), help="folder for what it makes (default: %(default)s)")
 
-    verb = _verb(verbs, "pretrain", _pretrain, "learn from unlabelled data", usage.PRETRAIN, _settings_of_pretrain)
+    verb = _verb(verbs, "pretrain", _pretrain, "learn from unlabelled data", cli_help.PRETRAIN, _settings_of_pretrain)
     verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
     verb.add_argument("--out", metavar="RUN", type=Path, help="the run folder (default: runs/ and the recipe's name)")
     verb.add_argument("--resume", action="store_true", help="go on after the newest whole checkpoint of RUN")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
-    verb = _verb(verbs, "finetune", _finetune, "fine-tune a model on labelled data", usage.FINETUNE, _settings_of_finetune)
+    verb = _verb(verbs, "finetune", _finetune, "fine-tune a model on labelled data", cli_help.FINETUNE, _settings_of_finetune)
     verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe (see 'data2vec recipes'), or a YAML file")
     verb.add_argument("--model", metavar="MODEL", help="what to start from (default: fresh weights)")
     verb.add_argument("--scratch", action="store_true", help="take only the model's shape, with fresh weights, to compare")
@@ -83,14 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seeds", metavar="N", type=int, default=0, help="do it with seeds 1 to N: median and spread")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
 
-    verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", usage.EVALUATE)
+    verb = _verb(verbs, "evaluate", _evaluate, "measure a fine-tuned model on labelled data", cli_help.EVALUATE)
     verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned run or model")
     tune = "try so many weights of the beam search on this data, and take the best (default: none)"
     verb.add_argument("--tune", metavar="N", type=int, default=0, help=tune)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
 
     verb = _verb(
-        verbs, "transcribe", _transcribe, "write down what is said in recordings, by a fine-tuned model", usage.TRANSCRIBE
+        verbs, "transcribe", _transcribe, "write down what is said in recordings, by a fine-tuned model", cli_help.TRANSCRIBE
     )
     verb.add_argument("model", metavar="MODEL", help="a run or model fine-tuned by CTC")
     verb.add_argument("audio", metavar="AUDIO", nargs="+", help="files, of any length")
@@ -103,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--word-score", metavar="X", type=float, default=-1.0, help="added for a word (default: %(default)s)")
     verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
-    verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", usage.PROBE, _settings_of_probe)
+    verb = _verb(verbs, "probe", _probe, "measure frozen features by simple classifiers", cli_help.PROBE, _settings_of_probe)
     verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on (default: a fifth of --data, held out)")
@@ -111,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
 
     verb = _verb(
-        verbs, "features", _features, "write what the encoder makes of files or a data set into one file", usage.FEATURES
+        verbs, "features", _features, "write what the encoder makes of files or a data set into one file", cli_help.FEATURES
     )
     verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, or what else data2vec.load opens")
     verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files; or one data set, as data.train may be")
@@ -123,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:N (default: a GPU where there is one)")
     verb.add_argument("--batch", metavar="N", type=int, help="compute at most N positions at a time (default: what is fast)")
 
-    verb = _verb(verbs, "check", _check, "read all of a data set and tell what is in it, and what cannot be read", usage.CHECK)
+    verb = _verb(verbs, "check", _check, "read a whole data set and report its contents and unreadable files", cli_help.CHECK)
     verb.add_argument("data", metavar="DATA", help="what data.train may be: a folder, a file, an archive, a hub data set")
     verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: what is there)")
     verb.add_argument("--split", default="train", help="which split to take of a data set with several (default: %(default)s)")
@@ -131,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=int, help="processes that read (default: one for each core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="write everything that is found, with all names")
 
-    verb = _verb(verbs, "convert", _convert, "write a model in the form of another library, or of this one", usage.CONVERT)
+    verb = _verb(verbs, "convert", _convert, "write a model in the form of another library, or of this one", cli_help.CONVERT)
     verb.add_argument(
         "model", metavar="SOURCE", help="a run, a model folder, an official .pt, or the name of a model on the hub"
     )
@@ -141,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--license", metavar="NAME", help="their licence, such as mit or cc-by-nc-4.0, likewise")
 
     about = "write a model as one file that takes raw input and runs without this package"
-    verb = _verb(verbs, "export", _export, about, usage.EXPORT)
+    verb = _verb(verbs, "export", _export, about, cli_help.EXPORT)
     verb.add_argument("model", metavar="MODEL", help="a run folder, a model folder, a file or a hub name")
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="FILE.onnx; or FILE.pt2, for torch.export.load")
     tolerance = "the largest difference from the model that is let pass (default: %(default)s)"
@@ -306,51 +305,52 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from data2vec.recipe import recipe
+    from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary
 
     if arguments.name:
-        print(recipe.load(arguments.name).to_yaml(), end="")
+        print(load_recipe(arguments.name).to_yaml(), end="")
         return
-    for name in recipe.names():
-        print(f"{name:26} {recipe.summary(name)}")
+    for name in recipe_names():
+        print(f"{name:26} {recipe_summary(name)}")
 
 
 def _settings_of_pretrain() -> Iterator[str]:
-    from data2vec.recipe import recipe
+    from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
+    from data2vec.settings import iter_settings, settings_classes
 
-    for modality in recipe.MODALITIES:
-        sections = recipe.schema(modality).model_fields
+    for modality in MODALITIES:
+        sections = recipe_class(modality).model_fields
         for name in ("modality", "data"):
             kind = sections[name].annotation
-            yield from _section(f"{name} ({modality}): {sections[name].description}", recipe.settings(kind, f"{name}."))  # type: ignore[arg-type]
-    for name, section in recipe.Recipe.model_fields.items():
+            yield from _section(f"{name} ({modality}): {sections[name].description}", iter_settings(kind, f"{name}."))  # type: ignore[arg-type]
+    for name, section in Recipe.model_fields.items():
         if name in ("modality", "data"):
             continue
-        if not recipe.models(section.annotation):
+        if not settings_classes(section.annotation):
             yield from _section("", [(name, section)])
             continue
         told: set[str] = set()  # of what the versions of the method have in common
-        for kind in recipe.models(section.annotation):
-            settings = [(key, field) for key, field in recipe.settings(kind, f"{name}.") if key not in told]
+        for kind in settings_classes(section.annotation):
+            settings = [(key, field) for key, field in iter_settings(kind, f"{name}.") if key not in told]
             title = f"{name}: {section.description}" if not told else f"{name} ({kind.model_fields['name'].default})"
             told.update(key for key, _ in settings)
             yield from _section(title, settings)
 
 
 def _settings_of_finetune() -> Iterator[str]:
-    from data2vec.recipe import recipe
     from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+    from data2vec.settings import iter_settings
 
     for kind in (RecognitionSettings, ClassificationSettings):
         title = f"objective ({kind.model_fields['name'].default})"
-        yield from _section(title, recipe.settings(kind, "objective."))
+        yield from _section(title, iter_settings(kind, "objective."))
 
 
 def _settings_of_probe() -> Iterator[str]:
-    from data2vec.recipe import recipe
     from data2vec.recipe.task_settings import ProbeSettings
+    from data2vec.settings import iter_settings
 
-    yield from _section("probe", recipe.settings(ProbeSettings, "probe."))
+    yield from _section("probe", iter_settings(ProbeSettings, "probe."))
 
 
 def _section(title: str, settings: Any) -> Iterator[str]:

@@ -1,20 +1,23 @@
-"""What can go wrong, told in one line."""
+"""The errors of the package. Each message is one line that a user can act on."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend: names the wrong value, what is allowed, and the mend. The command exits with 2."""
+    """A user error: the message names the wrong value, what is allowed, and how to fix it. The command exits with 2."""
 
 
 class RunStopped(Exception):
-    """A run that ended for a reason of its own: collapsed representations, too many bad files, a full disk. Exit 1."""
+    """A run that had to stop: a collapse, too many unreadable files, a full disk. The command exits with 1."""
 
 
 class Unhealthy(RunStopped):
-    """A run that its own measurements ended; of many processes, all end at the same step."""
+    """A run stopped by its own health checks. With several processes, all stop at the same step."""
 
 
 class Interrupted(RunStopped):
-    """A run that was asked to stop by a signal, and saved a checkpoint first. Exit 128 + `signal`, as shells have it."""
+    """A run stopped by a signal after it saved a checkpoint. The command exits with 128 + `signal`, as shells do."""
 
     def __init__(self, signal: int, message: str):
         super().__init__(message)
@@ -22,4 +25,10 @@ class Interrupted(RunStopped):
 
 
 class BadExample(Exception):
-    """One example that will not decode: skipped, counted and named. `str(error)` is "name: reason"."""
+    """One example that cannot be decoded: it is skipped, counted and named. `str(error)` is "name: reason"."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the nearest of the known words, or "" where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -27,7 +27,7 @@ from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
 
 FORMAT = "data2vec model 1"
@@ -57,7 +57,7 @@ class Model:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, in place of what was there: `data2vec.load(folder)` gives this model again."""
-        save(self, Path(folder))
+        save_model_folder(self, Path(folder))
 
     def push_to_hub(self, name: str, private: bool | None = None, token: str | None = None) -> str:
         """Put the model folder on the hub as "owner/name", and return its address: `data2vec.load(name)` opens it anywhere.
@@ -70,7 +70,7 @@ class Model:
         try:
             api.create_repo(name, private=private, exist_ok=True)
             with tempfile.TemporaryDirectory() as tmp:
-                save(self, Path(tmp) / "model")
+                save_model_folder(self, Path(tmp) / "model")
                 return str(api.upload_folder(repo_id=name, folder_path=Path(tmp) / "model"))
         except (HfHubHTTPError, HFValidationError) as error:
             raise UserError(f"{name}: the hub refuses it: {' '.join(str(error).split())[:300]}") from None
@@ -116,7 +116,9 @@ class Model:
         )
 
 
-def save(model: Model, folder: Path, examples: Examples | None = None, metrics: Sequence[dict[str, Any]] = ()) -> None:
+def save_model_folder(
+    model: Model, folder: Path, examples: Examples | None = None, metrics: Sequence[dict[str, Any]] = ()
+) -> None:
     """Write a model folder, in place of what was there.
 
     `examples`: the training examples, from which some modalities keep something (text: its tokenizer). `metrics`: the
@@ -136,7 +138,7 @@ def save(model: Model, folder: Path, examples: Examples | None = None, metrics: 
         (tmp / "README.md").write_text(card(model, metrics), encoding="utf-8")
 
 
-def load(path: str | Path) -> Model:
+def load_model_folder(path: str | Path) -> Model:
     """The model in a run folder or a model folder, on the CPU, in evaluation mode.
 
     Raises UserError when there is none, or its files are damaged."""
@@ -159,7 +161,7 @@ def load(path: str | Path) -> Model:
         head = TypeAdapter(AnyHeadSettings | None).validate_python(config.get("head"))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({error!r})") from None
-    model = blank(recipes.validate(raw, str(folder / "config.json")), head)
+    model = blank_model(validate_recipe(raw, str(folder / "config.json")), head)
     _fill(model.encoder, folder / WEIGHTS)
     if model.head is not None:
         _fill(model.head, folder / HEAD)
@@ -167,7 +169,7 @@ def load(path: str | Path) -> Model:
     return replace(model, pretraining=pretraining, source=config.get("source"), license=config.get("license"))
 
 
-def blank(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) -> Model:
+def blank_model(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) -> Model:
     """A model of this recipe, in evaluation mode, whose weights are yet to come."""
     modality = recipe.build_modality()
     encoder = encoders.build(modality, recipe.encoder).eval().requires_grad_(False)

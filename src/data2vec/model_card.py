@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
+from data2vec.recipe.yaml_format import dump_yaml
 
 TASKS = {
     ("speech", "ctc"): "automatic-speech-recognition",
@@ -35,7 +35,7 @@ def card(model: Any, metrics: Sequence[dict[str, Any]] = (), library: str = "dat
     }
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
     lines = [
-        *("---", yaml.safe_dump(about, sort_keys=False).strip(), "---", ""),
+        *("---", dump_yaml(about).strip(), "---", ""),
         *(f"# A {recipe.objective.name} encoder of {name}", ""),
         f"{parameters:,} parameters: {shape.layers} blocks of width {shape.width}, {shape.heads} heads.",
     ]

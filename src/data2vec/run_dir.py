@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from data2vec.atomic_io import atomic_write
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 
 FREE = (
@@ -80,7 +80,7 @@ def check(folder: Path, recipe: Recipe, resume: bool) -> None:
         return
     if not there:
         raise UserError(f"--resume: there is no run in {folder} (no recipe.yaml); leave out --resume to start one")
-    if changed := differences(recipes.load(folder / "recipe.yaml"), recipe):
+    if changed := differences(load_recipe(folder / "recipe.yaml"), recipe):
         raise UserError(
             "\n".join(
                 f"--resume: {key} is {now!r}, but the run in {folder} has {then!r}; keep that, or start another run by --out"

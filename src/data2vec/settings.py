@@ -1,13 +1,16 @@
-"""The base of every settings class: frozen, checked, and complete."""
+"""The base class of all settings, and the walk over their keys."""
 
+import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class Settings(BaseModel):
-    """Settings stand beside what they set; defaults are the paper's values; an unknown key is an error."""
+    """Frozen and validated. Settings are defined beside what they set; defaults are the paper's values; an unknown key is an
+    error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -22,3 +25,20 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def iter_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of a settings class by its dotted name, with its field; the members of a union follow one another."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", field
+        for option in settings_classes(field.annotation):
+            yield from iter_settings(option, f"{prefix}{name}.")
+
+
+def settings_classes(annotation: object) -> list[type[BaseModel]]:
+    """The settings classes in an annotation, which may be a union of several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType) or hasattr(annotation, "__metadata__"):
+        return [model for part in get_args(annotation) for model in settings_classes(part)]
+    return []

@@ -6,9 +6,9 @@ import pytest
 
 from data2vec.health.verdict import Finding, Verdict, verdict
 from data2vec.objective import diagnostics as health
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
-SPEECH = recipes.load("speech/v2-tiny", {"train.steps": 150}).flat()
+SPEECH = load_recipe("speech/v2-tiny", {"train.steps": 150}).flat()
 STEPS = (1, 10, 20, 40, 70, 100, 120, 150)
 HEALTHY: dict[str, Any] = {
     "step": STEPS,

@@ -8,15 +8,14 @@ import torch
 
 import data2vec
 from data2vec import cli
-from data2vec import model as models
 from data2vec.errors import UserError
 from data2vec.interop import convert as converting
 from data2vec.interop import load as loading
 from data2vec.interop.convert import Form, convert
-from data2vec.model import Model
+from data2vec.model import Model, save_model_folder
 from data2vec.nn import encoder as encoders
 from data2vec.objective import build
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 SMALL: dict[str, Any] = {
     **{"encoder.width": 32, "encoder.layers": 3, "encoder.heads": 2, "encoder.ffn_width": 64, "objective.target.top_k": 2},
@@ -28,7 +27,7 @@ SMALL: dict[str, Any] = {
 def speech() -> Model:
     """A pre-trained model, teacher and all."""
     torch.manual_seed(0)
-    recipe = recipes.load("speech/v1-base", SMALL)
+    recipe = load_recipe("speech/v1-base", SMALL)
     modality = recipe.build_modality()
     objective = build(encoders.build(modality, recipe.encoder).eval(), recipe.objective)
     rest = {name: torch.randn_like(value) for name, value in objective.state_dict().items() if not name.startswith("student.")}
@@ -70,10 +69,10 @@ def test_nothing_is_overwritten(speech: Model, tmp_path: Path, to: Form) -> None
 
 def test_what_was_written_is_read_again(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(model: Model, place: Path) -> list[str]:
-        models.save(model, place)
+        save_model_folder(model, place)
         weights = data2vec.load(place)
         weights.encoder.transformer.blocks[0].norm1.weight.data[0] += 1
-        models.save(weights, place)
+        save_model_folder(weights, place)
         return []
 
     monkeypatch.setitem(converting._WRITERS, "data2vec", damaged)

@@ -14,7 +14,7 @@ from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import TeacherSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from helpers.small_models import KINDS, batch2, encoder, objective2, with_masks
 
 BY_LAYER = TargetSettings(top_k=2, layer_norms=("layer",))  # instance norm makes the mean over the positions nothing
@@ -272,7 +272,7 @@ def test_without_a_mask_vector_version_1_is_told_what_is_missing() -> None:
     "override", ["encoder.extra_tokens=0", "objective.decoder.groups=7"], ids=["no token for the class loss", "groups"]
 )
 def test_what_cannot_be_built_is_refused_by_its_setting(override: str) -> None:
-    recipe = recipes.load("vision/v2-tiny", [override])
+    recipe = load_recipe("vision/v2-tiny", [override])
     key = "objective.cls_loss" if "extra" in override else "objective.decoder.groups"
     with pytest.raises(UserError, match=key):
         Data2Vec2(build(recipe.build_modality(), recipe.encoder), recipe.objective)

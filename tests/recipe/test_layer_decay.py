@@ -4,14 +4,14 @@ from torch import nn
 
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
-from data2vec.recipe import recipe as recipes
 from data2vec.recipe.layer_decay import LayerDecay, layer_scale
+from data2vec.recipe.loading import load_recipe
 from data2vec.train.optimizer import parameter_groups
 
 
 def model(name: str) -> nn.ModuleDict:
     """A fine-tuning model of this recipe's encoder: `encoder` and `head`, without memory."""
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     with torch.device("meta"):
         head = heads.build(heads.ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6), recipe.encoder.width)
         return nn.ModuleDict({"encoder": encoders.build(recipe.build_modality(), recipe.encoder), "head": head})
@@ -81,7 +81,7 @@ def test_all_that_comes_before_the_blocks_is_below(name: str, expected: set[str]
 def test_parameter_groups_hold_every_parameter_once(below: str, groups: int) -> None:
     whole = model("vision/v1-base")
     decay = LayerDecay(below=below)  # type: ignore[arg-type]
-    settings = recipes.load("vision/v1-base").train
+    settings = load_recipe("vision/v1-base").train
     found = parameter_groups(whole, settings, lambda name: layer_scale(name, 12, decay))
     assert len(found) == groups
     names = {id(parameter): name for name, parameter in whole.named_parameters()}

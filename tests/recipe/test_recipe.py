@@ -5,29 +5,31 @@ import pytest
 
 import data2vec
 from data2vec.errors import UserError
-from data2vec.recipe import recipe as recipes
-from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary, validate_recipe
+from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
+from data2vec.recipe.yaml_format import dump_yaml, parse_yaml
+from data2vec.settings import iter_settings
 
 
-def mistakes(*overrides: str, name: str = "vision/v1-tiny") -> list[str]:
-    with pytest.raises(UserError) as told:
-        recipes.load(name, overrides)
-    return str(told.value).splitlines()
+def load_errors(*overrides: str, name: str = "vision/v1-tiny") -> list[str]:
+    with pytest.raises(UserError) as raised:
+        load_recipe(name, overrides)
+    return str(raised.value).splitlines()
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_a_shipped_recipe_is_complete_when_printed(name: str) -> None:
-    recipe = recipes.load(name)
-    printed = recipes.parse(recipe.to_yaml(), name)
-    assert recipes.validate(printed, name) == recipe
+@pytest.mark.parametrize("name", recipe_names())
+def test_to_yaml_of_a_shipped_recipe_is_complete_and_loads_equal(name: str) -> None:
+    recipe = load_recipe(name)
+    printed = parse_yaml(recipe.to_yaml(), name)
+    assert validate_recipe(printed, name) == recipe
     assert printed.keys() == Recipe.model_fields.keys()
-    assert recipes.summary(name)
+    assert recipe_summary(name)
     recipe.build_modality()
 
 
-def test_the_names_that_users_rely_on() -> None:
+def test_recipe_names_include_those_promised() -> None:
     promised = "speech/v1-base speech/v1-large speech/v1-audioset vision/v1-base vision/v1-large text/v1-base text/v1-base-bert"
-    assert {*promised.split(), "speech/v1-tiny", "vision/v1-tiny", "text/v1-tiny"} <= set(recipes.names())
+    assert {*promised.split(), "speech/v1-tiny", "vision/v1-tiny", "text/v1-tiny"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize(
@@ -42,65 +44,114 @@ def test_the_names_that_users_rely_on() -> None:
         ("no", "no"),
         ("1e", "1e"),
         ("", None),
+        ("~", None),
+        ("on", "on"),
+        ("1_000", 1000),
+        ("017", 17),
+        ("0o17", 15),
+        ("1:30", "1:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("'1e-3'", "1e-3"),
+        (".inf", float("inf")),
     ],
 )
-def test_values_are_read_as_one_expects(text: str, value: Any) -> None:
-    read = recipes.parse(text, "here")
+def test_parse_yaml_of_a_scalar_follows_yaml_1_2(text: str, value: Any) -> None:
+    read = parse_yaml(text, "recipe")
     assert read == value
     assert type(read) is type(value)
 
 
-def test_overrides_as_words_and_as_a_mapping() -> None:
-    words = recipes.load("vision/v1-tiny", ["train.lr=1e-2", "data.train=a/b", "objective.mask={kind: span, length: 3}"])
+def test_parse_yaml_merges_an_alias() -> None:
+    text = "a: &shared {lr: 1}\nb:\n  <<: *shared\n  seed: 2\nc: *shared"
+    assert parse_yaml(text, "recipe") == {"a": {"lr": 1}, "b": {"lr": 1, "seed": 2}, "c": {"lr": 1}}
+
+
+EXPLODING = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (EXPLODING, "values after aliases are expanded"),
+        ("a: &x [*x]", "an alias contains itself"),
+        ("a: *x", "undefined alias"),
+        ("[" * 5000, "nested too deeply"),
+        ("a: {b: 1, b: 1}", "duplicate key"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("a: !!int x", "invalid literal"),
+        ("1\n---\n2", "another document"),
+        ("a: \0", "special characters are not allowed"),
+    ],
+)
+def test_parse_yaml_of_hostile_or_invalid_text_raises_one_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        parse_yaml(text, "recipe")
+    assert str(raised.value).startswith("recipe")
+    assert "\n" not in str(raised.value)
+
+
+def test_dump_yaml_loads_equal_and_keeps_the_order_of_keys() -> None:
+    shared = [1, 2.0]
+    texts = ["1e-3", "on", "true", "2020-01-01", "017", "=", "<<", "a: b", "é\nü", "", "x y " * 60]
+    value = {"z": 1e-6, "a": {"texts": texts, "none": None, "large": 1e20, "inf": float("inf")}, "b": [shared, shared], "c": {}}
+    dumped = dump_yaml(value)
+    assert parse_yaml(dumped, "recipe") == value
+    assert list(parse_yaml(dumped, "recipe")) == list(value)
+    assert "&" not in dumped
+
+
+def test_load_recipe_takes_overrides_as_strings_or_mapping() -> None:
+    words = load_recipe("vision/v1-tiny", ["train.lr=1e-2", "data.train=a/b", "objective.mask={kind: span, length: 3}"])
     given = {"train.lr": 1e-2, "data.train": Path("a/b"), "objective.mask": {"kind": "span", "length": 3}}
-    assert words == recipes.load("vision/v1-tiny", given)
+    assert words == load_recipe("vision/v1-tiny", given)
     assert words.train.lr == 0.01
-    assert recipes.load(words, ["data.train="]).data.train is None
+    assert load_recipe(words, ["data.train="]).data.train is None
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_load_recipe_of_a_file_fills_in_defaults(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("modality: {name: speech}\ntrain:\nencoder: {layers: 2}\n")
-    recipe = recipes.load(path, ["train.steps=5"])
+    recipe = load_recipe(path, ["train.steps=5"])
     assert recipe.encoder.layers == 2
     assert recipe.train.steps == 5
     assert recipe.data.train is None
 
 
-def test_every_mistake_is_told_at_once_in_a_line_each() -> None:
-    lines = mistakes("train.stepz=3", "lr=3", "encoder.width=wide", "objective.scale=foo", "train.precision=bf17")
+def test_load_recipe_reports_all_errors_a_line_each() -> None:
+    lines = load_errors("train.stepz=3", "lr=3", "encoder.width=wide", "objective.scale=foo", "train.precision=bf17")
     assert lines == [
         "vision/v1-tiny: encoder.width: should be a valid integer, not 'wide'",
         "vision/v1-tiny: objective.scale: should be a valid number, or should be '1/sqrt(width)' or '1/width', not 'foo'",
         "vision/v1-tiny: train.precision: should be 'fp32', 'bf16' or 'fp16', not 'bf17'; did you mean 'bf16'?",
-        "vision/v1-tiny: train.stepz: there is no such setting; did you mean 'steps'?",
-        "vision/v1-tiny: lr: there is no such setting; did you mean 'train.lr'?",
+        "vision/v1-tiny: train.stepz: unknown setting; did you mean 'steps'?",
+        "vision/v1-tiny: lr: unknown setting; did you mean 'train.lr'?",
     ]
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
-        ("objective.mask.lenght=3", "objective.mask.lenght: there is no such setting; here are kind, patches,"),
-        ("objective.mask.patchs=3", "objective.mask.patchs: there is no such setting; did you mean 'patches'?"),
+        ("objective.mask.lenght=3", "objective.mask.lenght: unknown setting; allowed are kind, patches,"),
+        ("objective.mask.patchs=3", "objective.mask.patchs: unknown setting; did you mean 'patches'?"),
         (
             "objective.mask.kind=blok",
-            "objective.mask.kind: 'blok' is none of 'span', 'token', 'block', 'fixed-block', 'random'; did you mean 'block'?",
+            "objective.mask.kind: 'blok' is not one of 'span', 'token', 'block', 'fixed-block', 'random'; did you mean 'block'",
         ),
         (
             "objective.name=data2vec3",
-            "objective.name: 'data2vec3' is none of 'data2vec', 'data2vec2', 'ctc', 'classify'; did you mean 'data2vec'?",
+            "objective.name: 'data2vec3' is not one of 'data2vec', 'data2vec2', 'ctc', 'classify'; did you mean 'data2vec'?",
         ),
         ("objective.mask={}", "objective.mask.kind: is missing; one of span, token, block, fixed-block, random"),
-        ("train.schedule.name=cosin", "train.schedule.name: 'cosin' is none of"),
+        ("train.schedule.name=cosin", "train.schedule.name: 'cosin' is not one of"),
         (
             "train.schedule.warmup_stepz=1",
-            "train.schedule.warmup_stepz: there is no such setting; did you mean 'warmup_steps'?",
+            "train.schedule.warmup_stepz: unknown setting; did you mean 'warmup_steps'?",
         ),
-        ("modality.imag=3", "modality.imag: there is no such setting; did you mean 'image'?"),
-        ("data.batch_seconds=3", "data.batch_seconds: there is no such setting; did you mean 'batch_size'?"),
+        ("modality.imag=3", "modality.imag: unknown setting; did you mean 'image'?"),
+        ("data.batch_seconds=3", "data.batch_seconds: unknown setting; did you mean 'batch_size'?"),
         ("modality.mean=[1, 2]", "modality.mean.2: is missing"),
-        ("modality.name=vison", "modality.name: 'vison' is none of speech, vision, text"),
+        ("modality.name=vison", "modality.name: 'vison' is not one of speech, vision, text"),
         ("modality.name=", "modality.name: is missing; one of speech"),
         ("modality.name=nowhere:Thing", "modality.name: 'nowhere:Thing' cannot be imported"),
         ("train.lr=-1", "train.lr: should be greater than 0, not -1"),
@@ -108,23 +159,23 @@ def test_every_mistake_is_told_at_once_in_a_line_each() -> None:
         ("train.betas=[0.9, two]", "train.betas.1: should be a valid number, not 'two'"),
         ("train.compile=yes", "train.compile: should be a valid boolean, not 'yes'"),
         ("train.schedule={name: tri_stage, warmup: 0.5, hold: 0.6}", "train.schedule: warmup and hold"),
-        ("encoder=3", "encoder: should be a section with settings of its own, not 3"),
+        ("encoder=3", "encoder: should be a section with settings, not 3"),
         ("encoder.heads=3", "encoder: width 64 is not a multiple of heads 3"),
-        ("foo.bar=1", "foo: there is no such setting; here are modality, encoder"),
+        ("foo.bar=1", "foo: unknown setting; allowed are modality, encoder"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_mend(override: str, said: str) -> None:
-    lines = mistakes(override)
+def test_load_recipe_with_a_wrong_override_raises_one_line(override: str, message: str) -> None:
+    lines = load_errors(override)
     assert len(lines) == 1
-    assert lines[0].startswith(f"vision/v1-tiny: {said}")
+    assert lines[0].startswith(f"vision/v1-tiny: {message}")
 
 
-def test_an_unknown_modality_does_not_hide_other_mistakes() -> None:
-    assert len(mistakes("modality.name=vison", "encoder.wdth=3")) == 2
+def test_load_recipe_with_unknown_modality_reports_other_errors_too() -> None:
+    assert len(load_errors("modality.name=vison", "encoder.wdth=3")) == 2
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["train.lr"], "'train.lr' is not an override: write key=value"),
         (["=3"], "'=3' is not an override"),
@@ -132,51 +183,51 @@ def test_an_unknown_modality_does_not_hide_other_mistakes() -> None:
         (["train.lr=[1"], "train.lr, line 1: not valid YAML"),
     ],
 )
-def test_what_is_no_override(overrides: list[str], said: str) -> None:
-    assert mistakes(*overrides)[0].startswith(said)
+def test_load_recipe_with_a_malformed_override_raises(overrides: list[str], message: str) -> None:
+    assert load_errors(*overrides)[0].startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("vision/v1-tin", "there is no recipe 'vision/v1-tin'; did you mean 'vision/v1-tiny'?"),
         ("nowhere.yaml", "recipe nowhere.yaml cannot be read: No such file or directory"),
     ],
 )
-def test_what_is_no_recipe(name: str, said: str) -> None:
-    assert mistakes(name=name)[0].startswith(said)
+def test_load_recipe_with_an_unknown_name_raises(name: str, message: str) -> None:
+    assert load_errors(name=name)[0].startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"train: {lr: [}", "line 1: not valid YAML"),
         (b"- a\n- b", "a recipe is a mapping with the sections modality"),
         (b"", "a recipe is a mapping"),
-        (b"train: {}\ntrain: {}\n", "line 2: not valid YAML: 'train' stands here twice"),
+        (b"train: {}\ntrain: {}\n", "line 2: not valid YAML: found duplicate key"),
         ("modality: {name: vision} # \xe9".encode("latin-1"), "is not UTF-8"),
         (b"{}", "modality.name: is missing"),
         (b"modality: vision", "modality.name: is missing"),
     ],
 )
-def test_a_file_that_is_no_recipe(content: bytes, said: str, tmp_path: Path) -> None:
+def test_load_recipe_of_an_invalid_file_raises_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    lines = mistakes(name=str(path))
+    lines = load_errors(name=str(path))
     assert len(lines) == 1
     assert str(path) in lines[0]
-    assert said in lines[0]
+    assert message in lines[0]
 
 
-def test_every_setting_says_what_it_is() -> None:
-    for modality in recipes.MODALITIES:
-        for key, field in recipes.settings(recipes.schema(modality)):
+def test_every_setting_has_a_description() -> None:
+    for modality in MODALITIES:
+        for key, field in iter_settings(recipe_class(modality)):
             assert field.description or key.endswith((".name", ".kind")), key
 
 
-def test_a_recipe_can_be_made_in_python() -> None:
+def test_recipe_built_in_python_loads() -> None:
     from data2vec.data.image import VisionData
     from data2vec.modalities.vision import VisionSettings
 
     recipe = data2vec.Recipe(modality=VisionSettings(image=32, patch=4), data=VisionData(batch_size=8))
-    assert recipes.load(recipe).data.batch == 8
+    assert load_recipe(recipe).data.batch == 8

@@ -8,7 +8,9 @@ from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2, Objective
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
+from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.yaml_format import parse_yaml
 
 PUBLISHED = {  # student without head, head
     "speech/v1-base": (93_164_288, 590_592),
@@ -44,16 +46,16 @@ def last(whole: Objective) -> torch.nn.Module:
     return whole.decoder if isinstance(whole, Data2Vec2) else whole.get_submodule("head")
 
 
-def objective(name: str, device: str) -> tuple[recipes.Recipe, Objective]:
-    recipe = recipes.load(name)
+def objective(name: str, device: str) -> tuple[Recipe, Objective]:
+    recipe = load_recipe(name)
     with torch.device(device):
         return recipe, objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_it_is_complete_and_reads_back_the_same(name: str) -> None:
-    recipe = recipes.load(name)
-    assert recipes.validate(recipes.parse(recipe.to_yaml(), name), name) == recipe
+    recipe = load_recipe(name)
+    assert validate_recipe(parse_yaml(recipe.to_yaml(), name), name) == recipe
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -65,7 +67,7 @@ def test_it_has_the_published_number_of_parameters(name: str) -> None:
 
 
 def test_every_large_and_base_recipe_is_counted() -> None:
-    assert {name for name in recipes.names() if "tiny" not in name and "/v" in name} == set(PUBLISHED)
+    assert {name for name in recipe_names() if "tiny" not in name and "/v" in name} == set(PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_it_has_the_published_settings(name: str) -> None:
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     for key, expected in SETTINGS[name].items():
         value: object = recipe
         for part in key.split("."):

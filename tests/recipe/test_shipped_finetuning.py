@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from data2vec import cli_help as usage
-from data2vec.recipe import recipe as recipes
+from data2vec import cli_help
+from data2vec.recipe.loading import load_recipe, recipe_names
 
 TRI = {"name": "tri_stage", "warmup": 0.1, "hold": 0.4, "initial_scale": 0.01, "final_scale": 0.05}
 # name: steps, lr, share of masked positions and of channels, layer drop, frozen steps, seconds a step and a device
@@ -54,19 +54,19 @@ GLUE = {
 
 def test_recipes_that_help_and_docs_speak_of_are_there() -> None:
     root = Path(__file__).parents[2]
-    texts = [usage.__doc__, *(value for value in vars(usage).values() if isinstance(value, str))]
+    texts = [cli_help.__doc__, *(value for value in vars(cli_help).values() if isinstance(value, str))]
     texts += [path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))]
     spoken = {
         name
         for text in texts
         for name in re.findall(r"\b(?:speech|vision|text)/(?:v\d|ctc|classify|glue)-[\w-]*\w", text or "")
     }
-    partly = {name for name in spoken if any(known.startswith(name) for known in recipes.names())}  # "speech/ctc-v1-large-…"
+    partly = {name for name in spoken if any(known.startswith(name) for known in recipe_names())}  # "speech/ctc-v1-large-…"
     assert spoken and spoken == partly
 
 
 def speech(name: str) -> tuple[Any, dict[str, Any]]:
-    found = recipes.load(f"speech/ctc-{name}")
+    found = load_recipe(f"speech/ctc-{name}")
     assert (found.train.betas, found.train.eps, found.train.weight_decay, found.train.clip_norm) == ((0.9, 0.98), 1e-8, 0, 0)
     assert found.modality.conv_grad_scale == 0  # type: ignore[attr-defined]
     encoder = found.encoder
@@ -102,7 +102,7 @@ def test_speech_of_version_2(name: str) -> None:
 @pytest.mark.parametrize("name", VISION)
 def test_images(name: str) -> None:
     epochs, batch, lr, warmup, last, drop_path, decay, mixup, chance, betas, clip = VISION[name]
-    found: Any = recipes.load(f"vision/classify-{name}")
+    found: Any = load_recipe(f"vision/classify-{name}")
     train, data, task = found.train, found.data, found.objective
     assert train.steps == pytest.approx(epochs * 1281167 / batch, rel=2e-3)
     assert (data.batch_size, train.lr, train.betas, train.weight_decay, train.clip_norm) == (batch, lr, betas, 0.05, clip)
@@ -122,7 +122,7 @@ def test_images(name: str) -> None:
 @pytest.mark.parametrize("name", GLUE)
 def test_language(name: str, version: int) -> None:
     batch, warmup, steps, *rates, metric, pairs = GLUE[name]
-    found: Any = recipes.load(f"text/glue-v{version}-{name}")
+    found: Any = load_recipe(f"text/glue-v{version}-{name}")
     train, task = found.train, found.objective
     assert (train.steps, train.lr, found.data.batch_size) == (steps, rates[version - 1], batch)
     assert train.schedule.model_dump() == {"name": "polynomial", "warmup_steps": warmup, "power": 1.0}
@@ -133,7 +133,7 @@ def test_language(name: str, version: int) -> None:
 
 
 def test_sound_events() -> None:
-    found: Any = recipes.load("speech/classify-audioset")
+    found: Any = load_recipe("speech/classify-audioset")
     train, task = found.train, found.objective
     assert (train.steps, train.lr, train.head_lr) == (13000, 3e-5, 2e-4)  # as in the paper
     assert train.schedule.model_dump() == {"name": "cosine", "warmup_steps": 5000, "final_lr": 0.0}

@@ -9,7 +9,7 @@ from data2vec import objective as objectives
 from data2vec.errors import BadExample, UserError
 from data2vec.nn import encoder as encoders
 from data2vec.objective import Objective
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.report import samples as inside
 from data2vec.report.samples import Sample
@@ -18,7 +18,7 @@ from data2vec.run_dir import Run
 
 @pytest.fixture
 def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
-    recipe = recipes.load(run.recipe)
+    recipe = load_recipe(run.recipe)
     modality = recipe.build_modality()
     sample = inside.sample(modality, str(recipe.data.train))
     return recipe, sample, objectives.build(encoders.build(modality, recipe.encoder), recipe.objective).eval()
@@ -48,7 +48,7 @@ def test_attention_is_of_the_asked_blocks_and_the_first_example(opened: tuple[Re
         assert (weights.sum(-1) < 1).all()
     else:
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-4)
-    again = inside.attention(objective.student, {key: value[:1] for key, value in sample.batch.items()}, [2])
+    again = inside.attention(objective.student, sample.batch.rows(0, 1), [2])
     np.testing.assert_allclose(again[0], weights[1], rtol=1e-4)
     assert not any(block.attention._forward_pre_hooks for block in objective.student.transformer.blocks)
 

@@ -12,13 +12,12 @@ import torch
 
 import data2vec
 from data2vec import cli
-from data2vec import model as models
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.distributed import process_group
 from data2vec.errors import UserError
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.heads import Classifier
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.tasks.asr.ngram import estimate_ngram
 from data2vec.train.finetune import Finetuning
@@ -87,7 +86,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             torch.manual_seed(0)
             prenet = {"encoder.prenet_layers": 0, "objective.target.top_k": 1}
             changes = ENCODER | SIZES[kind] | prenet | ({"data.tokenizer": str(tokenizer)} if kind == "text" else {})
-            model = models.blank(recipes.load(f"{kind}/{version}-base", changes))
+            model = blank_model(load_recipe(f"{kind}/{version}-base", changes))
             found[f"{kind}-{version}"] = root / f"{kind}-{version}"
             model.save_pretrained(found[f"{kind}-{version}"])
     return found
@@ -106,7 +105,7 @@ def data(root: Path, kind: str) -> str:
     return str(root / "text.tsv" if kind == "text" else root / kind)
 
 
-TASKS = [name for name in recipes.names() if isinstance(recipes.load(name).objective, SupervisedSettings)]
+TASKS = [name for name in recipe_names() if isinstance(load_recipe(name).objective, SupervisedSettings)]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -129,7 +128,7 @@ def test_a_step_of_each_shipped_recipe(name: str, labelled: Path, given: dict[st
     else:
         run = data2vec.finetune(name, given[f"{kind}-{version}"], where, where, changes, tmp_path / "run")
     (line,) = run.metrics
-    assert np.isfinite(line["loss"]) and f"valid_{recipes.load(run.recipe).objective.metric}" in line
+    assert np.isfinite(line["loss"]) and f"valid_{load_recipe(run.recipe).objective.metric}" in line
     model = data2vec.load(run.folder)
     assert model.head is not None and model.recipe.objective.name == ("data2vec" if version == "v1" else "data2vec2")
 
@@ -167,7 +166,7 @@ def test_classification_learns(
     changes |= {"objective.label": "score"} if "stsb" in name else {}
     where = data(labelled, kind)
     run = data2vec.finetune(name, given[f"{kind}-{version}"], where, where, changes, tmp_path / "run")
-    metric = recipes.load(run.recipe).objective.metric
+    metric = load_recipe(run.recipe).objective.metric
     assert run.metrics[-1][f"valid_{metric}"] > 0.95
     head = data2vec.load(run.folder).head
     assert isinstance(head, Classifier)
@@ -193,7 +192,7 @@ def test_the_weights_that_were_given_are_not_kept_twice(labelled: Path, given: d
     run = data2vec.finetune(name, given["vision-v2"], where, where, settings("vision", 1), tmp_path / "run")
     with process_group("cpu") as process:
         for newest in (None, run.folder / "checkpoints" / "step-1"):  # begun, and gone on with
-            training = Finetuning(recipes.load(run.folder / "recipe.yaml"), process, newest)
+            training = Finetuning(load_recipe(run.folder / "recipe.yaml"), process, newest)
             assert training.given is not None and not training.given.pretraining
             assert all(weight.is_meta for weight in training.given.encoder.parameters())
             assert not any(weight.is_meta for weight in training.objective.parameters())

@@ -8,7 +8,7 @@ import torch
 import data2vec
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.train.trainer import Training
 
@@ -23,7 +23,7 @@ def run(tiny2: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def begin(where: Path, settings: dict[str, Any]) -> Any:
-    return Training(recipes.load("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(CPU))
+    return Training(load_recipe("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(CPU))
 
 
 def test_student_teacher_and_decoder_go_on(run: Run, tiny2: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from data2vec.nn import encoder as encoders
 from data2vec.objective import Data2Vec
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.train_settings import Cosine, Polynomial, TrainSettings, TriStage
 from data2vec.train.optimizer import build, clip, learning_rate, parameter_groups, set_learning_rate
 
@@ -42,7 +42,7 @@ def test_a_warm_up_longer_than_the_run_still_gives_rates() -> None:
 
 @pytest.mark.parametrize("name", ["speech/v1-tiny", "vision/v1-tiny", "text/v1-tiny"])
 def test_only_matrices_decay(name: str) -> None:
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     modality = recipe.build_modality()
     objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
     names = {id(parameter): key for key, parameter in objective.named_parameters()}

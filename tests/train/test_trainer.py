@@ -15,7 +15,7 @@ import data2vec
 from data2vec.batch import MaskedBatch
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.health.verdict import Verdict, verdict
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.report import page
 from data2vec.run_dir import Run
 from data2vec.train import trainer as loop
@@ -199,7 +199,7 @@ def test_no_checkpoint_is_made_of_what_is_no_number(tiny: dict[str, Any], tmp_pa
 
 
 def judged(run: Run) -> Verdict:
-    return verdict(run.metrics, recipes.load(run.recipe).flat())
+    return verdict(run.metrics, load_recipe(run.recipe).flat())
 
 
 def test_a_run_ends_with_its_verdict(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

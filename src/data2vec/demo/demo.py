@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data2vec import model as models
 from data2vec.demo import datasets as embedded
 from data2vec.demo.datasets import Folders
 from data2vec.errors import UserError
-from data2vec.model import Model
+from data2vec.model import Model, load_model_folder
 from data2vec.report import curves
 from data2vec.report import panels as pictures
 from data2vec.report import samples as inside
@@ -111,7 +110,7 @@ def _go(name: str, part: Part, out: Path) -> Row:
     start = time.monotonic()
     folders = part.data(out / "data")
     run = pretrain(part.recipe, data=str(folders.train), overrides=part.overrides, out=out / "run")
-    model = models.load(run.folder)
+    model = load_model_folder(run.folder)
     found = probe(model, folders.labelled, folders.heldout, out=run.folder / "probe.json")
     print(found, flush=True)
     _draw(model, run, str(folders.train), out)

@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data2vec import model as models
 from data2vec.errors import UserError
 from data2vec.interop.fairseq import read as official
 from data2vec.interop.load import load
 from data2vec.interop.transformers import folder as transformers
-from data2vec.model import Model
+from data2vec.model import Model, save_model_folder
 
 Form = Literal["data2vec", "transformers", "fairseq"]
 
@@ -65,7 +64,7 @@ def convert(
 
 
 def _write_ours(model: Model, place: Path) -> list[str]:
-    models.save(model, place)
+    save_model_folder(model, place)
     return []
 
 

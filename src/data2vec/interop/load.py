@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from data2vec import model as models
 from data2vec.errors import UserError
 from data2vec.interop.fairseq import read as official
 from data2vec.interop.transformers import folder as transformers
-from data2vec.model import Model
+from data2vec.model import Model, load_model_folder
 
 
 def load(model: str | Path | Model) -> Model:
@@ -27,7 +26,7 @@ def load(model: str | Path | Model) -> Model:
         path = _download(str(model))
     if _kind(path / "config.json") is not None:
         return transformers.read(path)
-    return models.load(path)
+    return load_model_folder(path)
 
 
 def _kind(config: Path) -> str | None:

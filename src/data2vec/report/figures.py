@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
+from data2vec.model import load_model_folder
 from data2vec.nn import encoder as encoders
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
@@ -68,7 +68,7 @@ def _tuned(run: Path) -> list[Look]:
     """Of a fine-tuned model: which layers its head takes its sum from, if it does."""
     if not (run / "model" / "config.json").is_file():
         return []
-    head = models.load(run).head
+    head = load_model_folder(run).head
     if head is None or head.mix is None:
         return []
     says = "The weights of the blocks' outputs, each normalised, in the sum that the head is given: which layer carries what."

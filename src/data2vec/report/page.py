@@ -13,7 +13,7 @@ from typing import Any
 
 from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.report import curves
 from data2vec.report import style as figure
@@ -38,7 +38,7 @@ def build(run: str | Path) -> Path:
     here = Run(Path(run).expanduser())
     if not here.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
-    recipe = recipes.load(here.recipe)
+    recipe = load_recipe(here.recipe)
     metrics, starts = here.metrics, machine.starts(here.folder)
     seen, missing = looks(here.folder, recipe)
     sections = [

@@ -9,19 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data2vec import model as models
 from data2vec.data.loader import Loader
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
-from data2vec.model import Model
+from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
 from data2vec.objective import Data2Vec2Settings
 from data2vec.objective import diagnostics as health
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
@@ -127,10 +126,10 @@ class Finetuning(Training):
         assert isinstance(task, SupervisedSettings)
         if valid is None:
             return None, task.every
-        recipe = recipes.load(self.recipe, {"data.streaming": False})
+        recipe = load_recipe(self.recipe, {"data.streaming": False})
         modality = recipe.build_modality()
         eval_set = load_eval_set(modality, valid, self.targets, task.label)
-        copy = models.blank(recipe, self.targets.head)
+        copy = blank_model(recipe, self.targets.head)
 
         def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
             self._fill(copy, weights)
@@ -162,12 +161,12 @@ class Finetuning(Training):
             self._write_model(all_weights(self.objective))
 
     def _write_model(self, weights: Mapping[str, Tensor]) -> None:
-        model = models.blank(self.recipe, self.targets.head)
+        model = blank_model(self.recipe, self.targets.head)
         self._fill(model, weights)
         model = replace(model, recipe=self._model_recipe())
         if self.given is not None:
             model = replace(model, source=self.given.source, license=self.given.license)
-        self.process.on_main_process(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+        self.process.on_main_process(lambda: save_model_folder(model, self.run.model, self.loader.examples, self.run.metrics))
 
     def _fill(self, model: Model, weights: Mapping[str, Tensor]) -> None:
         for part, name in ((model.encoder, "student."), (model.head, "head.")):
@@ -195,14 +194,14 @@ def _resolve(
     overrides: Iterable[str] | Mapping[str, Any],
     scratch: bool,
 ) -> Recipe:
-    """The recipe of this run, complete: the model's encoder beneath it, and the places of data absolute."""
+    """The complete recipe of this run, with encoder and modality defaults from the model and absolute data paths."""
     given = None if model is None else load(model)
-    beneath: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     if given is not None:
-        beneath = {part: getattr(given.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
+        defaults = {part: getattr(given.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
         if (tokenizer := getattr(given.modality.data, "tokenizer", None)) is not None:
-            beneath["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
-    first = recipes.load(recipe)
+            defaults["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
+    first = load_recipe(recipe)
     if not isinstance(first.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe of pre-training, not of fine-tuning; 'data2vec recipes' lists both")
     kinds = [each.modality.name for each in (first, *([] if given is None else [given.recipe]))]  # type: ignore[attr-defined]
@@ -211,11 +210,11 @@ def _resolve(
     known = {} if given is None else meaning(given.recipe)
     if given is not None and not given.recipe.encoder.final_norm:  # it can be left out, but not come from nowhere
         known["encoder.final_norm"] = False
-    resolved = recipes.load(recipes.load(recipe, known, beneath), overrides)
+    resolved = load_recipe(load_recipe(recipe, known, defaults), overrides)
     places = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
     if places["data.train"] is None:
         raise UserError("data.train: where is the labelled training data? data.train=FOLDER")
     if model is not None and not scratch:
         places["init"] = str(model)
     found = {key: str(Path(place).resolve()) if Path(place).exists() else place for key, place in places.items() if place}
-    return recipes.load(resolved, found)
+    return load_recipe(resolved, found)

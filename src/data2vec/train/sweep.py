@@ -10,7 +10,7 @@ from typing import Any
 
 from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.finetune import finetune
@@ -73,7 +73,7 @@ def sweep(
     UserError as `finetune` does, and when there is no validation data to compare by."""
     place = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}-sweep"
     overrides, grid = list(overrides), grid or {}
-    loaded = recipes.load(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     if loaded.data.valid is None:
         raise UserError("data.valid: a sweep compares by validation; where is the held-out data? data.valid=FOLDER")
     metric = loaded.objective.metric

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec import run_dir as folder
 from data2vec.data.loader import Loader
@@ -21,9 +20,10 @@ from data2vec.distributed import Process, process_group
 from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.modalities.base import Modality
+from data2vec.model import Model, save_model_folder
 from data2vec.nn import encoder as encoders
 from data2vec.objective import diagnostics as health
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report import page
@@ -252,8 +252,8 @@ class Training:
         student = encoders.build(modality, recipe.encoder)
         student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
         rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
-        model = models.Model(student, modality, recipe, pretraining=rest)
-        self.process.on_main_process(lambda: models.save(model, self.run.model, self.loader.examples, self.run.metrics))
+        model = Model(student, modality, recipe, pretraining=rest)
+        self.process.on_main_process(lambda: save_model_folder(model, self.run.model, self.loader.examples, self.run.metrics))
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
     """The recipe of this run, with the places of data made absolute, so that it can be run again from anywhere."""
-    resolved = recipes.load(recipe, overrides)
+    resolved = load_recipe(recipe, overrides)
     train = data if data is not None else resolved.data.train
     if train is None:
         raise UserError(
@@ -292,13 +292,13 @@ def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[
         "probe.valid": resolved.probe.valid,
     }
     here = {key: str(Path(place).resolve()) for key, place in places.items() if place is not None and Path(place).exists()}
-    resolved = recipes.load(resolved, {"data.train": train} | here)
+    resolved = load_recipe(resolved, {"data.train": train} | here)
     if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
-        resolved = recipes.load(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
+        resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
     return resolved
 
 
 def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
     if isinstance(recipe, Recipe):
         return resolved.modality.name  # type: ignore[attr-defined]
-    return str(recipe).replace("/", "-") if str(recipe) in recipes.names() else Path(recipe).stem
+    return str(recipe).replace("/", "-") if str(recipe) in recipe_names() else Path(recipe).stem

@@ -12,7 +12,7 @@ import data2vec
 from data2vec.data.check.check import check
 from data2vec.data.check.report import NEEDS
 from data2vec.errors import UserError
-from data2vec.recipe import recipe
+from data2vec.recipe.loading import load_recipe
 
 
 def only(found):
@@ -276,9 +276,9 @@ def test_a_word_on_how_to_go_on(tmp_path, clips, wave):
 @pytest.mark.parametrize("kind", NEEDS)
 def test_what_a_step_needs_is_what_the_recipe_says(kind):
     needs = NEEDS[kind]
-    data = recipe.load(f"{needs.modality}/v2-tiny").data
+    data = load_recipe(f"{needs.modality}/v2-tiny").data
     assert needs.step == data.batch * (data.block_size - 1 if kind == "text" else 1)
-    assert kind != "audio" or (data.min_seconds, recipe.load("speech/v2-base").data.min_seconds) == (
+    assert kind != "audio" or (data.min_seconds, load_recipe("speech/v2-base").data.min_seconds) == (
         needs.least,
         needs.base_least,
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from torch import Tensor
 
 import data2vec
 from data2vec import cli
-from data2vec import model as models
 from data2vec.batch import Batch
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export import export as exporting
 from data2vec.interop.export import graph as graphs
+from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 onnxruntime = pytest.importorskip("onnxruntime")
 LABELS = ("ä", "b", "c")
@@ -30,10 +31,10 @@ SHORT = {"modality.conv_layers": [[16, 10, 5], [16, 3, 2]]}
 """A front-end with 20 samples in a position, and a position each 10."""
 
 
-def made(name: str, head: Any = None, **changes: Any) -> models.Model:
+def made(name: str, head: Any = None, **changes: Any) -> Model:
     """A small model with random values everywhere, norms and biases included."""
     modality_changes = {f"modality.{key}": value for key, value in changes.items()}
-    recipe = recipes.load(name, SMALL | (SHORT if name.startswith("speech") else {}) | modality_changes)
+    recipe = load_recipe(name, SMALL | (SHORT if name.startswith("speech") else {}) | modality_changes)
     modality = recipe.build_modality()
     torch.manual_seed(0)
     encoder = encoders.build(modality, recipe.encoder).eval()
@@ -41,7 +42,7 @@ def made(name: str, head: Any = None, **changes: Any) -> models.Model:
     with torch.no_grad():
         for parameter in [*encoder.parameters(), *(on_top.parameters() if on_top is not None else ())]:
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    return models.Model(encoder, modality, recipe, on_top)
+    return Model(encoder, modality, recipe, on_top)
 
 
 def inputs(name: str, sizes: tuple[int, ...]) -> tuple[tuple[Tensor, ...], list[Tensor]]:
@@ -106,7 +107,7 @@ def test_a_file_gives_what_the_model_gives(name: str, form: str, head: Any, chan
 
 
 def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
-    model = models.replace(made("speech/v1-tiny", CTC), license="mit")
+    model = replace(made("speech/v1-tiny", CTC), license="mit")
     about = {"model": "data2vec speech: 2 blocks of width 32, 4 heads", "sampling_rate": "16000", "license": "mit"}
     about |= {"seconds_per_position": str(10 / 16000), "labels": '["ä", "b", "c"]'}
     data2vec.export(model, tmp_path / "a.onnx")
@@ -122,10 +123,10 @@ def test_large_weights_and_a_tokenizer_stand_beside(tmp_path: Path, monkeypatch:
     from data2vec.data.text import load_tokenizer, save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
-    recipe = recipes.load("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})
+    recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
     out = tmp_path / "new" / "a.onnx"
-    exported = data2vec.export(models.blank(recipe), out)
+    exported = data2vec.export(blank_model(recipe), out)
     assert {file.name for file in exported.files} == {"a.onnx", "a.onnx.data", "a.tokenizer.json"}
     assert exported.files[0] == out and set(exported.files) == set(out.parent.iterdir())
     assert load_tokenizer(out.with_name("a.tokenizer.json")).get_vocab_size() == 300
@@ -136,7 +137,7 @@ def test_large_weights_and_a_tokenizer_stand_beside(tmp_path: Path, monkeypatch:
 def test_a_file_that_differs_is_not_written(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = graphs.build
 
-    def wrong(model: models.Model) -> graphs.Graph:
+    def wrong(model: Model) -> graphs.Graph:
         graph = build(model)
         graph.encoder.transformer.blocks[0].norm1.weight.data[3] += 0.1
         return graph
@@ -169,7 +170,7 @@ def test_the_check_sees(wrong: str) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = tmp_path / "model", tmp_path / "files"
-    models.save(made("vision/v1-tiny", CLASSIFIER), folder)
+    save_model_folder(made("vision/v1-tiny", CLASSIFIER), folder)
     assert cli.main(["export", str(folder), "--out", str(out / "a.pt2")]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"written: {out}/a.pt2\nin  image     uint8 (B, 3, H, W)")
@@ -194,7 +195,7 @@ def test_a_modality_of_your_own_is_refused(tmp_path: Path) -> None:
         pass
 
     model = made("vision/v1-tiny")
-    own = models.replace(model, modality=Own(model.modality.settings, model.modality.data))
+    own = replace(model, modality=Own(model.modality.settings, model.modality.data))
     with pytest.raises(UserError, match=r"speech, vision and text, not of .*Own"):
         data2vec.export(own, tmp_path / "a.pt2")
     assert not list(tmp_path.iterdir())

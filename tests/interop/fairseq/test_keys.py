@@ -12,7 +12,7 @@ from data2vec.interop.fairseq.config_to_recipe import v2_recipe
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2
 from data2vec.objective.masking import FixedBlockMask, RandomMask
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import validate_recipe
 
 COMMON: dict[str, Any] = {
     "loss_beta": 0, "loss_scale": None, "depth": 2, "end_drop_path_rate": 0.0, "num_heads": 4, "norm_eps": 1e-5,
@@ -63,7 +63,7 @@ def config(kind: str, **changes: Any) -> dict[str, Any]:
 
 
 def objective(given: dict[str, Any]) -> Data2Vec2:
-    recipe = recipes.validate(v2_recipe(given, vocab_size=60) | {"data": {}}, "official")
+    recipe = validate_recipe(v2_recipe(given, vocab_size=60) | {"data": {}}, "official")
     made = objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
     assert isinstance(made, Data2Vec2)
     return made
@@ -120,7 +120,7 @@ def test_group_norm_and_extra_tokens_of_speech_have_their_names() -> None:
 @KINDS
 def test_the_settings_arrive_where_they_belong(kind: str) -> None:
     given = config(kind, prenet_depth=1, projection_layers=2, decoder_residual=False, mask_noise_std=0.03, cls_loss=0.01)
-    recipe = recipes.validate(v2_recipe(given, vocab_size=60) | {"data": {}}, "official")
+    recipe = validate_recipe(v2_recipe(given, vocab_size=60) | {"data": {}}, "official")
     encoder, method = recipe.encoder, recipe.objective
     assert (encoder.width, encoder.layers, encoder.prenet_layers, encoder.heads, encoder.ffn_width) == (32, 3, 1, 4, 64)
     assert (encoder.norm, encoder.input_norm, encoder.final_norm) == ("post", True, False)
@@ -188,6 +188,6 @@ def test_refusals_that_depend_on_another_setting() -> None:
 
 @pytest.mark.parametrize("kind", ["AUDIO", "IMAGE", "TEXT"])
 def test_an_average_of_the_main_blocks_only_leaves_all_else_to_the_student(kind: str) -> None:
-    recipe = recipes.validate(v2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
+    recipe = validate_recipe(v2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
     whole = objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
     assert {name.split(".")[2] for name, _ in whole.teacher.ema.named_parameters()} == {str(i) for i in (1, 2)}

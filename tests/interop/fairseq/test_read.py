@@ -14,7 +14,7 @@ from data2vec import objective as objectives
 from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.model import Model
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from helpers.official_files import CONFIGS, ENCODERS, MODELS, TEACHERS, WIDTH, affine, content, fine_tuned, norm, random, save
 
 ALL = pytest.mark.parametrize("name", MODELS)
@@ -62,7 +62,7 @@ def test_a_file_without_configuration_has_the_released_settings(name: str, tmp_p
     check(model, name)
     heads = 1 if name in ("speech1", "text1", "vision2", "text2") else 4  # told by the table or the scale of ALiBi
     assert model.recipe.encoder.heads == heads
-    released = recipes.load(f"{name[:-1]}/v{name[-1]}-base").objective
+    released = load_recipe(f"{name[:-1]}/v{name[-1]}-base").objective
     assert model.recipe.objective.teacher.decay == released.teacher.decay
     assert model.recipe.objective.beta == released.beta
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.models import BEIT, ratio
 from data2vec.interop.fairseq.recipe_to_config import differences, family_of, official_config, sections
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
-RELEASED = [name for name in recipes.names() if "tiny" not in name and "/v" in name]
+RELEASED = [name for name in recipe_names() if "tiny" not in name and "/v" in name]
 WITHOUT_PLACE = {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
 """Of the shipped recipes: told as lost where they differ."""
 
@@ -20,12 +20,12 @@ WITHOUT_PLACE = {"modality.position_padding", "objective.cls_loss", "objective.c
 def back(recipe: Recipe) -> Recipe:
     model, task, _ = official_config(recipe)
     found = sections(family_of(recipe), model, getattr(recipe.modality, "vocab_size", 0), task)
-    return recipes.validate(found | {"data": {}}, "back")
+    return validate_recipe(found | {"data": {}}, "back")
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_shipped_recipe_of_a_released_model_comes_back(name: str) -> None:
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     changed = {key for key, _, _ in differences(recipe, back(recipe))}
     assert changed <= WITHOUT_PLACE
     lost = official_config(recipe)[2]
@@ -34,8 +34,8 @@ def test_every_shipped_recipe_of_a_released_model_comes_back(name: str) -> None:
 
 
 def test_the_weight_of_the_class_token_becomes_that_of_the_sum() -> None:
-    assert official_config(recipes.load("vision/v2-base"))[0]["cls_loss"] == pytest.approx(0.01)
-    assert official_config(recipes.load("vision/v2-huge"))[0]["cls_loss"] == pytest.approx(0.01)
+    assert official_config(load_recipe("vision/v2-base"))[0]["cls_loss"] == pytest.approx(0.01)
+    assert official_config(load_recipe("vision/v2-huge"))[0]["cls_loss"] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_weight_of_the_class_token_becomes_that_of_the_sum() -> None:
 )  # fmt: skip
 def test_what_the_official_model_lacks_is_named(name: str, wanted: str) -> None:
     with pytest.raises(UserError, match=rf"{wanted} has no counterpart in the official data2vec \d"):
-        official_config(recipes.load(name))
+        official_config(load_recipe(name))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_what_the_official_model_lacks_is_named(name: str, wanted: str) -> None:
 )  # fmt: skip
 def test_a_setting_without_counterpart_is_named(name: str, change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="has no counterpart"):
-        official_config(recipes.load(name, change))
+        official_config(load_recipe(name, change))
 
 
 def test_a_modality_of_ones_own_has_no_official_form() -> None:
-    recipe = recipes.load("speech/v1-base")
+    recipe = load_recipe("speech/v1-base")
     modality = recipe.modality.model_copy(update={"name": "mine:Radar"})
     with pytest.raises(UserError, match="'mine:Radar' has no official form"):
         official_config(recipe.model_copy(update={"modality": modality}))
@@ -88,7 +88,7 @@ TEACHERS = {
 @given(st.data())
 def test_whatever_has_a_counterpart_comes_back(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RELEASED))
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     family = family_of(recipe)
     layers = data.draw(st.integers(recipe.encoder.prenet_layers + 1, 14))
     heads = data.draw(st.sampled_from([1, 2, 4]))
@@ -114,7 +114,7 @@ def test_whatever_has_a_counterpart_comes_back(data: st.DataObject) -> None:
         pre = data.draw(st.booleans())
         norms = {"encoder.norm": "pre" if pre else "post", "encoder.final_norm": pre}
         changes |= norms | ({"encoder.input_norm": not pre} if family.modality == "speech" else {})
-    recipe = recipes.load(name, changes)
+    recipe = load_recipe(name, changes)
     assert {key for key, _, _ in differences(recipe, back(recipe))} <= WITHOUT_PLACE
 
 

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 import data2vec
-from data2vec import model as models
 from data2vec import objective as objectives
 from data2vec.errors import UserError
 from data2vec.interop.fairseq import read as official
 from data2vec.interop.fairseq.recipe_to_config import differences
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.recipe import Recipe
 from helpers.official_files import MODELS, TEACHERS, content, save
 
-RELEASED = [name for name in recipes.names() if "tiny" not in name and "/v" in name]
+RELEASED = [name for name in recipe_names() if "tiny" not in name and "/v" in name]
 FRONT = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
 LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", "Ä", "B")
 
 
-def small(name: str, **more: Any) -> recipes.Recipe:
+def small(name: str, **more: Any) -> Recipe:
     """A shipped recipe with a small model."""
-    recipe = recipes.load(name)
+    recipe = load_recipe(name)
     prenet = min(1, recipe.encoder.prenet_layers)
     changes: dict[str, Any] = {
         "encoder.width": 32, "encoder.heads": 4, "encoder.ffn_width": 48, "encoder.layers": 2 + prenet,
@@ -40,13 +40,13 @@ def small(name: str, **more: Any) -> recipes.Recipe:
     }[kind]
     if recipe.objective.name == "data2vec2":
         changes |= {"objective.decoder.width": 16, "objective.decoder.groups": 8}
-    return recipes.load(name, changes | {key.replace("__", "."): value for key, value in more.items()})
+    return load_recipe(name, changes | {key.replace("__", "."): value for key, value in more.items()})
 
 
-def trained(recipe: recipes.Recipe, head: AnyHeadSettings | None = None, pretraining: bool = True) -> Model:
+def trained(recipe: Recipe, head: AnyHeadSettings | None = None, pretraining: bool = True) -> Model:
     """As after training: every weight is of its own."""
     torch.manual_seed(0)
-    model = models.blank(recipe, head)
+    model = blank_model(recipe, head)
     objective = objectives.build(model.encoder, recipe.objective) if pretraining else model.encoder
     with torch.no_grad():
         for parameter in [*objective.parameters(), *(model.head.parameters() if model.head else ())]:
@@ -168,7 +168,7 @@ def test_an_objective_without_counterpart_matters_only_with_a_teacher(tmp_path: 
 def test_an_encoder_without_counterpart_is_refused_with_or_without_a_teacher(tmp_path: Path) -> None:
     for pretraining in (False, True):
         with pytest.raises(UserError, match=r"modality\.positions: 'sincos' has no counterpart") as told:
-            official.write(trained(recipes.load("vision/v1-tiny"), pretraining=pretraining), tmp_path / "a.pt")
+            official.write(trained(load_recipe("vision/v1-tiny"), pretraining=pretraining), tmp_path / "a.pt")
         assert "delete its pretraining" not in str(told.value)
 
 

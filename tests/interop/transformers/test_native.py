@@ -14,15 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import data2vec
-from data2vec import model as models
 from data2vec.batch import Batch
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers import native
 from data2vec.interop.transformers.folder import write
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.heads import CTC, ClassifierSettings, CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 SMALL = {"encoder.width": 32, "encoder.heads": 4, "encoder.ffn_width": 64, "encoder.layers": 3}
 OWN = {
@@ -93,7 +92,7 @@ def make(which: str, tokenizer: Path, more: dict[str, Any] | None = None) -> Mod
 
 
 def built(modality: str, changes: dict[str, Any], head: CTCSettings | ClassifierSettings | None = None) -> Model:
-    model = models.blank(recipes.load(f"{modality}/v1-base", SMALL | OWN[modality] | changes), head)
+    model = blank_model(load_recipe(f"{modality}/v1-base", SMALL | OWN[modality] | changes), head)
     jolt(model.encoder)
     if model.head is not None:
         jolt(model.head)
@@ -286,7 +285,7 @@ def test_without_our_recipe_it_is_the_released_one(tmp_path: Path) -> None:
     theirs = made("Data2VecAudioModel", {"hidden_size": 1024, "num_attention_heads": 16, "layerdrop": 0.03})
     theirs.save_pretrained(tmp_path)
     recipe = data2vec.load(tmp_path).recipe
-    released = recipes.load("speech/v1-large")
+    released = load_recipe("speech/v1-large")
     assert (recipe.train, recipe.data) == (released.train, released.data)
     assert (recipe.encoder.layers, recipe.encoder.layerdrop, recipe.objective.target.top_k) == (3, 0.03, 3)  # type: ignore[union-attr]
 

@@ -10,22 +10,21 @@ import torch
 import transformers
 from PIL import Image
 
-from data2vec import model as models
 from data2vec.data import audio as speech
 from data2vec.data import image as vision
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers import processors
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.heads import CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 
 LETTERS = ("|", "A", "B")
 
 
 def tiny(modality: str, changes: dict[str, Any] | None = None, labels: tuple[str, ...] = ()) -> Model:
-    recipe = recipes.load(f"{modality}/v1-tiny", {"encoder.width": 32, "encoder.layers": 1} | (changes or {}))
-    return models.blank(recipe, CTCSettings(labels=labels) if labels else None)
+    recipe = load_recipe(f"{modality}/v1-tiny", {"encoder.width": 32, "encoder.layers": 1} | (changes or {}))
+    return blank_model(recipe, CTCSettings(labels=labels) if labels else None)
 
 
 def test_waves_are_normalised_alike(tmp_path: Path) -> None:

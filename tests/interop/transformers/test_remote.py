@@ -17,14 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import data2vec
-from data2vec import model as models
 from data2vec.batch import Batch
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers import remote
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, validate_recipe
 
 transformers = pytest.importorskip("transformers")
 
@@ -68,11 +67,11 @@ def _aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def made(kind: str, head: Any = None, data: dict[str, Any] | None = None) -> Model:
     """A small model whose every weight is random, norms and tables included, so that no mix-up goes unseen."""
     name, modality, encoder = KINDS[kind]
-    raw = recipes.load(name).model_dump(mode="json")
+    raw = load_recipe(name).model_dump(mode="json")
     raw["modality"] |= modality
     raw["encoder"] |= ENCODER | encoder
     raw["data"] |= data or {}
-    model = models.blank(recipes.validate(raw, kind), head)
+    model = blank_model(validate_recipe(raw, kind), head)
     generator = torch.Generator().manual_seed(0)
     for part in (model.encoder, model.head) if model.head is not None else (model.encoder,):
         for parameter in part.parameters():

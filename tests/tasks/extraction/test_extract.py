@@ -17,12 +17,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import data2vec
-from data2vec import model as models
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
-from data2vec.model import Model
+from data2vec.model import Model, save_model_folder
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import extract as task
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
@@ -31,7 +30,7 @@ LENGTHS = (8000, 3000, 0, 400, 12000, 300, 5000, 9000, 4000, 7000)
 
 
 def build(name: str, **overrides: Any) -> Model:
-    recipe = recipes.load(name, SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
+    recipe = load_recipe(name, SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
     modality = recipe.build_modality()
     torch.manual_seed(0)
     return Model(encoders.build(modality, recipe.encoder).eval().requires_grad_(False), modality, recipe)
@@ -225,7 +224,7 @@ features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
 @pytest.mark.parametrize("at", ["000000000006-", "out"])
 @pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
 def test_killed_in_the_middle_it_goes_on(speech: Model, clips: Path, tmp_path: Path, ending: str, at: str) -> None:
-    models.save(speech, tmp_path / "model")
+    save_model_folder(speech, tmp_path / "model")
     out = tmp_path / f"out.{ending}"
     words = (sys.executable, "-c", KILLED, at, str(tmp_path / "model"), str(clips), str(out))
     result = subprocess.run(words, capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ from data2vec.errors import UserError
 from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 from data2vec.tasks.finetuning.supervised import SupervisedObjective, classification_loss, recognition_loss
 
@@ -18,7 +18,7 @@ SPANS = {"kind": "span", "prob": 0.5, "length": 2}
 
 def model(settings: RecognitionSettings | ClassificationSettings, name: str = "speech/v1-tiny") -> SupervisedObjective:
     torch.manual_seed(0)
-    recipe = recipes.load(name, SMALL)
+    recipe = load_recipe(name, SMALL)
     encoder = encoders.build(recipe.build_modality(), recipe.encoder)
     head = (
         CTCSettings(labels=("-", "a", "b"))
@@ -94,7 +94,7 @@ def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
 
 def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
     settings = ClassificationSettings(frozen=True, blocks=True)
-    recipe = recipes.load("speech/v1-tiny", SMALL)
+    recipe = load_recipe("speech/v1-tiny", SMALL)
     encoder = encoders.build(recipe.build_modality(), recipe.encoder)
     this = SupervisedObjective(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
     batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([0, 1]))

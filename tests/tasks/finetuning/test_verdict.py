@@ -1,9 +1,9 @@
 from typing import Any
 
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.finetuning.verdict import judge_run
 
-RECIPE = recipes.load("speech/ctc-tiny", {"train.steps": 1000})
+RECIPE = load_recipe("speech/ctc-tiny", {"train.steps": 1000})
 
 
 def lines(rates: list[float], **more: Any) -> list[dict[str, Any]]:
@@ -31,6 +31,6 @@ def test_a_loss_that_is_no_number() -> None:
 
 
 def test_pre_training_has_its_own_signs() -> None:
-    recipe = recipes.load("vision/v2-tiny")
+    recipe = load_recipe("vision/v2-tiny")
     still = [{"step": step, "loss": 1.0, "target_std": 0.0001, "prediction_std": 1.0} for step in range(100, 700, 100)]
     assert judge_run(still, recipe).state == "collapsed"

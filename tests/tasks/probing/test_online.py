@@ -18,7 +18,7 @@ import data2vec
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.tasks.probing.pooled import pooled
@@ -52,14 +52,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.distributed.fsdp import fully_shard
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.nn import encoder as encoders
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.tasks.probing.pooled import pooled
 from data2vec.distributed import process_group
 from data2vec.train.parallel import gathered
 
-recipe = recipes.load(sys.argv[1])
+recipe = load_recipe(sys.argv[1])
 with process_group("cpu") as process:
     probe = OnlineProbe(recipe, None, process)
     torch.manual_seed(5)
@@ -146,7 +146,7 @@ def test_training_does_not_notice(probed: Run, tiny: dict[str, Any], tmp_path: P
 
 
 def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) -> None:
-    recipe = recipes.load(RECIPE, tiny)
+    recipe = load_recipe(RECIPE, tiny)
     student = encoders.build(recipe.build_modality(), recipe.encoder).train()
     student.local_encoder.eval()
     modes = [part.training for part in student.modules()]
@@ -211,7 +211,7 @@ def test_what_cannot_be_read_is_named_once(
     for path in pictures.glob("*/*.png"):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         (tmp_path / path.parent.name / path.name).write_bytes(b"no picture" if path.name == "8.png" else path.read_bytes())
-    recipe = recipes.load(RECIPE, tiny | {"probe.data": str(tmp_path)})
+    recipe = load_recipe(RECIPE, tiny | {"probe.data": str(tmp_path)})
     with caplog.at_level(logging.WARNING):
         probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
         probe(encoders.build(recipe.build_modality(), recipe.encoder).state_dict())
@@ -239,7 +239,7 @@ def test_texts_are_read_by_the_tokenizer_of_the_run(streaming: bool, tmp_path: P
 
 
 def test_two_processes_that_hold_half_of_the_student_each_find_what_one_finds(tiny: dict[str, Any], tmp_path: Path) -> None:
-    recipe = recipes.load(RECIPE, tiny)
+    recipe = load_recipe(RECIPE, tiny)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     (tmp_path / "work.py").write_text(WORK)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

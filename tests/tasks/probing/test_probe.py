@@ -13,9 +13,9 @@ from PIL import Image
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.model import Model, load
+from data2vec.model import Model, load_model_folder
 from data2vec.nn import encoder as encoders
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.probing.labelled import Labelled, open_labelled
 from data2vec.tasks.probing.pooled import pooled
 from data2vec.tasks.probing.probe import probe, untrained
@@ -24,7 +24,7 @@ SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "obj
 
 
 def model(name: str, overrides: Mapping[str, Any] = {}) -> Model:
-    recipe = recipes.load(name, {**SMALL, "train.device": "cpu", **overrides})
+    recipe = load_recipe(name, {**SMALL, "train.device": "cpu", **overrides})
     torch.manual_seed(99)
     return Model(encoders.build(recipe.build_modality(), recipe.encoder).eval(), recipe.build_modality(), recipe)
 
@@ -79,7 +79,7 @@ def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> Non
 
     folder = pictures(tmp_path / "data", COLOURS, 3, 0)
     overrides = {**SMALL, "data.train": str(folder), "data.batch_size": 4, "data.micro_batch_size": 4, "train.device": "cpu"}
-    recipe = recipes.load("vision/v1-tiny", {**overrides, "train.seed": 7})
+    recipe = load_recipe("vision/v1-tiny", {**overrides, "train.seed": 7})
     with process_group("cpu") as process:
         start = Training(recipe, process).objective.student.state_dict()
     before = torch.random.get_rng_state()
@@ -93,7 +93,7 @@ def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path,
     found = probe(tmp_path / "model", overrides={"probe.data": str(data[0]), "probe.valid": str(data[1])})
     written = json.loads((tmp_path / "model" / "probe.json").read_text())
     assert written["rows"][1]["knn"] == found.rows[1].knn
-    assert load(tmp_path / "model").recipe == vision.recipe
+    assert load_model_folder(tmp_path / "model").recipe == vision.recipe
 
 
 def test_the_limit_holds_for_either_side(vision: Model, data: tuple[Path, Path]) -> None:
@@ -106,7 +106,7 @@ def test_the_limit_holds_for_either_side(vision: Model, data: tuple[Path, Path])
 def test_without_held_out_data_a_fifth_of_each_class_is_held_out(vision: Model, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "data", COLOURS, 10, 0)
     (folder / "red" / "0.png").unlink()
-    recipe = recipes.load(vision.recipe, {"probe.data": str(folder)})
+    recipe = load_recipe(vision.recipe, {"probe.data": str(folder)})
     fit, held = open_labelled(vision.modality, recipe.probe, 3)
     assert np.unique(held.classes, return_counts=True)[1].tolist() == [2, 2, 2]
     assert sorted([*fit.indices, *held.indices]) == list(range(29))

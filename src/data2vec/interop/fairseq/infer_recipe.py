@@ -14,7 +14,7 @@ from data2vec.interop.fairseq.models import BEIT, Config, Family
 from data2vec.interop.fairseq.recipe_to_config import official_config, sections
 from data2vec.nn import encoder as encoders
 from data2vec.objective import Objective
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def _made(content: Content, told: Config, task: Config, known: Config) -> Made:
     data: Config = {}
     if family.modality == "text" and has_tokenizer(content.path.parent):
         data["tokenizer"] = str(content.path.parent.resolve())
-    recipe = recipes.validate(found | {"data": data}, "its recipe")
+    recipe = validate_recipe(found | {"data": data}, "its recipe")
     if not content.teacher and not content.predicts:
         return recipe, config, None
     with torch.device("meta"):
@@ -72,8 +72,8 @@ def _released(family: Family, known: Config) -> Recipe:
     """The shipped recipe of the released model that is nearest in size."""
     width = known.get("encoder_embed_dim") or known.get("embed_dim") or known["transformer"]["encoder"]["embed_dim"]
     sizes = ["huge"] * (width >= 1280) + ["large"] * (width >= 1024) + ["base"]
-    names = recipes.names()
-    return recipes.load(next(name for size in sizes if (name := f"{family.modality}/v{family.version}-{size}") in names))
+    names = recipe_names()
+    return load_recipe(next(name for size in sizes if (name := f"{family.modality}/v{family.version}-{size}") in names))
 
 
 def _agree(config: Config, told: Config, content: Content) -> None:

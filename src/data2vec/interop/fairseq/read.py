@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data2vec import model as models
 from data2vec.errors import UserError
 from data2vec.interop import key_mapping as keys
 from data2vec.interop.fairseq import heads as official_heads
@@ -18,7 +17,7 @@ from data2vec.interop.fairseq.infer_recipe import recipe_of
 from data2vec.interop.fairseq.infer_sizes import contradictions, sizes
 from data2vec.interop.fairseq.key_versions import Tensors, table
 from data2vec.interop.fairseq.write import write
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.position_encoders import sincos_2d
 from data2vec.objective import Objective
 from data2vec.recipe.recipe import Recipe
@@ -44,7 +43,7 @@ def read(path: Path) -> Model:
     content = _widened(content, recipe.encoder.heads)
     names = table(content.family, config, getattr(recipe.modality, "position_tables", 1))
     head = official_heads.settings(content)
-    model = models.blank(recipe, head[0] if head else None)
+    model = blank_model(recipe, head[0] if head else None)
     used = _fill(model.encoder, content.student, names, path)
     if model.head is not None and head is not None:
         used |= _fill(model.head, content.head, head[1], path)

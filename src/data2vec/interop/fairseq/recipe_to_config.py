@@ -6,7 +6,7 @@ from typing import Any
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.config_to_recipe import speech_recipe, text_recipe, v2_recipe, vision_recipe
 from data2vec.interop.fairseq.models import BEIT, KINDS, MAKERS, Config, Family, task_config
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
 
 SECTIONS = ("modality", "encoder", "objective")
@@ -46,7 +46,7 @@ def official_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[Config, C
     family = family_of(recipe)
     model, task = MAKERS[family](recipe), task_config(recipe)
     back = sections(family, model, getattr(recipe.modality, "vocab_size", 0), task)
-    read = recipes.validate(back | {"data": {}}, str(family))
+    read = validate_recipe(back | {"data": {}}, str(family))
     lost, wrong = [], []
     for key, ours, theirs in differences(recipe, read):
         if fine_tuned and family == BEIT and key in TOLD_BY_WEIGHTS:

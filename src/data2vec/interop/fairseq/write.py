@@ -16,7 +16,7 @@ from data2vec.interop.fairseq.recipe_to_config import family_of, official_config
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
 from data2vec.nn.position_encoders import sincos_2d
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 
 VERSION = "encoder.sentence_encoder.version"
@@ -68,7 +68,7 @@ def _config(model: Model) -> tuple[Config, Config, list[str]]:
 
 def _with_official_objective(recipe: Recipe) -> Recipe:
     family, layers = family_of(recipe), recipe.encoder.layers - recipe.encoder.prenet_layers
-    released = recipes.load(f"{family.modality}/v{family.version}-base").objective
+    released = load_recipe(f"{family.modality}/v{family.version}-base").objective
     target = released.target.model_copy(update={"top_k": min(released.target.top_k, layers)})
     return recipe.model_copy(update={"objective": released.model_copy(update={"target": target})})
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data2vec import model as models
 from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
 from data2vec.interop import key_mapping as keys
@@ -20,9 +19,9 @@ from data2vec.interop.transformers import heads as native_heads
 from data2vec.interop.transformers import processors, weights
 from data2vec.interop.transformers.card import left_out, opening
 from data2vec.interop.transformers.config import FAMILIES, HINT, Family, cannot, configure, sections
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.model_card import card
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
     head, tensors = native_heads.read(family, config, tensors, found.get("head", {}).get("labels", []), where)
-    model = models.blank(recipe, head)
+    model = blank_model(recipe, head)
     used = _fill(model.encoder, _table(family, recipe, prefix), tensors, folder)
     if model.head is not None and head is not None:
         used |= _fill(model.head, family.heads[head.name][1], tensors, folder)
@@ -97,8 +96,8 @@ def _recipe(family: Family, config: Mapping[str, Any], found: Mapping[str, Any],
     hinted = raw.get("modality", {}).get("name") == family.modality
     if not hinted:
         large = f"{family.modality}/v1-large"
-        name = large if parts["encoder"]["width"] >= 1024 and large in recipes.names() else f"{family.modality}/v1-base"
-        raw = recipes.load(name).model_dump(mode="json")
+        name = large if parts["encoder"]["width"] >= 1024 and large in recipe_names() else f"{family.modality}/v1-base"
+        raw = load_recipe(name).model_dump(mode="json")
     for section in ("modality", "encoder", "data"):
         raw[section] = {**raw[section], **parts.get(section, {}), **found.get(section, {})}
     if not hinted:
@@ -106,7 +105,7 @@ def _recipe(family: Family, config: Mapping[str, Any], found: Mapping[str, Any],
         target["top_k"] = min(target["top_k"], raw["encoder"]["layers"])
         if family.modality == "text":
             raw["data"]["block_size"] = min(raw["data"]["block_size"], raw["modality"]["max_length"])
-    return recipes.validate(raw, where)
+    return validate_recipe(raw, where)
 
 
 def _table(family: Family, recipe: Any, prefix: str) -> Table:

@@ -15,15 +15,14 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data2vec import model as models
 from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
 from data2vec.interop.transformers import processors, weights
 from data2vec.interop.transformers.card import left_out, opening
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.model_card import card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import validate_recipe
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def read(folder: Path) -> Model:
         head = _head(config, tensors, found.get("head", {}).get("labels", []), path)
     except ValidationError as error:
         raise UserError(f"{path}: the head cannot be read: {error.errors()[0]['msg']}") from None
-    model = models.blank(recipes.validate(raw, str(path)), head)
+    model = blank_model(validate_recipe(raw, str(path)), head)
     used = _fill(model.encoder, "", tensors, folder)
     if model.head is not None:
         used |= _fill(model.head, "head.", tensors, folder)

@@ -26,7 +26,7 @@ from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, undisturbed
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import writers as forms
 from data2vec.tasks.extraction.columns import columns
 from data2vec.tasks.extraction.decode import Read, windows
@@ -89,7 +89,7 @@ def features(
     model, place = load(model), resolve_device(device)
     most = max_positions(place, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
-    modality = recipes.load(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
+    modality = load_recipe(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
     rows = _rows(modality, inputs)
     about = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],

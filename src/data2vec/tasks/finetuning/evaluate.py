@@ -18,7 +18,7 @@ from data2vec.model import Model
 from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder, undisturbed
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
 from data2vec.tasks.asr.beam_search import BeamSearch
@@ -170,8 +170,8 @@ def evaluate(
     loaded = load(model)
     if loaded.head is None:
         raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
-    recipe = recipes.load(_task_recipe(model, loaded), overrides)
-    recipe = recipes.load(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
+    recipe = load_recipe(_task_recipe(model, loaded), overrides)
+    recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
     modality, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
@@ -207,7 +207,7 @@ def _tuned_weights(
 def _task_recipe(where: Any, model: Model) -> Recipe:
     """The recipe of the fine-tuning run; otherwise the model's own, with default settings for the task of its head."""
     if not isinstance(where, Model) and (file := Path(where) / "recipe.yaml").is_file():
-        return recipes.load(
+        return load_recipe(
             file, {f"data.{key}": str(value) for key, value in model.recipe.data if key == "tokenizer" and value}
         )
     assert model.head is not None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data2vec.distributed import Process
 from data2vec.modalities.base import Examples
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.tasks.probing.classifiers import accuracies
 from data2vec.tasks.probing.labelled import open_labelled
@@ -32,7 +32,7 @@ class OnlineProbe:
         with TemporaryDirectory() as folder:  # what a trained model has of its training data, such as a tokenizer
             files = recipe.build_modality().save(Path(folder), examples)
             kept = {f"data.{key}": str(Path(folder, name)) for key, name in files.items()}
-            self.modality = recipes.load(recipe, {"data.streaming": False} | kept).build_modality()
+            self.modality = load_recipe(recipe, {"data.streaming": False} | kept).build_modality()
             self.fit, self.held = open_labelled(self.modality, self.settings, self.seed)
         self.encoder = untrained(recipe)
         start = self._measure()

@@ -20,7 +20,7 @@ from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn import encoder as encoders
 from data2vec.nn.encoder import Encoder
-from data2vec.recipe import recipe as recipes
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.tasks.probing.classifiers import accuracies
 from data2vec.tasks.probing.labelled import open_labelled
@@ -93,7 +93,7 @@ def probe(
         out = out if out is not None else Path(model) / "probe.json"
         model = load(model)
     given = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
-    recipe = recipes.load(recipes.load(model.recipe, overrides), {"data.streaming": False} | given)
+    recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False} | given)
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     fit, held = open_labelled(modality, settings, seed)
 

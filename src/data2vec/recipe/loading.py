@@ -1,0 +1,126 @@
+"""Loading recipes: a shipped name or a YAML file, plus `key=value` overrides, becomes one validated `Recipe`.
+
+All errors of a recipe are reported at once, a line each.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data2vec.errors import UserError, did_you_mean
+from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
+from data2vec.recipe.validation_errors import explain_error
+from data2vec.recipe.yaml_format import parse_yaml
+
+
+def load_recipe(
+    recipe: str | Path | Recipe,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
+
+    `defaults`: values by section for what the recipe leaves out.
+
+    Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
+    if isinstance(recipe, Recipe):
+        raw, where = recipe.model_dump(mode="json"), "recipe"
+    else:
+        text, where = _recipe_text(str(recipe))
+        raw = parse_yaml(text, where)
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    for section, values in (defaults or {}).items():
+        raw[section] = {**values, **(raw.get(section) or {})}
+    items = overrides.items() if isinstance(overrides, Mapping) else [_parse_override(entry) for entry in overrides]
+    for key, value in items:
+        _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
+    return validate_recipe(raw, where)
+
+
+def validate_recipe(raw: dict[str, Any], where: str) -> Recipe:
+    """The recipe of a raw mapping. `where` names its source in errors.
+
+    Raises UserError with a line for each error."""
+    raw = {key: {} if value is None and key != "init" else value for key, value in raw.items()}
+    problems: dict[str, list[tuple[str, str]]] = {}
+    model: type[Recipe] = Recipe
+    section = raw.get("modality")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    try:
+        if not isinstance(name, str):
+            raise UserError(f"modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'")
+        model = recipe_class(name)
+    except UserError as unknown:
+        problems["modality.name"] = [(str(unknown).removeprefix("modality.name: "), "")]
+    try:
+        recipe = model.model_validate(raw)
+    except ValidationError as errors:
+        for error in errors.errors():
+            if model is not Recipe or error["loc"][0] not in ("modality", "data"):
+                key, problem, hint = explain_error(error, model)
+                problems.setdefault(key, []).append((problem, hint))
+    if problems:
+        # A value of a union has a problem with each member of it.
+        lines = [
+            f"{key}: {', or '.join(problem for problem, _ in several)}{several[-1][1]}" for key, several in problems.items()
+        ]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines))
+    return recipe
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, as modality/version-size."""
+    root = resources.files("data2vec") / "recipes"
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def recipe_summary(name: str) -> str:
+    """The description of a shipped recipe: the comment at its head."""
+    lines = _recipe_text(name)[0].splitlines()
+    return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+
+
+def _recipe_text(recipe: str) -> tuple[str, str]:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), recipe
+        except UnicodeDecodeError as error:
+            raise UserError(f"recipe {recipe} is not UTF-8 text (byte {error.start})") from None
+        except OSError as error:
+            raise UserError(
+                f"recipe {recipe} cannot be read: {error.strerror}; 'data2vec recipes' lists the shipped ones"
+            ) from None
+    if recipe in recipe_names():
+        return (resources.files("data2vec") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
+    raise UserError(
+        f"there is no recipe {recipe!r}{did_you_mean(recipe, recipe_names())} "
+        "('data2vec recipes' lists them; the name of a file ends in .yaml)"
+    )
+
+
+def _parse_override(entry: str) -> tuple[str, Any]:
+    key, equals, value = entry.partition("=")
+    if not equals or not key:
+        raise UserError(f"{entry!r} is not an override: write key=value, such as train.lr=1e-3")
+    return key, parse_yaml(value, key) if value else None
+
+
+def _set_by_key(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    for i, part in enumerate(path[:-1]):
+        if raw.get(part) is None:
+            raw[part] = {}
+        raw = raw[part]
+        if not isinstance(raw, dict):
+            raise UserError(f"{'.'.join(path)}: {'.'.join(path[: i + 1])} is a value, not a section")
+    raw[path[-1]] = value

@@ -1,0 +1,72 @@
+"""Validation errors of a recipe in plain words: the key, what is wrong, what is allowed, and the nearest valid name."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from data2vec.errors import did_you_mean
+from data2vec.settings import iter_settings, settings_classes
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+def explain_error(error: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str, str]:
+    """One pydantic error of a recipe of class `model` as (dotted key, problem, hint). The key's line is problem + hint."""
+    location, known, options = _resolve_location(error["loc"], model)
+    key, kind, context, value = ".".join(location), error["type"], error.get("ctx", {}), error.get("input")
+    tag = f"{key}.{context.get('discriminator', '').strip(chr(39))}"
+    if kind == "extra_forbidden":
+        hint = did_you_mean(location[-1], known)
+        for name, _ in () if hint else iter_settings(model):
+            if name.endswith(f".{location[-1]}") and name != key:
+                hint = f"; did you mean {name!r}?"
+        return key, "unknown setting", hint or f"; allowed are {', '.join(known)}"
+    if kind == "missing":
+        return key, "is missing", ""
+    if kind == "union_tag_not_found":
+        return tag, f"is missing; one of {', '.join(name for option in options for name in _tags(option))}", ""
+    if kind == "union_tag_invalid":
+        allowed = context["expected_tags"]
+        return tag, f"{context['tag']!r} is not one of {allowed}", did_you_mean(context["tag"], re.findall("'(.*?)'", allowed))
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return key, "should be a section with settings", f", not {value!r}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = message[0].lower() + message[1:]
+    if kind == "value_error":
+        return key, message, ""
+    wrong = ", not empty" if value is None else f", not {value!r}"
+    if "expected" in context and isinstance(value, str):
+        wrong += did_you_mean(value, re.findall("'(.*?)'", context["expected"]))
+    return key, message, wrong
+
+
+def _resolve_location(
+    location: Sequence[int | str], model: type[BaseModel]
+) -> tuple[list[str], list[str], list[type[BaseModel]]]:
+    """The keys along pydantic's `location`, without its names for members of unions; the keys allowed beside the last one; and
+    the settings classes allowed there."""
+    path: list[str] = []
+    known = list(model.model_fields)
+    options: list[type[BaseModel]] = [model]
+    for part in location:
+        holders = [option for option in options if part in option.model_fields]
+        if holders:
+            path.append(str(part))
+            known = list(dict.fromkeys(key for option in options for key in option.model_fields))
+            options = [kind for holder in holders for kind in settings_classes(holder.model_fields[str(part)].annotation)]
+        elif isinstance(part, int):
+            path.append(str(part))
+        elif tagged := [option for option in options if part in _tags(option)]:
+            options = tagged
+        elif options:  # an unknown key
+            path.append(str(part))
+            known = list(dict.fromkeys(key for option in options for key in option.model_fields))
+    return path, known, options
+
+
+def _tags(model: type[BaseModel]) -> list[str]:
+    """The names by which a member of a tagged union is chosen."""
+    return [str(model.model_fields[key].default) for key in ("name", "kind") if key in model.model_fields]
