@@ -20,10 +20,10 @@ from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2Featur
 
 import data2vec
 from data2vec.data.audio import decode, normalise
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.transformers.folder import AUDIO
-from data2vec.model import Model, blank_model
-from data2vec.recipe.loading import load_recipe
+from data2vec.interop.key_mapping import to_foreign_keys
+from data2vec.interop.transformers.key_mapping import AUDIO
+from data2vec.model import Model, blank
+from data2vec.recipe.recipe import load
 
 Result = list[np.ndarray]
 
@@ -31,10 +31,10 @@ Result = list[np.ndarray]
 def pair() -> tuple[Model, Data2VecAudioModel]:
     """The same weights in both."""
     torch.manual_seed(0)
-    ours = blank_model(load_recipe("speech/v1-base"))
+    ours = blank(load("speech/v1-base"))
     theirs = Data2VecAudioModel(Data2VecAudioConfig()).eval()
     state = theirs.state_dict()
-    theirs.load_state_dict(state | keys.write(dict(ours.encoder.named_parameters()), state, AUDIO))
+    theirs.load_state_dict(state | to_foreign_keys(dict(ours.encoder.named_parameters()), state, AUDIO))
     return ours, theirs
 
 

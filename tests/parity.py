@@ -2,8 +2,8 @@
 
 A fixture is a pair of files: NAME.json (the official configuration and what to expect) and NAME.safetensors (weights,
 inputs, masks, and what came of them). The model is rebuilt from the configuration, the official weights are loaded
-through the key tables of `data2vec.interop.fairseq.keys`, and features, targets, predictions, loss, gradients and the next
-EMA step are compared. Exit status 1 when one of them is off by more than the fixture allows, or cannot be computed.
+through the key tables of `data2vec.interop.fairseq.key_mapping`, and features, targets, predictions, loss, gradients and
+the next EMA step are compared. Exit status 1 when one of them is off by more than the fixture allows, or cannot be computed.
 
 With --pt the fixture is written as an official file first, and the model that `data2vec.load` makes of it is compared.
 """
@@ -24,9 +24,9 @@ import data2vec
 from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.errors import UserError
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.fairseq import config_to_recipe as fairseq_config
-from data2vec.interop.fairseq import keys as fairseq
+from data2vec.interop.fairseq.config import speech_recipe, text_recipe, version2_recipe, vision_recipe
+from data2vec.interop.fairseq.key_mapping import TEXT, VISION, speech_table, version2_table
+from data2vec.interop.key_mapping import Table, to_foreign_keys, to_our_keys
 from data2vec.nn import encoder as encoders
 from data2vec.nn.position_encoders import LearnedPositionEncoder
 from data2vec.objective import Data2Vec, Data2Vec2, Objective
@@ -55,7 +55,7 @@ class Case:
     """A fixture in our terms."""
 
     recipe: dict[str, Any]
-    table: keys.Table
+    table: Table
     teacher_prefix: str
     batch: MaskedBatch
     plain: Batch
@@ -78,15 +78,15 @@ def speech(fixture: Fixture) -> Case:
     if "padding_mask" in inputs and inputs["padding_mask"].any():
         plain.padding = inputs["padding_mask"].bool()
     whole = not (config["ema_transformer_only"] or config["ema_layers_only"])
-    recipe = fairseq_config.speech_recipe(config)
+    recipe = speech_recipe(config)
     batch = masked(plain, inputs["mask_indices"].bool())
-    return Case(recipe, fairseq.speech_table(config), "" if whole else "encoder.", batch, plain)
+    return Case(recipe, speech_table(config), "" if whole else "encoder.", batch, plain)
 
 
 def text(fixture: Fixture) -> Case:
     tokens, inputs = fixture.group("input")["tokens"], fixture.group("input")
     vocab = len(fixture.tensors["student/encoder.sentence_encoder.embed_tokens.weight"])
-    recipe = fairseq_config.text_recipe(fixture.facts["config"], vocab)
+    recipe = text_recipe(fixture.facts["config"], vocab)
     mask = inputs["mask"].bool()
     pad = fixture.facts["dictionary"]["pad"]
     plain = Batch(tokens, padding=tokens == pad if (tokens == pad).any() else None)
@@ -94,22 +94,22 @@ def text(fixture: Fixture) -> Case:
     if not torch.equal(inputs["target_tokens"], tokens):
         recipe["objective"]["teacher"]["context"] = "masked"
         batch.teacher_visible = inputs["target_tokens"] != pad
-    return Case(recipe, fairseq.TEXT, "encoder.sentence_encoder.", batch, plain)
+    return Case(recipe, TEXT, "encoder.sentence_encoder.", batch, plain)
 
 
 def vision(fixture: Fixture) -> Case:
     inputs = fixture.group("input")
     plain = Batch(inputs["img"])
     batch = masked(plain, inputs["mask"].flatten(1).bool())
-    recipe = fairseq_config.vision_recipe(fixture.facts["config"])
-    return Case(recipe, fairseq.VISION, "", batch, plain, per_position=True)
+    recipe = vision_recipe(fixture.facts["config"])
+    return Case(recipe, VISION, "", batch, plain, per_position=True)
 
 
 def version2(fixture: Fixture) -> Case:
     config, inputs = fixture.facts["config"], fixture.group("input")
     kind = config["supported_modality"]
     tokens = fixture.group("student").get(f"modality_encoders.{kind}.local_encoder.embed_tokens.weight", ())
-    recipe = fairseq_config.v2_recipe(config, len(tokens))
+    recipe = version2_recipe(config, len(tokens))
     plain = Batch(inputs["source"])
     if "padding_mask" in inputs and inputs["padding_mask"].any():
         plain.padding = inputs["padding_mask"].bool()
@@ -117,7 +117,7 @@ def version2(fixture: Fixture) -> Case:
     batch = masked(plain, inputs["mask"].bool())
     prenet = config["modalities"][kind.lower()]["prenet_depth"]
     noise = inputs.get("decoder_mask_noise")
-    return Case(recipe, fairseq.v2_table(config), prefix, batch, plain, prenet=prenet, noise=noise)
+    return Case(recipe, version2_table(config), prefix, batch, plain, prenet=prenet, noise=noise)
 
 
 def case(fixture: Fixture) -> Case:
@@ -152,13 +152,13 @@ def build(case: Case, fixture: Fixture) -> Objective:
     recipe = validate_recipe(case.recipe | {"data": {}}, "fixture")
     objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
     ours = trained(objective)
-    loaded = keys.read(fixture.group("student"), ours, case.table)
+    loaded = to_our_keys(fixture.group("student"), ours, case.table)
     teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
     own = dict(objective.teacher.ema.named_parameters())
     with torch.no_grad():
         for name, value in loaded.items():
             ours[name].copy_(value)
-        for name, value in keys.read(teacher, own, case.table).items():
+        for name, value in to_our_keys(teacher, own, case.table).items():
             own[name].copy_(value)
     return objective
 
@@ -259,7 +259,7 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
 def gradients(objective: Objective, fixture: Fixture, this: Case) -> tuple[float, float, str]:
     expected, skip = fixture.group("grad"), set(fixture.facts.get("gradients_that_are_rounding_noise", []))
     ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in trained(objective).items()}
-    ours = keys.write(ours, fixture.group("student"), this.table)
+    ours = to_foreign_keys(ours, fixture.group("student"), this.table)
     wanted = [key for key in expected if key not in skip]
     if missing := [key for key in wanted if key not in ours]:
         raise ValueError(f"no gradient of ours for {', '.join(missing)}")
@@ -273,7 +273,7 @@ def gradients(objective: Objective, fixture: Fixture, this: Case) -> tuple[float
 
 def ema(objective: Objective, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
     expected = {this.teacher_prefix + key: value for key, value in fixture.group("ema").items()}
-    ours = keys.write(dict(objective.teacher.ema.named_parameters()), expected, this.table)
+    ours = to_foreign_keys(dict(objective.teacher.ema.named_parameters()), expected, this.table)
     errors = {key: error(value, expected[key]) for key, value in ours.items()}
     rest = [key for key in expected.keys() - ours.keys() if expected[key].is_floating_point()]
     rest = [key for key in rest if not key.endswith("fixed_positional_encoder.positions")]  # ours are computed

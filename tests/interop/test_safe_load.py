@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data2vec.errors import UserError
-from data2vec.interop.safe_load import Inert, plain, read
+from data2vec.interop.safe_load import Stub, safe_load, to_plain
 from helpers.foreign_pickles import Choice, Config, DictConfig, Dictionary, ListConfig, Meters, Node
 
 Save = Callable[[Any], Path]
@@ -35,7 +35,7 @@ def without_libraries(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     with monkeypatch.context() as patch:
         for name in [name for name in sys.modules if name.split(".")[0] in ("omegaconf", "fairseq", "examples")]:
             patch.delitem(sys.modules, name)
-        content = read(path)
+        content = safe_load(path)
         assert not {"omegaconf", "fairseq", "examples"} & {name.split(".")[0] for name in sys.modules}
     return content
 
@@ -57,26 +57,26 @@ def tensors() -> dict[str, Any]:
 
 
 def test_tensors(save: Save) -> None:
-    assert same(read(save(tensors())), tensors())
+    assert same(safe_load(save(tensors())), tensors())
 
 
 def test_the_state_of_a_model(save: Save) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     state = model.state_dict()
-    assert same(read(save(state)), dict(state))  # its _metadata is an attribute of an OrderedDict
+    assert same(safe_load(save(state)), dict(state))  # its _metadata is an attribute of an OrderedDict
 
 
 def test_parameters_are_tensors(save: Save) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.param_group = "decoder"  # type: ignore[attr-defined]
-    (read_one,) = read(save([parameter]))
+    (read_one,) = safe_load(save([parameter]))
     assert type(read_one) is torch.Tensor and read_one.tolist() == [1.0, 1.0] and not read_one.requires_grad
 
 
 def test_shared_storages_stay_shared(save: Save) -> None:
     base = torch.arange(10)
-    whole, part = read(save([base, base[3:5]]))
+    whole, part = safe_load(save([base, base[3:5]]))
     part.zero_()
     assert whole.tolist() == [0, 1, 2, 0, 0, 5, 6, 7, 8, 9]
 
@@ -84,7 +84,7 @@ def test_shared_storages_stay_shared(save: Save) -> None:
 def test_writing_to_a_tensor_leaves_the_file(save: Save) -> None:
     path = save([torch.ones(3)])
     before = path.read_bytes()
-    read(path)[0].zero_()
+    safe_load(path)[0].zero_()
     assert path.read_bytes() == before
 
 
@@ -104,19 +104,19 @@ def test_plain_content(save: Save, protocol: int) -> None:
         1: {"b": 1, "a": 2}, "default": {"x": [1]}, "numpy": [1.5, 0.5, -3, True], "path": str(Path("/checkpoint/user")),
         "size": (2, 3),
     }  # fmt: skip
-    assert same(read(save(content, pickle_protocol=protocol)), expected)
+    assert same(safe_load(save(content, pickle_protocol=protocol)), expected)
 
 
 def test_arrays(save: Save) -> None:
     arrays = [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3, dtype=np.int32)), np.array(True)]
-    for got, array in zip(read(save(arrays)), arrays, strict=True):
+    for got, array in zip(safe_load(save(arrays)), arrays, strict=True):
         assert got.dtype == array.dtype and np.array_equal(got, array)
 
 
 def test_classes_are_only_named(save: Save) -> None:
-    content = read(save([list[int], ELEMENTS, typing.Any, int, torch.float16, torch.device("cpu")]))
-    assert all(isinstance(item, Inert) for item in content)
-    assert plain(content[2:]) == ["typing.Any", "builtins.long", "torch.float16", "cpu"]
+    content = safe_load(save([list[int], ELEMENTS, typing.Any, int, torch.float16, torch.device("cpu")]))
+    assert all(isinstance(item, Stub) for item in content)
+    assert to_plain(content[2:]) == ["typing.Any", "builtins.long", "torch.float16", "cpu"]
 
 
 def test_a_fairseq_file(save: Save, libraries: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_fairseq_file(save: Save, libraries: None, monkeypatch: pytest.MonkeyP
     assert (stand_in.name, stand_in.arguments) == ("omegaconf.dictconfig.DictConfig", ())
     assert content["extra_state"]["metrics"].items == {"loss": 0.25}
     del content["model"]
-    assert plain(content) == {
+    assert to_plain(content) == {
         "args": {"lr": [0.1], "task": "audio"},
         "cfg": {
             "model": {
@@ -157,14 +157,14 @@ def test_a_fairseq_file(save: Save, libraries: None, monkeypatch: pytest.MonkeyP
 def test_a_deepspeed_file(save: Save) -> None:
     content = {"module": OrderedDict({"head.weight": torch.randn(2, 3).half()}), "optimizer": None, "dp_world_size": 8,
                "global_steps": 5, "skipped_steps": 0, "lr_scheduler": None, "csr_tensor_module_names": set()}  # fmt: skip
-    assert same(read(save(content)), content | {"module": dict(content["module"])})
+    assert same(safe_load(save(content)), content | {"module": dict(content["module"])})
 
 
 def test_plain_keeps_what_is_shared(save: Save) -> None:
     laughs: Any = ["ha"]
     for _ in range(60):  # 2^60 strings, were they written out
         laughs = [laughs, laughs]
-    got = plain(read(save(laughs)))
+    got = to_plain(safe_load(save(laughs)))
     for _ in range(60):
         assert got[0] is got[1]
         got = got[0]
@@ -194,18 +194,18 @@ def side_by_side() -> Any:
 
 @pytest.mark.parametrize("make", [lambda: nested(101), cycle, side_by_side], ids=["deep", "cycle", "side-by-side"])
 def test_plain_refuses_what_code_could_not_walk_through(make: Callable[[], Any]) -> None:
-    assert plain(nested(90)) == nested(90)
+    assert to_plain(nested(90)) == nested(90)
     with pytest.raises(UserError, match="contains itself, or is nested deeper than 100"):
-        plain(make())
+        to_plain(make())
 
 
 def test_plain_refuses_keys_that_are_not_plain() -> None:
     with pytest.raises(UserError, match="a tuple for a key"):
-        plain({Inert("fairseq.Key", ((1, 2),)): 1})
+        to_plain({Stub("fairseq.Key", ((1, 2),)): 1})
     with pytest.raises(UserError, match="a list for a key"):
-        plain({Inert("fairseq.Key", (), [1]): 1})
+        to_plain({Stub("fairseq.Key", (), [1]): 1})
 
 
 def test_plain_of_other_objects() -> None:
-    slots = Inert("fairseq.Slots", (), (None, {"width": 3}))
-    assert plain([slots, Inert("fairseq.Two", (1, 2)), Inert("fairseq.f")]) == [{"width": 3}, None, "fairseq.f"]
+    slots = Stub("fairseq.Slots", (), (None, {"width": 3}))
+    assert to_plain([slots, Stub("fairseq.Two", (1, 2)), Stub("fairseq.f")]) == [{"width": 3}, None, "fairseq.f"]

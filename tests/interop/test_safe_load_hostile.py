@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from data2vec.errors import UserError
-from data2vec.interop.safe_load import Inert, read
+from data2vec.interop.safe_load import Stub, safe_load
 
 CANARY = "canary"
 
@@ -153,10 +153,10 @@ ODD: dict[str, tuple[bytes, str]] = {
     "state-of-a-stand-in-class": (name("argparse.Namespace") + HOOK + b"b", "to be set on a argparse.Namespace"),
     "state-of-a-tensor": (tensor(0, (4,), (1,)) + HOOK + b"b", "to be set on a Tensor"),
     "call-of-a-tensor": (tensor(0, (4,), (1,)) + b")R", "a call of a Tensor"),
-    "call-of-a-stand-in": (NAMESPACE + b")R", "a call of a Inert"),
+    "call-of-a-stand-in": (NAMESPACE + b")R", "a call of a Stub"),
     "call-of-a-string": (text("os.system") + b")R", "a call of a str"),
     "arguments-of-a-list": (name("collections.OrderedDict") + b"]R", "the arguments of collections.OrderedDict are a list"),
-    "items-of-a-class": (name("argparse.Namespace") + text("a") + number(1) + b"s", "a Inert to be filled like a dict"),
+    "items-of-a-class": (name("argparse.Namespace") + text("a") + number(1) + b"s", "a Stub to be filled like a dict"),
     "items-of-a-tensor": (tensor(0, (4,), (1,)) + number(0) + number(1) + b"s", "a Tensor to be filled like a dict"),
     "dict-of-something": (call("collections.OrderedDict", b"]"), "a dictionary is made of something"),
     "object-scalar": (call("numpy.core.multiarray.scalar", OBJECTS, DATA), "a numpy.dtype that is not of plain numbers"),
@@ -230,12 +230,12 @@ def nothing_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.chdir(tmp_path)
     yield
     assert not Path(CANARY).exists()
-    assert not any(hasattr(shared, CANARY) for shared in (OrderedDict, Namespace, torch.Tensor, Inert, os))
+    assert not any(hasattr(shared, CANARY) for shared in (OrderedDict, Namespace, torch.Tensor, Stub, os))
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        read(path)
+        safe_load(path)
     message = str(caught.value)
     assert message.startswith(f"{path} is ") and message.isprintable() and len(message) < 600
     return message
@@ -347,7 +347,7 @@ def test_a_hostile_or_foreign_file_ends_in_one_line(case: str) -> None:
 
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"model\.pt cannot be read: No such file"):
-        read(Path("model.pt"))
+        safe_load(Path("model.pt"))
 
 
 def test_every_cut_of_a_file_is_damaged() -> None:
@@ -367,17 +367,17 @@ def test_any_changed_byte_is_read_or_refused() -> None:
             data = bytearray(whole)
             data[int(torch.randint(len(data), (), generator=generator))] = int(torch.randint(256, (), generator=generator))
             with contextlib.suppress(UserError):
-                read(written(Path("changed.pt"), bytes(data)))
+                safe_load(written(Path("changed.pt"), bytes(data)))
 
 
 def test_a_hundred_thousand_lists_in_one_another_are_read_and_let_go() -> None:
     path = zipped(Path("model.pt"), b"]" * 100_000 + b"a" * 99_999)
-    value = read(path)
+    value = safe_load(path)
     for _ in range(99_999):
         (value,) = value
     assert value == []
 
 
 def test_names_that_only_look_like_others_stay_names() -> None:
-    value = read(zipped(Path("model.pt"), call("fairseq.os.system", TOUCH)))
-    assert isinstance(value, Inert) and (value.name, value.arguments) == ("fairseq.os.system", (f"touch {CANARY}",))
+    value = safe_load(zipped(Path("model.pt"), call("fairseq.os.system", TOUCH)))
+    assert isinstance(value, Stub) and (value.name, value.arguments) == ("fairseq.os.system", (f"touch {CANARY}",))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data2vec.interop.inert import Inert, is_key
+from data2vec.interop.inert import Stub, is_key
 
 STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -28,13 +28,13 @@ STORAGES = {
     "torch.ComplexFloatStorage": torch.complex64,
     "torch.ComplexDoubleStorage": torch.complex128,
 }
-INERT_PACKAGES = {
+STUB_PACKAGES = {
     "argparse", "data2vec", "deepspeed", "enum", "examples", "fairseq", "fairseq_cli", "hydra", "omegaconf", "timm", "typing",
     "utils",
 }  # fmt: skip
 """Real files hold objects of these. fairseq imports its examples by their folder's name, which is also ours."""
 TYPES = ("bool", "bytes", "dict", "float", "int", "list", "long", "object", "set", "str", "tuple", "type", "unicode")
-INERT_NAMES = {
+STUB_NAMES = {
     *STORAGES,
     *map(str, STORAGES.values()),
     *(f"builtins.{name}" for name in TYPES),
@@ -49,20 +49,20 @@ class Refused(Exception):
     """A pickle asks for something that is not allowed; `str(error)` names it."""
 
 
-def named(module: Any, name: Any) -> Inert:
+def named(module: Any, name: Any) -> Stub:
     """What a pickle has for the name of a class or function."""
     if not (type(module) is type(name) is str):
         raise TypeError("a name is not a string")
     full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-    if full in BUILDERS or full in INERT_NAMES or full.partition(".")[0] in INERT_PACKAGES:
-        return Inert(full)
+    if full in BUILDERS or full in STUB_NAMES or full.partition(".")[0] in STUB_PACKAGES:
+        return Stub(full)
     raise Refused(full)
 
 
 def keys(values: list[Any]) -> list[Any]:
     """The same values, if each may be a key or in a set."""
     for value in values:
-        if not is_key(value) and not isinstance(value, Inert):
+        if not is_key(value) and not isinstance(value, Stub):
             raise TypeError(f"a {type(value).__name__} is a key")
     return values
 
@@ -94,7 +94,7 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> 
 
 def _dict(factory: Any = None) -> dict[Any, Any]:
     """An OrderedDict or a defaultdict; the pickle fills it afterwards."""
-    if not (factory is None or isinstance(factory, Inert)):
+    if not (factory is None or isinstance(factory, Stub)):
         raise TypeError("a dictionary is made of something")
     return {}
 
@@ -136,7 +136,7 @@ def _windows_path(*parts: Any) -> str:
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
     match dtype:
-        case Inert(
+        case Stub(
             name="numpy.dtype", arguments=(str(code), *_), state=(_, "<" | ">" | "|" | "=" as order, None, None, None, *_)
         ):
             if code in NUMBERS:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.interop.fairseq import read as official
+from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.interop.load import load
-from data2vec.interop.transformers import folder as transformers
+from data2vec.interop.transformers.folder import write_transformers_folder
 from data2vec.model import Model, save_model_folder
 
 Form = Literal["data2vec", "transformers", "fairseq"]
@@ -70,8 +70,8 @@ def _write_ours(model: Model, place: Path) -> list[str]:
 
 _WRITERS: dict[str, Callable[[Model, Path], list[str]]] = {
     "data2vec": _write_ours,
-    "transformers": transformers.write,
-    "fairseq": official.write,
+    "transformers": write_transformers_folder,
+    "fairseq": write_fairseq_checkpoint,
 }
 
 

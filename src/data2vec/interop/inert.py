@@ -11,7 +11,7 @@ DEEPEST = 100
 
 
 @dataclass(eq=False, repr=False)
-class Inert:
+class Stub:
     """What a file has in place of an object of another library. Nothing of that library was imported or called."""
 
     name: str
@@ -24,7 +24,7 @@ class Inert:
     """What it was filled with, if it was like a dictionary, a list or a set."""
 
     def __repr__(self) -> str:
-        return f"Inert({self.name!r})"
+        return f"Stub({self.name!r})"
 
     @property
     def meaning(self) -> Any:
@@ -48,7 +48,7 @@ def is_key(value: Any) -> bool:
     return value is None or type(value) in (str, bytes, bool, int, float)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A configuration as plain containers; tensors, arrays, numbers and strings stay as they are.
 
     Namespaces, dataclasses and other objects become the dictionary of their attributes, members of an Enum their value,
@@ -57,14 +57,14 @@ def plain(value: Any) -> Any:
     known: dict[int, tuple[Any, Any, int]] = {}  # by identity: the object (kept, lest its id be another's), plain, height
 
     def convert(value: Any, depth: int) -> tuple[Any, int]:
-        if not isinstance(value, Inert | dict | list | tuple | set | frozenset):
+        if not isinstance(value, Stub | dict | list | tuple | set | frozenset):
             return value, 0
         if id(value) not in known and depth <= DEEPEST:
             known[id(value)] = value, None, DEEPEST + 1  # until it is made
-            inner = [value.meaning] if isinstance(value, Inert) else value.values() if isinstance(value, dict) else value
+            inner = [value.meaning] if isinstance(value, Stub) else value.values() if isinstance(value, dict) else value
             parts = [convert(part, depth + 1) for part in inner]
             made: Any = [part for part, _ in parts]
-            if isinstance(value, Inert):
+            if isinstance(value, Stub):
                 (made,) = made
             elif isinstance(value, dict):
                 made = dict(zip(_keys(convert(key, depth + 1)[0] for key in value), made, strict=True))

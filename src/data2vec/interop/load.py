@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from data2vec.errors import UserError
-from data2vec.interop.fairseq import read as official
-from data2vec.interop.transformers import folder as transformers
+from data2vec.interop.fairseq.read import read_fairseq_checkpoint
+from data2vec.interop.transformers.folder import read_transformers_folder
 from data2vec.model import Model, load_model_folder
 
 
@@ -21,11 +21,11 @@ def load(model: str | Path | Model) -> Model:
         return model
     path = Path(model).expanduser()
     if path.is_file():
-        return official.read(path)
+        return read_fairseq_checkpoint(path)
     if not path.exists() and _is_hub_name(str(model)):
         path = _download(str(model))
     if _kind(path / "config.json") is not None:
-        return transformers.read(path)
+        return read_transformers_folder(path)
     return load_model_folder(path)
 
 

@@ -1,6 +1,6 @@
 """A pickle as data: a machine with the operations that torch.save writes, which imports nothing and calls no name.
 
-What a name in a pickle may make is in `builders`; other names of `builders.named` are `Inert`; all others are refused."""
+What a name in a pickle may make is in `builders`; other names of `builders.named` are `Stub`; all others are refused."""
 
 import pickletools
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data2vec.interop.builders import BUILDERS, STORAGES, Refused, fill_array, keys, named
-from data2vec.interop.inert import Inert
+from data2vec.interop.inert import Stub
 
 LITERALS = {
     "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
@@ -111,7 +111,7 @@ class Machine:
     def _stored(self, identity: Any) -> Tensor:
         """The storage that torch.save calls ("storage", type, key, device, count) or, in its old format, (…, None)."""
         match identity:
-            case ("storage", Inert(name=name, arguments=None), str(key), str(), int(count), *view) if view in ([], [None]):
+            case ("storage", Stub(name=name, arguments=None), str(key), str(), int(count), *view) if view in ([], [None]):
                 if name not in STORAGES:
                     raise Refused(f"a storage of {name}")
                 if count < 0:
@@ -125,25 +125,25 @@ class Machine:
         raise Refused("an object outside of the pickle that is no storage of numbers")
 
     def _made(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, Inert) or function.arguments is not None:
+        if not isinstance(function, Stub) or function.arguments is not None:
             raise Refused(f"a call of a {type(function).__name__}")
         if type(arguments) is not tuple:
             raise TypeError(f"the arguments of {function.name} are a {type(arguments).__name__}")
         if function.name not in BUILDERS:
-            return Inert(function.name, arguments)
+            return Stub(function.name, arguments)
         made = BUILDERS[function.name](*arguments)
         if isinstance(made, str | bytes | set | frozenset):
             self._spend(len(made))
         return made
 
     def _build(self, target: Any, state: Any) -> None:
-        if isinstance(target, Inert) and target.arguments is not None:
+        if isinstance(target, Stub) and target.arguments is not None:
             target.state = state
         elif isinstance(target, np.ndarray):
             self._spend(fill_array(target, state))
         elif type(target) is not dict or type(state) is not dict or list(state) != ["_metadata"]:  # only a state dict's
             names = ", ".join(map(str, state)) if type(state) is dict else "a state"
-            raise Refused(f"{names} to be set on a {target.name if isinstance(target, Inert) else type(target).__name__}")
+            raise Refused(f"{names} to be set on a {target.name if isinstance(target, Stub) else type(target).__name__}")
 
     def _spend(self, size: int) -> None:
         """An honest file writes each item once; a hostile one copies the same ones again and again."""
@@ -154,7 +154,7 @@ class Machine:
 
 def _filled(target: Any, kind: type) -> Any:
     """The container that is filled: `target`, or what a stand-in has been filled with."""
-    if isinstance(target, Inert) and target.arguments is not None:
+    if isinstance(target, Stub) and target.arguments is not None:
         target.items = kind() if target.items is None else target.items
         target = target.items
     if type(target) is not kind:

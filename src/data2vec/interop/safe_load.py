@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.interop.inert import Inert, plain
+from data2vec.interop.inert import Stub, to_plain
 from data2vec.interop.pickles import Machine, Refused
 
-__all__ = ["Inert", "plain", "read"]
+__all__ = ["Stub", "safe_load", "to_plain"]
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first thing in a file of the format before torch 1.6."""
@@ -26,13 +26,13 @@ class _Foreign(Exception):
     """A file that is not of torch.save."""
 
 
-def read(path: Path) -> Any:
-    """The content of a torch.save file: tensors (CPU), plain containers, numbers, strings, and `Inert` stand-ins.
+def safe_load(path: Path) -> Any:
+    """The content of a torch.save file: tensors (CPU), plain containers, numbers, strings, and `Stub` stand-ins.
 
     Nothing that the file names is imported or called. Parameters are tensors and need no gradient; an OrderedDict is a
     dict, a path a string, a NumPy number a Python number. Tensors of a zip file are read from it as they are used, so
     the file must stay as it is; writing to a tensor does not change the file. Containers may be nested to any depth and
-    may contain themselves: see `plain`. Raises UserError for a file that is missing, damaged, of another kind, or that
+    may contain themselves: see `to_plain`. Raises UserError for a file that is missing, damaged, of another kind, or that
     asks for anything else, which is named."""
     try:
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # pickletools warns of odd names

@@ -1,4 +1,4 @@
-"""Official files of all six models are opened whole, whatever is old, missing or wrong in them."""
+"""Official checkpoints of all six models are read completely, also old, incomplete and inconsistent ones."""
 
 import argparse
 from collections.abc import Mapping
@@ -41,13 +41,13 @@ def check(model: Model, name: str) -> None:
 
 
 @ALL
-def test_every_number_of_a_pretrained_model_arrives(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pretrained_model_is_read_completely(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = data2vec.load(save(tmp_path, content(name)))
     check(model, name)
     assert not caplog.records
     assert not model.encoder.training
     assert not any(p.requires_grad for p in model.encoder.parameters())
-    assert model.source == "the official file model.pt"
+    assert model.source == "the official checkpoint model.pt"
     objective = objectives.build(model.encoder, model.recipe.objective)
     assert {key for key in objective.state_dict() if not key.startswith("student.")} == model.pretraining.keys()
     teacher = model.recipe.objective.teacher
@@ -55,7 +55,7 @@ def test_every_number_of_a_pretrained_model_arrives(name: str, tmp_path: Path, c
 
 
 @ALL
-def test_a_file_without_configuration_has_the_released_settings(name: str, tmp_path: Path) -> None:
+def test_checkpoint_without_configuration_gets_the_released_settings(name: str, tmp_path: Path) -> None:
     made = content(name)
     made["cfg"] = made["args"] = None
     model = data2vec.load(save(tmp_path, made))
@@ -67,7 +67,7 @@ def test_a_file_without_configuration_has_the_released_settings(name: str, tmp_p
     assert model.recipe.objective.beta == released.beta
 
 
-def test_what_only_the_configuration_tells_is_taken_from_it(tmp_path: Path) -> None:
+def test_settings_that_tensors_cannot_give_come_from_the_configuration(tmp_path: Path) -> None:
     recipes = {name: data2vec.load(save(tmp_path, content(name))).recipe for name in MODELS}
     assert recipes["speech1"].objective.teacher.position_encoder == "averaged"
     assert recipes["speech1"].encoder.dropout == recipes["text1"].encoder.dropout == 0.2
@@ -82,7 +82,7 @@ def test_what_only_the_configuration_tells_is_taken_from_it(tmp_path: Path) -> N
     assert all(recipes[name].objective.masks == 3 for name in ("speech2", "vision2", "text2"))
 
 
-def test_each_weight_is_where_it_belongs(tmp_path: Path) -> None:
+def test_weights_are_mapped_to_their_counterparts(tmp_path: Path) -> None:
     official = random(MODELS["speech1"], half=True)
     ours = data2vec.load(save(tmp_path, content("speech1"))).encoder.state_dict()
     joined = torch.cat([official[f"encoder.layers.1.self_attn.{part}_proj.weight"] for part in "qkv"]).float()
@@ -99,7 +99,7 @@ def test_each_weight_is_where_it_belongs(tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
+def test_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
     optional = (*COMPUTED, "decoder.proj.bias") if name == "text2" else COMPUTED
     wanted = [key for key in MODELS[name] if not key.endswith(optional)]
     for key in wanted[:: max(1, len(wanted) // 12)]:
@@ -116,7 +116,7 @@ def test_a_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_stripped_file_opens_with_what_is_left(name: str, tmp_path: Path) -> None:
+def test_checkpoint_with_encoder_only_is_read(name: str, tmp_path: Path) -> None:
     made = content(name)
     made["model"] = random(ENCODERS[name])
     made.pop("model_ema", None)
@@ -125,20 +125,20 @@ def test_a_stripped_file_opens_with_what_is_left(name: str, tmp_path: Path) -> N
     assert torch.equal(numbers(model.encoder.state_dict()), numbers(random(ENCODERS[name])))
 
 
-def test_sizes_in_tensors_beat_a_wrong_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_override_contradicting_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wrong = CONFIGS["speech1"] | {"encoder_layers": 12, "encoder_embed_dim": 768, "conv_pos": 95, "pos_conv_depth": 5}
     check(data2vec.load(save(tmp_path, content("speech1", wrong))), "speech1")
-    assert "encoder_layers is 12 in its configuration, and 2 by its tensors; the tensors are followed" in caplog.text
+    assert "encoder_layers is 12 in its configuration but 2 in its tensors; using the tensors" in caplog.text
     assert "pos_conv_depth is 5" in caplog.text
 
 
-def test_unknown_tensors_are_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_tensors_are_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in MODELS:
         caplog.clear()
         made = content(name)
         made["model"] |= {"shared.weight": torch.zeros(3), "quantizer.vars": torch.zeros(2)}
         check(data2vec.load(save(tmp_path, made)), name)
-        assert "tensors of no known use were left out: quantizer.vars, shared.weight" in caplog.text
+        assert "ignored unknown tensors: quantizer.vars, shared.weight" in caplog.text
 
 
 def _replaced(name: str, names: dict[str, str]) -> str:
@@ -147,7 +147,7 @@ def _replaced(name: str, names: dict[str, str]) -> str:
     return name
 
 
-def test_old_names(tmp_path: Path) -> None:
+def test_keys_of_older_files_are_renamed(tmp_path: Path) -> None:
     made = content("text1")
     old = {"encoder.sentence": "decoder.sentence", "layernorm_embedding": "emb_layer_norm", "regression_head": "lm_head"}
     renamed = {_replaced(key, old): value for key, value in made["model"].items()}
@@ -161,7 +161,7 @@ def test_old_names(tmp_path: Path) -> None:
     check(data2vec.load(save(tmp_path, made)), "speech2")
 
 
-def test_one_alibi_scale_for_all_heads_becomes_one_for_each(tmp_path: Path) -> None:
+def test_single_alibi_scale_is_expanded_to_all_heads(tmp_path: Path) -> None:
     config = CONFIGS["speech2"] | {"num_heads": 4}
     made = content("speech2", config)
     for tensors in (made["model"], made["model"]["_ema"]):
@@ -170,14 +170,14 @@ def test_one_alibi_scale_for_all_heads_becomes_one_for_each(tmp_path: Path) -> N
     assert scale.tolist() == [0.5] * 4
 
 
-def test_positions_that_are_not_sines_and_cosines_are_refused(tmp_path: Path) -> None:
+def test_fixed_positions_other_than_sine_cosine_are_refused(tmp_path: Path) -> None:
     made = content("vision2")
     made["model"]["modality_encoders.IMAGE.fixed_positional_encoder.positions"] += 0.01
-    with pytest.raises(UserError, match=r"positions are not sines and cosines"):
+    with pytest.raises(UserError, match=r"positions are not sine-cosine positions"):
         data2vec.load(save(tmp_path, made))
 
 
-def test_what_an_encoder_cannot_be_is_refused_by_the_name_of_the_setting(tmp_path: Path) -> None:
+def test_unsupported_encoder_setting_is_refused_by_name(tmp_path: Path) -> None:
     for name, change, told in (
         ("vision2", {"layer_norm_first": True}, "layer_norm_first"),
         ("text2", {"norm_affine": False}, "norm_affine"),
@@ -193,9 +193,7 @@ def test_what_an_encoder_cannot_be_is_refused_by_the_name_of_the_setting(tmp_pat
         data2vec.load(save(tmp_path, made))
 
 
-def test_an_objective_that_cannot_be_had_does_not_keep_one_from_the_weights(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unsupported_objective_is_replaced_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, change, told in (
         ("vision2", {"recon_loss": 1}, "recon_loss"), ("speech2", {"average_top_k_layers": 9}, "top_k: 9"),
         ("text1", {"loss_scale": "strange"}, "'<='"), ("vision1", {"target_layers": "[0]"}, "target_layers"),
@@ -204,21 +202,21 @@ def test_an_objective_that_cannot_be_had_does_not_keep_one_from_the_weights(
         caplog.clear()
         model = data2vec.load(save(tmp_path, content(name, CONFIGS[name] | change)))
         check(model, name)
-        assert "its objective cannot be had, and is that of the released recipe" in caplog.text
+        assert "unsupported objective, using that of the released recipe" in caplog.text
         assert told in caplog.text
         assert model.recipe.objective.teacher.decay > 0.99
 
 
-def test_strides_are_told_by_the_configuration_or_are_those_of_wav2vec(tmp_path: Path) -> None:
+def test_conv_strides_come_from_the_configuration_or_wav2vec(tmp_path: Path) -> None:
     first = {"feature_extractor.conv_layers.0.0.weight": torch.randn(8, 1, 8)}
-    with pytest.raises(UserError, match=r"tell the strides of its convolutions, of \[8, 3, 3, 3, 3, 2, 2\]"):
+    with pytest.raises(UserError, match=r"give the strides of the convolutions \[8, 3, 3, 3, 3, 2, 2\]"):
         data2vec.load(save(tmp_path, content("speech1", **first)))
     strides = CONFIGS["speech1"] | {"conv_feature_layers": "[(512,8,4)] + [(512,3,3)] * 4 + [(512,2,1)] * 2"}
     recipe = data2vec.load(save(tmp_path, content("speech1", strides, **first))).recipe
     assert recipe.modality.conv_layers == ((8, 8, 4), *[(8, 3, 3)] * 4, *[(8, 2, 1)] * 2)
 
 
-def test_configurations_in_objects_of_other_libraries(tmp_path: Path, libraries: None) -> None:
+def test_configuration_in_omegaconf_or_namespace_is_read(tmp_path: Path, libraries: None) -> None:
     from helpers.foreign_pickles import DictConfig, Node
 
     def omegaconf(tree: Any) -> Any:
@@ -234,19 +232,20 @@ def test_configurations_in_objects_of_other_libraries(tmp_path: Path, libraries:
             assert data2vec.load(save(tmp_path, made)).recipe == recipe
 
 
-def test_files_of_no_model(tmp_path: Path) -> None:
+def test_file_without_a_data2vec_model_is_refused(tmp_path: Path) -> None:
     for made, told in (
-        ([torch.zeros(1)], "holds no weights"), ({"model": {}}, "is no data2vec model of version 1 or 2; it has no tensors"),
-        ({"weight": torch.zeros(2)}, "it has weight"),
+        ([torch.zeros(1)], "expected a checkpoint with named weights, found a list"),
+        ({"model": {}}, "not a data2vec 1 or 2 model; its keys: none"),
+        ({"weight": torch.zeros(2)}, "its keys: weight"),
         ({"model": {"modality_encoders.AUDIO.x": torch.zeros(1), "modality_encoders.TEXT.x": torch.zeros(1)}}, "AUDIO, TEXT"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=told):
             data2vec.load(save(tmp_path, made))
-    with pytest.raises(UserError, match=r"blocks\.0\.mlp\.fc2\.weight is of shape \(96, 64\)"):
+    with pytest.raises(UserError, match=r"blocks\.0\.mlp\.fc2\.weight has shape \(96, 64\)"):
         data2vec.load(save(tmp_path, content("vision1", **{"blocks.0.mlp.fc2.weight": torch.zeros(96, WIDTH)})))
 
 
-def test_the_port_of_vision_1_gives_its_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fairseq_port_of_vision_1_gives_its_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = {"cls_token": "cls_emb", "mask_token": "mask_emb", "embed.proj": "embed.conv", "lm_head": "final_proj",
              "fc1": "0", "fc2": "2"}  # fmt: skip
     inside = ("blocks.", "norm.", "rel_pos_bias.")
@@ -257,10 +256,10 @@ def test_the_port_of_vision_1_gives_its_encoder(tmp_path: Path, caplog: pytest.L
     model = data2vec.load(save(tmp_path, {"cfg": {"model": {"image_size": 20}}, "model": made | {"_ema": {}}}))
     assert torch.equal(numbers(model.encoder.state_dict()), numbers(random(ENCODERS["vision1"])))
     assert (model.recipe.encoder.norm_eps, model.pretraining) == (1e-5, {})
-    assert "only the encoder is of use" in caplog.text
+    assert "only the encoder is used" in caplog.text
 
 
-def test_ctc_and_its_letters(tmp_path: Path, libraries: None) -> None:
+def test_ctc_labels_come_from_file_then_dictionary_then_numbers(tmp_path: Path, libraries: None) -> None:
     from helpers.foreign_pickles import Dictionary
 
     for name in ("speech1", "speech2"):
@@ -280,7 +279,7 @@ def test_ctc_and_its_letters(tmp_path: Path, libraries: None) -> None:
     assert [each[5] for each in labels] == ["label 5", "Ä", "Ö"]
 
 
-def test_image_classifiers(tmp_path: Path) -> None:
+def test_image_classifier_is_read(tmp_path: Path) -> None:
     head = norm("fc_norm") | affine("head", 10, WIDTH)
     model = data2vec.load(save(tmp_path, fine_tuned("vision2", head, "model.", prediction_mode="MEAN_POOLING")))
     settings = model.head.settings
@@ -305,7 +304,7 @@ def test_image_classifiers(tmp_path: Path) -> None:
         data2vec.load(save(tmp_path, {"module": module}))
 
 
-def test_sentence_classifiers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sentence_classifier_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def head(name: str, labels: int, inner: int = WIDTH) -> dict[str, tuple[int, ...]]:
         root = f"classification_heads.{name}"
         return affine(f"{root}.dense", inner, WIDTH) | affine(f"{root}.out_proj", labels, inner)
@@ -319,10 +318,10 @@ def test_sentence_classifiers(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         assert model.recipe.encoder.heads == 4
     model = data2vec.load(save(tmp_path, fine_tuned("text1", head("stsb", 1, 48) | head("other", 2))))
     assert (model.head.settings.problem, model.head.settings.inner_width) == ("regression", 48)
-    assert "has the heads stsb, other; stsb is taken" in caplog.text
+    assert "has heads stsb, other; using stsb" in caplog.text
 
 
-def test_a_tokenizer_beside_the_file_is_found(tmp_path: Path) -> None:
+def test_tokenizer_beside_the_checkpoint_is_used(tmp_path: Path) -> None:
     from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 
     assert data2vec.load(save(tmp_path, content("text1"))).recipe.data.tokenizer is None

@@ -1,4 +1,4 @@
-"""Models of ours in the official form: the names and shapes of the official code, and back without a bit lost."""
+"""A written official checkpoint has the official keys and shapes, and reads back bit-identical."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from torch import Tensor
 import data2vec
 from data2vec import objective as objectives
 from data2vec.errors import UserError
-from data2vec.interop.fairseq import read as official
-from data2vec.interop.fairseq.recipe_to_config import differences
+from data2vec.interop.fairseq.config import setting_differences
+from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import load_recipe, recipe_names
@@ -60,13 +60,13 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_a_model_comes_back_to_the_last_bit(name: str, tmp_path: Path) -> None:
+def test_pretrained_model_survives_the_round_trip_bit_for_bit(name: str, tmp_path: Path) -> None:
     model = trained(small(name))
-    lost = official.write(model, tmp_path / "new" / "model.pt")
+    lost = write_fairseq_checkpoint(model, tmp_path / "new" / "model.pt")
     back = data2vec.load(tmp_path / "new" / "model.pt")
     assert equal(model.encoder.state_dict(), back.encoder.state_dict())
     assert equal(dict(model.pretraining), dict(back.pretraining))
-    changed = {key for key, _, _ in differences(model.recipe, back.recipe)}
+    changed = {key for key, _, _ in setting_differences(model.recipe, back.recipe)}
     assert changed <= {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
     assert back.recipe.objective.teacher == model.recipe.objective.teacher
     assert lost[-1] == "how it was trained: the sections data, train, probe and log of its recipe"
@@ -74,9 +74,9 @@ def test_a_model_comes_back_to_the_last_bit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_names_and_shapes_are_the_official_ones(name: str, tmp_path: Path) -> None:
+def test_written_keys_and_shapes_are_official(name: str, tmp_path: Path) -> None:
     model = data2vec.load(save(tmp_path, content(name)))
-    official.write(model, tmp_path / "written.pt")
+    write_fairseq_checkpoint(model, tmp_path / "written.pt")
     raw = torch.load(tmp_path / "written.pt", weights_only=True)  # nothing but tensors and plain containers
     student = dict(raw["model"])
     teacher = raw["model_ema"] if name == "vision1" else student.pop("encoder._ema" if name == "text1" else "_ema")
@@ -92,8 +92,8 @@ def test_names_and_shapes_are_the_official_ones(name: str, tmp_path: Path) -> No
         assert "train_iterator" in raw["extra_state"]
 
 
-def test_the_index_of_relative_positions_is_that_of_beit(tmp_path: Path) -> None:
-    official.write(trained(small("vision/v1-base")), tmp_path / "a.pth")
+def test_relative_position_index_is_that_of_beit(tmp_path: Path) -> None:
+    write_fairseq_checkpoint(trained(small("vision/v1-base")), tmp_path / "a.pth")
     index = torch.load(tmp_path / "a.pth", weights_only=True)["model"]["rel_pos_bias.relative_position_index"]
     assert index.shape == (17, 17)
     assert (index[0, 0], index[0, 1], index[1, 0], index[1, 1]) == (51, 49, 50, 24)
@@ -113,9 +113,9 @@ HEADS: list[tuple[str, Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "head", "more"), HEADS, ids=[name for name, _, _ in HEADS])
-def test_a_fine_tuned_model_comes_back(name: str, head: Any, more: dict[str, Any], tmp_path: Path) -> None:
+def test_fine_tuned_model_survives_the_round_trip(name: str, head: Any, more: dict[str, Any], tmp_path: Path) -> None:
     model = trained(small(name, **more), head, pretraining=False)
-    official.write(model, tmp_path / "model.pt")
+    write_fairseq_checkpoint(model, tmp_path / "model.pt")
     back = data2vec.load(tmp_path / "model.pt")
     assert equal(model.encoder.state_dict(), back.encoder.state_dict())
     assert back.head is not None
@@ -126,65 +126,73 @@ def test_a_fine_tuned_model_comes_back(name: str, head: Any, more: dict[str, Any
     torch.load(tmp_path / "model.pt", weights_only=True)
 
 
-def test_what_has_no_place_is_told(tmp_path: Path) -> None:
+def test_lost_parts_are_listed(tmp_path: Path) -> None:
     labels = ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6, problem="multi_label_classification")
     model = replace(trained(small("vision/v2-base"), labels), source="somewhere", license="mit")
-    told = "\n".join(official.write(model, tmp_path / "a.pt"))
+    told = "\n".join(write_fairseq_checkpoint(model, tmp_path / "a.pt"))
     for each in ("labels of its head", "head.problem: multi_label", "its source: somewhere", "its license: mit", "the teacher"):
         assert each in told
     model = trained(small("speech/v1-base"), CTCSettings(labels=("-", *"abcd")))
-    assert "there the first four must be <s>" in "\n".join(official.write(model, tmp_path / "b.pt"))
+    assert "the first four must be <s>" in "\n".join(write_fairseq_checkpoint(model, tmp_path / "b.pt"))
     (tmp_path / "dict.ltr.txt").write_text("another 1\n")
-    told = "\n".join(official.write(trained(small("speech/v1-base"), CTCSettings(labels=LETTERS)), tmp_path / "c.pt"))
-    assert "another dict.ltr.txt is there already" in told
+    told = "\n".join(write_fairseq_checkpoint(trained(small("speech/v1-base"), CTCSettings(labels=LETTERS)), tmp_path / "c.pt"))
+    assert "a different dict.ltr.txt exists" in told
     assert (tmp_path / "dict.ltr.txt").read_text() == "another 1\n"
 
 
 @pytest.mark.parametrize(
     ("name", "head", "told"),
     [
-        ("speech/v1-base", ClassifierSettings(labels=("a", "b")), "head.name: 'classifier' has no counterpart"),
-        ("vision/v1-base", ClassifierSettings(labels=("a", "b")), "head.norm_eps: None has no counterpart"),
-        ("vision/v2-base", ClassifierSettings(labels=("a", "b"), pool="first"), "head.pool: 'first' has no counterpart"),
-        ("text/v1-base", ClassifierSettings(labels=("a", "b")), r"head\.(pool|inner): .* has no counterpart"),
-        ("text/v1-base", ClassifierSettings(labels=("a",), pool="first", inner="tanh"), "head.problem: .* one is a regression"),
+        ("speech/v1-base", ClassifierSettings(labels=("a", "b")), "head.name: 'classifier' is not supported by"),
+        ("vision/v1-base", ClassifierSettings(labels=("a", "b")), "head.norm_eps: None is not supported by"),
+        (
+            "vision/v2-base",
+            ClassifierSettings(labels=("a", "b"), pool="first"),
+            "head.pool: 'first' is not supported by",
+        ),
+        ("text/v1-base", ClassifierSettings(labels=("a", "b")), r"head\.(pool|inner): .* is not supported by"),
+        (
+            "text/v1-base",
+            ClassifierSettings(labels=("a",), pool="first", inner="tanh"),
+            "head.problem: .* is a regression",
+        ),
     ],
 )
-def test_a_head_that_the_official_code_lacks_is_refused(name: str, head: Any, told: str, tmp_path: Path) -> None:
+def test_unsupported_head_is_refused(name: str, head: Any, told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
-        official.write(trained(small(name), head), tmp_path / "a.pt")
+        write_fairseq_checkpoint(trained(small(name), head), tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
 
 
-def test_an_objective_without_counterpart_matters_only_with_a_teacher(tmp_path: Path) -> None:
+def test_unsupported_objective_is_refused_only_with_a_teacher(tmp_path: Path) -> None:
     recipe = small("speech/v1-base", objective__target__state="block")
-    with pytest.raises(UserError, match=r"(?s)objective\.target\.state: 'block' has no counterpart.*delete its pretraining"):
-        official.write(trained(recipe), tmp_path / "a.pt")
-    lost = official.write(trained(recipe, pretraining=False), tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"(?s)objective\.target\.state: 'block' is not supported by.*delete its pretraining"):
+        write_fairseq_checkpoint(trained(recipe), tmp_path / "a.pt")
+    lost = write_fairseq_checkpoint(trained(recipe, pretraining=False), tmp_path / "a.pt")
     assert "the objective: objective.target.state: 'block'" in "\n".join(lost)
     assert data2vec.load(tmp_path / "a.pt").recipe.objective.target.state == "ffn"
 
 
-def test_an_encoder_without_counterpart_is_refused_with_or_without_a_teacher(tmp_path: Path) -> None:
+def test_unsupported_encoder_is_refused_with_and_without_a_teacher(tmp_path: Path) -> None:
     for pretraining in (False, True):
-        with pytest.raises(UserError, match=r"modality\.positions: 'sincos' has no counterpart") as told:
-            official.write(trained(load_recipe("vision/v1-tiny"), pretraining=pretraining), tmp_path / "a.pt")
+        with pytest.raises(UserError, match=r"modality\.positions: 'sincos' is not supported by") as told:
+            write_fairseq_checkpoint(trained(load_recipe("vision/v1-tiny"), pretraining=pretraining), tmp_path / "a.pt")
         assert "delete its pretraining" not in str(told.value)
 
 
-def test_text_brings_its_tokenizer_along(tmp_path: Path) -> None:
+def test_tokenizer_is_written_beside_a_text_model(tmp_path: Path) -> None:
     from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 
     (tmp_path / "from").mkdir()
     save_tokenizer(train_tokenizer(["a small text"] * 3, 300), tmp_path / "from")
     recipe = small("text/v1-base", modality__vocab_size=300, data__tokenizer=str(tmp_path / "from"))
-    official.write(trained(recipe), tmp_path / "to" / "model.pt")
+    write_fairseq_checkpoint(trained(recipe), tmp_path / "to" / "model.pt")
     back = data2vec.load(tmp_path / "to" / "model.pt")
     assert back.recipe.data.tokenizer == str((tmp_path / "to").resolve())  # type: ignore[attr-defined]
     assert back.features(["a text"]).hidden.shape[-1] == 32
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.pt").write_bytes(b"old")
 
     def fail(content: Any, file: Any) -> None:
@@ -193,5 +201,5 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="full"):
-        official.write(trained(small("speech/v1-base")), tmp_path / "a.pt")
+        write_fairseq_checkpoint(trained(small("speech/v1-base")), tmp_path / "a.pt")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.pt", b"old")]

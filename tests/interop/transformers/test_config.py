@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from data2vec.batch import Batch
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.transformers.folder import AUDIO, TEXT, VISION
+from data2vec.interop.key_mapping import Table, affine, to_our_keys
+from data2vec.interop.transformers.key_mapping import AUDIO, TEXT, VISION
 from data2vec.modalities.speech import Speech, SpeechSettings
 from data2vec.modalities.text import Text, TextSettings
 from data2vec.modalities.vision import Vision, VisionSettings
@@ -19,12 +19,12 @@ SMALL = {"width": 32, "layers": 3, "heads": 4, "ffn_width": 64}
 THEIRS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-def hidden(modality: Any, settings: TransformerSettings, table: keys.Table, theirs: Any, batch: Batch) -> list:
+def hidden(modality: Any, settings: TransformerSettings, table: Table, theirs: Any, batch: Batch) -> list:
     """Our blocks' outputs with their weights, and what comes out at the end."""
     encoder = build(modality, settings).eval()
     mine, foreign = dict(encoder.named_parameters()), theirs.state_dict()
     with torch.no_grad():
-        for name, value in keys.read(foreign, mine, table).items():
+        for name, value in to_our_keys(foreign, mine, table).items():
             mine[name].copy_(value)
         states: list[torch.Tensor] = []
         out, _ = encoder(batch, visit=lambda i, ffn, block: states.append(block))
@@ -110,8 +110,8 @@ def test_group_norm_front_end_and_pre_norm_blocks_are_those_of_wav2vec2() -> Non
     front_end = jolt(wav2vec2.Wav2Vec2FeatureEncoder(config))
     settings = SpeechSettings(conv_layers=((16, 10, 5), (16, 3, 2), (16, 2, 2)), conv_norm="group", conv_bias=True)
     ours = Speech(settings, None).build_local_encoder(32).conv
-    table = keys.affine("convs.{i}", "conv_layers.{i}.conv") | keys.affine("norms.{i}", "conv_layers.{i}.layer_norm")
-    ours.load_state_dict(keys.read(front_end.state_dict(), ours.state_dict(), table))
+    table = affine("convs.{i}", "conv_layers.{i}.conv") | affine("norms.{i}", "conv_layers.{i}.layer_norm")
+    ours.load_state_dict(to_our_keys(front_end.state_dict(), ours.state_dict(), table))
     wave = torch.randn(2, 1000, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(wave), front_end(wave).transpose(1, 2), atol=1e-5, rtol=1e-5)
@@ -122,7 +122,7 @@ def test_group_norm_front_end_and_pre_norm_blocks_are_those_of_wav2vec2() -> Non
     block = Block(TransformerSettings(**SMALL, norm="pre"), 0).eval()
     state = {f"encoder.layers.0.{name}": value for name, value in layer.state_dict().items()}
     mine = {f"transformer.blocks.0.{name}": value for name, value in block.state_dict().items()}
-    block.load_state_dict({name[21:]: value for name, value in keys.read(state, mine, AUDIO).items()})
+    block.load_state_dict({name[21:]: value for name, value in to_our_keys(state, mine, AUDIO).items()})
     x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         torch.testing.assert_close(block(x)[0], layer(x), atol=1e-5, rtol=1e-5)

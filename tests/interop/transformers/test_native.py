@@ -17,8 +17,8 @@ import data2vec
 from data2vec.batch import Batch
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
-from data2vec.interop.transformers import native
-from data2vec.interop.transformers.folder import write
+from data2vec.interop.transformers.folder import write_transformers_folder
+from data2vec.interop.transformers.native import write_native_folder
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import CTC, ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import load_recipe
@@ -163,7 +163,7 @@ def same(ours: Model, other: Model) -> None:
 @EVERY
 def test_transformers_computes_what_we_compute(which: str, padded: bool, tokenizer: Path, tmp_path: Path) -> None:
     model = make(which, tokenizer)
-    assert write(model, tmp_path / "theirs") == []
+    assert write_transformers_folder(model, tmp_path / "theirs") == []
     theirs = opened(tmp_path / "theirs", HEADS[which][1])
     agree(model, theirs, padded)
 
@@ -171,7 +171,7 @@ def test_transformers_computes_what_we_compute(which: str, padded: bool, tokeniz
 @EVERY
 def test_nothing_is_lost_there_and_back(which: str, tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = make(which, tokenizer, {"train.lr": 0.123, "encoder.dropout": 0.07, "encoder.attention_dropout": 0.03})
-    write(model, tmp_path / "theirs")
+    write_transformers_folder(model, tmp_path / "theirs")
     same(model, data2vec.load(tmp_path / "theirs"))
     assert caplog.records == []
     assert "library_name: transformers" in (tmp_path / "theirs" / "README.md").read_text()
@@ -181,14 +181,14 @@ def test_an_inner_matrix_that_does_nothing_is_kept_where_it_is_ours(tokenizer: P
     model = make("square", tokenizer)
     model.head.inner.weight.copy_(torch.eye(32))  # type: ignore[union-attr, operator]
     model.head.inner.bias.zero_()  # type: ignore[union-attr, operator]
-    write(model, tmp_path / "theirs")
+    write_transformers_folder(model, tmp_path / "theirs")
     same(model, data2vec.load(tmp_path / "theirs"))
 
 
 @EVERY
 def test_the_code_in_the_model_card_runs(which: str, tokenizer: Path, tmp_path: Path) -> None:
     model = make(which, tokenizer)
-    write(model, tmp_path / "theirs")
+    write_transformers_folder(model, tmp_path / "theirs")
     code = (tmp_path / "theirs" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
     with torch.no_grad():
@@ -291,7 +291,7 @@ def test_without_our_recipe_it_is_the_released_one(tmp_path: Path) -> None:
 
 
 def test_their_settings_hold_where_they_differ_from_our_recipe(tokenizer: Path, tmp_path: Path) -> None:
-    write(make("vision", tokenizer), tmp_path / "theirs")
+    write_transformers_folder(make("vision", tokenizer), tmp_path / "theirs")
     change(tmp_path / "theirs", layer_norm_eps=1e-12, drop_path_rate=0.5)
     (tmp_path / "theirs" / "preprocessor_config.json").unlink()
     recipe = data2vec.load(tmp_path / "theirs").recipe
@@ -323,7 +323,7 @@ def test_weights_in_every_form(kind: str, size: str, tmp_path: Path) -> None:
 def test_what_has_no_place_there_is_told(tokenizer: Path, tmp_path: Path) -> None:
     model = make("speech", tokenizer, {"modality.position_padding": "each"})
     model = replace(model, pretraining={"teacher.ema.a": torch.zeros(1), "head.0.weight": torch.zeros(1)})
-    teacher, head, padding = write(model, tmp_path / "theirs")
+    teacher, head, padding = write_transformers_folder(model, tmp_path / "theirs")
     assert (teacher, head) == ("the teacher", "the prediction head")
     assert padding.startswith("modality.position_padding: each (")
     assert data2vec.load(tmp_path / "theirs").recipe == model.recipe
@@ -354,7 +354,7 @@ def test_what_has_no_place_there_is_told(tokenizer: Path, tmp_path: Path) -> Non
 )
 def test_a_setting_that_transformers_cannot_have(modality: str, key: str, value: Any, only: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^{key}: {json.dumps(value).strip(chr(34))} cannot be written .*: {only}$"):
-        native.write(built(modality, {key: value}), tmp_path / "theirs")
+        write_native_folder(built(modality, {key: value}), tmp_path / "theirs")
     assert not list(tmp_path.iterdir())
 
 
@@ -379,7 +379,7 @@ def test_a_head_that_transformers_cannot_have(
     modality: str, changes: dict[str, Any], head: Any, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"^{message} cannot be written for transformers: "):
-        native.write(built(modality, changes, head), tmp_path / "theirs")
+        write_native_folder(built(modality, changes, head), tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_a_folder_that_we_cannot_read(name: str, changes: dict[str, Any], messag
 
 def test_damaged_and_missing_files(tokenizer: Path, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
-    write(make("plain", tokenizer), folder)
+    write_transformers_folder(make("plain", tokenizer), folder)
     tensors = load_file(folder / "model.safetensors")
     save_file(
         {name: value for name, value in tensors.items() if not name.startswith("classifier")}, folder / "model.safetensors"
@@ -430,7 +430,7 @@ def test_damaged_and_missing_files(tokenizer: Path, tmp_path: Path) -> None:
 
 def test_what_transformers_has_no_class_for_goes_with_its_code(tmp_path: Path) -> None:
     model = built("speech", {"encoder.norm": "pre", "encoder.final_norm": True, "encoder.input_norm": False})
-    words = write(model, tmp_path / "theirs")
+    words = write_transformers_folder(model, tmp_path / "theirs")
     assert words[0].startswith("a class of transformers itself (encoder.norm: pre cannot be written")
     back = data2vec.load(tmp_path / "theirs")
     assert back.recipe == model.recipe

@@ -14,7 +14,7 @@ from data2vec.data import audio as speech
 from data2vec.data import image as vision
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
-from data2vec.interop.transformers import processors
+from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import CTCSettings
 from data2vec.recipe.loading import load_recipe
@@ -28,7 +28,7 @@ def tiny(modality: str, changes: dict[str, Any] | None = None, labels: tuple[str
 
 
 def test_waves_are_normalised_alike(tmp_path: Path) -> None:
-    processors.write(tiny("speech"), tmp_path)
+    write_processors(tiny("speech"), tmp_path)
     prepare = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     rng = np.random.default_rng(0)
     waves = [(0.1 + 0.5 * rng.standard_normal(length)).astype(np.float32) for length in (1000, 700)]
@@ -37,14 +37,14 @@ def test_waves_are_normalised_alike(tmp_path: Path) -> None:
     # Epsilon is 1e-7 there and 1e-5 here.
     torch.testing.assert_close(given["input_values"], ours.input, atol=1e-4, rtol=1e-4)
     assert given["attention_mask"].bool().equal(~ours.padding)
-    assert processors.read(tmp_path, "speech") == {}
+    assert read_processors(tmp_path, "speech") == {}
 
 
 @pytest.mark.parametrize(
     "labels", [("<pad>", "<s>", "</s>", "<unk>", *LETTERS), ("<s>", "<pad>", "</s>", "<unk>", *LETTERS), ("_", *LETTERS)]
 )
 def test_the_letters_of_ctc(labels: tuple[str, ...], tmp_path: Path) -> None:
-    processors.write(tiny("speech", labels=labels), tmp_path)
+    write_processors(tiny("speech", labels=labels), tmp_path)
     both = transformers.AutoProcessor.from_pretrained(tmp_path)
     space, a, b = (labels.index(letter) for letter in LETTERS)
     assert both.tokenizer.get_vocab() == {label: i for i, label in enumerate(labels)}
@@ -52,16 +52,16 @@ def test_the_letters_of_ctc(labels: tuple[str, ...], tmp_path: Path) -> None:
     assert both.tokenizer.decode([0, a, a, 0, a, b, space, b, 0]) == "AAB B"
     assert both.tokenizer.pad_token_id == 0
     assert both(np.ones(400, np.float32), sampling_rate=16000)["input_values"][0].shape == (400,)
-    assert processors.read(tmp_path, "speech") == {"head": {"labels": list(labels)}}
+    assert read_processors(tmp_path, "speech") == {"head": {"labels": list(labels)}}
     both.save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again" / "preprocessor_config.json").exists()
-    assert processors.read(tmp_path / "again", "speech") == {"head": {"labels": list(labels)}}
+    assert read_processors(tmp_path / "again", "speech") == {"head": {"labels": list(labels)}}
 
 
 def test_pictures_are_cut_and_normalised_alike(tmp_path: Path) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     model = tiny("vision", {"modality.mean": mean, "modality.std": std})
-    processors.write(model, tmp_path)
+    write_processors(model, tmp_path)
     prepare = transformers.AutoImageProcessor.from_pretrained(tmp_path)  # which takes Pillow where torchvision is not
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
@@ -69,17 +69,17 @@ def test_pictures_are_cut_and_normalised_alike(tmp_path: Path) -> None:
     ours = vision.centre(torch.from_numpy(np.array(picture)).permute(2, 0, 1), model.modality.settings.image)
     bytes_ = (theirs * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) * 255
     assert (bytes_ - ours).abs().max() < 1.01  # as near as resizing here is to Pillow's
-    assert processors.read(tmp_path, "vision") == {"modality": {"mean": list(mean), "std": list(std)}}
+    assert read_processors(tmp_path, "vision") == {"modality": {"mean": list(mean), "std": list(std)}}
 
 
 def test_other_pictures_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"size": 224, "do_center_crop": False, "do_normalize": False}))
-    assert processors.read(tmp_path, "vision") == {"modality": {"mean": [0.0] * 3, "std": [1.0] * 3}}
+    assert read_processors(tmp_path, "vision") == {"modality": {"mean": [0.0] * 3, "std": [1.0] * 3}}
     assert "transformers cuts pictures by {'size': 224" in caplog.text
     caplog.clear()
     file.write_text(json.dumps({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}))
-    assert processors.read(tmp_path, "vision") == {"modality": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    assert read_processors(tmp_path, "vision") == {"modality": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     assert caplog.text == ""
 
 
@@ -88,7 +88,7 @@ def test_texts_become_the_same_tokens(tmp_path: Path) -> None:
     folder.mkdir()
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), folder)
     model = tiny("text", {"modality.vocab_size": 300, "data.tokenizer": str(folder)})
-    processors.write(model, tmp_path)
+    write_processors(model, tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     rows = [{"text": "a small text"}, {"text": "nothing of Ωhm,  twice"}]
     ours = model.modality.labelled(rows)
@@ -99,13 +99,13 @@ def test_texts_become_the_same_tokens(tmp_path: Path) -> None:
     one, two = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("a", "text"))
     assert tokenizer("a", "text")["input_ids"] == [0, *one, 2, 2, *two, 2]
     assert (tokenizer.mask_token_id, tokenizer.model_max_length) == (299, model.modality.settings.max_length)
-    assert processors.read(tmp_path, "text") == {"data": {"tokenizer": str(tmp_path)}}
+    assert read_processors(tmp_path, "text") == {"data": {"tokenizer": str(tmp_path)}}
 
 
 def test_a_text_model_without_a_tokenizer(tmp_path: Path) -> None:
-    processors.write(tiny("text"), tmp_path)
+    write_processors(tiny("text"), tmp_path)
     assert not list(tmp_path.iterdir())
-    assert processors.read(tmp_path, "text") == {}
+    assert read_processors(tmp_path, "text") == {}
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_a_text_model_without_a_tokenizer(tmp_path: Path) -> None:
 def test_what_would_be_other_input_is_refused(modality: str, content: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
-        processors.read(tmp_path, modality)
+        read_processors(tmp_path, modality)

@@ -20,7 +20,7 @@ import data2vec
 from data2vec.batch import Batch
 from data2vec.data.text import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
-from data2vec.interop.transformers import remote
+from data2vec.interop.transformers.remote import read_remote_folder, write_remote_folder
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import load_recipe, validate_recipe
@@ -116,7 +116,7 @@ def equal(one: Model, other: Model) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_hidden_states(kind: str, padded: bool, tmp_path: Path) -> None:
     model = made(kind)
-    remote.write(model, tmp_path / "model")
+    write_remote_folder(model, tmp_path / "model")
     theirs = opened(tmp_path / "model")
     ours, given = batch(kind, padded)
     states: list[Tensor] = []
@@ -131,7 +131,7 @@ def test_the_same_hidden_states(kind: str, padded: bool, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["speech", "speech-tokens", "text", "text-pre"])
 def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
-    remote.write(made(kind), tmp_path / "model")
+    write_remote_folder(made(kind), tmp_path / "model")
     model = opened(tmp_path / "model")
     _, given = batch(kind, padded=True)
     name, mask = model.main_input_name, given["attention_mask"]
@@ -146,7 +146,7 @@ def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
 def test_the_same_logits_and_the_way_back(case: str, padded: bool, tmp_path: Path) -> None:
     kind, settings = HEADS[case]
     model = made(kind, settings)
-    assert remote.write(model, tmp_path / "model") == ["the teacher", "the decoder"]
+    assert write_remote_folder(model, tmp_path / "model") == ["the teacher", "the decoder"]
     theirs = opened(tmp_path / "model", f"AutoModelFor{AUTO[case]}")
     ours, given = batch(kind, padded)
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_the_same_logits_and_the_way_back(case: str, padded: bool, tmp_path: Pat
     torch.testing.assert_close(other, logits, atol=1e-5, rtol=1e-5)
     theirs.save_pretrained(tmp_path / "theirs")
     for folder in ("model", "theirs"):
-        back = remote.read(tmp_path / folder)
+        back = read_remote_folder(tmp_path / folder)
         assert equal(back, model)
         assert back.recipe == model.recipe
         assert (back.source, back.license) == ("a test", "mit")
@@ -170,10 +170,10 @@ def test_the_same_logits_and_the_way_back(case: str, padded: bool, tmp_path: Pat
 def test_a_model_without_a_head_comes_back_whole(tmp_path: Path) -> None:
     for kind in KINDS:
         model = made(kind)
-        remote.write(model, tmp_path / "model")
+        write_remote_folder(model, tmp_path / "model")
         opened(tmp_path / "model").save_pretrained(tmp_path / "theirs")
         for folder in ("model", "theirs"):
-            back = remote.read(tmp_path / folder)
+            back = read_remote_folder(tmp_path / folder)
             assert equal(back, model) and back.recipe == model.recipe and back.head is None, kind
 
 
@@ -181,7 +181,7 @@ def test_a_model_without_a_head_comes_back_whole(tmp_path: Path) -> None:
 def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     kind, settings = HEADS[case]
-    remote.write(made(kind, settings), tmp_path / "model")
+    write_remote_folder(made(kind, settings), tmp_path / "model")
     model = opened(tmp_path / "model", f"AutoModelFor{AUTO[case]}").train()
     # Its name before transformers 5.2x, and since.
     (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
@@ -205,7 +205,7 @@ def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
 
 def test_the_loss_of_ctc_is_that_of_each_row_alone(tmp_path: Path) -> None:
     kind, settings = HEADS["ctc"]
-    remote.write(made(kind, settings), tmp_path / "model")
+    write_remote_folder(made(kind, settings), tmp_path / "model")
     model = opened(tmp_path / "model", "AutoModelForCTC")
     _, given = batch(kind, padded=True)
     labels = torch.tensor([[2, 3, 4], [3, 0, -100]])
@@ -222,7 +222,7 @@ def test_the_loss_of_ctc_is_that_of_each_row_alone(tmp_path: Path) -> None:
 
 def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: Path, caplog: Any) -> None:
     model = made("text")
-    remote.write(model, tmp_path / "model")
+    write_remote_folder(model, tmp_path / "model")
     tuned = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "model", trust_remote_code=True, id2label={0: "bad", 1: "good", 2: "so so"}
     )
@@ -230,7 +230,7 @@ def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: P
     with torch.no_grad():
         tuned.encoder.transformer.blocks[0].ffn[0].bias.add_(1)
     tuned.save_pretrained(tmp_path / "tuned")
-    back = remote.read(tmp_path / "tuned")
+    back = read_remote_folder(tmp_path / "tuned")
     assert back.head is not None
     assert back.head.settings == ClassifierSettings(labels=("bad", "good", "so so"), pool="first", inner="tanh")
     assert back.recipe == model.recipe
@@ -240,13 +240,13 @@ def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: P
         torch.testing.assert_close(logits, tuned.eval()(**given).logits, atol=1e-5, rtol=1e-5)
 
     speech = made("speech")
-    remote.write(speech, tmp_path / "speech")
+    write_remote_folder(speech, tmp_path / "speech")
     tuned = transformers.AutoModelForCTC.from_pretrained(
         tmp_path / "speech", trust_remote_code=True, vocab_size=4, pad_token_id=3
     )
     tuned.save_pretrained(tmp_path / "tuned-speech")
     with caplog.at_level(logging.WARNING):
-        back = remote.read(tmp_path / "tuned-speech")
+        back = read_remote_folder(tmp_path / "tuned-speech")
     assert "the head has 4" in caplog.text
     assert back.head is not None
     assert back.head.settings == CTCSettings(labels=("LABEL_3", "LABEL_0", "LABEL_1", "LABEL_2"))
@@ -258,7 +258,7 @@ def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch:
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path / "tokenizer")
     monkeypatch.setitem(KINDS["text"][1], "vocab_size", 300)
     model = made("text", data={"tokenizer": str(tmp_path / "tokenizer")})
-    remote.write(model, tmp_path / "model")
+    write_remote_folder(model, tmp_path / "model")
     theirs, tokenizer = opened(tmp_path / "model"), transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     texts = ["a text", "nothing about a small text"]
     with torch.no_grad():
@@ -270,12 +270,12 @@ def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch:
 
     theirs.resize_token_embeddings(310)
     theirs.save_pretrained(tmp_path / "more")
-    assert remote.read(tmp_path / "more").encoder.local_encoder.tokens.weight.shape == (310, 32)
+    assert read_remote_folder(tmp_path / "more").encoder.local_encoder.tokens.weight.shape == (310, 32)
 
 
 def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
     for kind in KINDS:
-        remote.write(made(kind), tmp_path / "model")
+        write_remote_folder(made(kind), tmp_path / "model")
         config = transformers.AutoConfig.from_pretrained(tmp_path / "model", trust_remote_code=True)
         fresh = transformers.AutoModel.from_config(config, trust_remote_code=True)
         ones = [p for name, p in fresh.named_parameters() if name.endswith(("norm.weight", "norms.0.weight", "alibi.scale"))]
@@ -287,7 +287,7 @@ def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
 def test_bf16(tmp_path: Path) -> None:
     for kind in ("speech", "vision", "text"):
         model = made(kind)
-        remote.write(model, tmp_path / kind)
+        write_remote_folder(model, tmp_path / kind)
         half = opened(tmp_path / kind, dtype=torch.bfloat16)
         ours, given = batch(kind, padded=True)
         with torch.no_grad():
@@ -297,7 +297,7 @@ def test_bf16(tmp_path: Path) -> None:
         there = torch.ones(last.shape[:2], dtype=torch.bool) if padding is None else ~padding
         assert torch.cosine_similarity(other[there].float(), last[there], dim=-1).min() > 0.99
         half.save_pretrained(tmp_path / "half")
-        back = remote.read(tmp_path / "half")
+        back = read_remote_folder(tmp_path / "half")
         assert all(
             p.equal(q.bfloat16().float()) for p, q in zip(back.encoder.parameters(), model.encoder.parameters(), strict=True)
         )
@@ -305,7 +305,7 @@ def test_bf16(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["ctc", "audio", "image"])
 def test_the_code_in_the_model_card_runs(case: str, tmp_path: Path) -> None:
-    remote.write(made(*HEADS[case]), tmp_path / "model")
+    write_remote_folder(made(*HEADS[case]), tmp_path / "model")
     code = (tmp_path / "model" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
     exec(code.replace("this/folder", str(tmp_path / "model")), names)
@@ -328,7 +328,7 @@ print(float(model(torch.ones(1, 1000)).logits.abs().sum()) > 0)
 
 
 def test_it_opens_where_this_package_is_not(tmp_path: Path) -> None:
-    remote.write(made(*HEADS["ctc"]), tmp_path / "model")
+    write_remote_folder(made(*HEADS["ctc"]), tmp_path / "model")
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "home")}
     result = subprocess.run([sys.executable, "-c", ALONE, tmp_path / "model"], capture_output=True, text=True, env=env)
     assert result.stdout.split() == ["True"], result.stderr
@@ -336,7 +336,7 @@ def test_it_opens_where_this_package_is_not(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
     folder = tmp_path / "model"
-    remote.write(made("vision"), folder)
+    write_remote_folder(made("vision"), folder)
     with pytest.raises(ValueError, match=r"pixel_values should be \(B, 3, 16, 16\)"):
         opened(folder)(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="pass exactly one of"):
@@ -347,33 +347,33 @@ def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "pooler.weight": torch.ones(1)}, folder / "model.safetensors")
     with caplog.at_level(logging.WARNING):
-        remote.read(folder)
+        read_remote_folder(folder)
     assert "left out: pooler.weight" in caplog.text
     gone = weights.pop("local_encoder.project.bias")
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"weights are missing: local_encoder\.project\.bias"):
-        remote.read(folder)
+        read_remote_folder(folder)
     save_file({**weights, "local_encoder.project.bias": gone[1:]}, folder / "model.safetensors")
     with pytest.raises(UserError, match="not of the sizes that config"):
-        remote.read(folder)
+        read_remote_folder(folder)
 
     config = json.loads((folder / "config.json").read_text())
     del config["norm"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"damaged .*norm"):
-        remote.read(folder)
+        read_remote_folder(folder)
 
 
 def test_what_has_no_place_is_refused_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = ClassifierSettings(labels=("only",))
     with pytest.raises(UserError, match=r"head\.labels: one label"):
-        remote.write(made("vision", one), tmp_path / "model")
+        write_remote_folder(made("vision", one), tmp_path / "model")
     with pytest.raises(UserError, match=r"head\.name: ctc on text"):
-        remote.write(made("text", HEADS["ctc"][1]), tmp_path / "model")
+        write_remote_folder(made("text", HEADS["ctc"][1]), tmp_path / "model")
     own = SimpleNamespace(settings=SimpleNamespace(name="mine:Seismograph"))
     with pytest.raises(UserError, match=r"modality\.name: mine:Seismograph cannot be written"):
-        remote.write(replace(made("text"), modality=own), tmp_path / "model")
+        write_remote_folder(replace(made("text"), modality=own), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
     monkeypatch.setitem(KINDS["speech"][1], "position_padding", "zero")
-    assert "position_padding: zero" in remote.write(made("speech"), tmp_path / "model")[-1]
+    assert "position_padding: zero" in write_remote_folder(made("speech"), tmp_path / "model")[-1]

@@ -1,60 +1,61 @@
-"""The heads of fine-tuned official models: their names for ours, and what kind they are."""
+"""The heads of fine-tuned official models: CTC, image and sentence classifiers, their settings and key tables."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data2vec.errors import UserError
-from data2vec.interop.fairseq.file import Content
-from data2vec.interop.fairseq.key_versions import Tensors
-from data2vec.interop.fairseq.models import BEIT, Config, Family
+from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
+from data2vec.interop.fairseq.key_mapping import BEIT, FairseqConfig, Family
 from data2vec.interop.key_mapping import Table, affine
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
 log = logging.getLogger(__name__)
 
+HeadSettings = CTCSettings | ClassifierSettings
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 LETTERS = (*SPECIAL, *"|ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 """The dictionary of the released speech models."""
 DICTIONARY = "dict.ltr.txt"
-"""Where fairseq's labels of speech are, beside the data."""
-CTC: Table = affine("out", "proj")
-IMAGE: Table = {**affine("norm", "fc_norm"), **affine("out", "head")}
-GLUE = "sentence_classification_head"
-"""fairseq's name for the head of a classifier of sentences."""
-REFUSED = {"CLS_TOKEN": "CLS_TOKEN", "LIN_SOFTMAX": "LIN_SOFTMAX", 2: "CLS_TOKEN", 3: "LIN_SOFTMAX"}
-"""Of `prediction_mode`: all but the mean; an Enum is stored by its name or number."""
+"""fairseq's file of CTC labels, in the data folder or beside the checkpoint."""
+CTC_TABLE: Table = affine("out", "proj")
+IMAGE_TABLE: Table = {**affine("norm", "fc_norm"), **affine("out", "head")}
+GLUE_HEAD = "sentence_classification_head"
+"""fairseq's name of the head of a sentence classifier."""
+UNSUPPORTED_PREDICTION_MODES = {"CLS_TOKEN": "CLS_TOKEN", "LIN_SOFTMAX": "LIN_SOFTMAX", 2: "CLS_TOKEN", 3: "LIN_SOFTMAX"}
+"""Values of `prediction_mode` other than the mean; an Enum is stored by its name or number."""
 
 
-def sentence(name: str) -> Table:
-    """The names of a head for sentences."""
-    root = f"classification_heads.{name}"
+def sentence_table(head_name: str) -> Table:
+    """The key table of a sentence classifier of this name."""
+    root = f"classification_heads.{head_name}"
     return {**affine("inner", f"{root}.dense"), **affine("out", f"{root}.out_proj")}
 
 
-def settings(content: Content) -> tuple[CTCSettings | ClassifierSettings, Table] | None:
-    """The head in a file and the names of its weights; None when there is none.
+def head_of_checkpoint(checkpoint: FairseqCheckpoint) -> tuple[HeadSettings, Table] | None:
+    """The settings and the key table of the head in a checkpoint; None if there is none, or none for CTC in a speech model.
 
-    Raises UserError for a head of another kind."""
-    if not content.head:
+    Raises UserError for an unsupported head."""
+    if not checkpoint.head:
         return None
-    if content.family.modality == "speech":
-        return _ctc(content)
-    return _sentence(content) if content.family.modality == "text" else _image(content)
+    if checkpoint.family.modality == "speech":
+        return _ctc_head(checkpoint)
+    return _sentence_head(checkpoint) if checkpoint.family.modality == "text" else _image_head(checkpoint)
 
 
-def _ctc(content: Content) -> tuple[CTCSettings, Table] | None:
-    if "proj.weight" not in content.head or str(content.outer.get("_name")).startswith("audio_classification"):
-        log.warning("%s: its head is not one for CTC, and is left out: %s", content.path, ", ".join(sorted(content.head)))
+def _ctc_head(checkpoint: FairseqCheckpoint) -> tuple[CTCSettings, Table] | None:
+    model_name = str(checkpoint.fine_tuned_config.get("_name"))
+    if "proj.weight" not in checkpoint.head or model_name.startswith("audio_classification"):
+        log.warning("%s: ignored its head, which is not a CTC head: %s", checkpoint.path, ", ".join(sorted(checkpoint.head)))
         return None
-    size = len(content.head["proj.weight"])
-    beside = _beside(content.path)
-    given = [labels for labels in (content.labels, beside, LETTERS) if labels is not None and len(labels) == size]
-    return CTCSettings(labels=tuple(given[0]) if given else _numbered(size)), CTC
+    size = len(checkpoint.head["proj.weight"])
+    candidates = (checkpoint.labels, _dictionary_labels(checkpoint.path), LETTERS)
+    matching = [tuple(labels) for labels in candidates if labels is not None and len(labels) == size]
+    return CTCSettings(labels=matching[0] if matching else _numbered_labels(size)), CTC_TABLE
 
 
-def _beside(path: Path) -> list[str] | None:
-    """The symbols of the dictionary beside the file: four special ones, then one a line, with its count."""
+def _dictionary_labels(path: Path) -> list[str] | None:
+    """The labels in the dictionary file beside a checkpoint: four special ones, then one per line with its count."""
     file = path.with_name(DICTIONARY)
     if not file.is_file():
         return None
@@ -62,75 +63,80 @@ def _beside(path: Path) -> list[str] | None:
     return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in lines if line)]
 
 
-def _image(content: Content) -> tuple[ClassifierSettings, Table]:
-    mode = content.outer.get("prediction_mode")
-    normed = "fc_norm.weight" in content.head
-    if mode in REFUSED or (content.family == BEIT and not normed):
-        raise UserError(
-            f"{content.path}: prediction_mode {REFUSED.get(mode, 'CLS_TOKEN')} cannot be represented: "
-            "a classifier takes the mean of the patches"
-        )
-    if "head.weight" not in content.head:
-        raise UserError(f"{content.path}: weights are missing: head.weight")
-    labels = _numbered(len(content.head["head.weight"]))
-    return ClassifierSettings(labels=labels, pool="mean", norm_eps=1e-6 if normed else None), IMAGE
+def _image_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Table]:
+    mode = checkpoint.fine_tuned_config.get("prediction_mode")
+    has_norm = "fc_norm.weight" in checkpoint.head
+    if mode in UNSUPPORTED_PREDICTION_MODES or (checkpoint.family == BEIT and not has_norm):
+        name = UNSUPPORTED_PREDICTION_MODES.get(mode, "CLS_TOKEN")
+        raise UserError(f"{checkpoint.path}: prediction_mode {name} is not supported; only the mean over patches is")
+    if "head.weight" not in checkpoint.head:
+        raise UserError(f"{checkpoint.path}: weights are missing: head.weight")
+    labels = _numbered_labels(len(checkpoint.head["head.weight"]))
+    return ClassifierSettings(labels=labels, pool="mean", norm_eps=1e-6 if has_norm else None), IMAGE_TABLE
 
 
-def _sentence(content: Content) -> tuple[ClassifierSettings, Table]:
-    names = list(dict.fromkeys(name.split(".")[1] for name in content.head if name.startswith("classification_heads.")))
+def _sentence_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Table]:
+    path, head = checkpoint.path, checkpoint.head
+    names = list(dict.fromkeys(key.split(".")[1] for key in head if key.startswith("classification_heads.")))
     if not names:
-        raise UserError(f"{content.path}: its head is of no known kind: {', '.join(sorted(content.head))}")
+        raise UserError(f"{path}: unsupported head: {', '.join(sorted(head))}; expected classification_heads")
     if len(names) > 1:
-        log.warning("%s: has the heads %s; %s is taken", content.path, ", ".join(names), names[0])
-    table = sentence(names[0])
-    dense, out = (content.head.get(f"classification_heads.{names[0]}.{part}.weight") for part in ("dense", "out_proj"))
+        log.warning("%s: has heads %s; using %s", path, ", ".join(names), names[0])
+    dense, out = (head.get(f"classification_heads.{names[0]}.{part}.weight") for part in ("dense", "out_proj"))
     if dense is None or out is None:
-        raise UserError(f"{content.path}: weights are missing: classification_heads.{names[0]}.dense or .out_proj")
-    inner, width = dense.shape
-    return ClassifierSettings(
-        labels=_numbered(len(out)),
+        raise UserError(f"{path}: weights are missing: classification_heads.{names[0]}.dense or .out_proj")
+    inner_width, width = dense.shape
+    settings = ClassifierSettings(
+        labels=_numbered_labels(len(out)),
         problem="regression" if len(out) == 1 else "single_label_classification",
         pool="first",
         inner="tanh",
-        inner_width=None if inner == width else inner,
-    ), table
+        inner_width=None if inner_width == width else inner_width,
+    )
+    return settings, sentence_table(names[0])
 
 
-def _numbered(size: int) -> tuple[str, ...]:
+def _numbered_labels(size: int) -> tuple[str, ...]:
     return tuple(f"label {i}" for i in range(size))
 
 
-def written(family: Family, head: CTCSettings | ClassifierSettings) -> tuple[Table, Config, str]:
-    """For a head of ours: the official names of its weights, the configuration around the pre-trained model's, and the
-    prefix of the encoder's names. Raises UserError for a head that the official code does not have."""
+@dataclass(frozen=True)
+class FairseqHead:
+    """How the official code stores a head."""
+
+    table: Table
+    """Keys of its weights."""
+    config: FairseqConfig
+    """The configuration around that of the pre-trained model."""
+    encoder_prefix: str
+    """Prefix of the encoder's keys in a fine-tuned checkpoint."""
+
+
+def head_to_fairseq(family: Family, head: HeadSettings) -> FairseqHead:
+    """How the official code stores this head. Raises UserError for a head that it does not have."""
+    official: HeadSettings
     if family.modality == "speech":
-        wanted: Any = CTCSettings(labels=head.labels)
-        form: tuple[Table, Config, str] = CTC, {"_name": "wav2vec_ctc", "w2v_path": ""}, "w2v_encoder.w2v_model."
+        official = CTCSettings(labels=head.labels)
+        stored = FairseqHead(CTC_TABLE, {"_name": "wav2vec_ctc", "w2v_path": ""}, "w2v_encoder.w2v_model.")
     elif family.modality == "vision":
         eps = 1e-6 if family == BEIT or getattr(head, "norm_eps", None) else None
-        wanted = ClassifierSettings(labels=head.labels, pool="mean", norm_eps=eps)
-        form = IMAGE, {"_name": "mae_image_classification", "use_fc_norm": eps is not None}, "model."
+        official = ClassifierSettings(labels=head.labels, pool="mean", norm_eps=eps)
+        stored = FairseqHead(IMAGE_TABLE, {"_name": "mae_image_classification", "use_fc_norm": eps is not None}, "model.")
     else:
-        wanted = ClassifierSettings(labels=head.labels, pool="first", inner="tanh")
-        form = sentence(GLUE), {"_name": "data2vec_text_classification"}, "model."
-    free = {"labels", "problem", "inner_width"}
-    have, need = head.model_dump(exclude=free), wanted.model_dump(exclude=free)
-    for key in have | need:
-        if have.get(key) != need.get(key):
-            raise UserError(f"head.{key}: {have.get(key)!r} has no counterpart in the official {family}: {need.get(key)!r}")
-    single = getattr(head, "problem", None)
-    if family.modality == "text" and (single == "regression") != (len(head.labels) == 1):
+        official = ClassifierSettings(labels=head.labels, pool="first", inner="tanh")
+        stored = FairseqHead(sentence_table(GLUE_HEAD), {"_name": "data2vec_text_classification"}, "model.")
+    stored_elsewhere = {"labels", "problem", "inner_width"}
+    ours, theirs = head.model_dump(exclude=stored_elsewhere), official.model_dump(exclude=stored_elsewhere)
+    for key in ours | theirs:
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"head.{key}: {ours.get(key)!r} is not supported by the official {family} model; it has {theirs.get(key)!r}"
+            )
+    problem = getattr(head, "problem", None)
+    if family.modality == "text" and (problem == "regression") != (len(head.labels) == 1):
         raise UserError(
-            f"head.problem: {single!r} with {len(head.labels)} labels has no counterpart: one is a regression there"
+            f"head.problem: {problem!r} with {len(head.labels)} labels is not supported by the official {family} model; "
+            "there one label is a regression, several are not"
         )
-    table, config, prefix = form
-    config = config | {"num_classes": len(head.labels)}
-    if family.version == 1 and family.modality != "speech":
-        prefix = ""
-    return table, config, prefix
-
-
-def tensors(content: Content, table: Table) -> Tensors:
-    """The weights of the head that is taken."""
-    wanted = {str(name) for name in table.values()}
-    return {name: value for name, value in content.head.items() if name in wanted}
+    prefix = "" if family.version == 1 and family.modality != "speech" else stored.encoder_prefix
+    return FairseqHead(stored.table, stored.config | {"num_classes": len(head.labels)}, prefix)

@@ -1,136 +1,137 @@
-"""Official models, read: whatever code wrote the file, one `Model` comes of it. They are written by `official_write`."""
+"""Reading an official checkpoint as a `Model`, whichever code wrote it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data2vec.errors import UserError
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.fairseq import heads as official_heads
-from data2vec.interop.fairseq.file import Content, open_file
-from data2vec.interop.fairseq.infer_recipe import recipe_of
-from data2vec.interop.fairseq.infer_sizes import contradictions, sizes
-from data2vec.interop.fairseq.key_versions import Tensors, table
-from data2vec.interop.fairseq.write import write
+from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint, open_checkpoint
+from data2vec.interop.fairseq.heads import head_of_checkpoint
+from data2vec.interop.fairseq.infer_architecture import architecture_from_tensors, config_contradictions, infer_recipe
+from data2vec.interop.fairseq.key_mapping import Tensors, key_table
+from data2vec.interop.key_mapping import Table, foreign_keys, to_our_keys
+from data2vec.modalities.vision import Vision
 from data2vec.model import Model, blank_model
 from data2vec.nn.position_encoders import sincos_2d
 from data2vec.objective import Objective
 from data2vec.recipe.recipe import Recipe
-
-__all__ = ["read", "write"]
 
 log = logging.getLogger(__name__)
 
 POSITIONS = "modality_encoders.IMAGE.fixed_positional_encoder.positions"
 
 
-def read(path: Path) -> Model:
+def read_fairseq_checkpoint(path: Path) -> Model:
     """The model in an official `.pt` or `.pth` of version 1 or 2: any modality, pre-trained or fine-tuned.
 
-    What its tensors tell is taken from them; the rest from the configuration in the file, and where that is silent from
-    the released recipe. Of a fine-tuned image model of version 1, mean and deviation of the colours are 0.5, as in the
-    commands it was trained with. Raises UserError for a file that is damaged, lacks weights, or cannot be represented."""
-    content = open_file(path)
-    known = sizes(content.family, content.student, content.model, str(path))
-    for line in contradictions(content.model, known):
-        log.warning("%s: %s; the tensors are followed", path, line)
-    recipe, config, objective = recipe_of(content, known)
-    content = _widened(content, recipe.encoder.heads)
-    names = table(content.family, config, getattr(recipe.modality, "position_tables", 1))
-    head = official_heads.settings(content)
+    Sizes come from its tensors, the rest from the configuration in the file, and what that lacks from the released recipe. A
+    fine-tuned version 1 image model normalises with mean and standard deviation 0.5, as in its official fine-tuning command.
+    Raises UserError for a file that is damaged, lacks weights, or is not supported."""
+    checkpoint = open_checkpoint(path)
+    architecture = architecture_from_tensors(checkpoint.family, checkpoint.student, checkpoint.model_config, str(path))
+    for contradiction in config_contradictions(checkpoint.model_config, architecture):
+        log.warning("%s: %s; using the tensors", path, contradiction)
+    inferred = infer_recipe(checkpoint, architecture)
+    recipe = inferred.recipe
+    checkpoint = _expand_alibi_scale(checkpoint, recipe.encoder.heads)
+    table = key_table(checkpoint.family, inferred.config, getattr(recipe.modality, "position_tables", 1))
+    head = head_of_checkpoint(checkpoint)
     model = blank_model(recipe, head[0] if head else None)
-    used = _fill(model.encoder, content.student, names, path)
+    used = _load_weights(model.encoder, checkpoint.student, table, path)
     if model.head is not None and head is not None:
-        used |= _fill(model.head, content.head, head[1], path)
-    _check_positions(content, recipe)
-    pretraining, also = _pretraining(content, objective, names)
-    unknown = sorted((content.student.keys() | content.head.keys() | content.teacher.keys()) - used - also - {POSITIONS})
-    if unknown:
-        log.warning("%s: tensors of no known use were left out: %s", path, ", ".join(unknown))
-    return _shared(replace(model, pretraining=pretraining, source=f"the official file {path.name}"))
+        used |= _load_weights(model.head, checkpoint.head, head[1], path)
+    _check_fixed_positions(checkpoint, recipe)
+    pretraining, pretraining_keys = _pretraining_weights(checkpoint, inferred.objective, table)
+    stored = checkpoint.student.keys() | checkpoint.head.keys() | checkpoint.teacher.keys()
+    if unused := sorted(stored - used - pretraining_keys - {POSITIONS}):
+        log.warning("%s: ignored unknown tensors: %s", path, ", ".join(unused))
+    return _share_copied_parts(replace(model, pretraining=pretraining, source=f"the official checkpoint {path.name}"))
 
 
-def _fill(part: torch.nn.Module, foreign: Tensors, names: keys.Table, path: Path) -> set[str]:
-    """Put the official weights into a part of ours; returns the names of those that were used."""
-    ours = part.state_dict()
-    part.load_state_dict(_taken(foreign, ours, names, path))
-    return _foreign(names, ours)
+def _load_weights(module: nn.Module, foreign: Tensors, table: Table, path: Path) -> set[str]:
+    """Load official weights into a module; returns the keys that were used."""
+    ours = module.state_dict()
+    module.load_state_dict(_checked_weights(foreign, ours, table, path))
+    return _foreign_key_set(ours, table)
 
 
-def _foreign(names: keys.Table, ours: Any) -> set[str]:
-    return {name for several in keys.names(ours, names).values() for name in several}
+def _foreign_key_set(ours: Iterable[str], table: Table) -> set[str]:
+    return {key for keys in foreign_keys(ours, table).values() for key in keys}
 
 
-def _taken(foreign: Tensors, ours: Mapping[str, Tensor], names: keys.Table, path: Path) -> dict[str, Tensor]:
-    """Official weights by our names. Raises UserError for missing ones, and for one of another shape."""
-    wanted = keys.names(ours, names)
-    missing = [name for several in wanted.values() for name in several if name not in foreign]
+def _checked_weights(foreign: Tensors, ours: Mapping[str, Tensor], table: Table, path: Path) -> dict[str, Tensor]:
+    """Official weights under our names. Raises UserError for missing ones and for one of another shape."""
+    keys_by_name = foreign_keys(ours, table)
+    missing = [key for keys in keys_by_name.values() for key in keys if key not in foreign]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise UserError(f"{path}: weights are missing: {', '.join(missing[:10])}{more}")
-    for name, several in wanted.items():
-        for each in several:
-            if not _fits(foreign[each], ours[name], len(several)):
-                shape, needed = tuple(foreign[each].shape), tuple(ours[name].shape)
-                raise UserError(f"{path}: {each} is of shape {shape}, which does not fit the others ({name}: {needed})")
-    return keys.read(foreign, ours, names)
+    for name, keys in keys_by_name.items():
+        for key in keys:
+            if not _same_shape(foreign[key], ours[name], len(keys)):
+                shape, expected = tuple(foreign[key].shape), tuple(ours[name].shape)
+                raise UserError(f"{path}: {key} has shape {shape}, which does not match {name} of shape {expected}")
+    return to_our_keys(foreign, ours, table)
 
 
-def _fits(official: Tensor, ours: Tensor, parts: int) -> bool:
-    """Whether the official tensor is ours, or one of its `parts`, but for axes of length 1 and for flattened patches."""
-    have = [size for size in (official.flatten(1) if ours.ndim == 2 and official.ndim == 4 else official).shape if size != 1]
-    need = [size for size in (ours.shape[0] // parts, *ours.shape[1:]) if size != 1]
-    return have == need
+def _same_shape(official: Tensor, ours: Tensor, parts: int) -> bool:
+    """Whether `official` has the shape of `ours`, or of one of its `parts`, up to axes of length 1 and flattened patches."""
+    flat = official.flatten(1) if ours.ndim == 2 and official.ndim == 4 else official
+    actual = [size for size in flat.shape if size != 1]
+    expected = [size for size in (ours.shape[0] // parts, *ours.shape[1:]) if size != 1]
+    return actual == expected
 
 
-def _widened(content: Content, heads: int) -> Content:
-    """With an ALiBi scale for each head, where one was stored for all of them."""
+def _expand_alibi_scale(checkpoint: FairseqCheckpoint, heads: int) -> FairseqCheckpoint:
+    """The checkpoint with one ALiBi scale per head, where a single scale for all heads is stored."""
 
-    def wide(tensors: Tensors) -> Tensors:
+    def expand(tensors: Tensors) -> Tensors:
         single = {name for name, value in tensors.items() if name.endswith(".alibi_scale") and value.numel() == 1}
         return tensors | {name: tensors[name].reshape(1).repeat(heads) for name in single}
 
-    return replace(content, student=wide(content.student), teacher=wide(content.teacher))
+    return replace(checkpoint, student=expand(checkpoint.student), teacher=expand(checkpoint.teacher))
 
 
-def _check_positions(content: Content, recipe: Recipe) -> None:
-    """Fixed positions are computed here, not stored. Raises UserError when those in the file are others."""
-    for tensors in (content.student, content.teacher):
+def _check_fixed_positions(checkpoint: FairseqCheckpoint, recipe: Recipe) -> None:
+    """Fixed positions are computed, not loaded. Raises UserError when those in the file differ."""
+    for tensors in (checkpoint.student, checkpoint.teacher):
         if (stored := tensors.get(POSITIONS)) is not None:
-            modality: Any = recipe.build_modality()
-            computed = sincos_2d(modality.side, recipe.encoder.width)
+            computed = sincos_2d(cast(Vision, recipe.build_modality()).side, recipe.encoder.width)
             if stored.numel() != computed.numel() or not torch.allclose(stored.view(computed.shape), computed, atol=2e-3):
-                raise UserError(f"{content.path}: {POSITIONS} are not sines and cosines; others cannot be represented")
+                raise UserError(f"{checkpoint.path}: {POSITIONS} are not sine-cosine positions, the only ones supported")
 
 
-def _pretraining(content: Content, objective: Objective | None, names: keys.Table) -> tuple[dict[str, Tensor], set[str]]:
-    """Teacher and prediction head or decoder by the names of the objective, as far as they are there at all; and the
-    official names they may have."""
+def _pretraining_weights(
+    checkpoint: FairseqCheckpoint, objective: Objective | None, table: Table
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Teacher and prediction head or decoder under the names of the objective, if present, and the keys they may have."""
     if objective is None:
         return {}, set()
-    own = objective.teacher.ema.state_dict()
+    teacher = objective.teacher.ema.state_dict()
     rest = {name: value for name, value in objective.state_dict().items() if not name.startswith(("student.", "teacher."))}
-    found = _taken(content.student, rest, names, content.path) if content.predicts else {}
-    if content.teacher:
-        taken = _taken(content.teacher, own, names, content.path)
-        found |= {f"teacher.ema.{name}": value for name, value in taken.items()}
-    return found, _foreign(names, rest)
+    weights = {}
+    if checkpoint.has_prediction_head:
+        weights = _checked_weights(checkpoint.student, rest, table, checkpoint.path)
+    if checkpoint.teacher:
+        averaged = _checked_weights(checkpoint.teacher, teacher, table, checkpoint.path)
+        weights |= {f"teacher.ema.{name}": value for name, value in averaged.items()}
+    return weights, _foreign_key_set(rest, table)
 
 
-def _shared(model: Model) -> Model:
-    """Parts of a teacher that are copies of the student's are the student's own: the same in training, and free."""
+def _share_copied_parts(model: Model) -> Model:
+    """Teacher parts that equal the student's and are copied in training become shared: the same result without the memory."""
     teacher, student = model.recipe.objective.teacher, model.encoder.state_dict()
     pretraining, shared = dict(model.pretraining), {}
     for part in ("local_encoder", "position_encoder"):
-        own = {name for name in pretraining if name.startswith(f"teacher.ema.{part}.")}
-        same = all(torch.equal(pretraining[name], student[name.removeprefix("teacher.ema.")]) for name in own)
-        if getattr(teacher, part) == "copied" and same:
+        names = {name for name in pretraining if name.startswith(f"teacher.ema.{part}.")}
+        equal = all(torch.equal(pretraining[name], student[name.removeprefix("teacher.ema.")]) for name in names)
+        if getattr(teacher, part) == "copied" and equal:
             shared[part] = "shared"
-            pretraining = {name: value for name, value in pretraining.items() if name not in own}
+            pretraining = {name: value for name, value in pretraining.items() if name not in names}
     objective = model.recipe.objective.model_copy(update={"teacher": teacher.model_copy(update=shared)})
     return replace(model, recipe=model.recipe.model_copy(update={"objective": objective}), pretraining=pretraining)

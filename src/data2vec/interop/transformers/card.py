@@ -21,7 +21,7 @@ AUTO = {
 }
 
 
-def opening(model: Model, remote: bool = False) -> str:
+def usage_example(model: Model, remote: bool = False) -> str:
     """Code that opens a folder of this model, and gives it something. `remote`: the folder brings its code."""
     modality = model.modality.settings.name
     prepare, given = GIVEN[modality]
@@ -35,7 +35,7 @@ def opening(model: Model, remote: bool = False) -> str:
     return use
 
 
-def left_out(model: Model, predictor: str, padding: str) -> list[str]:
+def omitted_parts(model: Model, predictor: str, padding: str) -> list[str]:
     """What of a model has no place there, in words: the teacher, what predicts its targets (`predictor`), and a treatment of
     padding other than the one there is."""
     parts = {name.partition(".")[0] for name in model.pretraining}

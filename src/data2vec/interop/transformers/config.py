@@ -8,7 +8,7 @@ from typing import Any
 from data2vec.data.tokenizer import END, PAD, START
 from data2vec.errors import UserError
 from data2vec.interop.key_mapping import Table, affine
-from data2vec.interop.transformers.folder import AUDIO, TEXT, VISION
+from data2vec.interop.transformers.key_mapping import AUDIO, TEXT, VISION
 from data2vec.recipe.recipe import Recipe
 
 Config = Mapping[str, Any]
@@ -19,7 +19,7 @@ OFFSET = 2
 
 
 @dataclass(frozen=True)
-class Family:
+class NativeFamily:
     """One of their three models, which differ only in what stands on top."""
 
     name: str
@@ -44,7 +44,7 @@ class Family:
     """And theirs of them."""
 
 
-def sections(family: Family, config: Config, where: str) -> dict[str, dict[str, Any]]:
+def config_to_sections(family: NativeFamily, config: Config, where: str) -> dict[str, dict[str, Any]]:
     """The `modality` and `encoder` sections. Raises UserError for what we do not have."""
     for key, value in family.needed.items():
         if config.get(key, value) != value:
@@ -64,22 +64,22 @@ def sections(family: Family, config: Config, where: str) -> dict[str, dict[str, 
     return parts
 
 
-def configure(family: Family, recipe: Recipe) -> dict[str, Any]:
+def recipe_to_config(family: NativeFamily, recipe: Recipe) -> dict[str, Any]:
     """Their configuration. Raises UserError for a setting that it has no place for."""
     ours = recipe.flat()
     for key, value in family.fixed.items():
         if ours[key] != value:
-            raise cannot(key, ours[key], f"{family.name} has {plain(value)} only")
+            raise unsupported_setting(key, ours[key], f"{family.name} has {as_yaml(value)} only")
     config = {theirs: ours[key] for key, (theirs, _) in family.fields.items()}
     return {"model_type": family.type, **config, **family.back(recipe)}
 
 
-def cannot(key: str, value: Any, why: str) -> UserError:
+def unsupported_setting(key: str, value: Any, why: str) -> UserError:
     """The refusal of a setting."""
-    return UserError(f"{key}: {plain(value)} cannot be written for transformers: {why}")
+    return UserError(f"{key}: {as_yaml(value)} cannot be written for transformers: {why}")
 
 
-def plain(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """As it is written in a recipe."""
     return json.dumps(value).strip('"')
 
@@ -149,7 +149,7 @@ _SIZES = {
     "encoder.activation": ("hidden_act", "gelu"),
 }
 FAMILIES = (
-    Family(
+    NativeFamily(
         name="Data2VecAudio",
         type="data2vec-audio",
         modality="speech",
@@ -176,7 +176,7 @@ FAMILIES = (
         special=_audio,
         back=_audio_back,
     ),
-    Family(
+    NativeFamily(
         name="Data2VecText",
         type="data2vec-text",
         modality="text",
@@ -205,7 +205,7 @@ FAMILIES = (
         special=_text,
         back=_text_back,
     ),
-    Family(
+    NativeFamily(
         name="Data2VecVision",
         type="data2vec-vision",
         modality="vision",

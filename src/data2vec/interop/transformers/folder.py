@@ -4,63 +4,10 @@ import json
 from pathlib import Path
 
 from data2vec.errors import UserError
-from data2vec.interop.key_mapping import Table, affine
 from data2vec.model import Model
 
-_AUDIO, _TEXT, _VISION = "encoder.layers.{i}", "encoder.layer.{i}", "encoder.layer.{i}"
-_OURS = "transformer.blocks.{i}"
 
-AUDIO: Table = {
-    "local_encoder.mask_vector": "masked_spec_embed",
-    **affine("local_encoder.conv.convs.{i}", "feature_extractor.conv_layers.{i}.conv"),
-    **affine("local_encoder.conv.norms.{i}", "feature_extractor.conv_layers.{i}.layer_norm"),
-    **affine("local_encoder.norm", "feature_projection.layer_norm"),
-    **affine("local_encoder.project", "feature_projection.projection"),
-    **affine("position_encoder.convs.{i}", "encoder.pos_conv_embed.layers.{i}.conv"),
-    **affine("transformer.input_norm", "encoder.layer_norm"),
-    **affine(f"{_OURS}.attention.qkv", *(f"{_AUDIO}.attention.{x}_proj" for x in "qkv")),
-    **affine(f"{_OURS}.attention.out", f"{_AUDIO}.attention.out_proj"),
-    **affine(f"{_OURS}.norm1", f"{_AUDIO}.layer_norm"),
-    **affine(f"{_OURS}.ffn.0", f"{_AUDIO}.feed_forward.intermediate_dense"),
-    **affine(f"{_OURS}.ffn.3", f"{_AUDIO}.feed_forward.output_dense"),
-    **affine(f"{_OURS}.norm2", f"{_AUDIO}.final_layer_norm"),
-}
-"""Data2VecAudioModel"""
-
-TEXT: Table = {
-    "local_encoder.tokens.weight": "embeddings.word_embeddings.weight",
-    "position_encoder.table.weight": "embeddings.position_embeddings.weight",
-    **affine("position_encoder.norm", "embeddings.LayerNorm"),
-    **affine(f"{_OURS}.attention.qkv", *(f"{_TEXT}.attention.self.{x}" for x in ("query", "key", "value"))),
-    **affine(f"{_OURS}.attention.out", f"{_TEXT}.attention.output.dense"),
-    **affine(f"{_OURS}.norm1", f"{_TEXT}.attention.output.LayerNorm"),
-    **affine(f"{_OURS}.ffn.0", f"{_TEXT}.intermediate.dense"),
-    **affine(f"{_OURS}.ffn.3", f"{_TEXT}.output.dense"),
-    **affine(f"{_OURS}.norm2", f"{_TEXT}.output.LayerNorm"),
-}
-"""Data2VecTextModel; its token type embedding has no counterpart here and is zero in converted models."""
-
-VISION: Table = {
-    "local_encoder.mask_vector": "embeddings.mask_token",
-    **affine("local_encoder.project", "embeddings.patch_embeddings.projection"),
-    "position_encoder.table": "encoder.relative_position_bias.relative_position_bias_table",
-    "transformer.extra_tokens": "embeddings.cls_token",
-    f"{_OURS}.attention.qkv.weight": tuple(f"{_VISION}.attention.attention.{x}.weight" for x in ("query", "key", "value")),
-    f"{_OURS}.attention.q_bias": f"{_VISION}.attention.attention.query.bias",
-    f"{_OURS}.attention.v_bias": f"{_VISION}.attention.attention.value.bias",
-    **affine(f"{_OURS}.attention.out", f"{_VISION}.attention.output.dense"),
-    **affine(f"{_OURS}.norm1", f"{_VISION}.layernorm_before"),
-    **affine(f"{_OURS}.norm2", f"{_VISION}.layernorm_after"),
-    **affine(f"{_OURS}.ffn.0", f"{_VISION}.intermediate.dense"),
-    **affine(f"{_OURS}.ffn.3", f"{_VISION}.output.dense"),
-    f"{_OURS}.scale1": f"{_VISION}.lambda_1",
-    f"{_OURS}.scale2": f"{_VISION}.lambda_2",
-    **affine("transformer.final_norm", "layernorm"),
-}
-"""Data2VecVisionModel with use_mask_token, use_shared_relative_position_bias and without use_mean_pooling"""
-
-
-def read(folder: Path) -> Model:
+def read_transformers_folder(folder: Path) -> Model:
     """The model in a folder of transformers' `save_pretrained`.
 
     Raises UserError for an architecture or a setting that is not ours, and for missing or damaged files."""
@@ -71,25 +18,26 @@ def read(folder: Path) -> Model:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not of transformers, or damaged ({error!r})") from None
     if kind == "data2vec2":
-        from data2vec.interop.transformers import remote
+        from data2vec.interop.transformers.remote import read_remote_folder
 
-        return remote.read(folder)
-    from data2vec.interop.transformers import native
+        return read_remote_folder(folder)
+    from data2vec.interop.transformers.native import read_native_folder
 
-    return native.read(folder, config)
+    return read_native_folder(folder, config)
 
 
-def write(model: Model, folder: Path) -> list[str]:
+def write_transformers_folder(model: Model, folder: Path) -> list[str]:
     """Write a model folder that transformers opens, in place of what was there: version 1 for its own classes, where these
     can express it; all else with the code that it needs.
 
     Returns, in words, what of the model has no place in it. Raises UserError, which names the setting, when the model
     itself has none."""
-    from data2vec.interop.transformers import native, remote
+    from data2vec.interop.transformers.native import write_native_folder
+    from data2vec.interop.transformers.remote import write_remote_folder
 
     if model.recipe.objective.name == "data2vec2":
-        return remote.write(model, folder)
+        return write_remote_folder(model, folder)
     try:
-        return native.write(model, folder)
+        return write_native_folder(model, folder)
     except UserError as reason:
-        return [f"a class of transformers itself ({reason}); it has its code with it", *remote.write(model, folder)]
+        return [f"a class of transformers itself ({reason}); it has its code with it", *write_remote_folder(model, folder)]

@@ -9,9 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.key_mapping import Tensors
-from data2vec.interop.transformers.config import HINT, Family, cannot, plain
+from data2vec.interop.key_mapping import TensorMap, to_foreign_keys
+from data2vec.interop.transformers.config import HINT, NativeFamily, as_yaml, unsupported_setting
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
@@ -26,7 +25,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 """What their classifiers have built in."""
 
 
-def write(family: Family, model: Model) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """For the head of a model how the name of the class ends, its part of the configuration, and its weights.
 
     Raises UserError for a head that none of their classes has."""
@@ -34,12 +33,12 @@ def write(family: Family, model: Model) -> tuple[str, dict[str, Any], dict[str, 
         return "Model", {}, {}
     settings, width = model.head.settings, model.recipe.encoder.width
     if settings.name not in family.heads:
-        raise cannot("head.name", settings.name, f"{family.name} has {', '.join(family.heads)} only")
+        raise unsupported_setting("head.name", settings.name, f"{family.name} has {', '.join(family.heads)} only")
     ending, table = family.heads[settings.name]
     ours = {name: value.detach().cpu().clone() for name, value in model.head.named_parameters()}
     if isinstance(settings, CTCSettings):
         ids = {f"{kind}_token_id": _index(settings.labels, token) for kind, token in (("bos", "<s>"), ("eos", "</s>"))}
-        return ending, {"vocab_size": len(settings.labels), **ids}, keys.write(ours, {}, table)
+        return ending, {"vocab_size": len(settings.labels), **ids}, to_foreign_keys(ours, {}, table)
     _check(family, settings, model.recipe.encoder)
     if family.modality == "speech" and settings.inner is None:
         ours |= {"inner.weight": torch.eye(width), "inner.bias": torch.zeros(width)}
@@ -50,12 +49,12 @@ def write(family: Family, model: Model) -> tuple[str, dict[str, Any], dict[str, 
     }
     if family.modality == "speech":
         config["classifier_proj_size"] = len(ours["inner.bias"])
-    return ending, config, keys.write(ours, {}, table)
+    return ending, config, to_foreign_keys(ours, {}, table)
 
 
-def read(
-    family: Family, config: Mapping[str, Any], tensors: Tensors, labels: list[str], where: str
-) -> tuple[HeadSettings | None, Tensors]:
+def head_from_transformers(
+    family: NativeFamily, config: Mapping[str, Any], tensors: TensorMap, labels: list[str], where: str
+) -> tuple[HeadSettings | None, TensorMap]:
     """The settings of the head, if it is one that we have, and the weights as it takes them.
 
     `labels`: those of the vocabulary, if there is one. A head that we do not have is left out, with a warning."""
@@ -75,8 +74,8 @@ def read(
 
 
 def _ctc(
-    family: Family, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
-) -> tuple[HeadSettings, Tensors]:
+    family: NativeFamily, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
+) -> tuple[HeadSettings, TensorMap]:
     count = len(tensors["lm_head.weight"])
     if len(labels) != count:
         log.warning("%s: vocab.json has %d tokens, the head %d: they are called 0, 1, …", where, len(labels), count)
@@ -90,8 +89,8 @@ def _ctc(
 
 
 def _classifier(
-    family: Family, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
-) -> tuple[HeadSettings, Tensors]:
+    family: NativeFamily, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
+) -> tuple[HeadSettings, TensorMap]:
     table = family.heads["classifier"][1]
     count = len(tensors[str(table["out.weight"])])
     names = config.get("id2label") or {}
@@ -113,7 +112,7 @@ def _classifier(
     return ClassifierSettings.model_validate(settings), tensors
 
 
-def _check(family: Family, settings: ClassifierSettings, encoder: Any) -> None:
+def _check(family: NativeFamily, settings: ClassifierSettings, encoder: Any) -> None:
     """Raises UserError where their class computes something else."""
     needed = dict(SHAPES[family.modality])
     if family.modality == "speech" and settings.inner == "linear":
@@ -123,12 +122,12 @@ def _check(family: Family, settings: ClassifierSettings, encoder: Any) -> None:
     if family.modality == "vision":
         needed["norm_eps"] = encoder.norm_eps
         if encoder.final_norm:
-            raise cannot("encoder.final_norm", True, f"under a head {family.name} has false only")
+            raise unsupported_setting("encoder.final_norm", True, f"under a head {family.name} has false only")
     for key, value in needed.items():
         if getattr(settings, key) != value:
-            raise cannot(f"head.{key}", getattr(settings, key), f"{family.name} has {plain(value)} only")
+            raise unsupported_setting(f"head.{key}", getattr(settings, key), f"{family.name} has {as_yaml(value)} only")
     if len(settings.labels) == 1 and settings.problem == "single_label_classification":
-        raise cannot("head.problem", settings.problem, "it takes two labels at least; one is a regression")
+        raise unsupported_setting("head.problem", settings.problem, "it takes two labels at least; one is a regression")
 
 
 def _index(labels: tuple[str, ...], token: str) -> int | None:

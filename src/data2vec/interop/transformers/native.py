@@ -13,12 +13,19 @@ from torch import Tensor, nn
 
 from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.key_mapping import Table, Tensors
-from data2vec.interop.transformers import heads as native_heads
-from data2vec.interop.transformers import processors, weights
-from data2vec.interop.transformers.card import left_out, opening
-from data2vec.interop.transformers.config import FAMILIES, HINT, Family, cannot, configure, sections
+from data2vec.interop.key_mapping import Table, TensorMap, foreign_keys, to_foreign_keys, to_our_keys
+from data2vec.interop.transformers.card import omitted_parts, usage_example
+from data2vec.interop.transformers.config import (
+    FAMILIES,
+    HINT,
+    NativeFamily,
+    config_to_sections,
+    recipe_to_config,
+    unsupported_setting,
+)
+from data2vec.interop.transformers.heads import head_from_transformers, head_to_transformers
+from data2vec.interop.transformers.processors import read_processors, write_processors
+from data2vec.interop.transformers.weights import read_weights
 from data2vec.model import Model, blank_model
 from data2vec.model_card import card
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
@@ -32,7 +39,7 @@ TYPES = "embeddings.token_type_embeddings.weight"
 """The vector of a segment, of which we have one only, and that in the positions."""
 
 
-def read(folder: Path, config: dict[str, Any]) -> Model:
+def read_native_folder(folder: Path, config: dict[str, Any]) -> Model:
     """The model in a folder with this `config.json`. A head that we do not have is left out, with a warning.
 
     Raises UserError as `transformers.read`."""
@@ -41,8 +48,8 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
     if family is None:
         known = ", ".join(family.type for family in FAMILIES)
         raise UserError(f"{where}: model_type: {config['model_type']!r} is none of {known}, data2vec2")
-    found = processors.read(folder, family.modality)
-    tensors: Tensors = weights.read(folder)
+    found = read_processors(folder, family.modality)
+    tensors: TensorMap = read_weights(folder)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     if (mask := family.table.get("local_encoder.mask_vector")) is not None:
         found.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask}" in tensors
@@ -50,7 +57,7 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
         recipe = _recipe(family, config, found, where)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
-    head, tensors = native_heads.read(family, config, tensors, found.get("head", {}).get("labels", []), where)
+    head, tensors = head_from_transformers(family, config, tensors, found.get("head", {}).get("labels", []), where)
     model = blank_model(recipe, head)
     used = _fill(model.encoder, _table(family, recipe, prefix), tensors, folder)
     if model.head is not None and head is not None:
@@ -66,14 +73,14 @@ def read(folder: Path, config: dict[str, Any]) -> Model:
     return replace(model, source=hint.get("source"), license=hint.get("license"))
 
 
-def write(model: Model, folder: Path) -> list[str]:
+def write_native_folder(model: Model, folder: Path) -> list[str]:
     """As `transformers.write`, for models of version 1."""
     recipe = model.recipe
     family = next((family for family in FAMILIES if family.modality == model.modality.settings.name), None)
     if family is None:
-        raise cannot("modality.name", model.modality.settings.name, "it has no such model")
-    config = configure(family, recipe)
-    ending, about, head = native_heads.write(family, model)
+        raise unsupported_setting("modality.name", model.modality.settings.name, "it has no such model")
+    config = recipe_to_config(family, recipe)
+    ending, about, head = head_to_transformers(family, model)
     kept = recipe.model_dump(mode="json")
     if "tokenizer" in kept["data"]:
         kept["data"]["tokenizer"] = None  # it is in the folder
@@ -84,15 +91,15 @@ def write(model: Model, folder: Path) -> list[str]:
     with atomic_dir(folder) as tmp:
         save_file(tensors, tmp / "model.safetensors", metadata={"format": "pt"})
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        processors.write(model, tmp)
-        (tmp / "README.md").write_text(card(model, library="transformers", use=opening(model)), encoding="utf-8")
-    return left_out(model, "the prediction head", "zero")
+        write_processors(model, tmp)
+        (tmp / "README.md").write_text(card(model, library="transformers", use=usage_example(model)), encoding="utf-8")
+    return omitted_parts(model, "the prediction head", "zero")
 
 
-def _recipe(family: Family, config: Mapping[str, Any], found: Mapping[str, Any], where: str) -> Recipe:
+def _recipe(family: NativeFamily, config: Mapping[str, Any], found: Mapping[str, Any], where: str) -> Recipe:
     """That of the hint, else the released one of this size, with what config.json and the preprocessor say."""
     raw = config.get(HINT, {}).get("recipe", {})
-    parts = sections(family, config, where)
+    parts = config_to_sections(family, config, where)
     hinted = raw.get("modality", {}).get("name") == family.modality
     if not hinted:
         large = f"{family.modality}/v1-large"
@@ -108,7 +115,7 @@ def _recipe(family: Family, config: Mapping[str, Any], found: Mapping[str, Any],
     return validate_recipe(raw, where)
 
 
-def _table(family: Family, recipe: Any, prefix: str) -> Table:
+def _table(family: NativeFamily, recipe: Any, prefix: str) -> Table:
     """The names of the encoder's weights."""
     table = dict(family.table)
     if getattr(recipe.modality, "position_tables", 1) > 1:
@@ -124,23 +131,23 @@ def _own_tables(layers: int) -> tuple[str, ...]:
     return tuple(name.format(i) for i in range(layers))
 
 
-def _fill(part: nn.Module, table: Table, tensors: Tensors, folder: Path) -> set[str]:
+def _fill(part: nn.Module, table: Table, tensors: TensorMap, folder: Path) -> set[str]:
     """Put the weights in; the names that were used. Raises UserError for missing ones, all of them, and for a wrong size."""
     ours = dict(part.named_parameters())
-    names = keys.names(ours, table)
+    names = foreign_keys(ours, table)
     used = {name for each in names.values() for name in each}
     if missing := sorted(used - tensors.keys()):
         raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
     for name, parameter in ours.items():
         try:
-            parameter.copy_(keys.read(tensors, {name: parameter}, table)[name])
+            parameter.copy_(to_our_keys(tensors, {name: parameter}, table)[name])
         except RuntimeError:
             shapes = " and ".join(str(tuple(tensors[each].shape)) for each in names[name])
             raise UserError(f"{folder}: {names[name][0]} is {shapes}, not of the size that config.json says") from None
     return used
 
 
-def _tensors(family: Family, model: Model) -> dict[str, Tensor]:
+def _tensors(family: NativeFamily, model: Model) -> dict[str, Tensor]:
     """All weights under their names there."""
     prefix = family.prefix if model.head is not None else ""
     table, settings = _table(family, model.recipe, prefix), model.modality.settings
@@ -152,7 +159,7 @@ def _tensors(family: Family, model: Model) -> dict[str, Tensor]:
         shapes |= dict.fromkeys(("embeddings.mask_token", "embeddings.cls_token"), (1, 1, width))
         if settings.position_tables > 1:
             shapes |= dict.fromkeys(_own_tables(model.recipe.encoder.layers), ours["position_encoder.table"].shape[1:])
-    theirs = keys.write(ours, {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, table)
+    theirs = to_foreign_keys(ours, {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, table)
     if family.modality == "text":
         theirs[prefix + TYPES] = torch.zeros(1, width)
     return theirs

@@ -17,7 +17,7 @@ BICUBIC = 3
 """Pillow's number for it."""
 
 
-def write(model: Model, folder: Path) -> None:
+def write_processors(model: Model, folder: Path) -> None:
     """Write into `folder` what transformers' AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer and AutoProcessor read.
 
     A text model without a tokenizer has nothing to write."""
@@ -31,7 +31,7 @@ def write(model: Model, folder: Path) -> None:
         _text(folder, tokenizer, settings.max_length)
 
 
-def read(folder: Path, modality: str) -> dict[str, dict[str, Any]]:
+def read_processors(folder: Path, modality: str) -> dict[str, dict[str, Any]]:
     """The same as sections of a recipe; besides, `head.labels` of a CTC vocabulary. What has no file is not in them.
 
     Raises UserError for what would give a model other input than it was trained on."""

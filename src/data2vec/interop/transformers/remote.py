@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
-from data2vec.interop.transformers import processors, weights
-from data2vec.interop.transformers.card import left_out, opening
+from data2vec.interop.transformers.card import omitted_parts, usage_example
+from data2vec.interop.transformers.processors import read_processors, write_processors
+from data2vec.interop.transformers.weights import read_weights
 from data2vec.model import Model, blank_model
 from data2vec.model_card import card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
@@ -63,7 +64,7 @@ FRESH: dict[str, dict[str, Any]] = {
 """The classifier that transformers puts on a model which has none: the released one for images and text."""
 
 
-def write(model: Model, folder: Path) -> list[str]:
+def write_remote_folder(model: Model, folder: Path) -> list[str]:
     """Write a model folder that transformers opens, in place of what was there.
 
     Returns, in words, what of the model has no place in it. Raises UserError for a modality or a head that it cannot have."""
@@ -76,25 +77,27 @@ def write(model: Model, folder: Path) -> list[str]:
         save_file({key: value.contiguous() for key, value in tensors.items()}, tmp / "model.safetensors", {"format": "pt"})
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         shutil.copyfile(CODE, tmp / CODE.name)
-        processors.write(model, tmp)
-        (tmp / "README.md").write_text(card(model, library="transformers", use=opening(model, remote=True)), encoding="utf-8")
-    return left_out(model, "the decoder", "each")
+        write_processors(model, tmp)
+        (tmp / "README.md").write_text(
+            card(model, library="transformers", use=usage_example(model, remote=True)), encoding="utf-8"
+        )
+    return omitted_parts(model, "the decoder", "each")
 
 
-def read(folder: Path) -> Model:
+def read_remote_folder(folder: Path) -> Model:
     """The model in such a folder, also after transformers has fine-tuned it or put a head on it.
 
     Raises UserError when its files are damaged, when weights are missing, or when settings and weights disagree."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        name, found = config["modality"], processors.read(folder, config["modality"])
+        name, found = config["modality"], read_processors(folder, config["modality"])
         raw = config.get(HINT, {}).get("recipe", {"modality": {"name": name}})
         for section, settings in _sections(config).items():
             raw[section] = {**raw.get(section, {}), **settings, **found.get(section, {})}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} is not of a data2vec2 model, or damaged ({error!r})") from None
-    tensors = {key.removeprefix("encoder."): value for key, value in weights.read(folder).items()}
+    tensors = {key.removeprefix("encoder."): value for key, value in read_weights(folder).items()}
     try:
         head = _head(config, tensors, found.get("head", {}).get("labels", []), path)
     except ValidationError as error:

@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data2vec.errors import UserError
-from data2vec.interop.key_mapping import Tensors
+from data2vec.interop.key_mapping import TensorMap
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
 """In the order of preference; either may be in parts, with an index beside them."""
 
 
-def read(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors under their names there.
 
     Raises UserError when there are none, when a part is missing or damaged, and for pickles that ask for anything but
@@ -32,13 +32,13 @@ def read(folder: Path) -> dict[str, Tensor]:
     raise UserError(f"{folder}: no weights; looked for {' and '.join(NAMES)}, whole or in parts")
 
 
-def _load(path: Path) -> Tensors:
+def _load(path: Path) -> TensorMap:
     if not path.is_file():
         raise UserError(f"{path} is missing; copy the whole folder again")
     if path.suffix == ".bin":
-        from data2vec.interop import safe_load as unpickle
+        from data2vec.interop.safe_load import safe_load
 
-        found = unpickle.read(path)
+        found = safe_load(path)
         if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
             raise UserError(f"{path} holds more than named tensors; it is no weights file of transformers")
         return found

@@ -1,4 +1,4 @@
-"""The official names and settings of version 2: every parameter has one name, and what cannot be had is refused."""
+"""Keys and settings of official version 2 models: every parameter has one key, unsupported settings are refused."""
 
 import copy
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from data2vec import objective as objectives
-from data2vec.interop import key_mapping as keys
-from data2vec.interop.fairseq import keys as fairseq
-from data2vec.interop.fairseq.config_to_recipe import v2_recipe
+from data2vec.interop.fairseq.config import version2_recipe
+from data2vec.interop.fairseq.key_mapping import version2_table
+from data2vec.interop.key_mapping import foreign_keys
 from data2vec.nn.encoder import build
 from data2vec.objective import Data2Vec2
 from data2vec.objective.masking import FixedBlockMask, RandomMask
@@ -63,7 +63,7 @@ def config(kind: str, **changes: Any) -> dict[str, Any]:
 
 
 def objective(given: dict[str, Any]) -> Data2Vec2:
-    recipe = validate_recipe(v2_recipe(given, vocab_size=60) | {"data": {}}, "official")
+    recipe = validate_recipe(version2_recipe(given, vocab_size=60) | {"data": {}}, "official")
     made = objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
     assert isinstance(made, Data2Vec2)
     return made
@@ -100,27 +100,27 @@ def official(kind: str, prenet: int, projection: int) -> set[str]:
 @KINDS
 @pytest.mark.parametrize("prenet", [0, 2])
 @pytest.mark.parametrize("projection", [1, 2])
-def test_every_parameter_has_one_official_name_of_its_own(kind: str, prenet: int, projection: int) -> None:
+def test_every_parameter_has_exactly_one_official_key(kind: str, prenet: int, projection: int) -> None:
     given = config(kind, prenet_depth=prenet, projection_layers=projection)
     whole = objective(given)
     ours = [name.removeprefix("student.") for name, _ in whole.named_parameters() if not name.startswith("teacher.")]
-    found = [name for several in keys.names(ours, fairseq.v2_table(given)).values() for name in several]
-    assert len(found) == len(set(found))
-    assert set(found) == official(kind, prenet, projection)
+    keys = [key for several in foreign_keys(ours, version2_table(given)).values() for key in several]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == official(kind, prenet, projection)
 
 
-def test_group_norm_and_extra_tokens_of_speech_have_their_names() -> None:
+def test_speech_with_group_norm_and_extra_tokens_has_official_keys() -> None:
     given = config("AUDIO", extractor_mode="default", num_extra_tokens=2)
-    table = keys.names([n.removeprefix("student.") for n, _ in objective(given).student.named_parameters()],
-                       fairseq.v2_table(given))  # fmt: skip
+    table = foreign_keys([n.removeprefix("student.") for n, _ in objective(given).student.named_parameters()],
+                       version2_table(given))  # fmt: skip
     assert table["local_encoder.conv.norms.0.weight"] == ("modality_encoders.AUDIO.local_encoder.conv_layers.0.2.weight",)
     assert table["transformer.extra_tokens"] == ("modality_encoders.AUDIO.extra_tokens",)
 
 
 @KINDS
-def test_the_settings_arrive_where_they_belong(kind: str) -> None:
+def test_official_settings_become_recipe_settings(kind: str) -> None:
     given = config(kind, prenet_depth=1, projection_layers=2, decoder_residual=False, mask_noise_std=0.03, cls_loss=0.01)
-    recipe = validate_recipe(v2_recipe(given, vocab_size=60) | {"data": {}}, "official")
+    recipe = validate_recipe(version2_recipe(given, vocab_size=60) | {"data": {}}, "official")
     encoder, method = recipe.encoder, recipe.objective
     assert (encoder.width, encoder.layers, encoder.prenet_layers, encoder.heads, encoder.ffn_width) == (32, 3, 1, 4, 64)
     assert (encoder.norm, encoder.input_norm, encoder.final_norm) == ("post", True, False)
@@ -138,15 +138,15 @@ def test_the_settings_arrive_where_they_belong(kind: str) -> None:
     assert method.teacher.position_encoder == ("shared" if kind == "TEXT" else "averaged")
 
 
-def test_text_without_prenet_has_no_norm_before_its_blocks() -> None:
-    assert v2_recipe(config("TEXT"), 60)["encoder"]["input_norm"] is False
-    assert v2_recipe(config("TEXT", prenet_depth=1), 60)["encoder"]["input_norm"] is True
+def test_text_without_prenet_has_no_input_norm() -> None:
+    assert version2_recipe(config("TEXT"), 60)["encoder"]["input_norm"] is False
+    assert version2_recipe(config("TEXT", prenet_depth=1), 60)["encoder"]["input_norm"] is True
 
 
 @KINDS
-def test_pre_norm_blocks_are_refused_with_the_reason(kind: str) -> None:
+def test_pre_norm_is_refused_with_the_reason(kind: str) -> None:
     with pytest.raises(ValueError, match=r"^layer_norm_first: true is refused: in the released pre-norm block .*$"):
-        v2_recipe(config(kind, layer_norm_first=True), 60)
+        version2_recipe(config(kind, layer_norm_first=True), 60)
 
 
 @KINDS
@@ -158,9 +158,9 @@ def test_pre_norm_blocks_are_refused_with_the_reason(kind: str) -> None:
         ("add_positions_masked", True), ("add_positions_all", True), ("learned_alibi", True),
     ],
 )  # fmt: skip
-def test_what_is_supported_nowhere_is_refused_by_its_name(key: str, value: object, kind: str) -> None:
+def test_setting_unsupported_for_all_modalities_is_refused_by_name(key: str, value: object, kind: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key} .* is not supported: .*no released recipe has it$"):
-        v2_recipe(config(kind, **{key: value}), 60)
+        version2_recipe(config(kind, **{key: value}), 60)
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def test_what_is_supported_nowhere_is_refused_by_its_name(key: str, value: objec
         ("TEXT", "no_token_positional_embeddings", True),
     ],
 )  # fmt: skip
-def test_what_a_modality_does_not_have_is_refused_by_its_name(kind: str, key: str, value: object) -> None:
+def test_setting_unsupported_for_a_modality_is_refused_by_name(kind: str, key: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{key}\b.* is (not )?supported"):
-        v2_recipe(config(kind, **{key: value}), 60)
+        version2_recipe(config(kind, **{key: value}), 60)
 
 
-def test_refusals_that_depend_on_another_setting() -> None:
+def test_setting_is_refused_only_where_it_has_an_effect() -> None:
     with pytest.raises(ValueError, match=r"^projection_ratio 4 is not supported: 2"):
-        v2_recipe(config("TEXT", projection_layers=2, projection_ratio=4), 60)
-    v2_recipe(config("TEXT", projection_ratio=4), 60)
-    v2_recipe(config("AUDIO", use_alibi_encoder=False, learned_alibi_scale_per_head=False))
+        version2_recipe(config("TEXT", projection_layers=2, projection_ratio=4), 60)
+    version2_recipe(config("TEXT", projection_ratio=4), 60)
+    version2_recipe(config("AUDIO", use_alibi_encoder=False, learned_alibi_scale_per_head=False))
 
 
 @pytest.mark.parametrize("kind", ["AUDIO", "IMAGE", "TEXT"])
-def test_an_average_of_the_main_blocks_only_leaves_all_else_to_the_student(kind: str) -> None:
-    recipe = validate_recipe(v2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
+def test_teacher_with_ema_encoder_only_averages_main_blocks_only(kind: str) -> None:
+    recipe = validate_recipe(version2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
     whole = objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
     assert {name.split(".")[2] for name, _ in whole.teacher.ema.named_parameters()} == {str(i) for i in (1, 2)}

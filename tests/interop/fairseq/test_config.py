@@ -1,4 +1,4 @@
-"""Our recipes and the official configurations say the same, there and back."""
+"""Recipes survive the way to an official configuration and back."""
 
 from typing import Any
 
@@ -7,35 +7,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data2vec.errors import UserError
-from data2vec.interop.fairseq.models import BEIT, ratio
-from data2vec.interop.fairseq.recipe_to_config import differences, family_of, official_config, sections
+from data2vec.interop.fairseq.config import (
+    fairseq_config,
+    family_of_recipe,
+    mlp_ratio,
+    parse_conv_layers,
+    recipe_sections,
+    setting_differences,
+)
+from data2vec.interop.fairseq.key_mapping import BEIT
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
 RELEASED = [name for name in recipe_names() if "tiny" not in name and "/v" in name]
-WITHOUT_PLACE = {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
-"""Of the shipped recipes: told as lost where they differ."""
+NOT_IN_FAIRSEQ = {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
+"""Settings of the shipped recipes that are listed as lost where they differ."""
 
 
 def back(recipe: Recipe) -> Recipe:
-    model, task, _ = official_config(recipe)
-    found = sections(family_of(recipe), model, getattr(recipe.modality, "vocab_size", 0), task)
-    return validate_recipe(found | {"data": {}}, "back")
+    model, task, _ = fairseq_config(recipe)
+    sections = recipe_sections(family_of_recipe(recipe), model, getattr(recipe.modality, "vocab_size", 0), task)
+    return validate_recipe(sections | {"data": {}}, "back")
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_every_shipped_recipe_of_a_released_model_comes_back(name: str) -> None:
+def test_shipped_recipe_of_a_released_model_survives_the_round_trip(name: str) -> None:
     recipe = load_recipe(name)
-    changed = {key for key, _, _ in differences(recipe, back(recipe))}
-    assert changed <= WITHOUT_PLACE
-    lost = official_config(recipe)[2]
+    changed = {key for key, _, _ in setting_differences(recipe, back(recipe))}
+    assert changed <= NOT_IN_FAIRSEQ
+    lost = fairseq_config(recipe)[2]
     unused = set() if name.startswith("vision") else {"objective.cls_reduction"}
     assert {line.partition(":")[0] for line in lost} == changed - unused
 
 
-def test_the_weight_of_the_class_token_becomes_that_of_the_sum() -> None:
-    assert official_config(load_recipe("vision/v2-base"))[0]["cls_loss"] == pytest.approx(0.01)
-    assert official_config(load_recipe("vision/v2-huge"))[0]["cls_loss"] == pytest.approx(0.01)
+def test_class_token_loss_weight_is_converted_from_mean_to_sum() -> None:
+    assert fairseq_config(load_recipe("vision/v2-base"))[0]["cls_loss"] == pytest.approx(0.01)
+    assert fairseq_config(load_recipe("vision/v2-huge"))[0]["cls_loss"] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +53,9 @@ def test_the_weight_of_the_class_token_becomes_that_of_the_sum() -> None:
         ("vision/v1-tiny", "modality.positions: 'sincos'"), ("vision/v2-tiny", "encoder.key_bias: False"),
     ],
 )  # fmt: skip
-def test_what_the_official_model_lacks_is_named(name: str, wanted: str) -> None:
-    with pytest.raises(UserError, match=rf"{wanted} has no counterpart in the official data2vec \d"):
-        official_config(load_recipe(name))
+def test_tiny_recipe_is_refused_with_the_unsupported_setting(name: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=rf"{wanted} is not supported by the official data2vec \d"):
+        fairseq_config(load_recipe(name))
 
 
 @pytest.mark.parametrize(
@@ -63,16 +70,16 @@ def test_what_the_official_model_lacks_is_named(name: str, wanted: str) -> None:
         ("speech/v2-base", {"objective.teacher.position_encoder": "shared"}), ("text/v2-base", {"encoder.activation": "relu"}),
     ],
 )  # fmt: skip
-def test_a_setting_without_counterpart_is_named(name: str, change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="has no counterpart"):
-        official_config(load_recipe(name, change))
+def test_unsupported_setting_is_refused_by_name(name: str, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is not supported by the official"):
+        fairseq_config(load_recipe(name, change))
 
 
-def test_a_modality_of_ones_own_has_no_official_form() -> None:
+def test_custom_modality_is_refused() -> None:
     recipe = load_recipe("speech/v1-base")
     modality = recipe.modality.model_copy(update={"name": "mine:Radar"})
-    with pytest.raises(UserError, match="'mine:Radar' has no official form"):
-        official_config(recipe.model_copy(update={"modality": modality}))
+    with pytest.raises(UserError, match="'mine:Radar' has no official counterpart"):
+        fairseq_config(recipe.model_copy(update={"modality": modality}))
 
 
 RATES = st.sampled_from([0.0, 0.05, 0.1, 0.25])
@@ -86,10 +93,10 @@ TEACHERS = {
 
 @settings(max_examples=60)
 @given(st.data())
-def test_whatever_has_a_counterpart_comes_back(data: st.DataObject) -> None:
+def test_random_supported_recipe_survives_the_round_trip(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RELEASED))
     recipe = load_recipe(name)
-    family = family_of(recipe)
+    family = family_of_recipe(recipe)
     layers = data.draw(st.integers(recipe.encoder.prenet_layers + 1, 14))
     heads = data.draw(st.sampled_from([1, 2, 4]))
     features, positions = data.draw(st.sampled_from(TEACHERS[f"{family.modality}{family.version}"]))
@@ -115,9 +122,16 @@ def test_whatever_has_a_counterpart_comes_back(data: st.DataObject) -> None:
         norms = {"encoder.norm": "pre" if pre else "post", "encoder.final_norm": pre}
         changes |= norms | ({"encoder.input_norm": not pre} if family.modality == "speech" else {})
     recipe = load_recipe(name, changes)
-    assert {key for key, _, _ in differences(recipe, back(recipe))} <= WITHOUT_PLACE
+    assert {key for key, _, _ in setting_differences(recipe, back(recipe))} <= NOT_IN_FAIRSEQ
 
 
 @given(st.integers(1, 5000), st.integers(1, 20000))
-def test_the_ratio_gives_the_very_inner_width(width: int, inner: int) -> None:
-    assert int(width * ratio(width, inner)) == inner
+def test_mlp_ratio_gives_exactly_the_inner_width(width: int, inner: int) -> None:
+    assert int(width * mlp_ratio(width, inner)) == inner
+
+
+def test_conv_layers_are_parsed_without_running_code() -> None:
+    assert parse_conv_layers("[(8, 10, 5)] + [(8, 3, 2)] * 2") == [[8, 10, 5], [8, 3, 2], [8, 3, 2]]
+    for text in ("[(8, 3, 2)] * 10**9", "[(8, 3, 2)] * 1000000000", "__import__('os').getcwd()", "[(8, 3, 2)] * 9 * 9 * 9"):
+        with pytest.raises(ValueError, match=r"malformed|conv layers"):
+            parse_conv_layers(text)
