@@ -24,10 +24,11 @@ import data2vec
 from data2vec.demo import datasets as embedded
 from data2vec.errors import RunStopped
 from data2vec.health.verdict import verdict
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.run_dir import Run
+from data2vec.train import trainer
 
 STEPS = {
     **{"speech/v1-tiny": 120, "speech/v2-tiny": 120},
@@ -53,14 +54,13 @@ def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
     common = {"train.steps": STEPS[name], "train.seed": seed, "train.device": "cpu", "log.every": 10, "data.workers": 0}
     overrides = common | (FAULTS[fault](load_recipe(name)) if fault else {})
     if fault == "frozen front-end" and "modality.conv_grad_scale" not in overrides:  # there is no setting for it
-        build = encoders.build
 
-        def frozen(*arguments: Any) -> encoders.Encoder:
-            encoder = build(*arguments)
+        def build_frozen(*arguments: Any) -> Encoder:
+            encoder = build_encoder(*arguments)
             encoder.local_encoder.requires_grad_(False)
             return encoder
 
-        encoders.build = frozen
+        trainer.build_encoder = build_frozen
     try:
         data2vec.pretrain(name, data=data, overrides=overrides, out=place)
     except RunStopped as stopped:

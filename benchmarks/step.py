@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.distributed import process_group
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.train.train_step import Step
@@ -118,7 +118,7 @@ def measure(name: str, precision: str, steps: int, rows: int | None, masks: int 
     recipe = load_recipe(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
     with process_group(recipe.train.device) as process:
         torch.manual_seed(0)
-        objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
         step, given = Step(objective, recipe.train, process), batch(recipe, rows)
         count = operations(recipe, given)
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16

@@ -15,21 +15,22 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 import data2vec
-from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.config import speech_recipe, text_recipe, version2_recipe, vision_recipe
 from data2vec.interop.fairseq.key_mapping import TEXT, VISION, speech_table, version2_table
 from data2vec.interop.key_mapping import Table, to_foreign_keys, to_our_keys
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.nn.position_encoders import LearnedPositionEncoder
-from data2vec.objective import Data2Vec, Data2Vec2, Objective
+from data2vec.objective import Data2Vec, Data2Vec2, Objective, build_objective
+from data2vec.objective.base import smooth_l1
 from data2vec.recipe.loading import validate_recipe
 
 TOLERANCE = {"loss rel": 2e-6, "forward tensors atol": 2e-5, "gradients atol": 1e-4}
@@ -150,7 +151,7 @@ def trained(objective: Objective) -> dict[str, Tensor]:
 
 def build(case: Case, fixture: Fixture) -> Objective:
     recipe = validate_recipe(case.recipe | {"data": {}}, "fixture")
-    objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+    objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
     ours = trained(objective)
     loaded = to_our_keys(fixture.group("student"), ours, case.table)
     teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
@@ -173,7 +174,7 @@ def reopen(case: Case, fixture: Fixture) -> Objective:
     # What the official text model was shown is not in its files; and a copy of the student's is opened as the student's own.
     told = {key: expected[key] for key in ("context", "local_encoder", "position_encoder") if key in expected}
     settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update=told)})
-    objective = objectives.build(model.encoder.requires_grad_(True), settings)
+    objective = build_objective(model.encoder.requires_grad_(True), settings)
     copied = tuple(f"teacher.ema.{part}." for part in ("local_encoder", "position_encoder") if expected[part] == "copied")
     state = {name: value for name, value in objective.state_dict().items() if not name.startswith("student.")}
     if lost := {name for name in state.keys() ^ model.pretraining.keys() if not name.startswith(copied)}:
@@ -205,41 +206,37 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
 
     objective.eval()
     errors: dict[str, float] = {}
-
-    def visit(index: int, ffn: Tensor, block: Tensor) -> None:
-        index -= this.prenet
-        own = f"hidden/{index}" if index >= 0 else f"hidden/prenet{index + this.prenet}"
-        for key, state in ((own, block), (f"hidden_ffn/{index}", ffn)):
-            if key in mid:
-                errors[key] = error(state, mid[key][:, -state.shape[1] :])  # version 2 kept the extra tokens here
-
     with torch.no_grad():
-        out, padding = objective.student(this.plain, visit)
+        features, padding = objective.student.local_encoder(this.plain)
+        for output in objective.student.block_outputs(features, padding):
+            index = output.layer - this.prenet
+            name = f"hidden/{index}" if index >= 0 else f"hidden/prenet{output.layer}"
+            for key, state in ((name, output.block), (f"hidden_ffn/{index}", output.ffn)):
+                if key in mid:
+                    errors[key] = error(state, mid[key][:, -state.shape[1] :])  # version 2 kept the extra tokens here
+        out = objective.student.encode(features, padding)
         final = objective.head(out) if isinstance(objective, Data2Vec) and this.per_position else out
         errors["hidden/out"] = error(final, mid["hidden/out"][:, -final.shape[1] :])
         if "local_features" in mid:
-            features, _ = objective.student.local_encoder(this.plain)
             placed = isinstance(
                 objective.student.position_encoder, LearnedPositionEncoder
             )  # the official ones have positions in them
-            features = objective.student.position_encoder(features, padding) if placed else features
-            errors["local_features"] = error(features, mid["local_features"])
+            embedded = objective.student.position_encoder(features, padding) if placed else features
+            errors["local_features"] = error(embedded, mid["local_features"])
         if "hidden/embedding" in mid:
-            features, _ = objective.student.local_encoder(this.plain)
             errors["hidden/embedding"] = error(objective.student.position_encoder(features, padding), mid["hidden/embedding"])
     worst = max(errors, key=lambda key: errors[key])
     lines.append(("features", errors[worst], forward, f"{len(errors)} tensors, worst {worst}"))
 
     objective.train()
     seen: dict[str, Tensor] = {}
-    official_distance = objective.distance
 
-    def distance(prediction: Tensor, target: Tensor) -> Tensor:
+    def loss_of(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
         seen.update(prediction=prediction, target=target)
-        return official_distance(prediction, target)
+        return smooth_l1(prediction, target, beta)
 
-    objective.distance = distance  # type: ignore[method-assign]
-    output = objective(batch)
+    with mock.patch(f"{type(objective).__module__}.smooth_l1", loss_of):
+        output = objective(batch)
     lines.append(("targets", error(seen["target"], mid["target"]), forward, ""))
     lines.append(("predictions", error(seen["prediction"], mid["pred"]), forward, ""))
 

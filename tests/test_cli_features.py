@@ -14,7 +14,7 @@ import torch
 
 from data2vec import cli
 from data2vec.model import Model, save_model_folder
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 
 COMMAND = (sys.executable, "-m", "data2vec", "features")
@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> str:
     recipe = load_recipe("speech/v1-tiny", {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2})
     torch.manual_seed(0)
     save_model_folder(
-        Model(encoders.build(recipe.build_modality(), recipe.encoder), recipe.build_modality(), recipe), tmp_path / "model"
+        Model(build_encoder(recipe.build_modality(), recipe.encoder), recipe.build_modality(), recipe), tmp_path / "model"
     )
     return str(tmp_path / "model")
 

@@ -8,7 +8,7 @@ import torch
 import data2vec
 from data2vec.errors import UserError
 from data2vec.model import Model, save_model_folder
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
@@ -21,7 +21,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = load_recipe("speech/v1-tiny", SMALL)
     modality = recipe.build_modality()
     torch.manual_seed(0)
-    save_model_folder(Model(encoders.build(modality, recipe.encoder), modality, recipe), folder)
+    save_model_folder(Model(build_encoder(modality, recipe.encoder), modality, recipe), folder)
     return folder
 
 
@@ -65,7 +65,7 @@ def test_text_brings_its_tokenizer(tmp_path: Path) -> None:
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
     recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})
     modality = recipe.build_modality()
-    save_model_folder(Model(encoders.build(modality, recipe.encoder), modality, recipe), tmp_path / "model")
+    save_model_folder(Model(build_encoder(modality, recipe.encoder), modality, recipe), tmp_path / "model")
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "model").rename(tmp_path / "moved")
     features = data2vec.load(tmp_path / "moved").features(["nothing", "a small text"])
@@ -78,7 +78,7 @@ def test_a_tokenizer_can_be_put_beside_a_model_that_has_none(tmp_path: Path) -> 
 
     recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300})
     modality = recipe.build_modality()
-    save_model_folder(Model(encoders.build(modality, recipe.encoder), modality, recipe), tmp_path / "model")
+    save_model_folder(Model(build_encoder(modality, recipe.encoder), modality, recipe), tmp_path / "model")
     with pytest.raises(UserError, match=r"put its tokenizer\.json, or vocab\.json and merges\.txt, into the model folder"):
         data2vec.load(tmp_path / "model").features(["a text"])
     save_tokenizer(train_tokenizer(["a small text"] * 5, 300), tmp_path / "model")

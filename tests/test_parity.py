@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.nn.encoder import build
+from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Data2Vec2
 from data2vec.objective import build as build_objective
 from data2vec.recipe.loading import validate_recipe
@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "speech-2": {
         "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "position_depth": 2,
-                     "position_kernel": 4, "position_groups": 4, "position_padding": "seen", "alibi": True,
+                     "position_kernel": 4, "position_groups": 4, "position_padding": "none", "alibi": True,
                      "mask_vector": False},
         "encoder": ENCODER,
         "objective": {"name": "data2vec2", "masks": 3, "teacher": TEACHER | {"position_encoder": "averaged"},
@@ -76,7 +76,7 @@ CASES: dict[str, dict[str, Any]] = {
                       "cls_loss": 0.01, "cls_reduction": "sum"},
     },
     "text-2": {
-        "modality": {"name": "text", "vocab_size": 50, "max_length": 30, "position_padding": "seen"},
+        "modality": {"name": "text", "vocab_size": 50, "max_length": 30, "position_padding": "none"},
         "encoder": ENCODER | {"input_norm": False},
         "objective": {"name": "data2vec2", "masks": 2, "teacher": TEACHER, "scale": 1.0, "target": {"top_k": 3},
                       "decoder": DECODER | {"kernel": [9], "groups": 1, "width": 24, "residual": False, "head_layers": 2}},
@@ -102,7 +102,7 @@ def figures(name: str) -> dict[str, float]:
     """Loss, targets, gradients and the moving average of one step of a case."""
     recipe = validate_recipe(CASES[name] | {"data": {}}, name)
     modality = recipe.build_modality()
-    objective = build_objective(build(modality, recipe.encoder), recipe.objective)
+    objective = build_objective(build_encoder(modality, recipe.encoder), recipe.objective)
     if isinstance(objective, Data2Vec2):
         objective.decoder.noise = lambda count, width, like: 0.01 * wave(count, width, phase=0.75)  # type: ignore[method-assign]
     with torch.no_grad():

@@ -7,6 +7,7 @@ import io
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from torch import Tensor
 from data2vec.batch import Batch
 from data2vec.errors import BadExample, UserError
 from data2vec.modalities.base import Modality
-from data2vec.nn import heads
 from data2vec.nn.encoder import Encoder
+from data2vec.nn.heads import mean_pool
 
 Layers = Literal["last", "all", "mean"] | int | Sequence[float]
 """The encoder's output, after its final norm if it has one ("last"); the output of every block ("all") or their mean ("mean");
@@ -90,7 +91,7 @@ def batches(modality: Modality, items: Sequence[Any], most: int) -> Iterator[tup
         if group and not (
             (len(group) + 1) * lengths[group[0]] <= most
             and padding + missing <= MAX_PADDING * most
-            and (modality.mixes_lengths or _shape(items[place]) == _shape(items[group[0]]))
+            and (modality.supports_padding or _shape(items[place]) == _shape(items[group[0]]))
         ):
             yield group, modality.collate([items[each] for each in group])
             group, padding, missing = [], 0, 0
@@ -109,17 +110,14 @@ def batch_features(encoder: Encoder, batch: Batch, layers: LayerWeights) -> tupl
     if layers is None:
         last, padding = encoder(batch)
         return last[None], padding
+    x, padding = encoder.local_encoder(batch)
     top = max(index for weights in layers for index, weight in enumerate(weights) if weight)
     sums: list[Tensor | None] = [None] * len(layers)
-
-    def visit(index: int, ffn: Tensor, block: Tensor) -> bool:
+    for output in islice(encoder.block_outputs(x, padding), top + 1):
         for number, weights in enumerate(layers):
-            if weight := weights[index]:
-                before, part = sums[number], block if weight == 1 else weight * block
+            if weight := weights[output.layer]:
+                before, part = sums[number], output.block if weight == 1 else weight * output.block
                 sums[number] = part if before is None else before + part
-        return index == top
-
-    _, padding = encoder(batch, visit)
     return torch.stack([each for each in sums if each is not None]), padding
 
 
@@ -129,13 +127,13 @@ def extract_features(
 ) -> list[tuple[Tensor, int]]:
     """The features of each input, (L, T, D) cut to its own length or (L, D) if pooled, and its length, in input order.
 
-    The encoder must keep padding from changing the output (`data2vec.nn.encoder.undisturbed`)."""
+    The encoder must keep padding from changing the output (`data2vec.nn.encoder.padding_invariant`)."""
     device = next(encoder.parameters()).device
     results: list[Any] = [None] * len(items)
     for rows, part in batches(modality, items, max_positions(device, batch)):
         x, padding = batch_features(encoder, part.to(device), layers)
         lengths = [x.shape[2]] * len(rows) if padding is None else (~padding).sum(1).tolist()
-        pooled = heads.mean(x, padding) if pool else None
+        pooled = mean_pool(x, padding) if pool else None
         for row, (index, length) in enumerate(zip(rows, lengths, strict=True)):
             results[index] = (x[:, row, :length] if pooled is None else pooled[:, row], length)
     return results

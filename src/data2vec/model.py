@@ -23,10 +23,8 @@ from data2vec.errors import BadExample, UserError
 from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights, read_input, require_tokenizer
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model_card import card
-from data2vec.nn import encoder as encoders
-from data2vec.nn import heads
-from data2vec.nn.encoder import Encoder, undisturbed
-from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head
+from data2vec.nn.encoder import Encoder, build_encoder, padding_invariant
+from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head, build_head
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
 
@@ -106,7 +104,7 @@ class Model:
             items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
         except BadExample as error:
             raise UserError(f"features: {error}") from None
-        found = extract_features(undisturbed(self.encoder), self.modality, items, weights, pool, batch)
+        found = extract_features(padding_invariant(self.encoder), self.modality, items, weights, pool, batch)
         lengths = [length for _, length in found]
         step, longest = self.modality.seconds_per_position, max(lengths)
         rest = [(0, 0, 0, 0 if pool else longest - length) for length in lengths]
@@ -172,8 +170,8 @@ def load_model_folder(path: str | Path) -> Model:
 def blank_model(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) -> Model:
     """A model of this recipe, in evaluation mode, whose weights are yet to come."""
     modality = recipe.build_modality()
-    encoder = encoders.build(modality, recipe.encoder).eval().requires_grad_(False)
-    on_top = None if head is None else heads.build(head, recipe.encoder.width).eval().requires_grad_(False)
+    encoder = build_encoder(modality, recipe.encoder).eval().requires_grad_(False)
+    on_top = None if head is None else build_head(head, recipe.encoder.width).eval().requires_grad_(False)
     return Model(encoder, modality, recipe, on_top)
 
 

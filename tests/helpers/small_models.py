@@ -10,12 +10,13 @@ from data2vec.modalities.speech import Speech, SpeechSettings
 from data2vec.modalities.text import Text, TextSettings
 from data2vec.modalities.vision import Vision, VisionSettings
 from data2vec.nn.conv_decoder import DecoderSettings
-from data2vec.nn.encoder import Encoder, build
+from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
+from data2vec.objective.base import Objective
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
 from data2vec.objective.masking import FixedBlockMask, SpanMask
-from data2vec.objective.targets import TargetSettings
+from data2vec.objective.targets import TargetSettings, average_top_k
 
 
 def encoder(seed: int = 0, **changes: object) -> Encoder:
@@ -24,7 +25,7 @@ def encoder(seed: int = 0, **changes: object) -> Encoder:
         SpeechSettings(conv_layers=((8, 10, 5), (8, 4, 4)), position_depth=2, position_kernel=3, position_groups=2), None
     )
     settings = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32, "dropout": 0.0, "attention_dropout": 0.0, **changes}
-    return build(speech, TransformerSettings(**settings))
+    return build_encoder(speech, TransformerSettings(**settings))
 
 
 def objective(seed: int = 0, encoder_changes: dict[str, object] | None = None, **changes: object) -> Data2Vec:
@@ -60,7 +61,7 @@ def objective2(kind: str = "speech", encoder_changes: dict[str, Any] | None = No
     kernel = (3, 3) if kind.startswith("vision") else (3,)
     decoder = DecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
     settings = {"target": TargetSettings(top_k=2), "decoder": decoder, **changes}
-    return Data2Vec2(build(modality(kind), TransformerSettings(**shape)), Data2Vec2Settings(**settings))
+    return Data2Vec2(build_encoder(modality(kind), TransformerSettings(**shape)), Data2Vec2Settings(**settings))
 
 
 def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -> MaskedBatch:
@@ -74,6 +75,14 @@ def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -
     grid = (5, 5) if kind.startswith("vision") else (20,)
     hidden = FixedBlockMask(length=2).draw(rows * masks, grid, np.random.default_rng(seed)).hidden
     return with_masks(given, torch.from_numpy(hidden))
+
+
+def targets_of(
+    objective: Objective, batch: MaskedBatch, features: torch.Tensor, padding: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The training targets at every position, (B, T, D), from local features (B, T, D)."""
+    layers = objective.teacher.block_outputs(objective.student, batch, features, padding)
+    return average_top_k(layers, objective.student.transformer.settings.layers, objective.settings.target)
 
 
 def with_masks(given: torch.Tensor, mask: torch.Tensor) -> MaskedBatch:

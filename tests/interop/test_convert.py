@@ -13,8 +13,8 @@ from data2vec.interop import convert as converting
 from data2vec.interop import load as loading
 from data2vec.interop.convert import Form, convert
 from data2vec.model import Model, save_model_folder
-from data2vec.nn import encoder as encoders
-from data2vec.objective import build
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe
 
 SMALL: dict[str, Any] = {
@@ -29,7 +29,7 @@ def speech() -> Model:
     torch.manual_seed(0)
     recipe = load_recipe("speech/v1-base", SMALL)
     modality = recipe.build_modality()
-    objective = build(encoders.build(modality, recipe.encoder).eval(), recipe.objective)
+    objective = build_objective(build_encoder(modality, recipe.encoder).eval(), recipe.objective)
     rest = {name: torch.randn_like(value) for name, value in objective.state_dict().items() if not name.startswith("student.")}
     return Model(objective.student, modality, recipe, pretraining=rest)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.position_encoders import take
+from data2vec.nn.position_encoders import gather_positions
 from data2vec.nn.transformer import Transformer, TransformerSettings
 from helpers.position_kinds import KINDS, positions, views
 
@@ -34,9 +34,9 @@ def encoder(kind: str, extra: int = 0, **changes: Any) -> Encoder:
 def test_with_all_positions_kept_it_is_the_full_forward(kind: str, extra: int, padding: Tensor | None) -> None:
     model = encoder(kind, extra)
     x, hidden, kept = views(masks=2, kept=12)
-    first, context = model.encode_kept(x, padding, hidden, kept)
+    first, context = model.encode_visible(x, padding, hidden, kept)
     assert first.shape == (4, extra, 16) and context.shape == (4, 12, 16)
-    whole = model.transformer.encode(model.position_encoder(x, padding), padding, model.position_encoder.bias(12))
+    whole = model.transformer(model.position_encoder(x, padding), padding, model.position_encoder.bias(12))
     whole = whole.repeat_interleave(2, dim=0)
     there = torch.ones(4, 12, dtype=torch.bool) if padding is None else ~padding.repeat_interleave(2, dim=0)
     torch.testing.assert_close(first, whole[:, :extra], atol=1e-5, rtol=1e-5)
@@ -49,15 +49,15 @@ def test_with_all_positions_kept_it_is_the_full_forward(kind: str, extra: int, p
 def test_it_is_the_full_sequence_without_attention_to_what_is_hidden(kind: str, extra: int, padding: Tensor | None) -> None:
     model = encoder(kind, extra)
     x, hidden, kept = views(masks=3)
-    first, context = model.encode_kept(x, padding, hidden, kept)
+    first, context = model.encode_visible(x, padding, hidden, kept)
     blanked = x.repeat_interleave(3, dim=0).masked_fill(hidden[..., None], 0)
     absent = None if padding is None else padding.repeat_interleave(3, dim=0)
     placed = model.position_encoder(blanked, absent)
     unseen = hidden if absent is None else hidden | absent
-    whole = model.transformer.encode(placed, unseen, model.position_encoder.bias(12))
-    there = ~take(unseen[..., None], kept)[..., 0]
+    whole = model.transformer(placed, unseen, model.position_encoder.bias(12))
+    there = ~gather_positions(unseen[..., None], kept)[..., 0]
     torch.testing.assert_close(first, whole[:, :extra], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(context[there], take(whole[:, extra:], kept)[there], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(context[there], gather_positions(whole[:, extra:], kept)[there], atol=1e-5, rtol=1e-5)
 
 
 @each
@@ -69,7 +69,7 @@ def test_what_is_hidden_from_a_view_does_not_change_it(kind: str, seed: int, mas
     view %= len(hidden)
     other = x.clone()
     other[view // masks] += 3 * hidden[view][:, None]
-    one, two = (torch.cat(model.encode_kept(y, None, hidden, places), dim=1) for y in (x, other))
+    one, two = (torch.cat(model.encode_visible(y, None, hidden, places), dim=1) for y in (x, other))
     assert torch.equal(one[view], two[view])
 
 
@@ -78,7 +78,7 @@ def test_no_gradient_comes_from_what_is_hidden(kind: str) -> None:
     model = encoder(kind, extra=1)
     x, hidden, kept = views(masks=2)
     x.requires_grad_()
-    _, context = model.encode_kept(x, None, hidden, kept)
+    _, context = model.encode_visible(x, None, hidden, kept)
     for view in range(4):
         gradient = torch.autograd.grad((context[view] * torch.randn(5, 16)).sum(), x, retain_graph=True)[0]
         reached = gradient.abs().amax(-1) > 0
@@ -90,10 +90,10 @@ def test_no_gradient_comes_from_what_is_hidden(kind: str) -> None:
 def test_padding_that_is_kept_does_not_reach_the_others(kind: str) -> None:
     model = encoder(kind, extra=1)
     x, hidden, kept = views(masks=2, kept=7)
-    there = ~take(PADDING[..., None], kept)[..., 0]
+    there = ~gather_positions(PADDING[..., None], kept)[..., 0]
     assert not there.all(), "some padding is kept"
     other = torch.where(PADDING[..., None], torch.randn(x.shape), x)
-    one, two = (model.encode_kept(y, PADDING, hidden, kept) for y in (x, other))
+    one, two = (model.encode_visible(y, PADDING, hidden, kept) for y in (x, other))
     torch.testing.assert_close(one[0], two[0])
     torch.testing.assert_close(one[1][there], two[1][there])
 
@@ -107,7 +107,7 @@ def test_gradients_of_many_views_are_the_sum_of_those_of_each(kind: str) -> None
     wanted = [x, *model.parameters()]
 
     def gradients(rows: slice) -> list[Tensor]:
-        y = torch.cat(model.encode_kept(x, None, hidden[rows], kept[rows]), dim=1)
+        y = torch.cat(model.encode_visible(x, None, hidden[rows], kept[rows]), dim=1)
         return list(torch.autograd.grad((y * weights[rows]).sum(), wanted, allow_unused=True, materialize_grads=True))
 
     together = gradients(slice(None))

@@ -9,11 +9,11 @@ from data2vec.nn.position_encoders import (
     Alibi,
     ConvPositionEncoder,
     LearnedPositionEncoder,
-    Padding,
+    PaddingMode,
     RelativePositionEncoder,
     SinCosPositionEncoder,
     alibi_slopes,
-    take,
+    gather_positions,
 )
 from helpers.position_kinds import KINDS, positions, views
 
@@ -96,7 +96,7 @@ def test_alibi_of_kept_positions_is_a_part_of_the_whole() -> None:
 def test_taking_is_gathering_from_the_sample_of_each_view() -> None:
     x, _, kept = views(samples=3, masks=2, kept=5)
     expected = x.repeat_interleave(2, dim=0).gather(1, kept[..., None].expand(-1, -1, 16))
-    assert torch.equal(take(x, kept), expected)
+    assert torch.equal(gather_positions(x, kept), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +108,7 @@ def test_what_is_hidden_from_a_view_is_no_part_of_it(kind: str, seed: int, masks
     other = x.clone()
     other[view // masks] += 3 * hidden[view][:, None]  # at all that this view does not see, and only there
     before = x.clone()
-    one, two = (this.visible(y, None, hidden, places) for y in (x, other))
+    one, two = (this.encode_visible_positions(y, None, hidden, places) for y in (x, other))
     assert one.shape == (len(hidden), kept, 16)
     assert torch.equal(one[view], two[view])
     assert torch.equal(x, before), "what it was given is left as it was"
@@ -118,7 +118,7 @@ def test_what_is_hidden_from_a_view_is_no_part_of_it(kind: str, seed: int, masks
 def test_gradients_of_a_view_reach_what_it_sees_and_nothing_else(kind: str) -> None:
     x, hidden, kept = views(masks=3)
     x.requires_grad_()
-    visible = positions(kind).visible(x, None, hidden, kept)
+    visible = positions(kind).encode_visible_positions(x, None, hidden, kept)
     for view in range(len(hidden)):
         gradient = torch.autograd.grad((visible[view] * torch.randn(5, 16)).sum(), x, retain_graph=True)[0]
         reached = gradient.abs().amax(-1) > 0
@@ -133,14 +133,16 @@ def test_with_nothing_hidden_all_is_visible(kind: str, padded: bool) -> None:
     x, hidden, kept = views(masks=2, kept=12)
     padding = torch.arange(12) >= torch.tensor([12, 8])[:, None] if padded else None
     whole = this(x, padding).repeat_interleave(2, dim=0)
-    torch.testing.assert_close(this.visible(x, padding, hidden, kept), whole)
+    torch.testing.assert_close(this.encode_visible_positions(x, padding, hidden, kept), whole)
 
 
 def test_convolutions_see_zeros_where_something_is_hidden() -> None:
     this = positions("conv")
     x, hidden, kept = views(masks=2)
     blanked = x.repeat_interleave(2, dim=0).masked_fill(hidden[..., None], 0)
-    torch.testing.assert_close(this.visible(x, None, hidden, kept), take(this(blanked, None), kept))
+    torch.testing.assert_close(
+        this.encode_visible_positions(x, None, hidden, kept), gather_positions(this(blanked, None), kept)
+    )
 
 
 @pytest.mark.parametrize("kind", ["conv", "conv-alibi"])
@@ -148,12 +150,12 @@ def test_padding_is_zero_to_the_convolutions_of_a_view_unless_it_is_to_be_seen(k
     x, hidden, kept = views(masks=2)
     padding = torch.arange(12) >= torch.tensor([12, 6])[:, None]
     other = torch.where(padding[..., None], torch.randn(x.shape), x)
-    modes: tuple[Padding, ...] = ("zero", "seen", "each")
+    modes: tuple[PaddingMode, ...] = ("zero_input", "none", "zero_every_layer")
     for mode in modes:
         this = positions(kind, padding=mode)
-        one, two = (this.visible(y, padding, hidden, kept) for y in (x, other))
-        there = ~take(padding[..., None], kept)[..., 0]
-        assert torch.equal(one[there], two[there]) is (mode != "seen")
+        one, two = (this.encode_visible_positions(y, padding, hidden, kept) for y in (x, other))
+        there = ~gather_positions(padding[..., None], kept)[..., 0]
+        assert torch.equal(one[there], two[there]) is (mode != "none")
 
 
 @pytest.mark.parametrize("extra", [0, 1])

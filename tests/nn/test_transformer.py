@@ -1,3 +1,5 @@
+from itertools import islice
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,14 +20,20 @@ def test_heads_must_divide_the_width() -> None:
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("extra", [0, 2])
-def test_visited_states_are_those_of_the_sequence(norm: str, extra: int) -> None:
+def test_block_outputs_leave_out_extra_tokens_and_end_in_the_output(norm: str, extra: int) -> None:
     torch.manual_seed(0)
     model = Transformer(small(norm=norm, extra_tokens=extra, final_norm=norm == "pre")).eval()
-    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    out = model(torch.randn(2, 5, 16), visit=lambda i, ffn, block: seen.update({i: (ffn, block)}))
-    assert out.shape == (2, 5, 16) and sorted(seen) == [0, 1, 2]
-    assert all(state.shape == (2, 5, 16) for pair in seen.values() for state in pair)
-    torch.testing.assert_close(model.final_norm(seen[2][1]), out)
+    x = torch.randn(2, 5, 16)
+    out, outputs = model(x), list(model.block_outputs(x))
+    assert out.shape == (2, extra + 5, 16) and [output.layer for output in outputs] == [0, 1, 2]
+    assert all(output.ffn.shape == output.block.shape == (2, 5, 16) for output in outputs)
+    torch.testing.assert_close(model.final_norm(outputs[2].block), out[:, extra:])
+
+
+def test_block_outputs_runs_no_block_beyond_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Transformer(small()).eval()
+    monkeypatch.setattr(model.blocks[2], "forward", lambda *_: pytest.fail("the last block was computed"))
+    assert [output.layer for output in islice(model.block_outputs(torch.randn(1, 4, 16)), 2)] == [0, 1]
 
 
 def test_a_block_is_what_the_paper_says() -> None:
@@ -80,13 +88,15 @@ def test_layerdrop_skips_blocks_in_training_only() -> None:
     model, x = Transformer(small(layers=8, layerdrop=0.5)), torch.randn(1, 4, 16)
     counts = []
     for _ in range(200):
-        visited: list[int] = []
-        model(x, visit=lambda i, *_, visited=visited: visited.append(i))
-        counts.append(len(visited))
+        counts.append(len(list(model.block_outputs(x))))
     assert 3.5 < sum(counts) / 200 < 4.5  # 4 expected; ten standard errors
-    visited = []
-    model.eval()(x, visit=lambda i, *_: visited.append(i))
-    assert visited == list(range(8))
+    assert [output.layer for output in model.eval().block_outputs(x)] == list(range(8))
+
+
+def test_layerdrop_of_all_blocks_gives_the_embedded_input() -> None:
+    model = Transformer(small(layerdrop=0.999999))
+    x = torch.randn(1, 4, 16)
+    torch.testing.assert_close(model(x), model.input_norm(x))
 
 
 def test_drop_path_grows_with_depth_and_keeps_the_mean() -> None:

@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from data2vec.errors import UserError
 from data2vec.objective import diagnostics as health
+from data2vec.objective.base import smooth_l1
 from data2vec.objective.diagnostics import HealthSettings
-from helpers.small_models import batch, objective
+from helpers.small_models import batch, objective, targets_of
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])
@@ -16,7 +17,7 @@ def test_loss_is_summed_over_positions_and_scaled(beta: float, scale: str | floa
     whole = objective(beta=beta, scale=scale)
     prediction, target = torch.randn(6, 16), torch.randn(6, 16)
     error = (prediction - target) ** 2 if beta == 0 else F.smooth_l1_loss(prediction, target, beta=beta, reduction="none")
-    torch.testing.assert_close(whole.distance(prediction, target), error.sum(1) * factor)
+    torch.testing.assert_close(smooth_l1(prediction, target, beta).sum(-1) * whole.loss_scale, error.sum(1) * factor)
 
 
 def test_only_masked_positions_count_and_only_the_student_learns() -> None:
@@ -41,7 +42,7 @@ def test_the_student_does_not_see_what_is_masked() -> None:
     y = torch.where(given.mask[..., None], torch.randn(3, 20, 16), x)
     apply_mask = whole.student.local_encoder.apply_mask
     assert torch.equal(apply_mask(x, given.mask, given.input), apply_mask(y, given.mask, given.input))
-    assert not torch.allclose(whole.targets(given, x, None), whole.targets(given, y, None))
+    assert not torch.allclose(targets_of(whole, given, x), targets_of(whole, given, y))
 
 
 def test_the_head_has_the_layers_asked_for() -> None:
@@ -74,9 +75,9 @@ def test_learning_lowers_the_loss() -> None:
 def test_spread_and_rank() -> None:
     torch.manual_seed(0)
     x = torch.randn(5000, 8)
-    assert health.spread(x).item() == pytest.approx(1, abs=0.05)
+    assert health.mean_std(x).item() == pytest.approx(1, abs=0.05)
     assert health.effective_rank(x).item() == pytest.approx(8, abs=0.1)
-    assert health.spread(torch.ones(10, 8)).item() == pytest.approx(1e-3)
+    assert health.mean_std(torch.ones(10, 8)).item() == pytest.approx(1e-3)
     line = torch.randn(100, 1) * torch.randn(1, 8)
     assert health.effective_rank(line).item() == pytest.approx(1, abs=1e-3)
     two = torch.diag_embed(torch.tensor([3.0, 3, 0, 0]))
@@ -88,10 +89,10 @@ def test_spread_and_rank() -> None:
 def test_content_is_what_differs_between_inputs_at_the_same_place() -> None:
     torch.manual_seed(0)
     x, place = torch.randn(30, 200, 8), torch.randn(200, 8)
-    assert health.content(x).item() == pytest.approx(1, abs=0.02)
-    assert health.content(x + place).item() == pytest.approx(0.5, abs=0.03)
-    assert health.content(place.expand(30, -1, -1)).item() == 0
-    assert health.content(x[:1]).item() == 1
+    assert health.between_input_variance(x).item() == pytest.approx(1, abs=0.02)
+    assert health.between_input_variance(x + place).item() == pytest.approx(0.5, abs=0.03)
+    assert health.between_input_variance(place.expand(30, -1, -1)).item() == 0
+    assert health.between_input_variance(x[:1]).item() == 1
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from data2vec.batch import Batch
 from data2vec.errors import UserError
-from data2vec.nn.encoder import Encoder, build
+from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
+from data2vec.objective import data2vec2
+from data2vec.objective.base import smooth_l1
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import TeacherSettings
 from data2vec.recipe.loading import load_recipe
-from helpers.small_models import KINDS, batch2, encoder, objective2, with_masks
+from helpers.small_models import KINDS, batch2, encoder, objective2, targets_of, with_masks
 
 BY_LAYER = TargetSettings(top_k=2, layer_norms=("layer",))  # instance norm makes the mean over the positions nothing
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -29,17 +31,17 @@ def gradients(whole: Data2Vec2, given: Batch) -> tuple[Tensor, dict[str, Tensor]
     return loss.detach(), {name: p.grad.clone() for name, p in whole.named_parameters() if p.grad is not None}
 
 
-def watch(whole: Data2Vec2) -> dict[str, Tensor]:
-    """Filled with the predictions and the targets of the next step."""
-    seen: dict[str, Tensor] = {}
-    distance = whole.distance
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """Filled with the predictions and the targets of every step."""
+    arguments: dict[str, Tensor] = {}
 
-    def watched(prediction: Tensor, target: Tensor) -> Tensor:
-        seen.update(prediction=prediction, target=target)
-        return distance(prediction, target)
+    def recorded(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
+        arguments.update(prediction=prediction, target=target)
+        return smooth_l1(prediction, target, beta)
 
-    whole.distance = watched  # type: ignore[method-assign]
-    return seen
+    monkeypatch.setattr(data2vec2, "smooth_l1", recorded)
+    return arguments
 
 
 @every_kind
@@ -94,22 +96,20 @@ def test_the_input_is_embedded_and_the_teacher_asked_once_a_sample(kind: str) ->
 
 
 @every_kind
-def test_targets_are_those_of_the_masked_positions_of_each_view(kind: str) -> None:
+def test_targets_are_those_of_the_masked_positions_of_each_view(kind: str, seen: dict[str, Tensor]) -> None:
     whole, given = objective2(kind), batch2(kind)
-    seen = watch(whole)
     output = whole(given)
     features, padding = whole.student.local_encoder(given)
-    every = whole.targets(given, features, padding).repeat_interleave(4, dim=0)
+    every = targets_of(whole, given, features, padding).repeat_interleave(4, dim=0)
     torch.testing.assert_close(seen["target"], every[given.mask])
     assert output.predicted == int(given.mask.sum()) == len(seen["prediction"])
     assert seen["prediction"].dtype == seen["target"].dtype == torch.float32
 
 
-def test_the_student_sees_nothing_of_hidden_patches() -> None:
+def test_the_student_sees_nothing_of_hidden_patches(seen: dict[str, Tensor]) -> None:
     """Other pixels there move the targets, and leave the predictions as they were."""
     whole, given = objective2("vision"), batch2("vision", masks=1)
     hidden = given.mask.view(3, 1, 5, 5).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    seen = watch(whole)
     whole(given)
     before = dict(seen)
     whole(replace(given, input=torch.where(hidden, torch.randn(3, 3, 20, 20), given.input)))
@@ -136,9 +136,9 @@ def test_the_cls_loss_is_the_error_of_the_last_extra_token_against_the_mean_targ
     changes: dict[str, Any] = {"encoder_changes": {"extra_tokens": 2}, "target": BY_LAYER}
     whole, given = objective2("vision", **changes, cls_loss=0.3), batch2("vision")
     features, _ = whole.student.local_encoder(given)
-    mean = whole.targets(given, features, None).mean(1).repeat_interleave(4, dim=0)
+    mean = targets_of(whole, given, features).mean(1).repeat_interleave(4, dim=0)
     kept = visible_positions(given.mask, len(given.masked_indices))
-    extra, _ = whole.student.encode_kept(features, None, given.mask, kept)
+    extra, _ = whole.student.encode_visible(features, None, given.mask, kept)
     error = ((extra[:, 1] - mean) ** 2).sum(1).mean() / 4  # 1/sqrt(width)
     plain = objective2("vision", **changes)(given)
     torch.testing.assert_close(whole(given).loss / plain.predicted, plain.loss / plain.predicted + 0.3 * error)
@@ -178,7 +178,7 @@ def test_masks_of_unlike_numbers_are_no_masks_of_version_2() -> None:
 
 
 def saved(model: Encoder, T: int, kept: int, masks: int) -> int:
-    """Bytes that autograd keeps for the backward pass of `encode_kept`, parameters and the input aside."""
+    """Bytes that autograd keeps for the backward pass of `encode_visible`, parameters and the input aside."""
     torch.manual_seed(0)
     x = torch.randn(1, T, 16, requires_grad=True)
     places = torch.rand(masks, T).argsort(1)[:, :kept]
@@ -192,7 +192,7 @@ def saved(model: Encoder, T: int, kept: int, masks: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = model.encode_kept(x, None, hidden, places)
+        y = model.encode_visible(x, None, hidden, places)
     assert y[1].requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
@@ -207,7 +207,9 @@ def test_memory_grows_with_what_is_kept_not_with_the_length(kind: str) -> None:
 
     def model(side: int) -> Encoder:
         sized: Any = Vision(VisionSettings(image=4 * side, patch=4, positions="sincos"), None)
-        return build(Text(TextSettings(vocab_size=40, max_length=side * side), None) if kind == "text" else sized, settings)
+        return build_encoder(
+            Text(TextSettings(vocab_size=40, max_length=side * side), None) if kind == "text" else sized, settings
+        )
 
     long, short = model(16), model(8)
     for kept in (16, 32):
@@ -223,9 +225,8 @@ def test_memory_grows_with_what_is_kept_not_with_the_length(kind: str) -> None:
 
 
 @every_kind
-def test_half_precision_is_near_to_full(kind: str) -> None:
+def test_half_precision_is_near_to_full(kind: str, seen: dict[str, Tensor]) -> None:
     whole, given = objective2(kind), batch2(kind)
-    seen = watch(whole)
     full = whole(given).loss.item()
     with torch.autocast("cpu", torch.bfloat16):
         output = whole(given, measure=True)
@@ -275,4 +276,4 @@ def test_what_cannot_be_built_is_refused_by_its_setting(override: str) -> None:
     recipe = load_recipe("vision/v2-tiny", [override])
     key = "objective.cls_loss" if "extra" in override else "objective.decoder.groups"
     with pytest.raises(UserError, match=key):
-        Data2Vec2(build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        Data2Vec2(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from data2vec.objective.targets import NORMS, TargetSettings, TopLayers
+from data2vec.nn.transformer import BlockOutput
+from data2vec.objective.targets import NORMS, TargetSettings, average_top_k
 
 
 @pytest.fixture
@@ -10,10 +11,8 @@ def states() -> list[torch.Tensor]:
 
 
 def visited(settings: TargetSettings, states: list[torch.Tensor]) -> torch.Tensor:
-    top = TopLayers(settings, len(states))
-    for i, state in enumerate(states):
-        top.visit(i, state, -state)
-    return top.mean()
+    outputs = (BlockOutput(i, ffn=state, block=-state) for i, state in enumerate(states))
+    return average_top_k(outputs, len(states), settings)
 
 
 def test_the_last_k_layers_are_averaged(states: list[torch.Tensor]) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data2vec.objective.teacher import Teacher, TeacherSettings
-from helpers.small_models import batch, encoder, objective
+from helpers.small_models import batch, encoder, objective, targets_of
 
 
 def kick(module: torch.nn.Module) -> None:
@@ -71,7 +71,7 @@ def test_a_teacher_that_sees_only_the_masked_positions_ignores_the_rest() -> Non
     features[1] = torch.where(one.mask[..., None], features[0], torch.zeros(()))
     for context, same in (("masked", True), ("full", False)):
         whole = objective(teacher=TeacherSettings(context=context), target={"layer_norms": ("layer",), "top_k": 2})
-        first, second = (whole.targets(b, f, None)[one.mask] for b, f in zip((one, other), features, strict=True))
+        first, second = (targets_of(whole, b, f)[one.mask] for b, f in zip((one, other), features, strict=True))
         assert torch.allclose(first, second, atol=1e-5) is same
 
 
@@ -84,7 +84,7 @@ def test_a_shared_prenet_is_the_students_and_the_rest_is_the_average() -> None:
     features = torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(2))
 
     def targets() -> list[torch.Tensor]:
-        return [each.targets(batch(), features, None) for each in whole.values()]
+        return [targets_of(each, batch(), features) for each in whole.values()]
 
     torch.testing.assert_close(*targets())  # before the first step they are one
     before = targets()

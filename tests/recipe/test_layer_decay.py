@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from data2vec.nn import encoder as encoders
-from data2vec.nn import heads
+from data2vec.nn.encoder import build_encoder
+from data2vec.nn.heads import ClassifierSettings, build_head
 from data2vec.recipe.layer_decay import LayerDecay, layer_scale
 from data2vec.recipe.loading import load_recipe
 from data2vec.train.optimizer import parameter_groups
@@ -13,8 +13,8 @@ def model(name: str) -> nn.ModuleDict:
     """A fine-tuning model of this recipe's encoder: `encoder` and `head`, without memory."""
     recipe = load_recipe(name)
     with torch.device("meta"):
-        head = heads.build(heads.ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6), recipe.encoder.width)
-        return nn.ModuleDict({"encoder": encoders.build(recipe.build_modality(), recipe.encoder), "head": head})
+        head = build_head(ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6), recipe.encoder.width)
+        return nn.ModuleDict({"encoder": build_encoder(recipe.build_modality(), recipe.encoder), "head": head})
 
 
 def scales(name: str, decay: LayerDecay) -> dict[str, float]:

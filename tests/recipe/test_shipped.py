@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from data2vec import objective as objectives
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.nn.encoder import build
-from data2vec.objective import Data2Vec2, Objective
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import Data2Vec2, Objective, build_objective
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.yaml_format import parse_yaml
@@ -49,7 +48,7 @@ def last(whole: Objective) -> torch.nn.Module:
 def objective(name: str, device: str) -> tuple[Recipe, Objective]:
     recipe = load_recipe(name)
     with torch.device(device):
-        return recipe, objectives.build(build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        return recipe, build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from data2vec import objective as objectives
 from data2vec.errors import BadExample, UserError
-from data2vec.nn import encoder as encoders
-from data2vec.objective import Objective
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import Objective, build_objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.report import samples as inside
@@ -21,7 +20,7 @@ def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
     recipe = load_recipe(run.recipe)
     modality = recipe.build_modality()
     sample = inside.sample(modality, str(recipe.data.train))
-    return recipe, sample, objectives.build(encoders.build(modality, recipe.encoder), recipe.objective).eval()
+    return recipe, sample, build_objective(build_encoder(modality, recipe.encoder), recipe.objective).eval()
 
 
 def test_errors_stand_where_the_masks_hide(opened: tuple[Recipe, Sample, Objective]) -> None:

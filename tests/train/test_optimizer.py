@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Data2Vec
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.train_settings import Cosine, Polynomial, TrainSettings, TriStage
@@ -44,7 +44,7 @@ def test_a_warm_up_longer_than_the_run_still_gives_rates() -> None:
 def test_only_matrices_decay(name: str) -> None:
     recipe = load_recipe(name)
     modality = recipe.build_modality()
-    objective = Data2Vec(encoders.build(modality, recipe.encoder), recipe.objective)
+    objective = Data2Vec(build_encoder(modality, recipe.encoder), recipe.objective)
     names = {id(parameter): key for key, parameter in objective.named_parameters()}
     decayed, plain = ({names[id(p)] for p in group["params"]} for group in parameter_groups(objective, recipe.train))
     assert decayed | plain == {key for key, p in objective.named_parameters() if p.requires_grad}

@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from data2vec.batch import Batch
 from data2vec.modalities.speech import SpeechSettings, WaveformEncoder
 from data2vec.train.train_step import learning
 
@@ -11,7 +12,7 @@ def features(scale: float) -> WaveformEncoder:
     """A front-end after a backward pass."""
     settings = SpeechSettings(conv_layers=((8, 10, 5), (8, 4, 4)), conv_grad_scale=scale, mask_vector=False)
     built = WaveformEncoder(settings, 16)
-    built({"input": torch.randn(2, 405)})[0].square().sum().backward()
+    built(Batch(torch.randn(2, 405)))[0].square().sum().backward()
     return built
 
 

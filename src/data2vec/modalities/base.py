@@ -108,9 +108,9 @@ class Modality(ABC):
     """What to look for in a data set; not needed by a modality with `rows` of its own."""
     seconds_per_position: float | None = None
     """How far apart positions are in time, where they are."""
-    mixes_lengths: bool = False
-    """Whether inputs of unlike length can share a batch without a trace: padding reaches nothing but itself, given positions
-    that clear it (`data2vec.nn.position_encoders.Padding` each)."""
+    supports_padding: bool = False
+    """Whether inputs of different lengths can share a batch with the results they have alone, given a position encoder that
+    zeroes padding in every layer (`data2vec.nn.position_encoders.PaddingMode`)."""
 
     def __init__(self, settings: Any, data: Any):
         self.settings = settings

@@ -12,7 +12,7 @@ from data2vec.batch import Batch
 from data2vec.data import audio as loading
 from data2vec.modalities.base import Examples, LocalEncoder, Modality
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length
-from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, Padding
+from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
 from data2vec.settings import Settings
 
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
@@ -36,10 +36,10 @@ class SpeechSettings(Settings):
     """Kernel of each of them (fairseq: conv_pos // pos_conv_depth)."""
     position_groups: Annotated[int, Field(gt=0)] = 16
     """Groups of each of them (fairseq: conv_pos_groups)."""
-    position_padding: Padding = "zero"
-    """What these convolutions see where padding is: zeros, in the first of them; whatever comes of it, as in the released
-    version 2; or zeros in each of them, and no padding in a norm over time, so that a clip's features do not depend on what
-    it is batched with."""
+    position_padding: PaddingMode = "zero_input"
+    """What the position convolutions see at padded positions. zero_input: zeros in the first of them; none: the embedded
+    padding, as in the released version 2; zero_every_layer: zeros in each of them, and norms over time leave padding out, so
+    that the features of a clip do not depend on the clips it is batched with."""
     alibi: bool = False
     """A penalty on attention that grows with distance, with a learned scale a head (data2vec 2.0)."""
     mask_vector: bool = True
@@ -53,7 +53,7 @@ class WaveformEncoder(LocalEncoder):
         super().__init__()
         channels = settings.conv_layers[-1][0]
         self.grad_scale = settings.conv_grad_scale
-        self.each = settings.position_padding == "each"
+        self.padding_invariant = settings.position_padding == "zero_every_layer"
         self.conv = ConvFrontEnd(settings.conv_layers, settings.conv_norm, settings.conv_bias)
         self.conv.requires_grad_(settings.conv_grad_scale > 0)
         self.norm = nn.LayerNorm(channels)
@@ -64,7 +64,7 @@ class WaveformEncoder(LocalEncoder):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         samples = (~batch.padding).sum(1) if batch.padding is not None else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
-            x = self.conv(batch.input, samples if self.each else None)
+            x = self.conv(batch.input, samples if self.padding_invariant else None)
         if x.requires_grad and self.grad_scale != 1:
             x.register_hook(lambda gradient: gradient * self.grad_scale)
         padding = None
@@ -79,7 +79,7 @@ class Speech(Modality):
     Settings = SpeechSettings
     Data = loading.SpeechData
     kind = "audio"
-    mixes_lengths = True
+    supports_padding = True
 
     def __init__(self, settings: SpeechSettings, data: loading.SpeechData):
         super().__init__(settings, data)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data2vec.batch import Batch
 from data2vec.data import text as loading
 from data2vec.modalities.base import Examples, LocalEncoder, Modality
-from data2vec.nn.position_encoders import LearnedPositionEncoder, Padding
+from data2vec.nn.position_encoders import LearnedPositionEncoder, PaddingMode
 from data2vec.settings import Settings
 
 PAD = 1
@@ -31,9 +31,9 @@ class TextSettings(Settings):
     """A layer norm on tokens plus positions (fairseq: layernorm_embedding)."""
     scale_embedding: bool = False
     """Multiply the token vectors by sqrt(width) (fairseq: not no_scale_embedding)."""
-    position_padding: Padding = "zero"
-    """Whether padding enters the Transformer, and the norms of targets, as zeros (zero, each); or embedded, as in the released
-    version 2 (seen)."""
+    position_padding: PaddingMode = "zero_input"
+    """Whether padding enters the Transformer and the norms of targets as zeros (zero_input, zero_every_layer) or embedded, as
+    in the released version 2 (none)."""
 
 
 class TokenEmbedding(LocalEncoder):
@@ -60,7 +60,7 @@ class Text(Modality):
     Settings = TextSettings
     Data = loading.TextData
     kind = "text"
-    mixes_lengths = True
+    supports_padding = True
 
     def build_local_encoder(self, width: int) -> TokenEmbedding:
         return TokenEmbedding(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)

@@ -1,19 +1,22 @@
-"""An encoder: local features, positions, Transformer. It knows of no teacher and no loss."""
+"""An encoder: local encoder, position encoder and Transformer (paper, section 3.1). It knows no teacher and no loss.
+
+Shapes: B batch, M masked views of a sample, T positions, P visible positions of a view, D width, E extra tokens.
+"""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
 from data2vec.errors import UserError
-from data2vec.nn.position_encoders import take
-from data2vec.nn.transformer import Transformer, TransformerSettings, Visit
+from data2vec.nn.position_encoders import gather_positions
+from data2vec.nn.transformer import BlockOutput, Transformer, TransformerSettings
 
 
 class Encoder(nn.Module):
-    """The three parts of the model, each replaceable (paper, section 3.1)."""
+    """The three parts of the model, each replaceable."""
 
     PARTS = ("local_encoder", "position_encoder", "transformer")
 
@@ -30,50 +33,57 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         if (tables := getattr(position_encoder, "tables", 1)) not in (1, transformer.settings.layers):
-            raise UserError(f"modality.position_tables: {tables} is not 1, nor encoder.layers, {transformer.settings.layers}")
+            raise UserError(
+                f"modality.position_tables: {tables} is neither 1 nor the number of blocks; set it to 1 or to "
+                f"encoder.layers, {transformer.settings.layers}"
+            )
         self.local_encoder = local_encoder
         self.position_encoder = position_encoder
         self.transformer = transformer
         self.grid = grid
         """The shape of a batch's positions: (T,) for a sequence, (rows, columns) for an image."""
 
-    def forward(self, batch: Batch, visit: Visit | None = None) -> tuple[Tensor, Tensor | None]:
-        """Contextual vectors (B, T, D) of the full, unmasked input, and the padding (B, T) or None."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Contextual vectors (B, T, D) of the unmasked input, and the padding (B, T) or None."""
         x, padding = self.local_encoder(batch)
-        return contextualise(self.position_encoder, self.transformer, x, padding, visit), padding
+        return self.encode(x, padding), padding
 
-    def apply_mask(self, x: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
-        """The masked view of local features `x` (B, T, D): what `mask` (B, T) hides is replaced. `shown`: the raw input."""
-        return self.local_encoder.apply_mask(x, mask, shown)
+    def apply_mask(self, x: Tensor, mask: Tensor, student_input: Tensor) -> Tensor:
+        """Local features `x` (B, T, D) with a mask vector wherever `mask` (B, T) is True. `student_input`: the raw input."""
+        return self.local_encoder.apply_mask(x, mask, student_input)
 
-    def encode_kept(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode only the positions `kept` (B·M, P), counted within a row, of local features `x` (B, T, D).
+    def encode(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """Contextual vectors (B, T, D) of local features `x` (B, T, D); `padding` (B, T) is True at padded positions."""
+        y = self.transformer(self.position_encoder(x, padding), padding, self.position_encoder.bias(x.shape[1]))
+        return y[:, self.transformer.settings.extra_tokens :]
 
-        `hidden` (B·M, T) is True everywhere else; `padding` (B, T). Returns the extra tokens (B·M, E, D) and the contextual
-        vectors (B·M, P, D). What is hidden takes no part, and `x` is never repeated where positions do not ask for it."""
-        seen = self.position_encoder.visible(x, padding, hidden, kept)
-        absent = None if padding is None else take(padding[..., None], kept)[..., 0]
-        y = self.transformer.encode(seen, absent, self.position_encoder.bias(x.shape[1], kept))
+    def block_outputs(self, x: Tensor, padding: Tensor | None) -> Iterator[BlockOutput]:
+        """The output of each block for local features `x` (B, T, D), one at a time; see `Transformer.block_outputs`."""
+        bias = self.position_encoder.bias(x.shape[1])
+        return self.transformer.block_outputs(self.position_encoder(x, padding), padding, bias)
+
+    def encode_visible(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode only the positions `visible` (B·M, P), indices within a row, of local features `x` (B, T, D).
+
+        `mask` (B·M, T) is True at all others; `padding` (B, T). Returns the extra tokens (B·M, E, D) and the contextual
+        vectors (B·M, P, D). Masked positions take no part, and `x` is repeated for the M views only where the position
+        encoder needs it."""
+        seen = self.position_encoder.encode_visible_positions(x, padding, mask, visible)
+        padded = None if padding is None else gather_positions(padding[..., None], visible)[..., 0]
+        y = self.transformer(seen, padded, self.position_encoder.bias(x.shape[1], visible))
         extra = self.transformer.settings.extra_tokens
         return y[:, :extra], y[:, extra:]
 
 
-def contextualise(
-    positions: Any, transformer: Transformer, x: Tensor, padding: Tensor | None, visit: Visit | None = None
-) -> Tensor:
-    """Local features (B, T, D) to contextual vectors (B, T, D)."""
-    return transformer(positions(x, padding), padding, positions.bias(x.shape[1]), visit)
-
-
-def undisturbed(encoder: Encoder) -> Encoder:
-    """The same encoder, all weights shared, in which padding reaches nothing but itself (`Padding` each)."""
+def padding_invariant(encoder: Encoder) -> Encoder:
+    """The same encoder, all weights shared, in which padding changes no other position (`PaddingMode` zero_every_layer)."""
     local_encoder, position_encoder = copy.copy(encoder.local_encoder), copy.copy(encoder.position_encoder)
     if hasattr(position_encoder, "padding"):
-        local_encoder.each, position_encoder.padding = True, "each"
+        local_encoder.padding_invariant, position_encoder.padding = True, "zero_every_layer"
     return Encoder(local_encoder, position_encoder, encoder.transformer, encoder.grid)
 
 
-def build(modality: Any, settings: TransformerSettings) -> Encoder:
+def build_encoder(modality: Any, settings: TransformerSettings) -> Encoder:
     """The encoder of a modality (`data2vec.modalities.base.Modality`), with fresh weights."""
     return Encoder(
         modality.build_local_encoder(settings.width),

@@ -1,4 +1,4 @@
-"""What stands on an encoder after fine-tuning: its contextual vectors to logits.
+"""Heads of fine-tuned models: contextual vectors to logits.
 
 Shapes: B batch, T positions, D width, V labels.
 """
@@ -19,10 +19,10 @@ Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class HeadSettings(Settings):
-    """What every head has."""
+    """Settings that all heads share."""
 
     blocks: Annotated[int, Field(gt=0)] | None = None
-    """A learned weighted sum of the outputs of so many blocks, all of them, in place of what the encoder puts out (SUPERB)."""
+    """Number of blocks, if the head reads a learned weighted sum of all block outputs (SUPERB); None: the encoder's output."""
 
 
 class CTCSettings(HeadSettings):
@@ -34,42 +34,44 @@ class CTCSettings(HeadSettings):
 
 
 class ClassifierSettings(HeadSettings):
-    """One vector an input, to one logit a label."""
+    """One pooled vector per input, to one logit per label."""
 
     name: Literal["classifier"] = "classifier"
     labels: Labels
     """What each logit stands for; for a regression, the name of the number."""
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
-    """As transformers calls them."""
+    """The kind of labels, by the name that transformers uses."""
     pool: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
-    """The vector of an input: the mean over its positions, extra tokens not among them; the first position's; or a mean with
-    weights by a learned query. With linear-softmax every position has logits of its own, and confident ones count for more."""
+    """How positions are pooled: their mean, without extra tokens; the first position; or a mean with attention weights from a
+    learned query. linear-softmax pools the probabilities of each position instead: confident positions weigh more."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
-    """Epsilon of a layer norm on that vector; without one, there is none (BEiT: fc_norm)."""
+    """Epsilon of a layer norm on the pooled vector (BEiT: fc_norm); None: no norm."""
     inner: Literal["linear", "tanh"] | None = None
-    """A matrix before the one to the labels, plain or followed by tanh (RoBERTa)."""
+    """A linear layer before the output layer, plain or followed by tanh (RoBERTa); None: no such layer."""
     inner_width: Annotated[int, Field(gt=0)] | None = None
-    """Its output width; without one, the encoder's."""
+    """Output width of that layer; None: the encoder's width."""
 
 
 AnyHeadSettings = Annotated[CTCSettings | ClassifierSettings, Field(discriminator="name")]
 
 
-class Mix(nn.Module):
-    """What the heads have in common: the sum over blocks, where there is one."""
+class BlockMixingHead(nn.Module):
+    """What the heads share: the optional weighted sum over blocks."""
 
     def __init__(self, settings: HeadSettings):
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(settings.blocks)) if settings.blocks else None
 
-    def mixed(self, blocks: Sequence[Tensor]) -> Tensor:
-        """The weighted sum (B, T, D) of all blocks' outputs, each normalised, as in SUPERB."""
-        assert self.mix is not None
+    def combine(self, states: Sequence[Tensor]) -> Tensor:
+        """One sequence (B, T, D) of the `encoder_states`: with a mix, their weighted sum, each layer-normalised (SUPERB)."""
+        if self.mix is None:
+            (output,) = states
+            return output
         weights = self.mix.softmax(0)
-        return torch.stack([w * F.layer_norm(x, x.shape[-1:]) for w, x in zip(weights, blocks, strict=True)]).sum(0)
+        return torch.stack([w * F.layer_norm(x, x.shape[-1:]) for w, x in zip(weights, states, strict=True)]).sum(0)
 
 
-class CTC(Mix):
+class CTC(BlockMixingHead):
     """Logits (B, T, V) of contextual vectors (B, T, D)."""
 
     def __init__(self, settings: CTCSettings, width: int):
@@ -83,8 +85,8 @@ class CTC(Mix):
         return self.out(x)
 
 
-class Classifier(Mix):
-    """Logits (B, V) of contextual vectors (B, T, D), of which those at `padding` (B, T) do not count."""
+class Classifier(BlockMixingHead):
+    """Logits (B, V) of contextual vectors (B, T, D); padded positions are left out of the pooling."""
 
     def __init__(self, settings: ClassifierSettings, width: int):
         super().__init__(settings)
@@ -100,46 +102,49 @@ class Classifier(Mix):
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         pool = self.settings.pool
-        y = self.inner(self.norm(x if pool == "linear-softmax" else self._pooled(x, padding)))
+        y = self.inner(self.norm(x if pool == "linear-softmax" else self._pool(x, padding)))
         logits = self.out(y.tanh() if self.settings.inner == "tanh" else y)
         return linear_softmax(logits, padding) if pool == "linear-softmax" else logits
 
-    def _pooled(self, x: Tensor, padding: Tensor | None) -> Tensor:
+    def _pool(self, x: Tensor, padding: Tensor | None) -> Tensor:
         if self.query is None:
-            return x[:, 0] if self.settings.pool == "first" else mean(x, padding)
-        strength = self.query(x)[..., 0]
-        strength = strength if padding is None else strength.masked_fill(padding, float("-inf"))
-        return (strength.softmax(-1)[..., None] * x).sum(-2)
+            return x[:, 0] if self.settings.pool == "first" else mean_pool(x, padding)
+        scores = self.query(x)[..., 0]
+        scores = scores if padding is None else scores.masked_fill(padding, float("-inf"))
+        return (scores.softmax(-1)[..., None] * x).sum(-2)
 
 
 Head = CTC | Classifier
 
 
-def build(settings: CTCSettings | ClassifierSettings, width: int) -> Head:
+def build_head(settings: CTCSettings | ClassifierSettings, width: int) -> Head:
     """The head of these settings on an encoder of this width, with fresh weights."""
     return CTC(settings, width) if isinstance(settings, CTCSettings) else Classifier(settings, width)
 
 
-def logits(encoder: Encoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """What a head says of a batch, (B, T, V) or (B, V); and the padding (B, T) or None."""
+def encoder_states(encoder: Encoder, head: Head, x: Tensor, padding: Tensor | None) -> list[Tensor]:
+    """What `head` reads of local features `x` (B, T, D): the encoder's output, or all block outputs if it mixes them."""
     if head.mix is None:
-        x, padding = encoder(batch)
-        return head(x, padding), padding
-    blocks: list[Tensor] = []
-    _, padding = encoder(batch, lambda index, ffn, block: blocks.append(block))
-    return head(head.mixed(blocks), padding), padding
+        return [encoder.encode(x, padding)]
+    return [output.block for output in encoder.block_outputs(x, padding)]
 
 
-def mean(x: Tensor, padding: Tensor | None = None) -> Tensor:
-    """The mean (…, B, D) of `x` (…, B, T, D) over the positions that are there; `padding` (B, T) says which are not."""
+def head_logits(encoder: Encoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Logits of a batch, (B, T, V) or (B, V), and the padding (B, T) or None."""
+    x, padding = encoder.local_encoder(batch)
+    return head(head.combine(encoder_states(encoder, head, x, padding)), padding), padding
+
+
+def mean_pool(x: Tensor, padding: Tensor | None = None) -> Tensor:
+    """The mean (…, B, D) of `x` (…, B, T, D) over the positions that are not `padding` (B, T)."""
     if padding is None:
         return x.mean(-2)
-    there = ~padding[..., None]
-    return torch.where(there, x, 0).sum(-2) / there.sum(-2).clamp(min=1)
+    valid = ~padding[..., None]
+    return torch.where(valid, x, 0).sum(-2) / valid.sum(-2).clamp(min=1)
 
 
 def linear_softmax(logits: Tensor, padding: Tensor | None = None) -> Tensor:
-    """Logits (B, V) of logits at positions (B, T, V): of the probability Σp² / Σp over the positions that are there."""
+    """Pool logits (B, T, V) to (B, V): the logit of the probability Σp² / Σp over the positions that are not padding."""
     p = F.logsigmoid(logits.float())
     if padding is not None:
         p = p.masked_fill(padding[..., None], float("-inf"))

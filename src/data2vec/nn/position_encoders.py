@@ -1,6 +1,6 @@
-"""Where things are: four ways to tell a Transformer, and two biases on its attention.
+"""Position encoders: convolutional, learned, sinusoidal and relative, and the ALiBi bias on attention.
 
-Shapes: B batch, M masked views of each row, T positions, P of them kept in a view, D width, H heads, E extra tokens.
+Shapes: B batch, M masked views of a sample, T positions, P visible positions of a view, D width, H heads, E extra tokens.
 """
 
 import math
@@ -14,29 +14,30 @@ from torch.nn import functional as F
 from data2vec.nn.attention import Bias
 from data2vec.nn.functional import norm_gelu
 
-Padding = Literal["zero", "seen", "each"]
-"""What becomes of padding before it can reach what is not: it is set to zero; or stays whatever came of it, as in the
-released version 2; or is set to zero before each convolution again, so that a row's result does not depend on the others'."""
+PaddingMode = Literal["zero_input", "none", "zero_every_layer"]
+"""How padded positions are kept from the others. zero_input: they are zero in the input of the convolutions; none: nothing is
+done, as in the released version 2; zero_every_layer: they are zero in the input of every convolution, so that the result of a
+row does not depend on the rows it is batched with."""
 
 
 class PositionEncoder(nn.Module, ABC):
-    """Added to the vectors, or to the attention logits, or both."""
+    """Adds positions to the vectors, or a bias to the attention logits, or both."""
 
     @abstractmethod
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """Put positions into `x` (B, T, D), the full sequence; `padding` (B, T) is True where nothing is."""
+        """Add positions to the full sequence `x` (B, T, D); `padding` (B, T) is True at padded positions."""
 
-    def visible(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> Tensor:
-        """The positions `kept` (B·M, P) of `x` (B, T, D) with positions put in, (B·M, P, D).
+    def encode_visible_positions(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> Tensor:
+        """The positions `visible` (B·M, P) of `x` (B, T, D) with positions added, (B·M, P, D).
 
-        `hidden` (B·M, T) is True at the others: nothing of them may reach the result. This here is for positions that look
-        at each vector alone."""
-        return take(self(x, padding), kept)
+        `mask` (B·M, T) is True at all others, which must not influence the result. This default is for encoders that treat
+        each vector on its own."""
+        return gather_positions(self(x, padding), visible)
 
-    def bias(self, length: int, kept: Tensor | None = None) -> Bias:
-        """What is added to the attention logits of a sequence of T = `length`: (H, E+T, E+T); or one for each block; or None.
+    def bias(self, length: int, visible: Tensor | None = None) -> Bias:
+        """The bias on the attention logits of a sequence of T = `length`: (H, E+T, E+T); or one per block; or None.
 
-        Of the positions `kept` (B·M, P) only: (B·M, H, E+P, E+P)."""
+        With `visible` (B·M, P), of these positions only: (B·M, H, E+P, E+P)."""
         return None
 
 
@@ -44,7 +45,7 @@ class ConvPositionEncoder(PositionEncoder):
     """Relative positions from a stack of grouped convolutions over the sequence (wav2vec 2.0; depth 5 in data2vec).
 
     Each of `depth` layers: convolution, layer norm over D without parameters, GELU. The result is added to the input.
-    `alibi` joins a bias on attention to it (data2vec 2.0). `padding`: see `Padding`."""
+    `alibi` adds a bias on attention (data2vec 2.0). `padding`: see `PaddingMode`."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class ConvPositionEncoder(PositionEncoder):
         kernel: int = 19,
         groups: int = 16,
         alibi: "Alibi | None" = None,
-        padding: Padding = "zero",
+        padding: PaddingMode = "zero_input",
     ):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth))
@@ -61,45 +62,45 @@ class ConvPositionEncoder(PositionEncoder):
         self.padding = padding
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        x = self._cleared(x, padding)
-        return x + self.convolve(x, padding if self.padding == "each" else None)
+        x = self._zero_padding(x, padding)
+        return x + self.convolve(x, padding if self.padding == "zero_every_layer" else None)
 
-    def visible(self, x: Tensor, padding: Tensor | None, hidden: Tensor, kept: Tensor) -> Tensor:
-        """Hidden positions are zero to the convolutions; this is the one place where views are of full length."""
-        x, count = self._cleared(x, padding), len(kept) // len(x)
-        views = x.repeat_interleave(count, dim=0).masked_fill_(hidden[..., None], 0.0)
-        absent = padding.repeat_interleave(count, dim=0) if padding is not None and self.padding == "each" else None
-        return take(x, kept) + take(self.convolve(views, absent), kept)
+    def encode_visible_positions(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> Tensor:
+        """Masked positions are zero in the input of the convolutions. Only here do the views have their full length."""
+        x, M = self._zero_padding(x, padding), len(visible) // len(x)
+        views = x.repeat_interleave(M, dim=0).masked_fill_(mask[..., None], 0.0)
+        padded = padding.repeat_interleave(M, dim=0) if padding is not None and self.padding == "zero_every_layer" else None
+        return gather_positions(x, visible) + gather_positions(self.convolve(views, padded), visible)
 
-    def bias(self, length: int, kept: Tensor | None = None) -> Tensor | None:
+    def bias(self, length: int, visible: Tensor | None = None) -> Tensor | None:
         if self.alibi is None:
             return None
-        return self.alibi(torch.arange(length, device=self.alibi.scale.device) if kept is None else kept)
+        return self.alibi(torch.arange(length, device=self.alibi.scale.device) if visible is None else visible)
 
-    def _cleared(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.padding != "seen" else x
+    def _zero_padding(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.padding != "none" else x
 
     def convolve(self, y: Tensor, padding: Tensor | None = None) -> Tensor:
-        """What the convolutions make of `y` (B, T, D), each seeing zeros at `padding` (B, T)."""
+        """The output (B, T, D) of the convolutions, each of which sees zeros at `padding` (B, T)."""
         length = y.shape[1]
         conv: Any
         for conv in self.convs:
-            # As an image of one row it is channels last in memory, which is what convolution and layer norm are fast on.
+            # As an image of one row the sequence is channels-last in memory, for which convolution and layer norm are fast.
             image = y.transpose(1, 2).unsqueeze(2)
             z = F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, conv.padding[0]), groups=conv.groups)
-            y = z.squeeze(2)[..., :length].transpose(1, 2)  # an even kernel gives one position too many
+            y = z.squeeze(2)[..., :length].transpose(1, 2)  # an even kernel gives one position more
             y = norm_gelu(y)
             y = y if padding is None else y.masked_fill(padding[..., None], 0.0)
         return y
 
 
 class LearnedPositionEncoder(PositionEncoder):
-    """A learned vector per position and a layer norm, as in BERT. Only what is not padding is counted.
+    """A learned vector per position and a layer norm, as in BERT. Padded positions are not counted.
 
-    Row 0 and row `offset`-1 of the table are spare, so that it equals RoBERTa's, whose first position is pad + 1 = 2.
-    `padding`: see `Padding`; here there are no convolutions."""
+    Rows 0 to `offset`-1 of the table are unused, so that it equals RoBERTa's, whose first position is pad + 1 = 2.
+    `padding`: see `PaddingMode`; there are no convolutions here, so that both kinds of zero are the same."""
 
-    def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True, padding: Padding = "zero"):
+    def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True, padding: PaddingMode = "zero_input"):
         super().__init__()
         self.length, self.offset, self.padding = length, offset, padding
         self.table = nn.Embedding(length + offset, width, padding_idx=offset - 1)
@@ -110,12 +111,12 @@ class LearnedPositionEncoder(PositionEncoder):
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Raises ValueError when the sequence is longer than the table."""
         if x.shape[1] > self.length:
-            raise ValueError(f"a sequence of {x.shape[1]} positions is longer than the {self.length} this model knows")
+            raise ValueError(f"a sequence of {x.shape[1]} positions is longer than the {self.length} of this model; shorten it")
         if padding is None:
             return self.norm(x + self.table.weight[self.offset : self.offset + x.shape[1]])
         count = (~padding).cumsum(1)
         x = self.norm(x + self.table((count + self.offset - 1).masked_fill(padding, self.offset - 1)))
-        return x if self.padding == "seen" else x.masked_fill(padding[..., None], 0.0)
+        return x if self.padding == "none" else x.masked_fill(padding[..., None], 0.0)
 
 
 class SinCosPositionEncoder(PositionEncoder):
@@ -134,20 +135,20 @@ class SinCosPositionEncoder(PositionEncoder):
 class RelativePositionEncoder(PositionEncoder):
     """A learned bias on attention for every offset between two patches, shared by all blocks (BEiT).
 
-    With more than one table, each block has its own, as fine-tuned models do. Three further rows serve the extra token:
-    from it to a patch, from a patch to it, and to itself."""
+    With more than one table, each block has its own, as in fine-tuned models. Three more rows are for the extra token:
+    from it to a patch, from a patch to it, and from it to itself."""
 
     index: Tensor
 
     def __init__(self, grid: tuple[int, int], heads: int, extra_tokens: int = 1, tables: int = 1):
         super().__init__()
         if extra_tokens not in (0, 1):
-            raise ValueError(f"a relative position bias knows 0 or 1 extra tokens, not {extra_tokens}")
+            raise ValueError(f"{extra_tokens} extra tokens: a relative position bias takes 0 or 1")
         rows, columns = grid
         offsets = (2 * rows - 1) * (2 * columns - 1)
-        each = (offsets + 3 * extra_tokens, heads)
+        shape = (offsets + 3 * extra_tokens, heads)
         self.tables = tables
-        self.table = nn.Parameter(torch.zeros(each if tables == 1 else (tables, *each)))
+        self.table = nn.Parameter(torch.zeros(shape if tables == 1 else (tables, *shape)))
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         row, column = row.flatten(), column.flatten()
         index = (row[:, None] - row + rows - 1) * (2 * columns - 1) + column[:, None] - column + columns - 1
@@ -159,14 +160,14 @@ class RelativePositionEncoder(PositionEncoder):
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         return x
 
-    def bias(self, length: int, kept: Tensor | None = None) -> Bias:
+    def bias(self, length: int, visible: Tensor | None = None) -> Bias:
         index = self.index
-        if kept is not None:
+        if visible is not None:
             extra = len(index) - length
-            kept = torch.cat([torch.arange(extra, device=kept.device).expand(len(kept), -1), kept + extra], dim=1)
-            index = index[kept[:, :, None], kept[:, None, :]]
-        each = [self._look_up(table, index) for table in (self.table[None] if self.table.ndim == 2 else self.table)]
-        return each if len(each) > 1 else each[0]
+            rows = torch.cat([torch.arange(extra, device=visible.device).expand(len(visible), -1), visible + extra], dim=1)
+            index = index[rows[:, :, None], rows[:, None, :]]
+        biases = [self._look_up(table, index) for table in (self.table[None] if self.table.ndim == 2 else self.table)]
+        return biases if len(biases) > 1 else biases[0]
 
     @staticmethod
     def _look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -174,9 +175,9 @@ class RelativePositionEncoder(PositionEncoder):
 
 
 class Alibi(nn.Module):
-    """A linear penalty on distance, the same in both directions, with one learned scale a head (data2vec 2.0).
+    """ALiBi: a linear penalty on distance, the same in both directions, with one learned scale per head (data2vec 2.0).
 
-    Extra tokens are near to everything."""
+    Extra tokens are at distance 0 from every position."""
 
     slopes: Tensor
 
@@ -186,30 +187,32 @@ class Alibi(nn.Module):
         self.scale = nn.Parameter(torch.ones(heads))
         self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)), persistent=False)
 
-    def forward(self, at: Tensor) -> Tensor:
-        """The bias (…, H, E+P, E+P) between positions `at` (…, P)."""
-        distance = (at[..., :, None] - at[..., None, :]).abs()
+    def forward(self, positions: Tensor) -> Tensor:
+        """The bias (…, H, E+P, E+P) between `positions` (…, P)."""
+        distance = (positions[..., :, None] - positions[..., None, :]).abs()
         distance = F.pad(distance, (self.extra_tokens, 0, self.extra_tokens, 0))
         strength = self.slopes * self.scale.clamp(min=0)
         return -strength[:, None, None] * distance[..., None, :, :]
 
 
-def take(x: Tensor, kept: Tensor) -> Tensor:
-    """The positions `kept` (R, P), counted within a row, of `x` (B, T, D), where each row of `x` has R/B rows of `kept`:
-    (R, P, D), straight from `x` without repeating it."""
-    first = torch.arange(len(kept), device=kept.device)[:, None] // (len(kept) // len(x)) * x.shape[1]
-    return x.flatten(0, 1).index_select(0, (kept + first).flatten()).view(*kept.shape, x.shape[2])
+def gather_positions(x: Tensor, positions: Tensor) -> Tensor:
+    """The vectors of `x` (B, T, D) at `positions` (B·M, P), indices within a row; M rows of positions per row of `x`.
+
+    Returns (B·M, P, D), gathered from `x` without repeating it M times."""
+    M, T = len(positions) // len(x), x.shape[1]
+    row_start = torch.arange(len(positions), device=positions.device)[:, None] // M * T
+    return x.flatten(0, 1).index_select(0, (positions + row_start).flatten()).view(*positions.shape, x.shape[2])
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8i/n) for a power of two; otherwise those of the power below, then every second one of the double."""
+    """ALiBi slopes: 2^(-8i/n) for n a power of two; otherwise those of the power below, then every second one of its double."""
     power = 2 ** int(math.log2(heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     return slopes if power == heads else slopes + alibi_slopes(2 * power)[0::2][: heads - power]
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
-    """(T, D): the first half encodes the column, the second the row, each as all sines, then all cosines."""
+    """Fixed 2-d positions (T, D): the first half encodes the column, the second the row, each all sines, then all cosines."""
     rows, columns = grid
     omega = 10000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 

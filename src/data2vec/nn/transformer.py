@@ -1,7 +1,7 @@
 """One Transformer for every model: post-norm or pre-norm blocks, with whatever bias on attention the positions bring."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -14,9 +14,17 @@ from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
-Visit = Callable[[int, Tensor, Tensor], Any]
-"""Called for every block with its index, its feed-forward output and its output, both (B, T, D). When it gives True, no
-further block is computed."""
+
+
+class BlockOutput(NamedTuple):
+    """What one block computes for a sequence, without the extra tokens."""
+
+    layer: int
+    """Which block, counted from 0. Layerdrop leaves gaps."""
+    ffn: Tensor
+    """(B, T, D): the feed-forward output, before the residual addition."""
+    block: Tensor
+    """(B, T, D): the output of the block."""
 
 
 class TransformerSettings(Settings):
@@ -154,44 +162,52 @@ class Transformer(nn.Module):
         self.input_dropout = Dropout(s.dropout)
         self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
         self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
-        self.chance = torch.Generator()
-        """Decides which blocks are skipped. Of its own, since processes that share the weights must skip the same ones."""
+        self.layerdrop_rng = torch.Generator()
+        """Decides which blocks layerdrop skips. Separate from the global generator, since all data-parallel processes must
+        skip the same blocks."""
         initialise(self, s.init)
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
 
-    def forward(self, x: Tensor, padding: Tensor | None = None, bias: Bias = None, visit: Visit | None = None) -> Tensor:
-        """Contextual vectors (B, T, D) of `x` (B, T, D).
+    def forward(self, x: Tensor, padding: Tensor | None = None, bias: Bias = None) -> Tensor:
+        """Contextual vectors (B, E+T, D) of `x` (B, T, D), the extra tokens first.
 
-        `padding` (B, T) is True where nothing is; `bias` (H, E+T, E+T), or one for each row, is added to the attention
-        logits, or a list of them, one for each block; `visit` sees every block's states without the extra tokens."""
-        return self.encode(x, padding, bias, visit)[:, self.settings.extra_tokens :]
-
-    def encode(
-        self,
-        x: Tensor,
-        padding: Tensor | None = None,
-        bias: Bias = None,
-        visit: Visit | None = None,
-        prenet: "Transformer | None" = None,
-    ) -> Tensor:
-        """The same with the extra tokens in front, (B, E+T, D).
-
-        `prenet`: another Transformer, whose extra tokens, input norm and prenet blocks take the place of these."""
-        front = prenet or self
-        extra = self.settings.extra_tokens
-        if front.extra_tokens is not None:
-            x = torch.cat([front.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        x = front.input_dropout(front.input_norm(x))
-        shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra)
-        first = self.settings.prenet_layers
-        for index, block in enumerate([*front.blocks[:first], *self.blocks[first:]]):
-            if self.training and self.settings.layerdrop and torch.rand((), generator=self.chance) < self.settings.layerdrop:
-                continue
-            x, fed = block(x, attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared)
-            if visit is not None and visit(index, fed[:, extra:], x[:, extra:]) is True:
-                break
+        `padding` (B, T): True at padded positions. `bias`: added to the attention logits; (H, E+T, E+T), or one per row, or
+        a list with one per block."""
+        x = self.embed(x)
+        for _, _, output in self._run_blocks(self.blocks, x, padding, bias):
+            x = output
         return self.final_norm(x)
+
+    def block_outputs(
+        self, x: Tensor, padding: Tensor | None = None, bias: Bias = None, prenet: "Transformer | None" = None
+    ) -> Iterator[BlockOutput]:
+        """The output of each block for `x` (B, T, D), one at a time, so that no more than one has to be in memory.
+
+        Blocks run when they are asked for: leave the loop early and the rest is not computed. The final norm is not
+        applied. `prenet`: another Transformer whose extra tokens, input norm and prenet blocks replace those of this one."""
+        extra, first = self.settings.extra_tokens, self.settings.prenet_layers
+        blocks = self.blocks if prenet is None else [*prenet.blocks[:first], *self.blocks[first:]]
+        for index, ffn, block in self._run_blocks(blocks, (prenet or self).embed(x), padding, bias):
+            yield BlockOutput(index, ffn[:, extra:], block[:, extra:])
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout."""
+        if self.extra_tokens is not None:
+            x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+        return self.input_dropout(self.input_norm(x))
+
+    def _run_blocks(
+        self, blocks: Iterable[nn.Module], x: Tensor, padding: Tensor | None, bias: Bias
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Index, feed-forward output and output of each block that layerdrop does not skip; both (B, E+T, D)."""
+        extra, layerdrop = self.settings.extra_tokens, self.settings.layerdrop if self.training else 0.0
+        shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra)
+        for index, block in enumerate(blocks):
+            if layerdrop and torch.rand((), generator=self.layerdrop_rng) < layerdrop:
+                continue
+            x, ffn = block(x, attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared)
+            yield index, ffn, x
 
 
 class DropPath(nn.Module):

@@ -1,9 +1,9 @@
 """data2vec: predict the teacher's contextual representations of the full input from a masked view of it.
 
 Read this file beside section 3 of the paper (Baevski et al., 2022, arXiv 2202.03555). The same code learns from speech,
-images and text; what differs between them is in the recipes, and in `data2vec.modalities`.
+images and text; what differs between them is in the recipes and in `data2vec.modalities`.
 
-B batch, T positions, D width, K averaged layers, N masked positions of the whole batch.
+B batch, T positions, D width, N masked positions of the whole batch.
 """
 
 from itertools import pairwise
@@ -14,10 +14,11 @@ from pydantic import Field
 from torch import nn
 
 from data2vec.batch import MaskedBatch
-from data2vec.nn.encoder import Encoder, contextualise
+from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import initialise
-from data2vec.objective import diagnostics as health
-from data2vec.objective.base import Objective, ObjectiveSettings, Output
+from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings, smooth_l1
+from data2vec.objective.diagnostics import representation_stats
+from data2vec.objective.targets import average_top_k
 
 
 class Data2VecSettings(ObjectiveSettings):
@@ -28,43 +29,47 @@ class Data2VecSettings(ObjectiveSettings):
     masks: ClassVar[int] = 1
     """A sample has one masked view."""
     head_layers: Annotated[int, Field(gt=0)] = 1
-    """Linear layers of the prediction head; the first of several doubles the width, with GELU between them."""
+    """Linear layers of the prediction head; with several, the first doubles the width, with GELU between them."""
     head_init: Literal["torch", "bert", "beit"] = "torch"
-    """Initial weights of the head: PyTorch's own, or as in `encoder.init`."""
+    """Initial weights of the head: PyTorch's default, or as in `encoder.init`."""
 
 
 class Data2Vec(Objective):
-    """Student, teacher, head and loss."""
+    """Student, teacher, prediction head and loss."""
+
+    settings: Data2VecSettings
 
     def __init__(self, encoder: Encoder, settings: Data2VecSettings):
         super().__init__(encoder, settings)
-        self.head = prediction_head(encoder.transformer.settings.width, settings.head_layers, settings.head_init)
+        self.head = build_prediction_head(encoder.transformer.settings.width, settings.head_layers, settings.head_init)
 
-    def forward(self, batch: MaskedBatch, measure: bool = False) -> Output:
-        """One batch (`data2vec.modalities.base.Batch`) with its masks; `measure` also takes the health statistics."""
-        # 3.1 Model architecture: the input is embedded into a sequence of vectors, by a modality-specific encoder.
-        features, padding = self.student.local_encoder(batch)  # (B, T, D)
+    def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
+        """The loss of one batch; `measure` also computes statistics of the representations."""
+        # 3.1 Model architecture: a modality-specific encoder embeds the input into a sequence of vectors.
+        features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
 
-        # 3.2 Masking: part of them is replaced by a learned mask vector; the student encodes what is left.
-        visible = self.student.apply_mask(features, batch.mask, batch.student_input)
-        context = contextualise(self.student.position_encoder, self.student.transformer, visible, padding)
+        # 3.2 Masking: some of the vectors are replaced by a learned mask vector; the student encodes the result.
+        masked_features = self.student.apply_mask(features, batch.mask, batch.student_input)
+        context = self.student.encode(masked_features, padding)  # (B, T, D)
 
-        # 3.3 Training targets: what the teacher makes of the unmasked input, averaged over its top K layers.
+        # 3.3 Training targets: the teacher encodes the unmasked input; its top K layers are normalised and averaged.
         with torch.no_grad():
-            target = self.targets(batch, features, padding)  # (B, T, D)
+            layers = self.teacher.block_outputs(self.student, batch, features, padding)  # a generator: one layer at a time
+            targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
 
-        # 3.4 Objective: predict the targets at the masked positions.
+        # 3.4 Objective: a smooth L1 loss between prediction and target at the masked positions. These are indices, which
+        # are drawn with the mask, because `context[mask]` would make the host wait for the device to count them.
         masked = batch.masked_indices  # (N,)
-        prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()
-        targets = target.flatten(0, 1).index_select(0, masked)
-        errors = self.distance(prediction, targets)  # (N,)
+        prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()  # (N, D)
+        target = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
+        errors = smooth_l1(prediction, target, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
 
-        stats = health.measure(features, context, target, targets, prediction) if measure else {}
-        return Output(errors.sum(), len(masked), errors.detach(), stats)
+        stats = representation_stats(features, context, targets, target, prediction) if measure else {}
+        return ObjectiveOutput(errors.sum(), len(masked), errors.detach(), stats)
 
 
-def prediction_head(width: int, layers: int, init: str) -> nn.Module:
-    """From the student's vectors to predictions of the targets: linear; or with hidden layers of twice the width."""
+def build_prediction_head(width: int, layers: int, init: str) -> nn.Module:
+    """From the student's vectors to predictions of the targets: one linear layer, or several of twice the width inside."""
     widths = [width, *[2 * width] * (layers - 1), width]
     parts: list[nn.Module] = []
     for i, (inner, outer) in enumerate(pairwise(widths)):

@@ -1,9 +1,10 @@
 """data2vec 2.0: the same targets, learnt from several masked views of each sample at once, at a fraction of the cost.
 
 Read this file after `data2vec.py`, beside the second paper (Baevski et al., 2022, arXiv 2212.07525):
-student, teacher, targets and distance are the same. What differs is what the student sees, and how often.
+student, teacher, targets and loss are the same. What differs is what the student sees, and how often.
 
-B batch, M masks a sample, T positions, P kept of them, D width, E extra tokens, N masked positions of the whole batch.
+B batch, M masked views of a sample, T positions, P visible positions of a view, D width, E extra tokens, N masked positions of
+the whole batch.
 """
 
 from typing import Annotated, Literal
@@ -16,9 +17,10 @@ from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
-from data2vec.objective import diagnostics as health
-from data2vec.objective.base import Objective, ObjectiveSettings, Output
+from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings, smooth_l1
+from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
+from data2vec.objective.targets import average_top_k
 
 
 class Data2Vec2Settings(ObjectiveSettings):
@@ -27,58 +29,69 @@ class Data2Vec2Settings(ObjectiveSettings):
     name: Literal["data2vec2"] = "data2vec2"
     """The method: data2vec, version 2."""
     masks: Annotated[int, Field(gt=0)] = 8
-    """M: masked views of each sample, which share its features and its targets (fairseq: clone_batch)."""
+    """M: masked views of each sample, which share its local features and its targets (fairseq: clone_batch)."""
     mask: EqualMaskSettings = FixedBlockMask()
-    """What is hidden; the same number of positions in every view, so that what is kept is a dense batch."""
+    """What is masked: the same number of positions in every view, so that the visible ones are a dense batch."""
     decoder: DecoderSettings = DecoderSettings()
-    """Predicts the targets at hidden positions from the student's vectors at the others."""
+    """Predicts the targets at masked positions from the student's vectors at visible ones."""
     cls_loss: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a second loss: the last extra token predicts the mean of the targets over all positions (images)."""
+    """Weight of the class-token loss: the last extra token predicts the mean of the targets over all positions (images)."""
     cls_reduction: Literal["mean", "sum"] = "mean"
-    """Whether that loss is a mean over the views; or a sum over those of a device's micro-batch, as in the released code."""
+    """Whether the class-token loss is a mean over the views; or a sum over the views of a device's micro-batch, as in the
+    released code."""
 
 
 class Data2Vec2(Objective):
     """Student, teacher, decoder and loss."""
 
+    settings: Data2Vec2Settings
+
     def __init__(self, encoder: Encoder, settings: Data2Vec2Settings):
         super().__init__(encoder, settings)
         if settings.cls_loss and not encoder.transformer.settings.extra_tokens:
-            raise UserError("objective.cls_loss: needs an extra token that predicts (encoder.extra_tokens: 1); or set it to 0")
+            raise UserError(
+                f"objective.cls_loss: {settings.cls_loss} needs an extra token; set encoder.extra_tokens to 1, or this to 0"
+            )
         self.decoder = ConvDecoder(settings.decoder, encoder.transformer.settings.width)
         if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
-            vector.requires_grad_(False)  # nothing stands at hidden positions
+            vector.requires_grad_(False)  # masked positions are left out, not replaced by a mask vector
 
-    def forward(self, batch: MaskedBatch, measure: bool = False) -> Output:
-        """One batch with M masks a sample, sample by sample; `measure` also takes the health statistics."""
-        # The input is embedded once for all its masks, and the teacher reads it once.
-        features, padding = self.student.local_encoder(batch)  # (B, T, D)
+    def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
+        """The loss of one batch with M masks per sample, sample by sample; `measure` also computes statistics."""
+        # The input is embedded once for all its masks, and the teacher encodes it once.
+        features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         with torch.no_grad():
-            target = self.targets(batch, features, padding)  # (B, T, D)
+            layers = self.teacher.block_outputs(self.student, batch, features, padding)  # a generator: one layer at a time
+            targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
 
-        # The student encodes only what each mask leaves.
-        hidden, masked = batch.mask, batch.masked_indices  # (B·M, T), (N,)
-        kept = visible_positions(hidden, len(masked))  # (B·M, P)
-        extra, context = self.student.encode_kept(features, padding, hidden, kept)  # (B·M, E, D), (B·M, P, D)
+        # The student encodes only the visible positions of each view.
+        mask, masked = batch.mask, batch.masked_indices  # (B·M, T), (N,)
+        visible = visible_positions(mask, len(masked))  # (B·M, P)
+        extra, context = self.student.encode_visible(features, padding, mask, visible)  # (B·M, E, D), (B·M, P, D)
 
-        # A light decoder fills in the rest; all views of a sample have the same targets.
-        prediction = self.decoder(context, kept, masked, self.student.grid(batch)).float()  # (N, D)
-        B, T, views = len(target), hidden.shape[1], len(hidden)
-        sample = masked // (T * (views // B))
-        targets = target.flatten(0, 1).index_select(0, sample * T + masked % T)  # (N, D)
-        errors = self.distance(prediction, targets)  # (N,)
+        # A light decoder predicts the masked ones. All views of a sample have the same targets: index i of the B·M·T
+        # positions belongs to sample i // (T·M).
+        prediction = self.decoder(context, visible, masked, self.student.grid(batch)).float()  # (N, D)
+        (views, T), M = mask.shape, len(mask) // len(targets)
+        target = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, D)
+        errors = smooth_l1(prediction, target, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
         loss = errors.sum()
+
         if self.settings.cls_loss:
-            summary = target.mean(1).repeat_interleave(views // B, dim=0)  # (B·M, D)
-            error = (extra[:, -1].float() - summary).square().sum() * self.scale
+            mean_target = targets.mean(1).repeat_interleave(M, dim=0)  # (B·M, D)
+            cls_error = (extra[:, -1].float() - mean_target).square().sum() * self.loss_scale
+            # The loop divides the loss by N. To come out as a mean over the views, this sum over them is multiplied by
+            # N / (B·M) here; as released, it is multiplied by N, and comes out as the sum.
             per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
-            loss = loss + self.settings.cls_loss * per_view * error
+            loss = loss + self.settings.cls_loss * per_view * cls_error
 
-        stats = health.measure(features, context, target, targets, prediction) if measure else {}
-        return Output(loss, len(masked), errors.detach(), stats)
+        stats = representation_stats(features, context, targets, target, prediction) if measure else {}
+        return ObjectiveOutput(loss, len(masked), errors.detach(), stats)
 
 
-def visible_positions(hidden: Tensor, count: int) -> Tensor:
-    """(R, P): the positions that each row of `hidden` (R, T) leaves visible, of which there are `count` less than R·T."""
-    order = hidden.to(torch.uint8).argsort(dim=1, stable=True)  # no look at the values: the host need not wait for them
-    return order[:, : hidden.shape[1] - count // len(hidden)]
+def visible_positions(mask: Tensor, num_masked: int) -> Tensor:
+    """(R, P): the positions of each row of `mask` (R, T) that are not masked, in order; `num_masked` are True in all rows.
+
+    Every row must have the same number. Sorting gives a static shape; `nonzero` would make the host wait for the device."""
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, : mask.shape[1] - num_masked // len(mask)]

@@ -30,28 +30,30 @@ class HealthSettings(Settings):
 
 
 @torch.no_grad()
-def measure(features: Tensor, context: Tensor, target: Tensor, targets: Tensor, prediction: Tensor) -> dict[str, Tensor]:
-    """Standard deviation and effective rank of local features and student's output (B, T, D), and of targets and predictions
-    at the masked positions (N, D); and what share of the teacher's `target` (B, T, D) is content."""
-    stages = {"features": features.flatten(0, 1), "student": context.flatten(0, 1), "target": targets, "prediction": prediction}
-    stats = {"target_content": content(target)}
+def representation_stats(
+    features: Tensor, context: Tensor, targets: Tensor, target: Tensor, prediction: Tensor
+) -> dict[str, Tensor]:
+    """Standard deviation and effective rank of local features and student's output (B, T, D), and of `target` and `prediction`
+    at the masked positions (N, D); and the share of the variance of all `targets` (B, T, D) that lies between inputs."""
+    stages = {"features": features.flatten(0, 1), "student": context.flatten(0, 1), "target": target, "prediction": prediction}
+    stats = {"target_content": between_input_variance(targets)}
     for name, x in stages.items():
-        stats[f"{name}_std"] = spread(x.float())
+        stats[f"{name}_std"] = mean_std(x.float())
         stats[f"{name}_rank"] = effective_rank(x.float())
     return stats
 
 
-def content(x: Tensor) -> Tensor:
-    """Share of the variance of (B, T, D) that lies between inputs, at the same position: 0 when all inputs give the same.
+def between_input_variance(x: Tensor) -> Tensor:
+    """Share of the variance of (B, T, D) that lies between inputs at the same position: 0 when it depends on position alone.
 
-    1 for a single input, where it cannot be told."""
+    1 for a single input, for which it is undefined."""
     if len(x) == 1:
         return x.new_ones(())
     return (x.var(0).mean() / x.flatten(0, 1).var(0).mean().clamp(min=1e-12)).clamp(max=1)
 
 
-def spread(x: Tensor) -> Tensor:
-    """Mean over the dimensions of sqrt(variance over the positions + 1e-6), of (N, D): the released code's target_var."""
+def mean_std(x: Tensor) -> Tensor:
+    """Mean over the dimensions of sqrt(variance over the positions + 1e-6), of (N, D) (fairseq: target_var)."""
     return (x.var(0) + 1e-6).sqrt().mean()
 
 

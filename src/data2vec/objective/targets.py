@@ -1,15 +1,16 @@
-"""What the student has to predict: the mean of the teacher's top K layers, normalised (paper, section 3.3, "Targets").
+"""Training targets: the mean of the teacher's top K layers, normalised (paper, section 3.3, "Targets").
 
-B batch, T positions, D width. All of it in float32, whatever the precision of the model.
+B batch, T positions, D width, K averaged layers. Always in float32, whatever the precision of the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from data2vec.nn.transformer import BlockOutput
 from data2vec.settings import Settings
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -17,11 +18,11 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "layer": lambda y: F.layer_norm(y, y.shape[-1:]),  # each position, over the channels
     "batch": lambda y: F.batch_norm(y.transpose(1, 2), None, None, training=True).transpose(1, 2),
     "group": lambda y: F.layer_norm(y, y.shape[-2:]),  # each sequence, over positions and channels
-    # What the released speech code does to a tensor whose axes it has not put in order (docs/differences.md):
+    # What the released speech code computes, because it swaps the batch and time axes (docs/differences.md):
     "instance-over-batch": lambda y: NORMS["instance"](y.transpose(0, 1)).transpose(0, 1),
     "group-over-batch": lambda y: NORMS["group"](y.transpose(0, 1)).transpose(0, 1),
 }
-"""Parameter-free normalisations of (B, T, D), epsilon 1e-5."""
+"""Normalisations of (B, T, D) without parameters, epsilon 1e-5. To add one, add it here and to `Norms`."""
 
 Norms = Annotated[
     tuple[Literal["instance", "layer", "batch", "group", "instance-over-batch", "group-over-batch"], ...],
@@ -30,41 +31,32 @@ Norms = Annotated[
 
 
 class TargetSettings(Settings):
-    """How the teacher's states become targets."""
+    """How the outputs of the teacher's blocks become targets."""
 
     state: Literal["ffn", "block"] = "ffn"
-    """Of each block: what its feed-forward part adds; or the block's output (vision)."""
+    """Which output of each block: that of its feed-forward part, before the residual addition; or the block's (vision)."""
     top_k: Annotated[int, Field(gt=0)] = 8
-    """K: the last so many blocks are averaged (fairseq: average_top_k_layers)."""
+    """K: how many blocks are averaged, counted from the last (fairseq: average_top_k_layers)."""
     layer_norms: Norms = ("instance",)
-    """Applied in this order to each layer before averaging. Instance norm keeps speech from collapsing."""
+    """Normalisations of each layer before averaging, in this order. Instance norm keeps speech from collapsing."""
     norms: Norms = ()
-    """Applied in this order to the average."""
+    """Normalisations of the average, in this order."""
 
 
-class TopLayers:
-    """Adds up the teacher's top K layers as it computes them, so that never more than one is held.
+def average_top_k(outputs: Iterable[BlockOutput], num_layers: int, settings: TargetSettings) -> Tensor:
+    """The targets (B, T, D) from the outputs of the teacher's `num_layers` blocks.
 
-    Give `visit` to the teacher's forward, then take `mean()`."""
-
-    def __init__(self, settings: TargetSettings, layers: int):
-        self.settings = settings
-        self.first = layers - settings.top_k
-        self.total: Tensor | None = None
-
-    def visit(self, index: int, ffn: Tensor, block: Tensor) -> None:
-        """Take in block `index`: its feed-forward output and its output, both (B, T, D)."""
-        if index < self.first:
-            return
-        y = (ffn if self.settings.state == "ffn" else block).float()
-        for norm in self.settings.layer_norms:
+    `outputs` may be a generator: layers are added up as they come, so that only one is in memory."""
+    total: Tensor | None = None
+    for output in outputs:
+        if output.layer < num_layers - settings.top_k:
+            continue
+        y = (output.ffn if settings.state == "ffn" else output.block).float()
+        for norm in settings.layer_norms:
             y = NORMS[norm](y)
-        self.total = y if self.total is None else self.total + y
-
-    def mean(self) -> Tensor:
-        """The targets at every position, (B, T, D)."""
-        assert self.total is not None, "the teacher has visited no block"
-        y = self.total / self.settings.top_k
-        for norm in self.settings.norms:
-            y = NORMS[norm](y)
-        return y
+        total = y if total is None else total + y
+    assert total is not None, "no block outputs"
+    average = total / settings.top_k
+    for norm in settings.norms:
+        average = NORMS[norm](average)
+    return average

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 
-from data2vec import objective as objectives
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.model import load_model_folder
-from data2vec.nn import encoder as encoders
-from data2vec.nn.encoder import Encoder
-from data2vec.objective import Objective
+from data2vec.nn.encoder import Encoder, build_encoder
+from data2vec.objective import Objective, build_objective
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report import panels as pictures
@@ -79,8 +77,8 @@ def _untrained(recipe: Recipe, modality: Modality) -> Objective:
     """The objective as a run of this recipe starts from it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        encoder = encoders.build(modality, recipe.encoder)
-        return objectives.build(encoder, recipe.objective).eval().requires_grad_(False)
+        encoder = build_encoder(modality, recipe.encoder)
+        return build_objective(encoder, recipe.objective).eval().requires_grad_(False)
 
 
 def _masks(sample: Sample, batches: Sequence[MaskedBatch]) -> Look:

@@ -16,8 +16,8 @@ from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model, blank_model, save_model_folder
-from data2vec.nn import encoder as encoders
-from data2vec.nn import heads
+from data2vec.nn.encoder import build_encoder
+from data2vec.nn.heads import build_head
 from data2vec.objective import Data2Vec2Settings
 from data2vec.objective import diagnostics as health
 from data2vec.recipe.loading import load_recipe
@@ -103,8 +103,8 @@ class Finetuning(Training):
         return Loader(modality, None, [], self.settings.seed, process.rank, process.world_size, pin, batches=batches)
 
     def _build(self, modality: Modality) -> SupervisedObjective:
-        encoder = encoders.build(modality, self.recipe.encoder)
-        head = heads.build(self.targets.head, self.recipe.encoder.width)
+        encoder = build_encoder(modality, self.recipe.encoder)
+        head = build_head(self.targets.head, self.recipe.encoder.width)
         task: Any = self.recipe.objective
         if self.given is None:  # nothing is there to be kept from harm
             task = task.model_copy(update={"freeze_steps": 0})

@@ -26,7 +26,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Prepared:
-    """An objective as it is called in training: `prepared(batch, measure=…)` gives the objective's Output."""
+    """An objective as it is called in training: `prepared(batch, measure=…)` gives the objective's output."""
 
     forward: nn.Module
     dtype: torch.dtype | None

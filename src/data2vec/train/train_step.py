@@ -49,7 +49,7 @@ class Step:
         torch.manual_seed(draw(self.settings.seed, step, self.process.rank))
         for part in self.objective.modules():
             if isinstance(part, Transformer):
-                part.chance.manual_seed(draw(self.settings.seed, step))
+                part.layerdrop_rng.manual_seed(draw(self.settings.seed, step))
         self.objective.before_step(step)
         optimizer.set_learning_rate(self.optimizer, self.settings, step)
         counts = torch.tensor([[self.objective.num_targets(batch), len(batch)] for batch in micro_batches]).sum(0)

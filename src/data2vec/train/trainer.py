@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from data2vec import objective as objectives
 from data2vec import run_dir as folder
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import furthest
@@ -21,7 +20,8 @@ from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.modalities.base import Modality
 from data2vec.model import Model, save_model_folder
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import build_objective
 from data2vec.objective import diagnostics as health
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
@@ -110,7 +110,7 @@ class Training:
 
     def _build(self, modality: Modality) -> Any:
         """The objective, with fresh weights."""
-        return objectives.build(encoders.build(modality, self.recipe.encoder), self.recipe.objective)
+        return build_objective(build_encoder(modality, self.recipe.encoder), self.recipe.objective)
 
     def _start(self) -> str | None:
         """Weights to start from, put into the objective; and in words where they come from."""
@@ -249,7 +249,7 @@ class Training:
     def _save_model(self) -> None:
         recipe, modality = self.recipe, self.loader.modality
         weights = all_weights(self.objective)
-        student = encoders.build(modality, recipe.encoder)
+        student = build_encoder(modality, recipe.encoder)
         student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
         rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
         model = Model(student, modality, recipe, pretraining=rest)

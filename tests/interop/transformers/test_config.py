@@ -11,7 +11,7 @@ from data2vec.interop.transformers.key_mapping import AUDIO, TEXT, VISION
 from data2vec.modalities.speech import Speech, SpeechSettings
 from data2vec.modalities.text import Text, TextSettings
 from data2vec.modalities.vision import Vision, VisionSettings
-from data2vec.nn.encoder import build
+from data2vec.nn.encoder import build_encoder
 from data2vec.nn.transformer import TransformerSettings
 
 transformers = pytest.importorskip("transformers")
@@ -21,14 +21,13 @@ THEIRS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "
 
 def hidden(modality: Any, settings: TransformerSettings, table: Table, theirs: Any, batch: Batch) -> list:
     """Our blocks' outputs with their weights, and what comes out at the end."""
-    encoder = build(modality, settings).eval()
+    encoder = build_encoder(modality, settings).eval()
     mine, foreign = dict(encoder.named_parameters()), theirs.state_dict()
     with torch.no_grad():
         for name, value in to_our_keys(foreign, mine, table).items():
             mine[name].copy_(value)
-        states: list[torch.Tensor] = []
-        out, _ = encoder(batch, visit=lambda i, ffn, block: states.append(block))
-    return [*states, out]
+        states = [output.block for output in encoder.block_outputs(*encoder.local_encoder(batch))]
+        return [*states, encoder(batch)[0]]
 
 
 def jolt(model: Any) -> Any:

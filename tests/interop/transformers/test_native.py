@@ -321,11 +321,11 @@ def test_weights_in_every_form(kind: str, size: str, tmp_path: Path) -> None:
 
 
 def test_what_has_no_place_there_is_told(tokenizer: Path, tmp_path: Path) -> None:
-    model = make("speech", tokenizer, {"modality.position_padding": "each"})
+    model = make("speech", tokenizer, {"modality.position_padding": "zero_every_layer"})
     model = replace(model, pretraining={"teacher.ema.a": torch.zeros(1), "head.0.weight": torch.zeros(1)})
     teacher, head, padding = write_transformers_folder(model, tmp_path / "theirs")
     assert (teacher, head) == ("the teacher", "the prediction head")
-    assert padding.startswith("modality.position_padding: each (")
+    assert padding.startswith("modality.position_padding: zero_every_layer (")
     assert data2vec.load(tmp_path / "theirs").recipe == model.recipe
 
 

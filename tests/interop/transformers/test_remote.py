@@ -29,7 +29,8 @@ transformers = pytest.importorskip("transformers")
 
 ENCODER = {"width": 32, "layers": 3, "heads": 4, "ffn_width": 64, "dropout": 0, "attention_dropout": 0, "layerdrop": 0}
 CONV = [[16, 10, 5], [16, 3, 2], [16, 2, 2]]
-SPEECH = {"conv_layers": CONV, "position_depth": 2, "position_kernel": 4, "position_groups": 4, "position_padding": "each"}
+SPEECH: dict[str, Any] = {"conv_layers": CONV, "position_depth": 2, "position_kernel": 4, "position_groups": 4}
+SPEECH["position_padding"] = "zero_every_layer"
 PRE = {"norm": "pre", "input_norm": False, "final_norm": True, "activation": "relu"}
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "speech": ("speech/v2-large", SPEECH, {"prenet_layers": 1}),
@@ -119,9 +120,9 @@ def test_the_same_hidden_states(kind: str, padded: bool, tmp_path: Path) -> None
     write_remote_folder(model, tmp_path / "model")
     theirs = opened(tmp_path / "model")
     ours, given = batch(kind, padded)
-    states: list[Tensor] = []
     with torch.no_grad():
-        last, padding = model.encoder(ours, visit=lambda i, ffn, block: states.append(block))
+        last, padding = model.encoder(ours)
+        states = [output.block for output in model.encoder.block_outputs(*model.encoder.local_encoder(ours))]
         out = theirs(**given, output_hidden_states=True)
     there = torch.ones(last.shape[:2], dtype=torch.bool) if padding is None else ~padding
     assert len(out.hidden_states) == 4
@@ -375,5 +376,5 @@ def test_what_has_no_place_is_refused_or_told(tmp_path: Path, monkeypatch: pytes
         write_remote_folder(replace(made("text"), modality=own), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
-    monkeypatch.setitem(KINDS["speech"][1], "position_padding", "zero")
-    assert "position_padding: zero" in write_remote_folder(made("speech"), tmp_path / "model")[-1]
+    monkeypatch.setitem(KINDS["speech"][1], "position_padding", "zero_input")
+    assert "position_padding: zero_input" in write_remote_folder(made("speech"), tmp_path / "model")[-1]

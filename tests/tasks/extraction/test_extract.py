@@ -20,7 +20,7 @@ import data2vec
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.model import Model, save_model_folder
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import extract as task
 
@@ -33,7 +33,7 @@ def build(name: str, **overrides: Any) -> Model:
     recipe = load_recipe(name, SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
     modality = recipe.build_modality()
     torch.manual_seed(0)
-    return Model(encoders.build(modality, recipe.encoder).eval().requires_grad_(False), modality, recipe)
+    return Model(build_encoder(modality, recipe.encoder).eval().requires_grad_(False), modality, recipe)
 
 
 @pytest.fixture(autouse=True)

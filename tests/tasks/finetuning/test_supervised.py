@@ -5,9 +5,9 @@ import torch
 
 from data2vec.batch import LabelledBatch
 from data2vec.errors import UserError
-from data2vec.nn import encoder as encoders
 from data2vec.nn import heads
-from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.nn.encoder import build_encoder
+from data2vec.nn.heads import ClassifierSettings, CTCSettings, build_head, head_logits
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 from data2vec.tasks.finetuning.supervised import SupervisedObjective, classification_loss, recognition_loss
@@ -19,13 +19,13 @@ SPANS = {"kind": "span", "prob": 0.5, "length": 2}
 def model(settings: RecognitionSettings | ClassificationSettings, name: str = "speech/v1-tiny") -> SupervisedObjective:
     torch.manual_seed(0)
     recipe = load_recipe(name, SMALL)
-    encoder = encoders.build(recipe.build_modality(), recipe.encoder)
+    encoder = build_encoder(recipe.build_modality(), recipe.encoder)
     head = (
         CTCSettings(labels=("-", "a", "b"))
         if isinstance(settings, RecognitionSettings)
         else ClassifierSettings(labels=("a", "b"))
     )
-    return SupervisedObjective(encoder, heads.build(head, 32), settings)
+    return SupervisedObjective(encoder, build_head(head, 32), settings)
 
 
 def test_ctc_of_a_case_worked_by_hand() -> None:
@@ -95,16 +95,15 @@ def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
 def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
     settings = ClassificationSettings(frozen=True, blocks=True)
     recipe = load_recipe("speech/v1-tiny", SMALL)
-    encoder = encoders.build(recipe.build_modality(), recipe.encoder)
-    this = SupervisedObjective(encoder, heads.build(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
+    encoder = build_encoder(recipe.build_modality(), recipe.encoder)
+    this = SupervisedObjective(encoder, build_head(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
     batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([0, 1]))
     this(batch).loss.backward()
     assert all(p.grad is None for p in this.student.parameters())
     assert this.head.mix is not None and this.head.mix.grad is not None and this.head.mix.grad.any()
-    found, _ = heads.logits(encoder.eval(), this.head, batch)
-    blocks: list[torch.Tensor] = []
-    encoder(batch, lambda index, ffn, block: blocks.append(block))
-    normed = [torch.nn.functional.layer_norm(x, x.shape[-1:]) for x in blocks]
+    found, _ = head_logits(encoder.eval(), this.head, batch)
+    outputs = encoder.block_outputs(*encoder.local_encoder(batch))
+    normed = [torch.nn.functional.layer_norm(output.block, output.block.shape[-1:]) for output in outputs]
     torch.testing.assert_close(found, this.head((normed[0] + normed[1]) / 2))
 
 
@@ -124,7 +123,7 @@ def test_the_average_of_the_weights_follows() -> None:
 def test_attention_and_linear_softmax_leave_padding_out() -> None:
     torch.manual_seed(0)
     for pool in ("attention", "linear-softmax", "mean"):
-        head = heads.build(ClassifierSettings.model_validate({"labels": ["a", "b"], "pool": pool}), 8)
+        head = build_head(ClassifierSettings.model_validate({"labels": ["a", "b"], "pool": pool}), 8)
         x = torch.randn(1, 6, 8)
         padding = torch.arange(6)[None] >= 4
         torch.testing.assert_close(head(x, padding), head(x[:, :4]))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import data2vec
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.tasks.probing.online import OnlineProbe
@@ -53,7 +53,7 @@ import numpy as np
 import torch
 from torch.distributed.fsdp import fully_shard
 from data2vec.recipe.loading import load_recipe
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.tasks.probing.pooled import pooled
 from data2vec.distributed import process_group
@@ -63,7 +63,7 @@ recipe = load_recipe(sys.argv[1])
 with process_group("cpu") as process:
     probe = OnlineProbe(recipe, None, process)
     torch.manual_seed(5)
-    student = encoders.build(recipe.build_modality(), recipe.encoder)
+    student = build_encoder(recipe.build_modality(), recipe.encoder)
     for block in student.transformer.blocks:
         fully_shard(block)
     fully_shard(student)
@@ -147,7 +147,7 @@ def test_training_does_not_notice(probed: Run, tiny: dict[str, Any], tmp_path: P
 
 def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) -> None:
     recipe = load_recipe(RECIPE, tiny)
-    student = encoders.build(recipe.build_modality(), recipe.encoder).train()
+    student = build_encoder(recipe.build_modality(), recipe.encoder).train()
     student.local_encoder.eval()
     modes = [part.training for part in student.modules()]
     weights = {key: value.clone() for key, value in student.state_dict().items()}
@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_named_once(
     recipe = load_recipe(RECIPE, tiny | {"probe.data": str(tmp_path)})
     with caplog.at_level(logging.WARNING):
         probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
-        probe(encoders.build(recipe.build_modality(), recipe.encoder).state_dict())
+        probe(build_encoder(recipe.build_modality(), recipe.encoder).state_dict())
     assert len(probe.fit.indices) + len(probe.held.indices) == 39
     assert sum("8.png" in record.getMessage() for record in caplog.records) == 1
 
@@ -252,7 +252,7 @@ def test_two_processes_that_hold_half_of_the_student_each_find_what_one_finds(ti
     )
     assert result.returncode == 0, result.stderr
     torch.manual_seed(5)
-    student = encoders.build(recipe.build_modality(), recipe.encoder)
+    student = build_encoder(recipe.build_modality(), recipe.encoder)
     probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
     found = probe(student.state_dict())
     del found["probe_seconds"]

@@ -14,7 +14,7 @@ from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.model import Model, load_model_folder
-from data2vec.nn import encoder as encoders
+from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.probing.labelled import Labelled, open_labelled
 from data2vec.tasks.probing.pooled import pooled
@@ -26,7 +26,7 @@ SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "obj
 def model(name: str, overrides: Mapping[str, Any] = {}) -> Model:
     recipe = load_recipe(name, {**SMALL, "train.device": "cpu", **overrides})
     torch.manual_seed(99)
-    return Model(encoders.build(recipe.build_modality(), recipe.encoder).eval(), recipe.build_modality(), recipe)
+    return Model(build_encoder(recipe.build_modality(), recipe.encoder).eval(), recipe.build_modality(), recipe)
 
 
 def pictures(folder: Path, colours: Mapping[str, tuple[int, int, int]], count: int, seed: int) -> Path:

@@ -19,6 +19,7 @@ from data2vec.modalities.speech import Speech
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
+from data2vec.nn.encoder import padding_invariant
 
 Raw = dict[str, Tensor]
 """The inputs of a graph by name, in its order."""
@@ -73,7 +74,7 @@ class SpeechGraph(Graph):
 
     def __init__(self, model: Model):
         super().__init__(model)
-        self.encoder.local_encoder.each, self.encoder.position_encoder.padding = True, "each"
+        self.encoder = padding_invariant(self.encoder)
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         padding = torch.arange(waveform.shape[1], device=waveform.device) >= lengths[:, None]

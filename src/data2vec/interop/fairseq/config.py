@@ -532,7 +532,7 @@ def _version2_speech(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]
         "position_depth": modality["conv_pos_depth"],
         "position_kernel": max(3, modality["conv_pos_width"] // modality["conv_pos_depth"]),
         "position_groups": modality["conv_pos_groups"],
-        "position_padding": "seen",
+        "position_padding": "none",
         "alibi": modality["use_alibi_encoder"],
         "mask_vector": False,
     }
@@ -556,7 +556,7 @@ def _version2_text(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]:
         "max_length": modality["max_source_positions"],
         "embedding_norm": modality["layernorm_embedding"],
         "scale_embedding": not modality["no_scale_embedding"],
-        "position_padding": "seen",
+        "position_padding": "none",
     }
 
 

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data2vec import objective as objectives
 from data2vec.data.tokenizer import has_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.config import Sections, fairseq_config, mlp_ratio, parse_conv_layers, recipe_sections
 from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, count_modules
-from data2vec.nn import encoder as encoders
 from data2vec.nn.conv_feature_extractor import WAV2VEC
-from data2vec.objective import Objective
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import Objective, build_objective
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
@@ -80,7 +79,7 @@ def _infer(
     if not checkpoint.teacher and not checkpoint.has_prediction_head:
         return InferredRecipe(recipe, config, None)
     with torch.device("meta"):
-        objective = objectives.build(encoders.build(recipe.build_modality(), recipe.encoder), recipe.objective)
+        objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
     return InferredRecipe(recipe, config, objective)
 
 

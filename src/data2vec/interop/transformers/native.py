@@ -93,7 +93,7 @@ def write_native_folder(model: Model, folder: Path) -> list[str]:
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         write_processors(model, tmp)
         (tmp / "README.md").write_text(card(model, library="transformers", use=usage_example(model)), encoding="utf-8")
-    return omitted_parts(model, "the prediction head", "zero")
+    return omitted_parts(model, "the prediction head", "zero_input")
 
 
 def _recipe(family: NativeFamily, config: Mapping[str, Any], found: Mapping[str, Any], where: str) -> Recipe:

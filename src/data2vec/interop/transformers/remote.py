@@ -81,7 +81,7 @@ def write_remote_folder(model: Model, folder: Path) -> list[str]:
         (tmp / "README.md").write_text(
             card(model, library="transformers", use=usage_example(model, remote=True)), encoding="utf-8"
         )
-    return omitted_parts(model, "the decoder", "each")
+    return omitted_parts(model, "the decoder", "zero_every_layer")
 
 
 def read_remote_folder(folder: Path) -> Model:

@@ -14,9 +14,8 @@ from data2vec.errors import BadExample, UserError
 from data2vec.feature_extraction import read_input
 from data2vec.interop.load import load
 from data2vec.model import Model
-from data2vec.nn import heads
-from data2vec.nn.encoder import undisturbed
-from data2vec.nn.heads import CTC
+from data2vec.nn.encoder import padding_invariant
+from data2vec.nn.heads import CTC, head_logits
 from data2vec.recipe.task_settings import DecodeSettings
 from data2vec.tasks.asr.decoding import build_decoder
 from data2vec.tasks.asr.greedy import Word
@@ -58,7 +57,7 @@ def transcribe(
         raise UserError(f"{model}: has no speech recognition head; fine-tune it with CTC first (data2vec finetune)")
     decoder = build_decoder(CTCVocabulary(loaded.head.settings.labels), decode or DecodeSettings())
     place = resolve_device(device)
-    encoder, head = undisturbed(loaded.encoder.to(place)), loaded.head.to(place)
+    encoder, head = padding_invariant(loaded.encoder.to(place)), loaded.head.to(place)
     settings: Any = loaded.modality.settings
     step = loaded.modality.seconds_per_position or 1.0
     for file in audio:
@@ -68,9 +67,7 @@ def transcribe(
             yield Transcript(str(file), "", (), 0.0, str(error))
             continue
         chunks = split_into_chunks(len(wave), chunk_seconds, overlap_seconds, settings.conv_layers)
-        parts = [
-            heads.logits(encoder, head, Batch(wave[None, chunk.samples].to(place)))[0][0].float().cpu() for chunk in chunks
-        ]
+        parts = [head_logits(encoder, head, Batch(wave[None, chunk.samples].to(place)))[0][0].float().cpu() for chunk in chunks]
         logits = join_logits(parts, chunks)
         (best,) = decoder(logits[None], [len(logits)], step)
         yield Transcript(str(file), best.text, best.words, len(wave) / RATE)

@@ -25,7 +25,7 @@ from data2vec.feature_extraction import (
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
-from data2vec.nn.encoder import Encoder, undisturbed
+from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import writers as forms
 from data2vec.tasks.extraction.columns import columns
@@ -101,7 +101,7 @@ def features(
     how = {"content": _content(modality, rows), "split": split, "device": place.type, "batch": most}
     parts = Parts(out.with_name(f"{out.name}.parts"), about | how)
     on_device = model.encoder if place.type == "cpu" else copy.deepcopy(model.encoder).to(place)
-    for part in _computed(undisturbed(on_device), modality, rows, parts.inputs, weights, pool, most):
+    for part in _computed(padding_invariant(on_device), modality, rows, parts.inputs, weights, pool, most):
         parts.add(part)
 
     lengths, names, unreadable = parts.index()

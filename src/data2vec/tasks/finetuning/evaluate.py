@@ -15,9 +15,8 @@ from data2vec.errors import UserError
 from data2vec.interop.load import load
 from data2vec.modalities.base import Examples, Modality
 from data2vec.model import Model
-from data2vec.nn import heads
-from data2vec.nn.encoder import Encoder, undisturbed
-from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
+from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head, head_logits
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
@@ -68,9 +67,9 @@ def predict(encoder: Encoder, head: Head, modality: Modality, eval_set: EvalSet,
     """The predictions for this process's share of the examples that can be decoded.
 
     Examples of similar length share a batch; padding does not change any of them."""
-    encoder = undisturbed(encoder)
+    encoder = padding_invariant(encoder)
     for rows, batch in read_batches(modality, eval_set.examples, eval_set.indices, process, "validation"):
-        logits, padding = heads.logits(encoder, head, batch)
+        logits, padding = head_logits(encoder, head, batch)
         lengths = [None] * len(rows) if padding is None else (~padding).sum(1).tolist()
         for row, each, length in zip(rows, logits.float().cpu(), lengths, strict=True):
             yield int(row), each if each.ndim == 1 else each[:length]

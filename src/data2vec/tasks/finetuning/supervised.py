@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from data2vec.batch import LabelledBatch
 from data2vec.errors import UserError
 from data2vec.nn.dropout import Dropout
-from data2vec.nn.encoder import Encoder, contextualise
-from data2vec.nn.heads import Classifier, Head
-from data2vec.objective.base import Output
+from data2vec.nn.ema import update_ema
+from data2vec.nn.encoder import Encoder
+from data2vec.nn.heads import Classifier, Head, encoder_states
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 
 NOISE = 0.01
@@ -42,18 +43,14 @@ class SupervisedObjective(nn.Module):
             self.average = nn.ModuleDict({"student": copy.deepcopy(encoder), "head": copy.deepcopy(head)})
             self.average.requires_grad_(False).eval()
 
-    def forward(self, batch: LabelledBatch, measure: bool = False) -> Output:
+    def forward(self, batch: LabelledBatch, measure: bool = False) -> ObjectiveOutput:
         """The loss of a batch, summed over its inputs. `measure` is ignored: there are no statistics."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x, padding = self.student.local_encoder(batch)
-            x = self._apply_masks(x, batch)
-            blocks: list[Tensor] = []
-            visit = None if self.head.mix is None else lambda index, ffn, block: blocks.append(block)
-            context = contextualise(self.student.position_encoder, self.student.transformer, x, padding, visit)
-        context = context if self.head.mix is None else self.head.mixed(blocks)
-        logits = self.head(self.dropout(context), padding).float()
+            states = encoder_states(self.student, self.head, self._apply_masks(x, batch), padding)
+        logits = self.head(self.dropout(self.head.combine(states)), padding).float()
         losses = self._losses(logits, padding, batch)  # (B,)
-        return Output(losses.sum(), len(losses), losses.detach())
+        return ObjectiveOutput(losses.sum(), len(losses), losses.detach())
 
     def _apply_masks(self, x: Tensor, batch: LabelledBatch) -> Tensor:
         """`x` (B, T, D) with the batch's position mask (B, T) and channel mask (B, D) applied."""
@@ -70,11 +67,9 @@ class SupervisedObjective(nn.Module):
             return classification_loss(logits, batch.labels, self.settings)
         return recognition_loss(logits, padding, batch.labels)
 
-    @torch.no_grad()
     def start_average(self) -> None:
         """Reset the moving average, if there is one, to the current weights."""
-        for part, mine in () if self.average is None else self.average.items():
-            mine.load_state_dict(getattr(self, part).state_dict())
+        self._update_average(0.0)
 
     def num_targets(self, batch: LabelledBatch) -> int:
         """One target per input."""
@@ -84,15 +79,13 @@ class SupervisedObjective(nn.Module):
         """Before optimizer step `step` (counted from 1): freeze or unfreeze the encoder."""
         self.frozen = self.settings.frozen or step <= self.settings.freeze_steps
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Update the moving average, if there is one; with a smaller decay in the first steps, so that it forgets the start."""
-        if self.average is None:
-            return
-        decay = min(self.settings.average, (1 + step) / (10 + step))
-        for part, mine in self.average.items():
-            found = dict(getattr(self, part).named_parameters())
-            torch._foreach_lerp_(list(mine.parameters()), [found[name] for name, _ in mine.named_parameters()], 1 - decay)
+        self._update_average(min(self.settings.average, (1 + step) / (10 + step)))
+
+    def _update_average(self, decay: float) -> None:
+        for name, average in () if self.average is None else self.average.items():
+            update_ema(average, getattr(self, name), decay)
 
     @property
     def best_weights_prefix(self) -> str:

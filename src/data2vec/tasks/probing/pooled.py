@@ -9,8 +9,8 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.feature_extraction import batch_features, layer_weights
 from data2vec.modalities.base import Modality
-from data2vec.nn import heads
-from data2vec.nn.encoder import Encoder, undisturbed
+from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.nn.heads import mean_pool
 from data2vec.tasks.extraction.batched_reading import read_batches
 from data2vec.tasks.probing.labelled import Labelled
 
@@ -24,11 +24,11 @@ def pooled(
     The encoders are plain and in evaluation mode, on the device; processes share the batches, and all get all features.
     Returns float32 vectors (encoders, layers, n, D), and those n of the examples that can be read; the others are named in
     the log. Raises UserError when none can be read, or when features are no numbers."""
-    plain = [undisturbed(encoder) for encoder in encoders]
+    plain = [padding_invariant(encoder) for encoder in encoders]
     every = layer_weights("all", len(plain[0].transformer.blocks))
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for places, batch in read_batches(modality, labelled.examples, labelled.indices, process, "features"):
-        means = [heads.mean(*batch_features(encoder, batch, every)) for encoder in plain]
+        means = [mean_pool(*batch_features(encoder, batch, every)) for encoder in plain]
         found.append((places, torch.stack(means).float().cpu().numpy()))
     found = process.all_gather(found)
     if not found:

@@ -18,8 +18,7 @@ from tqdm import tqdm
 from data2vec.distributed import Process, resolve_device
 from data2vec.interop.load import load
 from data2vec.model import Model
-from data2vec.nn import encoder as encoders
-from data2vec.nn.encoder import Encoder
+from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.tasks.probing.classifiers import accuracies
@@ -119,4 +118,4 @@ def untrained(recipe: Recipe) -> Encoder:
     """The encoder with the weights that a run of this recipe starts from, on the CPU, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        return encoders.build(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
+        return build_encoder(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
