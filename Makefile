@@ -17,7 +17,7 @@ help:
 	@echo "make bench   how fast a step of each recipe is on this machine"
 	@echo "make clean   remove the environment and everything that was built"
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-demo
 	$(VENV)/bin/data2vec demo
 
 test: lint
@@ -51,6 +51,10 @@ $(VENV)/torch: constraints.txt
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-demo: $(VENV)/installed
+	$(PIP) -e .[demo]
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -14,7 +14,7 @@ import soxr
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from data2vec.demo.espeak import VOICES, Utterance, speak
+from data2vec.demo.espeak import VOICES, Utterance, synthesize
 
 SECONDS = 15
 WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from or one had by word but"
@@ -38,7 +38,7 @@ def speech(number: int, rate: int = 16000) -> Iterator[np.ndarray]:
     """Waveforms of 15 s at `rate`, each spoken by another voice."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS.split(), 80)) for _ in range(number)]
-    spoken_at, clips = speak([Utterance(text, voice=VOICES[i % len(VOICES)]) for i, text in enumerate(texts)])
+    spoken_at, clips = synthesize([Utterance(text, voice=VOICES[i % len(VOICES)]) for i, text in enumerate(texts)])
     for clip in clips:
         wave = soxr.resample(clip.astype(np.float32) / 2**15, spoken_at, rate)
         yield np.resize(wave, SECONDS * rate) + 0.001 * rng.standard_normal(SECONDS * rate)

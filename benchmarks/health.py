@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import data2vec
-from data2vec.demo import datasets as embedded
+from data2vec.demo.datasets import write_images, write_speech, write_text
 from data2vec.errors import RunStopped
 from data2vec.health.verdict import verdict
 from data2vec.nn.encoder import Encoder, build_encoder
@@ -104,7 +104,7 @@ def main() -> None:
     if given.one:
         train(given.out, **json.loads(given.one))
         return
-    make = {"speech": embedded.speech, "vision": embedded.images, "text": embedded.text}
+    make = {"speech": write_speech, "vision": write_images, "text": write_text}
     data: dict[str, str] = {}
     for kind, write in make.items():
         place = given.out / "data" / kind

@@ -15,7 +15,7 @@ SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def speech_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained speech model in a folder."""
     folder = tmp_path_factory.mktemp("speech") / "model"
     recipe = load_recipe("speech/v1-tiny", SMALL)
@@ -25,8 +25,8 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_inputs_of_all_lengths_keep_their_own_features(speech: Path) -> None:
-    model = data2vec.load(speech)
+def test_features_of_a_batch_equal_those_of_each_input_alone(speech_model: Path) -> None:
+    model = data2vec.load(speech_model)
     rng = np.random.default_rng(0)
     waves = [rng.standard_normal(length).astype(np.float32) for length in (16000, 16000, 9000, 12000)]
     together = model.features(waves, layers="all")
@@ -40,17 +40,17 @@ def test_inputs_of_all_lengths_keep_their_own_features(speech: Path) -> None:
         assert not together.hidden[:, i, len(alone[0]) :].any()
 
 
-def test_loading_gives_what_was_saved(speech: Path, tmp_path: Path) -> None:
-    model = data2vec.load(speech)
+def test_load_after_save_pretrained_gives_equal_weights_in_evaluation_mode(speech_model: Path, tmp_path: Path) -> None:
+    model = data2vec.load(speech_model)
     assert not model.encoder.training
     assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
     model.save_pretrained(tmp_path / "copy")
-    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (speech / "model.safetensors").read_bytes()
-    assert "3 blocks of width 32" in (speech / "README.md").read_text()
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (speech_model / "model.safetensors").read_bytes()
+    assert "3 blocks of width 32" in (speech_model / "README.md").read_text()
 
 
-def test_saving_replaces_a_model_as_a_whole(speech: Path, tmp_path: Path) -> None:
-    model = data2vec.load(speech)
+def test_save_pretrained_replaces_an_existing_folder(speech_model: Path, tmp_path: Path) -> None:
+    model = data2vec.load(speech_model)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old.txt").write_text("old")
@@ -59,7 +59,7 @@ def test_saving_replaces_a_model_as_a_whole(speech: Path, tmp_path: Path) -> Non
     assert not (folder / "old.txt").exists()
 
 
-def test_text_brings_its_tokenizer(tmp_path: Path) -> None:
+def test_save_model_folder_of_text_includes_the_tokenizer(tmp_path: Path) -> None:
     from data2vec.data.text import save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
@@ -73,7 +73,7 @@ def test_text_brings_its_tokenizer(tmp_path: Path) -> None:
     assert features.lengths[0] < features.lengths[1]
 
 
-def test_a_tokenizer_can_be_put_beside_a_model_that_has_none(tmp_path: Path) -> None:
+def test_load_uses_a_tokenizer_added_to_the_folder(tmp_path: Path) -> None:
     from data2vec.data.text import save_tokenizer, train_tokenizer
 
     recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300})
@@ -85,27 +85,35 @@ def test_a_tokenizer_can_be_put_beside_a_model_that_has_none(tmp_path: Path) -> 
     assert data2vec.load(tmp_path / "model").features(["a text"]).lengths[0] > 2
 
 
-def test_what_cannot_be_loaded_is_told(speech: Path, tmp_path: Path) -> None:
+def test_load_of_an_invalid_folder_raises(speech_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a data2vec run or model folder"):
         data2vec.load(tmp_path)
     (tmp_path / "recipe.yaml").write_text("")
-    with pytest.raises(UserError, match="has not ended yet"):
+    with pytest.raises(UserError, match="the run is not finished"):
         data2vec.load(tmp_path)
     for content in ("{", "[]", "{}", json.dumps({"format": "another"})):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match="is not a data2vec"):
             data2vec.load(tmp_path)
-    (tmp_path / "config.json").write_bytes((speech / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((speech_model / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):
         data2vec.load(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes((speech / "model.safetensors").read_bytes()[:-100])
+    (tmp_path / "model.safetensors").write_bytes((speech_model / "model.safetensors").read_bytes()[:-100])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         data2vec.load(tmp_path)
 
 
-def test_no_input_and_an_unreadable_one(speech: Path, tmp_path: Path) -> None:
-    model = data2vec.load(speech)
-    with pytest.raises(UserError, match="there is no input"):
+def test_load_of_the_old_format_names_format_and_version(speech_model: Path, tmp_path: Path) -> None:
+    config = json.loads((speech_model / "config.json").read_text())
+    assert config["format"] == "data2vec model 2"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": "data2vec model 1", "version": "0.1.0"}))
+    with pytest.raises(UserError, match=r"format is 'data2vec model 1', not 'data2vec model 2'.*wrote it \(0\.1\.0\)"):
+        data2vec.load(tmp_path)
+
+
+def test_features_without_input_or_of_an_unreadable_file_raises(speech_model: Path, tmp_path: Path) -> None:
+    model = data2vec.load(speech_model)
+    with pytest.raises(UserError, match="inputs is empty"):
         model.features([])
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(UserError, match=r"a\.wav"):

@@ -2,8 +2,10 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,40 @@ def test_sub_packages_do_not_import_each_other_in_a_circle() -> None:
 def test_no_folder_holds_more_than_a_dozen_modules() -> None:
     counts = {folder: len(list(folder.glob("*.py"))) - 1 for folder in {path.parent for path in ROOT.rglob("*.py")}}
     assert not {str(folder): n for folder, n in counts.items() if n > 14}
+
+
+def test_every_third_party_import_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[\[<>=;, ]", line)[0].lower().replace("-", "_") for line in requirements}
+    names = {"PIL": "pillow", "sklearn": "scikit_learn", "ruamel": "ruamel.yaml", "flashlight": "flashlight_text"}
+    imported = {name for tree in modules().values() for name in third_party_imports(tree)}
+    assert {names.get(name, name) for name in imported} <= declared
+
+
+def third_party_imports(tree: ast.AST) -> set[str]:
+    """The top-level names of other packages that `tree` imports, in functions too, without those only for type checking."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+        else:
+            found |= third_party_imports(node)
+    return found - sys.stdlib_module_names - {"data2vec"}
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert data2vec.__all__ == sorted(data2vec.__all__)
+    assert all(getattr(data2vec, name) is not None for name in data2vec.__all__)
+    assert dir(data2vec) == sorted([*data2vec.__all__, "__version__"])
+
+
+def test_the_package_declares_its_types() -> None:
+    assert (ROOT / "py.typed").is_file()
 
 
 def test_imports_have_no_cycle() -> None:

@@ -5,7 +5,7 @@
     features = model.features(["photo.jpg"], layers="all")
     data2vec.features(model, "photos/", "photos.npy", pool=True)
 
-What is here is public and stays; it is imported when it is first used.
+The names in `__all__` are the public API. Each is imported on first use, so `import data2vec` is fast.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from data2vec.interop.export.export import Exported, export
     from data2vec.interop.load import load
     from data2vec.model import Model
+    from data2vec.recipe.loading import load_recipe, recipe_names
     from data2vec.recipe.recipe import Recipe
     from data2vec.run_dir import Run
     from data2vec.tasks.asr.transcribe import transcribe
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 try:
     __version__ = version("data2vec")
-except PackageNotFoundError:  # run from a source tree that is not installed
+except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
@@ -52,12 +53,14 @@ __all__ = [
     "features",
     "finetune",
     "load",
+    "load_recipe",
     "pretrain",
     "probe",
+    "recipe_names",
     "transcribe",
 ]
 
-_HOME = {
+_MODULES = {
     "Exported": "interop.export.export",
     "FeatureFile": "tasks.extraction.extract",
     "FeatureBatch": "feature_extraction",
@@ -71,16 +74,18 @@ _HOME = {
     "features": "tasks.extraction.extract",
     "finetune": "train.finetune",
     "load": "interop.load",
+    "load_recipe": "recipe.loading",
     "pretrain": "train.trainer",
     "probe": "tasks.probing.probe",
+    "recipe_names": "recipe.loading",
     "transcribe": "tasks.asr.transcribe",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'data2vec' has no attribute {name!r}")
-    return getattr(import_module(f"data2vec.{_HOME[name]}"), name)
+    return getattr(import_module(f"data2vec.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

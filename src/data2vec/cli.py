@@ -182,9 +182,9 @@ def _verb(
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from data2vec.demo import demo
+    from data2vec.demo.demo import run_demo
 
-    demo.run(arguments.out)
+    run_demo(arguments.out)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

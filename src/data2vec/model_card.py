@@ -1,56 +1,64 @@
-"""The model card: what a model is, in words, for people and for the hub."""
+"""The model card: the README.md of a model folder, for people and for the hub."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from data2vec.recipe.yaml_format import dump_yaml
 
-TASKS = {
+if TYPE_CHECKING:
+    from data2vec.model import Model
+
+PIPELINE_TAGS = {
     ("speech", "ctc"): "automatic-speech-recognition",
     ("speech", "classifier"): "audio-classification",
     ("vision", "classifier"): "image-classification",
     ("text", "classifier"): "text-classification",
 }
-"""The hub's names for what fine-tuned models do; of others it is feature-extraction."""
-USE = """\
+"""The hub's task names by modality and head; every other model is tagged feature-extraction."""
+USAGE = """\
 import data2vec
 
 model = data2vec.load("this/folder")
 features = model.features(["an input"], layers="all")  # .hidden is (layers, inputs, positions, width)"""
-SHOWN = ("step", "samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
+METRICS = ("step", "samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
+MAX_LABELS = 12
 
 
-def card(model: Any, metrics: Sequence[dict[str, Any]] = (), library: str = "data2vec", use: str = USE) -> str:
-    """The README.md of a folder that holds `model` (`data2vec.model.Model`), for the hub's page as well.
+def render_model_card(
+    model: "Model", metrics: Sequence[Mapping[str, Any]] = (), library: str = "data2vec", usage: str = USAGE
+) -> str:
+    """The README.md of a folder that holds `model`, with the metadata the hub reads.
 
-    `metrics`: the logged steps of the run it comes from. `library` and `use`: what opens the folder, and how."""
-    recipe, shape = model.recipe, model.recipe.encoder
-    name = recipe.modality.name
+    `metrics`: the logged steps of its run. `library` and `usage`: what loads the folder, and example code."""
+    recipe, encoder = model.recipe, model.recipe.encoder
+    modality: str = recipe.modality.name  # type: ignore[attr-defined]
     head = "" if model.head is None else model.head.settings.name
-    about = {
+    metadata = {
         "library_name": library,
-        "pipeline_tag": TASKS.get((name, head), "feature-extraction"),
-        "tags": [recipe.objective.name, "self-supervised-learning", name],
+        "pipeline_tag": PIPELINE_TAGS.get((modality, head), "feature-extraction"),
+        "tags": [recipe.objective.name, "self-supervised-learning", modality],
         **({"license": model.license} if model.license else {}),
     }
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
     lines = [
-        *("---", dump_yaml(about).strip(), "---", ""),
-        *(f"# A {recipe.objective.name} encoder of {name}", ""),
-        f"{parameters:,} parameters: {shape.layers} blocks of width {shape.width}, {shape.heads} heads.",
+        *("---", dump_yaml(metadata).strip(), "---", ""),
+        *(f"# {recipe.objective.name} encoder for {modality}", ""),
+        f"{parameters:,} parameters: {encoder.layers} blocks of width {encoder.width}, {encoder.heads} heads.",
     ]
-    if recipe.data.train is not None:
-        steps = metrics[-1]["step"] if metrics else recipe.train.steps
-        lines.append(f"Trained without labels on `{recipe.data.train}` for {steps} steps.")
+    steps = metrics[-1]["step"] if metrics else recipe.train.steps
     if model.head is not None:
         labels = model.head.settings.labels
-        shown = ", ".join(f"`{label}`" for label in labels[:12]) + (", …" if len(labels) > 12 else "")
-        lines.append(f"Fine-tuned: a {head} head with {len(labels)} labels, {shown}.")
-    lines += ["", *([f"Source: {model.source}."] if model.source else []), f"Licence: {model.license or 'not told'}."]
-    lines += ["", "```python", use, "```", ""]
+        shown = ", ".join(f"`{label}`" for label in labels[:MAX_LABELS]) + (", …" if len(labels) > MAX_LABELS else "")
+        data = "" if recipe.data.train is None else f" on `{recipe.data.train}` for {steps} steps"
+        lines.append(f"Fine-tuned{data}, with a {head} head of {len(labels)} labels: {shown}.")
+    elif recipe.data.train is not None:
+        lines.append(f"Pre-trained without labels on `{recipe.data.train}` for {steps} steps.")
+    lines += ["", *([f"Source: {model.source}."] if model.source else [])]
+    lines += [f"License: {model.license}." if model.license else "No license is recorded."]
+    lines += ["", "```python", usage, "```", ""]
     if metrics:
         last = metrics[-1]
-        lines += ["| at the end of training | |", "|---|---|"]
-        lines += [f"| {name} | {last[name]:.6g} |" for name in SHOWN if name in last]
+        lines += ["| at the last logged step | |", "|---|---|"]
+        lines += [f"| {name} | {last[name]:.6g} |" for name in METRICS if last.get(name) is not None]
         lines.append("")
     return "\n".join([*lines, "The complete recipe is in `config.json`." if library == "data2vec" else "", ""])

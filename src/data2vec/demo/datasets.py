@@ -1,7 +1,7 @@
-"""Real data that comes with installed packages, written out as ordinary folders: nothing has to be downloaded.
+"""Data sets from installed packages, written as ordinary folders, so that the demo downloads nothing.
 
-Images are scikit-learn's handwritten digits; text is the prose of Python's own documentation, in its standard library;
-speech is that prose, spoken by eSpeak NG. Each comes with a small labelled task for the probe.
+Images are the handwritten digits of scikit-learn; text is the documentation in Python's standard library; speech is phrases of
+that text, spoken by eSpeak NG. Each has a small labelled task for the probe.
 """
 
 import ast
@@ -19,7 +19,7 @@ from data2vec.demo import espeak
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# The chapters of the library reference that are long enough, with the modules they describe.
+# Chapters of the library reference with enough text, and their modules.
 CHAPTERS = {
     "numbers": (
         "_pydecimal",
@@ -74,19 +74,19 @@ CHAPTERS = {
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Where a data set was written."""
+class DatasetFolders:
+    """The folders of a data set."""
 
     train: Path
-    """What to pre-train on; labels play no part."""
+    """For pre-training, without labels."""
     labelled: Path
-    """What the probe is fitted on."""
+    """Labelled examples to fit the probe on."""
     heldout: Path
-    """What the probe is measured on; nothing of it is in `train` or `labelled`."""
+    """Labelled examples to evaluate the probe on; disjoint from `train` and `labelled`."""
 
 
-def images(out: Path) -> Folders:
-    """Write 1797 handwritten digits as 32×32 PNG files, in a folder for each digit: 1500 to train on, 297 held out."""
+def write_images(out: Path) -> DatasetFolders:
+    """Write 1797 handwritten digits as 32×32 PNG files, a folder per digit: 1500 for training, 297 held out."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -96,14 +96,14 @@ def images(out: Path) -> Folders:
         path.parent.mkdir(parents=True, exist_ok=True)
         grey = Image.fromarray(np.uint8(pixels * (255 / 16)))
         grey.resize((32, 32), Image.Resampling.BICUBIC).save(path)
-    return Folders(out / "train", out / "train", out / "valid")
+    return DatasetFolders(out / "train", out / "train", out / "valid")
 
 
-def text(out: Path, labelled: int = 80, heldout: int = 40, seed: int = 1) -> Folders:
-    """Write the documentation's prose as text files, a paragraph a line, and as a task: which chapter a passage is from.
+def write_text(out: Path, labelled: int = 80, heldout: int = 40, seed: int = 1) -> DatasetFolders:
+    """Write the documentation as text files, a paragraph per line, and a task: the chapter of a passage.
 
-    The task is two files with the columns `text` and `label`: `labelled` passages of each chapter to fit on, `heldout` to
-    measure on; the latter are not in the prose."""
+    The task is two files with the columns `text` and `label`, with `labelled` and `heldout` passages of each chapter. Held-out
+    passages are not in the training text."""
     rng = np.random.default_rng(seed)
     tasks: dict[str, list[str]] = {"labelled": [], "heldout": []}
     for chapter, modules in CHAPTERS.items():
@@ -119,27 +119,29 @@ def text(out: Path, labelled: int = 80, heldout: int = 40, seed: int = 1) -> Fol
             (out / "train" / f"{module}.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
     for name, rows in tasks.items():
         (out / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
-    return Folders(out / "train", out / "labelled.tsv", out / "heldout.tsv")
+    return DatasetFolders(out / "train", out / "labelled.tsv", out / "heldout.tsv")
 
 
-def speech(out: Path, clips: int = 1500, labelled: int = 600, heldout: int = 300, seed: int = 1) -> Folders:
-    """Write spoken documentation as 16 kHz WAV files, and the ten digits in a folder for each as a task.
+def write_speech(out: Path, clips: int = 1500, labelled: int = 600, heldout: int = 300, seed: int = 1) -> DatasetFolders:
+    """Write spoken documentation as 16 kHz WAV files, and a task: spoken digits, a folder per digit.
 
-    Every fourth voice speaks the held-out digits and nothing else. Raises UserError without `espeakng-loader`."""
+    Every fourth voice speaks only held-out digits. Raises UserError if `espeakng-loader` is not installed."""
     rng = np.random.default_rng(seed)
     known = [voice for i, voice in enumerate(espeak.VOICES) if i % 4]
-    other = [voice for i, voice in enumerate(espeak.VOICES) if i % 4 == 0]
+    heldout_voices = [voice for i, voice in enumerate(espeak.VOICES) if i % 4 == 0]
     phrases = _phrases()
-    requests = {out / "train" / f"{i:05d}.wav": _voiced(phrases[rng.integers(len(phrases))], known, rng) for i in range(clips)}
-    for name, count, voices in (("labelled", labelled, known), ("heldout", heldout, other)):
+    requests = {
+        out / "train" / f"{i:05d}.wav": _random_utterance(phrases[rng.integers(len(phrases))], known, rng) for i in range(clips)
+    }
+    for name, count, voices in (("labelled", labelled, known), ("heldout", heldout, heldout_voices)):
         for i in range(count):
             word = WORDS[i % len(WORDS)]
-            requests[out / name / word / f"{i:05d}.wav"] = _voiced(word, voices, rng)
-    _record(requests)
-    return Folders(out / "train", out / "labelled", out / "heldout")
+            requests[out / name / word / f"{i:05d}.wav"] = _random_utterance(word, voices, rng)
+    _write_clips(requests)
+    return DatasetFolders(out / "train", out / "labelled", out / "heldout")
 
 
-def _voiced(words: str, voices: list[str], rng: np.random.Generator) -> espeak.Utterance:
+def _random_utterance(words: str, voices: list[str], rng: np.random.Generator) -> espeak.Utterance:
     return espeak.Utterance(
         words,
         accent=espeak.ACCENTS[rng.integers(len(espeak.ACCENTS))],
@@ -150,11 +152,11 @@ def _voiced(words: str, voices: list[str], rng: np.random.Generator) -> espeak.U
     )
 
 
-def _record(requests: dict[Path, espeak.Utterance]) -> None:
+def _write_clips(requests: dict[Path, espeak.Utterance]) -> None:
     import soundfile
     import soxr
 
-    rate, clips = espeak.speak(list(requests.values()))
+    rate, clips = espeak.synthesize(list(requests.values()))
     for path, samples in zip(requests, clips, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         wave = soxr.resample(samples.astype(np.float32) / 32768, rate, 16000)
@@ -163,7 +165,7 @@ def _record(requests: dict[Path, espeak.Utterance]) -> None:
 
 @functools.cache
 def _phrases() -> list[str]:
-    """Runs of three to six plain words of the documentation, each once."""
+    """Phrases of three to six plain words of the documentation, without duplicates."""
     words = [w for passages in _documentation().values() for p in passages for w in re.findall(r"(?<!\S)[a-z]+[,.]?(?!\S)", p)]
     rng = np.random.default_rng(0)
     runs, start = [], 0
@@ -176,7 +178,7 @@ def _phrases() -> list[str]:
 
 @functools.cache
 def _documentation() -> dict[str, list[str]]:
-    """Passages of prose by top-level module of the standard library, and by topic of the language reference."""
+    """Paragraphs by top-level module of the standard library, and by topic of the language reference."""
     root = Path(sysconfig.get_path("stdlib"))
     found: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -188,7 +190,7 @@ def _documentation() -> dict[str, list[str]]:
             continue
         for docstring in _docstrings(path):
             passage = " ".join(_prose(docstring))
-            beginning = " ".join(passage.split()[:10])  # the same sentence often stands in several places
+            beginning = " ".join(passage.split()[:10])  # many docstrings are repeated
             if passage and beginning not in seen:
                 seen.add(beginning)
                 found.setdefault(parts[0], []).append(passage)
@@ -199,7 +201,7 @@ def _documentation() -> dict[str, list[str]]:
 def _docstrings(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):  # the library keeps some broken files, to be tested against
+    except (SyntaxError, UnicodeDecodeError):  # the standard library has invalid files for its own tests
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -207,7 +209,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _prose(page: str) -> list[str]:
-    """The paragraphs that are sentences: no grammar, code, table or heading."""
+    """The paragraphs of sentences: without grammar, code, tables and headings."""
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", page))
     return [
         p

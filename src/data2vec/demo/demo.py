@@ -1,4 +1,4 @@
-"""The main job on embedded data: pre-train a tiny model on images, text and speech, and see what it has learned."""
+"""The demo: pre-train a tiny model on images, text and speech from embedded data, and measure what it learned."""
 
 import json
 import shutil
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data2vec.demo import datasets as embedded
-from data2vec.demo.datasets import Folders
+from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, write_text
+from data2vec.demo.espeak import require_espeak
 from data2vec.errors import UserError
 from data2vec.model import Model, load_model_folder
 from data2vec.report import curves
@@ -22,17 +22,17 @@ from data2vec.train.trainer import pretrain
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the three runs."""
+class DemoRun:
+    """One of the three pre-training runs."""
 
     recipe: str
-    data: Callable[[Path], Folders]
+    data: Callable[[Path], DatasetFolders]
     overrides: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
-    """What came of one run. Accuracies are of the best layer, the trained and the untrained encoder's own."""
+class DemoResult:
+    """The measurements of one run. Accuracies are those of the best layer of the trained and of the untrained encoder."""
 
     modality: str
     loss_first: float
@@ -45,43 +45,45 @@ class Row:
     seconds: float
 
 
-def run(out: str | Path = "demo") -> list[Row]:
-    """Pre-train, probe and draw for each modality into a folder of its own in `out`, and print one table.
+def run_demo(out: str | Path = "demo") -> list[DemoResult]:
+    """Pre-train, probe and plot each modality in its own folder under `out`, and print a table of the results.
 
-    A folder that an earlier demo filled is used again. Raises UserError when `out` holds something else."""
+    The output of an earlier demo is overwritten. Raises UserError if `out` holds anything else, or if `espeakng-loader` is not
+    installed."""
+    require_espeak()
     out = Path(out)
     marker = out / "demo.json"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
-        raise UserError(f"--out {out}: is there already and no earlier demo's; choose another --out")
+        raise UserError(f"--out {out}: exists and is not the output of an earlier demo; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     marker.write_text("[]\n", encoding="utf-8")
     rows = []
-    for name, part in parts().items():
-        print(f"{name}: {part.recipe}", flush=True)
+    for name, demo_run in demo_runs().items():
+        print(f"{name}: {demo_run.recipe}", flush=True)
         shutil.rmtree(out / name, ignore_errors=True)
-        rows.append(_go(name, part, out / name))
+        rows.append(_train_and_measure(name, demo_run, out / name))
         marker.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
-    print(table(rows))
-    print(f"\nPictures of each run are in {out}/: curves.png, masks.png, components.png.")
+    print(format_table(rows))
+    print(f"\nFigures of each run in {out}/: curves.png, masks.png, components.png.")
     return rows
 
 
-def parts() -> dict[str, Part]:
-    """The three runs, with what makes the tiny recipes small enough for minutes on two cores."""
+def demo_runs() -> dict[str, DemoRun]:
+    """The three runs: tiny recipes, with overrides that make them take minutes on two cores."""
     common = {"train.device": "cpu", "train.steps": 500, "data.workers": 1}
     images = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
     shared = {"objective.teacher.local_encoder": "shared", "objective.teacher.position_encoder": "shared"}
     text = shared | {"modality.vocab_size": 2048, "data.block_size": 64, "data.micro_batch_size": 32, "train.lr": 1e-3}
     speech = shared | {"data.max_seconds": 2}
     return {
-        "images": Part("vision/v1-tiny", embedded.images, common | images),  # a mirrored digit is none
-        "text": Part("text/v1-tiny", embedded.text, common | text),
-        "speech": Part("speech/v2-tiny", embedded.speech, common | speech),
+        "images": DemoRun("vision/v1-tiny", write_images, common | images),  # no flip: a mirrored digit is not a digit
+        "text": DemoRun("text/v1-tiny", write_text, common | text),
+        "speech": DemoRun("speech/v2-tiny", write_speech, common | speech),
     }
 
 
-def table(rows: list[Row]) -> str:
-    """One line a modality, and a word on what is to be seen."""
+def format_table(rows: list[DemoResult]) -> str:
+    """A line per modality, and what did not improve."""
     lines = [
         f"{'':10}{'loss':^18}{'linear probe':^20}{'kNN':^20}{'target':>8}{'time':>8}",
         f"{'':10}{'first → last':^18}{'untrained → trained':^20}{'untrained → trained':^20}{'std':>8}{'s':>8}",
@@ -92,40 +94,38 @@ def table(rows: list[Row]) -> str:
             f"{f'{row.untrained:.1%} → {row.trained:.1%}':^20}{f'{row.untrained_knn:.1%} → {row.trained_knn:.1%}':^20}"
             f"{row.target_std:8.2f}{row.seconds:8.0f}"
         )
-    lines.append(
-        "\nProbes are the accuracy of simple classifiers on frozen features, on held-out data, of each encoder's best layer."
-    )
+    lines.append("\nProbes: held-out accuracy of simple classifiers on frozen features of each encoder's best layer.")
     for row in rows:
-        worse = [name for name in ("linear probe", "kNN") if not _better(row, name)]
+        worse = [name for name in ("linear probe", "kNN") if not _improved(row, name)]
         if worse:
-            lines.append(f"In {row.modality} so little training did not make better: {', '.join(worse)}.")
+            lines.append(f"Not improved on {row.modality} by this short training: {', '.join(worse)}.")
     return "\n".join(lines)
 
 
-def _better(row: Row, measure: str) -> bool:
+def _improved(row: DemoResult, measure: str) -> bool:
     return row.trained > row.untrained if measure == "linear probe" else row.trained_knn > row.untrained_knn
 
 
-def _go(name: str, part: Part, out: Path) -> Row:
+def _train_and_measure(name: str, demo_run: DemoRun, out: Path) -> DemoResult:
     start = time.monotonic()
-    folders = part.data(out / "data")
-    run = pretrain(part.recipe, data=str(folders.train), overrides=part.overrides, out=out / "run")
+    folders = demo_run.data(out / "data")
+    run = pretrain(demo_run.recipe, data=str(folders.train), overrides=demo_run.overrides, out=out / "run")
     model = load_model_folder(run.folder)
-    found = probe(model, folders.labelled, folders.heldout, out=run.folder / "probe.json")
-    print(found, flush=True)
-    _draw(model, run, str(folders.train), out)
-    return _row(name, run, found, time.monotonic() - start)
+    probed = probe(model, folders.labelled, folders.heldout, out=run.folder / "probe.json")
+    print(probed, flush=True)
+    _save_figures(model, run, str(folders.train), out)
+    return _result(name, run, probed, time.monotonic() - start)
 
 
-def _row(name: str, run: Run, found: Probe, seconds: float) -> Row:
+def _result(name: str, run: Run, probed: Probe, seconds: float) -> DemoResult:
     first, last = run.metrics[0], run.metrics[-1]
     before, after, before_knn, after_knn = (
-        getattr(found.best(measure), measure) for measure in ("untrained_linear", "linear", "untrained_knn", "knn")
+        getattr(probed.best(measure), measure) for measure in ("untrained_linear", "linear", "untrained_knn", "knn")
     )
-    return Row(name, first["loss"], last["loss"], before, after, before_knn, after_knn, last["target_std"], seconds)
+    return DemoResult(name, first["loss"], last["loss"], before, after, before_knn, after_knn, last["target_std"], seconds)
 
 
-def _draw(model: Model, run: Run, data: str, out: Path) -> None:
+def _save_figures(model: Model, run: Run, data: str, out: Path) -> None:
     panels = (curves.LOSS, curves.STD, curves.RANK)
     figure.save(curves.draw(run.metrics, panels, 12, 4), out / "curves.png")
     sample, objective = inside.sample(model.modality, data), model.recipe.objective

@@ -1,7 +1,7 @@
-"""Speech where there is none: eSpeak NG, a small synthesizer with many voices, from the package `espeakng-loader`.
+"""Speech synthesis by eSpeak NG, a small synthesizer with many voices, from the package `espeakng-loader`.
 
-The library keeps state from one clip to the next, so clips are spoken by a process of its own: the same requests give
-the same samples, however often they are made. That process runs this file as a program.
+The library keeps state from one clip to the next, so each call runs this file in a new process: the same requests always give
+the same samples.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ _SYNCHRONOUS, _UTF8, _NO_EXIT = 2, 1, 0x8000
 
 @dataclass(frozen=True)
 class Utterance:
-    """What to say, and how."""
+    """A text to speak, and the voice."""
 
     text: str
     accent: str = "en-us"
@@ -42,19 +42,24 @@ class Utterance:
     voice: str = "m1"
     """One of VOICES."""
     rate: int = 170
-    """Words a minute, 80 to 450."""
+    """Words per minute, 80 to 450."""
     pitch: int = 50
-    """Height of the voice, 0 to 100."""
+    """Pitch of the voice, 0 to 100."""
     range: int = 50
-    """How far the melody moves, 0 (flat) to 100."""
+    """Pitch range of the intonation, 0 (flat) to 100."""
 
 
-def speak(utterances: Sequence[Utterance]) -> tuple[int, list[np.ndarray]]:
-    """Speak them all. Returns the sample rate and an int16 array (samples,) for each.
-
-    Raises UserError when the package `espeakng-loader` is missing."""
+def require_espeak() -> None:
+    """Raises UserError if the package `espeakng-loader` is not installed."""
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise UserError("speech for the demo needs the package espeakng-loader: pip install espeakng-loader")
+        raise UserError("the demo needs espeakng-loader for speech, which is not installed: pip install 'data2vec[demo]'")
+
+
+def synthesize(utterances: Sequence[Utterance]) -> tuple[int, list[np.ndarray]]:
+    """The sample rate, and an int16 array (samples,) for each utterance.
+
+    Raises UserError if the package `espeakng-loader` is not installed."""
+    require_espeak()
     request = "".join(json.dumps(asdict(utterance)) + "\n" for utterance in utterances)
     done = subprocess.run([sys.executable, "-m", __name__], input=request.encode(), capture_output=True, check=False)
     if done.returncode:
@@ -76,7 +81,7 @@ def _pack(samples: np.ndarray) -> bytes:
 
 
 def _serve() -> None:
-    """Read requests from standard input, write the rate and then the samples of each to standard output."""
+    """Read requests from standard input; write the sample rate, then the samples of each, to standard output."""
     import espeakng_loader
 
     espeak = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -92,8 +97,8 @@ def _serve() -> None:
     if rate <= 0:
         raise RuntimeError(f"no voices in {espeakng_loader.get_data_path()}")
     espeak.espeak_SetSynthCallback(collect)
-    espeak.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath is noise, and the clock has seeded it
-    spoken: list[np.ndarray] = []
+    espeak.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise is seeded by the clock otherwise
+    clips: list[np.ndarray] = []
     for utterance in (Utterance(**json.loads(line)) for line in sys.stdin.buffer):
         if espeak.espeak_SetVoiceByName(f"{utterance.accent}+{utterance.voice}".encode()):
             raise RuntimeError(f"no voice {utterance.accent}+{utterance.voice}")
@@ -101,11 +106,11 @@ def _serve() -> None:
             espeak.espeak_SetParameter(parameter, value, 0)
         text = utterance.text.encode()
         if espeak.espeak_Synth(text, len(text) + 1, 0, 1, 0, _UTF8, None, None):
-            raise RuntimeError(f"cannot say {utterance.text!r}")
+            raise RuntimeError(f"eSpeak NG cannot speak {utterance.text!r}")
         espeak.espeak_Synchronize()
-        spoken.append(np.concatenate(chunks) if chunks else np.zeros(0))
+        clips.append(np.concatenate(chunks) if chunks else np.zeros(0))
         chunks.clear()
-    sys.stdout.buffer.write(b"".join(_pack(samples) for samples in (np.array([rate]), *spoken)))
+    sys.stdout.buffer.write(b"".join(_pack(samples) for samples in (np.array([rate]), *clips)))
 
 
 if __name__ == "__main__":

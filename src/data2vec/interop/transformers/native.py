@@ -27,7 +27,7 @@ from data2vec.interop.transformers.heads import head_from_transformers, head_to_
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
 from data2vec.model import Model, blank_model
-from data2vec.model_card import card
+from data2vec.model_card import render_model_card
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
@@ -92,7 +92,9 @@ def write_native_folder(model: Model, folder: Path) -> list[str]:
         save_file(tensors, tmp / "model.safetensors", metadata={"format": "pt"})
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         write_processors(model, tmp)
-        (tmp / "README.md").write_text(card(model, library="transformers", use=usage_example(model)), encoding="utf-8")
+        (tmp / "README.md").write_text(
+            render_model_card(model, library="transformers", usage=usage_example(model)), encoding="utf-8"
+        )
     return omitted_parts(model, "the prediction head", "zero_input")
 
 

@@ -21,7 +21,7 @@ from data2vec.interop.transformers.card import omitted_parts, usage_example
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
 from data2vec.model import Model, blank_model
-from data2vec.model_card import card
+from data2vec.model_card import render_model_card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import validate_recipe
 
@@ -79,7 +79,7 @@ def write_remote_folder(model: Model, folder: Path) -> list[str]:
         shutil.copyfile(CODE, tmp / CODE.name)
         write_processors(model, tmp)
         (tmp / "README.md").write_text(
-            card(model, library="transformers", use=usage_example(model, remote=True)), encoding="utf-8"
+            render_model_card(model, library="transformers", usage=usage_example(model, remote=True)), encoding="utf-8"
         )
     return omitted_parts(model, "the decoder", "zero_every_layer")
 
