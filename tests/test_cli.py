@@ -65,7 +65,7 @@ def pretrain(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     for verb, said in (
         ("pretrain", "train.lr (0.0005)  Peak learning rate."),
-        ("probe", "probe.neighbours (10)"),
+        ("probe", "probe.knn_k (10)"),
         ("recipes", "NAME"),
         ("demo", "--out"),
         ("report", "RUN"),
@@ -101,7 +101,7 @@ def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str], tmp_
 
 
 def test_a_run_probed(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["probe", str(run), "--data", str(pictures), "--valid", str(pictures), "probe.neighbours=3", "data.workers=0"]
+    words = ["probe", str(run), "--data", str(pictures), "--valid", str(pictures), "probe.knn_k=3", "data.workers=0"]
     assert cli.main(words) == 0
     assert "untrained" in capsys.readouterr().out
 

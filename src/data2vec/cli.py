@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to measure them on (default: a fifth of --data, held out)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column that holds the label")
-    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.neighbours=20")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.knn_k=20")
 
     verb = _verb(
         verbs, "features", _features, "write what the encoder makes of files or a data set into one file", cli_help.FEATURES

@@ -69,7 +69,7 @@ examples:
   data2vec probe RUN --data labelled/                      a folder for each class; a fifth is held out
   data2vec probe RUN --data train/ --valid valid/          or given apart
   data2vec probe RUN --data a/ --valid b/ --labels speaker a column of metadata.csv in each
-  data2vec probe RUN --data train/ --valid valid/ probe.neighbours=20
+  data2vec probe RUN --data train/ --valid valid/ probe.knn_k=20
 
 settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
 """

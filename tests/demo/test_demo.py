@@ -23,7 +23,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     micro = {"images": {"data.micro_batch_size": 8}, "text": {"data.micro_batch_size": 8}}
     micro["speech"] = {"data.micro_batch_seconds": 4}
     shortened = {
-        name: replace(part, data=data[name], overrides=part.overrides | steps | tiny[name] | micro[name] | {"probe.limit": 60})
+        name: replace(
+            part, data=data[name], overrides=part.overrides | steps | tiny[name] | micro[name] | {"probe.max_examples": 60}
+        )
         for name, part in demo.demo_runs().items()
     }
     monkeypatch.setattr(demo, "demo_runs", lambda: shortened)

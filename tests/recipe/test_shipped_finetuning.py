@@ -81,7 +81,7 @@ def test_speech_of_version_1(name: str) -> None:
     found, schedule = speech(name)
     task = found.objective
     assert (found.train.steps, found.train.lr, schedule) == (steps, lr, TRI)
-    assert (task.mask.prob, task.mask.length, task.channel_mask.prob, task.fill) == (share, 10, channels, "vector")
+    assert (task.mask.prob, task.mask.length, task.channel_mask.prob, task.mask_fill) == (share, 10, channels, "vector")
     assert (found.encoder.layerdrop, task.freeze_steps) == (layerdrop, frozen)
     assert (found.data.batch_seconds, found.data.micro_batch_seconds) == (seconds, device)
 
@@ -93,7 +93,7 @@ def test_speech_of_version_2(name: str) -> None:
     task = found.objective
     expected = TRI if warmup is None else {"name": "cosine", "warmup_steps": warmup, "final_lr": 0.0}
     assert (found.train.steps, found.train.lr, schedule) == (steps, lr, expected)
-    assert (task.mask.prob, task.mask.length, task.channel_mask.prob, task.fill) == (share, length, channels, "noise")
+    assert (task.mask.prob, task.mask.length, task.channel_mask.prob, task.mask_fill) == (share, length, channels, "noise")
     assert (found.encoder.layerdrop, task.freeze_steps) == (0.1, frozen)
     assert found.data.micro_batch_seconds == pytest.approx(samples / 16000)
     assert found.data.batch_seconds == pytest.approx(devices * samples / 16000)
@@ -111,7 +111,7 @@ def test_images(name: str) -> None:
     assert train.layer_decay.below == ("decayed" if name.startswith("v1") else "full")
     assert (task.mixing.mixup, task.mixing.cutmix, task.mixing.chance) == (mixup, 1.0, chance)
     assert (task.mixing.switch, task.mixing.smoothing) == (0.5, 0.1)
-    assert (task.pool, task.norm_eps) == ("mean", 1e-6)
+    assert (task.pooling, task.norm_eps) == ("mean", 1e-6)
     assert (data.rand_augment.ops, data.rand_augment.magnitude, data.rand_augment.spread, data.erase) == (2, 9, 0.5, 0.25)
     assert (data.crop_scale, data.color_jitter, data.flip) == ((0.08, 1), 0, 0.5)
     half = (0.5, 0.5, 0.5)
@@ -127,9 +127,9 @@ def test_language(name: str, version: int) -> None:
     assert (train.steps, train.lr, found.data.batch_size) == (steps, rates[version - 1], batch)
     assert train.schedule.model_dump() == {"name": "polynomial", "warmup_steps": warmup, "power": 1.0}
     assert (train.betas, train.eps, train.weight_decay, train.clip_norm) == ((0.9, 0.98), 1e-6, 0.1, 0)
-    assert (task.pool, task.inner, task.dropout, task.metric) == ("first", "tanh", 0, metric)
+    assert (task.pooling, task.hidden_layer, task.dropout, task.metric) == ("first", "tanh", 0, metric)
     assert (found.data.second is not None) is pairs
-    assert (task.problem == "regression") is (name == "stsb") and (task.divide == 5) is (name == "stsb")
+    assert (task.problem_type == "regression") is (name == "stsb") and (task.label_scale == 5) is (name == "stsb")
 
 
 def test_sound_events() -> None:
@@ -138,7 +138,7 @@ def test_sound_events() -> None:
     assert (train.steps, train.lr, train.head_lr) == (13000, 3e-5, 2e-4)  # as in the paper
     assert train.schedule.model_dump() == {"name": "cosine", "warmup_steps": 5000, "final_lr": 0.0}
     assert (found.data.batch_seconds, task.mask.prob, task.mask.length, task.mixing.chance) == (1280, 0.45, 4, 0.7)
-    assert (task.problem, task.pool, task.metric) == ("multi_label_classification", "linear-softmax", "map")
+    assert (task.problem_type, task.pooling, task.metric) == ("multi_label_classification", "linear-softmax", "map")
     encoder = found.encoder
     assert (encoder.dropout, encoder.attention_dropout, encoder.activation_dropout, encoder.layerdrop) == (0.1, 0.2, 0.1, 0.1)
     assert found.modality.conv_grad_scale == 0

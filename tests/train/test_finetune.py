@@ -96,7 +96,7 @@ def settings(kind: str, steps: int, **more: Any) -> dict[str, Any]:
     return (
         RUN
         | BATCH[kind]
-        | {"train.steps": steps, "objective.every": steps}
+        | {"train.steps": steps, "objective.validate_every": steps}
         | {k.replace("__", "."): v for k, v in more.items()}
     )
 
@@ -136,7 +136,7 @@ def test_a_step_of_each_shipped_recipe(name: str, labelled: Path, given: dict[st
 def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where = data(labelled, "speech")
     changes = settings(
-        "speech", 150, train__lr=3e-3, objective__every=50, objective__channel_mask=None, objective__freeze_steps=5
+        "speech", 150, train__lr=3e-3, objective__validate_every=50, objective__channel_mask=None, objective__freeze_steps=5
     )
     changes |= {"objective.mask": None, "train.schedule.warmup": 0.1}
     run = data2vec.finetune("speech/ctc-v1-base-10h", given["speech-v1"], where, where, changes, tmp_path / "run")
@@ -175,7 +175,7 @@ def test_classification_learns(
 
 def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
-    changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__every=2)
+    changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__validate_every=2)
     changes |= {"train.checkpoint_every": 2, "train.keep_checkpoints": 3}
     whole = data2vec.finetune(name, given["vision-v2"], where, where, changes, tmp_path / "whole")
     shutil.copytree(whole.folder, tmp_path / "parts")
@@ -268,7 +268,7 @@ def test_mistakes_are_told(labelled: Path, given: dict[str, Path], tmp_path: Pat
         "finetune", "speech/ctc-tiny", train, "objective.label=words", *(f"{k}={v}" for k, v in RUN.items())
     )
     assert "data.train: where is the labelled training data?" in told("finetune", "speech/ctc-tiny")
-    assert "objective.fill: this model has no mask vector" in told(
+    assert "objective.mask_fill: this model has no mask vector" in told(
         "finetune", "speech/ctc-v1-base-10h", "--model", str(given["speech-v2"]), train, *words("speech")
     )
 
@@ -332,16 +332,21 @@ def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
 
 def test_what_the_head_listens_to_is_on_the_page(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     changes = settings(
-        "vision", 2, objective__frozen=True, objective__blocks=True, objective__pool="attention", log__report=True
+        "vision",
+        2,
+        objective__freeze_encoder=True,
+        objective__weighted_layers=True,
+        objective__pooling="attention",
+        log__report=True,
     )
-    changes |= {"objective.average": 0.5, "objective.balance": True}
+    changes |= {"objective.ema_decay": 0.5, "objective.balance_classes": True}
     where = data(labelled, "vision")
     run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], where, where, changes, tmp_path / "run")
     page = run.report.read_text()
     assert "Which layers the head listens to" in page and "Error rate" not in page and "Scores" in page
     one, two = data2vec.load(run.folder), data2vec.load(given["vision-v2"])
     assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
-    with pytest.raises(UserError, match=r"head\.blocks: 2 has no place in the form of transformers"):
+    with pytest.raises(UserError, match=r"head\.weighted_layers: 2 has no place in the form of transformers"):
         data2vec.convert(run.folder, tmp_path / "hf", "transformers")
 
 

@@ -50,7 +50,7 @@ def convert(
     given = replace(given, source=source or given.source, license=license or given.license)
     if given.head is not None and to != "data2vec":
         settings = given.head.settings
-        odd = {"blocks": settings.blocks, "pool": getattr(settings, "pool", None)}
+        odd = {"weighted_layers": settings.weighted_layers, "pooling": getattr(settings, "pooling", None)}
         for key, value in odd.items():
             if value not in (None, "mean", "first"):
                 raise UserError(f"head.{key}: {value} has no place in the form of {to}; only --to data2vec keeps it")

@@ -21,7 +21,7 @@ Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 class HeadSettings(Settings):
     """Settings that all heads share."""
 
-    blocks: Annotated[int, Field(gt=0)] | None = None
+    weighted_layers: Annotated[int, Field(gt=0)] | None = None
     """Number of blocks, if the head reads a learned weighted sum of all block outputs (SUPERB); None: the encoder's output."""
 
 
@@ -39,16 +39,18 @@ class ClassifierSettings(HeadSettings):
     name: Literal["classifier"] = "classifier"
     labels: Labels
     """What each logit stands for; for a regression, the name of the number."""
-    problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
+        "single_label_classification"
+    )
     """The kind of labels, by the name that transformers uses."""
-    pool: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
+    pooling: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
     """How positions are pooled: their mean, without extra tokens; the first position; or a mean with attention weights from a
     learned query. linear-softmax pools the probabilities of each position instead: confident positions weigh more."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on the pooled vector (BEiT: fc_norm); None: no norm."""
-    inner: Literal["linear", "tanh"] | None = None
+    hidden_layer: Literal["linear", "tanh"] | None = None
     """A linear layer before the output layer, plain or followed by tanh (RoBERTa); None: no such layer."""
-    inner_width: Annotated[int, Field(gt=0)] | None = None
+    hidden_width: Annotated[int, Field(gt=0)] | None = None
     """Output width of that layer; None: the encoder's width."""
 
 
@@ -60,7 +62,7 @@ class BlockMixingHead(nn.Module):
 
     def __init__(self, settings: HeadSettings):
         super().__init__()
-        self.mix = nn.Parameter(torch.zeros(settings.blocks)) if settings.blocks else None
+        self.mix = nn.Parameter(torch.zeros(settings.weighted_layers)) if settings.weighted_layers else None
 
     def combine(self, states: Sequence[Tensor]) -> Tensor:
         """One sequence (B, T, D) of the `encoder_states`: with a mix, their weighted sum, each layer-normalised (SUPERB)."""
@@ -91,24 +93,24 @@ class Classifier(BlockMixingHead):
     def __init__(self, settings: ClassifierSettings, width: int):
         super().__init__(settings)
         self.settings = settings
-        self.query = nn.Linear(width, 1) if settings.pool == "attention" else None
+        self.query = nn.Linear(width, 1) if settings.pooling == "attention" else None
         self.norm = nn.LayerNorm(width, settings.norm_eps) if settings.norm_eps else nn.Identity()
-        inner = (settings.inner_width or width) if settings.inner else width
-        self.inner = nn.Linear(width, inner) if settings.inner else nn.Identity()
-        self.out = nn.Linear(inner, len(settings.labels))
-        for linear in (part for part in (self.inner, self.out) if isinstance(part, nn.Linear)):
+        hidden = (settings.hidden_width or width) if settings.hidden_layer else width
+        self.hidden = nn.Linear(width, hidden) if settings.hidden_layer else nn.Identity()
+        self.out = nn.Linear(hidden, len(settings.labels))
+        for linear in (part for part in (self.hidden, self.out) if isinstance(part, nn.Linear)):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        pool = self.settings.pool
-        y = self.inner(self.norm(x if pool == "linear-softmax" else self._pool(x, padding)))
-        logits = self.out(y.tanh() if self.settings.inner == "tanh" else y)
-        return linear_softmax(logits, padding) if pool == "linear-softmax" else logits
+        pooling = self.settings.pooling
+        y = self.hidden(self.norm(x if pooling == "linear-softmax" else self._pool(x, padding)))
+        logits = self.out(y.tanh() if self.settings.hidden_layer == "tanh" else y)
+        return linear_softmax(logits, padding) if pooling == "linear-softmax" else logits
 
     def _pool(self, x: Tensor, padding: Tensor | None) -> Tensor:
         if self.query is None:
-            return x[:, 0] if self.settings.pool == "first" else mean_pool(x, padding)
+            return x[:, 0] if self.settings.pooling == "first" else mean_pool(x, padding)
         scores = self.query(x)[..., 0]
         scores = scores if padding is None else scores.masked_fill(padding, float("-inf"))
         return (scores.softmax(-1)[..., None] * x).sum(-2)

@@ -19,9 +19,9 @@ class ProbeSettings(Settings):
     """Labelled data of the same form, on which accuracy is measured; none: a fifth of `data` is held out for it."""
     label: str = "label"
     """The column that holds the label."""
-    neighbours: Annotated[int, Field(gt=0)] = 10
+    knn_k: Annotated[int, Field(gt=0)] = 10
     """k of the nearest-neighbour classifier (cosine distance)."""
-    limit: Annotated[int, Field(gt=0)] = 10000
+    max_examples: Annotated[int, Field(gt=0)] = 10000
     """At most this many examples of `data`, and as many of `valid`, drawn with the run's seed."""
     every: Annotated[int, Field(gt=0)] = 1000
     """Optimizer steps between probes while training; the first and the last step are always probed."""
@@ -36,12 +36,12 @@ class SupervisedSettings(Settings):
     """The column that holds what is to be told."""
     freeze_steps: Annotated[int, Field(ge=0)] = 0
     """For so many steps only the head learns (fairseq: freeze_finetune_updates); without a model, none."""
-    frozen: bool = False
+    freeze_encoder: bool = False
     """Only the head learns, all the time: what the encoder's features are worth as they are."""
-    blocks: bool = False
+    weighted_layers: bool = False
     """The head is given a learned weighted sum of all blocks' outputs, in place of the last one's (SUPERB); the report shows
     the weights."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a moving average of all weights, which is what is validated and kept, such as 0.9999; 0: none."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """On the vectors that the head is given (fairseq: final_dropout)."""
@@ -49,10 +49,10 @@ class SupervisedSettings(Settings):
     """Spans of positions that are hidden in training; without, none are."""
     channel_mask: SpanMask | None = None
     """Spans of channels that are set to zero in training, in all positions of an input."""
-    fill: Literal["vector", "noise", "zero"] = "vector"
+    mask_fill: Literal["vector", "noise", "zero"] = "vector"
     """What stands at hidden positions: the model's mask vector; or normal noise of standard deviation 0.01; or zeros. Version 2
     has no mask vector."""
-    every: Annotated[int, Field(gt=0)] = 500
+    validate_every: Annotated[int, Field(gt=0)] = 500
     """Optimizer steps between validations; the last step is always validated, and the best model is kept."""
 
 
@@ -107,20 +107,22 @@ class ClassificationSettings(SupervisedSettings):
 
     name: Literal["classify"] = "classify"
     """The task: one answer an input."""
-    problem: Literal["single_label_classification", "multi_label_classification", "regression"] = "single_label_classification"
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
+        "single_label_classification"
+    )
     """One class; or any number of them (several labels in a column are separated by | or ,); or a number."""
-    pool: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
+    pooling: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
     """The vector of an input: the mean over its positions; the first position's (text); or a mean with weights by a learned
     query. With linear-softmax every position has logits of its own, and confident ones count for more (AudioSet)."""
-    balance: bool = False
+    balance_classes: bool = False
     """Examples of rare classes are repeated until every class is about as frequent as the commonest, 100 times at most."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on it; without one, there is none."""
-    inner: Literal["linear", "tanh"] | None = None
+    hidden_layer: Literal["linear", "tanh"] | None = None
     """A matrix before the one to the classes, plain or followed by tanh (text)."""
     mixing: PictureMixing | WaveMixing | None = None
     """Inputs of a batch mixed with one another in training, pictures or waveforms, and their labels with them."""
-    divide: Annotated[float, Field(gt=0)] = 1.0
+    label_scale: Annotated[float, Field(gt=0)] = 1.0
     """With regression: numbers are divided by this for training (STS-B: 5)."""
     metric: Literal["accuracy", "matthews", "f1", "accuracy_f1", "pearson_spearman", "map", "mean_squared_error"] = "accuracy"
     """By which the best model is chosen."""

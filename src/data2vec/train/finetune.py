@@ -85,14 +85,14 @@ class Finetuning(Training):
         values = read_labels(examples, task.label, where)
         known = None if self.given is None or self.given.head is None else self.given.head.settings
         targets = targets_from_labels([value for value in values if value is not None], task, known)
-        if task.blocks:
-            targets.head = targets.head.model_copy(update={"blocks": recipe.encoder.layers})
+        if task.weighted_layers:
+            targets.head = targets.head.model_copy(update={"weighted_layers": recipe.encoder.layers})
         self.targets = targets
         indices, labels = encode_labels(values, self.targets, where)
         if task.name == "ctc":
             positions = np.floor(examples.costs[indices] / (modality.seconds_per_position or 1) + 1e-6)
             warn_long_transcripts(indices, labels, positions, where)
-        if getattr(task, "balance", False):
+        if getattr(task, "balance_classes", False):
             repeats = balancing_repeats(labels)
             indices, labels = (
                 np.repeat(indices, repeats),
@@ -125,7 +125,7 @@ class Finetuning(Training):
         task, valid = self.recipe.objective, self.recipe.data.valid
         assert isinstance(task, SupervisedSettings)
         if valid is None:
-            return None, task.every
+            return None, task.validate_every
         recipe = load_recipe(self.recipe, {"data.streaming": False})
         modality = recipe.build_modality()
         eval_set = load_eval_set(modality, valid, self.targets, task.label)
@@ -140,7 +140,7 @@ class Finetuning(Training):
             scores, _ = compute_scores(predictions, copy.head, eval_set, self.process, task)
             return {f"valid_{name}": value for name, value in scores.items()}
 
-        return validate, task.every
+        return validate, task.validate_every
 
     def _measure(self, probe: Any) -> dict[str, Any]:
         """Validate, and write the model where it is the best one so far."""

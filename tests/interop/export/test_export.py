@@ -24,7 +24,7 @@ from data2vec.recipe.loading import load_recipe
 onnxruntime = pytest.importorskip("onnxruntime")
 LABELS = ("ä", "b", "c")
 CTC, CLASSIFIER = CTCSettings(labels=LABELS), ClassifierSettings(labels=LABELS)
-FIRST = ClassifierSettings(labels=LABELS, pool="first")
+FIRST = ClassifierSettings(labels=LABELS, pooling="first")
 SMALL = {"encoder.width": 32, "encoder.layers": 2, "encoder.ffn_width": 48}
 SHORT = {"modality.conv_layers": [[16, 10, 5], [16, 3, 2]]}
 """A front-end with 20 samples in a position, and a position each 10."""

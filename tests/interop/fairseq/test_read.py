@@ -283,7 +283,7 @@ def test_image_classifier_is_read(tmp_path: Path) -> None:
     head = norm("fc_norm") | affine("head", 10, WIDTH)
     model = data2vec.load(save(tmp_path, fine_tuned("vision2", head, "model.", prediction_mode="MEAN_POOLING")))
     settings = model.head.settings
-    assert (settings.pool, settings.norm_eps, settings.inner, len(settings.labels)) == ("mean", 1e-6, None, 10)
+    assert (settings.pooling, settings.norm_eps, settings.hidden_layer, len(settings.labels)) == ("mean", 1e-6, None, 10)
     assert model.recipe.modality.mean[0] == 0.485
     for mode in ("CLS_TOKEN", 3):
         with pytest.raises(UserError, match="prediction_mode"):
@@ -312,12 +312,17 @@ def test_sentence_classifier_is_read(tmp_path: Path, caplog: pytest.LogCaptureFi
     for name, prefix in (("text1", ""), ("text2", "model.")):
         model = data2vec.load(save(tmp_path, fine_tuned(name, head("mnli", 3), prefix)))
         settings = model.head.settings
-        assert (settings.pool, settings.inner, settings.inner_width, settings.norm_eps) == ("first", "tanh", None, None)
-        assert (len(settings.labels), settings.problem) == (3, "single_label_classification")
+        assert (settings.pooling, settings.hidden_layer, settings.hidden_width, settings.norm_eps) == (
+            "first",
+            "tanh",
+            None,
+            None,
+        )
+        assert (len(settings.labels), settings.problem_type) == (3, "single_label_classification")
         assert torch.equal(numbers(model.encoder.state_dict()), numbers(random(ENCODERS[name], half=True)))
         assert model.recipe.encoder.heads == 4
     model = data2vec.load(save(tmp_path, fine_tuned("text1", head("stsb", 1, 48) | head("other", 2))))
-    assert (model.head.settings.problem, model.head.settings.inner_width) == ("regression", 48)
+    assert (model.head.settings.problem_type, model.head.settings.hidden_width) == ("regression", 48)
     assert "has heads stsb, other; using stsb" in caplog.text
 
 

@@ -104,8 +104,12 @@ HEADS: list[tuple[str, Any, dict[str, Any]]] = [
     ("speech/v2-large", CTCSettings(labels=LETTERS), {}),
     ("vision/v2-base", ClassifierSettings(labels=("label 0", "label 1"), norm_eps=1e-6), {}),
     ("vision/v2-large", ClassifierSettings(labels=("label 0", "label 1")), {}),
-    ("text/v1-base", ClassifierSettings(labels=("label 0", "label 1"), pool="first", inner="tanh"), {}),
-    ("text/v2-base", ClassifierSettings(labels=("label 0",), problem="regression", pool="first", inner="tanh"), {}),
+    ("text/v1-base", ClassifierSettings(labels=("label 0", "label 1"), pooling="first", hidden_layer="tanh"), {}),
+    (
+        "text/v2-base",
+        ClassifierSettings(labels=("label 0",), problem_type="regression", pooling="first", hidden_layer="tanh"),
+        {},
+    ),
     ("vision/v1-base", ClassifierSettings(labels=("label 0", "label 1"), norm_eps=1e-6),
      {"modality__mean": [0.5] * 3, "modality__std": [0.5] * 3, "modality__position_tables": 2, "modality__mask_vector": False,
       "encoder__final_norm": False}),
@@ -127,10 +131,16 @@ def test_fine_tuned_model_survives_the_round_trip(name: str, head: Any, more: di
 
 
 def test_lost_parts_are_listed(tmp_path: Path) -> None:
-    labels = ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6, problem="multi_label_classification")
+    labels = ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6, problem_type="multi_label_classification")
     model = replace(trained(small("vision/v2-base"), labels), source="somewhere", license="mit")
     told = "\n".join(write_fairseq_checkpoint(model, tmp_path / "a.pt"))
-    for each in ("labels of its head", "head.problem: multi_label", "its source: somewhere", "its license: mit", "the teacher"):
+    for each in (
+        "labels of its head",
+        "head.problem_type: multi_label",
+        "its source: somewhere",
+        "its license: mit",
+        "the teacher",
+    ):
         assert each in told
     model = trained(small("speech/v1-base"), CTCSettings(labels=("-", *"abcd")))
     assert "the first four must be <s>" in "\n".join(write_fairseq_checkpoint(model, tmp_path / "b.pt"))
@@ -147,14 +157,14 @@ def test_lost_parts_are_listed(tmp_path: Path) -> None:
         ("vision/v1-base", ClassifierSettings(labels=("a", "b")), "head.norm_eps: None is not supported by"),
         (
             "vision/v2-base",
-            ClassifierSettings(labels=("a", "b"), pool="first"),
-            "head.pool: 'first' is not supported by",
+            ClassifierSettings(labels=("a", "b"), pooling="first"),
+            "head.pooling: 'first' is not supported by",
         ),
-        ("text/v1-base", ClassifierSettings(labels=("a", "b")), r"head\.(pool|inner): .* is not supported by"),
+        ("text/v1-base", ClassifierSettings(labels=("a", "b")), r"head\.(pooling|hidden_layer): .* is not supported by"),
         (
             "text/v1-base",
-            ClassifierSettings(labels=("a",), pool="first", inner="tanh"),
-            "head.problem: .* is a regression",
+            ClassifierSettings(labels=("a",), pooling="first", hidden_layer="tanh"),
+            "head.problem_type: .* is a regression",
         ),
     ],
 )

@@ -40,9 +40,9 @@ HEADS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
         "speech",
         "Data2VecAudioForSequenceClassification",
         {"modality.mask_vector": False},
-        ClassifierSettings(labels=THREE, inner="linear", inner_width=24),
+        ClassifierSettings(labels=THREE, hidden_layer="linear", hidden_width=24),
     ),
-    "square": ("speech", "Data2VecAudioForSequenceClassification", {}, ClassifierSettings(labels=THREE, inner="linear")),
+    "square": ("speech", "Data2VecAudioForSequenceClassification", {}, ClassifierSettings(labels=THREE, hidden_layer="linear")),
     "vision": ("vision", "Data2VecVisionModel", {}, None),
     "unnormed": ("vision", "Data2VecVisionModel", {**POOLED, "encoder.layer_scale": None, "modality.mask_vector": False}, None),
     "pictures": ("vision", "Data2VecVisionForImageClassification", POOLED, ClassifierSettings(labels=THREE, norm_eps=1e-6)),
@@ -50,20 +50,20 @@ HEADS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
         "vision",
         "Data2VecVisionForImageClassification",
         {**POOLED, "modality.position_tables": 3},
-        ClassifierSettings(labels=THREE, norm_eps=1e-6, problem="multi_label_classification"),
+        ClassifierSettings(labels=THREE, norm_eps=1e-6, problem_type="multi_label_classification"),
     ),
     "text": ("text", "Data2VecTextModel", {}, None),
     "sentences": (
         "text",
         "Data2VecTextForSequenceClassification",
         {},
-        ClassifierSettings(labels=THREE, pool="first", inner="tanh", inner_width=32),
+        ClassifierSettings(labels=THREE, pooling="first", hidden_layer="tanh", hidden_width=32),
     ),
     "score": (
         "text",
         "Data2VecTextForSequenceClassification",
         {},
-        ClassifierSettings(labels=("likeness",), pool="first", inner="tanh", problem="regression"),
+        ClassifierSettings(labels=("likeness",), pooling="first", hidden_layer="tanh", problem_type="regression"),
     ),
 }
 EVERY = pytest.mark.parametrize("which", HEADS)
@@ -179,8 +179,8 @@ def test_nothing_is_lost_there_and_back(which: str, tokenizer: Path, tmp_path: P
 
 def test_an_inner_matrix_that_does_nothing_is_kept_where_it_is_ours(tokenizer: Path, tmp_path: Path) -> None:
     model = make("square", tokenizer)
-    model.head.inner.weight.copy_(torch.eye(32))  # type: ignore[union-attr, operator]
-    model.head.inner.bias.zero_()  # type: ignore[union-attr, operator]
+    model.head.hidden.weight.copy_(torch.eye(32))  # type: ignore[union-attr, operator]
+    model.head.hidden.bias.zero_()  # type: ignore[union-attr, operator]
     write_transformers_folder(model, tmp_path / "theirs")
     same(model, data2vec.load(tmp_path / "theirs"))
 
@@ -361,17 +361,22 @@ def test_a_setting_that_transformers_cannot_have(modality: str, key: str, value:
 @pytest.mark.parametrize(
     ("modality", "changes", "head", "message"),
     [
-        ("speech", {}, ClassifierSettings(labels=THREE, pool="first"), "head.pool: first"),
-        ("speech", {}, ClassifierSettings(labels=THREE, inner="tanh"), "head.inner: tanh"),
+        ("speech", {}, ClassifierSettings(labels=THREE, pooling="first"), "head.pooling: first"),
+        ("speech", {}, ClassifierSettings(labels=THREE, hidden_layer="tanh"), "head.hidden_layer: tanh"),
         ("speech", {}, ClassifierSettings(labels=THREE, norm_eps=1e-5), "head.norm_eps: 1e-05"),
-        ("speech", {}, ClassifierSettings(labels=("yes",)), "head.problem: single_label_classification"),
+        ("speech", {}, ClassifierSettings(labels=("yes",)), "head.problem_type: single_label_classification"),
         ("text", {}, CTCSettings(labels=THREE), "head.name: ctc"),
-        ("text", {}, ClassifierSettings(labels=THREE, inner="tanh"), "head.pool: mean"),
-        ("text", {}, ClassifierSettings(labels=THREE, pool="first"), "head.inner: null"),
-        ("text", {}, ClassifierSettings(labels=THREE, pool="first", inner="tanh", inner_width=8), "head.inner_width: 8"),
+        ("text", {}, ClassifierSettings(labels=THREE, hidden_layer="tanh"), "head.pooling: mean"),
+        ("text", {}, ClassifierSettings(labels=THREE, pooling="first"), "head.hidden_layer: null"),
+        (
+            "text",
+            {},
+            ClassifierSettings(labels=THREE, pooling="first", hidden_layer="tanh", hidden_width=8),
+            "head.hidden_width: 8",
+        ),
         ("vision", POOLED, ClassifierSettings(labels=THREE), "head.norm_eps: null"),
         ("vision", POOLED, ClassifierSettings(labels=THREE, norm_eps=1e-5), "head.norm_eps: 1e-05"),
-        ("vision", POOLED, ClassifierSettings(labels=THREE, norm_eps=1e-6, inner="linear"), "head.inner: linear"),
+        ("vision", POOLED, ClassifierSettings(labels=THREE, norm_eps=1e-6, hidden_layer="linear"), "head.hidden_layer: linear"),
         ("vision", {}, ClassifierSettings(labels=THREE, norm_eps=1e-6), "encoder.final_norm: true"),
     ],
 )

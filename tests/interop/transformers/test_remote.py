@@ -45,11 +45,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 HEADS = {
     "ctc": ("speech", CTCSettings(labels=("<pad>", "|", "E", "T", "A"))),
-    "audio": ("speech", ClassifierSettings(labels=("yes", "no", "up"), pool="mean", inner="linear", inner_width=8)),
-    "first": ("speech-tokens", ClassifierSettings(labels=("yes", "no", "up"), pool="first")),
+    "audio": ("speech", ClassifierSettings(labels=("yes", "no", "up"), pooling="mean", hidden_layer="linear", hidden_width=8)),
+    "first": ("speech-tokens", ClassifierSettings(labels=("yes", "no", "up"), pooling="first")),
     "image": ("vision", ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6)),
-    "text": ("text", ClassifierSettings(labels=("score",), pool="first", inner="tanh", problem="regression")),
-    "many": ("text-pre", ClassifierSettings(labels=("a", "b"), problem="multi_label_classification")),
+    "text": ("text", ClassifierSettings(labels=("score",), pooling="first", hidden_layer="tanh", problem_type="regression")),
+    "many": ("text-pre", ClassifierSettings(labels=("a", "b"), problem_type="multi_label_classification")),
 }
 AUTO = {"ctc": "CTC", "audio": "AudioClassification", "first": "AudioClassification", "image": "ImageClassification"}
 AUTO |= {"text": "SequenceClassification", "many": "SequenceClassification"}
@@ -227,13 +227,13 @@ def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: P
     tuned = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "model", trust_remote_code=True, id2label={0: "bad", 1: "good", 2: "so so"}
     )
-    assert {float(x.detach().std()) > 0 for x in (tuned.head.out.weight, tuned.head.inner.weight)} == {True}
+    assert {float(x.detach().std()) > 0 for x in (tuned.head.out.weight, tuned.head.hidden.weight)} == {True}
     with torch.no_grad():
         tuned.encoder.transformer.blocks[0].ffn[0].bias.add_(1)
     tuned.save_pretrained(tmp_path / "tuned")
     back = read_remote_folder(tmp_path / "tuned")
     assert back.head is not None
-    assert back.head.settings == ClassifierSettings(labels=("bad", "good", "so so"), pool="first", inner="tanh")
+    assert back.head.settings == ClassifierSettings(labels=("bad", "good", "so so"), pooling="first", hidden_layer="tanh")
     assert back.recipe == model.recipe
     ours, given = batch("text", padded=True)
     with torch.no_grad():

@@ -36,7 +36,7 @@ def test_classes_are_in_the_order_of_their_numbers() -> None:
 
 
 def test_several_classes() -> None:
-    found = targets_from_labels(["dog|rain", "rain"], ClassificationSettings(problem="multi_label_classification"))
+    found = targets_from_labels(["dog|rain", "rain"], ClassificationSettings(problem_type="multi_label_classification"))
     assert found.head.labels == ("dog", "rain")
     assert found.collate([found.encode("rain, dog"), found.encode("rain")]).tolist() == [[1, 1], [0, 1]]
     assert split_labels(["a", "b"]) == split_labels("a;b") == split_labels(" a | b ") == ["a", "b"]
@@ -65,7 +65,7 @@ def test_labels_that_cannot_be_used_are_counted(caplog: pytest.LogCaptureFixture
 
 
 def test_numbers() -> None:
-    found = targets_from_labels([0.5, 5], ClassificationSettings(problem="regression", label="score"))
+    found = targets_from_labels([0.5, 5], ClassificationSettings(problem_type="regression", label="score"))
     assert found.head.labels == ("score",) and found.collate([found.encode("2.5")]).tolist() == [2.5]
     with pytest.raises(ValueError, match="nan"):
         found.encode("nan")

@@ -53,10 +53,10 @@ def test_classification_losses() -> None:
     logits = torch.tensor([[2.0, -1.0]])
     one = classification_loss(logits, torch.tensor([0]), ClassificationSettings())
     assert one.item() == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5)
-    many = ClassificationSettings(problem="multi_label_classification")
+    many = ClassificationSettings(problem_type="multi_label_classification")
     both = classification_loss(logits, torch.tensor([[1.0, 1.0]]), many)
     assert both.item() == pytest.approx(math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1)), rel=1e-5)
-    number = ClassificationSettings(problem="regression", divide=5)
+    number = ClassificationSettings(problem_type="regression", label_scale=5)
     assert classification_loss(logits[:, :1], torch.tensor([5.0]), number).item() == pytest.approx(1)
     mixed = classification_loss(logits, torch.tensor([[0.25, 0.75]]), ClassificationSettings())
     assert mixed.item() == pytest.approx(one.item() + 0.75 * 3, rel=1e-5)
@@ -75,7 +75,7 @@ def test_only_the_head_learns_while_frozen() -> None:
 
 @pytest.mark.parametrize("fill", ["vector", "noise", "zero"])
 def test_what_is_hidden_reaches_nothing(fill: str) -> None:
-    this = model(RecognitionSettings.model_validate({"mask": SPANS, "channel_mask": SPANS, "fill": fill}))
+    this = model(RecognitionSettings.model_validate({"mask": SPANS, "channel_mask": SPANS, "mask_fill": fill}))
     x = torch.randn(2, 8, 32, requires_grad=True)
     mask, channels = torch.rand(2, 8) < 0.5, torch.rand(2, 32) < 0.3
     y = this._apply_masks(x, LabelledBatch(x, labels=torch.zeros(len(x)), mask=mask, channel_mask=channels))
@@ -88,15 +88,15 @@ def test_what_is_hidden_reaches_nothing(fill: str) -> None:
 
 def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
     settings = RecognitionSettings.model_validate({"mask": SPANS})
-    with pytest.raises(UserError, match=r"objective\.fill"):
+    with pytest.raises(UserError, match=r"objective\.mask_fill"):
         model(settings, "speech/v2-tiny")
 
 
 def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
-    settings = ClassificationSettings(frozen=True, blocks=True)
+    settings = ClassificationSettings(freeze_encoder=True, weighted_layers=True)
     recipe = load_recipe("speech/v1-tiny", SMALL)
     encoder = build_encoder(recipe.build_modality(), recipe.encoder)
-    this = SupervisedObjective(encoder, build_head(ClassifierSettings(labels=("a", "b"), blocks=2), 32), settings)
+    this = SupervisedObjective(encoder, build_head(ClassifierSettings(labels=("a", "b"), weighted_layers=2), 32), settings)
     batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([0, 1]))
     this(batch).loss.backward()
     assert all(p.grad is None for p in this.student.parameters())
@@ -108,7 +108,7 @@ def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
 
 
 def test_the_average_of_the_weights_follows() -> None:
-    this = model(RecognitionSettings(average=0.9))
+    this = model(RecognitionSettings(ema_decay=0.9))
     assert this.average is not None and this.best_weights_prefix == "average."
     weight, mean = this.head.out.weight, this.average["head"].out.weight
     start = weight.detach().clone()
@@ -123,7 +123,7 @@ def test_the_average_of_the_weights_follows() -> None:
 def test_attention_and_linear_softmax_leave_padding_out() -> None:
     torch.manual_seed(0)
     for pool in ("attention", "linear-softmax", "mean"):
-        head = build_head(ClassifierSettings.model_validate({"labels": ["a", "b"], "pool": pool}), 8)
+        head = build_head(ClassifierSettings.model_validate({"labels": ["a", "b"], "pooling": pool}), 8)
         x = torch.randn(1, 6, 8)
         padding = torch.arange(6)[None] >= 4
         torch.testing.assert_close(head(x, padding), head(x[:, :4]))

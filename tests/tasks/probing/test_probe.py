@@ -97,9 +97,9 @@ def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path,
 
 
 def test_the_limit_holds_for_either_side(vision: Model, data: tuple[Path, Path]) -> None:
-    found = probe(vision, *data, overrides={"probe.limit": 15})
+    found = probe(vision, *data, overrides={"probe.max_examples": 15})
     assert (found.train, found.valid) == (15, 12)
-    found = probe(vision, *data, overrides={"probe.limit": 10})
+    found = probe(vision, *data, overrides={"probe.max_examples": 10})
     assert (found.train, found.valid) == (10, 10)
 
 

@@ -159,8 +159,8 @@ class VisionGraph(Graph):
 def build(model: Model) -> Graph:
     """The graph of a model, with a copy of its weights. Raises UserError for a modality whose raw input is not known, and for a
     head on a sum of blocks."""
-    if model.head is not None and model.head.settings.blocks is not None:
-        raise UserError("head.blocks: a head on a sum of blocks cannot be exported")
+    if model.head is not None and model.head.settings.weighted_layers is not None:
+        raise UserError("head.weighted_layers: a head on a sum of blocks cannot be exported")
     for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph)):
         if type(model.modality) is modality:
             return graph(model)

@@ -84,10 +84,10 @@ def _norm_order(config: FairseqConfig, flags: Mapping[str, str]) -> list[str]:
     return [norm for flag, norm in flags.items() if config.get(flag)]
 
 
-def mlp_ratio(width: int, inner_width: int) -> float:
+def mlp_ratio(width: int, hidden_width: int) -> float:
     """The `mlp_ratio` from which the official code computes exactly this inner width."""
-    exact = inner_width / width
-    return exact if int(width * exact) == inner_width else math.nextafter(exact, math.inf)
+    exact = hidden_width / width
+    return exact if int(width * exact) == hidden_width else math.nextafter(exact, math.inf)
 
 
 def _norm_flags(flags: Mapping[str, str], norms: tuple[str, ...]) -> FairseqConfig:

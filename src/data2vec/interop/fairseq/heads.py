@@ -29,7 +29,7 @@ UNSUPPORTED_PREDICTION_MODES = {"CLS_TOKEN": "CLS_TOKEN", "LIN_SOFTMAX": "LIN_SO
 def sentence_table(head_name: str) -> Table:
     """The key table of a sentence classifier of this name."""
     root = f"classification_heads.{head_name}"
-    return {**affine("inner", f"{root}.dense"), **affine("out", f"{root}.out_proj")}
+    return {**affine("hidden", f"{root}.dense"), **affine("out", f"{root}.out_proj")}
 
 
 def head_of_checkpoint(checkpoint: FairseqCheckpoint) -> tuple[HeadSettings, Table] | None:
@@ -72,7 +72,7 @@ def _image_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Tabl
     if "head.weight" not in checkpoint.head:
         raise UserError(f"{checkpoint.path}: weights are missing: head.weight")
     labels = _numbered_labels(len(checkpoint.head["head.weight"]))
-    return ClassifierSettings(labels=labels, pool="mean", norm_eps=1e-6 if has_norm else None), IMAGE_TABLE
+    return ClassifierSettings(labels=labels, pooling="mean", norm_eps=1e-6 if has_norm else None), IMAGE_TABLE
 
 
 def _sentence_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Table]:
@@ -85,13 +85,13 @@ def _sentence_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, T
     dense, out = (head.get(f"classification_heads.{names[0]}.{part}.weight") for part in ("dense", "out_proj"))
     if dense is None or out is None:
         raise UserError(f"{path}: weights are missing: classification_heads.{names[0]}.dense or .out_proj")
-    inner_width, width = dense.shape
+    hidden_width, width = dense.shape
     settings = ClassifierSettings(
         labels=_numbered_labels(len(out)),
-        problem="regression" if len(out) == 1 else "single_label_classification",
-        pool="first",
-        inner="tanh",
-        inner_width=None if inner_width == width else inner_width,
+        problem_type="regression" if len(out) == 1 else "single_label_classification",
+        pooling="first",
+        hidden_layer="tanh",
+        hidden_width=None if hidden_width == width else hidden_width,
     )
     return settings, sentence_table(names[0])
 
@@ -120,22 +120,22 @@ def head_to_fairseq(family: Family, head: HeadSettings) -> FairseqHead:
         stored = FairseqHead(CTC_TABLE, {"_name": "wav2vec_ctc", "w2v_path": ""}, "w2v_encoder.w2v_model.")
     elif family.modality == "vision":
         eps = 1e-6 if family == BEIT or getattr(head, "norm_eps", None) else None
-        official = ClassifierSettings(labels=head.labels, pool="mean", norm_eps=eps)
+        official = ClassifierSettings(labels=head.labels, pooling="mean", norm_eps=eps)
         stored = FairseqHead(IMAGE_TABLE, {"_name": "mae_image_classification", "use_fc_norm": eps is not None}, "model.")
     else:
-        official = ClassifierSettings(labels=head.labels, pool="first", inner="tanh")
+        official = ClassifierSettings(labels=head.labels, pooling="first", hidden_layer="tanh")
         stored = FairseqHead(sentence_table(GLUE_HEAD), {"_name": "data2vec_text_classification"}, "model.")
-    stored_elsewhere = {"labels", "problem", "inner_width"}
+    stored_elsewhere = {"labels", "problem_type", "hidden_width"}
     ours, theirs = head.model_dump(exclude=stored_elsewhere), official.model_dump(exclude=stored_elsewhere)
     for key in ours | theirs:
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"head.{key}: {ours.get(key)!r} is not supported by the official {family} model; it has {theirs.get(key)!r}"
             )
-    problem = getattr(head, "problem", None)
+    problem = getattr(head, "problem_type", None)
     if family.modality == "text" and (problem == "regression") != (len(head.labels) == 1):
         raise UserError(
-            f"head.problem: {problem!r} with {len(head.labels)} labels is not supported by the official {family} model; "
+            f"head.problem_type: {problem!r} with {len(head.labels)} labels is not supported by the official {family} model; "
             "there one label is a regression, several are not"
         )
     prefix = "" if family.version == 1 and family.modality != "speech" else stored.encoder_prefix

@@ -153,7 +153,7 @@ def _write_files_beside(model: Model, path: Path) -> list[str]:
             lost.append(f"the labels of its head: a different {DICTIONARY} exists")
     elif head is not None:
         lost.append("the labels of its head")
-        lost += [f"head.problem: {head.problem}"] if head.problem == "multi_label_classification" else []
+        lost += [f"head.problem_type: {head.problem_type}"] if head.problem_type == "multi_label_classification" else []
     tokenizer = getattr(model.modality, "tokenizer", None)
     if tokenizer is not None and not _write_if_absent(path.with_name("tokenizer.json"), tokenizer.to_str(pretty=True)):
         lost.append("its tokenizer: a different tokenizer.json exists")

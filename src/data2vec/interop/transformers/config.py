@@ -157,7 +157,7 @@ FAMILIES = (
         table=AUDIO,
         heads={
             "ctc": ("ForCTC", affine("out", "lm_head")),
-            "classifier": ("ForSequenceClassification", affine("inner", "projector") | affine("out", "classifier")),
+            "classifier": ("ForSequenceClassification", affine("hidden", "projector") | affine("out", "classifier")),
         },
         fields={
             **_SIZES,
@@ -185,7 +185,7 @@ FAMILIES = (
         heads={
             "classifier": (
                 "ForSequenceClassification",
-                affine("inner", "classifier.dense") | affine("out", "classifier.out_proj"),
+                affine("hidden", "classifier.dense") | affine("out", "classifier.out_proj"),
             )
         },
         fields={

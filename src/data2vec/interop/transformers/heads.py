@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "speech": {"pool": "mean", "norm_eps": None, "inner": None},
-    "text": {"pool": "first", "norm_eps": None, "inner": "tanh"},
-    "vision": {"pool": "mean", "inner": None},
+    "speech": {"pooling": "mean", "norm_eps": None, "hidden_layer": None},
+    "text": {"pooling": "first", "norm_eps": None, "hidden_layer": "tanh"},
+    "vision": {"pooling": "mean", "hidden_layer": None},
 }
 """What their classifiers have built in."""
 
@@ -40,15 +40,15 @@ def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, dict[
         ids = {f"{kind}_token_id": _index(settings.labels, token) for kind, token in (("bos", "<s>"), ("eos", "</s>"))}
         return ending, {"vocab_size": len(settings.labels), **ids}, to_foreign_keys(ours, {}, table)
     _check(family, settings, model.recipe.encoder)
-    if family.modality == "speech" and settings.inner is None:
-        ours |= {"inner.weight": torch.eye(width), "inner.bias": torch.zeros(width)}
+    if family.modality == "speech" and settings.hidden_layer is None:
+        ours |= {"hidden.weight": torch.eye(width), "hidden.bias": torch.zeros(width)}
     config = {
         "id2label": {str(i): label for i, label in enumerate(settings.labels)},
         "label2id": {label: i for i, label in enumerate(settings.labels)},
-        "problem_type": settings.problem,
+        "problem_type": settings.problem_type,
     }
     if family.modality == "speech":
-        config["classifier_proj_size"] = len(ours["inner.bias"])
+        config["classifier_proj_size"] = len(ours["hidden.bias"])
     return ending, config, to_foreign_keys(ours, {}, table)
 
 
@@ -103,22 +103,25 @@ def _classifier(
     if family.modality == "speech":
         weight, bias = tensors["projector.weight"], tensors["projector.bias"]
         square = weight.shape[0] == weight.shape[1]
-        if square and not hint.get("inner") and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
+        if square and not hint.get("hidden_layer") and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
             del tensors["projector.weight"], tensors["projector.bias"]  # what `write` puts there for nothing
         else:
-            settings |= {"inner": "linear", "inner_width": None if square and not hint.get("inner_width") else len(weight)}
+            settings |= {
+                "hidden_layer": "linear",
+                "hidden_width": None if square and not hint.get("hidden_width") else len(weight),
+            }
     problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
-    settings |= {"labels": names, "problem": problem}
+    settings |= {"labels": names, "problem_type": problem}
     return ClassifierSettings.model_validate(settings), tensors
 
 
 def _check(family: NativeFamily, settings: ClassifierSettings, encoder: Any) -> None:
     """Raises UserError where their class computes something else."""
     needed = dict(SHAPES[family.modality])
-    if family.modality == "speech" and settings.inner == "linear":
-        needed["inner"] = "linear"
-    if family.modality == "text" and settings.inner_width not in (None, encoder.width):
-        needed["inner_width"] = encoder.width
+    if family.modality == "speech" and settings.hidden_layer == "linear":
+        needed["hidden_layer"] = "linear"
+    if family.modality == "text" and settings.hidden_width not in (None, encoder.width):
+        needed["hidden_width"] = encoder.width
     if family.modality == "vision":
         needed["norm_eps"] = encoder.norm_eps
         if encoder.final_norm:
@@ -126,8 +129,10 @@ def _check(family: NativeFamily, settings: ClassifierSettings, encoder: Any) -> 
     for key, value in needed.items():
         if getattr(settings, key) != value:
             raise unsupported_setting(f"head.{key}", getattr(settings, key), f"{family.name} has {as_yaml(value)} only")
-    if len(settings.labels) == 1 and settings.problem == "single_label_classification":
-        raise unsupported_setting("head.problem", settings.problem, "it takes two labels at least; one is a regression")
+    if len(settings.labels) == 1 and settings.problem_type == "single_label_classification":
+        raise unsupported_setting(
+            "head.problem_type", settings.problem_type, "it takes two labels at least; one is a regression"
+        )
 
 
 def _index(labels: tuple[str, ...], token: str) -> int | None:

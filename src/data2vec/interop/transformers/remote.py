@@ -54,12 +54,12 @@ MODALITIES = {
     "text": {key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
 }
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
-CLASSIFIER = {key: f"classifier_{key}" for key in ("pool", "norm_eps", "inner", "inner_width")}
+CLASSIFIER = {key: f"classifier_{key}" for key in ("pooling", "norm_eps", "hidden_layer", "hidden_width")}
 CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
 FRESH: dict[str, dict[str, Any]] = {
-    "speech": {"pool": "mean"},
-    "vision": {"pool": "mean", "norm_eps": 1e-6},
-    "text": {"pool": "first", "inner": "tanh"},
+    "speech": {"pooling": "mean"},
+    "vision": {"pooling": "mean", "norm_eps": 1e-6},
+    "text": {"pooling": "first", "hidden_layer": "tanh"},
 }
 """The classifier that transformers puts on a model which has none: the released one for images and text."""
 
@@ -161,9 +161,9 @@ def _head_config(model: Model) -> dict[str, Any]:
     config["label2id"] = {label: i for i, label in enumerate(settings.labels)}
     if isinstance(settings, CTCSettings):
         return config | {"vocab_size": len(settings.labels), "pad_token_id": 0}
-    if len(settings.labels) == 1 and settings.problem == "single_label_classification":
+    if len(settings.labels) == 1 and settings.problem_type == "single_label_classification":
         raise UserError("head.labels: one label cannot be written for transformers, but as a regression or of many labels")
-    config["problem_type"] = settings.problem
+    config["problem_type"] = settings.problem_type
     return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
 
 
@@ -195,7 +195,7 @@ def _head(
     if not ctc:
         problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
         shape = {ours: config.get(theirs) for ours, theirs in CLASSIFIER.items()}
-        return ClassifierSettings.model_validate({"labels": labels, "problem": problem, **shape})
+        return ClassifierSettings.model_validate({"labels": labels, "problem_type": problem, **shape})
     blank = config.get("pad_token_id") or 0
     if not 0 <= blank < count:
         raise UserError(f"{path}: pad_token_id: {blank} is not one of the {count} labels")

@@ -88,13 +88,13 @@ def compute_scores(
     outputs = process.all_gather([(index, logits.numpy()) for index, logits in predictions])
     labels, logits = _in_order(outputs, eval_set)
     settings: ClassifierSettings = head.settings
-    if settings.problem == "multi_label_classification":
+    if settings.problem_type == "multi_label_classification":
         multi_hot = np.zeros((len(logits), len(settings.labels)), np.int64)
         for row, numbers in zip(multi_hot, labels, strict=True):
             row[numbers] = 1
-        return SCORES[settings.problem](np.stack(logits), multi_hot), len(outputs)
-    scale = getattr(task, "divide", 1.0) if settings.problem == "regression" else 1.0
-    return SCORES[settings.problem](np.stack(logits) * scale, np.array(labels)), len(outputs)
+        return SCORES[settings.problem_type](np.stack(logits), multi_hot), len(outputs)
+    scale = getattr(task, "label_scale", 1.0) if settings.problem_type == "regression" else 1.0
+    return SCORES[settings.problem_type](np.stack(logits) * scale, np.array(labels)), len(outputs)
 
 
 def _recognition_scores(
@@ -213,5 +213,5 @@ def _task_recipe(where: Any, model: Model) -> Recipe:
     settings = model.head.settings
     task: SupervisedSettings = RecognitionSettings()
     if isinstance(settings, ClassifierSettings):
-        task = ClassificationSettings(problem=settings.problem)
+        task = ClassificationSettings(problem_type=settings.problem_type)
     return model.recipe.model_copy(update={"objective": task})

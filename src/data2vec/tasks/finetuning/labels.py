@@ -60,7 +60,7 @@ class Classes(Targets):
 
     def __init__(self, names: Sequence[str], settings: ClassificationSettings):
         self.class_ids = {name: index for index, name in enumerate(names)}
-        self.multi_label = settings.problem == "multi_label_classification"
+        self.multi_label = settings.problem_type == "multi_label_classification"
         self.head = _classifier(names, settings)
 
     def encode(self, value: Any) -> Any:
@@ -106,9 +106,9 @@ def targets_from_labels(
     if isinstance(settings, RecognitionSettings):
         labels = settings.vocabulary or (known.labels if isinstance(known, CTCSettings) else None)
         return Transcripts(CTCVocabulary(labels) if labels else CTCVocabulary.from_texts([str(value) for value in values]))
-    if settings.problem == "regression":
+    if settings.problem_type == "regression":
         return Numbers(settings)
-    multi_label = settings.problem == "multi_label_classification"
+    multi_label = settings.problem_type == "multi_label_classification"
     names = {name for value in values for name in (split_labels(value) if multi_label else [str(value)])}
     if len(names) < 2:
         raise UserError(
@@ -122,7 +122,7 @@ def targets_from_head(head: CTCSettings | ClassifierSettings, settings: Any) -> 
     """The targets that a head already predicts. `settings`: of its task."""
     if isinstance(head, CTCSettings):
         return Transcripts(CTCVocabulary(head.labels))
-    return Numbers(settings) if head.problem == "regression" else Classes(head.labels, settings)
+    return Numbers(settings) if head.problem_type == "regression" else Classes(head.labels, settings)
 
 
 def read_labels(examples: Examples, column: str, where: str) -> list[Any]:
@@ -192,7 +192,7 @@ def split_labels(value: Any) -> list[str]:
 
 
 def _classifier(names: Sequence[str], settings: ClassificationSettings) -> ClassifierSettings:
-    shape = {key: getattr(settings, key) for key in ("problem", "pool", "norm_eps", "inner")}
+    shape = {key: getattr(settings, key) for key in ("problem_type", "pooling", "norm_eps", "hidden_layer")}
     return ClassifierSettings(labels=tuple(names), **shape)
 
 

@@ -29,17 +29,17 @@ class SupervisedObjective(nn.Module):
 
     def __init__(self, encoder: Encoder, head: Head, settings: RecognitionSettings | ClassificationSettings):
         super().__init__()
-        if settings.mask and settings.fill == "vector" and getattr(encoder.local_encoder, "mask_vector", None) is None:
-            raise UserError("objective.fill: this model has no mask vector; set it to noise or zero")
+        if settings.mask and settings.mask_fill == "vector" and getattr(encoder.local_encoder, "mask_vector", None) is None:
+            raise UserError("objective.mask_fill: this model has no mask vector; set it to noise or zero")
         self.settings = settings
         self.student = encoder
         self.head = head
         self.dropout = Dropout(settings.dropout)
-        self.frozen = settings.frozen
-        if settings.frozen:
+        self.frozen = settings.freeze_encoder
+        if settings.freeze_encoder:
             encoder.requires_grad_(False)
         self.average: nn.ModuleDict | None = None
-        if settings.average:
+        if settings.ema_decay:
             self.average = nn.ModuleDict({"student": copy.deepcopy(encoder), "head": copy.deepcopy(head)})
             self.average.requires_grad_(False).eval()
 
@@ -55,10 +55,10 @@ class SupervisedObjective(nn.Module):
     def _apply_masks(self, x: Tensor, batch: LabelledBatch) -> Tensor:
         """`x` (B, T, D) with the batch's position mask (B, T) and channel mask (B, D) applied."""
         if (mask := batch.mask) is not None:
-            if self.settings.fill == "vector":
+            if self.settings.mask_fill == "vector":
                 x = self.student.apply_mask(x, mask, batch.input)
             else:
-                noise = NOISE if self.settings.fill == "noise" else 0.0
+                noise = NOISE if self.settings.mask_fill == "noise" else 0.0
                 x = torch.where(mask[..., None], noise * torch.randn_like(x), x)
         return x if batch.channel_mask is None else x.masked_fill(batch.channel_mask[:, None], 0.0)
 
@@ -77,11 +77,11 @@ class SupervisedObjective(nn.Module):
 
     def before_step(self, step: int) -> None:
         """Before optimizer step `step` (counted from 1): freeze or unfreeze the encoder."""
-        self.frozen = self.settings.frozen or step <= self.settings.freeze_steps
+        self.frozen = self.settings.freeze_encoder or step <= self.settings.freeze_steps
 
     def after_step(self, step: int) -> None:
         """Update the moving average, if there is one; with a smaller decay in the first steps, so that it forgets the start."""
-        self._update_average(min(self.settings.average, (1 + step) / (10 + step)))
+        self._update_average(min(self.settings.ema_decay, (1 + step) / (10 + step)))
 
     def _update_average(self, decay: float) -> None:
         for name, average in () if self.average is None else self.average.items():
@@ -117,8 +117,8 @@ def recognition_loss(logits: Tensor, padding: Tensor | None, labels: Tensor) -> 
 
 def classification_loss(logits: Tensor, labels: Tensor, settings: Any) -> Tensor:
     """The loss of each row, (B,): `logits` (B, V); `labels` are classes (B,), class probabilities (B, V), or numbers (B,)."""
-    if settings.problem == "regression":
-        return F.mse_loss(logits[:, 0], labels.float() / settings.divide, reduction="none")
-    if settings.problem == "multi_label_classification":
+    if settings.problem_type == "regression":
+        return F.mse_loss(logits[:, 0], labels.float() / settings.label_scale, reduction="none")
+    if settings.problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(1)
     return F.cross_entropy(logits, labels, reduction="none")

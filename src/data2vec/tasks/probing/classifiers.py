@@ -6,7 +6,7 @@ import numpy as np
 
 
 def accuracies(
-    fit: np.ndarray, classes: np.ndarray, held: np.ndarray, truth: np.ndarray, neighbours: int, seed: int
+    fit: np.ndarray, classes: np.ndarray, held: np.ndarray, truth: np.ndarray, k: int, seed: int
 ) -> tuple[float, float]:
     """What logistic regression and nearest neighbours, fitted on vectors (n, D) of known classes (n,), get right of `held`
     (m, D), whose classes are `truth` (m,): two shares, 0 to 1."""
@@ -17,7 +17,7 @@ def accuracies(
 
     classifiers: tuple[Any, Any] = (
         LogisticRegression(C=0.1, max_iter=2000, tol=1e-3, random_state=seed),
-        KNeighborsClassifier(min(neighbours, len(fit)), metric="cosine"),
+        KNeighborsClassifier(min(k, len(fit)), metric="cosine"),
     )
     scaler = StandardScaler().fit(fit)
     x, y = scaler.transform(fit), scaler.transform(held)

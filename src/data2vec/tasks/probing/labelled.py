@@ -61,8 +61,8 @@ def _open(name: str, where: str, modality: Modality, settings: ProbeSettings, se
         raise UserError(f"{name}: {error}") from None
     examples = modality.labelled(rows)
     indices = np.arange(len(examples))
-    if len(indices) > settings.limit:
-        indices = np.random.default_rng(seed).permutation(len(indices))[: settings.limit]
+    if len(indices) > settings.max_examples:
+        indices = np.random.default_rng(seed).permutation(len(indices))[: settings.max_examples]
     return Labelled(name, examples, indices, _classes(examples, indices, settings.label, where))
 
 

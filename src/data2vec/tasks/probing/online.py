@@ -19,7 +19,7 @@ from data2vec.tasks.probing.probe import untrained
 
 
 class OnlineProbe:
-    """Linear probe and nearest neighbours on a student's features, as `data2vec probe` would measure them.
+    """Linear probe and nearest k on a student's features, as `data2vec probe` would measure them.
 
     A copy of the student is measured, in float32 and in evaluation mode: whatever training has put on the student, be it
     compilation or sharding, is not in the way, and nothing of the training moves. `examples`: those of the training data, or
@@ -47,7 +47,7 @@ class OnlineProbe:
         return found | self.start | {"probe_seconds": round(time.monotonic() - begin, 4)}
 
     def _measure(self) -> dict[str, Any]:
-        process, neighbours = self.process, self.settings.neighbours
+        process, k = self.process, self.settings.knn_k
         encoder = self.encoder.to(process.device)
         # From the first time on without what cannot be read.
         x, self.fit = pooled([encoder], self.modality, self.fit, process)
@@ -55,7 +55,7 @@ class OnlineProbe:
         self.encoder.to("cpu")
         fit, held = self.fit.classes, self.held.classes
         mine = range(process.rank, x.shape[1], process.world_size)
-        scores = [(layer + 1, *accuracies(x[0, layer], fit, y[0, layer], held, neighbours, self.seed)) for layer in mine]
+        scores = [(layer + 1, *accuracies(x[0, layer], fit, y[0, layer], held, k, self.seed)) for layer in mine]
         scores = sorted(process.all_gather(scores))
         best, nearest = max(scores, key=lambda score: score[1]), max(scores, key=lambda score: score[2])
         return {

@@ -102,9 +102,7 @@ def probe(
     y, held = pooled(pair, modality, held, process)
     rows = []
     for layer in tqdm(range(x.shape[1]), "classifiers", unit="layer", leave=False, disable=None):
-        trained, start = (
-            accuracies(x[i, layer], fit.classes, y[i, layer], held.classes, settings.neighbours, seed) for i in (0, 1)
-        )
+        trained, start = (accuracies(x[i, layer], fit.classes, y[i, layer], held.classes, settings.knn_k, seed) for i in (0, 1))
         rows.append(Row(layer + 1, *trained, *start))
     classes, counts = np.unique(fit.classes, return_counts=True)
     chance = float((held.classes == classes[counts.argmax()]).mean())

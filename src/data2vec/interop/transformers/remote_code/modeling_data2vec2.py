@@ -108,13 +108,13 @@ class Data2Vec2Config(PretrainedConfig):
     scale_embedding: bool = False
     """Text: multiply token embeddings by sqrt(D)."""
 
-    classifier_pool: Literal["mean", "first"] = "mean"
+    classifier_pooling: Literal["mean", "first"] = "mean"
     """Classifiers: pool by the mean over positions, or take the first position."""
     classifier_norm_eps: float | None = None
     """Classifiers: epsilon of a layer norm on the pooled vector; None: no norm."""
-    classifier_inner: Literal["linear", "tanh"] | None = None
+    classifier_hidden_layer: Literal["linear", "tanh"] | None = None
     """Classifiers: hidden layer before the output layer, linear or followed by tanh; None: no hidden layer."""
-    classifier_inner_width: int | None = None
+    classifier_hidden_width: int | None = None
     """Classifiers: width of the hidden layer; None: D."""
 
     @property
@@ -542,15 +542,15 @@ class Classifier(nn.Module):
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
         c, D = config, config.hidden_size
-        self.pool, self.tanh = c.classifier_pool, c.classifier_inner == "tanh"
-        inner = (c.classifier_inner_width or D) if c.classifier_inner else D
+        self.pooling, self.tanh = c.classifier_pooling, c.classifier_hidden_layer == "tanh"
+        inner = (c.classifier_hidden_width or D) if c.classifier_hidden_layer else D
         self.norm = nn.LayerNorm(D, c.classifier_norm_eps) if c.classifier_norm_eps else nn.Identity()
-        self.inner = nn.Linear(D, inner) if c.classifier_inner else nn.Identity()
+        self.hidden = nn.Linear(D, inner) if c.classifier_hidden_layer else nn.Identity()
         self.out = nn.Linear(inner, c.num_labels or 2)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         count = x.shape[1] if padding is None else (~padding).sum(1, keepdim=True)
-        y = self.inner(self.norm(x[:, 0] if self.pool == "first" else zero_padding(x, padding).sum(1) / count))
+        y = self.hidden(self.norm(x[:, 0] if self.pooling == "first" else zero_padding(x, padding).sum(1) / count))
         return self.out(y.tanh() if self.tanh else y)
 
 
