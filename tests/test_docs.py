@@ -1,0 +1,122 @@
+"""The documentation: links and anchors lead somewhere; files, recipes and settings that it names exist."""
+
+import re
+import string
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from data2vec import cli
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "data2vec"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "benchmarks" / "README.md", *DOCS]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md"]  # the changelog also names what is gone
+SECTIONS = "modality|encoder|objective|data|train|probe|log"
+# Files of other projects, and names that stand for something else.
+FOREIGN = {"utils.py", "fairseq_cli/hydra_train.py"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(path: Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def code_spans(path: Path) -> set[str]:
+    return set(re.findall(r"`([^`\n]+)`", prose(path)))
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings that a code host and the site's generator agree on."""
+    titles = re.findall(r"^#+ (.+)$", prose(path), flags=re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)).strip().lower() for title in titles]
+    hosted = {title.replace(" ", "-") for title in plain}
+    generated = {re.sub(r"[-\s]+", "-", "".join(c for c in title if c in string.printable)) for title in plain}
+    return hosted & generated
+
+
+@cache
+def recipe_names() -> frozenset[str]:
+    recipes = PACKAGE / "recipes"
+    return frozenset(str(path.relative_to(recipes).with_suffix("")) for path in recipes.rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def settings() -> set[str]:
+    """Every key of a recipe, as the help of the verbs lists them."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    for verb in ("pretrain", "finetune", "probe"):
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            cli.main([verb, "--help"])
+    keys = set(re.findall(rf"^  ((?:{SECTIONS})(?:\.\w+)+)", out.getvalue(), flags=re.MULTILINE))
+    assert len(keys) > 100
+    return keys
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_relative_links_and_their_anchors_exist(page: Path) -> None:
+    dead = []
+    for target in re.findall(r"\]\(([^()\s]+)\)", prose(page)):
+        path, _, anchor = target.partition("#")
+        if re.match(r"\w+:", target):
+            continue
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            dead.append(target)
+    assert not dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_source_files_named_in_code_spans_exist(page: Path) -> None:
+    dead = []
+    for span in code_spans(page) - FOREIGN:
+        if not re.fullmatch(r"[\w./-]+\.(py|sh)", span):
+            continue
+        exists = any((root / span).exists() for root in (ROOT, PACKAGE, ROOT / "src"))
+        if not exists and not ("/" not in span and any(any(ROOT.joinpath(top).rglob(span)) for top in ("src", "tests", "tools"))):
+            dead.append(span)
+    assert not dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_folders_of_the_package_named_in_code_spans_exist(page: Path) -> None:
+    named = [span for span in code_spans(page) if re.match(r"(src|tests|tools|benchmarks|examples|docs)/[\w/.-]*$", span)]
+    assert not [span for span in named if not (ROOT / span).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_recipes_named_anywhere_are_shipped(page: Path) -> None:
+    named = set(re.findall(r"(?<![\w/.])((?:speech|vision|text)/(?:v\d|ctc|classify|glue)-[\w-]+)(?![\w….-])", page.read_text("utf-8")))
+    assert not named - recipe_names()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_named_anywhere_exist(page: Path, settings: set[str]) -> None:
+    text = page.read_text(encoding="utf-8")
+    assigned = re.findall(rf"(?<![\w./\"'])((?:{SECTIONS})(?:\.[a-z]\w*)+)=", text)
+    quoted = [span for span in code_spans(page) if re.fullmatch(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+", span)]
+    sections = {key.rpartition(".")[0] for key in settings}
+    assert not {key for key in {*assigned, *quoted} if key not in settings | sections and not key.endswith(".py")}
+
+
+def test_readme_lists_every_top_level_module_and_folder_of_the_package() -> None:
+    block = next(b for b in re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S) if "nn/" in b)
+    listed = {word.rstrip("/") for line in block.splitlines() for word in re.findall(r"^[\w./, ]+?(?=  |$)", line.strip())}
+    names = {name.strip().rstrip("/") for entry in listed for name in entry.split(",")}
+    there = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.*")) and path.name != "__pycache__"}
+    there |= {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    assert {name for name in names if name != "src/data2vec"} == there
+
+
+def test_every_page_of_docs_is_in_the_site_navigation() -> None:
+    named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), flags=re.MULTILINE))
+    assert {path.name for path in DOCS} <= named
