@@ -15,8 +15,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "benchmarks" / "README.md", *DOCS]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]  # the changelog also names what is gone
 SECTIONS = "modality|encoder|objective|data|train|probe|log"
-# Files of other projects, and names that stand for something else.
-FOREIGN = {"utils.py", "fairseq_cli/hydra_train.py"}
+# Files of fairseq, and a name that no file may have.
+FOREIGN = {"utils.py", "data2vec_vision.py", "examples/data2vec"}
 
 
 def name_of(path: Path) -> str:
@@ -82,20 +82,39 @@ def test_source_files_named_in_code_spans_exist(page: Path) -> None:
         if not re.fullmatch(r"[\w./-]+\.(py|sh)", span):
             continue
         exists = any((root / span).exists() for root in (ROOT, PACKAGE, ROOT / "src"))
-        if not exists and not ("/" not in span and any(any(ROOT.joinpath(top).rglob(span)) for top in ("src", "tests", "tools"))):
+        if not exists and not (
+            "/" not in span and any(any(ROOT.joinpath(top).rglob(span)) for top in ("src", "tests", "tools"))
+        ):
             dead.append(span)
     assert not dead
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names_said_to_be_in_a_source_file_are_there(page: Path) -> None:
+    """What is written as `Name` in `room/file.py`."""
+    wrong = []
+    for name, file in re.findall(r"`([\w.]+)(?:\(\))?` in\s+`([\w/]+\.py)`", prose(page)):
+        source = next((root / file for root in (PACKAGE, ROOT) if (root / file).exists()), None)
+        if source is None or not re.search(rf"\b{name.rpartition('.')[2]}\b", source.read_text(encoding="utf-8")):
+            wrong.append(f"{name} in {file}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_folders_of_the_package_named_in_code_spans_exist(page: Path) -> None:
-    named = [span for span in code_spans(page) if re.match(r"(src|tests|tools|benchmarks|examples|docs)/[\w/.-]*$", span)]
+    named = [
+        span
+        for span in code_spans(page)
+        if re.match(r"(src|tests|tools|benchmarks|examples|docs)/[\w/.-]*$", span) and span not in FOREIGN
+    ]
     assert not [span for span in named if not (ROOT / span).exists()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_named_anywhere_are_shipped(page: Path) -> None:
-    named = set(re.findall(r"(?<![\w/.])((?:speech|vision|text)/(?:v\d|ctc|classify|glue)-[\w-]+)(?![\w….-])", page.read_text("utf-8")))
+    named = set(
+        re.findall(r"(?<![\w/.])((?:speech|vision|text)/(?:v\d|ctc|classify|glue)-[\w-]+)(?![\w….-])", page.read_text("utf-8"))
+    )
     assert not named - recipe_names()
 
 
@@ -105,7 +124,7 @@ def test_settings_named_anywhere_exist(page: Path, settings: set[str]) -> None:
     assigned = re.findall(rf"(?<![\w./\"'])((?:{SECTIONS})(?:\.[a-z]\w*)+)=", text)
     quoted = [span for span in code_spans(page) if re.fullmatch(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+", span)]
     sections = {key.rpartition(".")[0] for key in settings}
-    assert not {key for key in {*assigned, *quoted} if key not in settings | sections and not key.endswith(".py")}
+    assert not {key for key in {*assigned, *quoted} if key not in settings | sections and not key.endswith((".py", ".json"))}
 
 
 def test_readme_lists_every_top_level_module_and_folder_of_the_package() -> None:

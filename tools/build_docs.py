@@ -40,6 +40,8 @@ def place(path: str) -> str:
         return PAGES[path]
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
+    if re.fullmatch(r"examples/\w+\.py", path):
+        return path.replace(".py", ".md")
     return f"source/{path}.md"
 
 
