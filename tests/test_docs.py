@@ -127,13 +127,13 @@ def test_settings_named_anywhere_exist(page: Path, settings: set[str]) -> None:
     assert not {key for key in {*assigned, *quoted} if key not in settings | sections and not key.endswith((".py", ".json"))}
 
 
-def test_readme_lists_every_top_level_module_and_folder_of_the_package() -> None:
-    block = next(b for b in re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S) if "nn/" in b)
-    listed = {word.rstrip("/") for line in block.splitlines() for word in re.findall(r"^[\w./, ]+?(?=  |$)", line.strip())}
-    names = {name.strip().rstrip("/") for entry in listed for name in entry.split(",")}
-    there = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.*")) and path.name != "__pycache__"}
-    there |= {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
-    assert {name for name in names if name != "src/data2vec"} == there
+def test_readme_lists_every_module_and_folder_at_the_top_of_the_package() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("```\nsrc/data2vec/\n")[2].partition("```")[0]
+    entries = [re.split(r"  +", line.strip(), maxsplit=1)[0] for line in tree.splitlines()]
+    listed = [name.rstrip("/") for entry in entries for name in entry.split(", ")]
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.[py]*"))}
+    modules = {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    assert sorted(listed) == sorted((folders | modules) - {"__pycache__"})
 
 
 def test_every_page_of_docs_is_in_the_site_navigation() -> None:
