@@ -22,8 +22,8 @@ import data2vec
 from data2vec.data.audio import decode, normalise
 from data2vec.interop.key_mapping import to_foreign_keys
 from data2vec.interop.transformers.key_mapping import AUDIO
-from data2vec.model import Model, blank
-from data2vec.recipe.recipe import load
+from data2vec.model import Model, blank_model
+from data2vec.recipe.loading import load_recipe
 
 Result = list[np.ndarray]
 
@@ -31,7 +31,7 @@ Result = list[np.ndarray]
 def pair() -> tuple[Model, Data2VecAudioModel]:
     """The same weights in both."""
     torch.manual_seed(0)
-    ours = blank(load("speech/v1-base"))
+    ours = blank_model(load_recipe("speech/v1-base"))
     theirs = Data2VecAudioModel(Data2VecAudioConfig()).eval()
     state = theirs.state_dict()
     theirs.load_state_dict(state | to_foreign_keys(dict(ours.encoder.named_parameters()), state, AUDIO))
