@@ -78,6 +78,7 @@ OS = call("builtins.__import__", text("os"))
 ORDERED = call("collections.OrderedDict")
 NAMESPACE = name("argparse.Namespace") + b")\x81"
 DATA = b"B" + struct.pack("<I", len(pickled(SYSTEM))) + pickled(SYSTEM)
+ENCODED = call("_codecs.encode", text(pickled(SYSTEM).decode("latin1")), text("latin1"))
 OBJECTS = call("numpy.dtype", text("O8"), b"\x89", b"\x88") + many(number(3), text("|"), b"NNN", number(63)) + b"b"
 FLOATS = call("numpy.dtype", text("f8"), b"\x89", b"\x88") + many(number(3), text("<"), b"NNN", number(0)) + b"b"
 ARRAY = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), many(number(0)), text("b"))
@@ -111,14 +112,14 @@ LIVE: dict[str, tuple[bytes, str]] = {
     "storage-from-bytes": (call("torch.storage._load_from_bytes", DATA), "torch.storage._load_from_bytes"),
     "runpy": (call("runpy._run_code", call("builtins.compile", OPEN, text("x"), text("exec")), b"}"), "runpy._run_code"),
     "timeit": (call("timeit.timeit", OPEN, text("pass"), name("time.perf_counter"), number(1)), "timeit.timeit"),
-    "stack-global": (text("os") + text("system") + b"\x93" + many(TOUCH) + b"R", "os.system"),
-    "stack-global-dotted": (text("shutil") + text("os.system") + b"\x93" + many(TOUCH) + b"R", "shutil.os.system"),
+    "stack-global": (text("os") + text("system") + b"\x93" + many(TOUCH) + b"R", "operation STACK_GLOBAL"),
+    "stack-global-dotted": (text("shutil") + text("os.system") + b"\x93" + many(TOUCH) + b"R", "operation STACK_GLOBAL"),
     "inst": (b"(" + TOUCH + b"ios\nsystem\n", "the pickle operation INST os system"),
     "obj": (call("builtins.list", b"(" + name("builtins.map") + name("os.system") + listed(TOUCH) + b"o"), "builtins.map"),
     "newobj": (call("builtins.list", name("builtins.map") + many(name("os.system"), listed(TOUCH)) + b"\x81"), "builtins.map"),
 }
 
-REACH, SIZE, SHAPE = "reaches outside of its storage", "for 4 numbers", "a shape that is none"
+REACH, SIZE, SHAPE = "reaches outside of its storage", "for 4 elements", "an invalid shape"
 HOOK = b"}" + text(CANARY) + number(1) + b"s"
 
 # What would read or take memory that is not the file's, change an object of ours, or only confuse.
@@ -138,7 +139,7 @@ ODD: dict[str, tuple[bytes, str]] = {
     "dotted-name": (name("collections.OrderedDict").replace(b"Dict", b"Dict.__init__.__globals__"), "__globals__"),
     "name-with-escapes": (b"cos\nsys\x1b[2Jtem\n", "os.sys\\x1b[2Jtem,"),
     "name-with-a-backslash": (b"cos\nsys\\qtem\n", "os.sys\\\\qtem,"),
-    "name-of-a-number": (number(1) + text("system") + b"\x93", "a name is not a string"),
+    "name-of-a-number": (number(1) + text("system") + b"\x93", "the pickle operation STACK_GLOBAL"),
     "obj-of-a-stand-in": (b"(" + name("argparse.Namespace") + b"o", "the pickle operation OBJ"),
     "newobj-ex-of-a-stand-in": (name("argparse.Namespace") + b")}\x92", "the pickle operation NEWOBJ_EX"),
     "ext1": (b"\x82\x01", "the pickle operation EXT1"),
@@ -149,34 +150,49 @@ ODD: dict[str, tuple[bytes, str]] = {
     "class-of-a-dict": (ORDERED + attributes("__class__", name("argparse.Namespace")), "__class__ to be set on a dict"),
     "dict-of-a-dict": (ORDERED + attributes("__dict__", b"}"), "__dict__ to be set on a dict"),
     "slots-of-a-dict": (ORDERED + b"N" + HOOK + b"\x86b", "a state to be set on a dict"),
-    "state-of-a-class": (name("collections.OrderedDict") + HOOK + b"b", "to be set on a collections.OrderedDict"),
-    "state-of-a-stand-in-class": (name("argparse.Namespace") + HOOK + b"b", "to be set on a argparse.Namespace"),
-    "state-of-a-tensor": (tensor(0, (4,), (1,)) + HOOK + b"b", "to be set on a Tensor"),
-    "call-of-a-tensor": (tensor(0, (4,), (1,)) + b")R", "a call of a Tensor"),
-    "call-of-a-stand-in": (NAMESPACE + b")R", "a call of a Stub"),
-    "call-of-a-string": (text("os.system") + b")R", "a call of a str"),
+    "state-of-a-class": (name("collections.OrderedDict") + HOOK + b"b", "to be set on collections.OrderedDict"),
+    "state-of-a-stand-in-class": (name("argparse.Namespace") + HOOK + b"b", "to be set on argparse.Namespace"),
+    "state-of-a-tensor": (tensor(0, (4,), (1,)) + HOOK + b"b", "to be set on a tensor"),
+    "call-of-a-tensor": (tensor(0, (4,), (1,)) + b")R", "a call of a tensor"),
+    "call-of-a-stand-in": (NAMESPACE + b")R", "a call of a stand-in"),
+    "call-of-a-string": (text("os.system") + b")R", "a call of a string"),
     "arguments-of-a-list": (name("collections.OrderedDict") + b"]R", "the arguments of collections.OrderedDict are a list"),
-    "items-of-a-class": (name("argparse.Namespace") + text("a") + number(1) + b"s", "a Stub to be filled like a dict"),
-    "items-of-a-tensor": (tensor(0, (4,), (1,)) + number(0) + number(1) + b"s", "a Tensor to be filled like a dict"),
-    "dict-of-something": (call("collections.OrderedDict", b"]"), "a dictionary is made of something"),
-    "object-scalar": (call("numpy.core.multiarray.scalar", OBJECTS, DATA), "a numpy.dtype that is not of plain numbers"),
+    "items-of-a-class": (
+        name("argparse.Namespace") + text("a") + number(1) + b"s",
+        "argparse.Namespace to be filled like a dict",
+    ),
+    "items-of-a-tensor": (tensor(0, (4,), (1,)) + number(0) + number(1) + b"s", "a tensor to be filled like a dict"),
+    "dict-of-something": (call("collections.OrderedDict", b"]"), "a call of collections.OrderedDict with (a list)"),
+    "object-scalar": (call("numpy.core.multiarray.scalar", OBJECTS, ENCODED), "a numpy.dtype is not of plain numbers"),
     "object-array": (ARRAY + many(number(1), many(number(1)), OBJECTS, b"\x89", listed(NAMESPACE)) + b"b", "an array of NumPy"),
-    "object-array-of-bytes": (ARRAY + many(number(1), many(number(1)), OBJECTS, b"\x89", DATA) + b"b", "a numpy.dtype that"),
-    "array-too-large": (ARRAY + many(number(1), many(number(2**40)), FLOATS, b"\x89", DATA) + b"b", "an array of NumPy"),
-    "array-below-zero": (ARRAY + many(number(1), many(number(-1)), FLOATS, b"\x89", DATA) + b"b", "an array of NumPy"),
-    "scalar-too-short": (call("numpy.core.multiarray.scalar", FLOATS, b"C\x01x"), "a number of NumPy has the wrong size"),
-    "codec": (call("_codecs.encode", text("x"), text("zip")), "_codecs.encode of anything but bytes"),
-    "persistent-module": (persistent(text("module"), name("argparse.Namespace"), text("x.py"), text("x")), "no storage"),
-    "persistent-string": (text("0") + b"Q", "no storage"),
-    "persistent-short": (persistent(text("storage")), "no storage"),
-    "persistent-view": (storage()[:-2] + many(text("1"), number(0), number(4)) + b"tQ", "no storage"),
+    "object-array-of-bytes": (
+        ARRAY + many(number(1), many(number(1)), OBJECTS, b"\x89", ENCODED) + b"b",
+        "a numpy.dtype is not of plain numbers",
+    ),
+    "array-too-large": (ARRAY + many(number(1), many(number(2**40)), FLOATS, b"\x89", ENCODED) + b"b", "an array of NumPy"),
+    "array-below-zero": (ARRAY + many(number(1), many(number(-1)), FLOATS, b"\x89", ENCODED) + b"b", "an array of NumPy"),
+    "scalar-too-short": (
+        call("numpy.core.multiarray.scalar", FLOATS, call("_codecs.encode", text("x"), text("latin1"))),
+        "a number of NumPy has the wrong size",
+    ),
+    "codec": (call("_codecs.encode", text("x"), text("zip")), "a call of _codecs.encode with (a string, a string)"),
+    "persistent-module": (
+        persistent(text("module"), name("argparse.Namespace"), text("x.py"), text("x")),
+        "an external object that is not a storage",
+    ),
+    "persistent-string": (text("0") + b"Q", "an external object that is not a storage"),
+    "persistent-short": (persistent(text("storage")), "an external object that is not a storage"),
+    "persistent-view": (
+        storage()[:-2] + many(text("1"), number(0), number(4)) + b"tQ",
+        "an external object that is not a storage",
+    ),
     "storage-of-objects": (storage(kind="argparse.Namespace"), "a storage of argparse.Namespace"),
     "storage-of-another-type": (storage(kind="torch.QInt8Storage"), "torch.QInt8Storage"),
-    "storage-below-zero": (storage(count=-1), "storage 0 has -1 numbers"),
-    "storage-too-large": (storage(count=2**40), "numbers"),
-    "storage-beyond-64-bits": (storage(count=2**70), "numbers"),
-    "storage-twice": (many(storage(), storage(count=2)), "storage 0 is of two kinds"),
-    "storage-as-two-types": (many(storage(), storage(kind="torch.IntStorage")), "storage 0 is of two kinds"),
+    "storage-below-zero": (storage(count=-1), "storage 0 has 0 bytes for -1 elements"),
+    "storage-too-large": (storage(count=2**40), "bytes for 1099511627776 elements"),
+    "storage-beyond-64-bits": (storage(count=2**70), "bytes for 1180591620717411303424 elements"),
+    "storage-twice": (many(storage(), storage(count=2)), "storage 0 of two kinds"),
+    "storage-as-two-types": (many(storage(), storage(kind="torch.IntStorage")), "storage 0 of two kinds"),
     "tensor-too-large": (tensor(0, (5,), (1,)), REACH),
     "tensor-behind-the-end": (tensor(4, (1,), (1,)), REACH),
     "tensor-far-strides": (tensor(0, (2, 2), (1, 2**40)), REACH),
@@ -189,12 +205,15 @@ ODD: dict[str, tuple[bytes, str]] = {
     "tensor-of-many-axes": (tensor(0, (1,) * 65, (1,) * 65), "a tensor has no shape"),
     "tensor-of-a-list": (tensor(0, (1,), (1,), b"]"), "a tensor has no storage"),
     "tensor-of-a-tensor": (tensor(0, (4,), (1,), tensor(0, (2, 2), (2, 1))), "a tensor has no storage"),
-    "parameter-of-a-string": (call("torch._utils._rebuild_parameter", text("x"), b"\x89", b"}"), "a parameter has no tensor"),
+    "parameter-of-a-string": (
+        call("torch._utils._rebuild_parameter", text("x"), b"\x89", b"}"),
+        "a call of torch._utils._rebuild_parameter with (a string",
+    ),
     "copies-of-a-set": (listed(*map(number, range(300))) + b"q\0(" + call("builtins.set", b"h\0") * 99 + b"t", "more than"),
     "copies-of-bytes": (text("x" * 5000) + b"q\0(" + call("_codecs.encode", b"h\0", text("latin1")) * 999 + b"t", "more than"),
     "key-of-a-tuple": (b"})" + b"\x85" * 100_000 + number(1) + b"s", "a tuple is a key"),
     "set-of-tuples": (call("builtins.set", listed(b")")), "a tuple is a key"),
-    "key-without-a-value": (b"}(" + text("a") + b"u", "shorter"),
+    "key-without-a-value": (b"}(" + text("a") + b"u", "a key has no value"),
     "long-string": (b"\x8d" + struct.pack("<Q", 2**62), "expected 4611686018427387904 bytes"),
     "long-bytes": (b"B" + struct.pack("<I", 2**31) + b"x", "expected 2147483648 bytes"),
     "long-number": (b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x", "not enough data"),
@@ -206,7 +225,7 @@ CASES = LIVE | ODD
 
 
 def zipped(path: Path, payload: bytes = b"N", **options: int) -> Path:
-    return archived(path, {"model/data.pkl": pickled(payload), "model/data/0": bytes(16)}, **options)
+    return archived(path, {"model/data.pkl": pickled(payload), "model/version": b"3\n", "model/data/0": bytes(16)}, **options)
 
 
 def archived(path: Path, records: dict[str, bytes], **options: int) -> Path:
@@ -216,7 +235,9 @@ def archived(path: Path, records: dict[str, bytes], **options: int) -> Path:
     return path
 
 
-def legacy(path: Path, payload: bytes = b"N", little: bool = True, keys: object = ("0",), count: int = 4) -> Path:
+def legacy(path: Path, payload: bytes = b"N", little: bool = True, keys: object = None, count: int = 4) -> Path:
+    """A file of the format before torch 1.6; its storages are those that the payload uses, unless `keys` says otherwise."""
+    keys = (("0",) if b"storage" in payload else ()) if keys is None else keys
     system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {}}
     header = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, system)]
     numbers = pickle.dumps(keys, 2) + struct.pack("<q", count) + bytes(16)
@@ -308,7 +329,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip-bomb": (
         lambda p: archived(p, {"m/data.pkl": PICKLE, "m/data/0": bytes(10**7)}, compression=zipfile.ZIP_BZIP2), "compressed"
     ),
-    "zip-overlapping": (overlapping, "records that lie over one another"),
+    "zip-overlapping": (overlapping, "overlapping records"),
     "zip-encrypted": (lambda p: edited(zipped(p), b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"), "compressed"),
     "zip-above": (lambda p: archived(p, {"m/data.pkl": PICKLE, f"m/../../{CANARY}": b""}), "a record named m/../../canary"),
     "zip-absolute": (lambda p: archived(p, {"/data.pkl": PICKLE}), "a record named /data.pkl"),
@@ -318,8 +339,8 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "zip-of-something": (lambda p: archived(p, {"word/document.xml": b"<x/>"}), "not a file of torch.save"),
     "zip-big-endian": (lambda p: archived(p, {"m/data.pkl": PICKLE, "m/byteorder": b"big"}), "big-endian"),
-    "zip-without-a-storage": (lambda p: archived(p, {"m/data.pkl": pickled(USED)}), "storage 0 has 0 bytes for 4 numbers"),
-    "zip-storage-above": (lambda p: zipped(p, storage(key="../data.pkl")), "has 0 bytes for 4 numbers"),
+    "zip-without-a-storage": (lambda p: archived(p, {"m/data.pkl": pickled(USED)}), "storage 0 has 0 bytes for 4 elements"),
+    "zip-storage-above": (lambda p: zipped(p, storage(key="../data.pkl")), "has 0 bytes for 4 elements"),
     "zip-with-a-record-outside": (lambda p: edited(zipped(p), b"\x10\0\0\0" * 2, b"\x99\x99\0\0" * 2), "outside"),
     "zip-cut": (lambda p: cut(zipped(p, USED), 200), "is damaged"),
     "torchscript": (torchscript, "TorchScript"),
@@ -328,10 +349,10 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "legacy-cut-in-the-pickle": (lambda p: cut(legacy(p, USED), 150), "is damaged"),
     "legacy-big-endian": (lambda p: legacy(p, USED, little=False), "big-endian"),
     "legacy-without-a-storage": (lambda p: legacy(p, USED, keys=()), "its storages are not those of its tensors"),
-    "legacy-storage-of-no-tensor": (lambda p: legacy(p), "its storages are not those of its tensors"),
+    "legacy-storage-of-no-tensor": (lambda p: legacy(p, keys=("0",)), "its storages are not those of its tensors"),
     "legacy-storage-twice": (lambda p: legacy(p, USED, keys=("0", "0")), "its storages are not those of its tensors"),
     "legacy-keys-of-a-number": (lambda p: legacy(p, USED, keys=7), "is damaged"),
-    "legacy-count": (lambda p: legacy(p, USED, count=2**60), "storage 0 has 1152921504606846976 numbers for 4"),
+    "legacy-count": (lambda p: legacy(p, USED, count=2**60), "storage 0 has 1152921504606846976 elements instead of 4"),
     "pickle": (lambda p: written(p, PICKLE), "not a file of torch.save"),
     "hostile-pickle": (lambda p: written(p, pickled(SYSTEM)), "os.system"),
     "text": (lambda p: written(p, b"<!DOCTYPE html><title>404</title>"), "not a file of torch.save"),
@@ -346,7 +367,7 @@ def test_a_hostile_or_foreign_file_ends_in_one_line(case: str) -> None:
 
 
 def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(UserError, match=r"model\.pt cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"model\.pt is not readable: No such file"):
         safe_load(Path("model.pt"))
 
 

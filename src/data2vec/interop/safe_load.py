@@ -1,138 +1,335 @@
-"""The files of torch.save, read without running anything in them."""
+"""Reading files of torch.save, without running anything in them.
 
+`torch.load(weights_only=True)` does the reading, with stand-ins for the classes and functions of other libraries that a file
+names. What torch itself does not bound is checked before, see `pickle_check`.
+"""
+
+import math
 import mmap
+import pickle
 import struct
+import threading
 import warnings
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from data2vec.errors import UserError
-from data2vec.interop.inert import Stub, to_plain
-from data2vec.interop.pickles import Machine, Refused
-
-__all__ = ["Stub", "safe_load", "to_plain"]
+from data2vec.interop.pickle_check import PickleCheck, RefusedError
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""The first thing in a file of the format before torch 1.6."""
-AGAIN = "if you trust it, load it where its model was made and save only its weights again"
+"""The first value in a file of the format before torch 1.6."""
+ALIGNMENT = 64
+"""torch.save aligns storages to this many bytes; torch cannot map others into memory."""
+MAX_DEPTH = 100
+"""How deep a configuration may be nested, so that code that walks through it may recurse."""
+NUMBER_TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
+_lock = threading.Lock()
 
 
-class _Foreign(Exception):
-    """A file that is not of torch.save."""
+class NotACheckpointError(Exception):
+    """The file was not written by torch.save."""
+
+
+class Stub:
+    """Stands for an object of another library. A subclass stands for its class or function; nothing was imported or called."""
+
+    name: ClassVar[str]
+    """The full name, such as "omegaconf.dictconfig.DictConfig"."""
+    arguments: tuple[Any, ...]
+    """What the class or function was called with."""
+    state: Any
+    """What the attributes were to be set from."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        stub = super().__new__(cls)
+        stub.arguments, stub.state = arguments, None
+        return stub
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"Stub({self.name!r})"
+
+    @property
+    def content(self) -> Any:
+        """Its attributes, or what an Enum member or an OmegaConf node holds; None where that cannot be known."""
+        state = self.state
+        if isinstance(state, tuple) and len(state) == 2:  # attributes and slots
+            state = {key: value for part in state if isinstance(part, dict) for key, value in part.items()}
+        if state is None:
+            return self.arguments[0] if len(self.arguments) == 1 else None
+        if isinstance(state, dict) and self.name.startswith("omegaconf."):  # a container, or a node with one value
+            return state.get("_content", state.get("_val", state))
+        return state
+
+
+class _MappingStub(Stub):
+    """For subclasses of dict, which become dictionaries: torch fills no others."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        return OrderedDict()
+
+
+class _ListStub(Stub):
+    """For subclasses of list, which become lists."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        return []
+
+
+class _Array(np.ndarray):
+    """A NumPy array, whose data type must be a plain number."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        return super().__new__(cls, 0)
+
+    def __setstate__(self, state: Any) -> None:
+        match state:
+            case (int(), tuple(shape), dtype, bool(fortran), bytes(data)):
+                number_type = _numpy_dtype(dtype)
+                if all(type(n) is int and n >= 0 for n in shape) and len(data) == math.prod(shape) * number_type.itemsize:
+                    super().__setstate__((1, shape, number_type, fortran, data))  # type: ignore[arg-type]
+                    return
+        raise ValueError("an array of NumPy is not a block of numbers of its size")
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    match dtype:
+        case Stub(name="numpy.dtype", arguments=(str(code), *_), state=(_, "<" | ">" | "|" as order, None, None, None, *_)):
+            if code in NUMBER_TYPES:
+                return np.dtype(order + code)
+    raise ValueError("a numpy.dtype is not of plain numbers")
+
+
+def _numpy_scalar(dtype: Any, data: Any) -> Any:
+    number_type = _numpy_dtype(dtype)
+    if type(data) is not bytes or len(data) != number_type.itemsize:
+        raise ValueError("a number of NumPy has the wrong size")
+    return np.frombuffer(data, number_type)[0].item()
+
+
+def _posix_path(*parts: str) -> str:
+    return str(PurePosixPath(*parts))
+
+
+def _windows_path(*parts: str) -> str:
+    return str(PureWindowsPath(*parts))
+
+
+def _plain_dict(factory: Any = None) -> dict[Any, Any]:
+    return {}
+
+
+_STAND_INS: dict[str, Any] = {
+    "collections.defaultdict": _plain_dict,
+    "builtins.frozenset": frozenset,
+    "builtins.bytes": bytes,
+    "pathlib.PosixPath": _posix_path,
+    "pathlib._local.PosixPath": _posix_path,
+    "pathlib.WindowsPath": _windows_path,
+    "pathlib._local.WindowsPath": _windows_path,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
+}
+"""What else is made of a name than a `Stub`."""
 
 
 def safe_load(path: Path) -> Any:
-    """The content of a torch.save file: tensors (CPU), plain containers, numbers, strings, and `Stub` stand-ins.
+    """The content of a torch.save file: tensors (CPU), plain containers, numbers, strings, and `Stub` objects.
 
-    Nothing that the file names is imported or called. Parameters are tensors and need no gradient; an OrderedDict is a
-    dict, a path a string, a NumPy number a Python number. Tensors of a zip file are read from it as they are used, so
-    the file must stay as it is; writing to a tensor does not change the file. Containers may be nested to any depth and
-    may contain themselves: see `to_plain`. Raises UserError for a file that is missing, damaged, of another kind, or that
-    asks for anything else, which is named."""
+    Nothing that the file names is imported or called. Parameters become tensors without gradient, defaultdicts and subclasses
+    of dict dictionaries, paths strings, NumPy numbers Python numbers. Tensors of a zip file are memory-mapped, so the file must
+    not change meanwhile; writing to a tensor does not change the file. Containers may be nested to any depth and may contain
+    themselves: see `to_plain`. Raises UserError for a file that is missing, damaged, of another kind, or that asks for anything
+    else, which is named."""
     try:
-        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # pickletools warns of odd names
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             start = file.read(512)
             if start.startswith(b"PK\3\4"):
-                return _zip(file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-            if start.startswith(b"\x80"):
-                return _stream(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-            if start[257:262] == b"ustar":
-                raise Refused("the tar format of torch before 0.1.10")
-            raise _Foreign
-    except _Foreign:
+                check, aligned = _check_zip(file)
+            elif start.startswith(b"\x80"):
+                check, aligned = _check_legacy(file), False
+            elif start[257:262] == b"ustar":
+                raise RefusedError("the tar format of torch before 0.1.10")
+            else:
+                raise NotACheckpointError
+            with _stand_ins(check):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=aligned)
+        _detach_parameters(content)
+        return content
+    except NotACheckpointError:
         raise UserError(f"{path} is not a file of torch.save; give a .pt or .pth file, or a folder") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Refused as refused:
-        raise UserError(f"{path} is refused: it asks for {_line(refused)}, which no file of weights needs; {AGAIN}") from None
-    except (ValueError, TypeError, LookupError, OverflowError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {_line(error)}; copy it again") from None
+        raise UserError(f"{path} is not readable: {error.strerror or error}") from None
+    except (RefusedError, pickle.UnpicklingError) as refused:
+        raise UserError(
+            f"{path} is refused: it contains {_one_line(refused)}, which a file of weights does not need; "
+            "if you trust it, load it where the model was trained and save the weights only"
+        ) from None
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError, EOFError,
+            MemoryError, struct.error, zipfile.BadZipFile) as error:  # fmt: skip
+        raise UserError(f"{path} is damaged: {_one_line(error)}; copy it again") from None
 
 
-def _line(error: Exception) -> str:
-    """One line that is safe to print, whatever a file has put into it."""
-    return ascii(str(error) if isinstance(error, ValueError | Refused) else repr(error))[1:-1][:200]
+def _one_line(error: Exception) -> str:
+    """A line that is safe to print, whatever a file has put into the message."""
+    return ascii(str(error) if isinstance(error, ValueError | RefusedError) else repr(error))[1:-1][:200]
 
 
-def _zip(file: IO[bytes], memory: mmap.mmap) -> Any:
-    """The format since torch 1.6: a pickle and one record for each storage, none compressed."""
-    records = _records(file, memory)
+def _check_zip(file: IO[bytes]) -> tuple[PickleCheck, bool]:
+    """Check the format since torch 1.6: a pickle and a record per storage, uncompressed. Whether storages are aligned."""
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    records = _zip_records(file, memory)
     if "constants.pkl" in records:
-        raise Refused("TorchScript, which is a program")
+        raise RefusedError("TorchScript, which is a program")
     if "data.pkl" not in records:
-        raise _Foreign
-    place, size = records.get("byteorder", (0, 0))
-    if memory[place : place + size] not in (b"", b"little"):
-        raise Refused("big-endian numbers")
-
-    def storage(dtype: torch.dtype, key: str, count: int) -> Tensor:
-        place, size = records.get(f"data/{key}", (0, 0))
-        if count * dtype.itemsize > size:
-            raise ValueError(f"storage {key} has {size} bytes for {count} numbers")
-        return _numbers(memory, place, dtype, count)
-
-    place, size = records["data.pkl"]
-    return Machine(storage, len(memory)).read(BytesIO(memory[place : place + size]))
+        raise NotACheckpointError
+    position, size = records.get("byteorder", (0, 0))
+    if memory[position : position + size] not in (b"", b"little"):
+        raise RefusedError("big-endian numbers")
+    check = PickleCheck(lambda key: records.get(f"data/{key}", (0, 0))[1], len(memory))
+    position, size = records["data.pkl"]
+    check.check(BytesIO(memory[position : position + size]))
+    return check, all(records[f"data/{key}"][0] % ALIGNMENT == 0 for key in check.storages if f"data/{key}" in records)
 
 
-def _records(file: IO[bytes], memory: mmap.mmap) -> dict[str, tuple[int, int]]:
-    """Where each record lies and its size, by its name without the archive's own folder."""
+def _zip_records(file: IO[bytes], memory: mmap.mmap) -> dict[str, tuple[int, int]]:
+    """Position and size of each record, by its name without the archive's folder."""
     records: dict[str, tuple[int, int]] = {}
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     for info in infos:
         folder, _, name = info.filename.partition("/")
         if folder != infos[0].filename.partition("/")[0] or name in records or {"", ".", ".."} & {folder, *name.split("/")}:
-            raise Refused(f"a record named {info.filename}")
+            raise RefusedError(f"a record named {info.filename}")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise Refused(f"the compressed record {info.filename}")
+            raise RefusedError(f"the compressed record {info.filename}")
         signature, name_size, extra_size = struct.unpack_from("<4s22xHH", memory, info.header_offset)
-        place = info.header_offset + 30 + name_size + extra_size
-        if signature != b"PK\3\4" or place + info.file_size > len(memory):
+        position = info.header_offset + 30 + name_size + extra_size
+        if signature != b"PK\3\4" or position + info.file_size > len(memory):
             raise ValueError(f"the record {info.filename} reaches outside of the file")
-        records[name] = (place, info.file_size)
+        records[name] = (position, info.file_size)
     if sum(size for _, size in records.values()) > len(memory):
-        raise Refused("records that lie over one another")
+        raise RefusedError("overlapping records")
     return records
 
 
-def _stream(memory: mmap.mmap) -> Any:
-    """The format before torch 1.6: five pickles, then the numbers of all storages in the order of the last one."""
-    room = len(memory)
-
-    def storage(dtype: torch.dtype, key: str, count: int) -> Tensor:
-        nonlocal room
-        room -= count * dtype.itemsize
-        if room < 0:
-            raise ValueError(f"storage {key} has {count} numbers, more than the file")
-        return torch.empty(count, dtype=dtype)
-
-    machine = Machine(storage, len(memory))
-    if machine.read(memory) != MAGIC:
-        raise _Foreign
-    machine.read(memory)  # the version of the format
-    if not machine.read(memory)["little_endian"]:
-        raise Refused("big-endian numbers")
-    content, keys = machine.read(memory), machine.read(memory)
-    if sorted(keys) != sorted(machine.storages):
+def _check_legacy(file: IO[bytes]) -> PickleCheck:
+    """Check the format before torch 1.6: five pickles, then the storages in the order of the last one."""
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    check = PickleCheck(lambda key: len(memory), len(memory))
+    if check.check(memory).value != MAGIC:
+        raise NotACheckpointError
+    check.check(memory)  # the version of the format
+    system = check.check(memory).items
+    if not any(key.value == "little_endian" and value.value for key, value in zip(system[::2], system[1::2], strict=True)):
+        raise RefusedError("big-endian numbers")
+    check.check(memory)
+    keys = [str(key.value) for key in check.check(memory).items]
+    if sorted(keys) != sorted(check.storages):
         raise ValueError("its storages are not those of its tensors")
     for key in keys:
-        flat = machine.storages[key]
-        (count,) = struct.unpack("<q", memory.read(8))
-        if count != flat.numel():
-            raise ValueError(f"storage {key} has {count} numbers for {flat.numel()}")
-        flat.copy_(_numbers(memory, memory.tell(), flat.dtype, count))
-        memory.seek(count * flat.dtype.itemsize, 1)
-    return content
+        dtype, count = check.storages[key]
+        (stored,) = struct.unpack("<q", memory.read(8))
+        if stored != count or memory.tell() + count * dtype.itemsize > len(memory):
+            raise ValueError(f"storage {key} has {stored} elements instead of {count}, or is cut off")
+        memory.seek(count * dtype.itemsize, 1)
+    return check
 
 
-def _numbers(memory: mmap.mmap, place: int, dtype: torch.dtype, count: int) -> Tensor:
-    if count == 0:
-        return torch.empty(0, dtype=dtype)
-    numbers = torch.frombuffer(memory, dtype=torch.uint8, count=count * dtype.itemsize, offset=place)
-    return (numbers if place % dtype.itemsize == 0 else numbers.clone()).view(dtype)
+@contextmanager
+def _stand_ins(check: PickleCheck) -> Iterator[None]:
+    """Let torch.load know the stand-ins for the names in a file, and nothing else that was registered with it."""
+
+    def stand_in(name: str) -> Any:
+        if name in _STAND_INS:
+            return _STAND_INS[name]
+        base = _MappingStub if name in check.mappings else _ListStub if name in check.sequences else Stub
+        return type(name.rpartition(".")[2], (base,), {"name": name})
+
+    with _lock:
+        registered = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        try:
+            with torch.serialization.safe_globals([(stand_in(name), name) for name in sorted(check.names)]):
+                yield
+        finally:
+            torch.serialization.add_safe_globals(registered)
+
+
+def _detach_parameters(content: Any) -> None:
+    """Replace parameters in containers by tensors, in place."""
+    seen, stack = set(), [content]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or not isinstance(value, dict | list | tuple | Stub):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Stub):
+            stack += [value.arguments, value.state]
+        elif isinstance(value, tuple):
+            stack += value
+        else:
+            for key, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
+                if isinstance(part, nn.Parameter):
+                    value[key] = part.detach()
+                else:
+                    stack.append(part)
+
+
+def to_plain(value: Any) -> Any:
+    """A configuration as plain containers; tensors, arrays, numbers and strings stay as they are.
+
+    Namespaces, dataclasses and other objects become dictionaries of their attributes, Enum members their value, OmegaConf nodes
+    what they hold ("???" is kept), classes their names. What was shared is shared in the result. Raises UserError for what
+    contains itself or is nested deeper than `MAX_DEPTH`, and for keys that are not strings or numbers."""
+    known: dict[int, tuple[Any, Any, int]] = {}  # by identity: the object (kept alive, for its id), its plain form, its height
+
+    def convert(value: Any, depth: int) -> tuple[Any, int]:
+        if isinstance(value, type) and issubclass(value, Stub):
+            return value.name, 0
+        if isinstance(value, torch.dtype | torch.device):
+            return str(value), 0
+        if not isinstance(value, Stub | dict | list | tuple | set | frozenset):
+            return value, 0
+        if id(value) not in known and depth <= MAX_DEPTH:
+            known[id(value)] = value, None, MAX_DEPTH + 1  # until it is converted
+            inner = [value.content] if isinstance(value, Stub) else value.values() if isinstance(value, dict) else value
+            parts = [convert(part, depth + 1) for part in inner]
+            plain: Any = [part for part, _ in parts]
+            if isinstance(value, Stub):
+                (plain,) = plain
+            elif isinstance(value, dict):
+                plain = dict(zip(_plain_keys(convert(key, depth + 1)[0] for key in value), plain, strict=True))
+            elif isinstance(value, set | frozenset):
+                plain = type(value)(_plain_keys(plain))
+            elif isinstance(value, tuple):
+                plain = tuple(plain)
+            known[id(value)] = value, plain, 1 + max((height for _, height in parts), default=0)
+        _, plain, height = known.get(id(value), (None, None, MAX_DEPTH + 1))
+        if depth + height > MAX_DEPTH:
+            raise UserError(f"a configuration that contains itself, or is nested deeper than {MAX_DEPTH}, is not supported")
+        return plain, height
+
+    return convert(value, 0)[0]
+
+
+def _plain_keys(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if value is not None and type(value) not in (str, bytes, bool, int, float):
+            raise UserError(
+                f"a configuration with a {type(value).__name__} as a key is not supported, only strings and numbers"
+            )
+        yield value
