@@ -48,7 +48,7 @@ def test_a_folder_pooled(model: str, clips: list[str], tmp_path: Path) -> None:
     assert result.stderr == ""
     first, second, third = result.stdout.splitlines()
     assert first == f"{tmp_path}/out.parquet: 2 inputs, 58 positions"
-    assert second == "1 more cannot be read, and have length 0:" and third.startswith(f"  {clips[1]}: ")
+    assert second == "1 more cannot be decoded, and have length 0:" and third.startswith(f"  {clips[1]}: ")
     table = pq.read_table(tmp_path / "out.parquet")
     assert table["name"].to_pylist() == clips
     assert [None if row is None else len(row) for row in table["features"].to_pylist()] == [16, None, 16]
@@ -65,12 +65,12 @@ def test_mistakes(model: str, clips: list[str], tmp_path: Path, capsys: pytest.C
     out = str(tmp_path / "out.npy")
     for words, said in (
         ([str(tmp_path), *clips, "--out", out], "is not a data2vec run or model folder"),
-        ([model, *clips, "--out", "out.csv"], "out.csv: the ending must say the form: .safetensors, .npy, .parquet"),
+        ([model, *clips, "--out", "out.csv"], "out.csv: unknown file extension; use .safetensors, .npy, .parquet"),
         ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 does not exist; this model has blocks 1 to 2"),
         ([model, *clips, "--out", out, "--layers", "1,2,3"], "layers: [1.0, 2.0, 3.0] does not exist"),
         ([model, *clips, "--out", out, "--device", "gpu"], "device: 'gpu' is not a device"),
         ([model, *clips, "--out", out, "--batch", "0"], "batch: 0 is not a number of positions"),
-        ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one data set by itself, or files"),
+        ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one dataset alone, or files"),
         ([model, str(tmp_path / "gone"), "--out", out], "there is no such folder or file"),
         ([model, model, "--out", out], "nothing here to read as audio"),
     ):

@@ -37,13 +37,13 @@ def build(name: str, **overrides: Any) -> Model:
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A part for every few inputs, and caches of their own."""
+def small_shards(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A shard for every few inputs, and temporary caches."""
     import datasets
 
     monkeypatch.setattr("data2vec.tasks.extraction.decode.CHUNK", 2)
     monkeypatch.setattr(task, "WINDOW", 1)
-    monkeypatch.setattr(task, "PART_SECONDS", 0)
+    monkeypatch.setattr(task, "SHARD_SECONDS", 0)
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DATA2VEC_CACHE", str(cache / "data2vec"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
@@ -209,14 +209,14 @@ def test_images(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from data2vec.atomic_io import temporary_path
-from data2vec.tasks.extraction import extract as features, shard_writer as parts, decode as windows
-windows.CHUNK, features.WINDOW, features.PART_SECONDS = 2, 1, 0
-def killed(path, atomic_write=parts.atomic_write):
+from data2vec.tasks.extraction import extract as features, shard_writer, writers, decode
+decode.CHUNK, features.WINDOW, features.SHARD_SECONDS = 2, 1, 0
+def killed(path, atomic_write=shard_writer.atomic_write):
     if sys.argv[1] in path.name:  # in the middle of writing
         temporary_path(path).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return atomic_write(path)
-parts.atomic_write = features.forms.atomic_write = killed
+shard_writer.atomic_write = writers.atomic_write = killed
 features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
 """
 
@@ -237,7 +237,7 @@ def test_killed_in_the_middle_it_goes_on(speech: Model, clips: Path, tmp_path: P
     model = data2vec.load(tmp_path / "model")
     if at == "out":
         torch.nn.init.constant_(model.encoder.local_encoder.project.weight, 0)  # nothing is left to be computed
-        with pytest.raises(UserError, match=r"out.*\.parts was begun with model '"):
+        with pytest.raises(UserError, match=r"out.*\.parts was started with model '"):
             data2vec.features(model, clips, out, batch=8)
         model = data2vec.load(tmp_path / "model")
     data2vec.features(model, clips, out, batch=8)
@@ -251,14 +251,14 @@ def test_parts_of_another_command_are_refused(
 ) -> None:
     out = tmp_path / "out.npy"
     with monkeypatch.context() as patch:
-        patch.setattr(task.forms, "write", lambda *_: 1 / 0)
+        patch.setattr(task, "write_features", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data2vec.features(speech, clips, out)
     for layers, pool, said in (("all", False, "layers 'last', not 'all'"), ("last", True, "pool False, not True")):
-        with pytest.raises(UserError, match=rf"out\.npy\.parts was begun with {said}: give the same again"):
+        with pytest.raises(UserError, match=rf"out\.npy\.parts was started with {said}: use the same to resume"):
             data2vec.features(speech, clips, out, layers, pool)  # type: ignore[arg-type]
     shutil.copy(clips / "a" / "0.wav", clips / "a" / "another.wav")
-    with pytest.raises(UserError, match="was begun with content"):
+    with pytest.raises(UserError, match="was started with content"):
         data2vec.features(speech, clips, out)
     (clips / "a" / "another.wav").unlink()
     data2vec.features(speech, clips, out)
@@ -266,14 +266,17 @@ def test_parts_of_another_command_are_refused(
 
 
 def test_mistakes(speech: Model, clips: Path, tmp_path: Path) -> None:
-    for out, said in (("out.csv", r"the ending must say the form: \.safetensors"), ("no/out.npy", "there is no folder")):
+    for out, said in (
+        ("out.csv", r"unknown file extension; use \.safetensors"),
+        ("no/out.npy", "does not exist; create it first"),
+    ):
         with pytest.raises(UserError, match=said):
             data2vec.features(speech, clips, tmp_path / out)
     for given, said in (
-        ([], "there is no input"),
-        ([clips, clips / "a" / "0.wav"], "is a folder: give one data set by itself, or files"),
+        ([], "no inputs; give at least one"),
+        ([clips, clips / "a" / "0.wav"], "is a folder: give one dataset alone, or files"),
         ("nowhere", "there is no such folder"),
-        ([clips / "a" / "2.wav", tmp_path / "gone.wav"], r"none of the 2 inputs can be read: .*2\.wav: .*gone\.wav: "),
+        ([clips / "a" / "2.wav", tmp_path / "gone.wav"], r"none of the 2 inputs can be decoded: .*2\.wav: .*gone\.wav: "),
     ):
         with pytest.raises(UserError, match=said):
             data2vec.features(speech, given, tmp_path / "out.npy")  # type: ignore[arg-type]

@@ -1,28 +1,28 @@
-"""What a data set tells of its rows beside the signal: words and numbers, such as labels."""
+"""Columns of a dataset other than the signal, such as labels and texts, for parquet files."""
 
 from collections.abc import Callable
 from typing import Any
 
 
-def columns(rows: Any, kind: str) -> Callable[[int, int], dict[str, Any]]:
-    """What gives the columns of words and numbers of a range of `rows` as Arrow arrays; classes by their names."""
+def metadata_columns(rows: Any, kind: str) -> Callable[[int, int], dict[str, Any]]:
+    """A function that returns the text and number columns of a range of `rows` as Arrow arrays, classes by name."""
     if not hasattr(rows, "features"):
         return lambda first, last: {}
     from datasets import ClassLabel, Value
 
-    kept = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel | Value) and name != kind]
-    chosen = rows.select_columns(kept).with_format("arrow")
+    names = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel | Value) and name != kind]
+    selected = rows.select_columns(names).with_format("arrow")
 
-    def read(first: int, last: int) -> dict[str, Any]:
+    def read_range(first: int, last: int) -> dict[str, Any]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        table = chosen[first:last]
-        found = {name: table.column(name) for name in kept}
-        for name, values in found.items():
+        table = selected[first:last]
+        columns = {name: table.column(name) for name in names}
+        for name, values in columns.items():
             if isinstance(feature := rows.features[name], ClassLabel):
                 numbers = values.combine_chunks()
-                found[name] = pa.array(feature.names).take(pc.if_else(pc.less(numbers, 0), None, numbers))
-        return found
+                columns[name] = pa.array(feature.names).take(pc.if_else(pc.less(numbers, 0), None, numbers))
+        return columns
 
-    return read
+    return read_range

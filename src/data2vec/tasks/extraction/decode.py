@@ -1,4 +1,4 @@
-"""Many inputs in order, decoded by worker processes, some at a time."""
+"""Decoding of many inputs by worker processes, in order."""
 
 import pickle
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from data2vec.feature_extraction import num_positions, read_input
 from data2vec.modalities.base import Modality
 
 CHUNK = 32
-"""Inputs that a worker decodes at a time."""
-Read = tuple[str, Any]
-"""The name of an input, and it itself or, as a string, why it cannot be read."""
+"""Number of inputs that a worker decodes at a time."""
+DecodedInput = tuple[str, Any]
+"""The name of an input, and the decoded input or, as a string, why it cannot be decoded."""
 
 
-def windows(modality: Modality, rows: Any, first: int, positions: int) -> Iterator[list[Read]]:
-    """Inputs in order, decoded by workers, as many at a time as make so many positions."""
+def decode_in_order(modality: Modality, rows: Any, first: int, positions: int) -> Iterator[list[DecodedInput]]:
+    """The decoded inputs in order, from `first` on, in lists of at least `positions` positions."""
     chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(first, len(rows), CHUNK)]
     loader = DataLoader(
         _Decoded(modality, rows),
@@ -30,7 +30,7 @@ def windows(modality: Modality, rows: Any, first: int, positions: int) -> Iterat
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
-    window: list[Read] = []
+    window: list[DecodedInput] = []
     size = 0
     for packed in loader:
         window += (chunk := pickle.loads(packed))
@@ -43,7 +43,7 @@ def windows(modality: Modality, rows: Any, first: int, positions: int) -> Iterat
 
 
 class _Decoded(Dataset[bytes]):
-    """In the worker: numbers of inputs become what is read of them, pickled, or each tensor would take an open file."""
+    """Decodes a range of inputs in a worker; pickled here, since every tensor sent by itself would take a file descriptor."""
 
     def __init__(self, modality: Modality, rows: Any):
         self.modality, self.rows = modality, rows
@@ -55,7 +55,7 @@ class _Decoded(Dataset[bytes]):
     def __getitem__(self, chunk: range) -> bytes:
         return pickle.dumps([self._read(index) for index in chunk])
 
-    def _read(self, index: int) -> Read:
+    def _read(self, index: int) -> DecodedInput:
         row, name = self.rows[index], f"input {index + 1}"
         if isinstance(row, Path):
             name = str(row)

@@ -1,4 +1,4 @@
-"""Features of many inputs into one file, in bounded memory; what is done stays done when it is stopped."""
+"""Feature extraction of many inputs into one file, in bounded memory, resumable."""
 
 import copy
 import hashlib
@@ -27,36 +27,36 @@ from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.recipe.loading import load_recipe
-from data2vec.tasks.extraction import writers as forms
-from data2vec.tasks.extraction.columns import columns
-from data2vec.tasks.extraction.decode import Read, windows
-from data2vec.tasks.extraction.shard_writer import Part, Parts
+from data2vec.tasks.extraction.columns import metadata_columns
+from data2vec.tasks.extraction.decode import DecodedInput, decode_in_order
+from data2vec.tasks.extraction.shard_writer import Shard, ShardWriter
+from data2vec.tasks.extraction.writers import WRITERS, FeatureTable, write_features
 
 WINDOW = 8
-"""Batches whose inputs are sorted by length together."""
-PART_BYTES, PART_SECONDS = 2**26, 60.0
-"""A part is written when it has so many bytes, or took so long."""
+"""Number of batches whose inputs are sorted by length together."""
+SHARD_BYTES, SHARD_SECONDS = 2**26, 60.0
+"""A shard is written when it reaches this size or this computing time."""
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """What was written."""
+    """A written feature file; `str()` of it is a summary."""
 
     path: Path
     inputs: int
-    """How many there were, with those that cannot be read."""
+    """Number of inputs, including unreadable ones."""
     positions: int
-    """Of all of them together."""
+    """Number of positions of all inputs together."""
     unreadable: list[str]
     """ "name: reason" of each input without features."""
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.inputs - len(self.unreadable)} inputs, {self.positions} positions"]
         if self.unreadable:
-            lines.append(f"{len(self.unreadable)} more cannot be read, and have length 0:")
+            lines.append(f"{len(self.unreadable)} more cannot be decoded, and have length 0:")
             lines += [f"  {each}" for each in self.unreadable[:20]]
         if len(self.unreadable) > 20:
-            lines.append(f"  and {len(self.unreadable) - 20} more, all named in the file")
+            lines.append(f"  and {len(self.unreadable) - 20} more, all listed in the file")
         return "\n".join(lines)
 
 
@@ -70,69 +70,70 @@ def features(
     split: str = "train",
     batch: int | None = None,
 ) -> FeatureFile:
-    """Write the features of many inputs into one file, the same as `Model.features` gives.
+    """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
-    `model`: a Model, or what `data2vec.load` opens. `inputs`: a data set, as `data.train` may be, of which `split` is taken;
-    or a list of what `Model.features` takes. `out`: a file whose ending says its form, .safetensors, .npy or .parquet
+    `model`: a Model, or anything that `data2vec.load` opens. `inputs`: a dataset in any form that `data.train` accepts, of
+    which `split` is used; or a list of inputs as for `Model.features`. `out`: a .safetensors, .npy or .parquet file
     (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `device`: auto, cpu, cuda or cuda:N.
 
-    Finished parts are kept in the folder `out`.parts: the same call again goes on after the last of them. Inputs that cannot
-    be read are left out and named.
+    Finished shards are kept in the folder `out`.parts: the same call resumes after the last one. Inputs that cannot be
+    decoded are skipped and listed.
 
-    Raises UserError when there is nothing to read, when nothing of it can be read, for a layer or a form that is not there,
-    and when `out`.parts was begun with other settings."""
+    Raises UserError if there are no inputs, if none can be decoded, for an unknown layer or file extension, and if
+    `out`.parts was started with other settings."""
     out = Path(out).expanduser()
-    if out.suffix not in forms.FORMS:
-        raise UserError(f"{out}: the ending must say the form: {', '.join(forms.FORMS)}")
+    if out.suffix not in WRITERS:
+        raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
     if not out.absolute().parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent} to write it into")
+        raise UserError(f"{out}: the folder {out.parent} does not exist; create it first")
     model, place = load(model), resolve_device(device)
     most = max_positions(place, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     modality = load_recipe(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
     rows = _rows(modality, inputs)
-    about = {
+    settings = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],
         "pool": pool,
         "seconds_per_position": modality.seconds_per_position,
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
-        "model": _digest(model),
+        "model": _model_digest(model),
     }
-    how = {"content": _content(modality, rows), "split": split, "device": place.type, "batch": most}
-    parts = Parts(out.with_name(f"{out.name}.parts"), about | how)
+    internal = {"content": _content_digest(modality, rows), "split": split, "device": place.type, "batch": most}
+    shards = ShardWriter(out.with_name(f"{out.name}.parts"), settings | internal)
     on_device = model.encoder if place.type == "cpu" else copy.deepcopy(model.encoder).to(place)
-    for part in _computed(padding_invariant(on_device), modality, rows, parts.inputs, weights, pool, most):
-        parts.add(part)
+    for shard in _compute_shards(padding_invariant(on_device), modality, rows, shards.num_inputs, weights, pool, most):
+        shards.add(shard)
 
-    lengths, names, unreadable = parts.index()
+    lengths, names, unreadable = shards.index()
     if not lengths.any():
-        parts.remove()
-        raise UserError(f"none of the {len(rows)} inputs can be read: {'; '.join(unreadable[:3])}")
-    kept = () if weights is None or layers != "all" else (len(weights),)
-    shape = (len(lengths) if pool else int(lengths.sum()), *kept, model.recipe.encoder.width)
-    more = columns(rows, getattr(modality, "kind", ""))
-    forms.write(out, forms.Content(parts.hidden(), shape, pool, lengths, names, about | {"unreadable": unreadable}, more))
-    parts.remove()
+        shards.remove()
+        raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
+    layer_axis = () if weights is None or layers != "all" else (len(weights),)
+    shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
+    columns = metadata_columns(rows, getattr(modality, "kind", ""))
+    metadata = settings | {"unreadable": unreadable}
+    write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
+    shards.remove()
     return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
 
 
 def _rows(modality: Modality, inputs: str | Path | Sequence[Any]) -> Any:
-    """A data set, or the list of inputs. Raises UserError when there is nothing."""
+    """A dataset, or the list of inputs. Raises UserError if there are none."""
     if isinstance(inputs, str | Path):
         require_tokenizer(modality)
         return modality.rows(str(inputs))
     rows = list(inputs)
     if not rows:
-        raise UserError("features: there is no input")
+        raise UserError("features: no inputs; give at least one")
     if any(isinstance(each, str | Path) for each in rows):
         require_tokenizer(modality)
     if folder := next((each for each in rows if isinstance(each, Path) and each.is_dir()), None):
-        raise UserError(f"{folder} is a folder: give one data set by itself, or files")
+        raise UserError(f"{folder} is a folder: give one dataset alone, or files")
     return rows
 
 
-def _digest(model: Model) -> str:
-    """Names the weights and the settings they are used by."""
+def _model_digest(model: Model) -> str:
+    """A hash of the weights and the architecture settings."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (model.recipe.modality, model.recipe.encoder):
         digest.update(part.model_dump_json().encode())
@@ -142,8 +143,8 @@ def _digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _content(modality: Modality, rows: Any) -> str:
-    """Names the inputs: changes when they do, or the files they point to."""
+def _content_digest(modality: Modality, rows: Any) -> str:
+    """A hash of the inputs, which changes if they or the files they point to change."""
     if hasattr(rows, "_fingerprint"):
         return fingerprint(rows, modality.kind)
     digest = hashlib.blake2b(digest_size=16)
@@ -158,37 +159,39 @@ def _content(modality: Modality, rows: Any) -> str:
     return digest.hexdigest()
 
 
-def _computed(
+def _compute_shards(
     encoder: Encoder, modality: Modality, rows: Any, first: int, weights: LayerWeights, pool: bool, most: int
-) -> Iterator[Part]:
-    """The parts that are missing, from input `first` on."""
+) -> Iterator[Shard]:
+    """The missing shards, from input `first` on."""
     from tqdm import tqdm
 
-    held: list[Part] = []
-    begun = time.monotonic()
+    pending: list[Shard] = []
+    start = time.monotonic()
     with tqdm(total=len(rows), initial=first, desc="features", unit="input", leave=False, disable=None) as bar:
-        for window in windows(modality, rows, first, WINDOW * most):
-            held.append(_part(encoder, modality, window, weights, pool, most))
+        for window in decode_in_order(modality, rows, first, WINDOW * most):
+            pending.append(_compute_shard(encoder, modality, window, weights, pool, most))
             bar.update(len(window))
-            if sum(part.hidden.nbytes for part in held) >= PART_BYTES or time.monotonic() - begun >= PART_SECONDS:
-                yield Part.joined(held)
-                held, begun = [], time.monotonic()
-    if held:
-        yield Part.joined(held)
+            if sum(shard.hidden.nbytes for shard in pending) >= SHARD_BYTES or time.monotonic() - start >= SHARD_SECONDS:
+                yield Shard.concat(pending)
+                pending, start = [], time.monotonic()
+    if pending:
+        yield Shard.concat(pending)
 
 
-def _part(encoder: Encoder, modality: Modality, window: list[Read], weights: LayerWeights, pool: bool, most: int) -> Part:
+def _compute_shard(
+    encoder: Encoder, modality: Modality, window: list[DecodedInput], weights: LayerWeights, pool: bool, most: int
+) -> Shard:
     items = [item for _, item in window if not isinstance(item, str)]
-    found = iter(extract_features(encoder, modality, items, weights, pool, most))
+    extracted = iter(extract_features(encoder, modality, items, weights, pool, most))
     width, layers = encoder.transformer.settings.width, len(weights or [[]])
-    absent = np.zeros((layers, width) if pool else (layers, 0, width), np.float32)
-    every = [(absent, 0) if isinstance(item, str) else _array(*next(found)) for _, item in window]
-    rows = [vectors for vectors, _ in every]
+    empty = np.zeros((layers, width) if pool else (layers, 0, width), np.float32)
+    results = [(empty, 0) if isinstance(item, str) else _array(*next(extracted)) for _, item in window]
+    rows = [vectors for vectors, _ in results]
     hidden = np.stack(rows) if pool else np.ascontiguousarray(np.concatenate(rows, axis=1).transpose(1, 0, 2))
     if not np.isfinite(hidden).all():
         raise UserError("the features of this encoder are not numbers: its training went wrong, see its metrics.jsonl")
     unreadable = [item for _, item in window if isinstance(item, str)]
-    return Part(hidden, np.array([length for _, length in every]), [name for name, _ in window], unreadable)
+    return Shard(hidden, np.array([length for _, length in results]), [name for name, _ in window], unreadable)
 
 
 def _array(vectors: torch.Tensor, length: int) -> tuple[np.ndarray, int]:

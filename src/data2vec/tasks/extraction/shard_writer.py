@@ -1,4 +1,4 @@
-"""What takes long to make, kept in whole parts beside the file it is to become, until all of it is there."""
+"""Shards of a feature file: computed results kept in a folder, so that an interrupted extraction can be resumed."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,90 +15,90 @@ from data2vec.errors import UserError
 
 
 @dataclass(frozen=True)
-class Part:
-    """The features of n inputs, one after the other."""
+class Shard:
+    """The features of n consecutive inputs."""
 
     hidden: np.ndarray
-    """(N, L, D) float32: the positions of all inputs; pooled, (n, L, D), zeros for an input that cannot be read."""
+    """(N, L, D) float32, the positions of all inputs; if pooled, (n, L, D), zeros for an input that cannot be decoded."""
     lengths: np.ndarray
-    """(n,) positions of each input; 0 where it cannot be read."""
+    """(n,) positions of each input; 0 if it cannot be decoded."""
     names: list[str]
     unreadable: list[str]
     """ "name: reason" """
 
     @staticmethod
-    def joined(parts: "Sequence[Part]") -> "Part":
-        """Several as one."""
-        return Part(
-            np.concatenate([part.hidden for part in parts]),
-            np.concatenate([part.lengths for part in parts]),
-            [name for part in parts for name in part.names],
-            [reason for part in parts for reason in part.unreadable],
+    def concat(shards: "Sequence[Shard]") -> "Shard":
+        """Several shards as one."""
+        return Shard(
+            np.concatenate([shard.hidden for shard in shards]),
+            np.concatenate([shard.lengths for shard in shards]),
+            [name for shard in shards for name in shard.names],
+            [reason for shard in shards for reason in shard.unreadable],
         )
 
 
-class Parts:
-    """A folder of parts of one file, all made by the same `settings`, which go into it as JSON.
+class ShardWriter:
+    """A folder of shards that were all computed with the same `settings`, which are stored in it as JSON.
 
-    Raises UserError when it was begun with others."""
+    Raises UserError if the folder was started with other settings."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder = folder
-        self.begun = folder / "settings.json"
+        self.settings_file = folder / "settings.json"
         text = json.dumps(settings, ensure_ascii=False)
-        if not self.begun.exists():
+        if not self.settings_file.exists():
             folder.mkdir(exist_ok=True)
-            with atomic_write(self.begun) as tmp:
+            with atomic_write(self.settings_file) as tmp:
                 tmp.write_text(text, encoding="utf-8")
-        before, now = json.loads(self.begun.read_text(encoding="utf-8")), json.loads(text)
-        for key in before.keys() | now.keys():
-            if before.get(key) != now.get(key):
+        stored, current = json.loads(self.settings_file.read_text(encoding="utf-8")), json.loads(text)
+        for key in stored.keys() | current.keys():
+            if stored.get(key) != current.get(key):
                 raise UserError(
-                    f"{folder} was begun with {key} {before.get(key)!r}, not {now.get(key)!r}: give the same again to go on, "
-                    "or remove that folder to begin anew"
+                    f"{folder} was started with {key} {stored.get(key)!r}, not {current.get(key)!r}: use the same to resume, "
+                    "or delete that folder to start over"
                 )
 
     @property
     def files(self) -> list[Path]:
-        """In order; each is named after its first input and the one after its last."""
+        """The shards in order; each is named by the index of its first input and the one after its last."""
         return sorted(self.folder.glob("*-*.safetensors"))
 
     @property
-    def inputs(self) -> int:
-        """How many inputs there are in all parts."""
+    def num_inputs(self) -> int:
+        """The number of inputs in all shards."""
         return int(files[-1].stem.split("-")[1]) if (files := self.files) else 0
 
-    def add(self, part: Part) -> None:
-        """Write the next part."""
-        first = self.inputs
-        path = self.folder / f"{first:012d}-{first + len(part.lengths):012d}.safetensors"
-        words = {"names": json.dumps(part.names), "unreadable": json.dumps(part.unreadable)}
-        arrays = {"hidden": part.hidden, "lengths": part.lengths}
+    def add(self, shard: Shard) -> None:
+        """Write the next shard."""
+        first = self.num_inputs
+        path = self.folder / f"{first:012d}-{first + len(shard.lengths):012d}.safetensors"
+        metadata = {"names": json.dumps(shard.names), "unreadable": json.dumps(shard.unreadable)}
+        arrays = {"hidden": shard.hidden, "lengths": shard.lengths}
         with atomic_write(path) as tmp:
-            save_file(arrays, tmp, words)
+            save_file(arrays, tmp, metadata)
 
     def index(self) -> tuple[np.ndarray, list[str], list[str]]:
-        """Lengths, names and what is unreadable, of all parts, without their features."""
+        """Lengths, names, and reasons of unreadable inputs, of all shards, without their features."""
         lengths: list[np.ndarray] = []
         names: list[str] = []
         unreadable: list[str] = []
         for path in self.files:
             with safe_open(path, "numpy") as file:
-                words = file.metadata()
+                metadata = file.metadata()
                 lengths.append(file.get_tensor("lengths"))
-                names += json.loads(words["names"])
-                unreadable += json.loads(words["unreadable"])
+                names += json.loads(metadata["names"])
+                unreadable += json.loads(metadata["unreadable"])
         return np.concatenate(lengths), names, unreadable
 
-    def hidden(self) -> Iterator[tuple[np.ndarray, int]]:
-        """The features of each part, and how many inputs they are of."""
+    def features(self) -> Iterator[tuple[np.ndarray, int]]:
+        """The features of each shard, and the number of inputs they are of."""
         for path in self.files:
             with safe_open(path, "numpy") as file:
                 yield file.get_tensor("hidden"), len(file.get_tensor("lengths"))
 
     def remove(self) -> None:
-        """Delete the parts, and the folder if nothing else is in it."""
-        for path in (*self.files, *self.folder.glob(".*.tmp"), self.begun):
+        """Delete the shards, and the folder if it is then empty."""
+        for path in (*self.files, *self.folder.glob(".*.tmp"), self.settings_file):
             path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -1,6 +1,6 @@
-"""The forms of a file of features: safetensors, npy with a json beside it, parquet. Each is written part by part.
+"""Writers of feature files: safetensors, npy with a JSON file beside it, and parquet, each shard by shard in bounded memory.
 
-Shapes: n inputs, N positions of all of them, one input after the other, L layers, D width.
+Shapes: n inputs, N positions of all inputs together, L layers, D width.
 """
 
 import json
@@ -16,105 +16,105 @@ from data2vec.atomic_io import atomic_write
 
 
 @dataclass(frozen=True)
-class Content:
-    """All that goes into the file."""
+class FeatureTable:
+    """The content of a feature file."""
 
     hidden: Iterable[tuple[np.ndarray, int]]
-    """Parts, (rows, L, D) float32, and of how many inputs each is."""
+    """Shards, (rows, L, D) float32, and the number of inputs in each."""
     shape: tuple[int, ...]
-    """Of all parts together: (N, [L,] D), or pooled (n, [L,] D)."""
+    """Of all shards together: (N, [L,] D), or if pooled (n, [L,] D)."""
     pooled: bool
     lengths: np.ndarray
     """(n,) int64"""
     names: list[str]
-    about: dict[str, Any]
-    """Settings and what is unreadable, fit for JSON."""
+    metadata: dict[str, Any]
+    """Settings and reasons of unreadable inputs, JSON values."""
     columns: Callable[[int, int], dict[str, Any]]
-    """The data's own columns of a range of inputs, as Arrow arrays; only parquet has them."""
+    """The dataset's own columns of a range of inputs, as Arrow arrays; only written to parquet."""
 
     @property
     def offsets(self) -> np.ndarray:
-        """(n+1,) where the positions of each input begin and end."""
+        """(n+1,) boundaries of the inputs among the positions."""
         return np.concatenate([[0], self.lengths.cumsum()])
 
 
-def write(path: Path, content: Content) -> None:
-    """The file in the form that its ending says, whole or not at all."""
+def write_features(path: Path, table: FeatureTable) -> None:
+    """Write the file atomically, in the format of its extension."""
     with atomic_write(path) as tmp:
-        FORMS[path.suffix](tmp, content)
+        WRITERS[path.suffix](tmp, table)
     if path.suffix == ".npy":
-        beside = content.about | {"names": content.names, "lengths": content.lengths.tolist()}
-        text = json.dumps(beside, indent=1, ensure_ascii=False)
+        sidecar = table.metadata | {"names": table.names, "lengths": table.lengths.tolist()}
+        text = json.dumps(sidecar, indent=1, ensure_ascii=False)
         with atomic_write(path.with_name(f"{path.name}.json")) as tmp:
             tmp.write_text(text, encoding="utf-8")
 
 
-def _npy(path: Path, content: Content) -> None:
+def _npy(path: Path, table: FeatureTable) -> None:
     with open(path, "wb") as file:
-        head = {"descr": "<f4", "fortran_order": False, "shape": content.shape}
+        head = {"descr": "<f4", "fortran_order": False, "shape": table.shape}
         np.lib.format.write_array_header_1_0(file, head)
-        for rows, _ in content.hidden:
+        for rows, _ in table.hidden:
             rows.astype("<f4", copy=False).tofile(file)
 
 
-def _safetensors(path: Path, content: Content) -> None:
-    """By hand, since the library needs all tensors in memory: the length of a JSON header, the header, the tensors."""
-    small = {"lengths": content.lengths.astype("<i8"), "offsets": content.offsets.astype("<i8")}
-    names = json.dumps(content.names, ensure_ascii=False).encode()
-    about = {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.about.items()}
-    header: dict[str, Any] = {"__metadata__": about}
+def _safetensors(path: Path, table: FeatureTable) -> None:
+    """Written without the library, which needs all tensors in memory: header length, JSON header, tensors."""
+    small = {"lengths": table.lengths.astype("<i8"), "offsets": table.offsets.astype("<i8")}
+    names = json.dumps(table.names, ensure_ascii=False).encode()
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in table.metadata.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
 
-    def announce(name: str, kind: str, shape: tuple[int, ...], size: int) -> None:
+    def declare(name: str, kind: str, shape: tuple[int, ...], size: int) -> None:
         nonlocal end
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": (end, end := end + size)}
 
     for name, array in small.items():
-        announce(name, "I64", array.shape, array.nbytes)
-    announce("hidden", "F32", content.shape, 4 * int(np.prod(content.shape)))
-    announce("names", "U8", (len(names),), len(names))
+        declare(name, "I64", array.shape, array.nbytes)
+    declare("hidden", "F32", table.shape, 4 * int(np.prod(table.shape)))
+    declare("names", "U8", (len(names),), len(names))
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in small.values():
             file.write(array.tobytes())
-        for rows, _ in content.hidden:
+        for rows, _ in table.hidden:
             file.write(rows.astype("<f4", copy=False).data)
         file.write(names)
 
 
-def _parquet(path: Path, content: Content) -> None:
+def _parquet(path: Path, table: FeatureTable) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    about = {key: json.dumps(value, ensure_ascii=False) for key, value in content.about.items()}
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in table.metadata.items()}
     writer, first = None, 0
-    for rows, count in content.hidden:
-        lengths, offsets = content.lengths[first : first + count], content.offsets[first : first + count + 1]
+    for rows, count in table.hidden:
+        lengths, offsets = table.lengths[first : first + count], table.offsets[first : first + count + 1]
         features: Any = pa.array(rows.reshape(-1))
-        for size in reversed(content.shape[1:]):
-            features = _lists(features, np.arange(0, len(features) + 1, size))
-        features = features if content.pooled else _lists(features, offsets - offsets[0])
+        for size in reversed(table.shape[1:]):
+            features = _nested(features, np.arange(0, len(features) + 1, size))
+        features = features if table.pooled else _nested(features, offsets - offsets[0])
         columns = {
-            "name": content.names[first : first + count],
+            "name": table.names[first : first + count],
             "length": lengths,
-            "seconds_per_position": pa.array([content.about["seconds_per_position"]] * count, pa.float64()),
+            "seconds_per_position": pa.array([table.metadata["seconds_per_position"]] * count, pa.float64()),
             "features": pc.if_else(pa.array(lengths > 0), features, pa.scalar(None, features.type)),
         }
-        table = pa.table({**content.columns(first, first + count), **columns}).replace_schema_metadata(about)
-        writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=["name"])
-        writer.write_table(table)
+        rows_table = pa.table({**table.columns(first, first + count), **columns}).replace_schema_metadata(metadata)
+        writer = writer or pq.ParquetWriter(path, rows_table.schema, use_dictionary=["name"])
+        writer.write_table(rows_table)
         first += count
     if writer is not None:
         writer.close()
 
 
-def _lists(values: Any, offsets: np.ndarray) -> Any:
+def _nested(values: Any, offsets: np.ndarray) -> Any:
     import pyarrow as pa
 
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
-FORMS: dict[str, Callable[[Path, Content], None]] = {".safetensors": _safetensors, ".npy": _npy, ".parquet": _parquet}
+WRITERS: dict[str, Callable[[Path, FeatureTable], None]] = {".safetensors": _safetensors, ".npy": _npy, ".parquet": _parquet}
