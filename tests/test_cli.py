@@ -21,11 +21,11 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of pictures, dark and bright, eight of each."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of images, dark and bright, eight of each."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(16):
         low = 128 * (i % 2)
@@ -36,12 +36,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run made by the command, as a user types it."""
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the command in a process of its own."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    result = command("pretrain", "vision/v1-tiny", "--out", str(out), f"data.train={pictures}", *TINY)
+    result = command("pretrain", "vision/v1-tiny", "--out", str(out), f"data.train={images}", *TINY)
     assert result.returncode == 0, result.stderr
-    assert f"trained: {out}/model" in result.stdout
+    assert f"model: {out}/model" in result.stdout
     assert "step 4/4: loss" in result.stderr
     return out
 
@@ -50,20 +50,20 @@ def command(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "data2vec", *words], capture_output=True, text=True, timeout=120, **more)  # type: ignore[call-overload]
 
 
-def told(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> list[str]:
-    """The lines that a failing command writes on stderr."""
+def stderr_lines(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> list[str]:
+    """What a failing command prints to stderr."""
     assert cli.main(words) == status
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said.splitlines()
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    return printed.splitlines()
 
 
-def pretrain(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    return told(capsys, 2, "pretrain", "vision/v1-tiny", *words)
+def pretrain_errors(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    return stderr_lines(capsys, 2, "pretrain", "vision/v1-tiny", *words)
 
 
-def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb, said in (
+def test_help_of_a_verb_lists_its_options_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, printed in (
         ("pretrain", "train.lr (0.0005)  Peak learning rate."),
         ("probe", "probe.knn_k (10)"),
         ("recipes", "NAME"),
@@ -74,23 +74,23 @@ def test_help_of_every_verb_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             cli.main([verb, "--help"])
         assert ended.value.code == 0
-        assert said in capsys.readouterr().out
+        assert printed in capsys.readouterr().out
 
 
-def test_help_and_version_are_quick_to_come() -> None:
+def test_help_does_not_import_torch() -> None:
     code = "import sys; from data2vec.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "data2vec pretrain vision/v2-tiny" in result.stdout
     assert result.stdout.splitlines()[-1] == "False"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"data2vec {data2vec.__version__}\n"
 
 
-def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_recipes_lists_all_and_prints_one_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert all(f"{modality}/v{version}-base " in listed for modality in ("speech", "vision", "text") for version in (1, 2))
@@ -100,81 +100,83 @@ def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str], tmp_
     assert capsys.readouterr().out == (tmp_path / "mine.yaml").read_text()
 
 
-def test_a_run_probed(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["probe", str(run), "--data", str(pictures), "--valid", str(pictures), "probe.knn_k=3", "data.workers=0"]
+def test_probe_of_a_run_prints_the_untrained_baseline(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["probe", str(run), "--data", str(images), "--valid", str(images), "probe.knn_k=3", "data.workers=0"]
     assert cli.main(words) == 0
     assert "untrained" in capsys.readouterr().out
 
 
-def test_misspelt_key_wrong_type_and_bad_override(capsys: pytest.CaptureFixture[str]) -> None:
-    assert pretrain(capsys, "train.stepz=3", "encoder.width=big") == [
+def test_pretrain_with_wrong_overrides_prints_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain_errors(capsys, "train.stepz=3", "encoder.width=big") == [
         "data2vec: error: vision/v1-tiny: encoder.width: should be a valid integer, not 'big'",
         "data2vec: error: vision/v1-tiny: train.stepz: unknown setting; did you mean 'steps'?",
     ]
-    assert pretrain(capsys, "quickly") == [
+    assert pretrain_errors(capsys, "quickly") == [
         "data2vec: error: 'quickly' is not an override: write key=value, such as train.lr=1e-3"
     ]
 
 
-def test_overrides_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = pretrain(capsys, "train.stepz=1", "--out", "nowhere", "train.sead=1")
+def test_overrides_are_accepted_before_and_after_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = pretrain_errors(capsys, "train.stepz=1", "--out", "nowhere", "train.sead=1")
     assert [line.split(": ")[3] for line in lines] == ["train.stepz", "train.sead"]
 
 
 @pytest.mark.parametrize("words", [["pretrian"], ["pretrain"], ["recipes", "a", "b"], ["pretrain", "x", "--fast"], []])
-def test_a_command_that_is_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     assert ended.value.code == 2
     assert "data2vec: error: " in capsys.readouterr().err.replace("data2vec pretrain:", "data2vec:")
 
 
-def test_missing_folder_and_folder_without_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pretrain_on_a_missing_or_imageless_folder_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    (line,) = pretrain(capsys, "--out", str(out), f"data.train={tmp_path}/nowhere")
+    (line,) = pretrain_errors(capsys, "--out", str(out), f"data.train={tmp_path}/nowhere")
     assert line.startswith(f"data2vec: error: {tmp_path}/nowhere: there is no such folder")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("hello")
-    (line,) = pretrain(capsys, "--out", str(out), f"data.train={tmp_path}/notes")
+    (line,) = pretrain_errors(capsys, "--out", str(out), f"data.train={tmp_path}/notes")
     assert "nothing here to read as image" in line
     assert not out.exists()
 
 
-def test_a_run_folder_that_exists(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (line,) = pretrain(capsys, "--out", str(run), f"data.train={pictures}", *TINY)
+def test_pretrain_into_an_existing_run_exits_with_2(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = pretrain_errors(capsys, "--out", str(run), f"data.train={images}", *TINY)
     assert line == f"data2vec: error: --out {run}: already holds a run; go on with it by --resume, or choose another --out"
 
 
-def test_a_checkpoint_cut_in_half_costs_only_the_steps_after_the_one_before(
-    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_resume_with_a_truncated_checkpoint_continues_from_the_previous_one(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "step-4" / "objective.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={pictures}", *TINY]
+    words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={images}", *TINY]
     assert cli.main(words) == 0
-    said = capsys.readouterr().err
-    assert "step-4 is passed over: objective.safetensors has" in said
-    assert "step 3/4" in said
+    printed = capsys.readouterr().err
+    assert "step-4 is passed over: objective.safetensors has" in printed
+    assert "step 3/4" in printed
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
-def test_a_model_cut_in_half(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_of_a_truncated_model_names_its_file(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(run / "model", tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    lines = told(capsys, 2, "probe", str(tmp_path / "model"), "--data", str(pictures), "--valid", str(pictures))
+    lines = stderr_lines(capsys, 2, "probe", str(tmp_path / "model"), "--data", str(images), "--valid", str(images))
     assert len(lines) == 1
     assert f"{file} is damaged" in lines[0]
 
 
-def test_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, 2, "probe", str(tmp_path), "--data", "x") == [
+def test_probe_of_something_else_than_a_model_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stderr_lines(capsys, 2, "probe", str(tmp_path), "--data", "x") == [
         f"data2vec: error: {tmp_path} is not a data2vec run or model folder"
     ]
 
 
-def test_a_full_disk_ends_in_one_line_and_loses_nothing(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_full_disk_exits_with_one_line_and_keeps_checkpoints(run: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     size = (run / "checkpoints" / "step-4" / "objective.safetensors").stat().st_size
 
@@ -182,7 +184,7 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(run: Path, pictures: Pat
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 100, size - 100))
 
-    words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={pictures}"]
+    words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={images}"]
     result = command(*words, *TINY, "train.steps=6", preexec_fn=limit)
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("data2vec:")]
@@ -192,42 +194,44 @@ def test_a_full_disk_ends_in_one_line_and_loses_nothing(run: Path, pictures: Pat
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-4"]
 
 
-def test_ctrl_c_saves_and_says_so(pictures: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(out), f"data.train={pictures}"]
+    words = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(out), f"data.train={images}"]
     child = subprocess.Popen([*words, *TINY, "train.steps=100000", "data.workers=1"], stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     for line in child.stderr:
         if "step 3/" in line:
             break
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, printed = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("data2vec: stopped: by Ctrl-C")
+    assert "Traceback" not in printed
+    assert printed.splitlines()[-1].startswith("data2vec: stopped: by Ctrl-C")
     assert list(out.glob("checkpoints/step-*/complete.json"))
 
 
-def test_an_error_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_internal_error_prints_one_line_and_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("data2vec.recipe.loading.recipe_names", lambda: 1 / 0)
-    assert told(capsys, 1, "recipes") == [
-        "data2vec: failed: ZeroDivisionError: division by zero (run with DATA2VEC_TRACEBACK=1 to see where)"
+    assert stderr_lines(capsys, 1, "recipes") == [
+        "data2vec: failed: ZeroDivisionError: division by zero (set DATA2VEC_TRACEBACK=1 to see the traceback)"
     ]
     monkeypatch.setenv("DATA2VEC_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         cli.main(["recipes"])
 
 
-def test_only_the_first_of_many_processes_tells_a_mistake(
+def test_user_error_is_printed_only_by_the_main_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert pretrain(capsys, "train.stepz=3") == []
+    assert pretrain_errors(capsys, "train.stepz=3") == []
 
 
-def test_features_of_files_arrays_and_layers(run: Path, pictures: Path) -> None:
+def test_model_features_of_files_equal_those_of_arrays_for_every_layer(run: Path, images: Path) -> None:
     model = data2vec.load(run)
-    files = sorted(pictures.rglob("*.png"))[:3]
+    files = sorted(images.rglob("*.png"))[:3]
     every = model.features(files, layers="all", batch=2)
     assert every.hidden.shape == (3, 3, 64, 16)
     assert every.lengths.tolist() == [64, 64, 64]
@@ -247,7 +251,7 @@ def test_features_of_files_arrays_and_layers(run: Path, pictures: Path) -> None:
         model.features(["nowhere.png"])
 
 
-def test_clips_too_short_for_one_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_on_clips_too_short_for_a_mask_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import soundfile
 
     (tmp_path / "clips").mkdir()
@@ -256,5 +260,5 @@ def test_clips_too_short_for_one_mask(tmp_path: Path, capsys: pytest.CaptureFixt
         soundfile.write(tmp_path / "clips" / f"{i}.wav", clip, 16000)
     words = ("data.min_seconds=0.03", "data.max_seconds=0.2", "data.batch_seconds=0.2", "data.micro_batch_seconds=0.2")
     run = ("--out", str(tmp_path / "run"), f"data.train={tmp_path / 'clips'}", "data.workers=0", *words)
-    (line,) = told(capsys, 2, "pretrain", "speech/v1-tiny", *run)
+    (line,) = stderr_lines(capsys, 2, "pretrain", "speech/v1-tiny", *run)
     assert "a sequence of 1 positions is too short for 1 masked span(s)" in line and "data.min_seconds" in line

@@ -1,4 +1,4 @@
-"""`data2vec check`, as a user types it."""
+"""The command `data2vec check`."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder(clips: Path, tmp_path: Path) -> None:
+def test_check_reports_counts_duplicates_and_unreadable_files(clips: Path, tmp_path: Path) -> None:
     words = [*COMMAND, str(clips), "--json", str(tmp_path / "found.json")]
     result = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -43,7 +43,7 @@ def test_a_folder(clips: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "found.json").read_text())["parts"][0]["examples"] == 10
 
 
-def test_what_it_says_is_ready_trains(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_suggests_a_command_that_trains(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", str(clips), "--workers", "0"]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("Ready: data2vec ").split()
     small = ["encoder.width=16", "encoder.layers=3", "encoder.heads=2", "encoder.ffn_width=32", "train.device=cpu"]
@@ -51,18 +51,18 @@ def test_what_it_says_is_ready_trains(clips: Path, tmp_path: Path, capsys: pytes
     assert cli.main([*command, *run, *small]) == 0
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
+def test_check_of_invalid_input_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, printed in (
         ([f"{tmp_path}/nowhere"], "there is no such folder or file"),
         ([str(tmp_path)], "nothing here to read as audio, image or text; found nothing"),
         ([str(tmp_path), "--tokenizer", str(tmp_path)], "no tokenizer here"),
     ):
         assert cli.main(["check", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("data2vec: error: ") and said in line
+        assert line.startswith("data2vec: error: ") and printed in line
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
     from PIL import Image
 
     (tmp_path / "d").mkdir()
@@ -81,7 +81,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         time.sleep(0.05)
     workers = children.read_text().split()
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, printed = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert said.splitlines() == ["data2vec: stopped: by Ctrl-C"]
+    assert printed.splitlines() == ["data2vec: stopped: by Ctrl-C"]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

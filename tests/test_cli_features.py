@@ -1,4 +1,4 @@
-"""`data2vec features`, as a user types it."""
+"""The command `data2vec features`."""
 
 import signal
 import subprocess
@@ -40,7 +40,7 @@ def clips(tmp_path: Path) -> list[str]:
     return [str(file) for file in files]
 
 
-def test_a_folder_pooled(model: str, clips: list[str], tmp_path: Path) -> None:
+def test_features_pooled_has_null_for_unreadable_files(model: str, clips: list[str], tmp_path: Path) -> None:
     Path(clips[1]).write_bytes(b"no sound")
     words = [*COMMAND, model, str(tmp_path / "clips"), "--out", str(tmp_path / "out.parquet"), "--pool", "--layers", "-1"]
     result = subprocess.run(words, capture_output=True, text=True, timeout=120)
@@ -55,15 +55,19 @@ def test_a_folder_pooled(model: str, clips: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "count"), [("all", 2), ("0.25,0.75", None), ("mean", None), ("1", None)])
-def test_files_and_layers(model: str, clips: list[str], tmp_path: Path, words: str, count: int | None) -> None:
+def test_features_with_layers_writes_the_expected_shape(
+    model: str, clips: list[str], tmp_path: Path, words: str, count: int | None
+) -> None:
     out = tmp_path / "out.npy"
     assert cli.main(["features", model, *clips, "--out", str(out), "--layers", words]) == 0
     assert np.load(out).shape == ((87, 16) if count is None else (87, count, 16))
 
 
-def test_mistakes(model: str, clips: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_features_with_invalid_arguments_exits_with_2(
+    model: str, clips: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = str(tmp_path / "out.npy")
-    for words, said in (
+    for words, printed in (
         ([str(tmp_path), *clips, "--out", out], "is not a data2vec run or model folder"),
         ([model, *clips, "--out", "out.csv"], "out.csv: unknown file extension; use .safetensors, .npy, .parquet"),
         ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 does not exist; this model has blocks 1 to 2"),
@@ -76,11 +80,11 @@ def test_mistakes(model: str, clips: list[str], tmp_path: Path, capsys: pytest.C
     ):
         assert cli.main(["features", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("data2vec: error: ") and said in line
+        assert line.startswith("data2vec: error: ") and printed in line
     assert not list(tmp_path.glob("out*"))
 
 
-def test_ctrl_c_and_on(model: str, clips: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130_and_keeps_finished_parts(model: str, clips: list[str], tmp_path: Path) -> None:
     for i in range(3, 4000):
         (tmp_path / "clips" / f"{i}.flac").symlink_to(clips[0])
     child = subprocess.Popen(
@@ -94,8 +98,8 @@ def test_ctrl_c_and_on(model: str, clips: list[str], tmp_path: Path) -> None:
         time.sleep(0.05)
     time.sleep(0.5)  # while it forks, Python loses what a signal raises
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert said.splitlines() == ["data2vec: stopped: by Ctrl-C"]
+    _, printed = child.communicate(timeout=60)
+    assert child.returncode == 130, printed
+    assert printed.splitlines() == ["data2vec: stopped: by Ctrl-C"]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert (tmp_path / "out.npy.parts").is_dir() and not (tmp_path / "out.npy").exists()

@@ -1,21 +1,21 @@
-"""What `data2vec VERB --help` shows below the options: commands to copy, and what they make."""
+"""Examples and notes that `data2vec VERB --help` prints below the options."""
 
 GUIDE = """\
 examples:
-  data2vec demo                                          see it work on images, text and speech, in minutes
-  data2vec recipes                                       what is there
-  data2vec check photos/                                 what is there, what is broken or double
-  data2vec pretrain vision/v2-tiny data.train=photos/    learn from a folder of pictures
-  data2vec report runs/vision-v2-tiny                    how it goes: one page for a browser
+  data2vec demo                                          pre-train on images, text and speech in minutes, without downloads
+  data2vec recipes                                       list the shipped recipes
+  data2vec check photos/                                 count examples, find corrupt and duplicate files
+  data2vec pretrain vision/v2-tiny data.train=photos/    pre-train on a folder of images
+  data2vec report runs/vision-v2-tiny                    build report.html: curves, figures, health verdict
   data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
-                                                         what the features are worth, by labelled pictures
+                                                         linear probe and kNN on frozen features
   data2vec features runs/vision-v2-tiny photos/ --out photos.parquet --pool
-                                                         a vector for each picture
+                                                         extract one feature vector per image
   data2vec finetune vision/classify-tiny --model runs/vision-v2-tiny data.train=train/ data.valid=valid/
-                                                         learn from labels
-  data2vec evaluate runs/vision-classify-tiny            what it is worth
+                                                         fine-tune on labelled images
+  data2vec evaluate runs/vision-classify-tiny            evaluate the fine-tuned model
 
-'data2vec VERB --help' tells more.
+See 'data2vec VERB --help' for the options, settings and examples of a verb.
 """
 PRETRAIN = """\
 examples:
@@ -25,38 +25,38 @@ examples:
   data2vec pretrain mine.yaml
   torchrun --nproc_per_node 8 -m data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/
 
-what RUN holds:
-  recipe.yaml        complete: running it again is the same run
-  metrics.jsonl      a line for each logged step
-  checkpoints/       everything to go on by --resume, to the last bit as if the run had never stopped
+the run folder:
+  recipe.yaml        the complete recipe; running it again repeats the run
+  metrics.jsonl      one JSON object per logged step
+  checkpoints/       full training state; --resume continues bit-exactly
   model/             the encoder, for use: data2vec.load("RUN")
-  report.html        how it went: curves, pictures, a verdict in words
-  machine.json       on what it ran, and when
-  bad_files.txt      what could not be read, where there was any
+  report.html        curves, figures and the health verdict
+  machine.json       hardware, versions and times of each start
+  bad_files.txt      files that could not be read, if any
 
-settings, each given as key=value over what the recipe says; in brackets what holds where it says nothing:
+settings, given as key=value; they override the recipe (defaults in parentheses):
 """
 FINETUNE = """\
 examples:
   data2vec finetune speech/ctc-v1-base-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/
   data2vec finetune vision/classify-v2-base --model runs/photos --out cls data.train=train/ data.valid=valid/
   data2vec finetune text/glue-v1-rte --model nlp_base.pt --out rte data.train=train.tsv data.valid=dev.tsv
-  data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from fresh weights, to compare
+  data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from scratch, as a baseline
   data2vec finetune text/glue-v1-cola --model M --out grid --sweep train.lr=1e-5,2e-5 --seeds 5 data.train=…
 
-RUN/model is the best model by its validation. Data is a folder of class folders, one with metadata.csv, tsv, parquet, or a
-hub data set; objective.label names the column.
+Data is a folder with one folder per class, a folder with metadata.csv, a .tsv or .parquet file, or a hub data set;
+objective.label names the label column. RUN/model is the checkpoint with the best validation score.
 
-settings, each given as key=value over what the recipe says; those of pretrain (see its --help), and:
+settings, given as key=value: those of 'data2vec pretrain --help', and (defaults in parentheses):
 """
 EVALUATE = """\
 examples:
-  data2vec evaluate RUN                                    on the data.valid of its recipe
+  data2vec evaluate RUN                                    on the validation data of its recipe
   data2vec evaluate MODEL data.valid=test/
-  data2vec evaluate RUN objective.decode.lm=3gram.arpa objective.decode.beam=1500       by beam search
-  data2vec evaluate RUN objective.decode.lm=3gram.arpa --tune 128       its weights searched on data.valid
+  data2vec evaluate RUN objective.decode.lm=3gram.arpa objective.decode.beam=1500       beam search with a language model
+  data2vec evaluate RUN objective.decode.lm=3gram.arpa --tune 128       tune the decoder weights on data.valid
 
-settings, each given as key=value:
+Settings are given as key=value; 'data2vec finetune --help' lists them.
 """
 TRANSCRIBE = """\
 examples:
@@ -66,12 +66,12 @@ examples:
 """
 PROBE = """\
 examples:
-  data2vec probe RUN --data labelled/                      a folder for each class; a fifth is held out
-  data2vec probe RUN --data train/ --valid valid/          or given apart
-  data2vec probe RUN --data a/ --valid b/ --labels speaker a column of metadata.csv in each
+  data2vec probe RUN --data labelled/                      a folder per class; a fifth is held out for validation
+  data2vec probe RUN --data train/ --valid valid/          with separate validation data
+  data2vec probe RUN --data a/ --valid b/ --labels speaker labels in a column of metadata.csv
   data2vec probe RUN --data train/ --valid valid/ probe.knn_k=20
 
-settings, each given as key=value; in brackets what holds where the model's recipe says nothing:
+settings, given as key=value; they override the recipe of the model (defaults in parentheses):
 """
 CONVERT = """\
 examples:
@@ -79,28 +79,28 @@ examples:
   data2vec convert runs/photos photos-hf/ --to transformers
   data2vec convert owner/name mine.pt --to fairseq
 
-forms:
-  data2vec           a model folder of ours, with the teacher and all that pre-training can go on with
-  transformers       a folder for from_pretrained: version 1 as Data2VecAudio, -Vision or -Text, version 2 with its own code
-                     (trust_remote_code=True)
-  fairseq            an official .pt, with the teacher
+formats:
+  data2vec           a model folder, with the teacher and everything needed to continue pre-training
+  transformers       a folder for from_pretrained: version 1 as Data2VecAudio, Data2VecVision or Data2VecText, version 2 with
+                     its own code (trust_remote_code=True)
+  fairseq            an official .pt checkpoint, with the teacher
 
-What has no place in the other form is told; all weights are read back and compared.
+Parts that the format cannot hold are listed. All weights are read back and compared.
 """
 FEATURES = """\
 examples:
-  data2vec features RUN a.flac b.flac --out ab.safetensors       what the encoder puts out, 50 vectors a second
-  data2vec features RUN clips/ --out clips.npy --layers 8        of block 8; -1 is the last one, all is every block
-  data2vec features RUN photos/ --out photos.parquet --pool      a vector for each input, labels beside it
+  data2vec features RUN a.flac b.flac --out ab.safetensors       the encoder's output, 50 vectors per second
+  data2vec features RUN clips/ --out clips.npy --layers 8        the output of block 8; -1 is the last block, all is every block
+  data2vec features RUN photos/ --out photos.parquet --pool      one vector per input, with its label
   data2vec features RUN owner/name --split test --out test.npy --layers mean --pool
 
-Finished parts are kept in FILE.parts/: stopped for whatever reason, the same command goes on after the last of them. Inputs
-that cannot be read are left out, counted and named; their length is 0. How to read FILE: docs/features.md.
+Finished shards are kept in FILE.parts/: after an interruption, the same command resumes after the last one. Unreadable inputs
+are skipped, counted and named; their length is 0. docs/features.md describes the file formats.
 """
 CHECK = """\
 examples:
   data2vec check clips/
-  data2vec check books/ --tokenizer run/model --json found.json
+  data2vec check books/ --tokenizer run/model --json check.json
   data2vec check owner/name --split validation --kind image
 """
 EXPORT = """\

@@ -85,7 +85,7 @@ def test_the_command(speech: Model, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "a.pt"), "--to", "fairseq", "--license", "mit"]) == 0
     said = capsys.readouterr().out
     assert "weights, read back and equal to the last bit" in said
-    assert "the source is not told in the model card; tell it by --source" in said and "the license is not" not in said
+    assert "no source recorded in the model card; set one with --source" in said and "no license" not in said
     assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "a.pt"), "--to", "fairseq"]) == 2
     assert "a.pt: is there already; choose another name" in capsys.readouterr().err
 

@@ -358,13 +358,13 @@ def test_the_commands(
     out = str(tmp_path / "run")
     assert cli.main(["finetune", "speech/ctc-v2-10h", "--model", str(given["speech-v2"]), "--scratch", "--out", out,
                      "objective.channel_mask.length=4", *train]) == 0  # fmt: skip
-    assert f"fine-tuned: {out}/model" in capsys.readouterr().out
+    assert f"model: {out}/model" in capsys.readouterr().out
     assert cli.main(["evaluate", out]) == 0
     assert "wer " in capsys.readouterr().out
     clip = str(labelled / "speech" / "0.wav")
     assert cli.main(["transcribe", out, clip, str(tmp_path / "none.wav"), "--json", str(tmp_path / "said.jsonl")]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith(f"{clip}\t") and "left out" in said.err
+    assert said.out.startswith(f"{clip}\t") and "skipped" in said.err
     lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == [clip, str(tmp_path / "none.wav")] and lines[1]["error"]
 
