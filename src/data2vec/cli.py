@@ -307,9 +307,9 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from data2vec.report import page
+    from data2vec.report.page import build_report
 
-    print(page.build(arguments.run))
+    print(build_report(arguments.run))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:

@@ -1,36 +1,35 @@
 import numpy as np
 
-from data2vec.report import curves
-from data2vec.report.curves import LOSS, RANK, STD, Panel
+from data2vec.report.curves import LOSS, POINTS, RANK, STAGES, STD, Panel, has_values, plot_curves, series
 
 
 def lines(n: int, **values: float) -> list[dict[str, float]]:
     return [{"step": step, "loss": 1 / step, **values} for step in range(1, n + 1)]
 
 
-def test_what_is_missing_or_no_number_leaves_a_gap() -> None:
+def test_series_skips_missing_and_non_finite_values() -> None:
     metrics = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3}, {"step": 4, "loss": None}]
-    assert curves.series(metrics, "loss").tolist() == [[1, 2]]
-    assert curves.has(metrics, LOSS) and not curves.has(metrics, STD)
-    curves.draw(metrics, [LOSS, STD])
+    assert series(metrics, "loss").tolist() == [[1, 2]]
+    assert has_values(metrics, LOSS) and not has_values(metrics, STD)
+    plot_curves(metrics, [LOSS, STD])
 
 
-def test_of_many_points_the_spikes_are_kept() -> None:
+def test_series_of_many_points_keeps_spikes() -> None:
     metrics = lines(5000)
     metrics[1234]["loss"], metrics[4321]["loss"] = 50.0, -50.0
-    points = curves.series(metrics, "loss")
-    assert len(points) <= 2 * curves.POINTS
+    points = series(metrics, "loss")
+    assert len(points) <= 2 * POINTS
     assert [1235, 50] in points.tolist() and [4322, -50] in points.tolist()
     assert points[0, 0] == 1 and points[-1, 0] == 5000
     assert (np.diff(points[:, 0]) > 0).all()
 
 
 def axis(panel: Panel, metrics: list[dict[str, float]]) -> tuple[str, tuple[float, float]]:
-    axes = curves.draw(metrics, [panel]).axes[0]
+    axes = plot_curves(metrics, [panel]).axes[0]
     return axes.get_yscale(), axes.get_ylim()
 
 
-def test_the_axis_fits_the_values() -> None:
+def test_plot_curves_scales_the_axis_to_the_values() -> None:
     assert axis(LOSS, lines(100))[0] == "log"
     scale, (low, _) = axis(LOSS, lines(5))
     assert (scale, low) == ("linear", 0)
@@ -38,8 +37,8 @@ def test_the_axis_fits_the_values() -> None:
     assert scale == "linear" and low > 90
 
 
-def test_each_stage_has_its_line_and_its_name() -> None:
+def test_plot_curves_labels_a_line_per_stage() -> None:
     metrics = lines(3, features_std=1, student_std=2, target_std=3, prediction_std=4)
-    loss, std = curves.draw(metrics, [LOSS, STD]).axes
+    loss, std = plot_curves(metrics, [LOSS, STD]).axes
     assert [line.get_label() for line in loss.lines] == ["Loss"] and loss.get_legend() is None
-    assert [text.get_text() for text in std.get_legend().get_texts()] == [name for name, _ in curves.STAGES.values()]
+    assert [text.get_text() for text in std.get_legend().get_texts()] == [name for name, _ in STAGES.values()]

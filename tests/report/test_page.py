@@ -8,13 +8,13 @@ import pytest
 
 from data2vec import cli
 from data2vec.errors import UserError
-from data2vec.report import page
+from data2vec.report.page import build_report
 from data2vec.run_dir import Run
 from helpers import browser
 
-CURVES = {"Loss", "Spread", "Rank", "Gradient norm", "Update size", "Content of the targets", "Learning rate", "EMA decay"}
-CURVES |= {"Throughput", "Waiting for data"}
-LOOKS = {"What the student does not see", "Loss, mask by mask", "Features", "Attention"}
+CURVES = {"Loss", "Standard deviation", "Rank", "Gradient norm", "Update/weight ratio", "Learning rate", "EMA decay"}
+CURVES |= {"Between-input variance", "Throughput", "Data loading wait"}
+EXAMPLES = {"Masked positions", "Loss by position", "Features", "Attention"}
 
 
 def titles(path: Path) -> set[str]:
@@ -23,33 +23,33 @@ def titles(path: Path) -> set[str]:
 
 @pytest.fixture
 def copied(run: Run, tmp_path: Path) -> Run:
-    """To be changed."""
+    """A copy of the run, to modify."""
     shutil.copytree(run.folder, tmp_path / "run")
     return Run(tmp_path / "run")
 
 
 def only(kind: str) -> Any:
-    """A test for which one kind of run will do."""
+    """Run a test with one kind of run only."""
     return pytest.mark.parametrize("run", [kind], indirect=True)
 
 
-def test_every_modality_gets_every_picture_on_one_page_that_needs_nothing_else(run: Run) -> None:
+def test_report_has_every_figure_for_every_modality_and_is_self_contained(run: Run) -> None:
     text = run.report.read_text(encoding="utf-8")
-    assert titles(run.report) == CURVES | LOOKS
-    assert "Not on this page" not in text
+    assert titles(run.report) == CURVES | EXAMPLES
+    assert "<p>Missing" not in text
     assert not re.search(r"""(src|href)=["'](?!data:|#)|@import|url\((?!["']?#)""", text)
     assert len(text) < 3_000_000
-    assert len(re.findall('<svg role="img" aria-label="', text)) == len(CURVES | LOOKS)
+    assert len(re.findall('<svg role="img" aria-label="', text)) == len(CURVES | EXAMPLES)
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium here to open the page with")
-def test_it_is_readable_in_a_browser_wide_and_narrow(run: Run, tmp_path: Path) -> None:
+def test_report_fits_wide_and_narrow_browser_windows(run: Run, tmp_path: Path) -> None:
     seen, console = browser.look(run.report, (1280, 400), tmp_path)
     assert console == []
     for at, width in zip(seen, (1280, 400), strict=True):
         assert at["width"] == width
         assert at["overflow"] <= 0
-        assert len(at["pictures"]) == len(CURVES | LOOKS)
+        assert len(at["pictures"]) == len(CURVES | EXAMPLES)
         assert all(340 <= w <= 480 and 90 <= h <= 1200 for w, h in at["pictures"])
         assert all(w > 200 and h > 5 for w, h in at["rasters"])
         assert min(at["labels"]) >= 9
@@ -57,7 +57,7 @@ def test_it_is_readable_in_a_browser_wide_and_narrow(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium here to open the page with")
-def test_the_browser_would_tell(tmp_path: Path) -> None:
+def test_browser_helper_detects_overflow_and_script_errors(tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text('<!doctype html><div style="width:900px">x</div><script>nope()</script>')
     (seen,), console = browser.look(tmp_path / "bad.html", (400,), tmp_path)
     assert seen["overflow"] > 400 and seen["pictures"] == []
@@ -65,7 +65,7 @@ def test_the_browser_would_tell(tmp_path: Path) -> None:
 
 
 @only("images")
-def test_it_says_what_was_run_and_where(run: Run) -> None:
+def test_report_shows_recipe_and_machine(run: Run) -> None:
     text = run.report.read_text(encoding="utf-8")
     (start,) = json.loads((run.folder / "machine.json").read_text())
     assert start["processor"] in text and start["started"] in text
@@ -74,79 +74,79 @@ def test_it_says_what_was_run_and_where(run: Run) -> None:
 
 
 @only("images")
-def test_the_verdict_is_in_words_with_what_to_change(copied: Run) -> None:
+def test_report_of_a_collapsed_run_has_verdict_and_suggestion(copied: Run) -> None:
     lines = [line | {"target_std": 0.001, "step": 5000 + line["step"]} for line in copied.metrics]
     (copied.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = page.build(copied.folder).read_text(encoding="utf-8")
+    text = build_report(copied.folder).read_text(encoding="utf-8")
     verdict = re.search('<section class="verdict collapsed">(.*?)</section>', text, re.DOTALL)
     assert verdict
-    assert "Collapsed" in verdict[1] and "What to change: " in verdict[1] and "train.lr" in verdict[1]
+    assert "Collapsed" in verdict[1] and "Suggestion: " in verdict[1] and "train.lr" in verdict[1]
 
 
 @only("images")
-def test_why_it_stopped_is_told(copied: Run) -> None:
+def test_report_of_a_stopped_run_shows_the_reason(copied: Run) -> None:
     path = copied.folder / "machine.json"
     path.write_text(json.dumps([start | {"because": "asked to stop"} for start in json.loads(path.read_text())]))
-    text = page.build(copied.folder).read_text(encoding="utf-8")
+    text = build_report(copied.folder).read_text(encoding="utf-8")
     assert "The run stopped: asked to stop" in text and 'class="verdict collapsed"' not in text
     path.write_text(json.dumps([start | {"unhealthy": True} for start in json.loads(path.read_text())]))
-    assert 'class="verdict collapsed"' in page.build(copied.folder).read_text(encoding="utf-8")
+    assert 'class="verdict collapsed"' in build_report(copied.folder).read_text(encoding="utf-8")
 
 
 @only("images")
-def test_probe_values_in_some_lines_become_a_curve(copied: Run) -> None:
+def test_report_plots_probe_values_logged_in_some_lines(copied: Run) -> None:
     first, *lines = copied.metrics
     first |= {"probe_linear": 0.25, "probe_knn": 0.2, "probe_linear_untrained": 0.1}
     (copied.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (first, *lines)))
-    path = page.build(copied.folder)
-    assert titles(path) == CURVES | LOOKS | {"Probe"}
+    path = build_report(copied.folder)
+    assert titles(path) == CURVES | EXAMPLES | {"Probe"}
     assert "linear, untrained" in path.read_text(encoding="utf-8")
 
 
 @only("images")
-def test_what_is_not_there_is_named(run: Run, copied: Run, tmp_path: Path) -> None:
+def test_report_names_missing_figures_with_the_reason(run: Run, copied: Run, tmp_path: Path) -> None:
     shutil.rmtree(copied.folder / "checkpoints")
-    path = page.build(copied.folder)
-    assert titles(path) == CURVES | {"What the student does not see"}
-    assert "there is no whole checkpoint" in path.read_text(encoding="utf-8")
+    path = build_report(copied.folder)
+    assert titles(path) == CURVES | {"Masked positions"}
+    assert "there is no complete checkpoint" in path.read_text(encoding="utf-8")
     shutil.copytree(run.folder / "checkpoints", copied.folder / "checkpoints")
     recipe = copied.recipe.read_text()
     copied.recipe.write_text(recipe.replace("ffn_width: 32", "ffn_width: 64"))
-    assert "step-3 does not fit this recipe" in page.build(copied.folder).read_text(encoding="utf-8")
+    assert "step-3 does not fit this recipe" in build_report(copied.folder).read_text(encoding="utf-8")
     recipe = re.sub("(?m)^  train: .*", f"  train: {tmp_path / 'gone'}", recipe)
     copied.recipe.write_text(recipe)
     for name in ("metrics.jsonl", "machine.json"):
         (copied.folder / name).unlink()
-    text = page.build(copied.folder).read_text(encoding="utf-8")
+    text = build_report(copied.folder).read_text(encoding="utf-8")
     assert titles(path) == set()
-    assert "no training data can be loaded" in text and "gone: there is no such folder" in text
-    assert "No step has been logged yet" in text
+    assert "the training data cannot be loaded" in text and "gone: there is no such folder" in text
+    assert "No step logged yet" in text
 
 
 @only("sensors")
-def test_data_that_a_modality_of_your_own_cannot_load_is_named(copied: Run, tmp_path: Path) -> None:
+def test_report_names_the_error_of_a_custom_modality(copied: Run, tmp_path: Path) -> None:
     copied.recipe.write_text(re.sub("(?m)^  train: .*", f"  train: {tmp_path / 'gone.npy'}", copied.recipe.read_text()))
-    assert "FileNotFoundError" in page.build(copied.folder).read_text(encoding="utf-8")
+    assert "FileNotFoundError" in build_report(copied.folder).read_text(encoding="utf-8")
 
 
 @only("images")
-def test_nothing_in_it_becomes_part_of_the_page(copied: Run) -> None:
+def test_report_escapes_file_and_folder_names(copied: Run) -> None:
     """Names of files and folders, and the recipe, may hold anything."""
     evil = "<script>alert(1)</script>$name"
     (copied.folder / "bad_files.txt").write_text(f"{evil}.png: cannot be read\n" * 300, encoding="utf-8")
     folder = copied.folder.rename(copied.folder.with_name("<b>x"))
-    text = page.build(folder).read_text(encoding="utf-8")
+    text = build_report(folder).read_text(encoding="utf-8")
     assert "<script" not in text and "<b>x" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;$name.png") == 200
-    assert "And 100 more" in text
+    assert "100 more, in bad_files.txt" in text
 
 
-def test_text_of_the_training_data_does_not_either(run: Run) -> None:
+def test_report_escapes_training_text(run: Run) -> None:
     assert "<b>more" not in run.report.read_text(encoding="utf-8")
 
 
 @only("images")
-def test_by_the_command(copied: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command_prints_the_path(copied: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copied.report.unlink()
     assert cli.main(["report", str(copied.folder)]) == 0
     assert capsys.readouterr().out == f"{copied.report}\n"
@@ -155,6 +155,6 @@ def test_by_the_command(copied: Run, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is not a run folder" in capsys.readouterr().err
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_build_report_without_a_run_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recipe\.yaml"):
-        page.build(tmp_path)
+        build_report(tmp_path)

@@ -10,8 +10,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Objective, build_objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.report import samples as inside
-from data2vec.report.samples import Sample
+from data2vec.report.samples import Sample, attention_weights, encoder_features, load_sample, masked_errors
 from data2vec.run_dir import Run
 
 
@@ -19,15 +18,15 @@ from data2vec.run_dir import Run
 def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
     recipe = load_recipe(run.recipe)
     modality = recipe.build_modality()
-    sample = inside.sample(modality, str(recipe.data.train))
+    sample = load_sample(modality, str(recipe.data.train))
     return recipe, sample, build_objective(build_encoder(modality, recipe.encoder), recipe.objective).eval()
 
 
-def test_errors_stand_where_the_masks_hide(opened: tuple[Recipe, Sample, Objective]) -> None:
+def test_masked_errors_are_nan_except_at_masked_positions(opened: tuple[Recipe, Sample, Objective]) -> None:
     recipe, sample, objective = opened
     views, n, T = recipe.objective.masks, len(sample.batch), int(np.prod(sample.grid))
-    batches = list(sample.masked(recipe.objective.mask, views, 3))
-    errors = inside.errors(objective, batches)
+    batches = list(sample.masked_batches(recipe.objective.mask, views, 3))
+    errors = masked_errors(objective, batches)
     assert errors.shape == (n, 3 * views, T)
     hidden = torch.cat([batch.mask.view(n, views, T) for batch in batches], 1).numpy()
     np.testing.assert_array_equal(~np.isnan(errors), hidden)
@@ -38,36 +37,36 @@ def test_errors_stand_where_the_masks_hide(opened: tuple[Recipe, Sample, Objecti
     assert not np.array_equal(hidden[:, :views], hidden[:, views : 2 * views])
 
 
-def test_attention_is_of_the_asked_blocks_and_the_first_example(opened: tuple[Recipe, Sample, Objective]) -> None:
+def test_attention_weights_are_those_of_the_given_blocks_and_first_example(opened: tuple[Recipe, Sample, Objective]) -> None:
     recipe, sample, objective = opened
     T, extra = int(np.prod(sample.grid)), recipe.encoder.extra_tokens
-    weights = inside.attention(objective.student, sample.batch, [0, 2])
+    weights = attention_weights(objective.student, sample.batch, [0, 2])
     assert weights.shape == (2, recipe.encoder.heads, T, T)
     if extra:
         assert (weights.sum(-1) < 1).all()
     else:
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-4)
-    again = inside.attention(objective.student, sample.batch.rows(0, 1), [2])
+    again = attention_weights(objective.student, sample.batch.rows(0, 1), [2])
     np.testing.assert_allclose(again[0], weights[1], rtol=1e-4)
     assert not any(block.attention._forward_pre_hooks for block in objective.student.transformer.blocks)
 
 
-def test_features_are_those_of_the_encoder(opened: tuple[Recipe, Sample, Objective]) -> None:
+def test_encoder_features_equal_the_encoder_output(opened: tuple[Recipe, Sample, Objective]) -> None:
     _, sample, objective = opened
-    found = inside.features(objective.student, sample.batch)
+    features = encoder_features(objective.student, sample.batch)
     with torch.no_grad():
-        np.testing.assert_allclose(found, objective.student(sample.batch)[0].numpy(), rtol=1e-5)
+        np.testing.assert_allclose(features, objective.student(sample.batch)[0].numpy(), rtol=1e-5)
 
 
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: np.ndarray) -> tuple[Any, str]:
+def sensor_modality(tmp_path: Path, readings: np.ndarray) -> tuple[Any, str]:
     from helpers.sensor_modality import Sensor, SensorData, SensorSettings
 
     np.save(tmp_path / "readings.npy", readings)
     return Sensor(SensorSettings(), SensorData()), str(tmp_path / "readings.npy")
 
 
-def test_what_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    modality, where = own(tmp_path, monkeypatch, np.arange(6.0)[:, None, None] * np.ones((6, 16, 3)))
+def test_load_sample_skips_unreadable_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modality, where = sensor_modality(tmp_path, np.arange(6.0)[:, None, None] * np.ones((6, 16, 3)))
     examples = type(modality.examples(np.zeros((1, 16, 3))))
     load = examples.load
 
@@ -78,8 +77,8 @@ def test_what_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.Mon
 
     broken.all = False  # type: ignore[attr-defined]
     monkeypatch.setattr(examples, "load", broken)
-    found = inside.sample(modality, where, count=6).batch.input
-    assert sorted(found[:, 0, 0, 0].tolist()) == [0, 2, 4]
+    inputs = load_sample(modality, where, count=6).batch.input
+    assert sorted(inputs[:, 0, 0, 0].tolist()) == [0, 2, 4]
     broken.all = True  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"no example can be read, such as .: no reading"):
-        inside.sample(modality, where)
+        load_sample(modality, where)

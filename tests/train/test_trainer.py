@@ -234,7 +234,7 @@ def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Path] = []
-    monkeypatch.setattr(page, "build", drawn.append)
+    monkeypatch.setattr(page, "build_report", drawn.append)
     asked = {"log.report": True, "train.steps": 3}
     pretrain(tmp_path / "good", tiny, **asked)
     with pytest.raises(RunStopped, match="collapsed: at step 2"):
@@ -246,7 +246,7 @@ def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
 def test_a_page_that_cannot_be_drawn_costs_one_line(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(page, "build", lambda run: 1 / 0)
+    monkeypatch.setattr(page, "build_report", lambda run: 1 / 0)
     run = pretrain(tmp_path / "run", tiny, **{"log.report": True, "train.steps": 1})
     assert run.model.is_dir()
     line = capsys.readouterr().err.splitlines()[-1]

@@ -12,10 +12,10 @@ from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, w
 from data2vec.demo.espeak import require_espeak
 from data2vec.errors import UserError
 from data2vec.model import Model, load_model_folder
-from data2vec.report import curves
-from data2vec.report import panels as pictures
-from data2vec.report import samples as inside
-from data2vec.report import style as figure
+from data2vec.report.curves import LOSS, RANK, STD, plot_curves
+from data2vec.report.figures import SHOWN, plot_components, plot_masks
+from data2vec.report.samples import encoder_features, load_sample
+from data2vec.report.style import save_png
 from data2vec.run_dir import Run
 from data2vec.tasks.probing.probe import Probe, probe, untrained
 from data2vec.train.trainer import pretrain
@@ -126,11 +126,11 @@ def _result(name: str, run: Run, probed: Probe, seconds: float) -> DemoResult:
 
 
 def _save_figures(model: Model, run: Run, data: str, out: Path) -> None:
-    panels = (curves.LOSS, curves.STD, curves.RANK)
-    figure.save(curves.draw(run.metrics, panels, 12, 4), out / "curves.png")
-    sample, objective = inside.sample(model.modality, data), model.recipe.objective
-    hidden = next(sample.masked(objective.mask, pictures.SHOWN, 1)).mask.view(len(sample.batch), pictures.SHOWN, -1)
-    figure.save(pictures.masks(sample.canvas, hidden.numpy(), 8), out / "masks.png", "Grey: what the student does not see")
-    before, after = (inside.features(encoder, sample.batch) for encoder in (untrained(model.recipe), model.encoder))
+    save_png(plot_curves(run.metrics, (LOSS, STD, RANK), 12, 4), out / "curves.png")
+    sample, objective = load_sample(model.modality, data), model.recipe.objective
+    batch = next(sample.masked_batches(objective.mask, SHOWN, 1))
+    mask = batch.mask.view(len(sample.batch), SHOWN, -1).numpy()
+    save_png(plot_masks(sample.renderer, mask, 8), out / "masks.png", "Grey: masked for the student")
+    before, after = (encoder_features(encoder, sample.batch) for encoder in (untrained(model.recipe), model.encoder))
     title = "First three principal components of the features, as red, green and blue"
-    figure.save(pictures.components(sample.canvas, before, after, 8), out / "components.png", title)
+    save_png(plot_components(sample.renderer, before, after, 8), out / "components.png", title)

@@ -1,4 +1,4 @@
-"""Curves over the logged steps of a run."""
+"""Curves of the logged metrics of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,48 +6,48 @@ from typing import Any
 
 import numpy as np
 
-from data2vec.report import style as figure
+from data2vec.report.style import WIDTH, new_figure
 
 BLUE, RED, YELLOW, GREEN, GREY = "#3a7ca5", "#d1495b", "#edae49", "#2a9d8f", "#8a8a8a"
 STAGES = {
     "features": ("local features", GREY),
-    "student": ("student's output", YELLOW),
+    "student": ("student output", YELLOW),
     "target": ("targets", GREEN),
     "prediction": ("predictions", RED),
 }
-"""What flows through a step, its name, its colour."""
+"""The stages of a training step: label and colour of each."""
 POINTS = 200
-"""At most twice as many of a curve are drawn."""
+"""Longer curves are reduced to at most twice this many points."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """One plot: the metrics in it and how to draw them."""
 
     title: str
     unit: str
     keys: Mapping[str, tuple[str, str]]
-    """Of metrics.jsonl, each with its name and colour."""
-    says: str
+    """Keys of metrics.jsonl, each with its label and colour."""
+    caption: str
     """What to look for."""
     dots: bool = False
-    """Mark each value: there are few."""
+    """Mark every value, for metrics logged rarely."""
     percent: bool = False
     log: bool = False
-    """Where values lie orders of magnitude apart."""
+    """Use a log axis if the values span more than a factor of 30."""
 
 
 def _stages(measure: str) -> dict[str, tuple[str, str]]:
     return {f"{stage}_{measure}": shown for stage, shown in STAGES.items()}
 
 
-def _one(title: str, unit: str, key: str, says: str, percent: bool = False, log: bool = False) -> Panel:
-    return Panel(title, unit, {key: (title, BLUE)}, says, percent=percent, log=log)
+def _single(title: str, unit: str, key: str, caption: str, percent: bool = False, log: bool = False) -> Panel:
+    return Panel(title, unit, {key: (title, BLUE)}, caption, percent=percent, log=log)
 
 
-LOSS = _one("Loss", "per prediction", "loss", "In pre-training it may rise while the targets get harder.", log=True)
-STD = Panel("Spread", "standard deviation", _stages("std"), "Near 0, the same vector everywhere: collapse.", log=True)
-RANK = Panel("Rank", "effective dimensions", _stages("rank"), "How many directions are in use. Near 1: collapse.")
+LOSS = _single("Loss", "per prediction", "loss", "In pre-training it may rise as the targets get harder.", log=True)
+STD = Panel("Standard deviation", "over positions", _stages("std"), "Near 0: every vector is the same, collapse.", log=True)
+RANK = Panel("Rank", "effective dimensions", _stages("rank"), "Number of directions in use. Near 1: collapse.")
 PROBES = {
     "probe_linear": ("linear", BLUE),
     "probe_knn": ("kNN", RED),
@@ -66,69 +66,73 @@ SCORES = {
 }
 PANELS = (
     Panel(
-        "Error rate", "validation", ERRORS, "Of words and characters; the model of the best is kept.", dots=True, percent=True
+        "Error rate", "validation", ERRORS, "Word and character error rate; the best model is kept.", dots=True, percent=True
     ),
-    Panel("Scores", "validation", SCORES, "On the validation data; the model of the best is kept.", dots=True),
+    Panel("Scores", "validation", SCORES, "On the validation data; the best model is kept.", dots=True),
     LOSS,
     STD,
     RANK,
-    Panel("Probe", "accuracy", PROBES, "What simple classifiers make of frozen features.", dots=True, percent=True),
-    _one("Gradient norm", "before clipping", "grad_norm", "Spikes tell of too high a learning rate.", log=True),
-    _one("Update size", "share of the weights' size", "update_ratio", "Above a few percent a step is too long.", log=True),
-    _one("Content of the targets", "share of variance", "target_content", "Near 0, all inputs have the same targets."),
-    _one("Learning rate", "", "lr", "Warm-up, then the schedule."),
-    _one("EMA decay", "share of the teacher that stays", "ema_decay", "The nearer to 1, the slower the teacher follows."),
-    _one("Throughput", "samples per second", "samples_per_second", "Where it dips, something else was busy."),
-    _one(
-        "Waiting for data",
-        "share of the time",
+    Panel("Probe", "accuracy", PROBES, "Accuracy of simple classifiers on frozen features.", dots=True, percent=True),
+    _single("Gradient norm", "before clipping", "grad_norm", "Spikes: the learning rate is too high.", log=True),
+    _single(
+        "Update/weight ratio", "update norm / weight norm", "update_ratio", "Above about 3%: updates are too large.", log=True
+    ),
+    _single(
+        "Between-input variance", "share of target variance", "target_content", "Near 0: all inputs have the same targets."
+    ),
+    _single("Learning rate", "", "lr", "Warm-up, then the schedule."),
+    _single("EMA decay", "per step", "ema_decay", "The closer to 1, the slower the teacher follows the student."),
+    _single("Throughput", "samples per second", "samples_per_second", "Dips: the machine was busy with something else."),
+    _single(
+        "Data loading wait",
+        "share of time",
         "data_wait",
-        "If much: more data.workers, or a faster disk.",
+        "If high: more data.workers, or a faster disk.",
         percent=True,
     ),
 )
 
 
-def draw(
-    metrics: Sequence[Mapping[str, Any]], panels: Sequence[Panel], width: float = figure.WIDTH, height: float = 3.1
+def plot_curves(
+    metrics: Sequence[Mapping[str, Any]], panels: Sequence[Panel], width: float = WIDTH, height: float = 3.1
 ) -> Any:
-    """A figure with the panels side by side. A key that a line does not have, or that is no number there, leaves a gap out."""
-    drawn, axes = figure.new(1, len(panels), width, height)
-    for panel, each in zip(panels, np.atleast_1d(axes).flat, strict=True):
+    """A figure with the panels side by side. Steps where a metric is missing or not finite are skipped."""
+    figure, axes = new_figure(1, len(panels), width, height)
+    for panel, subplot in zip(panels, np.atleast_1d(axes).flat, strict=True):
         lines = 0
         for key, (name, colour) in panel.keys.items():
             points = series(metrics, key)
             if len(points):
-                each.plot(*points.T, color=colour, label=name, marker="o" if panel.dots or len(points) < 3 else None, ms=4)
+                subplot.plot(*points.T, color=colour, label=name, marker="o" if panel.dots or len(points) < 3 else None, ms=4)
                 lines += 1
-        _scale(each, panel)
-        each.set(title=panel.title if len(panels) > 1 else "", xlabel="optimizer step", ylabel=panel.unit)
-        each.grid(alpha=0.3)
+        _set_scale(subplot, panel)
+        subplot.set(title=panel.title if len(panels) > 1 else "", xlabel="optimizer step", ylabel=panel.unit)
+        subplot.grid(alpha=0.3)
         if lines > 1:
-            each.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False)
-    return drawn
+            subplot.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False)
+    return figure
 
 
-def has(metrics: Sequence[Mapping[str, Any]], panel: Panel) -> bool:
-    """Whether any line has anything to draw."""
+def has_values(metrics: Sequence[Mapping[str, Any]], panel: Panel) -> bool:
+    """Whether the panel has any value to plot."""
     return any(len(series(metrics, key)) for key in panel.keys)
 
 
 def series(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """(n, 2) steps and values, those that are numbers; of very many, the least and the greatest of each stretch."""
-    found = np.array([(line["step"], line[key]) for line in metrics if line.get(key) is not None], dtype=float).reshape(-1, 2)
-    found = found[np.isfinite(found[:, 1])]
-    if len(found) <= 2 * POINTS:
-        return found
-    kept = {0, len(found) - 1}
-    for stretch in np.array_split(np.arange(len(found)), POINTS - 1):
-        values = found[stretch, 1]
-        kept |= {int(stretch[values.argmin()]), int(stretch[values.argmax()])}
-    return found[sorted(kept)]
+    """(n, 2): steps and finite values of a metric; long series keep the minimum and maximum of each interval."""
+    points = np.array([(line["step"], line[key]) for line in metrics if line.get(key) is not None], dtype=float).reshape(-1, 2)
+    points = points[np.isfinite(points[:, 1])]
+    if len(points) <= 2 * POINTS:
+        return points
+    selected = {0, len(points) - 1}
+    for interval in np.array_split(np.arange(len(points)), POINTS - 1):
+        values = points[interval, 1]
+        selected |= {int(interval[values.argmin()]), int(interval[values.argmax()])}
+    return points[sorted(selected)]
 
 
-def _scale(axes: Any, panel: Panel) -> None:
-    """From 0, or logarithmic, or, where values differ little, as they come."""
+def _set_scale(axes: Any, panel: Panel) -> None:
+    """A log axis, an axis from 0, or, for values that differ little, the default."""
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.zeros(1)])
     low, high = values.min(), values.max()
     if panel.log and low > 0 and high > 30 * low:

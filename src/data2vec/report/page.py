@@ -1,6 +1,6 @@
-"""RUN/report.html: how a run went, on one page that needs nothing but a browser.
+"""RUN/report.html: one self-contained page with the health verdict, curves and figures of a run.
 
-It is made of the run folder alone, so it can be made again at any time; what is not there is left out, and named.
+It is built from the run folder and the training data, at any time; missing parts are named on the page.
 """
 
 import sys
@@ -15,103 +15,106 @@ from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.report import curves
-from data2vec.report import style as figure
-from data2vec.report.figures import Look, looks
+from data2vec.report.curves import PANELS, has_values, plot_curves
+from data2vec.report.figures import ReportFigure, collect_figures
+from data2vec.report.style import to_svg
 from data2vec.run_dir import Run
 from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.train import provenance as machine
 
-FILES = 200
-"""Bad files that the page names."""
+MAX_FILES = 200
+"""Unreadable files listed on the page."""
 STATES = {
-    "healthy": ("✓", "Healthy", "Nothing in the measurements speaks against going on."),
-    "watch": ("!", "Watch", "Something is not as it should be:"),
-    "collapsed": ("✗", "Collapsed", "It does not learn any more:"),
+    "healthy": ("✓", "Healthy", "No problems detected."),
+    "watch": ("!", "Watch", "Possible problems:"),
+    "collapsed": ("✗", "Collapsed", "Training has failed:"),
 }
 
 
-def build(run: str | Path) -> Path:
-    """Write `report.html` of a run, finished or not, in place of an earlier one; returns its path.
+def build_report(run: str | Path) -> Path:
+    """Write `report.html` of a run, finished or not, replacing an earlier one; returns its path.
 
-    Raises UserError when `run` is no run folder or its recipe is not one of this version."""
-    here = Run(Path(run).expanduser())
-    if not here.recipe.is_file():
+    Raises UserError if `run` is not a run folder, or its recipe is not valid in this version."""
+    run_dir = Run(Path(run).expanduser())
+    if not run_dir.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
-    recipe = load_recipe(here.recipe)
-    metrics, starts = here.metrics, machine.starts(here.folder)
-    seen, missing = looks(here.folder, recipe)
+    recipe = load_recipe(run_dir.recipe)
+    metrics, starts = run_dir.metrics, machine.starts(run_dir.folder)
+    figures, missing = collect_figures(run_dir.folder, recipe)
     sections = [
         _verdict(metrics, recipe, starts),
-        f"<p>Not on this page: {escape(missing)}.</p>" if missing else "",
-        _section("Curves", _curves(metrics)),
-        _section("What it sees, and what it makes of it", seen),
-        _bad(here.folder / "bad_files.txt"),
-        _machine(starts),
-        f"<section><h2>Recipe</h2><details><summary>Complete: running it again is the same run</summary>"
-        f"<pre>{escape(here.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
+        f"<p>Missing: {escape(missing)}.</p>" if missing else "",
+        _figure_section("Curves", _curve_figures(metrics)),
+        _figure_section("Examples", figures),
+        _bad_files(run_dir.folder / "bad_files.txt"),
+        _machine_section(starts),
+        f"<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
+        f"<pre>{escape(run_dir.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
     ]
     template = Template((resources.files("data2vec.report") / "page.html").read_text(encoding="utf-8"))
     text = template.substitute(
-        name=escape(here.folder.resolve().name),
+        name=escape(run_dir.folder.resolve().name),
         subtitle=_subtitle(recipe, metrics),
         sections="\n".join(filter(None, sections)),
     )
-    with atomic_write(here.report) as tmp:
+    with atomic_write(run_dir.report) as tmp:
         tmp.write_text(text, encoding="utf-8")
-    return here.report
+    return run_dir.report
 
 
-def at_end(run: Path, recipe: Recipe) -> None:
-    """`build` when a run ends, if its recipe asks for it. A run is not lost over a picture: a failure is one line on stderr."""
+def build_report_at_end(run: Path, recipe: Recipe) -> None:
+    """Build the report when a run ends, if the recipe asks for it. A failure is one line on stderr; the run succeeds."""
     if not recipe.log.report:
         return
     try:
-        build(run)
+        build_report(run)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        print(f"data2vec: report.html was not made ({reason}); all else is; try 'data2vec report {run}'", file=sys.stderr)
+        retry = f"nothing else is missing; retry with 'data2vec report {run}'"
+        print(f"data2vec: report.html could not be built ({reason}); {retry}", file=sys.stderr)
 
 
 def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> str:
     if not metrics:
-        return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step has been logged yet.</p></section>'
-    found, last = judge_run(metrics, recipe), starts[-1] if starts else {}
-    # What ends a run may never have been logged: a loss that is no number is not.
-    state = "collapsed" if last.get("unhealthy") else found.state
-    signs = "".join(
-        f"<li><b>{escape(finding.sign)}</b><br>Likely cause: {escape(finding.cause)}<br>What to change: {escape(finding.mend)}"
-        "</li>"
-        for finding in found.findings
+        return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step logged yet.</p></section>'
+    verdict, last = judge_run(metrics, recipe), starts[-1] if starts else {}
+    # The step that ended the run may not be in the metrics: a NaN loss is not logged.
+    state = "collapsed" if last.get("unhealthy") else verdict.state
+    findings = "".join(
+        f"<li><b>{escape(finding.sign)}</b><br>Likely cause: {escape(finding.cause)}<br>Suggestion: {escape(finding.mend)}</li>"
+        for finding in verdict.findings
     )
-    mark, word, said = STATES[state]
-    parts = [f"<strong>{mark} {word}</strong><p>{said}</p>", f"<ul>{signs}</ul>" if signs else f"<p>{escape(found.note)}</p>"]
+    mark, word, summary = STATES[state]
+    details = f"<ul>{findings}</ul>" if findings else f"<p>{escape(verdict.note)}</p>"
+    parts = [f"<strong>{mark} {word}</strong><p>{summary}</p>", details]
     if last.get("because", "finished") != "finished":
         parts.append(f"<p>The run stopped: {escape(last['because'])}</p>")
     return f'<section class="verdict {state}">{"".join(parts)}</section>'
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Look]:
-    panels = [panel for panel in curves.PANELS if curves.has(metrics, panel)]
-    return [Look(curves.draw(metrics, [panel]), panel.title, panel.says) for panel in panels]
+def _curve_figures(metrics: Sequence[Mapping[str, Any]]) -> list[ReportFigure]:
+    panels = [panel for panel in PANELS if has_values(metrics, panel)]
+    return [ReportFigure(plot_curves(metrics, [panel]), panel.title, panel.caption) for panel in panels]
 
 
-def _bad(path: Path) -> str:
+def _bad_files(path: Path) -> str:
     names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if not names:
         return ""
-    lines = "".join(f"<li>{escape(name)}</li>" for name in names[:FILES])
-    more = f"<p>And {len(names) - FILES} more, in bad_files.txt.</p>" if len(names) > FILES else ""
-    head = f"{len(names)} could not be read and were skipped"
-    return f"<section><h2>Broken files</h2><details open><summary>{head}</summary><ul>{lines}</ul>{more}</details></section>"
+    lines = "".join(f"<li>{escape(name)}</li>" for name in names[:MAX_FILES])
+    more = f"<p>{len(names) - MAX_FILES} more, in bad_files.txt.</p>" if len(names) > MAX_FILES else ""
+    head = f"{len(names)} files could not be read and were skipped"
+    return (
+        f"<section><h2>Unreadable files</h2><details open><summary>{head}</summary><ul>{lines}</ul>{more}</details></section>"
+    )
 
 
-def _machine(starts: Sequence[Mapping[str, Any]]) -> str:
+def _machine_section(starts: Sequence[Mapping[str, Any]]) -> str:
     if not starts:
         return ""
     parts = []
     for i, start in enumerate(reversed(starts)):
-        shown = dict(start) | {"ended": start.get("ended", "not yet, or it was killed")}
+        shown = dict(start) | {"ended": start.get("ended", "running, or killed")}
         rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in shown.items())
         head = f"Start {len(starts) - i} of {len(starts)}, at step {start['step']}"
         parts.append(f"<details{' open' if i == 0 else ''}><summary>{head}</summary><dl>{rows}</dl></details>")
@@ -127,14 +130,14 @@ def _subtitle(recipe: Recipe, metrics: Sequence[Mapping[str, Any]]) -> str:
     if metrics:
         last = metrics[-1]
         parts.append(f"step {last['step']:,} of {recipe.train.steps:,}")
-        parts.append("loss not a number" if last["loss"] is None else f"loss {last['loss']:.4f}")
+        parts.append("loss is NaN or inf" if last["loss"] is None else f"loss {last['loss']:.4f}")
     return escape(" · ".join(parts))
 
 
-def _section(title: str, seen: Sequence[Look]) -> str:
-    figures = "".join(
-        f"<figure><h3>{escape(look.title)}</h3>{figure.svg(look.figure, look.title)}"
-        f"<figcaption>{escape(look.says)}</figcaption></figure>"
-        for look in seen
+def _figure_section(title: str, figures: Sequence[ReportFigure]) -> str:
+    elements = "".join(
+        f"<figure><h3>{escape(entry.title)}</h3>{to_svg(entry.figure, entry.title)}"
+        f"<figcaption>{escape(entry.caption)}</figcaption></figure>"
+        for entry in figures
     )
-    return f'<section><h2>{title}</h2><div class="grid">{figures}</div></section>' if figures else ""
+    return f'<section><h2>{title}</h2><div class="grid">{elements}</div></section>' if elements else ""

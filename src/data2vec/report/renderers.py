@@ -1,6 +1,6 @@
-"""Inputs to paint on: a colour for each position, over a picture, a spectrogram, running text, or any other signal.
+"""Renderers: a colour for each position, drawn over an image, a spectrogram, text, or any other signal.
 
-n inputs, T positions, R rows of colours. Colours are red, green, blue and how much they cover, each from 0 to 1.
+Shapes: n inputs, T positions, R rows of colours. Colours are RGBA, each from 0 to 1.
 """
 
 from abc import ABC, abstractmethod
@@ -10,151 +10,151 @@ from typing import Any
 
 import numpy as np
 
-from data2vec.report import style as figure
-
-RATE = 16000
-"""Samples a second of audio."""
+from data2vec.data.audio import RATE
+from data2vec.report.style import WIDTH, hide_axes, new_figure
 
 
 @dataclass(frozen=True)
-class Scale:
-    """What the colours mean where they stand for a number: those of `viridis`, from `low` to `high`."""
+class ColorScale:
+    """A colour scale for numbers: `viridis` from `low` to `high`."""
 
     low: float
     high: float
     label: str
 
     def colours(self, values: np.ndarray) -> np.ndarray:
-        """Values (…) to (…, 4); what is no number stays uncovered."""
+        """Values (…) to colours (…, 4); NaN is transparent."""
         from matplotlib import colormaps
 
         shown = np.clip((np.nan_to_num(values) - self.low) / max(self.high - self.low, 1e-12), 0, 1)
         return np.where(np.isnan(values)[..., None], 0.0, colormaps["viridis"](shown))
 
 
-class Canvas(ABC):
-    """Some inputs."""
+class Renderer(ABC):
+    """Draws colours over some inputs."""
 
     several: bool = False
-    """Whether there is room for more than one input in a figure."""
+    """Whether a figure has room for several inputs."""
 
     @abstractmethod
-    def paint(self, colours: np.ndarray, names: Sequence[str], scale: Scale | None = None, width: float = figure.WIDTH) -> Any:
-        """A figure of R views with their `names`: `colours` (R, k, T, 4) over the first k inputs.
-
-        k is 1 unless the canvas has room for several."""
+    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
+        """A figure of R rows with their `names`: `colours` (R, k, T, 4) over the first k inputs; k is 1 unless `several`."""
 
 
-class Pictures(Canvas):
-    """Images (n, H, W, 3) in 0..1, whose positions lie in a grid of (rows, columns)."""
+class ImageRenderer(Renderer):
+    """Images (n, H, W, 3) in 0..1, with a grid of (rows, columns) positions."""
 
     several = True
 
     def __init__(self, images: np.ndarray, grid: tuple[int, int]):
         self.images, self.grid = images, grid
 
-    def paint(self, colours: np.ndarray, names: Sequence[str], scale: Scale | None = None, width: float = figure.WIDTH) -> Any:
+    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
         count = colours.shape[1]
-        panels = np.array([[covered(self.images[i], view[i], self.grid) for i in range(count)] for view in colours])
+        panels = np.array([[overlay(self.images[i], view[i], self.grid) for i in range(count)] for view in colours])
         panels = panels if count > 1 else panels.swapaxes(0, 1)
         rows, columns, H, W, _ = panels.shape
-        whole = mosaic(panels)
-        height = width * whole.shape[0] / whole.shape[1] + (0.3 if count == 1 else 0) + (0.5 if scale else 0)
-        drawn, axes = figure.new(1, 1, width, height)
-        figure.bare(axes).imshow(whole, extent=(0, columns, rows, 0), aspect=H / W)
+        image = mosaic(panels)
+        height = width * image.shape[0] / image.shape[1] + (0.3 if count == 1 else 0) + (0.5 if scale else 0)
+        figure, axes = new_figure(1, 1, width, height)
+        hide_axes(axes).imshow(image, extent=(0, columns, rows, 0), aspect=H / W)
         if count == 1:
             axes.xaxis.tick_top()
             axes.set_xticks(np.arange(columns) + 0.48, names)
         else:
             axes.set_yticks(np.arange(rows) + 0.48, names, rotation=90, va="center")
         axes.tick_params(length=0)
-        _bar(drawn, axes, scale)
-        return drawn
+        _add_colorbar(figure, axes, scale)
+        return figure
 
 
-class Strips(Canvas):
-    """One sequence, drawn as an image (H, W, 3) in 0..1 whose width is `end` long in the `unit` of the horizontal axis.
+class SequenceRenderer(Renderer):
+    """One sequence as an image (H, W, 3) in 0..1, whose width is `end` in the `unit` of the horizontal axis.
 
-    `positions`: T, and where the last of them ends."""
+    `positions`: T, and the end of the last one."""
 
     def __init__(self, image: np.ndarray, positions: tuple[int, float], end: float, unit: str):
         self.image, self.end, self.unit = image, end, unit
         self.T, self.last = positions
 
-    def paint(self, colours: np.ndarray, names: Sequence[str], scale: Scale | None = None, width: float = figure.WIDTH) -> Any:
-        reached = round(self.image.shape[1] * min(1.0, self.last / self.end))
-        panels = np.array([covered(self.image[:, :reached], view[0], (1, self.T)) for view in colours])
-        drawn, axes = figure.new(1, 1, width, 0.8 + 0.62 * len(panels) + (0.3 if scale else 0))
+    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
+        covered_width = round(self.image.shape[1] * min(1.0, self.last / self.end))
+        panels = np.array([overlay(self.image[:, :covered_width], view[0], (1, self.T)) for view in colours])
+        figure, axes = new_figure(1, 1, width, 0.8 + 0.62 * len(panels) + (0.3 if scale else 0))
         axes.imshow(mosaic(panels[:, None], sides=False), extent=(0, min(self.last, self.end), len(panels), 0), aspect="auto")
         axes.spines[:].set_visible(False)
         axes.set_xlabel(self.unit)
         axes.set_yticks(np.arange(len(panels)) + 0.46, names)
         axes.tick_params(axis="y", length=0)
-        _bar(drawn, axes, scale)
-        return drawn
+        _add_colorbar(figure, axes, scale)
+        return figure
 
 
-class Words(Canvas):
-    """Running text, of which the first `most` tokens are drawn."""
+class TokenRenderer(Renderer):
+    """Text, of which the first `max_tokens` tokens are drawn."""
 
-    most = 120
+    max_tokens = 120
 
     def __init__(self, tokens: Sequence[str]):
-        shown = ("".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in token) for token in tokens[: self.most])
-        self.tokens = [token.replace(" ", "\u00a0") or "·" for token in shown]  # a browser leaves out other spaces
+        shown = (
+            "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in token) for token in tokens[: self.max_tokens]
+        )
+        self.tokens = [token.replace(" ", "\u00a0") or "·" for token in shown]  # browsers collapse ordinary spaces
 
-    def paint(self, colours: np.ndarray, names: Sequence[str], scale: Scale | None = None, width: float = figure.WIDTH) -> Any:
+    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
         columns = int(10 * width)
-        places, lines = self._places(columns)
+        tokens, lines = self._layout(columns)
         height = 0.24 * len(names) * (lines + 1.6) + 0.1 + (0.5 if scale else 0)
-        drawn, axes = figure.new(1, 1, width, height)
+        figure, axes = new_figure(1, 1, width, height)
         axes.set_facecolor("white")
-        figure.bare(axes).set(xlim=(-0.5, columns + 0.5), ylim=(len(names) * (lines + 1.6) - 0.6, -0.8))
+        hide_axes(axes).set(xlim=(-0.5, columns + 0.5), ylim=(len(names) * (lines + 1.6) - 0.6, -0.8))
         size = width * 72 * 0.95 / columns / 0.602  # the advance of a character of this font is 0.602 of its size
         style: dict[str, Any] = {"size": size, "va": "center_baseline", "in_layout": False, "parse_math": False}
         for i, (name, (colour, *_)) in enumerate(zip(names, colours, strict=True)):
             first = i * (lines + 1.6)
             axes.text(0, first, name, weight="bold", color="#111111", **style)
-            for (line, column, token), (*rgb, cover) in zip(places, colour, strict=False):
-                at, ground = first + line + 1, np.array(rgb) * cover + 1 - cover
+            for (line, column, token), (*rgb, cover) in zip(tokens, colour, strict=False):
+                y, background = first + line + 1, np.array(rgb) * cover + 1 - cover
                 if cover:
-                    axes.barh(at, len(token), left=column, height=0.9, color=ground, linewidth=0)
-                ink = "#111111" if ground @ (0.299, 0.587, 0.114) > 0.5 else "#ffffff"
-                axes.text(column, at, token, family="DejaVu Sans Mono", color=ink, **style)
-        _bar(drawn, axes, scale)
-        return drawn
+                    axes.barh(y, len(token), left=column, height=0.9, color=background, linewidth=0)
+                ink = "#111111" if background @ (0.299, 0.587, 0.114) > 0.5 else "#ffffff"
+                axes.text(column, y, token, family="DejaVu Sans Mono", color=ink, **style)
+        _add_colorbar(figure, axes, scale)
+        return figure
 
-    def _places(self, columns: int) -> tuple[list[tuple[int, int, str]], int]:
+    def _layout(self, columns: int) -> tuple[list[tuple[int, int, str]], int]:
         """Line, column and text of each token, and the number of lines."""
-        places, line, column = [], 0, 0
+        placed, line, column = [], 0, 0
         for token in self.tokens:
             shown = token[:columns]
             if column + len(shown) > columns:
                 line, column = line + 1, 0
-            places.append((line, column, shown))
+            placed.append((line, column, shown))
             column += len(shown)
-        return places, line + 1
+        return placed, line + 1
 
 
-def canvas(kind: str | None, given: np.ndarray, grid: tuple[int, ...], seconds: float | None, tokens: Sequence[str]) -> Canvas:
-    """What to paint on, for a batch's inputs `given` (n, …) with positions in a `grid`.
+def build_renderer(
+    kind: str | None, inputs: np.ndarray, grid: tuple[int, ...], seconds: float | None, tokens: Sequence[str]
+) -> Renderer:
+    """The renderer for a batch of `inputs` (n, …) with a `grid` of positions.
 
-    `kind`: the modality's; `seconds`: of a position, where positions lie in time; `tokens`: the words of the first input,
-    where it has some. What is none of the known kinds is drawn as a plain map of its numbers."""
+    `kind`: that of the modality; `seconds`: duration of a position, if positions are in time; `tokens`: those of the first
+    input, if it is text. An unknown kind of input is drawn as a heat map of its values."""
     T = int(np.prod(grid))
     if tokens:
-        return Words(tokens)
+        return TokenRenderer(tokens)
     if len(grid) == 2:
-        return Pictures(_as_images(given, grid), (grid[0], grid[1]))
-    if kind == "audio" and given.ndim == 2 and seconds is not None:
-        return Strips(spectrogram(given[0]), (T, T * seconds), given.shape[1] / RATE, "time (s)")
-    values = given[0].astype(np.float64)
+        return ImageRenderer(_to_images(inputs, grid), (grid[0], grid[1]))
+    if kind == "audio" and inputs.ndim == 2 and seconds is not None:
+        return SequenceRenderer(spectrogram(inputs[0]), (T, T * seconds), inputs.shape[1] / RATE, "time (s)")
+    values = inputs[0].astype(np.float64)
     values = np.moveaxis(values, int(np.argmax(values.shape)), -1)
-    return Strips(coloured(values.reshape(-1, values.shape[-1])), (T, T), T, "position")
+    return SequenceRenderer(apply_colormap(values.reshape(-1, values.shape[-1])), (T, T), T, "position")
 
 
-def covered(image: np.ndarray, colours: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(H, W, 4): an image (H, W, 3) with `colours` (T, 4) over it, each on the cell of its position."""
+def overlay(image: np.ndarray, colours: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(H, W, 4): an image (H, W, 3) with the colours (T, 4) of its positions blended over their cells."""
     H, W, _ = image.shape
     cells = colours.reshape(*grid, 4)[np.arange(H)[:, None] * grid[0] // H, np.arange(W) * grid[1] // W]
     cover = cells[..., 3:]
@@ -162,7 +162,7 @@ def covered(image: np.ndarray, colours: np.ndarray, grid: tuple[int, int]) -> np
 
 
 def mosaic(panels: np.ndarray, sides: bool = True) -> np.ndarray:
-    """Panels (rows, columns, H, W, 4) in one, with gaps below them, and, with `sides`, on their right."""
+    """One image of panels (rows, columns, H, W, 4), with gaps below and, with `sides`, on the right of each."""
     rows, columns, H, W, _ = panels.shape
     below, right = max(1, round(0.06 * H)), max(1, round(0.06 * W)) if sides else 0
     padded = np.pad(panels, ((0, 0), (0, 0), (0, below), (0, right), (0, 0)))
@@ -170,16 +170,18 @@ def mosaic(panels: np.ndarray, sides: bool = True) -> np.ndarray:
 
 
 def spectrogram(wave: np.ndarray, rate: int = RATE) -> np.ndarray:
-    """(H, W, 3): power in decibels of `wave` (S,) in windows of 25 ms, high frequencies on top."""
+    """(H, W, 3): log power spectrogram of `wave` (S,), 25 ms windows, high frequencies on top."""
     window, hop = int(0.025 * rate), int(0.005 * rate)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wave, (window // 2, window)), window)[: len(wave) : hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(window), axis=1)) ** 2
     decibels = 10 * np.log10(power.T[::-1] + 1e-10)
-    return coloured(decibels, decibels.max() - 80, decibels.max(), "magma")
+    return apply_colormap(decibels, decibels.max() - 80, decibels.max(), "magma")
 
 
-def coloured(values: np.ndarray, low: float | None = None, high: float | None = None, name: str = "cividis") -> np.ndarray:
-    """Values (H, W) to colours (H, W, 3)."""
+def apply_colormap(
+    values: np.ndarray, low: float | None = None, high: float | None = None, name: str = "cividis"
+) -> np.ndarray:
+    """Values (H, W) to colours (H, W, 3), by default from their 2nd to their 98th percentile."""
     from matplotlib import colormaps
 
     values = np.nan_to_num(values)
@@ -188,26 +190,26 @@ def coloured(values: np.ndarray, low: float | None = None, high: float | None = 
     return colormaps[name](np.clip((values - low) / max(high - low, 1e-12), 0, 1))[..., :3]
 
 
-def _as_images(given: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """(n, H, W, 3) in 0..1: bytes or floats (n, C, H, W) of one or three channels; grey where inputs are no images."""
-    if given.ndim == 3:
-        given = given[:, None]
-    if given.ndim != 4 or given.shape[1] not in (1, 3):
-        return np.full((len(given), *grid, 3), 0.5)
-    images = np.broadcast_to(given, (len(given), 3, *given.shape[2:])).transpose(0, 2, 3, 1)
-    if given.dtype == np.uint8:
+def _to_images(inputs: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """(n, H, W, 3) in 0..1 of uint8 or float (n, C, H, W) with one or three channels; grey if inputs are not images."""
+    if inputs.ndim == 3:
+        inputs = inputs[:, None]
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        return np.full((len(inputs), *grid, 3), 0.5)
+    images = np.broadcast_to(inputs, (len(inputs), 3, *inputs.shape[2:])).transpose(0, 2, 3, 1)
+    if inputs.dtype == np.uint8:
         return images / 255
     low, high = images.min(), images.max()
     return (images - low) / max(high - low, 1e-12)
 
 
-def _bar(drawn: Any, axes: Any, scale: Scale | None) -> None:
-    """A bar that tells what the colours mean."""
+def _add_colorbar(figure: Any, axes: Any, scale: ColorScale | None) -> None:
+    """Add a colour bar if there is a scale."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     if scale is not None:
-        drawn.colorbar(
+        figure.colorbar(
             ScalarMappable(Normalize(scale.low, scale.high), "viridis"),
             ax=axes, label=scale.label, location="bottom", aspect=40, pad=0.02,
         )  # fmt: skip

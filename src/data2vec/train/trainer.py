@@ -26,7 +26,7 @@ from data2vec.objective import diagnostics as health
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
-from data2vec.report import page
+from data2vec.report.page import build_report_at_end
 from data2vec.run_dir import Run
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.train import checkpoint, trackers
@@ -74,10 +74,10 @@ def run_in(place: Path, resolved: Recipe, resume: bool, training_of: "type[Train
             with folder.only_one(place, process):
                 training.go(run)
         except Unhealthy:
-            process.on_main_process(lambda: page.at_end(run.folder, resolved))
+            process.on_main_process(lambda: build_report_at_end(run.folder, resolved))
             raise
         del training
-        process.on_main_process(lambda: page.at_end(run.folder, resolved))
+        process.on_main_process(lambda: build_report_at_end(run.folder, resolved))
     return run
 
 
