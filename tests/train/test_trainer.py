@@ -250,7 +250,7 @@ def test_a_page_that_cannot_be_drawn_costs_one_line(
     run = pretrain(tmp_path / "run", tiny, **{"log.report": True, "train.steps": 1})
     assert run.model.is_dir()
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "report.html was not made (ZeroDivisionError: division by zero)" in line
+    assert "report.html could not be built (ZeroDivisionError: division by zero)" in line
     assert f"data2vec report {run.folder}" in line
 
 
