@@ -159,7 +159,12 @@ def kinds(place: Path) -> list[Kind]:
     """All that is to be tried."""
     data = {
         "indexed": {"data.train": place / "pictures"},
-        "streamed": {"data.train": place / "shards", "data.streaming": "true", "data.streams": 4, "data.buffer": 32},
+        "streamed": {
+            "data.train": place / "shards",
+            "data.streaming": "true",
+            "data.num_streams": 4,
+            "data.shuffle_buffer": 32,
+        },
     }
     ways = {"one process": (1, {}), "two": (2, {}), "two, sharded": (2, {"train.shard": "true"})}
     return [

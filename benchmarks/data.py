@@ -21,11 +21,12 @@ import numpy as np
 import soundfile
 import torch
 
-from data2vec.data.audio import SpeechData, SpeechExamples
 from data2vec.data.augment import RandAugment
-from data2vec.data.image import VisionData, VisionExamples, decode
+from data2vec.data.image import decode_image
 from data2vec.data.loader import Loader
-from data2vec.data.tokenizer import encode, train_tokenizer
+from data2vec.data.tokenizer import encode_texts, train_tokenizer
+from data2vec.modalities.speech import SpeechData, SpeechExamples
+from data2vec.modalities.vision import VisionData, VisionExamples
 from data2vec.recipe.loading import load_recipe
 
 RECIPES = ("vision/v1-base", "vision/v2-base", "speech/v1-base", "speech/v2-base", "text/v1-base", "text/v2-base")
@@ -51,7 +52,7 @@ def decoding(seconds: float) -> None:
 
         def work(i: int) -> float:
             if settings is None:
-                decode(pictures[i % 16]["image"])
+                decode_image(pictures[i % 16]["image"])
             else:
                 examples.load(i % 16, None, np.random.default_rng(i))
             return 1.0
@@ -61,7 +62,7 @@ def decoding(seconds: float) -> None:
     print(f"500 x 375 JPEG ({size:.0f} kB), decoded only        {images(None):8.0f} images")
     print(f"... cropped to 224 and flipped            {images(VisionData(color_jitter=0.0)):8.0f} images")
     print(f"... and colour jitter                     {images(VisionData()):8.0f} images")
-    tuning = VisionData(color_jitter=0.0, rand_augment=RandAugment(ops=2), erase=0.25)
+    tuning = VisionData(color_jitter=0.0, rand_augment=RandAugment(ops=2), random_erasing=0.25)
     print(f"... or RandAugment and erasing            {images(tuning):8.0f} images")
     with tempfile.TemporaryDirectory() as folder:
         for ending, sample_rate in (("flac", 16000), ("flac", 44100), ("mp3", 16000), ("ogg", 16000), ("wav", 16000)):
@@ -81,7 +82,7 @@ def decoding(seconds: float) -> None:
 
     def encoding(i: int) -> float:
         some = documents[i * 40 % len(documents) :][:40]
-        encode(tokenizer, some)
+        encode_texts(tokenizer, some)
         return sum(map(len, some)) / 1e6
 
     print(f"text to tokens, done once                 {rate(encoding, seconds):8.1f} MB")

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from transformers import Data2VecAudioConfig, Data2VecAudioModel, Wav2Vec2FeatureExtractor
 
 import data2vec
-from data2vec.data.audio import decode, normalise
+from data2vec.data.audio import decode_audio, normalize_waveform
 from data2vec.interop.key_mapping import to_foreign_keys
 from data2vec.interop.transformers.key_mapping import AUDIO
 from data2vec.model import Model, blank_model
@@ -70,7 +70,7 @@ def _there(
 
 
 def _wave(file: Path) -> np.ndarray:
-    return normalise(decode({"bytes": None, "path": str(file)}))
+    return normalize_waveform(decode_audio({"bytes": None, "path": str(file)}))
 
 
 def _timed(way: Callable[[], Result]) -> tuple[Result, float]:

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 
 from data2vec.data.loader import Loader
-from data2vec.data.streaming import rows_read
+from data2vec.data.streaming import count_rows_read
 from data2vec.recipe.loading import load_recipe
 
 CLIPS = 1000
@@ -82,13 +82,14 @@ def stream(folder: str, shards: int, size: int, workers: int) -> None:
     modality = recipe.build_modality()
     loader = Loader(modality, recipe.objective.mask, modality.rows(folder), seed=1, masks=recipe.objective.masks)
     settings = recipe.data
-    print(f"data.streams: {settings.streams}, data.buffer: {settings.buffer}, data.workers: {loader.workers}")
+    print(f"data.num_streams: {settings.num_streams}, data.shuffle_buffer: {settings.shuffle_buffer}")
+    print(f"data.workers: {loader.workers}")
     print("GB read  clips/s  seconds of audio/s  memory of all, MB (PSS)  of each process, MB (RSS)")
     begin, seconds, clips, shown = time.monotonic(), 0.0, 0, 0
     for batches in loader.steps():
         seconds += sum(batch.input.numel() for batch in batches) / RATE
         clips += sum(len(batch) for batch in batches)
-        done = rows_read(loader.places) / CLIPS / shards
+        done = count_rows_read(loader.stream_states) / CLIPS / shards
         if int(24 * done) > shown or done >= 1:
             shown = int(24 * done)
             taken, each = time.monotonic() - begin, [memory(pid) for pid in family(os.getpid())]

@@ -136,7 +136,7 @@ def test_pretrain_on_a_missing_or_imageless_folder_exits_with_2(capsys: pytest.C
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("hello")
     (line,) = pretrain_errors(capsys, "--out", str(out), f"data.train={tmp_path}/notes")
-    assert "nothing here to read as image" in line
+    assert "no image found" in line
     assert not out.exists()
 
 

@@ -55,7 +55,7 @@ def test_check_of_invalid_input_exits_with_2(tmp_path: Path, capsys: pytest.Capt
     for words, printed in (
         ([f"{tmp_path}/nowhere"], "there is no such folder or file"),
         ([str(tmp_path)], "nothing here to read as audio, image or text; found nothing"),
-        ([str(tmp_path), "--tokenizer", str(tmp_path)], "no tokenizer here"),
+        ([str(tmp_path), "--tokenizer", str(tmp_path)], "no tokenizer in this folder"),
     ):
         assert cli.main(["check", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()

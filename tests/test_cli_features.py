@@ -76,7 +76,7 @@ def test_features_with_invalid_arguments_exits_with_2(
         ([model, *clips, "--out", out, "--batch", "0"], "batch: 0 is not a number of positions"),
         ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one dataset alone, or files"),
         ([model, str(tmp_path / "gone"), "--out", out], "there is no such folder or file"),
-        ([model, model, "--out", out], "nothing here to read as audio"),
+        ([model, model, "--out", out], "no audio found"),
     ):
         assert cli.main(["features", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()

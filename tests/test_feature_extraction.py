@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data2vec.distributed import resolve_device
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import batches, read_input
 from data2vec.model import Model
 from data2vec.nn.encoder import build_encoder
@@ -134,7 +134,7 @@ def test_arrays_tensors_and_files_are_the_same(tmp_path: Path) -> None:
         this.features([wave, wave[None]])
     with pytest.raises(UserError, match="input 1: too short"):
         this.features([wave[:300]])
-    with pytest.raises(UserError, match="input 1: has samples that are not numbers"):
+    with pytest.raises(UserError, match="input 1: contains NaN or inf samples"):
         this.features([np.full(8000, np.nan, np.float32)])
     with pytest.raises(UserError, match=r"input 1: an image of torch.float64 \(4, 4, 3\)"):
         model("vision/v1-tiny").features([np.zeros((4, 4, 3))])
@@ -156,7 +156,7 @@ def test_text_without_a_tokenizer() -> None:
 
 def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    with pytest.raises(BadExample, match=r"a\.wav"):
+    with pytest.raises(CorruptExample, match=r"a\.wav"):
         read_input(model("speech/v1-tiny").modality, tmp_path / "a.wav", "a wave")
 
 

@@ -60,7 +60,7 @@ def test_save_pretrained_replaces_an_existing_folder(speech_model: Path, tmp_pat
 
 
 def test_save_model_folder_of_text_includes_the_tokenizer(tmp_path: Path) -> None:
-    from data2vec.data.text import save_tokenizer, train_tokenizer
+    from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
     recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})
@@ -74,7 +74,7 @@ def test_save_model_folder_of_text_includes_the_tokenizer(tmp_path: Path) -> Non
 
 
 def test_load_uses_a_tokenizer_added_to_the_folder(tmp_path: Path) -> None:
-    from data2vec.data.text import save_tokenizer, train_tokenizer
+    from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 
     recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300})
     modality = recipe.build_modality()

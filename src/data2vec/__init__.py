@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from data2vec.errors import BadExample, RunStopped, UserError
+from data2vec.errors import CorruptExample, RunStopped, UserError
 
 if TYPE_CHECKING:
     from data2vec.data.check.check import check
@@ -37,7 +37,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "BadExample",
+    "CorruptExample",
     "Exported",
     "FeatureBatch",
     "FeatureFile",

@@ -1,24 +1,34 @@
-"""A batch on its way from the loader to the objective.
+"""Batches, as the loader makes them and the objective takes them.
 
 Shapes: B samples, M masked views of each, T positions, N masked positions of the whole batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 
 @dataclass(eq=False)
 class Batch:
-    """What a modality collates: inputs of one shape, or padded to one."""
+    """Inputs of one shape, or padded to one."""
 
     input: Tensor
     """The raw signal, (B, …)."""
     padding: Tensor | None = None
-    """Bool, True = not there, at the resolution of `input`; None when every row is full."""
+    """Bool, True = padding, at the resolution of `input`; None when no row is padded."""
+
+    @staticmethod
+    def stack(items: Sequence[Tensor], padding_value: float = 0) -> "Batch":
+        """Batch one-dimensional inputs: `input` (B, T), shorter ones filled up with `padding_value`."""
+        if len({len(item) for item in items}) == 1:
+            return Batch(default_collate(list(items)))  # in a worker: directly into memory shared with the training process
+        lengths = torch.tensor([len(item) for item in items])
+        padded = torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True, padding_value=padding_value)
+        return Batch(padded, padding=torch.arange(int(lengths.max())) >= lengths[:, None])
 
     def __len__(self) -> int:
         return len(self.input)
@@ -32,7 +42,7 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def rows(self, first: int, last: int) -> "Batch":
-        """Some of the samples, without masks or labels."""
+        """Samples `first` to `last`, without masks or labels."""
         return Batch(self.input[first:last], None if self.padding is None else self.padding[first:last])
 
     def _map(self, action: Callable[[Tensor], Tensor]) -> Self:
@@ -45,17 +55,17 @@ class MaskedBatch(Batch):
     """A batch for pre-training."""
 
     mask: Tensor
-    """Bool (B·M, T), True = hidden from the student and predicted: M masks a sample, sample by sample; 1 in version 1."""
+    """Bool (B·M, T), True = hidden from the student and predicted: M masks a sample, sample by sample; M is 1 in data2vec 1."""
     masked_indices: Tensor
-    """Int64 (N,), where `mask` is True in the flattened order; drawn with the mask, so that no step waits for it."""
+    """Int64 (N,), the flat indices where `mask` is True; computed by the loader to avoid a device sync in the training step."""
     replaced_input: Tensor | None = None
-    """`input` with random content at some positions, which the student is given in its place; None: nothing is replaced."""
+    """`input` with random content at some positions, for the student only; None: the student sees `input`."""
     teacher_visible: Tensor | None = None
-    """Bool (B, T), what a teacher that sees only some positions sees; `mask` where it is None."""
+    """Bool (B, T), the positions that a teacher with partial input sees; None: those where `mask` is True."""
 
     @property
     def student_input(self) -> Tensor:
-        """The raw signal that the student is given, before masks hide some of it."""
+        """The student's raw signal, before masking."""
         return self.input if self.replaced_input is None else self.replaced_input
 
 
@@ -64,8 +74,8 @@ class LabelledBatch(Batch):
     """A batch for fine-tuning."""
 
     labels: Tensor
-    """Classes (B,), shares of classes (B, C), numbers (B,), or label sequences (B, L) that end in -1."""
+    """Classes (B,), class probabilities (B, C), numbers (B,), or label sequences (B, L) padded with -1."""
     mask: Tensor | None = None
-    """Bool (B, T), positions that are hidden; none without it."""
+    """Bool (B, T), masked positions; None: no position is masked."""
     channel_mask: Tensor | None = None
-    """Bool (B, D), channels that are set to zero; none without it."""
+    """Bool (B, D), channels that are set to zero; None: no channel is."""

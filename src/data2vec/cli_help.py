@@ -32,7 +32,7 @@ the run folder:
   model/             the encoder, for use: data2vec.load("RUN")
   report.html        curves, figures and the health verdict
   machine.json       hardware, versions and times of each start
-  bad_files.txt      files that could not be read, if any
+  corrupt_files.txt  files that could not be read, if any
 
 settings, given as key=value; they override the recipe (defaults in parentheses):
 """

@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class RunStopped(Exception):
-    """A run that had to stop: a collapse, too many unreadable files, a full disk. The command exits with 1."""
+    """A run that had to stop: a collapse, too many corrupt files, a full disk. The command exits with 1."""
 
 
 class Unhealthy(RunStopped):
@@ -24,7 +24,7 @@ class Interrupted(RunStopped):
         self.signal = signal
 
 
-class BadExample(Exception):
+class CorruptExample(Exception):
     """One example that cannot be decoded: it is skipped, counted and named. `str(error)` is "name: reason"."""
 
 

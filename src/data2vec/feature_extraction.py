@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from data2vec.batch import Batch
-from data2vec.errors import BadExample, UserError
+from data2vec.data.audio import SAMPLE_RATE
+from data2vec.data.bucketing import pad_by_length
+from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import mean_pool
@@ -28,8 +30,6 @@ LayerWeights = list[list[float]] | None
 """(L, blocks) weights of the blocks' outputs; None means the encoder's output."""
 DEFAULT_POSITIONS = {"cpu": 1024, "cuda": 8192}
 """Positions per batch, padding included: more would overflow the processor's caches, or the memory of a small GPU."""
-MAX_PADDING = 1 / 16
-"""Largest fraction of them that may be padding. One more batch costs about as much: all weights are read from memory again."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,9 @@ def batches(modality: Modality, items: Sequence[Any], most: int) -> Iterator[tup
     """The places of inputs that are computed together, and their batch: of like length, at most `most` positions with
     padding, of which little is padding; or a single input."""
     lengths = [num_positions(modality, item) for item in items]
-    group: list[int] = []
-    padding = 0
-    for place in sorted(range(len(items)), key=lambda place: -lengths[place]):
-        missing = lengths[group[0]] - lengths[place] if group else 0
-        if group and not (
-            (len(group) + 1) * lengths[group[0]] <= most
-            and padding + missing <= MAX_PADDING * most
-            and (modality.supports_padding or _shape(items[place]) == _shape(items[group[0]]))
-        ):
-            yield group, modality.collate([items[each] for each in group])
-            group, padding, missing = [], 0, 0
-        group.append(place)
-        padding += missing
-    if group:
-        yield group, modality.collate([items[each] for each in group])
+    shapes = None if modality.supports_padding else [_shape(item) for item in items]
+    for indices in pad_by_length(lengths, most, shapes):
+        yield indices, modality.collate([items[index] for index in indices])
 
 
 def _shape(item: Any) -> Any:
@@ -143,14 +131,14 @@ def read_input(modality: Modality, value: Any, name: str) -> Tensor:
     """One input, ready to be collated: a file path; an array or tensor of (S,) samples at 16 kHz, (H, W, 3) bytes or (T,) token
     ids; a string of text; or a row of a dataset. `name` stands for arrays in error messages.
 
-    Raises BadExample when it cannot be decoded, and UserError when this model does not accept such inputs."""
+    Raises CorruptExample when it cannot be decoded, and UserError when this model does not accept such inputs."""
     kind = getattr(modality, "kind", None)
     if kind == "text" and not isinstance(value, str | Path | dict):
         return _tokens(modality, value, name)
     row = value if kind is None or isinstance(value, dict) else _row(kind, value, name)
     examples = modality.labelled([row])
     if not len(examples):
-        raise BadExample((*getattr(examples, "bad", ()), f"{name}: too short for a single position")[0])
+        raise CorruptExample((*examples.corrupt, f"{name}: too short for a single position")[0])
     return examples.load(0, None, None)
 
 
@@ -166,7 +154,7 @@ def _row(kind: str, value: Any, name: str) -> dict[str, Any]:
         if array.ndim != 1:
             raise UserError(f"{name}: audio of shape {tuple(array.shape)}; it must be (S,), mono samples at 16 kHz")
         array = array.float() if array.is_floating_point() else array
-        soundfile.write(content, array.numpy(), 16000, format="WAV", subtype="FLOAT")
+        soundfile.write(content, array.numpy(), SAMPLE_RATE, format="WAV", subtype="FLOAT")
     else:
         from PIL import Image
 
@@ -178,7 +166,8 @@ def _row(kind: str, value: Any, name: str) -> dict[str, Any]:
 
 def _tokens(modality: Modality, value: Any, name: str) -> Tensor:
     ids = torch.as_tensor(value).cpu()
-    size, most = modality.settings.vocab_size, modality.settings.max_length
+    settings: Any = modality.settings
+    size, most = settings.vocab_size, settings.max_length
     if ids.ndim != 1 or ids.is_floating_point() or not 1 <= len(ids) <= most or ids.min() < 0 or ids.max() >= size:
         raise UserError(f"{name}: must be a string, or a 1-D array of 1 to {most} token ids from 0 to {size - 1}")
     return ids.long()
@@ -186,7 +175,7 @@ def _tokens(modality: Modality, value: Any, name: str) -> Tensor:
 
 def require_tokenizer(modality: Modality) -> None:
     """Raises UserError for a text model without a tokenizer."""
-    if getattr(modality, "kind", None) == "text" and modality.data.tokenizer is None:
+    if getattr(modality, "kind", None) == "text" and getattr(modality.data, "tokenizer", None) is None:
         raise UserError(
             "this text model has no tokenizer: put its tokenizer.json, or vocab.json and merges.txt, into the model folder, or "
             "pass token ids"

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from data2vec.atomic_io import atomic_dir
-from data2vec.errors import BadExample, UserError
+from data2vec.data.dataset import ExampleDataset
+from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights, read_input, require_tokenizer
-from data2vec.modalities.base import Examples, Modality
+from data2vec.modalities.base import Modality
 from data2vec.model_card import render_model_card
 from data2vec.nn.encoder import Encoder, build_encoder, padding_invariant
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head, build_head
@@ -100,7 +101,7 @@ class Model:
             require_tokenizer(self.modality)
         try:
             items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
-        except BadExample as error:
+        except CorruptExample as error:
             raise UserError(f"features: {error}") from None
         features = extract_features(padding_invariant(self.encoder), self.modality, items, weights, pool, batch)
         lengths = [length for _, length in features]
@@ -113,7 +114,7 @@ class Model:
 
 
 def save_model_folder(
-    model: Model, folder: Path, examples: Examples | None = None, metrics: Sequence[dict[str, Any]] = ()
+    model: Model, folder: Path, examples: ExampleDataset | None = None, metrics: Sequence[dict[str, Any]] = ()
 ) -> None:
     """Write a model folder, replacing one of that name.
 

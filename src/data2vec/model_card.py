@@ -31,7 +31,7 @@ def render_model_card(
 
     `metrics`: the logged steps of its run. `library` and `usage`: what loads the folder, and example code."""
     recipe, encoder = model.recipe, model.recipe.encoder
-    modality: str = recipe.modality.name  # type: ignore[attr-defined]
+    modality: str = recipe.modality.name
     head = "" if model.head is None else model.head.settings.name
     metadata = {
         "library_name": library,

@@ -3,10 +3,18 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from data2vec.data.augment import OPERATIONS, RandAugment, draw, operate, rand_augment
+from data2vec.data.augment import (
+    OPERATIONS,
+    RandAugment,
+    apply_operation,
+    draw_operations,
+    rand_augment,
+    random_erasing,
+    random_erasing_box,
+)
 
 FILL = (124, 116, 104)
-MEAN = (0.485, 0.456, 0.406)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ON = RandAugment(ops=2)
 
 
@@ -43,19 +51,19 @@ def test_there_are_fifteen_operations():
 )
 def test_operations_are_those_of_pillow(picture, name, level, expected):
     image = picture(31, 20)
-    assert torch.equal(tensor(operate(image, name, level, FILL)), tensor(expected(image)))
+    assert torch.equal(tensor(apply_operation(image, name, level, FILL)), tensor(expected(image)))
 
 
 def test_the_strongest_posterize_and_solarize():
     image = Image.fromarray(np.full((2, 2, 3), 200, np.uint8))
-    assert not np.array(operate(image, "posterize", 1.0, FILL)).any()
-    assert (np.array(operate(image, "solarize", 1.0, FILL)) == 55).all()
+    assert not np.array(apply_operation(image, "posterize", 1.0, FILL)).any()
+    assert (np.array(apply_operation(image, "solarize", 1.0, FILL)) == 55).all()
 
 
 def test_solarize_add_brightens_what_is_dark():
     row = np.array([0, 28, 29, 127, 128, 255], np.uint8)
     image = Image.fromarray(np.repeat(row[None, :, None], 3, axis=2))
-    result = np.array(operate(image, "solarize_add", 0.9, FILL))  # by int(99.0)
+    result = np.array(apply_operation(image, "solarize_add", 0.9, FILL))  # by int(99.0)
     assert (result == np.array([99, 127, 128, 226, 128, 255])[None, :, None]).all()
 
 
@@ -64,7 +72,7 @@ def test_translations_move_by_a_share_of_the_side(picture, level, shift):
     pixels = tensor(picture(40, 40))
     image = picture(40, 40)
     for name, axis in (("translate_x", 2), ("translate_y", 1)):
-        moved = tensor(operate(image, name, level, FILL))  # 0.5 · 0.45 · 40
+        moved = tensor(apply_operation(image, name, level, FILL))  # 0.5 · 0.45 · 40
         kept = 40 - abs(shift)
         assert torch.equal(
             moved.narrow(axis, 0 if shift > 0 else -shift, kept), pixels.narrow(axis, shift if shift > 0 else 0, kept)
@@ -77,11 +85,11 @@ def test_shears_are_about_the_upper_left_corner():
     line = np.zeros((20, 20, 3), np.uint8)
     line[:, 10] = 255
     # The result at (x, y) is the source at (x + 0.3·y, y), pixels counted at their centres.
-    centres = [(np.array(operate(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0)))[y, :, 0] @ np.arange(20)) for y in (0, 10)]
-    sums = [np.array(operate(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0)))[y, :, 0].sum() for y in (0, 10)]
+    rows = [np.array(apply_operation(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0)))[y, :, 0] for y in (0, 10)]
+    centres, sums = [row @ np.arange(20) for row in rows], [row.sum() for row in rows]
     assert [c / s for c, s in zip(centres, sums, strict=True)] == pytest.approx([10 - 0.15, 10 - 3.15], abs=0.1)
-    sideways = operate(Image.fromarray(line.transpose(1, 0, 2)), "shear_y", 1.0, (0, 0, 0))
-    upright = operate(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0))
+    sideways = apply_operation(Image.fromarray(line.transpose(1, 0, 2)), "shear_y", 1.0, (0, 0, 0))
+    upright = apply_operation(Image.fromarray(line), "shear_x", 1.0, (0, 0, 0))
     assert np.array_equal(np.array(sideways).transpose(1, 0, 2), np.array(upright))
 
 
@@ -100,7 +108,7 @@ def test_nothing_is_done_without_operations(picture):
 
 def test_what_is_drawn():
     rng = np.random.default_rng(0)
-    plans = [draw(ON, rng) for _ in range(8000)]
+    plans = [draw_operations(ON, rng) for _ in range(8000)]
     assert np.bincount([len(plan) for plan in plans], minlength=3) / 8000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
     names, levels = zip(*(step for plan in plans for step in plan), strict=True)
     counts = [names.count(name) for name in OPERATIONS]
@@ -111,7 +119,8 @@ def test_what_is_drawn():
     assert (abs(levels) == 1).mean() == pytest.approx(0.0228, abs=0.006)  # two deviations above the mean
     assert np.median(abs(levels)) == pytest.approx(0.9, abs=0.003)
     assert np.quantile(abs(levels), 0.1587) == pytest.approx(0.85, abs=0.005)
-    assert {step for _ in range(50) for _, step in draw(RandAugment(ops=2, magnitude=3, spread=0), rng)} == {0.3, -0.3}
+    fixed = RandAugment(ops=2, magnitude=3, magnitude_std=0)
+    assert {level for _ in range(50) for _, level in draw_operations(fixed, rng)} == {0.3, -0.3}
 
 
 @pytest.mark.parametrize(("width", "height"), [(8, 8), (5, 40), (1, 1)])
@@ -119,7 +128,7 @@ def test_what_is_drawn():
 def test_every_operation_keeps_the_size(picture, name, width, height):
     image = picture(width, height)
     for level in (-1.0, 0.0, 0.9):
-        assert operate(image, name, level, FILL).size == (width, height)
+        assert apply_operation(image, name, level, FILL).size == (width, height)
 
 
 def test_pictures_of_any_memory_order(picture):
@@ -128,3 +137,56 @@ def test_pictures_of_any_memory_order(picture):
     expected = rand_augment(pixels, settings, MEAN, np.random.default_rng(1))
     assert torch.equal(rand_augment(pixels.contiguous(), settings, MEAN, np.random.default_rng(1)), expected)
     assert expected.shape == (3, 12, 20) and expected.dtype == torch.uint8
+
+
+def test_boxes_have_the_asked_areas_and_ratios():
+    rng = np.random.default_rng(0)
+    top, left, height, width = np.array([random_erasing_box(300, 400, rng) for _ in range(4000)]).T
+    assert (top >= 0).all() and (top + height <= 300).all()
+    assert (left >= 0).all() and (left + width <= 400).all()
+    area, ratio = height * width / (300 * 400), np.log(height / width)
+    assert 0.019 < area.min() < 0.03
+    assert 0.32 < area.max() < 0.337
+    assert area.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
+    assert ratio.min() == pytest.approx(np.log(0.3), abs=0.05)
+    assert ratio[area < 0.1].max() == pytest.approx(-np.log(0.3), abs=0.05)
+    assert ratio[area < 0.1].mean() == pytest.approx(0, abs=0.05)
+
+
+def test_noise_is_normal_once_it_is_normalised():
+    picture = torch.full((3, 400, 400), 255, dtype=torch.uint8)
+    mean, std = (0.5, 0.45, 0.4), (0.1, 0.09, 0.08)  # 4 deviations and more fit into bytes
+    erased = random_erasing(picture, 1.0, mean, std, np.random.default_rng(0))
+    inside = (erased != 255).all(0)
+    values = (erased[:, inside] / 255 - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
+    assert values.mean(1).numpy() == pytest.approx(0, abs=0.02)
+    assert values.std(1).numpy() == pytest.approx(1, abs=0.02)
+    assert torch.corrcoef(values).sub(torch.eye(3)).abs().max() < 0.03  # each colour by itself
+    assert (picture == 255).all()  # what was given is left alone
+
+
+def test_noise_wider_than_bytes_is_cut_off():
+    picture = torch.full((3, 64, 64), 100, dtype=torch.uint8)
+    erased = random_erasing(picture, 1.0, (0.5,) * 3, (0.5,) * 3, np.random.default_rng(0))
+    inside = (erased != 100).any(0)
+    assert (erased[:, inside] == 0).float().mean().item() == pytest.approx(0.159, abs=0.04)
+    assert (erased[:, inside] == 255).float().mean().item() == pytest.approx(0.159, abs=0.04)
+
+
+def test_chance_and_seed():
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    erased = [random_erasing(picture, 0.25, MEAN, STD, np.random.default_rng(seed)) for seed in range(2000)]
+    assert np.mean([bool(one.any()) for one in erased]) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(erased[7], random_erasing(picture, 0.25, MEAN, STD, np.random.default_rng(7)))
+    assert random_erasing(picture, 0.0, MEAN, STD, np.random.default_rng(0)) is picture
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (1, 1), (1, 50), (3, 100)])
+def test_small_and_narrow_pictures(height, width):
+    for seed in range(200):
+        top, left, high, wide = random_erasing_box(height, width, np.random.default_rng(seed))
+        assert 0 <= top <= top + high <= height and 0 <= left <= left + wide <= width
+        assert high * wide <= height * width / 2
+        picture = torch.zeros(3, height, width, dtype=torch.uint8)
+        erased = random_erasing(picture, 1.0, MEAN, STD, np.random.default_rng(seed))
+        assert erased.shape == picture.shape and int(erased.any(0).sum()) <= height * width / 2

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from data2vec.data.cache import cache_folder, cached
-from data2vec.data.corrupt import BadExamples
+from data2vec.data.corrupt import CorruptExamples
 from data2vec.errors import RunStopped, UserError
 
 
@@ -38,12 +38,12 @@ def test_a_cache_that_cannot_be(tmp_path, monkeypatch):
 
 
 def test_how_many_bad_examples_are_borne():
-    bad = BadExamples(0.01, 300)
+    bad = CorruptExamples(0.01, 300)
     bad.add(["a: torn", "b: torn", "a: torn"])
     bad.add(["c: torn"])
     assert len(bad.names) == 3
-    with pytest.raises(RunStopped, match=r"4 of 300 .* a: torn; b: torn; c: torn; and 1 more\. Mend"):
+    with pytest.raises(RunStopped, match=r"4 of 300 .* a: torn; b: torn; c: torn; and 1 more\. Repair"):
         bad.add(["d: torn"])
-    BadExamples(0.01, 20).add(["one is borne"])
+    CorruptExamples(0.01, 20).add(["one is borne"])
     with pytest.raises(RunStopped, match="1 of 20"):
-        BadExamples(0.0, 20).add(["none is borne"])
+        CorruptExamples(0.0, 20).add(["none is borne"])

@@ -14,16 +14,13 @@ import pytest
 import soundfile
 import torch
 
-from data2vec.data.audio import SpeechData
-from data2vec.data.image import VisionData
 from data2vec.data.loader import Loader
-from data2vec.data.sources.rows import open_rows
-from data2vec.data.text import TextData
+from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
-from data2vec.modalities.speech import Speech, SpeechSettings
-from data2vec.modalities.text import Text, TextSettings
-from data2vec.modalities.vision import Vision, VisionSettings
+from data2vec.modalities.speech import Speech, SpeechData, SpeechSettings
+from data2vec.modalities.text import Text, TextData, TextSettings
+from data2vec.modalities.vision import Vision, VisionData, VisionSettings
 
 ENDINGS = {"audio": "flac", "image": "jpg", "text": "txt"}
 BROKEN = (7, 29)
@@ -82,7 +79,7 @@ def stored(signals):
 @pytest.fixture
 def load(tmp_path):
     """Make a loader of what is stored at a place."""
-    settings = {"streams": 4, "buffer": 16, "max_bad": 0.1}
+    settings = {"num_streams": 4, "shuffle_buffer": 16, "max_corrupt": 0.1}
     tokenizer = train_tokenizer(["Document number 0123456789 says what it says and ends."] * 9, 300)
 
     def modality(kind, **more):
@@ -140,11 +137,11 @@ def test_streamed_from_every_form(stored, load, tmp_path, kind, form, place):
     stored(kind, form, where)
     one = load(kind, where, workers=0)
     whole = take(one, 0, 14)
-    assert len(one.bad.names) == 2 and one.bad.total > 40, "more than a pass"
+    assert len(one.corrupt.names) == 2 and one.corrupt.total > 40, "more than a pass"
     assert same(take(load(kind, where, workers=2), 0, 14), whole)
     first = load(kind, where, workers=0)
     take(first, 0, 5)
-    assert same(take(load(kind, where, workers=1), 5, 9, first.places), whole[5:])
+    assert same(take(load(kind, where, workers=1), 5, 9, first.stream_states), whole[5:])
     ranks = [take(load(kind, where, rank, 2, workers=0), 0, 14) for rank in range(2)]
     assert same([a + b for a, b in zip(*ranks, strict=True)], whole)
 
@@ -157,7 +154,7 @@ def test_row_groups_of_one_parquet_file_are_its_shards(signals, load, tmp_path):
     whole = take(one, 0, 9)
     first = load("image", str(tmp_path / "one.parquet"), workers=2)
     take(first, 0, 4)
-    assert same(take(load("image", str(tmp_path / "one.parquet"), workers=0), 4, 5, first.places), whole[4:])
+    assert same(take(load("image", str(tmp_path / "one.parquet"), workers=0), 4, 5, first.stream_states), whole[4:])
 
 
 def test_clips_are_grouped_by_seconds_within_a_window(stored, load, tmp_path):
@@ -173,9 +170,9 @@ def test_what_is_at_an_address_can_be_indexed_too(stored, form, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # else the library does not read from any address
     kind = "text" if form == "jsonl" else "image"
     stored(kind, form, f"memory://indexed/{form}")
-    assert len(open_rows(f"memory://indexed/{form}", kind)) == 40
-    assert len(open_rows(f"memory://indexed/{form}/shard-0.{form}", kind)) == 5
-    assert len(list(open_rows(f"memory://indexed/{form}/shard-[01]*", kind, streaming=True))) == 10
+    assert len(open_dataset(f"memory://indexed/{form}", kind)) == 40
+    assert len(open_dataset(f"memory://indexed/{form}/shard-0.{form}", kind)) == 5
+    assert len(list(open_dataset(f"memory://indexed/{form}/shard-[01]*", kind, streaming=True))) == 10
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
@@ -195,23 +192,23 @@ def test_streamed_from_a_web_server(stored, load, tmp_path, form):
 def test_splits_at_an_address(stored):
     for split in ("train", "dev"):
         stored("image", "tar", f"memory://splits/{split}")
-    assert open_rows("memory://splits", "image", "valid", streaming=True).num_shards == 8
+    assert open_dataset("memory://splits", "image", "valid", streaming=True).num_shards == 8
     with pytest.raises(UserError, match="no split 'test', only dev, train"):
-        open_rows("memory://splits", "image", "test")
+        open_dataset("memory://splits", "image", "test")
 
 
 def test_a_file_address_is_a_path(stored, tmp_path):
     stored("image", "files", str(tmp_path / "set"))
-    assert len(open_rows((tmp_path / "set").as_uri(), "image")) == 40
+    assert len(open_dataset((tmp_path / "set").as_uri(), "image")) == 40
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
         ("memory://nowhere/at/all", "there is no such file or folder"),
-        ("memory://mistakes", r"nothing here to read as image; looked for \.parquet \.tar .*; found 1 \.doc"),
-        ("s3://bucket/shards", "a package is missing to read this: .*s3fs"),
-        ("nothing://bucket", "not an address that can be read: Protocol not known: nothing"),
+        ("memory://mistakes", r"no image found; searched for \.parquet \.tar .*; found 1 \.doc"),
+        ("s3://bucket/shards", "reading it needs a package that is not installed: .*s3fs"),
+        ("nothing://bucket", "not a supported URL: Protocol not known: nothing"),
         ("file:///nowhere", "there is no such file or folder"),
     ],
 )
@@ -225,7 +222,7 @@ def test_mistakes_are_told_in_a_line(where, message):
             pytest.skip("s3fs is installed")
     fsspec.filesystem("memory").pipe("/mistakes/a.doc", b"x")
     with pytest.raises(UserError, match=message) as error:
-        open_rows(where, "image", streaming=True)
+        open_dataset(where, "image", streaming=True)
     assert "\n" not in str(error.value)
 
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from data2vec.data.mixing import PictureMixing, WaveMixing, mix_pictures, mix_waves
+from data2vec.data.mixing import ImageMixing, WaveformMixing, mix_images, mix_waveforms
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
-MIXUP = PictureMixing(cutmix=0, smoothing=0)
-CUTMIX = PictureMixing(mixup=0, smoothing=0)
+MIXUP = ImageMixing(cutmix=0, label_smoothing=0)
+CUTMIX = ImageMixing(mixup=0, label_smoothing=0)
 
 
 def one_hot(batch: int, labels: int = 0) -> torch.Tensor:
@@ -20,7 +20,7 @@ def distinct(batch: int, height: int, width: int) -> torch.Tensor:
 
 def test_mixup_by_hand() -> None:
     x, y = torch.randn(4, 3, 6, 5), one_hot(4)
-    mixed, labels = mix_pictures(x, y, MIXUP, np.random.default_rng(0))
+    mixed, labels = mix_images(x, y, MIXUP, np.random.default_rng(0))
     kept = labels[0, 0]
     assert 0 < kept < 1
     assert torch.allclose(mixed[0], kept * x[0] + (1 - kept) * x[3])
@@ -30,8 +30,8 @@ def test_mixup_by_hand() -> None:
 
 def test_bytes_stay_bytes() -> None:
     x, y = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), one_hot(4)
-    mixed, labels = mix_pictures(x, y, MIXUP, np.random.default_rng(0))
-    expected, _ = mix_pictures(x.float(), y, MIXUP, np.random.default_rng(0))
+    mixed, labels = mix_images(x, y, MIXUP, np.random.default_rng(0))
+    expected, _ = mix_images(x.float(), y, MIXUP, np.random.default_rng(0))
     assert mixed.dtype == torch.uint8
     assert (mixed.float() - expected).abs().max() <= 0.5
     assert labels.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_labels_hold_the_area_of_the_box_exactly(height: int, width: int) -> Non
     x, y = distinct(4, height, width), one_hot(4).double()
     shares = []
     for seed in range(300):
-        mixed, labels = mix_pictures(x, y, CUTMIX, np.random.default_rng(seed))
+        mixed, labels = mix_images(x, y, CUTMIX, np.random.default_rng(seed))
         for row in range(4):
             assert ((mixed[row] == row) | (mixed[row] == 3 - row)).all()
             assert labels[row, row].item() == pytest.approx((mixed[row, 0] == row).double().mean().item(), abs=1e-12)
@@ -58,26 +58,26 @@ def test_labels_hold_the_area_of_the_box_exactly(height: int, width: int) -> Non
 def test_chances() -> None:
     x, y = distinct(2, 16, 16), one_hot(2)
 
-    def kinds(settings: PictureMixing) -> dict[str, float]:
+    def kinds(settings: ImageMixing) -> dict[str, float]:
         found = {"none": 0, "mixup": 0, "cutmix": 0}
         for seed in range(1000):
-            mixed, _ = mix_pictures(x, y, settings, np.random.default_rng(seed))
+            mixed, _ = mix_images(x, y, settings, np.random.default_rng(seed))
             values = mixed.unique()
             between = ((values != 0) & (values != 1)).any()
             found["mixup" if between else "none" if torch.equal(mixed, x) else "cutmix"] += 1
         return {kind: count / 1000 for kind, count in found.items()}
 
-    assert kinds(PictureMixing(chance=0))["none"] == 1
-    assert kinds(PictureMixing(chance=0.6, cutmix=0)) == pytest.approx({"none": 0.4, "mixup": 0.6, "cutmix": 0}, abs=0.05)
-    assert kinds(PictureMixing(mixup=0))["mixup"] == 0
-    assert kinds(PictureMixing(switch=0.3))["mixup"] == pytest.approx(0.7, abs=0.05)
-    assert kinds(PictureMixing(mixup=0, cutmix=0))["none"] == 1
+    assert kinds(ImageMixing(prob=0))["none"] == 1
+    assert kinds(ImageMixing(prob=0.6, cutmix=0)) == pytest.approx({"none": 0.4, "mixup": 0.6, "cutmix": 0}, abs=0.05)
+    assert kinds(ImageMixing(mixup=0))["mixup"] == 0
+    assert kinds(ImageMixing(switch_prob=0.3))["mixup"] == pytest.approx(0.7, abs=0.05)
+    assert kinds(ImageMixing(mixup=0, cutmix=0))["none"] == 1
 
 
 def test_mixup_shares_are_of_the_beta_distribution() -> None:
     x, y = torch.zeros(2, 3, 1, 1), one_hot(2).double()
-    settings = PictureMixing(mixup=0.8, cutmix=0, smoothing=0)
-    shares = [mix_pictures(x, y, settings, np.random.default_rng(seed))[1][0, 0].item() for seed in range(3000)]
+    settings = ImageMixing(mixup=0.8, cutmix=0, label_smoothing=0)
+    shares = [mix_images(x, y, settings, np.random.default_rng(seed))[1][0, 0].item() for seed in range(3000)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
     assert np.var(shares) == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.005)
 
@@ -86,27 +86,27 @@ def test_mixup_shares_are_of_the_beta_distribution() -> None:
 def test_labels_keep_their_mass(batch: int) -> None:
     y = torch.softmax(torch.randn(batch, 7), dim=1)
     for seed in range(50):
-        _, labels = mix_pictures(distinct(batch, 8, 8), y, PictureMixing(), np.random.default_rng(seed))
+        _, labels = mix_images(distinct(batch, 8, 8), y, ImageMixing(), np.random.default_rng(seed))
         assert labels.sum(1).numpy() == pytest.approx(1, abs=1e-5)
         assert (labels >= 0.1 / 7).all()
 
 
 def test_smoothing_without_mixing() -> None:
-    _, labels = mix_pictures(
-        distinct(2, 4, 4), one_hot(2, 10), PictureMixing(chance=0, smoothing=0.1), np.random.default_rng(0)
+    _, labels = mix_images(
+        distinct(2, 4, 4), one_hot(2, 10), ImageMixing(prob=0, label_smoothing=0.1), np.random.default_rng(0)
     )
     assert labels[0].numpy() == pytest.approx([0.91] + [0.01] * 9)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX])
-def test_a_seed_mixes_in_one_way(settings: PictureMixing, device: str) -> None:
+def test_a_seed_mixes_in_one_way(settings: ImageMixing, device: str) -> None:
     x, y = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), one_hot(6)
     before = x.clone()
     state = torch.get_rng_state()
-    one = mix_pictures(x, y, settings, np.random.default_rng((1, 2)))
-    again = mix_pictures(x.to(device), y.to(device), settings, np.random.default_rng((1, 2)))
-    other = mix_pictures(x, y, settings, np.random.default_rng((1, 3)))
+    one = mix_images(x, y, settings, np.random.default_rng((1, 2)))
+    again = mix_images(x.to(device), y.to(device), settings, np.random.default_rng((1, 2)))
+    other = mix_images(x, y, settings, np.random.default_rng((1, 3)))
     assert (again[0].cpu().int() - one[0].int()).abs().max() <= (device != "cpu")
     assert torch.allclose(again[1].cpu(), one[1])
     assert not torch.equal(other[0], one[0])
@@ -115,7 +115,7 @@ def test_a_seed_mixes_in_one_way(settings: PictureMixing, device: str) -> None:
 
 def test_waves_by_hand() -> None:
     x, y = torch.randn(6, 50), one_hot(6)
-    mixed, labels = mix_waves(x, y, WaveMixing(), np.random.default_rng(0))
+    mixed, labels = mix_waveforms(x, y, WaveformMixing(), np.random.default_rng(0))
     kept = labels.diagonal().min()
     assert 0.5 <= kept < 1
     moved = 0
@@ -130,7 +130,7 @@ def test_waves_by_hand() -> None:
 
 def test_waves_stay_as_loud() -> None:
     x, y = torch.randn(8, 20_000), (torch.rand(8, 5) < 0.4).float()
-    mixed, labels = mix_waves(x, y, WaveMixing(), np.random.default_rng(5))
+    mixed, labels = mix_waveforms(x, y, WaveformMixing(), np.random.default_rng(5))
     # A clip that is its own partner becomes louder, as released.
     own = torch.tensor(np.random.default_rng(5).permutation(8) == np.arange(8))
     assert mixed[~own].std(1).numpy() == pytest.approx(1, abs=0.03)
@@ -139,18 +139,18 @@ def test_waves_stay_as_loud() -> None:
 
 def test_the_chance_of_waves() -> None:
     x, y = torch.randn(200, 4), torch.eye(200)
-    mixed, labels = mix_waves(x, y, WaveMixing(chance=0.7), np.random.default_rng(0))
+    mixed, labels = mix_waveforms(x, y, WaveformMixing(prob=0.7), np.random.default_rng(0))
     alone = labels.diagonal() == 1
     assert alone.float().mean().item() == pytest.approx(0.3, abs=0.1)
     assert torch.equal(mixed[alone], x[alone])
     assert len(labels.diagonal()[~alone].unique()) == 1
-    same, _ = mix_waves(x, y, WaveMixing(chance=0), np.random.default_rng(0))
+    same, _ = mix_waveforms(x, y, WaveformMixing(prob=0), np.random.default_rng(0))
     assert torch.equal(same, x)
 
 
 def test_shares_of_waves_are_even() -> None:
     x, y = torch.zeros(2, 1), one_hot(2).double()
-    shares = [mix_waves(x, y, WaveMixing(), np.random.default_rng(seed))[1][0, 0].item() for seed in range(2000)]
+    shares = [mix_waveforms(x, y, WaveformMixing(), np.random.default_rng(seed))[1][0, 0].item() for seed in range(2000)]
     mixed = [share for share in shares if share < 1]  # a clip may be its own partner
     assert len(mixed) / 2000 == pytest.approx(0.5, abs=0.05)
     assert (min(mixed), np.mean(mixed), max(mixed)) == pytest.approx((0.5, 0.75, 1), abs=0.01)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import IterableDataset
 
-from data2vec.data.streaming import furthest, rows_read
+from data2vec.data.streaming import count_rows_read, merge_stream_states
 from data2vec.errors import RunStopped, UserError
 from helpers.toy_modality import content, loader, take
 
@@ -40,7 +40,7 @@ class Shards:
         self.logs[-1].touch()
         given = {"shards": self.shards, "log": str(self.logs[-1]), "costs": self.costs, "broken": self.broken}
         rows = IterableDataset.from_generator(deal, gen_kwargs=given)
-        return loader(rows, rank, world, **{"streaming": True, "streams": 8, "buffer": 48, **settings})
+        return loader(rows, rank, world, **{"streaming": True, "num_streams": 8, "shuffle_buffer": 48, **settings})
 
     def read(self, what, log=-1):
         return [int(line.split()[1]) for line in self.logs[log].read_text().splitlines() if line.startswith(what)]
@@ -58,7 +58,7 @@ def together(data, first, steps, world, places=None, **settings):
     parts = [take(each, first, steps, places) for each in every]
     assert all(part for step in zip(*parts, strict=True) for part in step), "every process has its part"
     merged = [[batch for part in step for batch in part] for step in zip(*parts, strict=True)]
-    return content(merged), json.loads(json.dumps(furthest(each.places for each in every)))
+    return content(merged), json.loads(json.dumps(merge_stream_states(each.stream_states for each in every)))
 
 
 @pytest.mark.parametrize("costs", ["alike", "unlike"])
@@ -104,7 +104,7 @@ def test_few_shards_are_shared(shards, sizes):
 def test_workers_that_divide_the_streams(shards, caplog):
     data = shards()
     data.loader(workers=3)
-    assert "data.workers: only 2 of 3 are used, as they share 8 streams evenly" in caplog.text
+    assert "data.workers: only 2 of 3 workers are used, as they share 8 streams evenly" in caplog.text
     assert [data.loader(workers=n).workers for n in (0, 1, 2, 3, 7, 8, 17)] == [0, 1, 2, 2, 4, 8, 16]
     assert [data.loader(0, 4, workers=n).workers for n in (1, 3, 4)] == [1, 2, 4]
     assert data.loader(0, 3, workers=5, batch_size=36).workers == 4, "each of three reads every stream"
@@ -137,7 +137,7 @@ def test_an_old_place_or_none_is_right_too(shards):
 def test_going_on_reads_little_again(shards):
     data = shards()
     _, places = together(data, 0, 60, 1)
-    assert rows_read(places) > 900
+    assert count_rows_read(places) > 900
     together(data, 60, 1, 1, places)
     groups, window, shard = 4, 24, 30
     assert len(data.read("row")) <= groups * (2 * window + shard)
@@ -146,7 +146,7 @@ def test_going_on_reads_little_again(shards):
 
 
 def test_a_place_in_other_data_is_refused(shards):
-    with pytest.raises(UserError, match="the data has changed since the checkpoint was made"):
+    with pytest.raises(UserError, match="the data has changed since the checkpoint was saved"):
         take(shards().loader(), 2, 1, {"0": [50, 3, 0, 0, 900]})
 
 
@@ -161,51 +161,55 @@ BROKEN = {i: "bad" if i % 40 else "header" for i in range(0, 300, 20)}
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_rows_are_replaced_counted_and_named(shards, workers):
     data = shards((25,) * 12, broken=BROKEN)
-    one = data.loader(workers=workers, max_bad=0.06)
+    one = data.loader(workers=workers, max_corrupt=0.06)
     steps = take(one, 0, 30)
-    assert set(one.bad.names) == {f"row {i}: {'broken' if kind == 'bad' else 'no header'}" for i, kind in BROKEN.items()}
+    assert set(one.corrupt.names) == {f"row {i}: {'broken' if kind == 'bad' else 'no header'}" for i, kind in BROKEN.items()}
     assert not any(int(row[0]) in BROKEN for step in content(steps) for row in step)
-    assert one.bad.total == rows_read(one.places) > 450
-    assert content(steps) == together(data, 0, 30, 2, max_bad=0.06)[0]
-    with pytest.raises(RunStopped, match=r"of \d+ examples cannot be read, more than data.max_bad: 0.01 allows: row"):
-        take(data.loader(workers=workers, max_bad=0.01), 0, 30)
+    assert one.corrupt.total == count_rows_read(one.stream_states) > 450
+    assert content(steps) == together(data, 0, 30, 2, max_corrupt=0.06)[0]
+    with pytest.raises(RunStopped, match=r"of \d+ examples cannot be read, more than data.max_corrupt: 0.01 allows: row"):
+        take(data.loader(workers=workers, max_corrupt=0.01), 0, 30)
 
 
 def test_several_processes_count_together_and_go_on_counting(shards):
     data = shards((25,) * 12, broken=BROKEN)
-    one = data.loader(max_bad=0.06)
+    one = data.loader(max_corrupt=0.06)
     take(one, 0, 10)
-    parts = [data.loader(rank, 2, max_bad=0.06) for rank in range(2)]
+    parts = [data.loader(rank, 2, max_corrupt=0.06) for rank in range(2)]
     for part in parts:
         take(part, 0, 10)
-    names = [name for part in parts for name in part.bad.names]
-    places = furthest(part.places for part in parts)
+    names = [name for part in parts for name in part.corrupt.names]
+    places = merge_stream_states(part.stream_states for part in parts)
     for part in parts:
-        assert part.bad.total < one.bad.total
-        part.tell(names, places)
-        assert part.bad.total == one.bad.total and part.bad.names.keys() == one.bad.names.keys()
-    resumed = data.loader(max_bad=0.06)
-    resumed.bad.names |= dict.fromkeys(names)
+        assert part.corrupt.total < one.corrupt.total
+        part.synchronize(names, places)
+        assert part.corrupt.total == one.corrupt.total and part.corrupt.names.keys() == one.corrupt.names.keys()
+    resumed = data.loader(max_corrupt=0.06)
+    resumed.corrupt.names |= dict.fromkeys(names)
     take(resumed, 10, 1, places)
-    whole = data.loader(max_bad=0.06)
+    whole = data.loader(max_corrupt=0.06)
     take(whole, 0, 11)
-    assert resumed.bad.total == whole.bad.total
-    strict = data.loader(max_bad=0.01)
-    with pytest.raises(RunStopped, match=f"of {one.bad.total} examples"):
-        strict.tell(one.bad.names, one.places)
+    assert resumed.corrupt.total == whole.corrupt.total
+    strict = data.loader(max_corrupt=0.01)
+    with pytest.raises(RunStopped, match=f"of {one.corrupt.total} examples"):
+        strict.synchronize(one.corrupt.names, one.stream_states)
 
 
 def test_nothing_to_learn_from(shards):
     unreadable = dict.fromkeys(range(60), "header")
-    with pytest.raises(UserError, match=r"nothing to learn from: .* such as row \d+: no header"):
+    with pytest.raises(UserError, match=r"no usable example: .* such as row \d+: no header"):
         take(shards((20, 20, 20), broken=unreadable).loader(), 0, 1)
     with pytest.raises(UserError, match="has no rows"):
         take(shards((0, 0)).loader(workers=1), 0, 1)
-    some = take(shards((20, 20, 20), broken=dict.fromkeys(range(40), "header")).loader(max_bad=0.7), 0, 2)
+    some = take(shards((20, 20, 20), broken=dict.fromkeys(range(40), "header")).loader(max_corrupt=0.7), 0, 2)
     assert all(len(batch) for step in some for batch in step), "a shard without anything is passed over"
 
 
 def test_the_furthest_places_win():
     one, other = {"0": [3, 0, 1, 2, 9], "1": [0, 0, 0, 0, 4]}, {"0": [2, 0, 1, 1, 8], "2": [1, 0, 0, 4, 5]}
-    assert furthest([one, other]) == furthest([other, one]) == {"0": one["0"], "1": one["1"], "2": other["2"]}
-    assert furthest([{}, {}]) == {}
+    assert (
+        merge_stream_states([one, other])
+        == merge_stream_states([other, one])
+        == {"0": one["0"], "1": one["1"], "2": other["2"]}
+    )
+    assert merge_stream_states([{}, {}]) == {}

@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 
 from data2vec.batch import Batch
-from data2vec.modalities.base import DataSettings, Examples, LocalEncoder, Modality
+from data2vec.data.dataset import DataSettings, ExampleDataset
+from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import LearnedPositionEncoder, PositionEncoder
-from data2vec.settings import Settings
 
 
-class SensorSettings(Settings):
+class SensorSettings(ModalitySettings):
     name: str = "sensor"
     window: Annotated[int, Field(gt=0)] = 8
 
@@ -31,16 +31,13 @@ class Windows(LocalEncoder):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, None]:
         return self.project(batch.input.flatten(2)), None
 
-    def apply_mask(self, x: torch.Tensor, mask: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    def apply_mask(self, x: torch.Tensor, mask: torch.Tensor, student_input: torch.Tensor) -> torch.Tensor:
         return torch.where(mask[..., None], self.mask_vector, x)
 
 
-class Readings:
+class Readings(ExampleDataset):
     def __init__(self, array: np.ndarray):
         self.array, self.costs = array, np.ones(len(array))
-
-    def __len__(self) -> int:
-        return len(self.array)
 
     def load(self, index: int, limit: float | None, rng: np.random.Generator | None) -> np.ndarray:
         return self.array[index]
@@ -51,6 +48,7 @@ class Readings:
 
 class Sensor(Modality):
     Settings, Data = SensorSettings, SensorData
+    settings: SensorSettings
 
     def build_local_encoder(self, width: int) -> Windows:
         return Windows(self.settings.window, width)
@@ -64,7 +62,7 @@ class Sensor(Modality):
     def rows(self, where: str) -> np.ndarray:
         return np.load(where)
 
-    def examples(self, rows: np.ndarray) -> Examples:
+    def examples(self, rows: np.ndarray) -> ExampleDataset:
         return Readings(rows.reshape(len(rows), -1, self.settings.window, 3))
 
     def collate(self, items: Any) -> Batch:

@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 
 from data2vec.batch import Batch
+from data2vec.data.dataset import DataSettings, ExampleDataset
 from data2vec.data.loader import Loader
-from data2vec.errors import BadExample, UserError
-from data2vec.modalities.base import DataSettings, Modality
+from data2vec.errors import CorruptExample, UserError
+from data2vec.modalities.base import Modality
 
 
 class ToyData(DataSettings):
@@ -27,22 +28,19 @@ class ToyData(DataSettings):
         return self.micro_batch_size
 
 
-class ToyExamples:
+class ToyExamples(ExampleDataset):
     def __init__(self, rows):
-        self.bad = [f"row {row['id']}: no header" for row in rows if row["broken"] == "header"]
+        self.corrupt = [f"row {row['id']}: no header" for row in rows if row["broken"] == "header"]
         self.rows = [row for row in rows if row["broken"] != "header"]
         self.costs = np.array([row["cost"] for row in self.rows], dtype=np.float64)
 
     def load(self, index, limit=None, rng=None):
         row = self.rows[int(index)]
         if row["broken"] == "bad":
-            raise BadExample(f"row {row['id']}: broken")
+            raise CorruptExample(f"row {row['id']}: broken")
         if row["broken"] == "wrong":
             raise UserError("data.size: wrong, make it right")
         return torch.tensor([row["id"], rng.random(), limit, *rng.random(5)], dtype=torch.float64)
-
-    def __len__(self):
-        return len(self.rows)
 
 
 class Toy(Modality):
@@ -89,7 +87,7 @@ def take(loader, first, number, places=None):
 
 
 def line(batch, i):
-    return tuple(torch.cat([batch[key][i].double() for key in ("input", "mask", "view")]).tolist())
+    return tuple(torch.cat([x[i].double() for x in (batch.input, batch.mask, batch.student_input)]).tolist())
 
 
 def content(steps):

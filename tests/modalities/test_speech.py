@@ -7,9 +7,11 @@ import soxr
 import torch
 from pydantic import ValidationError
 
-from data2vec.data.audio import SpeechData, SpeechExamples, collate, decode, header, normalise
-from data2vec.data.sources.rows import open_rows
-from data2vec.errors import BadExample, UserError
+from data2vec.batch import Batch
+from data2vec.data.audio import decode_audio, normalize_waveform, read_audio_header
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.errors import CorruptExample, UserError
+from data2vec.modalities.speech import SpeechData, SpeechExamples
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -32,7 +34,7 @@ def encode(samples, rate=16000, form="flac"):
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (48000, 2), (8000, 1)])
 def test_every_format_rate_and_channel_count(wave, form, rate, channels):
     samples = wave(1.0, rate, channels)
-    got = decode(encode(samples, rate, form))
+    got = decode_audio(encode(samples, rate, form))
     expected = soxr.resample(samples.mean(1), rate, 16000)
     assert got.dtype == np.float32
     assert abs(len(got) - 16000) < 1200  # MP3 and Opus pad
@@ -44,13 +46,13 @@ def test_every_format_rate_and_channel_count(wave, form, rate, channels):
 
 def test_wav_is_exact(wave):
     samples = (wave(0.5)[:, 0] * 32767).astype(np.int16)
-    assert np.array_equal(decode(encode(samples, form="wav")), samples.astype(np.float32) / 32768)
+    assert np.array_equal(decode_audio(encode(samples, form="wav")), samples.astype(np.float32) / 32768)
 
 
 def test_the_whole_clip_is_normalised_then_cropped(clips, wave):
-    examples = SpeechExamples(open_rows(str(clips(3)), "audio"), SHORT)
+    examples = SpeechExamples(open_dataset(str(clips(3)), "audio"), SHORT)
     whole = examples.load(2)
-    expected = torch.nn.functional.layer_norm(torch.from_numpy(decode(examples.rows[2]["audio"])), whole.shape)
+    expected = torch.nn.functional.layer_norm(torch.from_numpy(decode_audio(examples.rows[2]["audio"])), whole.shape)
     torch.testing.assert_close(whole, expected, rtol=0, atol=1e-5)
     crops = [examples.load(2, 1.0, np.random.default_rng(seed)) for seed in range(5)]
     windows = whole.unfold(0, 16000, 1)
@@ -61,17 +63,17 @@ def test_the_whole_clip_is_normalised_then_cropped(clips, wave):
 
 def test_short_clips_are_left_out_and_long_ones_cost_the_maximum(clips):
     folder = clips(10, first=0.8)
-    examples = SpeechExamples(open_rows(str(folder), "audio"), SHORT)
-    assert examples.short == 2
+    examples = SpeechExamples(open_dataset(str(folder), "audio"), SHORT)
+    assert examples.num_short == 2
     np.testing.assert_allclose(examples.costs, [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.5, 1.5])
-    whole = SpeechExamples(open_rows(str(folder), "audio"), SHORT, whole=True)
+    whole = SpeechExamples(open_dataset(str(folder), "audio"), SHORT, full=True)
     assert len(whole) == 10
     assert whole.costs.max() == pytest.approx(1.7)
 
 
 def test_all_too_short(clips):
     with pytest.raises(UserError, match=r"all 2 clips are shorter than data.min_seconds: 1 \(the longest has 0.60 s\)"):
-        SpeechExamples(open_rows(str(clips(2, first=0.5)), "audio"), SHORT)
+        SpeechExamples(open_dataset(str(clips(2, first=0.5)), "audio"), SHORT)
 
 
 @pytest.mark.parametrize("form", ["flac", "mp3"])
@@ -79,34 +81,34 @@ def test_truncated(tmp_path, wave, form):
     whole = encode(wave(3.0), form=form)["bytes"]
     path = tmp_path / f"cut.{form}"
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadExample, match=rf"cut\.{form}: "):
-        decode({"bytes": None, "path": str(path)})
+    with pytest.raises(CorruptExample, match=rf"cut\.{form}: "):
+        decode_audio({"bytes": None, "path": str(path)})
 
 
 def test_what_is_no_audio_is_named(tmp_path, clips, caplog):
     folder = clips(3)
     (folder / "not-audio.wav").write_text("hello")
     (folder / "empty.flac").write_bytes(b"")
-    examples = SpeechExamples(open_rows(str(folder), "audio"), SHORT)
+    examples = SpeechExamples(open_dataset(str(folder), "audio"), SHORT)
     assert len(examples) == 3
-    assert len(examples.bad) == 2
-    assert "not-audio.wav" in examples.bad[1]
-    with pytest.raises(BadExample, match=r"gone\.wav"):
-        header({"bytes": None, "path": str(tmp_path / "gone.wav")})
+    assert len(examples.corrupt) == 2
+    assert "not-audio.wav" in examples.corrupt[1]
+    with pytest.raises(CorruptExample, match=r"gone\.wav"):
+        read_audio_header({"bytes": None, "path": str(tmp_path / "gone.wav")})
 
 
 def test_silence_and_nan():
     silent = encode(np.zeros(8000, dtype=np.float32))
-    assert not normalise(decode(silent)).any()
+    assert not normalize_waveform(decode_audio(silent)).any()
     file = io.BytesIO()
     soundfile.write(file, np.full(8000, np.nan, dtype=np.float32), 16000, format="WAV", subtype="FLOAT")
-    with pytest.raises(BadExample, match="not numbers"):
-        decode({"bytes": file.getvalue(), "path": "nan.wav"})
+    with pytest.raises(CorruptExample, match="contains NaN or inf samples"):
+        decode_audio({"bytes": file.getvalue(), "path": "nan.wav"})
 
 
 def test_collate_pads_only_unlike_lengths():
-    assert set(collate([torch.ones(5), torch.ones(5)])) == {"input"}
-    batch = collate([torch.ones(5), torch.ones(3)])
+    assert Batch.stack([torch.ones(5), torch.ones(5)]).padding is None
+    batch = Batch.stack([torch.ones(5), torch.ones(3)])
     assert batch.input.tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert batch.padding.tolist() == [[False] * 5, [False] * 3 + [True] * 2]
 
@@ -119,10 +121,10 @@ def test_settings_that_contradict_each_other():
 
 
 def test_durations_of_large_data_are_kept(clips, monkeypatch):
-    from data2vec.data import audio as speech
+    from data2vec.data import audio
 
-    rows = open_rows(str(clips(3)), "audio")
-    monkeypatch.setattr(speech, "CACHE_FROM", 1)
+    rows = open_dataset(str(clips(3)), "audio")
+    monkeypatch.setattr(audio, "CACHE_DURATIONS_FROM", 1)
     first = SpeechExamples(rows, SHORT)
-    monkeypatch.setattr(speech, "_measure", lambda rows: pytest.fail("measured again"))
+    monkeypatch.setattr(audio, "_measure_durations", lambda rows: pytest.fail("measured again"))
     assert np.array_equal(SpeechExamples(rows, SHORT).costs, first.costs)

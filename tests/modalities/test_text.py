@@ -6,21 +6,12 @@ import pytest
 import torch
 
 from data2vec.batch import Batch
-from data2vec.data import text as module
-from data2vec.data.sources.rows import open_rows
-from data2vec.data.text import (
-    TextData,
-    TextExamples,
-    TextRows,
-    collate,
-    load_tokenizer,
-    random_tokens,
-    save_tokenizer,
-    tokenizer_for,
-    train_tokenizer,
-)
-from data2vec.data.tokenizer import encode
+from data2vec.data import text as text_module
+from data2vec.data import token_file
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.data.tokenizer import PAD, encode_texts, load_or_train_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
+from data2vec.modalities.text import LabelledTexts, Text, TextBlocks, TextData, TextSettings
 
 SENTENCES = [f"the {a} {b} the {c}" for a in ("cat", "dog") for b in ("saw", "ate") for c in ("tree", "fish", "house")]
 SMALL = TextData(block_size=16, batch_size=4, micro_batch_size=2)
@@ -40,20 +31,20 @@ def test_tokenizer_has_roberta_ids_and_exactly_the_asked_size(tmp_path):
     assert tokenizer.get_vocab_size() == 400
     assert [tokenizer.token_to_id(name) for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 399]
     assert sorted(tokenizer.get_vocab().values()) == list(range(400))
-    ids = encode(tokenizer, ["the cat <mask> é\n", "the dog"])
+    ids = encode_texts(tokenizer, ["the cat <mask> é\n", "the dog"])
     assert tokenizer.decode(ids[0]) == "the cat <mask> é\n"
     assert min(ids[0]) > 3
     assert 399 not in ids[0]
     again = load_tokenizer(save_tokenizer(tokenizer, tmp_path))
-    assert encode(again, ["the cat <mask> é\n"])[0] == ids[0]
-    assert encode(again, ["the cat <mask> é\n", "x"])[0] == ids[0]
+    assert encode_texts(again, ["the cat <mask> é\n"])[0] == ids[0]
+    assert encode_texts(again, ["the cat <mask> é\n", "x"])[0] == ids[0]
 
 
 def test_vocab_and_merges(tmp_path):
     tokenizer = train_tokenizer(SENTENCES * 5, 300)
     tokenizer.model.save(str(tmp_path))
     again = load_tokenizer(tmp_path)
-    assert encode(again, SENTENCES) == encode(tokenizer, SENTENCES)
+    assert encode_texts(again, SENTENCES) == encode_texts(tokenizer, SENTENCES)
 
 
 def test_the_trio_of_fairseq_gives_the_ids_of_its_dictionary(tmp_path):
@@ -73,10 +64,10 @@ def test_the_trio_of_fairseq_gives_the_ids_of_its_dictionary(tmp_path):
     texts = [*SENTENCES, "the caté  sat\n\ton it's mat 2024"]
     place = {int(number): 4 + i for i, number in enumerate(order)}
     found = load_tokenizer(tmp_path)
-    assert encode(found, texts) == [[place[number] for number in reference.encode(text).ids] for text in texts]
+    assert encode_texts(found, texts) == [[place[number] for number in reference.encode(text).ids] for text in texts]
     assert found.get_vocab_size() == len(gpt2) + 6
     assert found.token_to_id("<mask>") == len(gpt2) + 5
-    assert [found.decode(ids) for ids in encode(found, texts)] == texts
+    assert [found.decode(ids) for ids in encode_texts(found, texts)] == texts
     lines = (tmp_path / "dict.txt").read_text().splitlines(keepends=True)
     (tmp_path / "dict.txt").write_text("".join(lines[2:]))
     with pytest.raises(UserError, match=r"dict\.txt: lacks 2 of the tokens of encoder\.json"):
@@ -84,23 +75,23 @@ def test_the_trio_of_fairseq_gives_the_ids_of_its_dictionary(tmp_path):
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):
-    with pytest.raises(UserError, match=r"no tokenizer here; looked for tokenizer\.json"):
+    with pytest.raises(UserError, match=r"no tokenizer in this folder; looked for tokenizer\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="not a tokenizer that can be read"):
+    with pytest.raises(UserError, match="not a valid tokenizer"):
         load_tokenizer(tmp_path)
     save_tokenizer(train_tokenizer(SENTENCES, 300), tmp_path)
     with pytest.raises(UserError, match=r"modality.vocab_size: 301, but the tokenizer .* has 300 ids"):
-        tokenizer_for([], TextData(tokenizer=str(tmp_path)), 301)
+        load_or_train_tokenizer([], str(tmp_path), 301)
     with pytest.raises(UserError, match="need at least 261"):
         train_tokenizer(SENTENCES, 100)
 
 
 def test_blocks_hold_all_documents_in_order(corpus):
-    rows = open_rows(str(corpus), "text")
-    examples = TextExamples(rows, SMALL, 300)
+    rows = open_dataset(str(corpus), "text")
+    examples = TextBlocks(rows, SMALL, 300)
     documents = [(corpus / f"{i}.txt").read_text() for i in range(6)]
-    stream = [token for ids in encode(examples.tokenizer, documents) for token in [*ids, 2]]
+    stream = [token for ids in encode_texts(examples.tokenizer, documents) for token in [*ids, 2]]
     blocks = torch.stack([examples.load(i) for i in range(len(examples))])
     assert len(examples) == len(stream) // 15
     assert (blocks[:, 0] == 0).all()
@@ -109,35 +100,37 @@ def test_blocks_hold_all_documents_in_order(corpus):
 
 
 def test_long_documents_are_encoded_in_pieces(corpus, monkeypatch):
-    rows = open_rows(str(corpus), "text")
-    whole = TextExamples(rows, SMALL, 300)
-    monkeypatch.setattr(module, "PIECE", 50)
-    parts = TextExamples(list(rows), SMALL, 300, whole.tokenizer)
+    rows = open_dataset(str(corpus), "text")
+    whole = TextBlocks(rows, SMALL, 300)
+    monkeypatch.setattr(text_module, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(token_file, "PIECE_CHARACTERS", 50)
+    parts = TextBlocks(list(rows), SMALL, 300, whole.tokenizer)
     text = whole.tokenizer.decode(np.asarray(whole.tokens).tolist())
     assert whole.tokenizer.decode(parts.tokens.tolist()) == text
 
 
 def test_tokens_are_made_once_and_again_when_a_file_changes(corpus, monkeypatch):
     tokenizer = train_tokenizer(SENTENCES, 300)
-    first = TextExamples(open_rows(str(corpus), "text"), SMALL, 300, tokenizer)
+    first = TextBlocks(open_dataset(str(corpus), "text"), SMALL, 300, tokenizer)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_encoded", lambda *_: pytest.fail("encoded again"))
-        again = TextExamples(open_rows(str(corpus), "text"), SMALL, 300, tokenizer)
+        patch.setattr(token_file, "encode_documents", lambda *_: pytest.fail("encoded again"))
+        again = TextBlocks(open_dataset(str(corpus), "text"), SMALL, 300, tokenizer)
     assert np.array_equal(first.tokens, again.tokens)
     (corpus / "0.txt").write_text("something else altogether")
-    changed = TextExamples(open_rows(str(corpus), "text"), SMALL, 300, tokenizer)
+    changed = TextBlocks(open_dataset(str(corpus), "text"), SMALL, 300, tokenizer)
     assert len(changed.tokens) < len(first.tokens)
     copied = pickle.loads(pickle.dumps(first))
-    assert len(pickle.dumps(copied.__getstate__()["tokens"])) < 100
+    assert copied.source.__getstate__()["tokens"] is None
+    assert len(pickle.dumps(first.source)) < 1000
     assert torch.equal(copied.load(3), first.load(3))
 
 
 def test_a_document_that_is_not_utf8_is_skipped_and_named(corpus):
     (corpus / "latin.txt").write_bytes("café\n".encode("latin-1") * 100)
     (corpus / "6.txt").write_bytes("\ufeffwith a mark".encode())
-    examples = TextExamples(open_rows(str(corpus), "text"), SMALL, 300)
-    assert len(examples.bad) == 1
-    assert "latin.txt: not UTF-8" in examples.bad[0]
+    examples = TextBlocks(open_dataset(str(corpus), "text"), SMALL, 300)
+    assert len(examples.corrupt) == 1
+    assert "latin.txt: not UTF-8" in examples.corrupt[0]
     assert "with a mark" in examples.tokenizer.decode(np.asarray(examples.tokens).tolist())
     assert "\ufeff" not in examples.tokenizer.decode(np.asarray(examples.tokens).tolist())
 
@@ -145,38 +138,38 @@ def test_a_document_that_is_not_utf8_is_skipped_and_named(corpus):
 def test_less_than_a_block(tmp_path):
     (tmp_path / "a.txt").write_text("few words")
     with pytest.raises(UserError, match=r"less than one block \(data.block_size: 512\)"):
-        TextExamples(open_rows(str(tmp_path), "text"), TextData(), 300)
+        TextBlocks(open_dataset(str(tmp_path), "text"), TextData(), 300)
 
 
 def test_streamed_rows_need_a_tokenizer_and_give_the_same_blocks(corpus):
-    rows = open_rows(str(corpus), "text")
-    with pytest.raises(UserError, match="streamed text needs one given"):
-        TextExamples(list(rows), SMALL, 300)
-    whole = TextExamples(rows, SMALL, 300)
-    listed = TextExamples(list(rows), SMALL, 300, whole.tokenizer)
+    rows = open_dataset(str(corpus), "text")
+    with pytest.raises(UserError, match="streamed text needs one"):
+        TextBlocks(list(rows), SMALL, 300)
+    whole = TextBlocks(rows, SMALL, 300)
+    listed = TextBlocks(list(rows), SMALL, 300, whole.tokenizer)
     assert torch.equal(listed.load(4), whole.load(4))
 
 
 def test_labelled_rows(tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nthe cat\t1\n" + "the dog ate the fish " * 9 + "\t0\n")
-    rows = open_rows(str(tmp_path / "dev.tsv"), "text")
-    with pytest.raises(UserError, match="that the model was trained with"):
-        TextRows(rows, SMALL, 300)
-    examples = TextRows(rows, SMALL, 300, train_tokenizer(SENTENCES, 300))
-    batch = collate([examples.load(0), examples.load(1)])
+    rows = open_dataset(str(tmp_path / "dev.tsv"), "text")
+    with pytest.raises(UserError, match="labelled text needs one"):
+        LabelledTexts(rows, SMALL, 300)
+    examples = LabelledTexts(rows, SMALL, 300, train_tokenizer(SENTENCES, 300))
+    batch = Batch.stack([examples.load(0), examples.load(1)], PAD)
     assert [examples.label(i, "label") for i in range(2)] == [1, 0]
     assert batch.input.shape == (2, 16)
     assert batch.input[1, -1] == 2
     length = len(examples.load(0))
     assert batch.input[0, length - 1 :].tolist() == [2] + [1] * (16 - length)
     assert batch.padding.sum(1).tolist() == [16 - length, 0]
-    assert set(collate([examples.load(0)])) == {"input"}
+    assert Batch.stack([examples.load(0)], PAD).padding is None
 
 
 def test_random_tokens_are_drawn_where_asked():
     batch = Batch(torch.zeros(4, 500, dtype=torch.int64))
     replaced = np.random.default_rng(0).random((4, 500)) < 0.5
-    view = random_tokens(batch, replaced, np.random.default_rng(1), 300)
+    view = Text(TextSettings(vocab_size=300), TextData()).replace(batch, replaced, np.random.default_rng(1))
     assert (view[~torch.from_numpy(replaced)] == 0).all()
     drawn = view[torch.from_numpy(replaced)]
     assert drawn.min() == 4

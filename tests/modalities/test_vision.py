@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from data2vec.data.augment import RandAugment, rand_augment
-from data2vec.data.erasing import erase
-from data2vec.data.image import VisionData, VisionExamples, augment, centre, collate, crop_box, decode, jitter, resize
-from data2vec.data.sources.rows import open_rows
-from data2vec.errors import BadExample
+from data2vec.data.augment import RandAugment, rand_augment, random_erasing
+from data2vec.data.image import center_crop, color_jitter, decode_image, random_crop_box, resize
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.errors import CorruptExample
+from data2vec.modalities.vision import Vision, VisionData, VisionExamples, VisionSettings, augment_image
 
 
 def array(image):
@@ -18,7 +18,7 @@ def array(image):
 
 
 def load(content, name=None):
-    return decode({"bytes": content, "path": name})
+    return decode_image({"bytes": content, "path": name})
 
 
 def test_jpeg_equals_pillow(picture, encoded):
@@ -85,18 +85,18 @@ def test_grey_jpeg_and_simplejpeg_missing(picture, encoded, monkeypatch):
 
 def test_bad_pictures(picture, encoded, tmp_path, monkeypatch):
     whole = encoded(picture(), "JPEG")
-    with pytest.raises(BadExample, match=r"cut\.jpg: "):
+    with pytest.raises(CorruptExample, match=r"cut\.jpg: "):
         load(whole[: len(whole) // 2], "cut.jpg")
     png = encoded(picture(), "PNG")
-    with pytest.raises(BadExample, match=r"cut\.png: "):
+    with pytest.raises(CorruptExample, match=r"cut\.png: "):
         load(png[: len(png) // 2], "cut.png")
-    with pytest.raises(BadExample, match=r"words\.png: no picture"):
+    with pytest.raises(CorruptExample, match=r"words\.png: not an image"):
         load(b"words", "words.png")
-    with pytest.raises(BadExample, match=r"gone\.png: No such file"):
+    with pytest.raises(CorruptExample, match=r"gone\.png: No such file"):
         load(None, str(tmp_path / "gone.png"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for content in (whole, png):
-        with pytest.raises(BadExample, match="possible bomb"):
+        with pytest.raises(CorruptExample, match="possible decompression bomb"):
             load(content, "bomb")
 
 
@@ -115,7 +115,7 @@ def test_jitter_agrees_with_pillow(picture, order):
     expected = image
     for kind in order:
         expected = enhancers[kind](expected).enhance(factors[kind])
-    got = jitter(array(image), factors, order, array(image))
+    got = color_jitter(array(image), factors, order, array(image))
     assert (got.int() - array(expected).int()).abs().max() <= 4  # Pillow rounds down after each
 
 
@@ -125,7 +125,7 @@ def test_crop_then_jitter_is_nearly_jitter_then_crop(picture):
     for seed in range(5):
         image = picture(160, 120, seed)
         rng = np.random.default_rng(seed)
-        top, left, height, width = crop_box(120, 160, settings, rng)
+        top, left, height, width = random_crop_box(120, 160, settings.crop_scale, settings.crop_ratio, rng)
         rng.random()
         factors, order = 1 + 0.4 * rng.uniform(-1, 1, 3), rng.permutation(3)
         expected = image
@@ -135,14 +135,14 @@ def test_crop_then_jitter_is_nearly_jitter_then_crop(picture):
             )
         box = (160 - left - width, top, 160 - left, top + height)
         expected = ImageOps.mirror(expected).resize((64, 64), Image.Resampling.BICUBIC, box=box)
-        got = augment(array(image), settings, 64, np.random.default_rng(seed))
+        got = augment_image(array(image), settings, 64, np.random.default_rng(seed))
         assert (got.float() - array(expected).float()).abs().mean() < 2.5
 
 
 def test_crops_have_the_asked_areas_and_ratios():
     settings = VisionData()
     rng = np.random.default_rng(0)
-    boxes = np.array([crop_box(375, 500, settings, rng) for _ in range(3000)])
+    boxes = np.array([random_crop_box(375, 500, settings.crop_scale, settings.crop_ratio, rng) for _ in range(3000)])
     top, left, height, width = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -154,14 +154,14 @@ def test_crops_have_the_asked_areas_and_ratios():
     assert (width / height).min() > 0.7
     assert (width / height).max() < 1.4
     assert abs(np.log(width / height)[area < 0.3].mean()) < 0.03  # log-uniform where nothing limits it
-    assert crop_box(10, 1000, settings, rng)[2:] == (10, 13)
+    assert random_crop_box(10, 1000, settings.crop_scale, settings.crop_ratio, rng)[2:] == (10, 13)
 
 
 def test_flip_and_plain_settings(picture):
     image = array(picture(64, 64))
     plain = VisionData(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), color_jitter=0.0, flip=0.0)
-    assert torch.equal(augment(image, plain, 64, np.random.default_rng(0)), image)
-    flipped = augment(image, plain.model_copy(update={"flip": 1.0}), 64, np.random.default_rng(0))
+    assert torch.equal(augment_image(image, plain, 64, np.random.default_rng(0)), image)
+    flipped = augment_image(image, plain.model_copy(update={"flip": 1.0}), 64, np.random.default_rng(0))
     assert torch.equal(flipped, image.flip(2))
 
 
@@ -169,38 +169,38 @@ def test_evaluation_takes_the_centre(picture):
     image = picture(300, 200)
     resized = image.resize((384, 256), Image.Resampling.BICUBIC)
     expected = array(resized.crop((80, 16, 304, 240)))
-    assert (centre(array(image), 224).int() - expected.int()).abs().max() <= 1
-    assert centre(array(picture(1, 1)), 8).shape == (3, 8, 8)
-    assert centre(array(picture(9, 7)), 5).shape == (3, 5, 5)
+    assert (center_crop(array(image), 224).int() - expected.int()).abs().max() <= 1
+    assert center_crop(array(picture(1, 1)), 8).shape == (3, 8, 8)
+    assert center_crop(array(picture(9, 7)), 5).shape == (3, 5, 5)
 
 
 def test_examples(picture, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         picture(seed=len(name)).save(tmp_path / name / "1.jpg")
-    examples = VisionExamples(open_rows(str(tmp_path), "image"), VisionData(), 32)
+    examples = VisionExamples(open_dataset(str(tmp_path), "image"), VisionData(), 32)
     assert list(examples.costs) == [1, 1]
     assert examples.label(1, "label") == "dog"
     one, same = (examples.load(0, None, np.random.default_rng(3)) for _ in range(2))
     assert torch.equal(one, same)
     assert not torch.equal(one, examples.load(0, None, np.random.default_rng(4)))
-    batch = collate([one, same])
+    batch = Vision(VisionSettings(image=32, patch=8), VisionData()).collate([one, same])
     assert batch.input.shape == (2, 3, 32, 32)
     assert batch.input.dtype == torch.uint8
 
 
 def test_examples_for_fine_tuning(picture, tmp_path):
     picture().save(tmp_path / "1.png")
-    rows = open_rows(str(tmp_path), "image")
+    rows = open_dataset(str(tmp_path), "image")
     plain = VisionExamples(rows, VisionData(), 32).load(0, None, np.random.default_rng(3))
-    data = VisionData(rand_augment=RandAugment(ops=2), erase=0.9)
+    data = VisionData(rand_augment=RandAugment(ops=2), random_erasing=0.9)
     examples = VisionExamples(rows, data, 32, (0.1, 0.2, 0.3), (0.01, 0.01, 0.01))
     changed = examples.load(0, None, np.random.default_rng(3))
     rng = np.random.default_rng(3)
-    expected = augment(decode(rows[0]["image"]), data, 32, rng)
+    expected = augment_image(decode_image(rows[0]["image"]), data, 32, rng)
     assert torch.equal(expected, plain)  # the same crop, as long as nothing follows it
     expected = rand_augment(expected, data.rand_augment, examples.mean, rng)
-    expected = erase(expected, 0.9, examples.mean, examples.std, rng)
+    expected = random_erasing(expected, 0.9, examples.mean, examples.std, rng)
     assert torch.equal(changed, expected)
     assert not torch.equal(changed, plain)
     assert torch.equal(examples.load(0), VisionExamples(rows, VisionData(), 32).load(0))  # never in evaluation

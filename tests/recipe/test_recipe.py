@@ -226,8 +226,7 @@ def test_every_setting_has_a_description() -> None:
 
 
 def test_recipe_built_in_python_loads() -> None:
-    from data2vec.data.image import VisionData
-    from data2vec.modalities.vision import VisionSettings
+    from data2vec.modalities.vision import VisionData, VisionSettings
 
     recipe = data2vec.Recipe(modality=VisionSettings(image=32, patch=4), data=VisionData(batch_size=8))
     assert load_recipe(recipe).data.batch == 8

@@ -109,10 +109,11 @@ def test_images(name: str) -> None:
     assert train.schedule.model_dump() == {"name": "cosine", "warmup_steps": warmup, "final_lr": last}
     assert (found.encoder.drop_path, train.layer_decay.rate) == (drop_path, decay)
     assert train.layer_decay.below == ("decayed" if name.startswith("v1") else "full")
-    assert (task.mixing.mixup, task.mixing.cutmix, task.mixing.chance) == (mixup, 1.0, chance)
-    assert (task.mixing.switch, task.mixing.smoothing) == (0.5, 0.1)
+    assert (task.mixing.mixup, task.mixing.cutmix, task.mixing.prob) == (mixup, 1.0, chance)
+    assert (task.mixing.switch_prob, task.mixing.label_smoothing) == (0.5, 0.1)
     assert (task.pooling, task.norm_eps) == ("mean", 1e-6)
-    assert (data.rand_augment.ops, data.rand_augment.magnitude, data.rand_augment.spread, data.erase) == (2, 9, 0.5, 0.25)
+    assert (data.rand_augment.ops, data.rand_augment.magnitude, data.rand_augment.magnitude_std) == (2, 9, 0.5)
+    assert data.random_erasing == 0.25
     assert (data.crop_scale, data.color_jitter, data.flip) == ((0.08, 1), 0, 0.5)
     half = (0.5, 0.5, 0.5)
     assert (found.modality.mean == half and found.modality.std == half) is name.startswith("v1")
@@ -137,7 +138,7 @@ def test_sound_events() -> None:
     train, task = found.train, found.objective
     assert (train.steps, train.lr, train.head_lr) == (13000, 3e-5, 2e-4)  # as in the paper
     assert train.schedule.model_dump() == {"name": "cosine", "warmup_steps": 5000, "final_lr": 0.0}
-    assert (found.data.batch_seconds, task.mask.prob, task.mask.length, task.mixing.chance) == (1280, 0.45, 4, 0.7)
+    assert (found.data.batch_seconds, task.mask.prob, task.mask.length, task.mixing.prob) == (1280, 0.45, 4, 0.7)
     assert (task.problem_type, task.pooling, task.metric) == ("multi_label_classification", "linear-softmax", "map")
     encoder = found.encoder
     assert (encoder.dropout, encoder.attention_dropout, encoder.activation_dropout, encoder.layerdrop) == (0.1, 0.2, 0.1, 0.1)

@@ -133,12 +133,12 @@ def test_report_names_the_error_of_a_custom_modality(copied: Run, tmp_path: Path
 def test_report_escapes_file_and_folder_names(copied: Run) -> None:
     """Names of files and folders, and the recipe, may hold anything."""
     evil = "<script>alert(1)</script>$name"
-    (copied.folder / "bad_files.txt").write_text(f"{evil}.png: cannot be read\n" * 300, encoding="utf-8")
+    (copied.folder / "corrupt_files.txt").write_text(f"{evil}.png: cannot be read\n" * 300, encoding="utf-8")
     folder = copied.folder.rename(copied.folder.with_name("<b>x"))
     text = build_report(folder).read_text(encoding="utf-8")
     assert "<script" not in text and "<b>x" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;$name.png") == 200
-    assert "100 more, in bad_files.txt" in text
+    assert "100 more, in corrupt_files.txt" in text
 
 
 def test_report_escapes_training_text(run: Run) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import CorruptExample, UserError
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Objective, build_objective
 from data2vec.recipe.loading import load_recipe
@@ -72,7 +72,7 @@ def test_load_sample_skips_unreadable_examples(tmp_path: Path, monkeypatch: pyte
 
     def broken(self: Any, index: int, limit: float | None, rng: Any) -> np.ndarray:
         if index % 2 or broken.all:  # type: ignore[attr-defined]
-            raise BadExample(f"{index}: no reading")
+            raise CorruptExample(f"{index}: no reading")
         return load(self, index, limit, rng)
 
     broken.all = False  # type: ignore[attr-defined]

@@ -41,7 +41,13 @@ def streamed(tiny: dict[str, Any], pictures: Path, tmp_path_factory: pytest.Temp
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     still = {"encoder.dropout": 0, "encoder.drop_path": 0, "train.schedule": {"name": "tri_stage", "warmup": 0, "hold": 1}}
-    data = {"data.train": str(folder), "data.streaming": True, "data.streams": 4, "data.buffer": 32, "data.max_bad": 0.06}
+    data = {
+        "data.train": str(folder),
+        "data.streaming": True,
+        "data.num_streams": 4,
+        "data.shuffle_buffer": 32,
+        "data.max_corrupt": 0.06,
+    }
     return tiny | still | data | {"data.micro_batch_size": 4, "train.checkpoint_every": 3}
 
 
@@ -77,11 +83,11 @@ def test_stopped_and_resumed_equals_never_stopped(
 
 
 def test_broken_pictures_are_counted_and_too_many_stop_the_run(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
-    assert whole.metrics[-1]["bad"] == 2
-    names = (whole.folder / "bad_files.txt").read_text()
+    assert whole.metrics[-1]["corrupt"] == 2
+    names = (whole.folder / "corrupt_files.txt").read_text()
     assert "1.tar/07.png" in names and "5.tar/22.png" in names
-    with pytest.raises(RunStopped, match=r"more than data\.max_bad"):
-        pretrain(tmp_path / "run", streamed, **{"data.max_bad": 0.0})
+    with pytest.raises(RunStopped, match=r"more than data\.max_corrupt"):
+        pretrain(tmp_path / "run", streamed, **{"data.max_corrupt": 0.0})
 
 
 def test_other_numbers_of_processes_learn_the_same_and_go_on(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
@@ -95,7 +101,7 @@ def test_other_numbers_of_processes_learn_the_same_and_go_on(whole: Run, streame
     torchrun(2, 4)
     torchrun(4, 6)
     resumed = pretrain(tmp_path / "run", streamed, resume=True)
-    assert [line["bad"] for line in resumed.metrics] == [line["bad"] for line in whole.metrics]
+    assert [line["corrupt"] for line in resumed.metrics] == [line["corrupt"] for line in whole.metrics]
     assert [line["samples"] for line in resumed.metrics] == [line["samples"] for line in whole.metrics]
     for mine, theirs in zip(resumed.metrics, whole.metrics, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)

@@ -51,7 +51,7 @@ def test_a_run_leaves_all_that_was_promised(whole: Run) -> None:
     assert [line["samples"] for line in whole.metrics] == [16 * step for step in range(1, 9)]
     last = whole.metrics[-1]
     stages = ("features", "student", "target", "prediction")
-    assert {"epoch", "loss", "lr", "ema_decay", "grad_norm", "bad", *TIMINGS} <= last.keys()
+    assert {"epoch", "loss", "lr", "ema_decay", "grad_norm", "corrupt", *TIMINGS} <= last.keys()
     assert 0 < last["update_ratio"] < 0.1
     assert 0 < last["target_content"] <= 1
     assert last["features_learning"] == 1
@@ -319,11 +319,11 @@ def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, t
         (folder / picture.name).write_bytes(picture.read_bytes())
     (folder / "00.png").write_bytes((folder / "00.png").read_bytes()[:100])
     run = pretrain(tmp_path / "run", tiny, **{"data.train": str(folder)})
-    assert run.metrics[-1]["bad"] == 1
-    assert "00.png" in (run.folder / "bad_files.txt").read_text()
+    assert run.metrics[-1]["corrupt"] == 1
+    assert "00.png" in (run.folder / "corrupt_files.txt").read_text()
     for name in ("01.png", "02.png"):
         (folder / name).write_bytes(b"no picture")
-    with pytest.raises(RunStopped, match=r"more than data\.max_bad"):
+    with pytest.raises(RunStopped, match=r"more than data\.max_corrupt"):
         pretrain(tmp_path / "another", tiny, **{"data.train": str(folder)})
 
 

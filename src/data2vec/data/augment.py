@@ -1,8 +1,10 @@
-"""RandAugment (arXiv:1909.13719) on bytes, with the operations and strengths of the released fine-tuning.
+"""Image augmentation for fine-tuning: RandAugment (arXiv:1909.13719) and random erasing (arXiv:1708.04896), on bytes.
 
-There it goes by the name rand-m9-mstd0.5-inc1: fifteen operations that all grow stronger with the magnitude."""
+Operations and strengths are those of the released fine-tuning, where RandAugment is called rand-m9-mstd0.5-inc1: fifteen
+operations that all get stronger with the magnitude."""
 
 from collections.abc import Sequence
+from math import exp, log, sqrt
 from typing import Annotated, Any
 
 import numpy as np
@@ -29,46 +31,50 @@ OPERATIONS = (
     "translate_x",
     "translate_y",
 )
+ERASED_AREA = (0.02, 1 / 3)
+"""Smallest and largest fraction of the image that is erased."""
+ERASED_RATIO = (0.3, 1 / 0.3)
+"""Smallest and largest height / width of the erased box."""
 
 
 class RandAugment(Settings):
-    """Random operations on a picture. Fine-tuning on ImageNet takes 2, and no colour jitter beside them."""
+    """RandAugment. Fine-tuning on ImageNet uses 2 operations, without color jitter."""
 
     ops: Annotated[int, Field(ge=0)] = 0
-    """Operations drawn for each picture, any of them perhaps twice; each is then done or left with the same chance. 0: none."""
+    """Operations drawn for each image, with replacement; each is then applied with probability 0.5. 0 turns RandAugment off."""
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
-    """How strong they are on average, of 10."""
-    spread: Annotated[float, Field(ge=0)] = 0.5
-    """Standard deviation of the magnitude, which is drawn for each operation and kept within 0 and 10."""
+    """Mean strength of the operations, on a scale from 0 to 10."""
+    magnitude_std: Annotated[float, Field(ge=0)] = 0.5
+    """Standard deviation of the strength, which is drawn for each operation and clipped to 0..10 (fairseq: mstd)."""
 
 
-def rand_augment(picture: Tensor, settings: RandAugment, mean: Sequence[float], rng: np.random.Generator) -> Tensor:
-    """`picture` (3, H, W) uint8 after the operations drawn from `rng`; what they leave empty has the colour `mean` (0..1)."""
-    plan = draw(settings, rng)
-    if not plan:
-        return picture
+def rand_augment(image: Tensor, settings: RandAugment, mean: Sequence[float], rng: np.random.Generator) -> Tensor:
+    """`image` (3, H, W) uint8 after operations drawn with `rng`; areas that they leave empty get the color `mean` (0..1)."""
+    operations = draw_operations(settings, rng)
+    if not operations:
+        return image
     from PIL import Image
 
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    transformed = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     fill = tuple(min(255, round(255 * channel)) for channel in mean)
-    for name, level in plan:
-        image = operate(image, name, level, fill)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    for name, level in operations:
+        transformed = apply_operation(transformed, name, level, fill)
+    return torch.from_numpy(np.array(transformed)).permute(2, 0, 1)
 
 
-def draw(settings: RandAugment, rng: np.random.Generator) -> list[tuple[str, float]]:
-    """The operations to be done, each with its level: the magnitude as a share of the greatest, negative half of the time."""
-    plan = []
+def draw_operations(settings: RandAugment, rng: np.random.Generator) -> list[tuple[str, float]]:
+    """The operations to apply, each with its level: magnitude / 10, negative with probability 0.5."""
+    operations = []
     for index in rng.integers(len(OPERATIONS), size=settings.ops):
-        done, negative = rng.random(2) < 0.5
-        level = min(max(rng.normal(settings.magnitude, settings.spread), 0.0), 10.0) / 10
-        if done:
-            plan.append((OPERATIONS[index], -level if negative else level))
-    return plan
+        applied, negative = rng.random(2) < 0.5
+        level = min(max(rng.normal(settings.magnitude, settings.magnitude_std), 0.0), 10.0) / 10
+        if applied:
+            operations.append((OPERATIONS[index], -level if negative else level))
+    return operations
 
 
-def operate(image: Any, name: str, level: float, fill: tuple[int, ...]) -> Any:
-    """An RGB image of Pillow after the operation `name` at `level`, -1 to 1; where it has no direction, the sign is ignored."""
+def apply_operation(image: Any, name: str, level: float, fill: tuple[int, ...]) -> Any:
+    """An RGB Pillow image after the operation `name` at `level`, -1 to 1; operations without a direction ignore the sign."""
     from PIL import Image, ImageEnhance, ImageOps
 
     strength = abs(level)
@@ -80,8 +86,8 @@ def operate(image: Any, name: str, level: float, fill: tuple[int, ...]) -> Any:
         case "invert":
             return ImageOps.invert(image)
         case "posterize":
-            lost = 4 + int(4 * strength)  # of 8 bits; Pillow's own refuses to lose them all
-            return image.point([value >> lost << lost for value in range(256)] * 3)
+            dropped = 4 + int(4 * strength)  # of 8 bits; Pillow's posterize refuses to drop all of them
+            return image.point([value >> dropped << dropped for value in range(256)] * 3)
         case "solarize":
             return ImageOps.solarize(image, 256 - int(256 * strength))
         case "solarize_add":
@@ -99,3 +105,31 @@ def operate(image: Any, name: str, level: float, fill: tuple[int, ...]) -> Any:
         "translate_y": (1, 0, 0, 0, 1, 0.45 * level * image.height),
     }[name]
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill)
+
+
+def random_erasing(
+    image: Tensor, probability: float, mean: Sequence[float], std: Sequence[float], rng: np.random.Generator
+) -> Tensor:
+    """`image` (3, H, W) uint8, with this probability with a box of noise in it.
+
+    The noise is N(0, 1) after normalization by `mean` and `std` (of 0..1), as far as bytes can hold it."""
+    if not probability or rng.random() >= probability:
+        return image
+    top, left, height, width = random_erasing_box(image.shape[1], image.shape[2], rng)
+    noise = rng.standard_normal((3, height, width), dtype=np.float32)
+    noise = (noise * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1))) * 255
+    erased = image.clone()
+    erased[:, top : top + height, left : left + width] = torch.from_numpy(noise.round().clip(0, 255).astype(np.uint8))
+    return erased
+
+
+def random_erasing_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the box to erase: area uniform, height / width log-uniform. After ten boxes that do not fit
+    into the image: an empty one."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*ERASED_AREA)
+        ratio = exp(rng.uniform(log(ERASED_RATIO[0]), log(ERASED_RATIO[1])))
+        h, w = round(sqrt(area * ratio)), round(sqrt(area / ratio))
+        if h < height and w < width:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    return 0, 0, 0, 0

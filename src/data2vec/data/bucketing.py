@@ -1,78 +1,124 @@
-"""How examples are put together: groups that are cropped and masked as one, and what each process loads of them."""
+"""Batches of similar length: for training, for reading every example once, and for feature extraction.
 
-from collections.abc import Sequence
+All three cut a list of examples that is sorted from long to short into consecutive batches (`split_sorted`)."""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
+from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import UserError
-from data2vec.modalities.base import Examples
 
 ORDER, EXAMPLE, MASK, REPLACE, SHARDS, MIX = 1, 2, 3, 4, 5, 6
-"""Each use of chance has its own stream: (seed, epoch, number, use)."""
+"""Each use of randomness has its own stream: (seed, epoch, number, use)."""
+MAX_PADDING = 1 / 16
+"""For features: the largest fraction of a batch's positions that may be padding. One more batch costs about as much, as all
+weights are read from memory again."""
 
 
 @dataclass(frozen=True)
-class Group:
+class MicroBatch:
     """Examples that are cropped to one length and whose masks are drawn together."""
 
-    keys: np.ndarray
-    """Indices of all rows."""
-    mine: slice
-    """The rows this process loads."""
+    indices: np.ndarray
+    """Indices of all examples, over all processes."""
+    rank_rows: slice
+    """The rows that this process loads."""
     limit: float
-    """Smallest cost among the keys: every row is cropped to it."""
+    """The smallest cost among the examples: every example is cropped to it."""
     seed: tuple[int, int, int]
-    """(seed, epoch, number), or (seed, number in the run, 0): all chance in the group comes from it and from the keys."""
-    examples: Examples | None = None
-    """With streaming: the window of which `keys` are indices."""
-    place: tuple[str, list[int]] | None = None
-    """With streaming: the stream, and where its window starts."""
-    bad: Sequence[str] = ()
-    """With streaming: names of what cannot be read in a window, told by its first group."""
+    """(seed, epoch, number), or (seed, number in the run, 0): all randomness in the batch comes from it and the indices."""
+    examples: ExampleDataset | None = None
+    """With streaming: the window that `indices` refer to."""
+    stream_state: tuple[str, list[int]] | None = None
+    """With streaming: the stream, and the state at the start of its window."""
+    corrupt: Sequence[str] = ()
+    """With streaming: "name: reason" of the corrupt examples of a window, in its first batch."""
 
 
-def cut(costs: np.ndarray, micro_batch: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """Shuffled groups of indices, with rows · longest ≤ micro_batch in each.
+def split_sorted(order: np.ndarray, costs: np.ndarray, micro_batch: float) -> list[np.ndarray]:
+    """Consecutive parts of `order`, indices of examples sorted from high to low cost, with rows · highest cost ≤ micro_batch.
 
-    Examples of unlike cost are grouped by cost, ties in random order. A last group that is not full is left out, unless
-    it is the only one; where costs differ, and with them the shapes, half full is enough."""
+    An example above `micro_batch` is a part of its own."""
+    parts, start = [], 0
+    while start < len(order):
+        rows = rows_that_fit(costs[order[start]], micro_batch)
+        parts.append(order[start : start + rows])
+        start += rows
+    return parts
+
+
+def rows_that_fit(cost: float, micro_batch: float) -> int:
+    """How many rows of this cost a micro-batch holds, at least 1."""
+    return max(1, int(micro_batch / cost + 1e-6))
+
+
+def bucket_by_length(costs: np.ndarray, micro_batch: float, rng: np.random.Generator) -> list[np.ndarray]:
+    """For training: shuffled micro-batches of indices, with rows · highest cost ≤ micro_batch.
+
+    Examples of different cost are sorted by cost, equal ones in random order. A last micro-batch that is not full is dropped,
+    unless it is the only one; where costs, and with them shapes, differ anyway, half full is enough."""
     if len(costs) == 0:
         return []
     order = rng.permutation(len(costs))
     equal = costs.min() == costs.max()
     if not equal:
         order = order[np.argsort(-costs[order], kind="stable")]
-    groups, start, full = [], 0, 1
-    while start < len(order):
-        full = max(1, int(micro_batch / costs[order[start]] + 1e-6))
-        groups.append(order[start : start + full])
-        start += full
-    if len(groups) > 1 and len(groups[-1]) < (full if equal else full / 2):
-        groups.pop()
-    return [groups[i] for i in rng.permutation(len(groups))]
+    batches = split_sorted(order, costs, micro_batch)
+    full = rows_that_fit(costs[batches[-1][0]], micro_batch)
+    if len(batches) > 1 and len(batches[-1]) < (full if equal else full / 2):
+        batches.pop()
+    return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def per_step(batch: float, micro_batch: float) -> int:
-    """Groups of an optimizer step."""
+def sort_by_length(costs: np.ndarray, micro_batch: float) -> list[np.ndarray]:
+    """For reading every example once: micro-batches from high to low cost, with rows · highest cost ≤ micro_batch."""
+    return split_sorted(np.argsort(-costs, kind="stable"), costs, micro_batch)
+
+
+def pad_by_length(lengths: Sequence[int], max_positions: int, shapes: Sequence[object] | None = None) -> Iterator[list[int]]:
+    """For features: batches of indices from long to short, of at most `max_positions` positions including padding, at most
+    MAX_PADDING of which is padding; or a single index.
+
+    `shapes`: where they are given, only inputs of equal shape share a batch."""
+    batch: list[int] = []
+    padding = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        missing = lengths[batch[0]] - lengths[index] if batch else 0
+        if batch and not (
+            (len(batch) + 1) * lengths[batch[0]] <= max_positions
+            and padding + missing <= MAX_PADDING * max_positions
+            and (shapes is None or shapes[index] == shapes[batch[0]])
+        ):
+            yield batch
+            batch, padding, missing = [], 0, 0
+        batch.append(index)
+        padding += missing
+    if batch:
+        yield batch
+
+
+def micro_batches_per_step(batch: float, micro_batch: float) -> int:
+    """Micro-batches of an optimizer step, over all processes."""
     return max(1, ceil(batch / micro_batch - 1e-6))
 
 
-def stride(groups_a_step: int, world: int) -> int:
-    """How far apart the groups of one process are; 1 where each has a part of every group."""
-    return world if groups_a_step % world == 0 else 1
+def rank_stride(per_step: int, world: int) -> int:
+    """The distance between the micro-batches of one process; 1 where every process loads a part of every micro-batch."""
+    return world if per_step % world == 0 else 1
 
 
-def share(keys: np.ndarray, groups_a_step: int, number: int, rank: int, world: int) -> slice | None:
-    """The rows of group `number` that process `rank` of `world` loads; None when the group is another's.
+def rank_slice(indices: np.ndarray, per_step: int, number: int, rank: int, world: int) -> slice | None:
+    """The rows of micro-batch `number` that process `rank` of `world` loads; None when another process loads all of it.
 
-    Whole groups where a step's groups can be dealt out evenly, else a part of every group."""
-    if stride(groups_a_step, world) == world:
+    Complete micro-batches where a step's `per_step` micro-batches can be divided evenly, else a part of every one."""
+    if rank_stride(per_step, world) == world:
         return slice(None) if number % world == rank else None
-    if len(keys) < world:
+    if len(indices) < world:
         raise UserError(
-            f"a micro-batch of {len(keys)} examples cannot be divided among {world} processes: use fewer processes, "
-            "or make the batch in the data section a multiple of processes times micro-batch"
+            f"a micro-batch of {len(indices)} examples cannot be divided among {world} processes: use fewer processes, "
+            "or make the batch in the data section a multiple of processes × micro-batch"
         )
     return slice(rank, None, world)

@@ -1,4 +1,4 @@
-"""What is computed from the data once and kept: token files, tokenizers, durations."""
+"""The cache of what is computed from a dataset once: token files, tokenizers, durations."""
 
 import hashlib
 import os
@@ -12,14 +12,14 @@ from data2vec.errors import UserError
 
 def cache_folder() -> Path:
     """$DATA2VEC_CACHE, or data2vec in the user's cache folder. The user's data folders are never written to."""
-    given = os.environ.get("DATA2VEC_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "data2vec"
+    folder = os.environ.get("DATA2VEC_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "data2vec"
 
 
 def cached(name: str, write: Callable[[BinaryIO], None]) -> Path:
-    """The file `name` of the cache, made by `write` when it is not there yet.
+    """The file `name` in the cache, created by `write` if it does not exist.
 
-    Written atomically, so an incomplete file is never read; other processes that want the same file wait for it.
+    Written atomically, so an incomplete file is never read; other processes that need the same file wait for it.
     Raises UserError when the cache cannot be written."""
     from filelock import FileLock
 
@@ -35,15 +35,15 @@ def cached(name: str, write: Callable[[BinaryIO], None]) -> Path:
     except OSError as error:
         raise UserError(
             f"the cache {path.parent} cannot be written ({error.strerror or error}): "
-            "make room, or set DATA2VEC_CACHE to another folder"
+            "free some space, or set DATA2VEC_CACHE to another folder"
         ) from None
     return path
 
 
 def fingerprint(rows: Any, column: str, *more: str) -> str:
-    """Names the content of a `datasets.Dataset`: changes when its rows, or the files they point to, change."""
+    """A hash of a column's content in a `datasets.Dataset`, which changes when size or mtime of a file it points to does."""
     digest = hashlib.sha256("\n".join((rows._fingerprint, column, *more)).encode())
-    for path in paths(rows, column):
+    for path in column_paths(rows, column):
         try:
             stat = os.stat(path)
         except OSError:
@@ -52,8 +52,8 @@ def fingerprint(rows: Any, column: str, *more: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def paths(rows: Any, column: str) -> list[str]:
-    """The files that `column` points to; empty when the content is in the rows themselves."""
+def column_paths(rows: Any, column: str) -> list[str]:
+    """The files that `column` points to; empty when the rows contain the content."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,7 +1,8 @@
-"""Batches, the same ones whatever the number of processes and workers, from any step on.
+"""The loader: the batches of every training step, the same for any number of processes and workers, from any step on.
 
-Which examples form a group, how they are cropped and augmented, and what is masked follows from the seed and the number of
-the group alone. So a place in indexed data is just a step number; in streamed data it is also where the streams stand.
+Which examples share a micro-batch, how they are cropped and augmented, and what is masked depends only on the seed and the
+number of the micro-batch. So the position in an indexed dataset is just a step number; in a streamed one it is also the state
+of every stream.
 """
 
 import logging
@@ -16,160 +17,166 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data2vec.batch import Batch
-from data2vec.data.bucketing import ORDER, Group, cut, per_step, share, stride
-from data2vec.data.corrupt import BadExamples
-from data2vec.data.masked_batches import Batches, StreamedBatches
-from data2vec.data.streaming import Streams, rows_read
+from data2vec.data.bucketing import ORDER, MicroBatch, bucket_by_length, micro_batches_per_step, rank_slice, rank_stride
+from data2vec.data.corrupt import CorruptExamples
+from data2vec.data.dataset import DataPipeline, DataSettings, ExampleDataset, Rows
+from data2vec.data.masked_batches import BatchDataset, MaskedBatches, MaskSettings, StreamedBatches
+from data2vec.data.streaming import Streams, count_rows_read
 from data2vec.errors import UserError
-from data2vec.modalities.base import Examples, Modality
 
 log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Endless steps of batches from `rows`: a `datasets.Dataset`, or an `IterableDataset` read in windows.
+    """Endless training steps of batches from `rows`: a `datasets.Dataset`, or an `IterableDataset` that is streamed.
 
-    `mask` has `draw(rows, grid, rng)`; `masks` of them are drawn for each example. `batches`: what makes a batch of a group, in
-    place of masking it. `rank` of `world` processes gets its part of every step. `pin`: batches are put into page-locked
-    memory. What cannot be read is in `bad`; `steps_per_epoch` is None when streaming.
+    `masks` masks are drawn for each example; or `batches` builds the batches instead. `rank` of `world` processes gets its part
+    of every step. `pin_memory`: batches are put into page-locked memory. `steps_per_epoch` is None when streaming.
 
-    Raises UserError when the data is less than one step, RunStopped when too many examples cannot be read."""
+    Raises UserError when the data is less than one step, RunStopped when too many examples are corrupt."""
 
     def __init__(
         self,
-        modality: Modality,
-        mask: Any,
-        rows: Any,
+        modality: DataPipeline,
+        mask: MaskSettings | None,
+        rows: Rows,
         seed: int,
         rank: int = 0,
         world: int = 1,
-        pin: bool = False,
+        pin_memory: bool = False,
         masks: int = 1,
-        batches: Batches | None = None,
+        batches: BatchDataset | None = None,
     ):
-        self.modality, self.seed, self.rank, self.world, self.pin = modality, seed, rank, world, pin
+        self.modality, self.seed, self.rank, self.world, self.pin_memory = modality, seed, rank, world, pin_memory
         settings = modality.data
         self.workers: int = settings.workers
-        self.groups_a_step = per_step(settings.batch, settings.micro_batch)
-        self.micro_batch = settings.batch / self.groups_a_step
-        self.bad = BadExamples(settings.max_bad)
-        self.places: dict[str, list[int]] = {}
-        """Where this process stands in each stream after the last step it took, fit for JSON; empty for indexed data."""
-        self.examples: Examples | None = None
+        self.per_step = micro_batches_per_step(settings.batch, settings.micro_batch)
+        """Micro-batches of a step, over all processes."""
+        self.micro_batch = settings.batch / self.per_step
+        self.corrupt = CorruptExamples(settings.max_corrupt)
+        self.stream_states: dict[str, list[int]] = {}
+        """The state of each stream that this process reads, after the last step taken; empty for indexed data."""
+        self.examples: ExampleDataset | None = None
         self.streams: Streams | None = None
         self.steps_per_epoch: int | None = None
         if hasattr(rows, "__len__"):
             self.examples = modality.examples(rows) if batches is None else batches.examples
             assert self.examples is not None
-            self._index(self.examples)
+            self.steps_per_epoch = self._count_steps(self.examples)
         else:
             self.streams = Streams(modality, rows, seed, self.micro_batch)
-            self.workers = self.streams.workers(settings.workers, stride(self.groups_a_step, world))
+            self.workers = self.streams.usable_workers(settings.workers, rank_stride(self.per_step, world))
             if self.workers < settings.workers and rank == 0:
                 log.warning(
-                    "data.workers: only %d of %d are used, as they share %d streams evenly; data.streams should be a "
-                    "multiple of processes times workers, and there must be as many shards",
+                    "data.workers: only %d of %d workers are used, as they share %d streams evenly; make data.num_streams a "
+                    "multiple of processes × workers, and use at least as many shards",
                     *(self.workers, settings.workers, self.streams.count),
                 )
-        self.batches = batches or Batches(modality, mask, masks, self.examples)
+        if batches is None:
+            assert mask is not None
+            batches = MaskedBatches(modality, mask, masks, self.examples)
+        self.batches = batches
 
-    def _index(self, examples: Examples) -> None:
-        bad = getattr(examples, "bad", [])
-        self.bad = BadExamples(self.modality.data.max_bad, len(examples) + len(bad))
-        self.bad.add(bad)
-        groups = cut(examples.costs, self.micro_batch, np.random.default_rng((self.seed, 0, 0, ORDER)))
-        self.steps_per_epoch = len(groups) // self.groups_a_step
-        if not self.steps_per_epoch:
-            raise UserError(_too_little(self.modality.data, examples))
+    def _count_steps(self, examples: ExampleDataset) -> int:
+        """Steps of an epoch. Raises UserError for less than one."""
+        settings = self.modality.data
+        self.corrupt = CorruptExamples(settings.max_corrupt, len(examples) + len(examples.corrupt))
+        self.corrupt.add(examples.corrupt)
+        batches = bucket_by_length(examples.costs, self.micro_batch, np.random.default_rng((self.seed, 0, 0, ORDER)))
+        if len(batches) < self.per_step:
+            raise UserError(_less_than_a_step(settings, examples))
+        return len(batches) // self.per_step
 
-    def steps(self, first: int = 0, places: Mapping[str, list[int]] | None = None) -> Iterator[list[Batch]]:
-        """The batches of each optimizer step from step `first` on, without end: `groups_a_step` of them over all
-        processes. A batch is what the modality collates, with its masks.
+    def steps(self, first_step: int = 0, stream_states: Mapping[str, list[int]] | None = None) -> Iterator[list[Batch]]:
+        """This process's batches of each training step, from step `first_step` on, endlessly.
 
-        `places`: those of all processes at step `first` or before, by `furthest`; without them streams are read from their
-        start. Raises UserError when streamed data is not what it was."""
-        self.places = dict(places or {})
+        `stream_states`: those of all processes at `first_step` or before (`merge_stream_states`); without them streams are read
+        from their start. Raises UserError when streamed data has changed since."""
+        self.stream_states = dict(stream_states or {})
         if self.streams is not None:
-            self.bad.total = rows_read(self.places)
-        mine = self.groups_a_step // stride(self.groups_a_step, self.world)
-        workers: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker} if self.workers else {}
-        dataset: Any = self.batches
-        if self.streams is not None:
-            part = self.groups_a_step, self.rank, self.world
-            dataset = StreamedBatches(self.batches, self.streams, *part, first, self.places.copy())
-        batches = iter(
-            DataLoader(
-                dataset,
-                batch_size=None,
-                sampler=_Groups(self, first) if self.streams is None else None,
-                num_workers=self.workers,
-                pin_memory=self.pin,
-                generator=torch.Generator(),  # else making the iterator would move the global random state
-                **workers,
-            )
-        )
+            self.corrupt.total = count_rows_read(self.stream_states)
+        loaded_batches = iter(self._data_loader(first_step))
+        per_rank = self.per_step // rank_stride(self.per_step, self.world)
         try:
             while True:
                 step = []
-                for loaded in islice(batches, mine):
+                for loaded in islice(loaded_batches, per_rank):
                     if isinstance(loaded, Exception):
                         raise loaded
-                    if loaded.place:
-                        self._reached(*loaded.place)
-                    self.bad.add(loaded.corrupt)
+                    if loaded.stream_state:
+                        self._advance(*loaded.stream_state)
+                    self.corrupt.add(loaded.corrupt)
                     step.append(loaded.batch)
                 yield step
         finally:
-            del batches  # ends the workers now, not when the traceback of an error is let go
+            del loaded_batches  # ends the workers now, instead of when the traceback of an error is released
 
-    def _reached(self, stream: str, place: list[int]) -> None:
-        before = rows_read(self.places)
-        self.places[stream] = place
-        self.bad.total += rows_read(self.places) - before
+    def _data_loader(self, first_step: int) -> DataLoader[Any]:
+        dataset: Any = self.batches
+        if self.streams is not None:
+            part = self.per_step, self.rank, self.world
+            dataset = StreamedBatches(self.batches, self.streams, *part, first_step, self.stream_states.copy())
+        workers: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": init_worker} if self.workers else {}
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=MicroBatchSampler(self, first_step) if self.streams is None else None,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # otherwise the DataLoader would advance the global random state
+            **workers,
+        )
 
-    def tell(self, bad: Iterable[str], places: Mapping[str, list[int]]) -> None:
-        """Take note of what all processes have met: names of bad examples, and the furthest places.
+    def _advance(self, stream: str, state: list[int]) -> None:
+        before = count_rows_read(self.stream_states)
+        self.stream_states[stream] = state
+        self.corrupt.total += count_rows_read(self.stream_states) - before
 
-        Raises RunStopped when there are too many of them."""
-        if places:
-            self.bad.total = rows_read(places)
-        self.bad.add(bad)
+    def synchronize(self, corrupt: Iterable[str], stream_states: Mapping[str, list[int]]) -> None:
+        """Take over the corrupt examples and the merged stream states of all processes.
 
-    def groups(self, first: int) -> Iterator[Group]:
-        """This process's groups of indexed data from step `first` on."""
+        Raises RunStopped when too many examples are corrupt."""
+        if stream_states:
+            self.corrupt.total = count_rows_read(stream_states)
+        self.corrupt.add(corrupt)
+
+    def micro_batches(self, first_step: int) -> Iterator[MicroBatch]:
+        """This process's micro-batches of indexed data, from step `first_step` on."""
         assert self.examples is not None
         assert self.steps_per_epoch
         costs = self.examples.costs
-        start, skip = divmod(first, self.steps_per_epoch)
-        for epoch in count(start):
+        first_epoch, skip = divmod(first_step, self.steps_per_epoch)
+        for epoch in count(first_epoch):
             rng = np.random.default_rng((self.seed, epoch, 0, ORDER))
-            groups = cut(costs, self.micro_batch, rng)[: self.steps_per_epoch * self.groups_a_step]
-            for number in range(skip * self.groups_a_step, len(groups)):
-                keys = groups[number]
-                mine = share(keys, self.groups_a_step, number, self.rank, self.world)
-                if mine is not None:
-                    yield Group(keys, mine, float(costs[keys].min()), (self.seed, epoch, number))
+            batches = bucket_by_length(costs, self.micro_batch, rng)[: self.steps_per_epoch * self.per_step]
+            for number in range(skip * self.per_step, len(batches)):
+                indices = batches[number]
+                rows = rank_slice(indices, self.per_step, number, self.rank, self.world)
+                if rows is not None:
+                    yield MicroBatch(indices, rows, float(costs[indices].min()), (self.seed, epoch, number))
             skip = 0
 
 
-class _Groups(Sampler[Group]):
-    def __init__(self, loader: Loader, first: int):
-        self.loader, self.first = loader, first
+class MicroBatchSampler(Sampler[MicroBatch]):
+    """The micro-batches of a loader of indexed data, from step `first_step` on."""
 
-    def __iter__(self) -> Iterator[Group]:
-        return self.loader.groups(self.first)
+    def __init__(self, loader: Loader, first_step: int):
+        self.loader, self.first_step = loader, first_step
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return self.loader.micro_batches(self.first_step)
 
 
-def start_worker(worker: int) -> None:
-    """What every process that loads examples begins with."""
-    # The training process handles Ctrl-C and then ends its workers.
+def init_worker(worker: int) -> None:
+    """Set up a process that loads examples."""
+    # The training process handles Ctrl-C and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Threads of the tokenizers library do not survive the fork: a worker that waited for them would wait for ever.
+    # Threads of the tokenizers library do not survive the fork: a worker that used them would deadlock.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _too_little(settings: Any, examples: Examples) -> str:
+def _less_than_a_step(settings: DataSettings, examples: ExampleDataset) -> str:
     key = next((name for name in type(settings).model_fields if name.startswith("batch")), "batch")
     total = float(examples.costs.sum())
     unit = "seconds" if key.endswith("seconds") else "examples"
-    return f"data.{key}: one step takes {settings.batch:g} {unit}, but the training data has {total:g}: lower it"
+    return f"data.{key}: a step has {settings.batch:g} {unit}, but the training data only has {total:g}: lower it"

@@ -1,9 +1,10 @@
-"""From groups to batches: decoded, masked and put together, in the loader's workers."""
+"""Micro-batches of indices become batches: decoded, collated and masked, in the loader's workers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,103 +12,148 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.data.bucketing import EXAMPLE, MASK, REPLACE, Group, share, stride
+from data2vec.data.bucketing import EXAMPLE, MASK, REPLACE, MicroBatch, rank_slice, rank_stride
+from data2vec.data.dataset import DataPipeline, ExampleDataset
 from data2vec.data.streaming import Streams
-from data2vec.errors import BadExample, RunStopped, UserError
-from data2vec.modalities.base import Examples, Modality
+from data2vec.errors import CorruptExample, RunStopped, UserError
 
 
 class LoadedBatch(NamedTuple):
-    """A batch, and what the training process is to know of how it was made."""
+    """A batch, and what the training process needs to know about how it was made."""
 
     batch: Batch
     corrupt: list[str]
-    """Names of what could not be read."""
-    place: tuple[str, list[int]] | None
-    """With streaming: the stream, and where its window starts."""
+    """ "name: reason" of the examples that could not be decoded."""
+    stream_state: tuple[str, list[int]] | None
+    """With streaming: the stream, and the state at the start of its window."""
 
 
-class Batches(Dataset[Any]):
-    """The batch of a group; or the error that the user is to see, as a value: raised in a worker, it would be a traceback."""
+Loaded = LoadedBatch | UserError | RunStopped
+"""A batch, or an error as a value: raised in a worker, it would reach the user as a traceback."""
 
-    def __init__(self, modality: Modality, mask: Any, masks: int, examples: Examples | None):
-        self.modality, self.mask, self.masks, self.examples = modality, mask, masks, examples
 
-    def __getitem__(self, group: Group) -> Any:
+class DrawnMask(Protocol):
+    """Masks for R rows of T positions (`data2vec.objective.masking.Mask`)."""
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """(R, T): hidden from the student and predicted."""
+
+    @property
+    def replaced(self) -> np.ndarray | None:
+        """(R, T): replaced with random content for the student, and not predicted; None when nothing is."""
+
+
+class MaskSettings(Protocol):
+    """Draws masks (a member of `data2vec.objective.masking`)."""
+
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> DrawnMask:
+        """Masks for `rows` rows of prod(grid) positions."""
+
+
+class BatchDataset(Dataset[Loaded], ABC):
+    """Maps micro-batches to batches of decoded examples."""
+
+    def __init__(self, modality: DataPipeline, examples: ExampleDataset | None):
+        self.modality, self.examples = modality, examples
+
+    def __getitem__(self, micro_batch: MicroBatch) -> Loaded:
         try:
-            return self.build(group)
+            return self.build(micro_batch)
         except (UserError, RunStopped) as error:
             return error
 
-    def build(self, group: Group) -> LoadedBatch:
-        rows = range(len(group.keys))[group.mine]
-        bad: list[str] = []
-        batch = self.modality.collate([self._load(group, row, bad)[1] for row in rows])
-        rng = np.random.default_rng((*group.seed, MASK))
-        drawn = self.mask.draw(len(group.keys) * self.masks, self.modality.grid(batch), rng)
-        hidden = drawn.hidden.reshape(len(group.keys), self.masks, -1)[group.mine]
-        mask = torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1)
-        indices = torch.from_numpy(np.flatnonzero(hidden))
-        view = None if drawn.replaced is None else self._view(batch, drawn.replaced[group.mine], group.seed, rows)
-        batch = MaskedBatch(batch.input, batch.padding, mask=mask, masked_indices=indices, replaced_input=view)
-        return LoadedBatch(batch, [*group.bad, *bad], group.place)
+    @abstractmethod
+    def build(self, micro_batch: MicroBatch) -> LoadedBatch:
+        """The batch of this process's rows."""
 
-    def _load(self, group: Group, row: int, bad: list[str], whole: bool = False) -> tuple[int, Any]:
-        """Row `row` of the group, cropped to the group's length or `whole`, after the index of the example: when it cannot be
-        read, the next one that can stands in for it."""
-        examples = group.examples if group.examples is not None else self.examples
+    def load_example(self, micro_batch: MicroBatch, row: int, corrupt: list[str], crop: bool = True) -> tuple[int, Any]:
+        """(index, decoded example) for a row of the micro-batch, cropped to its length if `crop`.
+
+        When it cannot be decoded, its "name: reason" is added to `corrupt` and another example takes its place."""
+        examples = micro_batch.examples if micro_batch.examples is not None else self.examples
         assert examples is not None
-        for attempt, key in enumerate(_candidates(group, row, examples.costs)):
-            rng = np.random.default_rng((*group.seed[:2], key, EXAMPLE, attempt))
+        for attempt, index in enumerate(_candidates(micro_batch, row, examples.costs)):
+            rng = np.random.default_rng((*micro_batch.seed[:2], index, EXAMPLE, attempt))
             try:
-                return key, examples.load(key, None if whole else group.limit, rng)
-            except BadExample as error:
-                bad.append(str(error))
-        names = list(dict.fromkeys(bad))
+                return index, examples.load(index, micro_batch.limit if crop else None, rng)
+            except CorruptExample as error:
+                corrupt.append(str(error))
+        names = list(dict.fromkeys(corrupt))
         raise RunStopped(f"none of {len(names)} examples in a row can be read: {'; '.join(names[-3:])}")
 
-    def _view(self, batch: Batch, replaced: np.ndarray, seed: tuple[int, int, int], rows: range) -> Tensor:
-        """Row by row, so that what a row shows does not depend on which process has it."""
-        views = [
+
+def _candidates(micro_batch: MicroBatch, row: int, costs: np.ndarray) -> Iterator[int]:
+    """The row itself, the other rows, then a few random examples that are long enough."""
+    yield from map(int, np.roll(micro_batch.indices, -row))
+    long_enough = np.flatnonzero(costs >= micro_batch.limit)
+    yield from map(int, np.random.default_rng((*micro_batch.seed, EXAMPLE)).choice(long_enough, 8))
+
+
+class MaskedBatches(BatchDataset):
+    """Batches for pre-training, with `masks` masks for each example."""
+
+    def __init__(self, modality: DataPipeline, mask: MaskSettings, masks: int, examples: ExampleDataset | None):
+        super().__init__(modality, examples)
+        self.mask, self.masks = mask, masks
+
+    def build(self, micro_batch: MicroBatch) -> LoadedBatch:
+        size = len(micro_batch.indices)
+        rows = range(size)[micro_batch.rank_rows]
+        corrupt: list[str] = []
+        batch = self.modality.collate([self.load_example(micro_batch, row, corrupt)[1] for row in rows])
+        # Drawn for all rows, so that they do not depend on which process loads which row.
+        rng = np.random.default_rng((*micro_batch.seed, MASK))
+        drawn = self.mask.draw(size * self.masks, self.modality.grid(batch), rng)
+        hidden = drawn.hidden.reshape(size, self.masks, -1)[micro_batch.rank_rows]
+        replaced_input = None
+        if drawn.replaced is not None:
+            replaced_input = self._replace(batch, drawn.replaced[micro_batch.rank_rows], micro_batch.seed, rows)
+        masked = MaskedBatch(
+            batch.input,
+            batch.padding,
+            mask=torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1),
+            masked_indices=torch.from_numpy(np.flatnonzero(hidden)),
+            replaced_input=replaced_input,
+        )
+        return LoadedBatch(masked, [*micro_batch.corrupt, *corrupt], micro_batch.stream_state)
+
+    def _replace(self, batch: Batch, replaced: np.ndarray, seed: tuple[int, int, int], rows: range) -> Tensor:
+        """Row by row, so that the content does not depend on which process loads which row."""
+        inputs = [
             self.modality.replace(batch.rows(i, i + 1), replaced[i : i + 1], np.random.default_rng((*seed, REPLACE, row)))
             for i, row in enumerate(rows)
         ]
-        return torch.cat(views)
+        return torch.cat(inputs)
 
 
-def _candidates(group: Group, row: int, costs: np.ndarray) -> Iterator[int]:
-    """The row itself, the others of its group, then some that are as long."""
-    yield from map(int, np.roll(group.keys, -row))
-    fitting = np.flatnonzero(costs >= group.limit)
-    yield from map(int, np.random.default_rng((*group.seed, EXAMPLE)).choice(fitting, 8))
+class StreamedBatches(IterableDataset[Loaded]):
+    """The batches of process `rank` of `world`, from step `first_step` on.
 
-
-class StreamedBatches(IterableDataset[Any]):
-    """The batches of process `rank` of `world` from step `first` on: worker `w` of `W` makes each W-th of them, and the
-    DataLoader, which asks one worker after the other, puts them in order again."""
+    Worker w of W makes every W-th of them; the DataLoader takes them from the workers in turn, which restores the order."""
 
     def __init__(
         self,
-        batches: Batches,
+        batches: BatchDataset,
         streams: Streams,
-        groups_a_step: int,
+        per_step: int,
         rank: int,
         world: int,
-        first: int,
-        places: Mapping[str, list[int]],
+        first_step: int,
+        stream_states: Mapping[str, list[int]],
     ):
-        self.batches, self.streams, self.groups_a_step = batches, streams, groups_a_step
-        self.rank, self.world, self.first, self.places = rank, world, first, places
+        self.batches, self.streams, self.per_step = batches, streams, per_step
+        self.rank, self.world, self.first_step, self.stream_states = rank, world, first_step, stream_states
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Loaded]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        every = stride(self.groups_a_step, self.world)
-        numbers = count(self.first * self.groups_a_step + self.rank % every + every * worker, every * workers)
+        stride = rank_stride(self.per_step, self.world)
+        numbers = count(self.first_step * self.per_step + self.rank % stride + stride * worker, stride * workers)
         try:
-            for number, group in self.streams.groups(numbers, self.places):
-                mine = share(group.keys, self.groups_a_step, number, self.rank, self.world)
-                assert mine is not None
-                yield self.batches[replace(group, mine=mine)]
+            for number, micro_batch in self.streams.micro_batches(numbers, self.stream_states):
+                rows = rank_slice(micro_batch.indices, self.per_step, number, self.rank, self.world)
+                assert rows is not None
+                yield self.batches[replace(micro_batch, rank_rows=rows)]
         except (UserError, RunStopped) as error:
             yield error

@@ -1,6 +1,6 @@
-"""Examples of a batch mixed with each other, and their labels with them.
+"""Mixup and CutMix: the examples of a batch mixed with each other, and their labels with them.
 
-Everything is drawn from a generator that is given, so the same seed mixes a batch in the same way, on any device.
+All randomness comes from the generator in the arguments, so a seed mixes a batch in the same way on any device.
 
 Shapes: B batch, V labels."""
 
@@ -14,55 +14,56 @@ from torch import Tensor
 from data2vec.settings import Settings
 
 Alpha = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class PictureMixing(Settings):
-    """Mixup and CutMix, one of them for a whole batch. Defaults: data2vec 1 on ImageNet."""
+class ImageMixing(Settings):
+    """Mixup or CutMix, one of them per batch. Defaults: data2vec 1 on ImageNet."""
 
     mixup: Alpha = 0.8
-    """Mixup: a picture keeps a share from Beta(α, α), its partner gives the rest. 0: no mixup."""
+    """α of mixup: an image gets weight λ ~ Beta(α, α), its partner 1 - λ. 0 turns mixup off (timm: mixup)."""
     cutmix: Alpha = 1.0
-    """CutMix: a box of the partner covers a picture, which keeps a share from Beta(α, α). 0: no CutMix."""
-    chance: Share = 1.0
-    """Chance that a batch is mixed."""
-    switch: Share = 0.5
-    """Chance that it is CutMix, where both are on."""
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of every label that is dealt out evenly among all labels, mixed or not."""
+    """α of CutMix: a box of the partner replaces 1 - λ of an image, λ ~ Beta(α, α). 0 turns CutMix off (timm: cutmix)."""
+    prob: Probability = 1.0
+    """Probability that a batch is mixed (timm: mixup_prob)."""
+    switch_prob: Probability = 0.5
+    """Probability of CutMix instead of mixup, where both are on (timm: mixup_switch_prob)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Weight of the uniform distribution in every label, mixed or not (timm: smoothing)."""
 
 
-class WaveMixing(Settings):
-    """Mixup of waveforms, one share for a whole batch. Defaults: as released for AudioSet; the paper has a chance of 0.7."""
+class WaveformMixing(Settings):
+    """Mixup of waveforms. Defaults: those released for AudioSet; the paper has `prob` 0.7."""
 
-    least: Share = 0.5
-    """A clip keeps a share drawn between this and 1, another clip gives the rest (fairseq: source_mixup)."""
-    chance: Share = 1.0
-    """Chance that a clip is mixed."""
+    min_weight: Probability = 0.5
+    """A clip gets a weight λ drawn uniformly from this value to 1, another clip 1 - λ (fairseq: source_mixup)."""
+    prob: Probability = 1.0
+    """Probability that a clip is mixed (fairseq: mixup_prob)."""
 
 
-def mix_pictures(x: Tensor, y: Tensor, settings: PictureMixing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures `x` (B, 3, H, W), bytes or floats, and the shares `y` (B, V) of their labels, each with its partner: the first
-    with the last, the second with the last but one, …"""
-    kept = 1.0
-    if rng.random() < settings.chance and (settings.mixup or settings.cutmix):
-        cut = bool(settings.cutmix) and (not settings.mixup or rng.random() < settings.switch)
-        alpha = settings.cutmix if cut else settings.mixup
-        kept = float(rng.beta(alpha, alpha))
-        if cut:
-            x, kept = _cut(x, kept, rng)
+def mix_images(x: Tensor, y: Tensor, settings: ImageMixing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mix images `x` (B, 3, H, W), bytes or floats, and their label distributions `y` (B, V), each with its partner: the first
+    with the last, the second with the second to last, …"""
+    weight = 1.0
+    if rng.random() < settings.prob and (settings.mixup or settings.cutmix):
+        use_cutmix = bool(settings.cutmix) and (not settings.mixup or rng.random() < settings.switch_prob)
+        alpha = settings.cutmix if use_cutmix else settings.mixup
+        weight = float(rng.beta(alpha, alpha))
+        if use_cutmix:
+            x, weight = _cutmix(x, weight, rng)
         else:
-            mixed = torch.lerp(x.flip(0).float(), x.float(), kept)
+            mixed = torch.lerp(x.flip(0).float(), x.float(), weight)
             x = mixed.to(x.dtype) if x.is_floating_point() else mixed.round_().to(x.dtype)
-    y = kept * y + (1 - kept) * y.flip(0)
-    return x, y * (1 - settings.smoothing) + settings.smoothing / y.shape[1]
+    y = weight * y + (1 - weight) * y.flip(0)
+    return x, y * (1 - settings.label_smoothing) + settings.label_smoothing / y.shape[1]
 
 
-def _cut(x: Tensor, kept: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """`x` with a box of the partner, about a random centre and cut off at the borders; and the share that is really kept."""
+def _cutmix(x: Tensor, weight: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """`x` with a box of the partner around a random center, clipped at the borders; and the fraction of the image that is left
+    after clipping."""
     height, width = x.shape[-2:]
     row, column = int(rng.integers(height)), int(rng.integers(width))
-    high, wide = int(height * (1 - kept) ** 0.5) // 2, int(width * (1 - kept) ** 0.5) // 2
+    high, wide = int(height * (1 - weight) ** 0.5) // 2, int(width * (1 - weight) ** 0.5) // 2
     top, bottom = max(0, row - high), min(height, row + high)
     left, right = max(0, column - wide), min(width, column + wide)
     mixed = x.clone()
@@ -70,10 +71,10 @@ def _cut(x: Tensor, kept: float, rng: np.random.Generator) -> tuple[Tensor, floa
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def mix_waves(x: Tensor, y: Tensor, settings: WaveMixing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Waveforms `x` (B, N) of mean 0, and their labels `y` (B, V), each with those of a random partner; as loud as before."""
+def mix_waveforms(x: Tensor, y: Tensor, settings: WaveformMixing, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mix zero-mean waveforms `x` (B, N) and their labels `y` (B, V) with those of a random partner, keeping the variance."""
     partner = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-    share = np.where(rng.random((len(x), 1)) < settings.chance, rng.uniform(settings.least, 1), 1.0)
-    kept = torch.from_numpy(share).to(x.device, x.dtype)
-    mixed = (kept * x + (1 - kept) * x[partner]) / (kept**2 + (1 - kept) ** 2).sqrt()
-    return mixed, kept * y + (1 - kept) * y[partner]
+    weights = np.where(rng.random((len(x), 1)) < settings.prob, rng.uniform(settings.min_weight, 1), 1.0)
+    weight = torch.from_numpy(weights).to(x.device, x.dtype)
+    mixed = (weight * x + (1 - weight) * x[partner]) / (weight**2 + (1 - weight) ** 2).sqrt()
+    return mixed, weight * y + (1 - weight) * y[partner]

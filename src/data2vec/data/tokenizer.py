@@ -1,35 +1,46 @@
-"""Byte-level BPE in RoBERTa's layout: <s> 0, <pad> 1, </s> 2, <unk> 3, then the vocabulary, and <mask> as the last id."""
+"""Byte-level BPE tokenizers with RoBERTa's special ids: <s> 0, <pad> 1, </s> 2, <unk> 3, the vocabulary, and <mask> last."""
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from data2vec.errors import UserError
+from data2vec.data.cache import cached, fingerprint
+from data2vec.data.dataset import Rows
+from data2vec.data.text import read_text
+from data2vec.errors import CorruptExample, UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+else:
+    Tokenizer = Any
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 START, PAD, END, UNKNOWN = range(4)
 MASK = "<mask>"
-TRAIN_ON = 256 * 2**20
-"""Characters a tokenizer is trained on, at most."""
+TRAINING_CHARACTERS = 256 * 2**20
+"""At most this many characters are used to train a tokenizer."""
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("dict.txt", "encoder.json", "vocab.bpe"))
+"""The files that a tokenizer folder can consist of; the last set is fairseq's."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A `tokenizers.Tokenizer` with exactly `vocab_size` ids, trained on the texts.
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer with exactly `vocab_size` ids, trained on the texts.
 
-    Where the texts yield fewer types, names that never occur fill the ids up to <mask>, the last one."""
+    If the texts have too few distinct tokens, placeholders that never occur fill the ids up to <mask>, the last one."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     if vocab_size < len(SPECIAL) + 256 + 1:
-        raise UserError(f"modality.vocab_size: {vocab_size} is too few; 256 bytes and 5 special ids need at least 261")
+        raise UserError(f"modality.vocab_size: {vocab_size} is too small: 256 bytes and 5 special tokens need at least 261")
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.train_from_iterator(
-        _limited(texts, TRAIN_ON),
+        _take_characters(texts, TRAINING_CHARACTERS),
         trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
             min_frequency=2,
@@ -40,23 +51,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
     model = json.loads(trained.to_str())["model"]
     vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
-    fillers = (name for i in count() if (name := f"madeupword{i:04d}") not in vocabulary)  # fairseq's name for them
+    fillers = (name for i in count() if (name := f"madeupword{i:04d}") not in vocabulary)  # fairseq's name for placeholders
     while len(vocabulary) < vocab_size - 1:
         vocabulary[next(fillers)] = len(vocabulary)
     return _assemble(vocabulary | {MASK: vocab_size - 1}, model["merges"])
 
 
-FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("dict.txt", "encoder.json", "vocab.bpe"))
-"""The files a folder may have a tokenizer in; the last ones are fairseq's."""
-
-
 def has_tokenizer(folder: Path) -> bool:
-    """Whether `load_tokenizer` finds one there."""
-    return any(all((folder / name).is_file() for name in names) for names in FORMS)
+    """Whether the folder has the files of a tokenizer."""
+    return any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES)
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """From a tokenizer.json, or a folder with that, or with vocab.json and merges.txt (GPT-2's and RoBERTa's files), or with
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load tokenizer.json, or a folder that contains it, or vocab.json and merges.txt (GPT-2's and RoBERTa's files), or
     dict.txt, encoder.json and vocab.bpe (fairseq's).
 
     Raises UserError when there is none, or its special ids are not RoBERTa's."""
@@ -72,14 +79,14 @@ def load_tokenizer(path: str | Path) -> Any:
         elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
             tokenizer = _assemble(*models.BPE.read_file(str(path / "vocab.json"), str(path / "merges.txt")))
         elif path.is_dir() and has_tokenizer(path):
-            tokenizer = _assemble(*_fairseq(path))
+            tokenizer = _assemble(*_read_fairseq_files(path))
         else:
-            looked = ", or ".join(" with ".join(names) for names in FORMS)
-            raise UserError(f"{path}: no tokenizer here; looked for {looked}")
+            searched = ", or ".join(" with ".join(names) for names in TOKENIZER_FILES)
+            raise UserError(f"{path}: no tokenizer in this folder; looked for {searched}")
     except UserError:
         raise
-    except Exception as error:  # the library raises nothing more particular
-        raise UserError(f"{path}: not a tokenizer that can be read: {error}") from None
+    except Exception as error:  # the library raises no more specific error
+        raise UserError(f"{path}: not a valid tokenizer: {error}") from None
     expected = {name: i for i, name in enumerate(SPECIAL)} | {MASK: tokenizer.get_vocab_size() - 1}
     ids = {name: tokenizer.token_to_id(name) for name in expected}
     if ids != expected:
@@ -87,39 +94,79 @@ def load_tokenizer(path: str | Path) -> Any:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Any, folder: str | Path) -> Path:
-    """Write tokenizer.json: all that is needed to use the tokenizer again."""
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> Path:
+    """Write tokenizer.json into the folder, for `load_tokenizer`."""
     path = Path(folder) / "tokenizer.json"
     tokenizer.save(str(path))
     return path
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text, none added. "</s>" in a text is five letters, not the special token."""
+def load_or_train_tokenizer(rows: Rows, folder: str | None, vocab_size: int) -> Tokenizer:
+    """The tokenizer in `folder` (`data.tokenizer`); without a folder one that is trained on `rows` and cached.
+
+    Raises UserError when the tokenizer in the folder does not have `vocab_size` ids."""
+    # Otherwise the library warns about forking for every worker of the loader; the workers turn parallelism off themselves.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if folder is not None:
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.get_vocab_size() != vocab_size:
+            raise UserError(
+                f"modality.vocab_size: {vocab_size}, but the tokenizer {folder} has {tokenizer.get_vocab_size()} ids: "
+                f"set modality.vocab_size={tokenizer.get_vocab_size()}"
+            )
+        return tokenizer
+
+    def train(file: BinaryIO) -> None:
+        file.write(train_tokenizer(_sample_texts(rows), vocab_size).to_str().encode())
+
+    if not hasattr(rows, "__len__"):
+        return train_tokenizer(_sample_texts(rows), vocab_size)
+    return load_tokenizer(cached(f"tokenizer-{fingerprint(rows, 'text', str(vocab_size))}.json", train))
+
+
+def _sample_texts(rows: Rows) -> Iterator[str]:
+    """Texts to train a tokenizer on: rows in random order, until there are enough characters."""
+    order = np.random.default_rng(0).permutation(len(rows)) if hasattr(rows, "__len__") else None
+    size = 0
+    for row in rows if order is None else (rows[int(i)] for i in order):
+        try:
+            for piece in read_text(row):
+                yield piece
+                size += len(piece)
+        except CorruptExample:
+            continue
+        if size > TRAINING_CHARACTERS:
+            return
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text, without special tokens. "</s>" in a text is encoded as ordinary characters."""
     tokenizer.encode_special_tokens = True
     if len(texts) == 1:
         return [tokenizer.encode(texts[0], add_special_tokens=False).ids]
     return [item.ids for item in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def digest(tokenizer: Any) -> str:
-    """Names a tokenizer by its content."""
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """A hash of the tokenizer's content."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
 
 
-def _fairseq(folder: Path) -> tuple[dict[str, int], list[list[str]]]:
-    """Vocabulary and merges: encoder.json and vocab.bpe are GPT-2's, and dict.txt gives their ids an order of its own, from 4
-    on, with names in it that never occur."""
+def _read_fairseq_files(folder: Path) -> tuple[dict[str, int], list[list[str]]]:
+    """Vocabulary and merges: encoder.json and vocab.bpe are GPT-2's, and dict.txt reorders their ids, starting at 4, with
+    placeholders that never occur."""
     tokens = {str(number): token for token, number in json.loads((folder / "encoder.json").read_text("utf-8")).items()}
     order = [line.rsplit(" ", 1)[0] for line in (folder / "dict.txt").read_text("utf-8").splitlines() if line]
     if missing := tokens.keys() - set(order):
-        raise UserError(f"{folder / 'dict.txt'}: lacks {len(missing)} of the tokens of encoder.json; they do not fit")
+        raise UserError(
+            f"{folder / 'dict.txt'}: lacks {len(missing)} of the tokens of encoder.json; use files of the same tokenizer"
+        )
     names = [*SPECIAL, *(tokens.get(name, name) for name in order), MASK]
     merges = (folder / "vocab.bpe").read_text("utf-8").splitlines()
     return {name: i for i, name in enumerate(names)}, [line.split(" ") for line in merges[1:] if line]
 
 
-def _assemble(vocabulary: dict[str, int], merges: Sequence[Any]) -> Any:
+def _assemble(vocabulary: dict[str, int], merges: Sequence[Any]) -> Tokenizer:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(pair) for pair in merges]))
@@ -129,7 +176,7 @@ def _assemble(vocabulary: dict[str, int], merges: Sequence[Any]) -> Any:
     return tokenizer
 
 
-def _limited(texts: Iterable[str], characters: int) -> Iterator[str]:
+def _take_characters(texts: Iterable[str], characters: int) -> Iterator[str]:
     for text in texts:
         yield text
         characters -= len(text)
@@ -138,5 +185,5 @@ def _limited(texts: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def random_ids(vocab_size: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size,) uniform over the ids that are not special."""
+    """(size,) ids drawn uniformly from those that are not special."""
     return rng.integers(len(SPECIAL), vocab_size - 1, size)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.demo import espeak
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -159,8 +160,8 @@ def _write_clips(requests: dict[Path, espeak.Utterance]) -> None:
     rate, clips = espeak.synthesize(list(requests.values()))
     for path, samples in zip(requests, clips, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        wave = soxr.resample(samples.astype(np.float32) / 32768, rate, 16000)
-        soundfile.write(path, wave, 16000, subtype="PCM_16")
+        wave = soxr.resample(samples.astype(np.float32) / 32768, rate, SAMPLE_RATE)
+        soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
 
 
 @functools.cache

@@ -175,17 +175,17 @@ def waiting(run: History) -> Finding | None:
 
 def unreadable(run: History) -> Finding | None:
     """Half of what is borne, or more."""
-    bad, epoch, allowed = run.last.get("bad", 0), run.last.get("epoch"), run.recipe["data.max_bad"]
-    if not epoch or bad < 2:  # one is always borne
+    corrupt, epoch, allowed = run.last.get("corrupt", 0), run.last.get("epoch"), run.recipe["data.max_corrupt"]
+    if not epoch or corrupt < 2:  # one is always borne
         return None
-    share = bad * epoch / run.last["samples"]
+    share = corrupt * epoch / run.last["samples"]
     if not share > allowed / 2:
         return None
     return Finding(
         "watch",
-        f"{bad} examples cannot be read, about {share:.2%} of all (step {run.step}); beyond {allowed:.1%} the run stops",
-        "damaged or foreign files, which bad_files.txt names",
-        "mend or remove them, or raise data.max_bad",
+        f"{corrupt} examples cannot be read, about {share:.2%} of all (step {run.step}); beyond {allowed:.1%} the run stops",
+        "damaged or foreign files, which corrupt_files.txt names",
+        "mend or remove them, or raise data.max_corrupt",
     )
 
 

@@ -1,53 +1,93 @@
-"""Speech: a raw 16 kHz waveform to 50 vectors a second."""
+"""Speech: 16 kHz waveforms, embedded by convolutions into 50 positions per second."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
-from data2vec.data import audio as loading
-from data2vec.modalities.base import Examples, LocalEncoder, Modality
+from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform, read_durations
+from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
+from data2vec.errors import UserError
+from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
-from data2vec.settings import Settings
 
+log = logging.getLogger(__name__)
+
+MIN_SECONDS = 0.025
+"""The receptive field of the convolutional front-end: a shorter clip has no position."""
+
+Seconds = Annotated[float, Field(gt=0)]
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
 
 
-class SpeechSettings(Settings):
+class SpeechSettings(ModalitySettings):
     """The `modality:` section for speech."""
 
     name: Literal["speech"] = "speech"
     conv_layers: Annotated[tuple[ConvLayer, ...], Field(strict=False)] = WAV2VEC
     """(channels, kernel, stride) of each convolution of the front-end (fairseq: conv_feature_layers)."""
     conv_norm: Literal["layer", "group"] = "layer"
-    """After every convolution over the channels; or after the first over time (fairseq: extractor_mode)."""
+    """Layer norm after every convolution; or group norm over time after the first one (fairseq: extractor_mode)."""
     conv_bias: bool = False
-    """Whether the convolutions of the front-end have a bias."""
+    """Whether the convolutions of the front-end have a bias (fairseq: conv_bias)."""
     conv_grad_scale: Annotated[float, Field(ge=0)] = 1.0
-    """Gradients into the convolutions are multiplied by this; 0 freezes them (fairseq: feature_grad_mult)."""
+    """Factor on the gradients of the convolutions; 0 freezes them (fairseq: feature_grad_mult)."""
     position_depth: Annotated[int, Field(gt=0)] = 5
     """Layers of the convolutional position encoder (fairseq: pos_conv_depth)."""
     position_kernel: Annotated[int, Field(gt=0)] = 19
-    """Kernel of each of them (fairseq: conv_pos // pos_conv_depth)."""
+    """Kernel size of each of its layers (fairseq: conv_pos // pos_conv_depth)."""
     position_groups: Annotated[int, Field(gt=0)] = 16
-    """Groups of each of them (fairseq: conv_pos_groups)."""
+    """Convolution groups of each of its layers (fairseq: conv_pos_groups)."""
     position_padding: PaddingMode = "zero_input"
     """What the position convolutions see at padded positions. zero_input: zeros in the first of them; none: the embedded
     padding, as in the released version 2; zero_every_layer: zeros in each of them, and norms over time leave padding out, so
     that the features of a clip do not depend on the clips it is batched with."""
     alibi: bool = False
-    """A penalty on attention that grows with distance, with a learned scale a head (data2vec 2.0)."""
+    """ALiBi: an attention bias that decreases with distance, with a learned scale per head (data2vec 2.0)."""
     mask_vector: bool = True
-    """A learned vector for hidden positions; data2vec 2.0 leaves them out and needs none."""
+    """A learned vector for masked positions; data2vec 2.0 does not encode them and needs none."""
+
+
+class SpeechData(DataSettings):
+    """The `data:` section for speech. Defaults: data2vec 1 Base on LibriSpeech."""
+
+    min_seconds: Seconds = 2.0
+    """Shorter clips are left out (fairseq: min_sample_size)."""
+    max_seconds: Seconds = 20.0
+    """Longer clips are cropped at random (fairseq: max_sample_size)."""
+    batch_seconds: Seconds = 3800.0
+    """The global batch in seconds of audio (fairseq: max_tokens × GPUs × update_freq)."""
+    micro_batch_seconds: Seconds = 237.5
+    """The per-device micro-batch in seconds of audio."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SpeechData":
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(f"min_seconds: {self.min_seconds:g} is more than max_seconds: {self.max_seconds:g}")
+        if self.max_seconds > self.micro_batch_seconds:
+            raise ValueError(
+                f"max_seconds: {self.max_seconds:g} does not fit into micro_batch_seconds: {self.micro_batch_seconds:g}"
+            )
+        return self
+
+    @property
+    def batch(self) -> float:
+        return self.batch_seconds
+
+    @property
+    def micro_batch(self) -> float:
+        return self.micro_batch_seconds
 
 
 class WaveformEncoder(LocalEncoder):
-    """Convolutions, a layer norm and a projection; the mask vector replaces whole frames."""
+    """Convolutions, a layer norm and a projection; the mask vector replaces projected frames."""
 
     def __init__(self, settings: SpeechSettings, width: int):
         super().__init__()
@@ -73,17 +113,62 @@ class WaveformEncoder(LocalEncoder):
         return self.project(self.norm(x)), padding
 
 
+class SpeechExamples(ExampleDataset):
+    """Normalized clips. With `full`, for evaluation, no clip is left out for its length and costs are not capped.
+
+    `num_short` counts the clips that were left out. Raises UserError when none remains."""
+
+    def __init__(self, rows: Rows, settings: SpeechData, full: bool = False):
+        self.rows = rows
+        min_seconds = MIN_SECONDS if full else settings.min_seconds
+        seconds, self.corrupt = read_durations(rows)
+        usable = seconds >= min_seconds
+        self.keys = np.flatnonzero(usable)
+        self.num_short = int((seconds < min_seconds).sum())  # corrupt clips have NaN seconds, so they are not counted
+        self.costs = seconds[usable] if full else np.minimum(seconds[usable], settings.max_seconds)
+        if isinstance(rows, list):  # one window of a stream: the next one may have longer clips
+            return
+        if self.num_short:
+            log.warning("%d of %d clips are shorter than %g s and are left out", self.num_short, len(rows), min_seconds)
+        if not len(self.keys):
+            if self.num_short:
+                raise UserError(
+                    f"all {len(rows)} clips are shorter than data.min_seconds: {min_seconds:g} (the longest has "
+                    f"{np.nanmax(seconds):.2f} s): lower data.min_seconds or use longer clips"
+                )
+            raise UserError(f"none of the {len(rows)} clips can be read (such as {self.corrupt[0]}): use other data")
+
+    def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
+        """(S,) samples at 16 kHz of the normalized clip, cropped to `limit` seconds at a random place (`rng`), or at the start
+        without `rng`."""
+        waveform = normalize_waveform(decode_audio(self.rows[int(self.keys[index])]["audio"]))
+        if limit is not None:
+            length = math.floor(limit * SAMPLE_RATE + 1e-3)
+            spare = max(0, len(waveform) - length)
+            start = int(rng.integers(spare + 1)) if rng is not None else 0
+            waveform = waveform[start : start + length]
+            if len(waveform) < length:  # rounding in the resampler, or an inexact header
+                waveform = np.pad(waveform, (0, length - len(waveform)))
+        return torch.from_numpy(np.ascontiguousarray(waveform))
+
+    def label(self, index: int, column: str) -> Any:
+        return column_value(self.rows, int(self.keys[index]), column)
+
+
 class Speech(Modality):
-    """Raw waveforms; convolutional features and positions (paper, section 3.1 and 4)."""
+    """Raw waveforms with a convolutional local encoder and position encoder (paper, sections 3.1 and 4)."""
 
     Settings = SpeechSettings
-    Data = loading.SpeechData
+    Data = SpeechData
     kind = "audio"
     supports_padding = True
 
-    def __init__(self, settings: SpeechSettings, data: loading.SpeechData):
+    settings: SpeechSettings
+    data: SpeechData
+
+    def __init__(self, settings: SpeechSettings, data: SpeechData):
         super().__init__(settings, data)
-        self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / loading.RATE
+        self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / SAMPLE_RATE
 
     def build_local_encoder(self, width: int) -> WaveformEncoder:
         return WaveformEncoder(self.settings, width)
@@ -98,11 +183,11 @@ class Speech(Modality):
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (output_length(self.settings.conv_layers, batch.input.shape[1]),)
 
-    def examples(self, rows: Any) -> Examples:
-        return loading.SpeechExamples(rows, self.data)
+    def examples(self, rows: Rows) -> SpeechExamples:
+        return SpeechExamples(rows, self.data)
 
-    def labelled(self, rows: Any) -> Examples:
-        return loading.SpeechExamples(rows, self.data, whole=True)
+    def labelled(self, rows: Rows) -> SpeechExamples:
+        return SpeechExamples(rows, self.data, full=True)
 
-    def collate(self, items: Sequence[Any]) -> Batch:
-        return loading.collate(items)
+    def collate(self, items: Sequence[Tensor]) -> Batch:
+        return Batch.stack(items)

@@ -1,45 +1,90 @@
-"""Images: a picture to a grid of patches."""
+"""Vision: square images, embedded as a grid of patches."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from data2vec.batch import Batch
-from data2vec.data import image as loading
+from data2vec.data.augment import RandAugment, rand_augment, random_erasing
+from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
+from data2vec.data.image import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RGB,
+    Range,
+    center_crop,
+    color_jitter,
+    decode_image,
+    random_crop_box,
+    resize,
+)
 from data2vec.errors import UserError
-from data2vec.modalities.base import Examples, LocalEncoder, Modality
+from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
 from data2vec.nn.transformer import initialise
-from data2vec.settings import Settings
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class VisionSettings(Settings):
+class VisionSettings(ModalitySettings):
     """The `modality:` section for images."""
 
     name: Literal["vision"] = "vision"
     patch: Annotated[int, Field(gt=0)] = 16
-    """Side of a square patch in pixels."""
+    """Side of a patch in pixels (fairseq: patch_size)."""
     image: Annotated[int, Field(gt=0)] = 224
-    """Side of the square input in pixels; a multiple of the patch."""
+    """Side of the input image in pixels; a multiple of `patch` (fairseq: input_size)."""
     positions: Literal["relative", "sincos"] = "relative"
-    """A learned bias on attention, shared by all blocks (BEiT); or fixed sines and cosines (MAE)."""
+    """A learned relative attention bias, shared by all blocks (BEiT); or fixed sine-cosine positions (MAE)."""
     position_tables: Annotated[int, Field(gt=0)] = 1
-    """Tables of that bias: one for all blocks; or, after fine-tuning, as many as there are blocks."""
+    """Tables of the relative bias: 1 for all blocks; or, in fine-tuned models, one per block."""
     patch_init: Literal["beit", "xavier"] = "beit"
-    """Initial weights of the patches' matrix: N(0, 0.02) cut at one standard deviation; or Xavier-uniform (MAE)."""
+    """Initial weights of the patch projection: N(0, 0.02) truncated at one std (BEiT); or Xavier uniform (MAE)."""
     mask_vector: bool = True
-    """A learned vector for hidden patches; data2vec 2.0 leaves them out and needs none."""
-    mean: loading.Colour = loading.MEAN
-    """Subtracted from red, green and blue in 0..1 (those of ImageNet)."""
-    std: loading.Colour = loading.STD
-    """Then divided by."""
+    """A learned vector for masked patches; data2vec 2.0 does not encode them and needs none."""
+    mean: RGB = IMAGENET_MEAN
+    """Subtracted from red, green and blue in 0..1; default: ImageNet."""
+    std: RGB = IMAGENET_STD
+    """Red, green and blue are then divided by this; default: ImageNet."""
+
+
+class VisionData(DataSettings):
+    """The `data:` section for images. Defaults: data2vec 1 Base on ImageNet."""
+
+    crop_scale: Range = (0.08, 1.0)
+    """Smallest and largest fraction of the image's area that a random crop covers."""
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of a random crop."""
+    color_jitter: Probability = 0.4
+    """Brightness, contrast and saturation are each multiplied by 1 ± up to this value, in random order."""
+    flip: Probability = 0.5
+    """Probability of a horizontal flip."""
+    rand_augment: RandAugment = RandAugment()
+    """RandAugment, for fine-tuning."""
+    random_erasing: Probability = 0.0
+    """Probability of filling a random box with noise, as the last step; 0.25 for fine-tuning on ImageNet (timm: reprob)."""
+    batch_size: Annotated[int, Field(gt=0)] = 2048
+    """The global batch in images."""
+    micro_batch_size: Annotated[int, Field(gt=0)] = 128
+    """The per-device micro-batch in images."""
+
+    @property
+    def batch(self) -> float:
+        return self.batch_size
+
+    @property
+    def micro_batch(self) -> float:
+        return self.micro_batch_size
 
 
 class PatchEmbedding(LocalEncoder):
-    """Square patches times a matrix; the mask vector replaces whole patches. Bytes are normalised, floats taken as they are."""
+    """A linear projection of patches; the mask vector replaces projected patches. Bytes are normalized here, floats must be
+    normalized already."""
 
     mean: Tensor
     std: Tensor
@@ -66,17 +111,59 @@ class PatchEmbedding(LocalEncoder):
         return self.project(patches), None
 
 
+class VisionExamples(ExampleDataset):
+    """Images of (3, side, side) bytes; `mean` and `std` are those that the model normalizes by."""
+
+    def __init__(self, rows: Rows, settings: VisionData, side: int, mean: RGB = IMAGENET_MEAN, std: RGB = IMAGENET_STD):
+        self.rows, self.settings, self.side, self.mean, self.std = rows, settings, side, mean, std
+        self.costs = np.ones(len(rows))
+
+    def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
+        """(3, side, side) uint8, augmented with `rng`; without `rng` the center of the resized image."""
+        image = decode_image(self.rows[int(index)]["image"])
+        if rng is None:
+            return center_crop(image, self.side)
+        image = augment_image(image, self.settings, self.side, rng)
+        image = rand_augment(image, self.settings.rand_augment, self.mean, rng)
+        return random_erasing(image, self.settings.random_erasing, self.mean, self.std, rng)
+
+    def label(self, index: int, column: str) -> Any:
+        return column_value(self.rows, int(index), column)
+
+
+def augment_image(image: Tensor, settings: VisionData, side: int, rng: np.random.Generator) -> Tensor:
+    """Random resized crop, flip and color jitter: (3, H, W) bytes to (3, side, side).
+
+    The reference implementation jitters before it crops. Cropping is linear and jitter is per pixel, so cropping first gives
+    nearly the same image for a fraction of the work; only contrast needs the whole image, and every few pixels are enough."""
+    height, width = image.shape[1:]
+    top, left, h, w = random_crop_box(height, width, settings.crop_scale, settings.crop_ratio, rng)
+    crop = resize(image[:, top : top + h, left : left + w], (side, side))
+    if rng.random() < settings.flip:
+        crop = crop.flip(2)
+    if not settings.color_jitter:
+        return crop
+    factors = 1 + settings.color_jitter * rng.uniform(-1, 1, 3)
+    stride = max(1, min(height, width) // 64)
+    return color_jitter(crop, factors.tolist(), rng.permutation(3).tolist(), image[:, ::stride, ::stride])
+
+
 class Vision(Modality):
-    """Images as patches (paper, section 3.1 and 4)."""
+    """Images as patches (paper, sections 3.1 and 4)."""
 
     Settings = VisionSettings
-    Data = loading.VisionData
+    Data = VisionData
     kind = "image"
 
-    def __init__(self, settings: VisionSettings, data: loading.VisionData):
+    settings: VisionSettings
+    data: VisionData
+
+    def __init__(self, settings: VisionSettings, data: VisionData):
         super().__init__(settings, data)
         if settings.image % settings.patch:
-            raise UserError(f"modality.image: {settings.image} is not a multiple of modality.patch, {settings.patch}")
+            raise UserError(
+                f"modality.image: {settings.image} is not a multiple of modality.patch: {settings.patch}; change one of them"
+            )
         side = settings.image // settings.patch
         self.side = (side, side)
 
@@ -91,8 +178,8 @@ class Vision(Modality):
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return self.side
 
-    def examples(self, rows: Any) -> Examples:
-        return loading.VisionExamples(rows, self.data, self.settings.image, self.settings.mean, self.settings.std)
+    def examples(self, rows: Rows) -> VisionExamples:
+        return VisionExamples(rows, self.data, self.settings.image, self.settings.mean, self.settings.std)
 
-    def collate(self, items: Sequence[Any]) -> Batch:
-        return loading.collate(items)
+    def collate(self, items: Sequence[Tensor]) -> Batch:
+        return Batch(default_collate([item.contiguous() for item in items]))  # in a worker: directly into shared memory

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, SerializeAsAny, create_model
 from pydantic.fields import FieldInfo
 
+from data2vec.data.dataset import DataSettings
 from data2vec.errors import UserError, did_you_mean
-from data2vec.modalities.base import DataSettings, Modality
+from data2vec.modalities.base import Modality, ModalitySettings
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective import Data2Vec2Settings
 from data2vec.objective.data2vec import Data2VecSettings
@@ -49,7 +50,7 @@ else:
 class Recipe(Settings):
     """All settings of one run."""
 
-    modality: SerializeAsAny[Settings]
+    modality: SerializeAsAny[ModalitySettings]
     """The kind of signal: `name` is speech, vision, text or "module:Class"; the other keys depend on it."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
@@ -70,7 +71,7 @@ class Recipe(Settings):
 
     def build_modality(self) -> Modality:
         """The modality of this recipe, with its settings."""
-        return modality_class(self.modality.name)(self.modality, self.data)  # type: ignore[attr-defined]
+        return modality_class(self.modality.name)(self.modality, self.data)
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""

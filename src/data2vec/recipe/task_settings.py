@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data2vec.data.mixing import PictureMixing, WaveMixing
+from data2vec.data.mixing import ImageMixing, WaveformMixing
 from data2vec.objective.masking import SpanMask
 from data2vec.settings import Settings
 
@@ -120,7 +120,7 @@ class ClassificationSettings(SupervisedSettings):
     """Epsilon of a layer norm on it; without one, there is none."""
     hidden_layer: Literal["linear", "tanh"] | None = None
     """A matrix before the one to the classes, plain or followed by tanh (text)."""
-    mixing: PictureMixing | WaveMixing | None = None
+    mixing: ImageMixing | WaveformMixing | None = None
     """Inputs of a batch mixed with one another in training, pictures or waveforms, and their labels with them."""
     label_scale: Annotated[float, Field(gt=0)] = 1.0
     """With regression: numbers are divided by this for training (STS-B: 5)."""

@@ -46,7 +46,7 @@ def build_report(run: str | Path) -> Path:
         f"<p>Missing: {escape(missing)}.</p>" if missing else "",
         _figure_section("Curves", _curve_figures(metrics)),
         _figure_section("Examples", figures),
-        _bad_files(run_dir.folder / "bad_files.txt"),
+        _bad_files(run_dir.folder / "corrupt_files.txt"),
         _machine_section(starts),
         f"<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
         f"<pre>{escape(run_dir.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
@@ -102,7 +102,7 @@ def _bad_files(path: Path) -> str:
     if not names:
         return ""
     lines = "".join(f"<li>{escape(name)}</li>" for name in names[:MAX_FILES])
-    more = f"<p>{len(names) - MAX_FILES} more, in bad_files.txt.</p>" if len(names) > MAX_FILES else ""
+    more = f"<p>{len(names) - MAX_FILES} more, in corrupt_files.txt.</p>" if len(names) > MAX_FILES else ""
     head = f"{len(names)} files could not be read and were skipped"
     return (
         f"<section><h2>Unreadable files</h2><details open><summary>{head}</summary><ul>{lines}</ul>{more}</details></section>"

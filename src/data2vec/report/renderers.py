@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data2vec.data.audio import RATE
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.report.style import WIDTH, hide_axes, new_figure
 
 
@@ -147,7 +147,7 @@ def build_renderer(
     if len(grid) == 2:
         return ImageRenderer(_to_images(inputs, grid), (grid[0], grid[1]))
     if kind == "audio" and inputs.ndim == 2 and seconds is not None:
-        return SequenceRenderer(spectrogram(inputs[0]), (T, T * seconds), inputs.shape[1] / RATE, "time (s)")
+        return SequenceRenderer(spectrogram(inputs[0]), (T, T * seconds), inputs.shape[1] / SAMPLE_RATE, "time (s)")
     values = inputs[0].astype(np.float64)
     values = np.moveaxis(values, int(np.argmax(values.shape)), -1)
     return SequenceRenderer(apply_colormap(values.reshape(-1, values.shape[-1])), (T, T), T, "position")
@@ -169,7 +169,7 @@ def mosaic(panels: np.ndarray, sides: bool = True) -> np.ndarray:
     return padded.swapaxes(1, 2).reshape(rows * (H + below), columns * (W + right), 4)
 
 
-def spectrogram(wave: np.ndarray, rate: int = RATE) -> np.ndarray:
+def spectrogram(wave: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
     """(H, W, 3): log power spectrogram of `wave` (S,), 25 ms windows, high frequencies on top."""
     window, hop = int(0.025 * rate), int(0.005 * rate)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wave, (window // 2, window)), window)[: len(wave) : hop]

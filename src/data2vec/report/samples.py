@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
@@ -63,7 +63,7 @@ def load_sample(modality: Modality, where: str, count: int = 4) -> Sample:
     for index in selected.tolist():
         try:
             items.append(examples.load(index, limit, None))
-        except BadExample as error:
+        except CorruptExample as error:
             bad = f", such as {error}"
     if not items:
         raise UserError(f"{where}: no example can be read{bad}")

@@ -204,7 +204,7 @@ def _resolve(
     first = load_recipe(recipe)
     if not isinstance(first.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe of pre-training, not of fine-tuning; 'data2vec recipes' lists both")
-    kinds = [each.modality.name for each in (first, *([] if given is None else [given.recipe]))]  # type: ignore[attr-defined]
+    kinds = [each.modality.name for each in (first, *([] if given is None else [given.recipe]))]
     if len(set(kinds)) > 1:
         raise UserError(f"--model {model}: is a model of {kinds[1]}, but {recipe} is for {kinds[0]}")
     known = {} if given is None else meaning(given.recipe)

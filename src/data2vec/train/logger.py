@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics.jsonl, the list of bad files, a progress bar, trackers."""
+"""What a run tells while it goes on: metrics.jsonl, the list of corrupt files, a progress bar, trackers."""
 
 import json
 import math
@@ -22,7 +22,7 @@ class Journal:
         self.path = folder / "metrics.jsonl"
         _forget_after(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
-        self.bad_path = folder / "bad_files.txt"
+        self.corrupt_path = folder / "corrupt_files.txt"
         self.trackers = trackers
         self.bar = tqdm(
             total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), file=sys.stderr
@@ -33,10 +33,10 @@ class Journal:
         """One more step is done."""
         self.bar.update()
 
-    def log(self, line: dict[str, Any], bad: list[str]) -> None:
+    def log(self, line: dict[str, Any], corrupt: list[str]) -> None:
         """Write one logged step, and the examples that cannot be read ("name: reason"), and show how it goes."""
-        if bad or self.bad_path.exists():
-            self.bad_path.write_text("".join(f"{name}\n" for name in bad), encoding="utf-8")
+        if corrupt or self.corrupt_path.exists():
+            self.corrupt_path.write_text("".join(f"{name}\n" for name in corrupt), encoding="utf-8")
         numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
         self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
@@ -46,7 +46,9 @@ class Journal:
         )
         if "probe_linear" in line:
             shown += f", probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN"
-        shown += f", waiting for data {line['data_wait']:.0%}" + (f", {line['bad']} bad files" if line["bad"] else "")
+        shown += f", waiting for data {line['data_wait']:.0%}" + (
+            f", {line['corrupt']} corrupt files" if line["corrupt"] else ""
+        )
         if self.bar.disable:
             self.say(f"step {line['step']}/{self.steps}: {shown}")
         else:
@@ -77,7 +79,7 @@ class Silence:
     """The journal of every process but the first."""
 
     def step(self) -> None: ...
-    def log(self, line: dict[str, Any], bad: list[str]) -> None: ...
+    def log(self, line: dict[str, Any], corrupt: list[str]) -> None: ...
     def say(self, text: str) -> None: ...
     def close(self) -> None: ...
 

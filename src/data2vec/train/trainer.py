@@ -14,7 +14,7 @@ import torch
 
 from data2vec import run_dir as folder
 from data2vec.data.loader import Loader
-from data2vec.data.streaming import furthest
+from data2vec.data.streaming import merge_stream_states
 from data2vec.distributed import Process, process_group
 from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.health.verdict import Verdict, verdict
@@ -87,7 +87,7 @@ class Training:
     def __init__(self, recipe: Recipe, process: Process, newest: Path | None = None):
         self.recipe, self.process, self.settings = recipe, process, recipe.train
         process.on_main_process(lambda: trackers.check(recipe.log.trackers))
-        modality = recipe.build_modality()
+        self.modality = modality = recipe.build_modality()
         self.loader = self._open(modality)
         torch.manual_seed(self.settings.seed)
         self.objective: Any = self._build(modality)
@@ -98,7 +98,7 @@ class Training:
         self.noted: dict[str, Any] = {}
         """What a checkpoint holds for this kind of run besides."""
         self.step = 0
-        self.places: dict[str, list[int]] = {}
+        self.stream_states: dict[str, list[int]] = {}
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
 
@@ -128,9 +128,9 @@ class Training:
             state = checkpoint.load(self.newest, self.objective, self.make_step.optimizer)
             self.step, self.seconds = state["step"], state["seconds"]
             self.samples += state["samples"]
-            self.loader.bad.names |= dict.fromkeys(state["bad"])
+            self.loader.corrupt.names |= dict.fromkeys(state["corrupt"])
             self.make_step.scaler.load_state_dict(state["scaler"])
-            self.places = state["places"]
+            self.stream_states = state["stream_states"]
             self.noted |= state.get("noted", {})
         self.journal: Journal | Silence = Silence()
         self.process.on_main_process(self._open_journal)
@@ -159,7 +159,7 @@ class Training:
         """Make the steps that are left."""
         begin = logged_at = time.monotonic()
         before, waited, samples = self.seconds, 0.0, float(self.samples)
-        batches = self.loader.steps(self.step, self.places)
+        batches = self.loader.steps(self.step, self.stream_states)
         while self.step < self.settings.steps:
             asked = time.monotonic()
             micro_batches = next(batches)
@@ -182,7 +182,7 @@ class Training:
                 pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
                 line |= self._measure(probe) if probe else {}
-                self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.bad.names))
+                self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.corrupt.names))
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
             if over:
                 self._give_up(line)
@@ -213,14 +213,14 @@ class Training:
 
     def _line(self, measured: Measured) -> dict[str, Any]:
         """The measurements of a step over all processes, on the host; the same on every process."""
-        process, bad = self.process, self.loader.bad
+        process, corrupt = self.process, self.loader.corrupt
         loss, *stats = process.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
         assert measured.grad_norm is not None
         grad_norm = float(measured.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
         skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # it was too large, and is smaller now
-        self.loader.tell(process.all_gather(list(bad.names)), self._places())
+        self.loader.synchronize(process.all_gather(list(corrupt.names)), self._stream_states())
         return {
             "step": self.step,
             "samples": int(self.samples),
@@ -231,23 +231,23 @@ class Training:
             **({} if skipped else {"grad_norm": grad_norm}),
             **scaling,
             **{name: value / process.world_size for name, value in zip(measured.stats, stats, strict=True)},
-            "bad": len(bad.names),
+            "corrupt": len(corrupt.names),
         }
 
-    def _places(self) -> dict[str, list[int]]:
+    def _stream_states(self) -> dict[str, list[int]]:
         """Where the run stands in streamed data, over all processes."""
-        return furthest(self.process.all_gather([self.loader.places]))
+        return merge_stream_states(self.process.all_gather([self.loader.stream_states]))
 
     def _save(self, keep: int | None) -> None:
         """Write a checkpoint."""
-        state = {"samples": int(self.samples), "seconds": self.seconds, "bad": list(self.loader.bad.names)}
-        state |= {"scaler": self.make_step.scaler.state_dict(), "places": self._places()}
+        state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": list(self.loader.corrupt.names)}
+        state |= {"scaler": self.make_step.scaler.state_dict(), "stream_states": self._stream_states()}
         state |= {"noted": self.noted}
         optimizer = self.make_step.optimizer
         checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.process)
 
     def _save_model(self) -> None:
-        recipe, modality = self.recipe, self.loader.modality
+        recipe, modality = self.recipe, self.modality
         weights = all_weights(self.objective)
         student = build_encoder(modality, recipe.encoder)
         student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
@@ -300,5 +300,5 @@ def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[
 
 def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
     if isinstance(recipe, Recipe):
-        return resolved.modality.name  # type: ignore[attr-defined]
+        return resolved.modality.name
     return str(recipe).replace("/", "-") if str(recipe) in recipe_names() else Path(recipe).stem

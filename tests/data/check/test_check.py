@@ -96,7 +96,7 @@ def test_images(tmp_path, picture, encoded):
     assert (part.kind, part.examples, part.readable) == ("image", 9, 5)
     reasons = told(part)
     assert reasons.keys() == {"torn.jpg", "text.jpg", "empty.png", "bomb.png"}
-    assert "possible bomb" in reasons["bomb.png"]
+    assert "possible decompression bomb" in reasons["bomb.png"]
     assert part.spreads["width"].greatest == 100 and part.spreads["shorter side"].least == 16
     assert part.counts["size"] == {"100 x 80": 4, "20 x 16": 1}
     assert part.counts["format"] == {"JPEG": 2, "PNG": 2, "GIF": 1}
@@ -117,15 +117,16 @@ def test_text(tmp_path):
 
 
 def test_tokens_are_those_of_pretraining(tmp_path):
-    from data2vec.data.sources.rows import open_rows
-    from data2vec.data.text import TextData, TextExamples, save_tokenizer, train_tokenizer
+    from data2vec.data.sources.open_dataset import open_dataset
+    from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
+    from data2vec.modalities.text import TextBlocks, TextData
 
     texts = ["the cat sat on the mat", "", "a hat is not a cat\n" * 20]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     save_tokenizer(train_tokenizer(texts, 300), tmp_path)
     part = only(check(path, tokenizer=tmp_path, workers=0))
-    examples = TextExamples(open_rows(str(path), "text"), TextData(block_size=8, tokenizer=str(tmp_path)), 300)
+    examples = TextBlocks(open_dataset(str(path), "text"), TextData(block_size=8, tokenizer=str(tmp_path)), 300)
     assert part.spreads["tokens"].total == len(examples.tokens)
     assert part.tokens_by == "the tokenizer given"
 
@@ -211,7 +212,7 @@ def test_tar_with_a_torn_shard(tmp_path, picture, encoded):
     part = only(check(tmp_path, workers=0))
     assert part.kind == "image", "captions are not what is learned from"
     (bad,) = part.unreadable
-    assert bad.startswith("part 2 of 3: the rest of it cannot be read") and "1.tar is not a whole tar archive" in bad
+    assert bad.startswith("part 2 of 3: the rest of it cannot be read") and "1.tar is not a complete tar archive" in bad
     assert 12 < part.readable < 18, "what stands before the tear, and the other shards"
     assert part.duplicates == [[f"{tmp_path}/{i}.tar/{i}{j}.png" for i in (0, 2)] for j in range(6)]
 
@@ -232,7 +233,7 @@ def test_nothing_there(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="nothing here to read as audio, image or text; found nothing"):
         check(tmp_path / "empty")
-    with pytest.raises(UserError, match="nothing here to read as audio"):
+    with pytest.raises(UserError, match="no audio found"):
         check(write(tmp_path / "books", a__txt=b"words"), kind="audio")
     with pytest.raises(UserError, match="'video' is none of audio, image, text"):
         check(tmp_path, kind="video")
@@ -263,7 +264,7 @@ def test_a_word_on_how_to_go_on(tmp_path, clips, wave):
     for i in range(2):
         (folder / f"bad{i}.wav").write_bytes(b"x")
     assert "Mend first: 2 of 10 examples cannot be read, more than the 1" in str(check(folder, workers=0))
-    assert "data.max_bad=0.2" in str(check(folder, workers=0))
+    assert "data.max_corrupt=0.2" in str(check(folder, workers=0))
     assert "none of this can be read as audio" in str(check(write(tmp_path / "bad", a__wav=b"x"), workers=0))
     short = tmp_path / "short"
     short.mkdir()

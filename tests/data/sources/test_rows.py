@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from data2vec.data.sources.rows import label, open_rows
+from data2vec.data.dataset import column_value
+from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.errors import UserError
 
 
@@ -37,7 +38,7 @@ def classes(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_folder_of_classes(classes, streaming):
-    rows = open_rows(str(classes), "image", streaming=streaming)
+    rows = open_dataset(str(classes), "image", streaming=streaming)
     assert [(name, row["label"]) for name, row in zip(names(rows, "image"), rows, strict=True)] == [
         ("1.PNG", "a"),
         ("2.png", "b"),
@@ -49,7 +50,7 @@ def test_deeper_folders_are_no_classes(tmp_path):
     for name in ("12/3/x.wav", "12/4/y.wav"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"x")
-    rows = open_rows(str(tmp_path), "audio")
+    rows = open_dataset(str(tmp_path), "audio")
     assert names(rows, "audio") == ["x.wav", "y.wav"]
     assert rows.column_names == ["audio"]
 
@@ -58,23 +59,23 @@ def test_split_folders_and_their_other_names(tmp_path):
     for split in ("train", "dev"):
         (tmp_path / split).mkdir()
         (tmp_path / split / f"{split}.wav").write_bytes(b"x")
-    assert names(open_rows(str(tmp_path), "audio"), "audio") == ["train.wav"]
-    assert names(open_rows(str(tmp_path), "audio", split="validation"), "audio") == ["dev.wav"]
+    assert names(open_dataset(str(tmp_path), "audio"), "audio") == ["train.wav"]
+    assert names(open_dataset(str(tmp_path), "audio", split="validation"), "audio") == ["dev.wav"]
     with pytest.raises(UserError, match=r"no split 'test', only dev, train"):
-        open_rows(str(tmp_path), "audio", split="test")
+        open_dataset(str(tmp_path), "audio", split="test")
 
 
 def test_a_class_called_train_is_a_class(tmp_path):
     for name in ("plane", "train"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(b"x")
-    assert open_rows(str(tmp_path), "image")["label"][:] == ["plane", "train"]
+    assert open_dataset(str(tmp_path), "image")["label"][:] == ["plane", "train"]
 
 
 def test_metadata_csv(tmp_path):
     (tmp_path / "metadata.csv").write_text('file_name,transcript,age\nb.wav,"one, two",3\na.wav,7,4\n')
     (tmp_path / "b.wav").write_bytes(b"x")
-    rows = open_rows(str(tmp_path), "audio")
+    rows = open_dataset(str(tmp_path), "audio")
     assert names(rows, "audio") == ["b.wav", "a.wav"]
     assert rows["transcript"][:] == ["one, two", "7"]
     assert rows["age"][:] == [3, 4]
@@ -84,18 +85,18 @@ def test_metadata_csv(tmp_path):
 def test_tsv_has_no_quoting(tmp_path, streaming):
     (tmp_path / "train.tsv").write_text('sentence\tlabel\n" quoted\t1\nplain "x"\t0\n')
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nother\t1\n")
-    rows = open_rows(str(tmp_path), "text", streaming=streaming)
+    rows = open_dataset(str(tmp_path), "text", streaming=streaming)
     assert [(row["text"], row["label"]) for row in rows] == [('" quoted', 1), ('plain "x"', 0)]
-    assert [row["text"] for row in open_rows(str(tmp_path / "dev.tsv"), "text")] == ["other"]
+    assert [row["text"] for row in open_dataset(str(tmp_path / "dev.tsv"), "text")] == ["other"]
 
 
 def test_tables_with_a_broken_row_or_encoding(tmp_path):
     (tmp_path / "a.tsv").write_text("sentence\tlabel\nonly one field\n")
     with pytest.raises(UserError, match=r"a\.tsv, row 2: 1 fields, but the header has 2"):
-        open_rows(str(tmp_path / "a.tsv"), "text")
+        open_dataset(str(tmp_path / "a.tsv"), "text")
     (tmp_path / "b.csv").write_bytes("sentence,label\ncafé,1\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"b\.csv is not UTF-8"):
-        open_rows(str(tmp_path / "b.csv"), "text")
+        open_dataset(str(tmp_path / "b.csv"), "text")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -107,7 +108,7 @@ def test_jsonl(tmp_path, streaming):
         b'{"text": "b"}',
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    rows = list(open_rows(str(tmp_path), "text", streaming=streaming))
+    rows = list(open_dataset(str(tmp_path), "text", streaming=streaming))
     assert [row["text"] for row in rows] == ["née", None, None, "b"]
     assert rows[0]["score"] == 0.5
     assert rows[1]["path"].endswith("a.jsonl, line 2")
@@ -116,14 +117,14 @@ def test_jsonl(tmp_path, streaming):
 def test_a_changed_jsonl_is_read_again(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n')
-    assert open_rows(str(path), "text")["text"][:] == ["one"]
+    assert open_dataset(str(path), "text")["text"][:] == ["one"]
     path.write_text('{"text": "another"}\n')
-    assert open_rows(str(path), "text")["text"][:] == ["another"]
+    assert open_dataset(str(path), "text")["text"][:] == ["another"]
 
 
 def test_text_files(tmp_path):
     (tmp_path / "a.txt").write_text("words")
-    rows = open_rows(str(tmp_path), "text")
+    rows = open_dataset(str(tmp_path), "text")
     assert rows[0]["text"] == {"bytes": None, "path": str(tmp_path / "a.txt")}
 
 
@@ -137,7 +138,7 @@ def test_tar_shards(tmp_path, wave, streaming, ending):
                 add(tar, f"../d/{shard}{i}.cls", str(i).encode())
                 add(tar, f"../d/{shard}{i}.json", json.dumps({"speaker": "x", "deep": {}}).encode())
     before = sorted(tmp_path.rglob("*"))
-    rows = list(open_rows(str(tmp_path), "audio", streaming=streaming))
+    rows = list(open_dataset(str(tmp_path), "audio", streaming=streaming))
     assert names(rows, "audio") == ["00.flac", "01.flac", "10.flac", "11.flac"]
     assert [(row["label"], row["speaker"]) for row in rows] == [(0, "x"), (1, "x")] * 2
     assert rows[0]["audio"]["bytes"] == flac(wave, 0)
@@ -150,8 +151,8 @@ def test_torn_tar(tmp_path, wave):
         add(tar, "a.flac", flac(wave))
     whole = (tmp_path / "s.tar").read_bytes()
     (tmp_path / "s.tar").write_bytes(whole[:2000])
-    with pytest.raises(UserError, match=r"s\.tar is not a whole tar archive"):
-        open_rows(str(tmp_path), "audio")
+    with pytest.raises(UserError, match=r"s\.tar is not a complete tar archive"):
+        open_dataset(str(tmp_path), "audio")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -166,36 +167,36 @@ def test_parquet(tmp_path, wave, streaming, form):
     if form == "typed":
         data = data.cast_column("audio", datasets.Audio(decode=False))
     data.to_parquet(tmp_path / "train-00000.parquet")
-    rows = open_rows(str(tmp_path), "audio", streaming=streaming)
+    rows = open_dataset(str(tmp_path), "audio", streaming=streaming)
     assert [row["audio"]["bytes"] for row in rows] == content
     if not streaming:
-        assert [label(rows, i, "label") for i in range(3)] == ["no", "yes", "no"]
+        assert [column_value(rows, i, "label") for i in range(3)] == ["no", "yes", "no"]
 
 
 def test_label_of_an_unknown_column(classes):
     with pytest.raises(UserError, match="no column 'word' in the data, only image, label"):
-        label(open_rows(str(classes), "image"), 0, "word")
+        column_value(open_dataset(str(classes), "image"), 0, "word")
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: there is no such folder or file"):
-        open_rows(str(tmp_path / "nowhere"), "audio")
+        open_dataset(str(tmp_path / "nowhere"), "audio")
 
 
 def test_nothing_usable(classes, tmp_path):
-    with pytest.raises(UserError, match=r"looked for \.wav \.flac .* found 2 \.png, 1 \.txt") as error:
-        open_rows(str(classes), "audio")
+    with pytest.raises(UserError, match=r"searched for \.wav \.flac .* found 2 \.png, 1 \.txt") as error:
+        open_dataset(str(classes), "audio")
     assert "\n" not in str(error.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"found nothing"):
-        open_rows(str(tmp_path / "empty"), "text")
+        open_dataset(str(tmp_path / "empty"), "text")
 
 
 def test_a_stream_without_rows_of_this_kind(tmp_path, wave):
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         add(tar, "a.flac", flac(wave))
-    with pytest.raises(UserError, match=r"nothing in it can be read as image"):
-        open_rows(str(tmp_path), "image", streaming=True)
+    with pytest.raises(UserError, match=r"no example in it can be read as image"):
+        open_dataset(str(tmp_path), "image", streaming=True)
 
 
 def test_hub_name(monkeypatch):
@@ -208,14 +209,14 @@ def test_hub_name(monkeypatch):
         return datasets.Dataset.from_dict({"content": ["a"], "other": [1]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = open_rows("someone/something:small", "text", split="test")
+    rows = open_dataset("someone/something:small", "text", split="test")
     assert asked == {"arguments": ("someone/something", "small"), "split": "test", "streaming": False}
     assert rows[0] == {"text": "a", "other": 1}
 
 
 def test_hub_out_of_reach():
     with pytest.raises(UserError, match="someone/nothing") as error:
-        open_rows("someone/nothing", "text")
+        open_dataset("someone/nothing", "text")
     assert "\n" not in str(error.value)
 
 
@@ -223,9 +224,9 @@ def test_links_in_a_circle(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.wav").write_bytes(b"x")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
-    assert names(open_rows(str(tmp_path), "audio"), "audio") == ["x.wav"]
+    assert names(open_dataset(str(tmp_path), "audio"), "audio") == ["x.wav"]
 
 
 def test_rows_of_paths_are_arrow(classes):
-    rows = open_rows(str(classes), "image")
+    rows = open_dataset(str(classes), "image")
     assert rows[np.int64(1)]["label"] == "b"

@@ -119,7 +119,7 @@ def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
 
 
 def test_large_weights_and_a_tokenizer_stand_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data2vec.data.text import load_tokenizer, save_tokenizer, train_tokenizer
+    from data2vec.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
     recipe = load_recipe("text/v1-tiny", SMALL | {"modality.vocab_size": 300, "data.tokenizer": str(tmp_path)})

@@ -10,9 +10,10 @@ import torch
 import transformers
 from PIL import Image
 
-from data2vec.data import audio as speech
-from data2vec.data import image as vision
-from data2vec.data.text import save_tokenizer, train_tokenizer
+from data2vec.batch import Batch
+from data2vec.data.audio import normalize_waveform
+from data2vec.data.image import center_crop
+from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.model import Model, blank_model
@@ -33,7 +34,7 @@ def test_waves_are_normalised_alike(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     waves = [(0.1 + 0.5 * rng.standard_normal(length)).astype(np.float32) for length in (1000, 700)]
     given = prepare(waves, sampling_rate=16000, padding=True, return_tensors="pt")
-    ours = speech.collate([torch.from_numpy(speech.normalise(wave)) for wave in waves])
+    ours = Batch.stack([torch.from_numpy(normalize_waveform(wave)) for wave in waves])
     # Epsilon is 1e-7 there and 1e-5 here.
     torch.testing.assert_close(given["input_values"], ours.input, atol=1e-4, rtol=1e-4)
     assert given["attention_mask"].bool().equal(~ours.padding)
@@ -66,7 +67,7 @@ def test_pictures_are_cut_and_normalised_alike(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
     theirs = prepare([picture], return_tensors="pt")["pixel_values"][0]
-    ours = vision.centre(torch.from_numpy(np.array(picture)).permute(2, 0, 1), model.modality.settings.image)
+    ours = center_crop(torch.from_numpy(np.array(picture)).permute(2, 0, 1), model.modality.settings.image)
     bytes_ = (theirs * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) * 255
     assert (bytes_ - ours).abs().max() < 1.01  # as near as resizing here is to Pillow's
     assert read_processors(tmp_path, "vision") == {"modality": {"mean": list(mean), "std": list(std)}}

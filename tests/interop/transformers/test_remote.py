@@ -18,7 +18,7 @@ from torch import Tensor
 
 import data2vec
 from data2vec.batch import Batch
-from data2vec.data.text import save_tokenizer, train_tokenizer
+from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers.remote import read_remote_folder, write_remote_folder
 from data2vec.model import Model, blank_model

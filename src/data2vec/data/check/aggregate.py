@@ -7,13 +7,13 @@ from typing import Any
 
 from data2vec.data.check.inspect import COUNTED, SPREAD
 from data2vec.data.check.report import NOTICED, Findings, Spread
-from data2vec.data.sources.rows import Kind
+from data2vec.data.sources.formats import SignalKind
 
 
 class Tally:
     """Adds up what `examine` finds in examples of one kind, in memory that does not grow with their number."""
 
-    def __init__(self, kind: Kind):
+    def __init__(self, kind: SignalKind):
         self.kind = kind
         self.columns = ("name", "label", "problem", "digest", "bytes", *SPREAD[kind], *COUNTED[kind])
         # An empty name is a file that goes when it is closed, and that is only written where memory for it runs short.

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from data2vec.data.check.aggregate import Tally
 from data2vec.data.check.inspect import SPREAD, examine
 from data2vec.data.check.report import Check, Findings
-from data2vec.data.sources.local import files_of, inventory
-from data2vec.data.sources.rows import ARCHIVES, SUFFIXES, Kind, open_rows
-from data2vec.data.text import load_tokenizer, pieces, train_tokenizer
-from data2vec.errors import BadExample, UserError
+from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TEXT_TABLES, SignalKind, count_endings, with_ending
+from data2vec.data.sources.local import list_files
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.data.text import read_text
+from data2vec.data.tokenizer import load_tokenizer, train_tokenizer
+from data2vec.errors import CorruptExample, UserError
 
 VOCABULARY = 50265
 """Ids of the tokenizer that is trained when none is given, as in the recipes of the base size."""
@@ -27,14 +29,12 @@ TRAIN_ON = 16 * 2**20
 """Characters it is trained on, at most."""
 CHUNK = 16
 """Examples that travel to a worker together."""
-SHARDS = (".parquet", ".jsonl", *ARCHIVES)
-"""What is read as a stream, so that no copy is made."""
-TABLES = (".tsv", ".csv", *SHARDS)
+TABLES = (*TEXT_TABLES, *SHARDS)
 
 
 def check(
     where: str | Path,
-    kind: Kind | None = None,
+    kind: SignalKind | None = None,
     split: str = "train",
     tokenizer: str | Path | None = None,
     workers: int | None = None,
@@ -49,8 +49,8 @@ def check(
 
     Raises UserError when there is nothing there, or nothing of this kind."""
     where = str(where)
-    if kind not in (None, *SUFFIXES):
-        raise UserError(f"kind: {kind!r} is none of {', '.join(SUFFIXES)}")
+    if kind not in (None, *MEDIA):
+        raise UserError(f"kind: {kind!r} is none of {', '.join(MEDIA)}")
     if out is not None and not Path(out).absolute().parent.is_dir():
         raise UserError(f"{out}: there is no folder {Path(out).parent} to write it into")
     workers = os.cpu_count() or 1 if workers is None else workers
@@ -71,29 +71,25 @@ def _files(where: str, split: str) -> list[str] | None:
     path = Path(where.removeprefix("file://")).expanduser()
     if not path.exists():
         return None
-    return [str(file) for file in files_of(path, split)[1]] if path.is_dir() else [str(path)]
+    return [str(file) for file in list_files(path, split)[1]] if path.is_dir() else [str(path)]
 
 
-def _kinds(where: str, split: str, files: list[str] | None) -> list[Kind]:
+def _kinds(where: str, split: str, files: list[str] | None) -> list[SignalKind]:
     """What there is by the endings of files; else the first kind that the rows of a table, an archive or a hub set hold."""
     if files is not None:
-        if found := [kind for kind in SPREAD if _ending(files, SUFFIXES[kind])]:
+        if found := [kind for kind in SPREAD if with_ending(files, MEDIA[kind])]:
             return found
-        if not _ending(files, TABLES):
-            raise UserError(f"{where}: nothing here to read as audio, image or text; found {inventory(files)}")
-    members, reasons = _members(_ending(files or [], ARCHIVES)), dict[Kind, str]()
+        if not with_ending(files, TABLES):
+            raise UserError(f"{where}: nothing here to read as audio, image or text; found {count_endings(files)}")
+    members, reasons = _members(with_ending(files or [], ARCHIVES)), dict[SignalKind, str]()
     # An archive that lacks the kind asked for is read to its end, so what its first names tell is tried first.
-    for kind in sorted(SPREAD, key=lambda kind: not _ending(members, SUFFIXES[kind])):
+    for kind in sorted(SPREAD, key=lambda kind: not with_ending(members, MEDIA[kind])):
         try:
-            open_rows(where, kind, split, streaming=True)
+            open_dataset(where, kind, split, streaming=True)
             return [kind]
         except UserError as error:
             reasons[kind] = str(error)
     raise UserError(reasons["text"])
-
-
-def _ending(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
-    return [name for name in names if name.lower().endswith(endings)]
 
 
 def _members(shards: list[str]) -> list[str]:
@@ -107,17 +103,17 @@ def _members(shards: list[str]) -> list[str]:
         return []  # opening it as rows tells why
 
 
-def _left_aside(files: list[str], kinds: list[Kind]) -> str | None:
+def _left_aside(files: list[str], kinds: list[SignalKind]) -> str | None:
     """What is there beside the files that are read, by their endings."""
-    wanted = tuple(ending for kind in kinds for ending in SUFFIXES[kind])
-    read = wanted if _ending(files, wanted) else TABLES
-    aside = set(files) - set(_ending(files, (*read, "metadata.csv")))
-    return inventory(sorted(aside)) if aside else None
+    wanted = tuple(ending for kind in kinds for ending in MEDIA[kind])
+    read = wanted if with_ending(files, wanted) else TABLES
+    aside = set(files) - set(with_ending(files, (*read, "metadata.csv")))
+    return count_endings(sorted(aside)) if aside else None
 
 
-def _check(where: str, kind: Kind, split: str, files: list[str] | None, tokenizer: Any, workers: int) -> Findings:
-    streaming = files is None or bool(_ending(files, SHARDS))
-    rows = open_rows(where, kind, split, streaming)
+def _check(where: str, kind: SignalKind, split: str, files: list[str] | None, tokenizer: Any, workers: int) -> Findings:
+    streaming = files is None or bool(with_ending(files, SHARDS))
+    rows = open_dataset(where, kind, split, streaming)
     tokens_by = None
     if kind == "text":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else the library warns of every worker
@@ -142,7 +138,7 @@ def _check(where: str, kind: Kind, split: str, files: list[str] | None, tokenize
         return tally.findings(getattr(rows.features.get("label"), "names", None), tokens_by)
 
 
-def _bar(total: int | None, kind: Kind) -> Any:
+def _bar(total: int | None, kind: SignalKind) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=f"reading {kind}", unit="example", leave=False, disable=None)
@@ -154,17 +150,17 @@ def _sample(rows: Any) -> tuple[bool, list[str]]:
     size = 0
     for _, row in _numbered(rows, "text"):
         try:
-            for part in () if isinstance(row, str) else pieces(row):
+            for part in () if isinstance(row, str) else read_text(row):
                 if size > TRAIN_ON:
                     return False, sample
                 sample.append(part)
                 size += len(part)
-        except BadExample:
+        except CorruptExample:
             continue
     return True, sample
 
 
-def _numbered(rows: Any, kind: Kind) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _numbered(rows: Any, kind: SignalKind) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(name, row) of all rows, or (name, what is wrong) where a file with many of them breaks off."""
     number, parts = 0, 1 if hasattr(rows, "__len__") else rows.num_shards
     for part in range(parts):
@@ -186,7 +182,7 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
 class _Examples(Dataset[list[dict[str, Any]]]):
     """In the worker: rows become what is found in them."""
 
-    def __init__(self, kind: Kind, tokenizer: Any):
+    def __init__(self, kind: SignalKind, tokenizer: Any):
         self.kind, self.tokenizer = kind, tokenizer
 
     def __getitem__(self, chunk: list[tuple[str, Any]]) -> list[dict[str, Any]]:

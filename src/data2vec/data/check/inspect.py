@@ -6,20 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data2vec.data import audio as speech
-from data2vec.data import image as vision
-from data2vec.data import text
-from data2vec.data.sources.rows import Kind
-from data2vec.data.tokenizer import encode
-from data2vec.errors import BadExample
+from data2vec.data.audio import decode_audio
+from data2vec.data.image import decode_image
+from data2vec.data.sources.formats import SignalKind
+from data2vec.data.text import read_text
+from data2vec.data.tokenizer import encode_texts
+from data2vec.errors import CorruptExample
 
-SPREAD: dict[Kind, tuple[str, ...]] = {
+SPREAD: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("seconds", "peak"),
     "image": ("shorter side", "width", "height"),
     "text": ("tokens", "words", "characters"),
 }
 """The numbers that are found in a readable example, the most telling one first."""
-COUNTED: dict[Kind, tuple[str, ...]] = {
+COUNTED: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("sample rate", "channels", "format"),
     "image": ("size", "format", "mode"),
     "text": (),
@@ -27,13 +27,13 @@ COUNTED: dict[Kind, tuple[str, ...]] = {
 """What else is found, and has few values."""
 
 
-def examine(kind: Kind, row: dict[str, Any], name: str, tokenizer: Any = None) -> dict[str, Any]:
+def examine(kind: SignalKind, row: dict[str, Any], name: str, tokenizer: Any = None) -> dict[str, Any]:
     """`bytes`, `digest`, and what SPREAD and COUNTED name; or as much as was found before the `problem`, a reason in words."""
     found: dict[str, Any] = {}
     try:
         found["digest"], found["bytes"], content = _content(kind, row[kind], name)
         found |= _INSIDE[kind](content, tokenizer)
-    except BadExample as error:
+    except CorruptExample as error:
         found["problem"] = str(error).removeprefix(f"{name}: ")
     except OSError as error:
         found["problem"] = error.strerror or str(error)
@@ -42,10 +42,10 @@ def examine(kind: Kind, row: dict[str, Any], name: str, tokenizer: Any = None) -
     return found
 
 
-def _content(kind: Kind, signal: Any, name: str) -> tuple[bytes, int, Any]:
+def _content(kind: SignalKind, signal: Any, name: str) -> tuple[bytes, int, Any]:
     """The hash and size of the content, and the signal; a text in a file stays there, since it may be larger than memory."""
     if signal is None:
-        raise BadExample("not UTF-8, or without a text" if kind == "text" else "nothing is there")
+        raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "nothing is there")
     if kind == "text" and isinstance(signal, dict) and signal["bytes"] is None:
         with open(signal["path"], "rb") as file:
             return hashlib.file_digest(file, _hash).digest(), file.tell(), signal
@@ -64,7 +64,7 @@ def _hash(content: bytes = b"") -> Any:
 def _audio(audio: dict[str, Any], _: Any) -> dict[str, Any]:
     import soundfile
 
-    wave = speech.decode(audio)
+    wave = decode_audio(audio)
     with soundfile.SoundFile(io.BytesIO(audio["bytes"])) as file:
         return {
             "seconds": file.frames / file.samplerate,
@@ -78,7 +78,7 @@ def _audio(audio: dict[str, Any], _: Any) -> dict[str, Any]:
 def _image(image: dict[str, Any], _: Any) -> dict[str, Any]:
     from PIL import Image
 
-    _, height, width = vision.decode(image).shape
+    _, height, width = decode_image(image).shape
     with Image.open(io.BytesIO(image["bytes"])) as opened:
         named = {"format": opened.format, "mode": opened.mode}
     sides = {"shorter side": min(width, height), "width": width, "height": height}
@@ -87,11 +87,11 @@ def _image(image: dict[str, Any], _: Any) -> dict[str, Any]:
 
 def _text(document: Any, tokenizer: Any) -> dict[str, Any]:
     characters = words = tokens = 0
-    for part in text.pieces({"text": document}):
+    for part in read_text({"text": document}):
         characters += len(part)
         words += len(part.split())
-        tokens += len(encode(tokenizer, [part])[0])
+        tokens += len(encode_texts(tokenizer, [part])[0])
     return {"characters": characters, "words": words, "tokens": tokens + (characters > 0)}  # </s> ends a document
 
 
-_INSIDE: dict[Kind, Callable[[Any, Any], dict[str, Any]]] = {"audio": _audio, "image": _image, "text": _text}
+_INSIDE: dict[SignalKind, Callable[[Any, Any], dict[str, Any]]] = {"audio": _audio, "image": _image, "text": _text}

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data2vec.data.audio import SpeechData
-from data2vec.data.sources.rows import Kind
-from data2vec.modalities.base import DataSettings
+from data2vec.data.dataset import DataSettings
+from data2vec.data.sources.formats import SignalKind
 
-SHORT, LONG = SpeechData().min_seconds, SpeechData().max_seconds
-NOTICED: dict[Kind, dict[str, tuple[str, str]]] = {
+SHORT_SECONDS, LONG_SECONDS = 2.0, 20.0
+"""The `data.min_seconds` and `data.max_seconds` of all but the tiny speech recipes."""
+NOTICED: dict[SignalKind, dict[str, tuple[str, str]]] = {
     "audio": {
-        f"under {SHORT:g} s": (f"seconds < {SHORT}", ", left out by all but the tiny recipes (data.min_seconds)"),
-        f"over {LONG:g} s": (f"seconds > {LONG}", ", cropped to that (data.max_seconds)"),
+        f"under {SHORT_SECONDS:g} s": (
+            f"seconds < {SHORT_SECONDS}",
+            ", left out except by the tiny recipes (data.min_seconds)",
+        ),
+        f"over {LONG_SECONDS:g} s": (f"seconds > {LONG_SECONDS}", ", cropped to that (data.max_seconds)"),
         "silent": ("peak < 0.001", ", never louder than -60 dB"),
     },
     "image": {"tiny": ('"shorter side" < 64', " with a side under 64 pixels")},
@@ -38,7 +41,7 @@ class Spread:
 class Findings:
     """Of one kind of signal."""
 
-    kind: Kind
+    kind: SignalKind
     examples: int
     bytes: int
     unreadable: list[str]
@@ -140,8 +143,8 @@ class _Needs(NamedTuple):
     """And where examples reach this."""
 
 
-NEEDS: dict[Kind, _Needs] = {
-    "audio": _Needs("speech", "seconds", 8, 0.3, 36_000, SHORT),
+NEEDS: dict[SignalKind, _Needs] = {
+    "audio": _Needs("speech", "seconds", 8, 0.3, 36_000, SHORT_SECONDS),
     "image": _Needs("vision", "images", 64, 0, 10_000, 64),
     "text": _Needs("text", "tokens", 8 * 127, 0, 10_000_000, 0),
 }
@@ -150,7 +153,7 @@ NEEDS: dict[Kind, _Needs] = {
 def advice(part: Findings, where: str, split: str) -> str:
     """A sentence: how to go on, or what to mend first."""
     needs = NEEDS[part.kind]
-    allowed = max(1, int(DataSettings().max_bad * part.examples))
+    allowed = max(1, int(DataSettings().max_corrupt * part.examples))
     first = next(iter(part.spreads.values()), None)
     if first is None:
         return f"Not ready: none of this can be read as {part.kind}."
@@ -158,7 +161,7 @@ def advice(part: Findings, where: str, split: str) -> str:
         share = min(1.0, len(part.unreadable) / part.examples + 0.005)
         return (
             f"Mend first: {len(part.unreadable):,} of {part.examples:,} examples cannot be read, more than the {allowed:,} "
-            f"that data.max_bad bears; mend or remove them, or give data.max_bad={share:.2f}."
+            f"that data.max_corrupt bears; mend or remove them, or give data.max_corrupt={share:.2f}."
         )
     if first.greatest < needs.least:
         return f"Mend first: all clips are shorter than {needs.least:g} s; join them, or lower data.min_seconds."

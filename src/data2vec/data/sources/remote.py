@@ -1,58 +1,72 @@
-"""Files on other machines: any address that fsspec knows, such as s3://bucket/shards/."""
+"""Remote files, at any URL that fsspec can read, such as s3://bucket/shards/."""
 
+import io
 import os
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
 
-from data2vec.data.sources.local import SPLITS, pick
+from data2vec.data.sources.splits import SPLITS, find_split
 from data2vec.errors import UserError
 
 
-def file_system(where: str) -> tuple[Any, str]:
-    """The `fsspec` file system of an address, and the path in it. Raises UserError naming the package it wants."""
+def open_binary(path: str) -> AbstractContextManager[BinaryIO]:
+    """Open a file, or a URL such as s3://bucket/name, for reading."""
+    if "://" not in path:
+        return open(path, "rb")
+    from fsspec.core import url_to_fs
+
+    files, name = url_to_fs(path)
+    if files.protocol == "memory":  # its file object, and the position in it, is shared by all readers
+        return io.BytesIO(files.cat_file(name))
+    return files.open(name, "rb")
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The `fsspec` file system of a URL, and the path in it. Raises UserError that names a missing package."""
     from fsspec.core import url_to_fs
 
     try:
-        return url_to_fs(where)
+        return url_to_fs(url)
     except ImportError as error:
-        raise UserError(f"{where}: a package is missing to read this: {error}") from None
+        raise UserError(f"{url}: reading it needs a package that is not installed: {error}") from None
     except ValueError as error:
-        raise UserError(f"{where}: not an address that can be read: {error}") from None
+        raise UserError(f"{url}: not a supported URL: {error}") from None
 
 
-def files_at(where: str, split: str, endings: tuple[str, ...]) -> list[str]:
-    """The address of one file, of those that a pattern with * fits, or of all below a folder; sorted, hidden ones left out.
-    When the sub-folders of a folder are all named like splits, those of `split`.
+def list_remote_files(url: str, split: str, endings: tuple[str, ...]) -> list[str]:
+    """The URLs of one file, of all files that match a pattern with *, or of all files below a folder; sorted, without hidden
+    ones. When all sub-folders of a folder are named like splits, only the files of `split`.
 
-    Raises UserError when there is nothing, or no way to it."""
-    fs, root = file_system(where)
+    Raises UserError when there are none, or they cannot be reached."""
+    fs, root = file_system(url)
     try:
         if "*" in root:
-            found = fs.glob(root)
+            paths = fs.glob(root)
         elif root.lower().endswith(endings):  # asking whether it is a folder could download it
-            found = [root] if fs.exists(root) else []
+            paths = [root] if fs.exists(root) else []
         else:
-            found = _of_folder(sorted(fs.find(root)), root.rstrip("/") + "/", split)
+            paths = _files_in_folder(sorted(fs.find(root)), root.rstrip("/") + "/", split)
     except UserError:
         raise
-    except Exception as error:  # each file system raises errors of its own
-        raise UserError(f"{where} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
-    if not found:
-        raise UserError(f"{where}: there is no such file or folder, or nothing in it")
-    return [fs.unstrip_protocol(path) for path in sorted(found)]
+    except Exception as error:  # each file system raises its own errors
+        raise UserError(f"{url} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+    if not paths:
+        raise UserError(f"{url}: there is no such file or folder, or it is empty")
+    return [fs.unstrip_protocol(path) for path in sorted(paths)]
 
 
-def stamp(where: str) -> str:
-    """What changes when a file, or what is at an address, does."""
-    if "://" in where:
-        return str(file_system(where)[0].ukey(where))
-    stat = os.stat(where)
+def file_version(path: str) -> str:
+    """A string that changes when the file or the content of the URL does."""
+    if "://" in path:
+        return str(file_system(path)[0].ukey(path))
+    stat = os.stat(path)
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _of_folder(files: list[str], root: str, split: str) -> list[str]:
+def _files_in_folder(files: list[str], root: str, split: str) -> list[str]:
     inside = {path: path.removeprefix(root).split("/") for path in files}
     folders = sorted({parts[0] for parts in inside.values() if len(parts) > 1})
     if folders and all(name.lower() in SPLITS for name in folders):
-        chosen = folders[pick(folders, split, root)]
-        inside = {path: parts for path, parts in inside.items() if parts[0] == chosen}
+        folder = folders[find_split(folders, split, root)]
+        inside = {path: parts for path, parts in inside.items() if parts[0] == folder}
     return [path for path, parts in inside.items() if not any(part.startswith(".") for part in parts)]

@@ -20,7 +20,7 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from data2vec.atomic_io import sync_and_rename
-from data2vec.data.audio import RATE
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export import graph as graphs
 from data2vec.interop.export.graph import Graph, Raw
@@ -104,7 +104,7 @@ def _about(model: Model) -> dict[str, str]:
     kind: Any = recipe.modality
     about = {"model": f"{recipe.objective.name} {kind.name}: {shape.layers} blocks of width {shape.width}, {shape.heads} heads"}
     if model.modality.seconds_per_position is not None:
-        about |= {"sampling_rate": str(RATE), "seconds_per_position": str(model.modality.seconds_per_position)}
+        about |= {"sampling_rate": str(SAMPLE_RATE), "seconds_per_position": str(model.modality.seconds_per_position)}
     if model.head is not None:
         about["labels"] = json.dumps(model.head.settings.labels, ensure_ascii=False)
     return about | {key: value for key in ("source", "license") if (value := getattr(model, key)) is not None}

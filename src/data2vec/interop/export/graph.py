@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
-from data2vec.data.audio import RATE, normalise
+from data2vec.data.audio import SAMPLE_RATE, normalize_waveform
 from data2vec.data.tokenizer import PAD, SPECIAL
 from data2vec.errors import UserError
 from data2vec.modalities.speech import Speech
@@ -68,7 +68,7 @@ class SpeechGraph(Graph):
     """Waveforms as they were recorded, each normalised over its own samples."""
 
     inputs: ClassVar = {
-        "waveform": f"float32 (B, S), {RATE} samples a second, not normalised, padded with zeros, to two positions at least",
+        "waveform": f"float32 (B, S), {SAMPLE_RATE} samples per second, not normalized, zero-padded, at least 2 positions long",
         "lengths": "int64 (B,), samples of each",
     }
 
@@ -104,7 +104,7 @@ class SpeechGraph(Graph):
         return positions
 
     def alone(self, raw: Raw, row: int) -> Batch:
-        return Batch(torch.from_numpy(normalise(raw["waveform"][row, : raw["lengths"][row]].numpy()))[None])
+        return Batch(torch.from_numpy(normalize_waveform(raw["waveform"][row, : raw["lengths"][row]].numpy()))[None])
 
 
 class TextGraph(Graph):

@@ -570,7 +570,7 @@ _VERSION2_MODALITIES: dict[str, Callable[[FairseqConfig, int], dict[str, Any]]] 
 def version2_config(recipe: Recipe) -> FairseqConfig:
     """The official configuration of a version 2 model (`data2vec_multi`)."""
     o, e = cast(Data2Vec2Settings, recipe.objective), recipe.encoder
-    modality_key = MODALITY_KEYS[recipe.modality.name]  # type: ignore[attr-defined]
+    modality_key = MODALITY_KEYS[family_of_recipe(recipe).modality]
     mask, averaged = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
     # Officially the class-token loss is summed over the views on a device; here it may be their mean.
     views = o.masks * getattr(recipe.data, "micro_batch_size", 1) if o.cls_reduction == "mean" else 1
@@ -712,14 +712,14 @@ INFERRED_FROM_WEIGHTS = {"modality.mask_vector", "modality.position_tables", "en
 
 def family_of_recipe(recipe: Recipe) -> Family:
     """The official model of a recipe. Raises UserError for a custom modality."""
-    name = recipe.modality.name  # type: ignore[attr-defined]
+    name = recipe.modality.name
     if name not in MODALITY_KEYS:
         raise _no_official_model(recipe)
     return Family(name, 2 if recipe.objective.name == "data2vec2" else 1)
 
 
 def _no_official_model(recipe: Recipe) -> UserError:
-    name = recipe.modality.name  # type: ignore[attr-defined]
+    name = recipe.modality.name
     return UserError(f"modality.name: {name!r} has no official counterpart; only {', '.join(MODALITY_KEYS)} can be written")
 
 

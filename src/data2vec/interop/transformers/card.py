@@ -1,5 +1,6 @@
 """What is told of a folder of transformers: in its model card how to use it, and what has no place in it."""
 
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.model import Model
 
 USE = """\
@@ -10,7 +11,7 @@ model = {auto}.from_pretrained("this/folder"{more})
 inputs = prepare({given}, return_tensors="pt")
 output = model(**inputs).{output}"""
 GIVEN = {
-    "speech": ("AutoFeatureExtractor", "[waveform], sampling_rate=16000, padding=True"),
+    "speech": ("AutoFeatureExtractor", f"[waveform], sampling_rate={SAMPLE_RATE}, padding=True"),
     "vision": ("AutoImageProcessor", "[picture]"),
     "text": ("AutoTokenizer", '["a text"], padding=True'),
 }

@@ -26,6 +26,7 @@ from data2vec.interop.transformers.config import (
 from data2vec.interop.transformers.heads import head_from_transformers, head_to_transformers
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
+from data2vec.modalities.vision import VisionSettings
 from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
@@ -156,7 +157,7 @@ def _tensors(family: NativeFamily, model: Model) -> dict[str, Tensor]:
     ours = {name: value.detach().cpu().clone() for name, value in model.encoder.named_parameters()}
     width = model.recipe.encoder.width
     shapes: dict[str, tuple[int, ...]] = {}
-    if family.modality == "vision":
+    if isinstance(settings, VisionSettings):
         shapes["embeddings.patch_embeddings.projection.weight"] = (width, 3, settings.patch, settings.patch)
         shapes |= dict.fromkeys(("embeddings.mask_token", "embeddings.cls_token"), (1, 1, width))
         if settings.position_tables > 1:

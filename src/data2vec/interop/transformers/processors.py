@@ -5,9 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from data2vec.data.audio import RATE
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.data.tokenizer import END, MASK, SPECIAL, START, save_tokenizer
 from data2vec.errors import UserError
+from data2vec.modalities.speech import SpeechSettings
+from data2vec.modalities.text import Text
+from data2vec.modalities.vision import VisionSettings
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
 
@@ -22,13 +25,12 @@ def write_processors(model: Model, folder: Path) -> None:
 
     A text model without a tokenizer has nothing to write."""
     settings = model.modality.settings
-    name = settings.name
-    if name == "speech":
+    if isinstance(settings, SpeechSettings):
         _speech(folder, model.head.settings if model.head is not None else None)
-    elif name == "vision":
+    elif isinstance(settings, VisionSettings):
         _dump(folder, "preprocessor_config.json", _picture(settings.image, settings.mean, settings.std))
-    elif (tokenizer := model.modality.tokenizer) is not None:  # type: ignore[attr-defined]
-        _text(folder, tokenizer, settings.max_length)
+    elif isinstance(model.modality, Text) and (tokenizer := model.modality.tokenizer) is not None:
+        _text(folder, tokenizer, model.modality.settings.max_length)
 
 
 def read_processors(folder: Path, modality: str) -> dict[str, dict[str, Any]]:
@@ -39,7 +41,7 @@ def read_processors(folder: Path, modality: str) -> dict[str, dict[str, Any]]:
 
 
 def _speech(folder: Path, head: Any) -> None:
-    about = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": RATE}
+    about = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": SAMPLE_RATE}
     about |= {"padding_value": 0.0, "padding_side": "right", "do_normalize": True, "return_attention_mask": True}
     if isinstance(head, CTCSettings):
         about["processor_class"] = "Wav2Vec2Processor"
@@ -58,7 +60,7 @@ def _speech(folder: Path, head: Any) -> None:
 
 
 def _picture(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """As `data2vec.data.image.centre` makes them; transformers has this class with and without torchvision."""
+    """As `data2vec.data.image.center_crop` makes them; transformers has this class with and without torchvision."""
     return {
         "image_processor_type": "BeitImageProcessor",
         **{"do_resize": True, "size": {"shortest_edge": round(side * 256 / 224)}, "resample": BICUBIC},
@@ -83,7 +85,7 @@ def _text(folder: Path, tokenizer: Any, max_length: int) -> None:
 
 def _read_speech(folder: Path) -> dict[str, dict[str, Any]]:
     about = _preprocessor(folder)
-    _only(folder, about, {"sampling_rate": RATE, "do_normalize": True, "feature_size": 1})
+    _only(folder, about, {"sampling_rate": SAMPLE_RATE, "do_normalize": True, "feature_size": 1})
     vocabulary = _load(folder / "vocab.json") | _load(folder / "added_tokens.json")
     return {"head": {"labels": sorted(vocabulary, key=vocabulary.__getitem__)}} if vocabulary else {}
 

@@ -20,6 +20,8 @@ from data2vec.errors import UserError
 from data2vec.interop.transformers.card import omitted_parts, usage_example
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
+from data2vec.modalities.speech import SpeechSettings
+from data2vec.modalities.text import TextSettings
 from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
@@ -130,9 +132,9 @@ def _config(model: Model) -> dict[str, Any]:
         **{theirs: getattr(recipe.encoder, ours) for ours, theirs in ENCODER.items()},
         **{theirs: getattr(settings, ours) for ours, theirs in MODALITIES[name].items()},
     }
-    if name == "speech":
+    if isinstance(settings, SpeechSettings):
         config |= {key: list(each) for key, each in zip(CONVOLUTIONS, zip(*settings.conv_layers, strict=True), strict=True)}
-    if name == "text":
+    if isinstance(settings, TextSettings):
         config |= {"max_position_embeddings": settings.max_length + OFFSET, "pad_token_id": 1}
     kept = recipe.model_dump(mode="json")
     if "tokenizer" in kept["data"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data2vec.data.audio import RATE
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import UserError
 from data2vec.nn.conv_feature_extractor import WAV2VEC, Layers, output_length
 
@@ -22,7 +22,7 @@ class Chunk:
 
 
 def split_into_chunks(
-    samples: int, chunk_seconds: float, overlap_seconds: float, layers: Layers = WAV2VEC, rate: int = RATE
+    samples: int, chunk_seconds: float, overlap_seconds: float, layers: Layers = WAV2VEC, rate: int = SAMPLE_RATE
 ) -> list[Chunk]:
     """Overlapping chunks of a recording of `samples`, aligned to the frames of the feature extractor with these conv `layers`.
 

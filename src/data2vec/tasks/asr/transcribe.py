@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from data2vec.batch import Batch
-from data2vec.data.audio import RATE
+from data2vec.data.audio import SAMPLE_RATE
 from data2vec.distributed import resolve_device
-from data2vec.errors import BadExample, UserError
+from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import read_input
 from data2vec.interop.load import load
 from data2vec.model import Model
@@ -63,11 +63,11 @@ def transcribe(
     for file in audio:
         try:
             wave = read_input(loaded.modality, Path(file), str(file))
-        except BadExample as error:
+        except CorruptExample as error:
             yield Transcript(str(file), "", (), 0.0, str(error))
             continue
         chunks = split_into_chunks(len(wave), chunk_seconds, overlap_seconds, settings.conv_layers)
         parts = [head_logits(encoder, head, Batch(wave[None, chunk.samples].to(place)))[0][0].float().cpu() for chunk in chunks]
         logits = join_logits(parts, chunks)
         (best,) = decoder(logits[None], [len(logits)], step)
-        yield Transcript(str(file), best.text, best.words, len(wave) / RATE)
+        yield Transcript(str(file), best.text, best.words, len(wave) / SAMPLE_RATE)

@@ -9,62 +9,54 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.batch import Batch
-from data2vec.data.loader import start_worker
+from data2vec.data.bucketing import sort_by_length
+from data2vec.data.dataset import ExampleDataset
+from data2vec.data.loader import init_worker
 from data2vec.distributed import Process
-from data2vec.errors import BadExample
+from data2vec.errors import CorruptExample
 from data2vec.feature_extraction import batches, max_positions
-from data2vec.modalities.base import Examples, Modality
+from data2vec.modalities.base import Modality
 
 log = logging.getLogger(__name__)
 
 
 def read_batches(
-    modality: Modality, examples: Examples, indices: np.ndarray, process: Process, desc: str
+    modality: Modality, examples: ExampleDataset, indices: np.ndarray, process: Process, desc: str
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """This process's share of the examples at `indices`, in batches on the device, each with the places of its rows in
     `indices`. Examples that cannot be decoded are logged. `desc`: label of the progress bar."""
     from tqdm import tqdm
 
-    groups = list(_groups(examples.costs[indices], modality.data.micro_batch))[process.rank :: process.world_size]
+    groups = sort_by_length(examples.costs[indices], modality.data.micro_batch)[process.rank :: process.world_size]
     loader: Any = DataLoader(
         _Loaded(modality, examples, indices, max_positions(process.device)),
         batch_size=None,
         sampler=groups,
         num_workers=modality.data.workers,
-        worker_init_fn=start_worker,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     quiet = None if process.is_main_process else True
-    for parts, bad in tqdm(loader, desc, len(groups), unit="batch", leave=False, disable=quiet):
-        for name in bad:
+    for parts, corrupt in tqdm(loader, desc, len(groups), unit="batch", leave=False, disable=quiet):
+        for name in corrupt:
             log.warning("left out: %s", name)
         for places, batch in parts:
             yield places, batch.to(process.device)
 
 
-def _groups(costs: np.ndarray, micro_batch: float) -> Iterator[np.ndarray]:
-    """Places of examples of like length, rows · longest ≤ micro_batch in each group."""
-    order = np.argsort(-costs, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, int(micro_batch / costs[order[start]] + 1e-6))
-        yield order[start : start + rows]
-        start += rows
-
-
 class _Loaded(Dataset[Any]):
-    """In the worker: places become batches, with the places of their rows; and names of what is bad."""
+    """In the worker: places become batches, with the places of their rows; and names of what is corrupt."""
 
-    def __init__(self, modality: Modality, examples: Examples, indices: np.ndarray, most: int):
+    def __init__(self, modality: Modality, examples: ExampleDataset, indices: np.ndarray, most: int):
         self.modality, self.most, self.examples, self.indices = modality, most, examples, indices
 
     def __getitem__(self, places: np.ndarray) -> tuple[list[tuple[np.ndarray, Batch]], list[str]]:
         items: dict[int, Any] = {}
-        bad = []
+        corrupt = []
         for place in places:
             try:
                 items[place] = self.examples.load(int(self.indices[place]), None, None)
-            except BadExample as error:
-                bad.append(str(error))
+            except CorruptExample as error:
+                corrupt.append(str(error))
         keys = np.array(list(items), np.int64)
-        return [(keys[rows], batch) for rows, batch in batches(self.modality, list(items.values()), self.most)], bad
+        return [(keys[rows], batch) for rows, batch in batches(self.modality, list(items.values()), self.most)], corrupt

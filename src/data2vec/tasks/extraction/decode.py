@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data2vec.data.loader import start_worker
-from data2vec.errors import BadExample, UserError
+from data2vec.data.loader import init_worker
+from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import num_positions, read_input
 from data2vec.modalities.base import Modality
 
@@ -27,7 +27,7 @@ def decode_in_order(modality: Modality, rows: Any, first: int, positions: int) -
         batch_size=None,
         sampler=chunks,
         num_workers=min(modality.data.workers, len(chunks) // 2),
-        worker_init_fn=start_worker,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),  # else making the iterator would move the global random state
     )
     window: list[DecodedInput] = []
@@ -66,5 +66,5 @@ class _Decoded(Dataset[bytes]):
             if self.examples is not None:
                 return name, self.examples.load(index, None, None)
             return name, read_input(self.modality, row, name)
-        except (BadExample, UserError) as error:
+        except (CorruptExample, UserError) as error:
             return name, str(error)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.interop.load import load
-from data2vec.modalities.base import Examples, Modality
+from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head, head_logits
@@ -37,7 +38,7 @@ Prediction = tuple[int, Tensor]
 class EvalSet:
     """Labelled examples to evaluate on."""
 
-    examples: Examples
+    examples: ExampleDataset
     indices: np.ndarray
     """(n,) indices of the examples with a usable label."""
     labels: Sequence[Any]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import UserError
-from data2vec.modalities.base import Examples
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
@@ -125,7 +125,7 @@ def targets_from_head(head: CTCSettings | ClassifierSettings, settings: Any) -> 
     return Numbers(settings) if head.problem_type == "regression" else Classes(head.labels, settings)
 
 
-def read_labels(examples: Examples, column: str, where: str) -> list[Any]:
+def read_labels(examples: ExampleDataset, column: str, where: str) -> list[Any]:
     """The value of `column` of every example, None if it has none. Raises UserError if no example has one."""
     try:
         values = [examples.label(index, column) for index in range(len(examples))]

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import UserError
-from data2vec.modalities.base import Examples, Modality
+from data2vec.modalities.base import Modality
 from data2vec.recipe.task_settings import ProbeSettings
 
 HELD_OUT = 0.2
@@ -19,7 +20,7 @@ class Labelled:
 
     name: str
     """The setting that says where they are."""
-    examples: Examples
+    examples: ExampleDataset
     indices: np.ndarray
     """(n,) which of the examples."""
     classes: np.ndarray
@@ -81,7 +82,7 @@ def _split(labelled: Labelled, seed: int) -> tuple[Labelled, Labelled]:
     return labelled.take(np.sort(fit)), labelled.take(np.sort(held))
 
 
-def _classes(examples: Examples, indices: np.ndarray, column: str, where: str) -> np.ndarray:
+def _classes(examples: ExampleDataset, indices: np.ndarray, column: str, where: str) -> np.ndarray:
     try:
         values: list[Any] = [examples.label(int(index), column) for index in indices]
     except UserError as error:

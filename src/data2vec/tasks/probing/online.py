@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import Process
-from data2vec.modalities.base import Examples
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.tasks.probing.classifiers import accuracies
@@ -27,7 +27,7 @@ class OnlineProbe:
 
     Raises UserError when data or labels are missing or none can be read."""
 
-    def __init__(self, recipe: Recipe, examples: Examples | None, process: Process):
+    def __init__(self, recipe: Recipe, examples: ExampleDataset | None, process: Process):
         self.settings, self.seed, self.process = recipe.probe, recipe.train.seed, process
         with TemporaryDirectory() as folder:  # what a trained model has of its training data, such as a tokenizer
             files = recipe.build_modality().save(Path(folder), examples)

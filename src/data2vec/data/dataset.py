@@ -1,0 +1,105 @@
+"""Datasets: what the loader needs of a set of examples and of a modality, and the `data:` settings all modalities share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from data2vec.batch import Batch
+from data2vec.errors import UserError
+from data2vec.settings import Settings
+
+Row = dict[str, Any]
+"""One row of a dataset: the signal in column `audio`, `image` or `text`, undecoded, and any other columns."""
+Rows = Any
+"""A `datasets.Dataset`, a `datasets.IterableDataset` or a list of `Row`; the library has no type stubs."""
+
+
+class DataSettings(Settings):
+    """The `data:` section that all modalities share; each adds its own crops, sizes and batch."""
+
+    train: str | None = None
+    """Training data: a folder, a parquet file, tar shards, a URL such as s3://…, or a dataset on the hub."""
+    valid: str | None = None
+    """Validation data, in the same forms."""
+    split: str = "train"
+    """The split to read from a dataset that has several."""
+    streaming: bool = False
+    """Read sequentially in bounded memory instead of indexing the dataset first."""
+    num_streams: Annotated[int, Field(gt=0)] = 16
+    """With streaming: how many streams are read in parallel; the shards are divided among them. Use a multiple of
+    processes × workers."""
+    shuffle_buffer: Annotated[int, Field(gt=0)] = 2048
+    """With streaming: rows held in memory, over all streams, to be shuffled and bucketed by length."""
+    workers: int = 2
+    """Processes that decode and augment (0: in the training process)."""
+    max_corrupt: float = 0.01
+    """The run stops when more than this fraction of the examples cannot be decoded."""
+
+    @property
+    def batch(self) -> float:
+        """The global batch over all devices and accumulated steps, in units of `ExampleDataset.costs`."""
+        raise NotImplementedError
+
+    @property
+    def micro_batch(self) -> float:
+        """The largest per-device micro-batch, in the same units; its examples are cropped to one length and masked together."""
+        raise NotImplementedError
+
+
+class ExampleDataset(ABC):
+    """A set of examples that can be decoded in any order. It is copied to the loader's workers, so it must be picklable."""
+
+    costs: np.ndarray
+    """(n,) what each example adds to a batch: seconds of audio; 1 for an image or a block of text."""
+    corrupt: Sequence[str] = ()
+    """ "name: reason" of every example that was left out because it cannot be read."""
+
+    @abstractmethod
+    def load(self, index: int, limit: float | None, rng: np.random.Generator | None) -> Any:
+        """One decoded example, cropped to a cost of `limit` (None: not cropped) and augmented with `rng` (None: not augmented,
+        for evaluation).
+
+        Raises CorruptExample when it cannot be decoded."""
+
+    def label(self, index: int, column: str) -> Any:
+        """The value of `column` for this example. Raises UserError when there is no such column."""
+        raise UserError(f"these examples have no column {column!r}")
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+
+class DataPipeline(Protocol):
+    """What the loader needs of a modality (`data2vec.modalities.base.Modality`)."""
+
+    @property
+    def data(self) -> DataSettings:
+        """The `data:` section."""
+
+    def examples(self, rows: Rows) -> ExampleDataset:
+        """Training examples from the rows of a dataset."""
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        """Batch decoded examples."""
+
+    def grid(self, batch: Batch) -> tuple[int, ...]:
+        """The shape of the positions of this batch's rows."""
+
+    def replace(self, batch: Batch, replaced: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """The student's raw input with random content at `replaced` (B, T)."""
+
+
+def column_value(rows: Rows, index: int, column: str) -> Any:
+    """The value of `column` in row `index`; a class as its name. Raises UserError when there is no such column."""
+    if isinstance(rows, list):
+        columns, class_names = rows[index], None
+    else:
+        columns, class_names = rows.features, getattr(rows.features.get(column), "names", None)
+    if column not in columns:
+        raise UserError(f"there is no column {column!r} in the data, only {', '.join(columns)}")
+    value = rows[index][column] if isinstance(rows, list) else rows[column][index]
+    return class_names[value] if class_names and value is not None and value >= 0 else value

@@ -1,0 +1,42 @@
+"""File name endings of everything that can be read."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+SignalKind = Literal["audio", "image", "text"]
+
+MEDIA: dict[SignalKind, tuple[str, ...]] = {
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
+    "image": (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico", ".pcx"),
+    ),
+    "text": (".txt",),
+}
+"""Files that hold one example."""
+PARQUET = (".parquet",)
+JSON_LINES = (".jsonl",)
+TEXT_TABLES = (".tsv", ".csv")
+ARCHIVES = (".tar", ".tgz", ".tar.gz")
+SHARDS = (*PARQUET, *JSON_LINES, *ARCHIVES)
+"""Files that hold many examples and can be streamed."""
+
+
+def formats_for(kind: SignalKind) -> tuple[tuple[str, ...], ...]:
+    """The formats a dataset of this kind can have, as endings; a folder is read in the first of them that it contains."""
+    if kind == "text":
+        return PARQUET, JSON_LINES, TEXT_TABLES, MEDIA["text"], ARCHIVES
+    return MEDIA[kind], PARQUET, ARCHIVES
+
+
+def with_ending(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
+    """Those of `names` that have one of the endings, in any case."""
+    return [name for name in names if name.lower().endswith(endings)]
+
+
+def count_endings(names: Sequence[str]) -> str:
+    """A summary of file names, such as "12 .txt, 3 .pdf"; "nothing" when there are none."""
+    counts = Counter(os.path.splitext(name)[1].lower() or "without extension" for name in names)
+    return ", ".join(f"{n} {ending}" for ending, n in counts.most_common(5)) or "nothing"
