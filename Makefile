@@ -1,4 +1,4 @@
-# Needs only make and Python 3.11, 3.12 or 3.13. The environment is made once in .venv and used again after that.
+# Needs only make and Python 3.11, 3.12 or 3.13. The environment is created once in .venv and reused.
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
@@ -12,10 +12,10 @@ help:
 	@echo "make demo    pre-train on speech, images and text in minutes, on data that comes with the package"
 	@echo "make test    linter, type checker and tests"
 	@echo "make lint    linter and type checker only"
-	@echo "make format  put the code in its standard form"
+	@echo "make format  format the code"
 	@echo "make docs    build the documentation site in build/site, and fail on any warning"
-	@echo "make bench   how fast a step of each recipe is on this machine"
-	@echo "make clean   remove the environment and everything that was built"
+	@echo "make bench   time a training step of each base recipe on this machine"
+	@echo "make clean   remove the environment and all build products"
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/data2vec demo
@@ -42,7 +42,7 @@ bench: $(VENV)/installed
 clean:
 	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# torch goes first and alone, so that nothing after it can choose another one.
+# torch is installed first, so that no other package can select another version.
 $(VENV)/torch: constraints.txt
 	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { echo "data2vec needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

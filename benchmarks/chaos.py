@@ -1,15 +1,15 @@
-"""Kill runs at random moments, also inside a checkpoint write, and see whether what goes on equals what was never killed.
+"""Kill runs at random moments, also during a checkpoint write, and compare resumed runs with undisturbed ones.
 
     python benchmarks/chaos.py [--runs 50] [--full 6] [--seed 0]
 
-Tiny runs of the command, by turns: indexed data and streamed shards; one process, two with all weights each, two with a part
-each. Their processes are forked from this one, which has loaded the libraries, so that most of the time is the run's own. A run
-is killed (SIGKILL, all its processes) at a moment drawn uniformly from the time it takes, is resumed, perhaps killed again,
-until it ends. Then every line of its metrics but the timings, and its model to the last byte, have to equal those of a run that
-nothing disturbed; after every kill the newest whole checkpoint must not be older than the last one due, and no checkpoint of a
-final name may be torn.
+Tiny runs of the command, alternating: indexed data and streamed shards; one process, two with replicated weights, two with
+sharded ones. Their processes are forked from this one, which has imported the libraries, so that most of the time is the
+run's own. A run is killed (SIGKILL, all its processes) at a moment drawn uniformly from its duration, resumed, perhaps killed
+again, until it ends. Then all its metrics except timings, and its model to the last byte, must equal those of an undisturbed
+run; after every kill the latest complete checkpoint must not be older than the last one due, and no checkpoint of a final name
+may be incomplete.
 
---full: so many runs more, in a small file system (tmpfs, which needs root) that fills up in the middle and is then made larger.
+--full: additional runs on a small file system (tmpfs, which needs root) that fills up in the middle and is then enlarged.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Kind:
     settings: dict[str, Any]
 
     def start(self, out: Path, more: dict[str, Any]) -> "Started":
-        """Starts the run in `out`, or goes on with it when it is there."""
+        """Start the run in `out`, or resume it if it exists."""
         words = [f"{key}={value}" for key, value in (SETTINGS | self.settings | more).items()]
         resume = ["--resume"] if (out / "recipe.yaml").exists() else []
         with socket.socket() as free:
@@ -84,7 +84,7 @@ class Started:
     log: Path
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """The greatest exit status; None when it still goes on after so many seconds."""
+        """The greatest exit status; None when it is still running after so many seconds."""
         end, worst, going = time.monotonic() + (seconds or 600), 0, list(self.children)
         while going:
             for child in list(going):
@@ -110,12 +110,12 @@ class Started:
 
 
 def main() -> None:
-    """Print what came of it; exit 1 when any run differed."""
+    """Print the outcome; exit 1 when any run differed."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50, help="runs to kill")
     parser.add_argument("--full", type=int, default=6, help="runs whose disk fills up")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     given = parser.parse_args()
     chance, tally = random.Random(given.seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def make_data(place: Path) -> None:
-    """40 pictures in a folder, and again in five parquet shards."""
+    """40 images in a folder, and again in five parquet shards."""
     from datasets import Dataset
 
     rng = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def make_data(place: Path) -> None:
 
 
 def kinds(place: Path) -> list[Kind]:
-    """All that is to be tried."""
+    """All kinds of runs to try."""
     data = {
         "indexed": {"data.train": place / "pictures"},
         "streamed": {
@@ -174,7 +174,7 @@ def kinds(place: Path) -> list[Kind]:
 
 
 def reference(kind: Kind, place: Path) -> tuple[Kind, float, Any]:
-    """A run that nothing disturbs: how long it takes, and what it gives."""
+    """An undisturbed run: how long it takes, and its results."""
     out, begin = place / kind.name, time.monotonic()
     started = kind.start(out, {})
     if started.wait():
@@ -185,13 +185,13 @@ def reference(kind: Kind, place: Path) -> tuple[Kind, float, Any]:
 
 
 def result(out: Path) -> Any:
-    """What has to be equal."""
+    """The results that have to be equal."""
     lines = [{key: value for key, value in line.items() if key not in TIMINGS} for line in Run(out).metrics]
     return lines, hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def told(what: str, found: Any, expected: Any, tally: Counter[str]) -> None:
-    """Say and count whether they are equal."""
+    """Print and count whether they are equal."""
     verdict = "equal" if found == expected else "differ"
     tally[verdict] += 1
     print(f"{what}: {verdict}", flush=True)
@@ -202,7 +202,7 @@ def killed_run(kind: Kind, out: Path, seconds: float, chance: random.Random, tal
     fates = []
     while True:
         started = kind.start(out, {})
-        # Once for certain, after that every third time.
+        # always once, then every third time
         wait = chance.uniform(0, seconds) if not fates or chance.random() < 1 / 3 else None
         status = started.wait(wait)
         if status is None:
@@ -215,13 +215,13 @@ def killed_run(kind: Kind, out: Path, seconds: float, chance: random.Random, tal
 
 
 def family(process: int) -> list[int]:
-    """A process, and all that it has started: torchrun's workers are not in its group."""
+    """A process and all its descendants: torchrun's workers are not in its group."""
     children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout.split()
     return [process, *(each for child in children for each in family(int(child)))]
 
 
 def fate(out: Path, tally: Counter[str]) -> str:
-    """Where a kill struck; counts what must not be."""
+    """Where a kill struck; counts violations."""
     tally["kills"] += 1
     steps = [line["step"] for line in Run(out).metrics]
     whole = [int(path.name[5:]) for path in checkpoint.found(out) if checkpoint.damaged(path) is None]
@@ -237,7 +237,7 @@ def fate(out: Path, tally: Counter[str]) -> str:
 
 
 def filled_run(number: int, kind: Kind, place: Path, expected: Any, chance: random.Random, tally: Counter[str]) -> None:
-    """A run on a file system that is full after some checkpoints, and then larger."""
+    """A run on a file system that is full after some checkpoints, and later has space again."""
     place.mkdir()
     megabytes = chance.randint(20, 150)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], check=True)

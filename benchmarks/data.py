@@ -1,9 +1,9 @@
-"""How much a core loads: images, seconds of audio, tokens. `python benchmarks/data.py [seconds per line]`
+"""Data throughput of one core: images, seconds of audio, tokens. `python benchmarks/data.py [seconds per line]`
 
-First decoding and augmentation by themselves, in one thread; then the loader with one worker, as training runs it: rows,
-decoding, augmentation, batches, masks, and the way to the training process. Everything is per second of processor time, so
-that a busy machine measures the same; a loader's line times the number of workers is what it gives, as long as there are
-cores for them. Of the training process the time to receive a batch is told beside it.
+First decoding and augmentation alone, in one thread; then the loader with one worker, as in training: rows, decoding,
+augmentation, batching, masks, and transfer to the training process. Figures are per second of CPU time, so other load on the
+machine does not matter; multiply the loader's by the number of workers, as long as there are cores for them. The last column is
+the time that the training process needs to receive a batch.
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ UNITS = {"vision": "images", "speech": "seconds of audio", "text": "tokens"}
 
 
 def rate(work: Callable[[int], float], seconds: float) -> float:
-    """Units of work a second of processor time, warmed up."""
+    """Units of work per second of CPU time, after warm-up."""
     work(0)
     done, i, start = 0.0, 0, time.process_time()
     while (spent := time.process_time() - start) < seconds:
@@ -43,7 +43,7 @@ def rate(work: Callable[[int], float], seconds: float) -> float:
 
 
 def decoding(seconds: float) -> None:
-    """Print what decoding and augmentation take by themselves."""
+    """Print the throughput of decoding and augmentation alone."""
     pictures = [{"image": {"bytes": content, "path": None}} for content in files.photographs(16)]
     size = np.mean([len(row["image"]["bytes"]) for row in pictures]) / 1000
 
@@ -89,7 +89,7 @@ def decoding(seconds: float) -> None:
 
 
 def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
-    """Units a second of the worker's processor time, and the share of that time which the receiving process spends too.
+    """Units per second of the worker's CPU time, and the receiving process's time relative to it.
 
     Steps of one micro-batch, of the recipe's own size."""
     recipe = load_recipe(name, {"data.workers": 1})
@@ -98,7 +98,7 @@ def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
     modality, method = recipe.build_modality(), recipe.objective
     loader = Loader(modality, method.mask, modality.rows(str(folder)), seed=1, masks=method.masks)
     steps = loader.steps()
-    for _ in range(6):  # what is loaded ahead
+    for _ in range(6):  # prefetched batches
         next(steps)
     (worker,) = multiprocessing.active_children()
     received, spent, begin, done = time.process_time(), _spent(worker.pid), time.monotonic(), 0
@@ -112,7 +112,7 @@ def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
 
 
 def _spent(pid: int | None) -> float:
-    """Seconds of processor time of another process (Linux)."""
+    """CPU seconds of another process (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
@@ -121,9 +121,9 @@ def main() -> None:
     """Print a line for each kind of data."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
     torch.set_num_threads(1)
-    print("a second of one core, decoding and augmentation:")
+    print("per second of one core, decoding and augmentation:")
     decoding(seconds)
-    print("a second of a worker's core, the whole loader:")
+    print("per second of a worker's core, the complete loader:")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DATA2VEC_CACHE"] = f"{folder}/cache"
         for name in RECIPES:
@@ -131,7 +131,7 @@ def main() -> None:
             if not (data := Path(folder, kind)).exists():
                 files.write(kind, data)
             units, receiving = loading(name, data, 2 * seconds)
-            print(f"{name:41} {units:8.0f} {UNITS[kind]}; to receive them {receiving:.1%} of that")
+            print(f"{name:41} {units:8.0f} {UNITS[kind]}; receiving: {receiving:.1%} of that")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Features of short clips, here and by transformers, from files on. `python benchmarks/features.py --data FOLDER`
+"""Features of short clips, here and by transformers, with decoding. `python benchmarks/features.py --data FOLDER`
 
-The same random weights in the sizes of speech/v1-base; the numbers are compared in the run. Each way decodes the files with
-the same code, and normalises them with the epsilon of the method, which is not that of transformers' extractor. transformers
-takes clips one by one, as its documentation does it; and, sorted by length, in padded batches of the size that is best of
-several for it, where padding changes its numbers. The ways take turns in one process.
+Both use the same random weights of speech/v1-base size, and their results are compared. Both decode the files with the same
+code, and normalise with the epsilon of the method, which differs from that of transformers' extractor. transformers runs clips
+one by one, as in its documentation; and sorted by length in padded batches of the best size of several, but padding changes
+its results. The variants alternate in one process.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def pair() -> tuple[Model, Data2VecAudioModel]:
 
 
 def here(model: Model, files: list[Path]) -> Result:
-    """By data2vec.features, into a file and back."""
+    """By data2vec.features, written to a file and read back."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.safetensors"
         data2vec.features(model, files, out)
@@ -48,7 +48,7 @@ def here(model: Model, files: list[Path]) -> Result:
 
 
 def there(model: Data2VecAudioModel, files: list[Path], batch: int) -> Result:
-    """By transformers, `batch` clips of like length at a time."""
+    """By transformers, `batch` clips of similar length at a time."""
     extract = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
     if batch == 1:
         return [rows for file in files for _, rows in _there(model, extract, [(0, _wave(file))])]
@@ -80,7 +80,7 @@ def _timed(way: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def main() -> None:
-    """Print clips a second of each way."""
+    """Print clips per second of each variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder with audio files")
     parser.add_argument("--clips", type=int, default=1000)
@@ -108,7 +108,7 @@ def main() -> None:
     print(f"{len(files)} clips, {sum(map(len, mine))} positions, {torch.get_num_threads()} threads")
     for name, spents in seconds.items():
         far = max(float(np.abs(a - b).max()) for a, b in zip(results[name], one, strict=True))
-        print(f"{name:28} {len(files) / median(spents):7.1f} clips/s   (furthest from one by one: {far:.1e})")
+        print(f"{name:28} {len(files) / median(spents):7.1f} clips/s   (largest difference from one by one: {far:.1e})")
     if max(float(np.abs(a - b).max()) for a, b in zip(mine, one, strict=True)) > 1e-4:
         raise SystemExit("the numbers differ by more than 1e-4")
 

@@ -1,7 +1,7 @@
-"""Files like those that the recipes were made for: photographs of 500 × 375, speech of 15 s, running text.
+"""Files like those the recipes were made for: photographs of 500 × 375, speech of 15 s, running text.
 
-Photographs are parts of the two that come with scikit-learn, with the noise of a sensor, 40 to 80 kB each. Speech is spoken by
-eSpeak. A few files of each are listed as many: `metadata.csv` names each of them again and again.
+Photographs are crops of the two that come with scikit-learn, with sensor noise, 40 to 80 kB each. Speech is synthesised by
+eSpeak. A few files of each stand for many: `metadata.csv` lists each of them repeatedly.
 """
 
 import io
@@ -21,7 +21,7 @@ WORDS = "the of and a to in is you that it he was for on are as with his they at
 
 
 def photographs(number: int) -> Iterator[bytes]:
-    """JPEGs of 500 × 375, each another part of a photograph."""
+    """JPEGs of 500 × 375, each another crop of a photograph."""
     rng = np.random.default_rng(0)
     scenes = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     for i in range(number):
@@ -35,7 +35,7 @@ def photographs(number: int) -> Iterator[bytes]:
 
 
 def speech(number: int, rate: int = 16000) -> Iterator[np.ndarray]:
-    """Waveforms of 15 s at `rate`, each spoken by another voice."""
+    """Waveforms of 15 s at `rate`, each in another voice."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS.split(), 80)) for _ in range(number)]
     spoken_at, clips = synthesize([Utterance(text, voice=VOICES[i % len(VOICES)]) for i, text in enumerate(texts)])
@@ -45,7 +45,7 @@ def speech(number: int, rate: int = 16000) -> Iterator[np.ndarray]:
 
 
 def text(characters: int) -> str:
-    """Words of their own, as often as words are."""
+    """Made-up words with a natural frequency distribution."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 9))) for _ in range(20000)]
     zipf = np.minimum(rng.zipf(1.3, characters // 5), len(words)) - 1
@@ -53,7 +53,7 @@ def text(characters: int) -> str:
 
 
 def write(modality: str, folder: Path, rows: int = 4096) -> Path:
-    """A folder with data for a recipe, of at least `rows` pictures or clips, or 4 MB of text."""
+    """A folder with data for a recipe, of at least `rows` images or clips, or 4 MB of text."""
     folder.mkdir(parents=True)
     names: list[str] = []
     if modality == "text":

@@ -1,13 +1,11 @@
-"""Does the verdict name what is wrong with a run, and does it leave healthy runs alone?
+"""Does the health verdict name the fault of a run, and does it leave healthy runs alone?
 
     python benchmarks/health.py runs/health
     python benchmarks/health.py runs/health --speech fsdd/train --vision cifar10/train --seeds 21 22 23
 
-Tiny recipes of both versions, shortened, on embedded data unless folders are given: healthy runs with several seeds; and with
-one fault each: lr x100, a teacher that is the student (decay 0), no norm on the targets, a frozen front-end. A run is judged
-at each of its logged steps: what counts is the worst verdict, and the step at which the fault was first named.
-
-The bounds in `objective/signs.py` and `causes.py` were set on longer runs with seed 1, which is not among those here.
+Short tiny recipes of both versions, on embedded data unless folders are given: healthy runs with several seeds, and runs with
+one fault each: lr x100, a teacher equal to the student (decay 0), no target norm, a frozen front-end. The verdict is taken
+at every logged step; what counts is the worst one, and the step at which the fault was first named.
 """
 
 import argparse
@@ -36,7 +34,7 @@ STEPS = {
     **{"text/v1-tiny": 50, "text/v2-tiny": 100},
 }
 OFTEN = ("speech/v2-tiny", "vision/v2-tiny")
-"""Their healthy runs are made with all seeds, those of the others with three."""
+"""Healthy runs of these use all seeds, those of the others three."""
 FAULTS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "lr x100": lambda recipe: {"train.lr": 100 * recipe.train.lr},
     "decay 0": lambda recipe: {"objective.teacher.decay": 0.0, "objective.teacher.anneal_steps": 30000},
@@ -50,10 +48,10 @@ NAMED = {
 
 
 def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
-    """One run into `place`, unless it ends by itself."""
+    """One run in `place`; it may stop by itself."""
     common = {"train.steps": STEPS[name], "train.seed": seed, "train.device": "cpu", "log.every": 10, "data.workers": 0}
     overrides = common | (FAULTS[fault](load_recipe(name)) if fault else {})
-    if fault == "frozen front-end" and "modality.conv_grad_scale" not in overrides:  # there is no setting for it
+    if fault == "frozen front-end" and "modality.conv_grad_scale" not in overrides:  # it has no such setting
 
         def build_frozen(*arguments: Any) -> Encoder:
             encoder = build_encoder(*arguments)
@@ -80,7 +78,7 @@ def judge(place: Path, fault: str) -> tuple[str, int | None]:
 
 
 def start(out: Path, job: dict[str, Any]) -> tuple[str, int | None]:
-    """Make a run in a process of its own, if it is not there yet, and judge it."""
+    """Train in a process of its own, unless the run exists, and judge it."""
     place = out / "-".join([job["name"].replace("/", "-"), job["fault"].replace(" ", "-") or "healthy", str(job["seed"])])
     done = place.with_suffix(".log")
     if not done.exists():
@@ -92,13 +90,13 @@ def start(out: Path, job: dict[str, Any]) -> tuple[str, int | None]:
 
 
 def main() -> None:
-    """Run what is missing, judge all of it, and print the two tables."""
+    """Run what is missing, judge all runs, and print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     for kind in ("speech", "vision", "text"):
         parser.add_argument(f"--{kind}", metavar="TRAIN", help=f"a folder of {kind} to train on (default: embedded data)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(2, 12)), help="of the healthy runs")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(2, 12)), help="seeds of the healthy runs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="concurrent runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:

@@ -1,12 +1,12 @@
-"""What pre-training is worth by the number of labels: fine-tuned from a model, and from fresh weights.
+"""What pre-training is worth by the number of labels: fine-tuning from a model, and from scratch.
 
     python benchmarks/labels.py OUT RECIPE MODEL --train TRAIN --valid VALID [--shares 1 0.1] [--seeds 1 2 3] [--jobs 2]
                                 [key=value …]
 
-TRAIN and VALID are labelled data, as for `data2vec finetune`: a folder with metadata.csv, class folders, or a tsv file. Each
-share of the labels is drawn with the seed, of class folders from every class alike, and is the same for both. Settings after
-`scratch:` hold for fresh weights only, such as a learning rate. Prints a table, mean and spread over the seeds, and writes
-OUT/labels.json; what is there already is not run again.
+TRAIN and VALID are labelled data, as for `data2vec finetune`: a folder with metadata.csv, class folders, or a tsv file. The
+labelled subset is drawn with the seed, of class folders equally from every class, and is the same for both. Settings after
+`scratch:` apply to training from scratch only, such as a learning rate. Prints a table, mean and standard deviation over the
+seeds, and writes OUT/labels.json; runs that exist already are not repeated.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from data2vec.train.sweep import best
 
 
 def part(train: Path, share: float, seed: int, out: Path) -> Path:
-    """A share of the labelled data as data of its own; files are links."""
+    """A subset of the labelled data as a data set of its own; files are links."""
     if share == 1:
         return train
     place, chance = out / "data" / f"{share:g}-{seed}", Random(seed)

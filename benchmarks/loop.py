@@ -1,15 +1,15 @@
-"""Where the time of the real loop goes: `data2vec pretrain` of each base recipe on JPEGs, FLACs and text, data included.
+"""Where the time of the training loop goes: `data2vec pretrain` with each base recipe on JPEGs, FLACs and text.
 
     python benchmarks/loop.py [RECIPE…] [--precision P] [--micro-batch N] [--steps 3] [--workers W]
 
-For each recipe, in a process of its own: the seconds of a step, and the share of them that the loop waited for data, each over
-some steady steps; then, from PyTorch's profile of as many more, the share in matrix products (convolutions and attention's
-kernels included) and where the rest goes, by operator. The operations of a step over its seconds are held against the rate
-of the model's own feed-forward products, measured right before: on a GPU that is the utilisation.
+For each recipe, in a process of its own: seconds per step and the share spent waiting for data, over some steady steps; then,
+from PyTorch's profile of as many more, the share of matmuls (convolutions and attention kernels included) and of everything
+else, by operator. Operations per second of a step are compared with the rate of the model's own feed-forward matmuls, measured
+right before: on a GPU that is the utilisation.
 
-N examples are in a batch (an image, 10 s of speech, a block of text). On a CPU there are few by default, as in step.py; on a
-GPU as many as fit, doubled from there until memory is short, without compilation and with it. Layers are not dropped. On a
-GPU the steps before the first that is timed use up what the workers have loaded ahead.
+A batch has N examples (an image, 10 s of speech, a block of text). On a CPU the default is small, as in step.py; on a GPU it is
+doubled until memory runs out, eager and compiled. Layer drop is off. On a GPU, the steps before the first timed one
+use up the prefetched batches.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Enough(Exception):
 
 
 class Watched(Step):
-    """Notes when steps begin and end; the last ones under the profiler."""
+    """Records when steps begin and end; the last ones under the profiler."""
 
     warm_up = 3
     steps = 3
@@ -79,7 +79,7 @@ class Watched(Step):
         if step == self.warm_up + self.steps + 1:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.process.device.type == "cuda")
             type(self).profiled = profile(activities=activities).__enter__()
-        # A GPU is still at work when a step returns, so only the ends of the stretch wait for it.
+        # a GPU is still busy when a step returns, so only the ends of the interval synchronise
         ends = step in (self.warm_up + 1, self.warm_up + self.steps)
         self.begins.append(clock(self.process.device) if ends else time.perf_counter())
         with record_function("step"):
@@ -94,13 +94,13 @@ class Watched(Step):
 
 
 def draw_keep(shape: tuple[int, ...], p: float, drawn: Any = dropout.draw_keep) -> torch.Tensor:
-    """As in the package, but the profiler knows what it is."""
+    """As in the package, but labelled for the profiler."""
     with record_function("random numbers"):
         return drawn(shape, p)
 
 
 def overrides(name: str, rows: int | None, precision: str | None, workers: int) -> tuple[dict[str, Any], int]:
-    """What makes a step of the recipe one batch of `rows` examples, and their number."""
+    """Overrides that make a step of the recipe one batch of `rows` examples, and their number."""
     recipe = load_recipe(name)
     modality = recipe.modality.name
     rows = rows or ROWS[recipe.objective.name][modality]
@@ -113,7 +113,7 @@ def overrides(name: str, rows: int | None, precision: str | None, workers: int) 
 
 
 def measure(name: str, data: str, given: dict[str, Any], steps: int) -> dict[str, Any]:
-    """All figures of one recipe; in its own process, so that it starts with nothing in memory."""
+    """All figures of one recipe; in its own process, so that memory starts empty."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     Watched.steps = steps
     Watched.warm_up = 3 if device.type == "cpu" else 3 + 4 * given["data.workers"]
@@ -142,7 +142,7 @@ def measure(name: str, data: str, given: dict[str, Any], steps: int) -> dict[str
 
 
 def shares(profiled: profile, device: torch.device) -> tuple[dict[str, float], float]:
-    """Of the time of all operators the share of each part, and of the time on a GPU how much of it was idle."""
+    """The share of each part in the time of all operators, and the idle share of a GPU."""
     on_cpu = [event for event in profiled.key_averages() if event.device_type == DeviceType.CPU]
     spent: Counter[str] = Counter()
     for event in on_cpu:
@@ -155,7 +155,7 @@ def shares(profiled: profile, device: torch.device) -> tuple[dict[str, float], f
 
 
 def run(name: str, data: Path, rows: int | None, options: argparse.Namespace, compiled: bool) -> dict[str, Any] | None:
-    """What `measure` finds in a process of its own; None when memory is short."""
+    """The result of `measure` in a process of its own; None when out of memory."""
     given, rows = overrides(name, rows, options.precision, options.workers)
     asked = json.dumps([name, str(data), given | {"train.compile": compiled}, options.steps])
     child = subprocess.run([sys.executable, __file__, "--measure", asked], stdout=subprocess.PIPE, text=True, check=True)
@@ -164,7 +164,7 @@ def run(name: str, data: Path, rows: int | None, options: argparse.Namespace, co
 
 
 def largest(name: str, data: Path, options: argparse.Namespace, compiled: bool) -> dict[str, Any] | None:
-    """What was measured with the most examples that fit, doubled from the CPU's number on."""
+    """The result with the most examples that fit, doubling from the CPU's number."""
     best = run(name, data, None, options, compiled)
     while best and (more := run(name, data, 2 * best["rows"], options, compiled)):
         best = more
@@ -176,15 +176,15 @@ def show(name: str, found: dict[str, Any]) -> None:
     parts, how = dict(found["parts"]), f"{found['precision']}{', compiled' if found['compiled'] else ''}"
     products = parts.pop("matrix products", 0.0)
     print(f"{name} ({how}, {found['rows']} x {UNITS[name.partition('/')[0]]}, {found['card']})")
-    print(f"  {found['seconds']:.3f} s a step, {found['waited']:.1%} of it waiting for data")
+    print(f"  {found['seconds']:.3f} s per step, {found['waited']:.1%} of it waiting for data")
     share = found["GFLOP/s"] / found["rate"]
-    print(f"  {found['GFLOP/s']:.0f} GFLOP/s, {share:.2f} of the {found['rate']:.0f} of its products alone")
+    print(f"  {found['GFLOP/s']:.0f} GFLOP/s, {share:.2f} of the matmul rate ({found['rate']:.0f})")
     if found["card"] != "CPU":
         print(f"  the GPU is idle for {found['idle']:.1%} of the time; of the rest:")
-    print(f"  {products:6.1%} matrix products")
+    print(f"  {products:6.1%} matmuls")
     for part, value in list(parts.items())[:9]:
         print(f"  {value:6.1%} {part}")
-    print(f"  {sum(list(parts.values())[9:]):6.1%} all else", flush=True)
+    print(f"  {sum(list(parts.values())[9:]):6.1%} everything else", flush=True)
 
 
 def main() -> None:
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: the recipe's")
     parser.add_argument("--micro-batch", type=int, metavar="N", help="examples in a batch")
     parser.add_argument(
-        "--steps", type=int, default=20 if gpu else 3, help="2 or more: steps that are timed, and as many more profiled"
+        "--steps", type=int, default=20 if gpu else 3, help="timed steps, at least 2, and as many more profiled"
     )
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that load data")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""How long masks take to draw: `python benchmarks/masks.py`. One thread; the median of many draws."""
+"""Time to draw masks: `python benchmarks/masks.py`. One thread; median of many draws."""
 
 import statistics
 import time

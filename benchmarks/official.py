@@ -1,11 +1,11 @@
-"""One step of each released fine-tuning recipe at its official size, as a user runs it.
+"""One step of each released fine-tuning recipe at full size, as a user runs it.
 
     python benchmarks/official.py OUT [RECIPE…]
 
-The model is of the pre-training recipe's shape with fresh weights, the data made up, and a step has two short inputs in
-place of the recipe's batch; all else is the recipe's, but that the encoder is not held still at first. Prints the weights
-in millions, the seconds of the step, and the peak memory of the process: in float32 weights, gradients and Adam's two
-moments are 16 bytes a weight.
+The model has the pre-training recipe's architecture and fresh weights, the data is synthetic, and a step has two short inputs
+instead of the recipe's batch; everything else is the recipe's, except that the encoder is not frozen at first. Prints millions
+of parameters, seconds of the step, and peak memory of the process: in float32, weights, gradients and Adam's two moments take
+16 bytes per parameter.
 """
 
 import argparse
@@ -33,11 +33,11 @@ SMALL = {
 }
 
 VOCABULARY = 50265
-"""Of all released models of text."""
+"""Vocabulary size of all released text models."""
 
 
 def labelled(out: Path) -> None:
-    """Two noises, pictures and pairs of sentences, with every label that the recipes ask for."""
+    """Two noise clips, images and sentence pairs, with every label that the recipes need."""
     rng = np.random.default_rng(0)
     (out / "speech").mkdir(parents=True)
     rows = ["file_name,transcript,label"]
@@ -89,7 +89,7 @@ def one(name: str, out: Path) -> dict[str, float | str]:
 
 
 def main() -> None:
-    """Each recipe, a line each."""
+    """Print a line for each recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("recipes", nargs="*")

@@ -1,13 +1,12 @@
-"""How long a training step takes, and how near that is to what the machine's matrix products allow.
+"""How long a training step takes, and how close that is to the machine's matmul rate.
 
     python benchmarks/step.py [RECIPE…] [--precision fp32|bf16] [--steps 5] [--masks M]
 
-For each recipe, in a process of its own: the floating point operations of a step (counted from the shapes: student
-forward and backward, teacher forward), the median time of forward, backward, optimizer and teacher, the share of the
-machine's matmul rate that this makes, and peak memory. The rate is measured right before and right after, on the
-products that dominate the model. Medians are held against medians, the best against the best. Inputs: 2 clips of 10 s,
-8 images, 2 blocks of 512 tokens in version 1; 1, 2 and 1 in version 2 (--rows changes the number, --masks how many masked
-views of each there are).
+For each recipe, in a process of its own: floating-point operations of a step (counted from shapes: student forward and
+backward, teacher forward), the median time of forward, backward, optimizer and teacher, the resulting share of the machine's
+matmul rate, and peak memory. The rate is measured right before and after, on the matmuls that dominate the model; medians are
+compared with medians, best with best. Inputs: 2 clips of 10 s, 8 images, 2 blocks of 512 tokens in version 1; 1, 2 and 1 in
+version 2 (--rows changes the number, --masks the masks per sample).
 """
 
 import argparse
@@ -58,9 +57,9 @@ def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
 
 
 def operations(recipe: Recipe, given: MaskedBatch) -> float:
-    """Floating point operations of the products in one step; a multiplication and an addition are two.
+    """Floating-point operations of the matmuls in one step; a multiply-add counts as two.
 
-    Forward and twice as much backward for what is trained, forward for the teacher."""
+    Forward plus twice that backward for trained parts, forward for the teacher."""
     e, o, m = recipe.encoder, recipe.objective, cast(Any, recipe.modality)
     (views, T), N, B = given.mask.shape, len(given.masked_indices), len(given)
     seen = T if o.name == "data2vec" else T - N // views
@@ -91,7 +90,7 @@ def operations(recipe: Recipe, given: MaskedBatch) -> float:
 
 
 def matmul_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
-    """Operations a second of the feed-forward part's two products, of several tries."""
+    """Operations per second of the two feed-forward matmuls, for several tries."""
     rows = 1024 if device.type == "cpu" else 16384
     x = torch.randn(rows, 768, device=device, dtype=dtype)
     inner, outer = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((3072, 768), (768, 3072)))
@@ -105,7 +104,7 @@ def matmul_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
+    """Seconds, after synchronising the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -113,7 +112,7 @@ def clock(device: torch.device) -> float:
 
 def measure(name: str, precision: str, steps: int, rows: int | None, masks: int | None) -> dict[str, Any]:
     """All figures of one recipe; in its own process, so that peak memory is its own."""
-    every_block = {"encoder.layerdrop": 0.0}  # else steps differ in what they compute
+    every_block = {"encoder.layerdrop": 0.0}  # otherwise steps differ in what they compute
     views = {} if masks is None else {"objective.masks": masks}
     recipe = load_recipe(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
     with process_group(recipe.train.device) as process:
@@ -146,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=BASES, help="shipped names or files")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps, after two that are not")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, after two for warm-up")
     parser.add_argument("--rows", type=int, help="examples in the batch")
     parser.add_argument("--masks", type=int, help="masked views of an example (version 2)")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
-"""Memory while streaming more data than this machine has memory for. `python benchmarks/stream.py --gigabytes 24`
+"""Memory while streaming more data than fits into memory. `python benchmarks/stream.py --gigabytes 24`
 
-Makes one tar shard of FLAC clips (2 to 20 s of voice-like sound in noise, all different) and as many hard links to it as give
-the size: every shard is a file to be opened, read and decoded, while the disk holds one of them. Streams it as pre-training
-does and prints, at regular points, what was read and the memory of this process and its workers (PSS: shared pages counted
+Creates one tar shard of FLAC clips (2 to 20 s of voice-like sound in noise, all different) and as many hard links to it as the
+size needs: every shard is a file to open, read and decode, while the disk holds one of them. Streams it as pre-training
+does and prints at regular points what was read and the memory of this process and its workers (PSS: shared pages counted
 once). Removes the data afterwards. Linux only.
 """
 
@@ -23,12 +23,12 @@ from data2vec.data.streaming import count_rows_read
 from data2vec.recipe.loading import load_recipe
 
 CLIPS = 1000
-"""In a shard."""
+"""Clips per shard."""
 RATE = 16000
 
 
 def write_shard(path: Path) -> int:
-    """One shard; its size in bytes."""
+    """Write one shard; returns its size in bytes."""
     rng = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for i in range(CLIPS):
@@ -46,7 +46,7 @@ def write_shard(path: Path) -> int:
 
 
 def family(pid: int) -> Iterator[int]:
-    """This process and all below it."""
+    """This process and its descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():

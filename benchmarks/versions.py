@@ -1,12 +1,12 @@
-"""Version 1 against version 2 at equal compute: probe accuracy against operations spent and against time.
+"""Version 1 against version 2 at equal compute: probe accuracy by operations and by time.
 
     python benchmarks/versions.py OUT --vision TRAIN VALID --speech TRAIN VALID [--seeds 1 2 3] [--tera 8] [--jobs 2]
 
-TRAIN and VALID are labelled folders, as for `data2vec probe`; training does not look at the labels. For each kind of data,
-version and seed, the tiny recipe is trained until the same number of operations is spent (--tera 10^12 of them, --speech-tera
-for speech), and probed along the way. Operations are counted by PyTorch in real steps of the run's own batches, forward and
-backward; time is that of the processor in training alone, one thread a run. Writes OUT/versions.json and OUT/versions.png,
-and prints a table. What is there already is not run again.
+TRAIN and VALID are labelled folders, as for `data2vec probe`; training ignores the labels. For each kind of data, version and
+seed, the tiny recipe is trained for an equal number of operations (--tera x 10^12, --speech-tera for speech), probed along
+the way. PyTorch counts the operations in real steps of the run's own batches, forward and backward; time is the CPU time of
+training, one thread per run. Writes OUT/versions.json and OUT/versions.png and prints a table. Runs that exist already are not
+repeated.
 """
 
 import argparse
@@ -25,7 +25,7 @@ COLOURS = {"v1": "#00798c", "v2": "#d1495b"}
 
 
 def operations(name: str, data: str, steps: int = 4) -> float:
-    """Of a mean step, by PyTorch's count."""
+    """Floating-point operations of a mean step, counted by PyTorch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,7 +49,7 @@ def operations(name: str, data: str, steps: int = 4) -> float:
 
 
 def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, points: int) -> list[dict[str, Any]]:
-    """Train once, probe at `points` places along the run. In a process of its own (see `main`)."""
+    """Train once and probe at `points` steps along the run. In a process of its own (see `main`)."""
     import torch
     from safetensors.torch import load_model
 
@@ -135,16 +135,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, a process for each run, and show all of it."""
+    """Run what is missing, a process per run, and print and plot the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--vision", nargs=2, metavar=("TRAIN", "VALID"))
     parser.add_argument("--speech", nargs=2, metavar=("TRAIN", "VALID"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--tera", type=float, default=8.0, help="10^12 operations a run on images")
-    parser.add_argument("--speech-tera", type=float, default=1.2, help="10^12 operations a run on speech")
+    parser.add_argument("--tera", type=float, default=8.0, help="10^12 operations per run on images")
+    parser.add_argument("--speech-tera", type=float, default=1.2, help="10^12 operations per run on speech")
     parser.add_argument("--points", type=int, default=4, help="probes along a run")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="concurrent runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
