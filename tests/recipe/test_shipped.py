@@ -7,9 +7,8 @@ import torch
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Data2Vec2, Objective, build_objective
-from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
+from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.yaml_format import parse_yaml
 
 PUBLISHED = {  # student without head, head
     "speech/v1-base": (93_164_288, 590_592),
@@ -51,28 +50,22 @@ def objective(name: str, device: str) -> tuple[Recipe, Objective]:
         return recipe, build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_it_is_complete_and_reads_back_the_same(name: str) -> None:
-    recipe = load_recipe(name)
-    assert validate_recipe(parse_yaml(recipe.to_yaml(), name), name) == recipe
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_has_the_published_number_of_parameters(name: str) -> None:
+def test_shipped_recipe_has_the_published_number_of_parameters(name: str) -> None:
     _, whole = objective(name, "meta")
     assert (parameters(whole.student), parameters(last(whole))) == PUBLISHED[name]
     if name in AVERAGED:
         assert parameters(whole.teacher) == AVERAGED[name]
 
 
-def test_every_large_and_base_recipe_is_counted() -> None:
+def test_every_base_and_large_recipe_has_a_parameter_count() -> None:
     assert {name for name in recipe_names() if "tiny" not in name and "/v" in name} == set(PUBLISHED)
 
 
 @pytest.mark.parametrize(
     "name", ["speech/v1-base", "vision/v1-base", "text/v1-base", "speech/v2-base", "vision/v2-base", "text/v2-base"]
 )
-def test_a_base_model_takes_a_step_forward_and_backward(name: str) -> None:
+def test_base_model_trains_one_step_with_finite_gradients(name: str) -> None:
     torch.manual_seed(0)
     recipe, whole = objective(name, "cpu")
     modality = recipe.build_modality()
@@ -154,7 +147,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_it_has_the_published_settings(name: str) -> None:
+def test_shipped_recipe_has_the_published_settings(name: str) -> None:
     recipe = load_recipe(name)
     for key, expected in SETTINGS[name].items():
         value: object = recipe

@@ -52,7 +52,7 @@ GLUE = {
 }
 
 
-def test_recipes_that_help_and_docs_speak_of_are_there() -> None:
+def test_recipes_named_in_help_and_docs_exist() -> None:
     root = Path(__file__).parents[2]
     texts = [cli_help.__doc__, *(value for value in vars(cli_help).values() if isinstance(value, str))]
     texts += [path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))]
@@ -76,7 +76,7 @@ def speech(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SPEECH)
-def test_speech_of_version_1(name: str) -> None:
+def test_ctc_recipe_of_version_1_has_the_published_settings(name: str) -> None:
     steps, lr, share, channels, layerdrop, frozen, seconds, device = SPEECH[name]
     found, schedule = speech(name)
     task = found.objective
@@ -87,7 +87,7 @@ def test_speech_of_version_1(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPEECH_2)
-def test_speech_of_version_2(name: str) -> None:
+def test_ctc_recipe_of_version_2_has_the_published_settings(name: str) -> None:
     steps, lr, warmup, share, length, channels, frozen, devices, samples = SPEECH_2[name]
     found, schedule = speech(name)
     task = found.objective
@@ -100,7 +100,7 @@ def test_speech_of_version_2(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_images(name: str) -> None:
+def test_image_recipe_has_the_published_settings(name: str) -> None:
     epochs, batch, lr, warmup, last, drop_path, decay, mixup, chance, betas, clip = VISION[name]
     found: Any = load_recipe(f"vision/classify-{name}")
     train, data, task = found.train, found.data, found.objective
@@ -121,7 +121,7 @@ def test_images(name: str) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", GLUE)
-def test_language(name: str, version: int) -> None:
+def test_glue_recipe_has_the_published_settings(name: str, version: int) -> None:
     batch, warmup, steps, *rates, metric, pairs = GLUE[name]
     found: Any = load_recipe(f"text/glue-v{version}-{name}")
     train, task = found.train, found.objective
@@ -133,7 +133,7 @@ def test_language(name: str, version: int) -> None:
     assert (task.problem_type == "regression") is (name == "stsb") and (task.label_scale == 5) is (name == "stsb")
 
 
-def test_sound_events() -> None:
+def test_audioset_recipe_has_the_published_settings() -> None:
     found: Any = load_recipe("speech/classify-audioset")
     train, task = found.train, found.objective
     assert (train.steps, train.lr, train.head_lr) == (13000, 3e-5, 2e-4)  # as in the paper

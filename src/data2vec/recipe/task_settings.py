@@ -10,50 +10,50 @@ from data2vec.settings import Settings
 
 
 class ProbeSettings(Settings):
-    """What simple classifiers on frozen features are measured on: by `data2vec probe`, and while training."""
+    """Probing of frozen features by simple classifiers: by `data2vec probe`, and during training."""
 
     data: str | None = None
-    """Labelled data: a folder of class folders, or one with metadata.csv, tsv or parquet. Where a recipe gives it, the
-    student is also probed while it is trained."""
+    """Labelled data: a folder of class folders, or one with metadata.csv, tsv or parquet. If a recipe sets it, the student
+    is also probed during training."""
     valid: str | None = None
-    """Labelled data of the same form, on which accuracy is measured; none: a fifth of `data` is held out for it."""
+    """Labelled data of the same form to evaluate on; none: a held-out fifth of `data`."""
     label: str = "label"
-    """The column that holds the label."""
+    """The label column."""
     knn_k: Annotated[int, Field(gt=0)] = 10
     """k of the nearest-neighbour classifier (cosine distance)."""
     max_examples: Annotated[int, Field(gt=0)] = 10000
-    """At most this many examples of `data`, and as many of `valid`, drawn with the run's seed."""
+    """Maximum number of examples of `data`, and of `valid`, sampled with the seed of the run."""
     every: Annotated[int, Field(gt=0)] = 1000
-    """Optimizer steps between probes while training; the first and the last step are always probed."""
+    """Optimizer steps between probes during training; the first and the last step are always probed."""
 
 
 class SupervisedSettings(Settings):
-    """What fine-tuning on any task has in common."""
+    """The settings that all fine-tuning tasks share."""
 
     masks: ClassVar[int] = 1
-    """An input has one view."""
+    """One view per input."""
     label: str = "label"
-    """The column that holds what is to be told."""
+    """The label column."""
     freeze_steps: Annotated[int, Field(ge=0)] = 0
-    """For so many steps only the head learns (fairseq: freeze_finetune_updates); without a model, none."""
+    """Steps in which only the head is trained (fairseq: freeze_finetune_updates); 0 when training from scratch."""
     freeze_encoder: bool = False
-    """Only the head learns, all the time: what the encoder's features are worth as they are."""
+    """Train only the head, for the whole run, on frozen features."""
     weighted_layers: bool = False
-    """The head is given a learned weighted sum of all blocks' outputs, in place of the last one's (SUPERB); the report shows
-    the weights."""
+    """The head takes a learned weighted sum of the outputs of all blocks instead of the last one (SUPERB); the report shows the
+    weights."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of a moving average of all weights, which is what is validated and kept, such as 0.9999; 0: none."""
+    """Decay of an exponential moving average of the weights, such as 0.9999; the average is validated and saved. 0: off."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """On the vectors that the head is given (fairseq: final_dropout)."""
+    """Dropout on the input of the head (fairseq: final_dropout)."""
     mask: SpanMask | None = None
-    """Spans of positions that are hidden in training; without, none are."""
+    """Masking of spans of positions during training; none: no masking."""
     channel_mask: SpanMask | None = None
-    """Spans of channels that are set to zero in training, in all positions of an input."""
+    """Masking of spans of channels during training: they are zero at all positions of an input; none: no masking."""
     mask_fill: Literal["vector", "noise", "zero"] = "vector"
-    """What stands at hidden positions: the model's mask vector; or normal noise of standard deviation 0.01; or zeros. Version 2
-    has no mask vector."""
+    """Content of masked positions: the learned mask vector, which version 2 does not have; Gaussian noise of standard deviation
+    0.01; or zeros."""
     validate_every: Annotated[int, Field(gt=0)] = 500
-    """Optimizer steps between validations; the last step is always validated, and the best model is kept."""
+    """Optimizer steps between validations; the last step is always validated, and the best model is saved."""
 
 
 class BeamSettings(Settings):
@@ -88,41 +88,41 @@ class DecodeSettings(BeamSettings):
 
 
 class RecognitionSettings(SupervisedSettings):
-    """The `objective:` section of speech recognition by CTC: labels at positions, or blanks."""
+    """The `objective:` section of speech recognition by CTC."""
 
     name: Literal["ctc"] = "ctc"
     """The task: connectionist temporal classification."""
     label: str = "transcript"
-    """The column that holds the transcript."""
+    """The transcript column."""
     vocabulary: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     """The labels, blank first; none: those of the model's head, or else the characters of the training transcripts."""
     metric: Literal["wer", "cer"] = "wer"
-    """By which the best model is chosen: word or character error rate."""
+    """The metric that selects the best model: word or character error rate."""
     decode: DecodeSettings = DecodeSettings()
-    """How validation makes text of logits."""
+    """Decoding for validation."""
 
 
 class ClassificationSettings(SupervisedSettings):
-    """The `objective:` section of classification, of one class or several, and of regression."""
+    """The `objective:` section of single-label and multi-label classification, and of regression."""
 
     name: Literal["classify"] = "classify"
-    """The task: one answer an input."""
+    """The task: one prediction per input."""
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
     )
-    """One class; or any number of them (several labels in a column are separated by | or ,); or a number."""
+    """One class per input; any number of classes (labels separated by | or ,); or a number."""
     pooling: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
-    """The vector of an input: the mean over its positions; the first position's (text); or a mean with weights by a learned
-    query. With linear-softmax every position has logits of its own, and confident ones count for more (AudioSet)."""
+    """How positions become one prediction: the mean over positions; the first position (text); attention pooling with a learned
+    query; or linear-softmax pooling of the logits of every position, where confident ones weigh more (AudioSet)."""
     balance_classes: bool = False
-    """Examples of rare classes are repeated until every class is about as frequent as the commonest, 100 times at most."""
+    """Oversample rare classes until all are about as frequent as the most frequent one, at most 100 times."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
-    """Epsilon of a layer norm on it; without one, there is none."""
+    """Epsilon of a layer norm on the pooled vector; none: no norm."""
     hidden_layer: Literal["linear", "tanh"] | None = None
-    """A matrix before the one to the classes, plain or followed by tanh (text)."""
+    """A hidden layer before the output layer, linear or with tanh (text); none: no hidden layer."""
     mixing: ImageMixing | WaveformMixing | None = None
-    """Inputs of a batch mixed with one another in training, pictures or waveforms, and their labels with them."""
+    """Mixing of the inputs of a batch and their labels during training: images or waveforms."""
     label_scale: Annotated[float, Field(gt=0)] = 1.0
-    """With regression: numbers are divided by this for training (STS-B: 5)."""
+    """Regression: labels are divided by this for training (STS-B: 5)."""
     metric: Literal["accuracy", "matthews", "f1", "accuracy_f1", "pearson_spearman", "map", "mean_squared_error"] = "accuracy"
-    """By which the best model is chosen."""
+    """The metric that selects the best model."""
