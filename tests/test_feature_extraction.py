@@ -46,7 +46,7 @@ def inputs(kind: str) -> list[Any]:
 @pytest.mark.parametrize("name", [*SPEECH, "text/v1-tiny", "text/v2-tiny", "vision/v1-tiny", "vision/v2-tiny"])
 @pytest.mark.parametrize("padding", ["zero_input", "none"])
 @pytest.mark.parametrize("pool", [False, True])
-def test_an_input_has_the_features_it_has_alone(name: str, padding: str, pool: bool) -> None:
+def test_features_do_not_depend_on_the_batch(name: str, padding: str, pool: bool) -> None:
     kind = name.split("/")[0]
     this = model(name, {} if kind == "vision" else {"modality.position_padding": padding})
     given = inputs(kind)
@@ -65,14 +65,14 @@ def test_an_input_has_the_features_it_has_alone(name: str, padding: str, pool: b
 
 
 @pytest.mark.parametrize("overrides", [{}, {"modality.conv_norm": "group"}])
-def test_unlike_lengths_share_a_batch(overrides: dict[str, Any]) -> None:
+def test_different_lengths_share_a_batch(overrides: dict[str, Any]) -> None:
     modality = model("speech/v1-tiny", overrides).modality
     items = [read_input(modality, each, "a wave") for each in waves(16000, 15000, 16000, 14000)]
     assert len(list(batches(modality, items, 1000))) == 1
 
 
 @pytest.mark.parametrize("overrides", [{"modality.position_kernel": 19}, {"modality.conv_norm": "group"}])
-def test_wide_convolutions_and_a_norm_over_time(overrides: dict[str, Any]) -> None:
+def test_wide_convolutions_and_group_norm_do_not_leak_padding(overrides: dict[str, Any]) -> None:
     this = model("speech/v1-tiny", overrides)
     given = waves(16000, 15000, 16000, 400)
     together = this.features(given, "all")
@@ -82,7 +82,7 @@ def test_wide_convolutions_and_a_norm_over_time(overrides: dict[str, Any]) -> No
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(1, 600))
-def test_batches_hold_every_input_once_within_the_budget(lengths: list[int], most: int) -> None:
+def test_batches_contain_every_input_once_within_the_budget(lengths: list[int], most: int) -> None:
     modality = model("text/v1-tiny").modality
     items = [torch.full((length,), 5) for length in lengths]
     seen: list[int] = []
@@ -95,7 +95,7 @@ def test_batches_hold_every_input_once_within_the_budget(lengths: list[int], mos
     assert sorted(seen) == list(range(len(items)))
 
 
-def test_layers() -> None:
+def test_layers_selects_blocks_means_and_weighted_sums() -> None:
     this = model("speech/v1-tiny")
     given = waves(5000, 6000)
     every = this.features(given, "all").hidden
@@ -114,7 +114,7 @@ def test_layers() -> None:
             this.features(given, wrong)  # type: ignore[arg-type]
 
 
-def test_blocks_above_are_not_computed() -> None:
+def test_blocks_above_the_requested_one_are_skipped() -> None:
     this = model("speech/v1-tiny")
     torch.nn.init.constant_(this.encoder.transformer.blocks[2].ffn[0].weight, float("nan"))
     assert this.features(waves(5000), 2).hidden.isfinite().all()
@@ -122,7 +122,7 @@ def test_blocks_above_are_not_computed() -> None:
     assert this.features(waves(5000), 3).hidden.isnan().any()
 
 
-def test_arrays_tensors_and_files_are_the_same(tmp_path: Path) -> None:
+def test_arrays_tensors_and_files_give_equal_features(tmp_path: Path) -> None:
     import soundfile
 
     this = model("speech/v1-tiny")
@@ -140,7 +140,7 @@ def test_arrays_tensors_and_files_are_the_same(tmp_path: Path) -> None:
         model("vision/v1-tiny").features([np.zeros((4, 4, 3))])
 
 
-def test_text_without_a_tokenizer() -> None:
+def test_text_model_without_tokenizer_accepts_token_ids_only() -> None:
     this = model("text/v1-tiny")
     ids = [0, 17, 18, 2]
     found = this.features([ids, torch.tensor(ids), np.array(ids)])
@@ -154,7 +154,7 @@ def test_text_without_a_tokenizer() -> None:
             this.features([wrong])
 
 
-def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(tmp_path: Path) -> None:
+def test_read_input_of_a_corrupt_file_raises(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(CorruptExample, match=r"a\.wav"):
         read_input(model("speech/v1-tiny").modality, tmp_path / "a.wav", "a wave")

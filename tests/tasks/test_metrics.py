@@ -7,7 +7,7 @@ from data2vec.tasks import metrics
 from data2vec.tasks.metrics import ErrorRates, error_rates
 
 
-def test_edits_are_summed_over_the_corpus() -> None:
+def test_error_rates_sum_edits_over_the_corpus() -> None:
     found = error_rates(["the cat sat", "no"], ["the cat sat on", "on a mat"])
     # "on" is missing; then "on" became "no", "a" and "mat" are missing.
     assert (found.word_edits, found.words) == (4, 7)
@@ -16,23 +16,23 @@ def test_edits_are_summed_over_the_corpus() -> None:
     assert found.wer == pytest.approx(4 / 7) and found.cer == pytest.approx(10 / 22)
 
 
-def test_white_space_does_not_count() -> None:
+def test_error_rates_ignore_white_space() -> None:
     assert error_rates([" a  b\n"], ["a b"]) == ErrorRates(0, 2, 0, 3)
 
 
-def test_words_for_nothing_are_edits() -> None:
+def test_error_rates_count_insertions_into_empty_references() -> None:
     found = error_rates(["a b", "c"], ["", "c"])
     assert (found.word_edits, found.words) == (2, 1) and found.wer == 2
     assert error_rates(["a b"], [""]).wer == 2
     assert error_rates([""], ["a b"]).wer == 1
 
 
-def test_nothing_for_nothing_is_right() -> None:
+def test_error_rates_of_empty_texts_are_zero() -> None:
     assert error_rates(["", ""], ["", ""]) == error_rates([], []) == ErrorRates(0, 0, 0, 0)
     assert error_rates([], []).wer == error_rates([""], [""]).cer == 0
 
 
-def test_every_text_needs_its_reference() -> None:
+def test_error_rates_of_unequal_numbers_of_texts_raise() -> None:
     with pytest.raises(ValueError, match="1 hypotheses, 2 references"):
         error_rates(["a"], ["a", "b"])
 
@@ -41,7 +41,7 @@ def one_hot(classes: list[int], of: int) -> np.ndarray:
     return np.eye(of)[classes]
 
 
-def test_of_two_classes_worked_by_hand() -> None:
+def test_binary_scores_match_a_manual_computation() -> None:
     said, right = [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]  # 2 true, 1 false positive, 1 missed, 1 true negative
     scores = metrics.single_label_scores(one_hot(said, 2), np.array(right))
     assert scores["accuracy"] == pytest.approx(3 / 5)
@@ -50,20 +50,20 @@ def test_of_two_classes_worked_by_hand() -> None:
     assert scores["matthews"] == pytest.approx((2 * 1 - 1 * 1) / math.sqrt(3 * 3 * 2 * 2))
 
 
-def test_top_5_counts_the_five_largest() -> None:
+def test_top5_counts_the_five_largest_logits() -> None:
     logits = np.tile(np.arange(8.0), (2, 1))
     scores = metrics.single_label_scores(logits, np.array([3, 2]))
     assert scores["top5"] == 0.5 and scores["accuracy"] == 0
 
 
-def test_average_precision_worked_by_hand_and_classes_that_do_not_occur() -> None:
+def test_map_matches_a_manual_computation_and_skips_absent_classes() -> None:
     logits = np.array([[3.0, 1, 0], [2, 2, 0], [1, 3, 0]])
     labels = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0]])
     # class 0: ranked 1st and 3rd are right: (1/1 + 2/3) / 2; class 1: the first is right: 1; class 2 does not occur
     assert metrics.multi_label_scores(logits, labels)["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
 
 
-def test_correlations_worked_by_hand() -> None:
+def test_regression_scores_match_a_manual_computation() -> None:
     scores = metrics.regression_scores(np.array([1.0, 2, 3]), np.array([1.0, 4, 9]))
     assert scores["spearman"] == pytest.approx(1)
     assert scores["pearson"] == pytest.approx(8 / math.sqrt(2 * 98 / 3))  # Σxy = 8, Σx² = 2, Σy² = 98 / 3, centred
@@ -71,5 +71,5 @@ def test_correlations_worked_by_hand() -> None:
     assert metrics.regression_scores(np.ones(3), np.array([1.0, 4, 9]))["pearson"] == 0
 
 
-def test_errors_are_better_when_less() -> None:
+def test_lower_error_rates_are_better() -> None:
     assert metrics.is_better("wer", 0.1, 0.2) and not metrics.is_better("accuracy", 0.1, 0.2)

@@ -17,7 +17,7 @@ from data2vec.report.figures import SHOWN, plot_components, plot_masks
 from data2vec.report.samples import encoder_features, load_sample
 from data2vec.report.style import save_png
 from data2vec.run_dir import Run
-from data2vec.tasks.probing.probe import Probe, probe, untrained
+from data2vec.tasks.probing.probe import Probe, probe, untrained_encoder
 from data2vec.train.trainer import pretrain
 
 
@@ -131,6 +131,6 @@ def _save_figures(model: Model, run: Run, data: str, out: Path) -> None:
     batch = next(sample.masked_batches(objective.mask, SHOWN, 1))
     mask = batch.mask.view(len(sample.batch), SHOWN, -1).numpy()
     save_png(plot_masks(sample.renderer, mask, 8), out / "masks.png", "Grey: masked for the student")
-    before, after = (encoder_features(encoder, sample.batch) for encoder in (untrained(model.recipe), model.encoder))
+    before, after = (encoder_features(encoder, sample.batch) for encoder in (untrained_encoder(model.recipe), model.encoder))
     title = "First three principal components of the features, as red, green and blue"
     save_png(plot_components(sample.renderer, before, after, 8), out / "components.png", title)

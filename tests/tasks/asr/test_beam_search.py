@@ -68,7 +68,7 @@ def together(scores: list[float], log_add: bool) -> float:
 
 @settings(max_examples=40, deadline=None)
 @given(cases, st.sampled_from([0.0, 1.0, 2.5]), st.sampled_from([-1.0, 0.0, 3.0]), st.sampled_from([-0.7, 0.0]), st.booleans())
-def test_lexicon_and_model_find_the_best_of_all(
+def test_search_with_lexicon_and_lm_finds_the_best_of_all_paths(
     model: NGram, arpa: Path, case: tuple[int, int], lm: float, word: float, silence: float, log_add: bool
 ) -> None:
     logits = logits_of(case)
@@ -89,7 +89,7 @@ def test_lexicon_and_model_find_the_best_of_all(
 
 @settings(max_examples=40, deadline=None)
 @given(cases, st.sampled_from([-0.7, 0.0]), st.booleans())
-def test_without_a_lexicon_any_text_is_found(case: tuple[int, int], silence: float, log_add: bool) -> None:
+def test_search_without_lexicon_finds_the_best_of_all_paths(case: tuple[int, int], silence: float, log_add: bool) -> None:
     logits = logits_of(case)
     scores = texts(logits, silence, log_add)
     best = max(scores, key=scores.__getitem__)
@@ -100,7 +100,9 @@ def test_without_a_lexicon_any_text_is_found(case: tuple[int, int], silence: flo
 
 @settings(max_examples=20, deadline=None)
 @given(cases)
-def test_a_model_of_labels(tmp_path_factory: pytest.TempPathFactory, case: tuple[int, int]) -> None:
+def test_search_with_a_label_lm_finds_the_best_of_all_paths(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[int, int]
+) -> None:
     letters = estimate_ngram(["A | A B |", "B A | C A B | A |", "C C | C |"], order=3)
     letters.save_arpa(path := tmp_path_factory.mktemp("lm") / "letters.arpa")
     logits = logits_of(case)
@@ -114,7 +116,7 @@ def test_a_model_of_labels(tmp_path_factory: pytest.TempPathFactory, case: tuple
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
-def test_a_beam_of_one_is_greedy(seed: int) -> None:
+def test_beam_of_one_equals_greedy_decoding(seed: int) -> None:
     vocabulary = CTCVocabulary.from_texts(["SOME LETTERS"])
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(3, 20, len(vocabulary.labels), generator=generator)
@@ -135,19 +137,19 @@ def peaks(vocabulary: CTCVocabulary, path: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("lexicon", [None, LEXICON])
-def test_words_have_times(lexicon: list[str] | None) -> None:
+def test_words_have_start_and_end_times(lexicon: list[str] | None) -> None:
     path = ".AAB.||.CA.B|..CCC."
     (found,) = BeamSearch(VOCABULARY, lexicon=lexicon)(peaks(VOCABULARY, path), [len(path)], seconds_per_position=0.5)
     assert [(word.text, word.start, word.end) for word in found.words] == [("AB", 0.5, 2), ("CAB", 4, 6), ("C", 7.5, 9)]
 
 
-def test_lexicon_repairs_letters() -> None:
+def test_lexicon_corrects_misrecognised_letters() -> None:
     path = "CB.B||"
     (free,), (bound,) = (BeamSearch(VOCABULARY, lexicon=each)(peaks(VOCABULARY, path), [6]) for each in (None, ["CAB", "A"]))
     assert free.text == "CBB" and bound.text == "CAB"
 
 
-def test_last_piece_of_a_word_may_be_held() -> None:
+def test_last_word_piece_may_span_several_frames() -> None:
     vocabulary = CTCVocabulary(["<s>", "▁ca", "t", "▁a", "s"])
     path = [0, 1, 1, 2, 2, 2, 0, 3, 3, 3, 1, 2]
     logits = torch.zeros(1, len(path), 5)
@@ -159,7 +161,7 @@ def test_last_piece_of_a_word_may_be_held() -> None:
     assert found.score == pytest.approx(plain.score - 3, abs=1e-4)  # three words, no label lost
 
 
-def test_beginnings_of_words_may_stand_as_words() -> None:
+def test_unknown_score_allows_prefixes_of_words() -> None:
     path = "CA.B|"
     found = [
         BeamSearch(VOCABULARY, lexicon=["CAB", "B"], unknown_score=each)(peaks(VOCABULARY, path), [5])[0] for each in (None, 5)
@@ -167,37 +169,37 @@ def test_beginnings_of_words_may_stand_as_words() -> None:
     assert [each.text for each in found] == ["CAB", "CA B"]
 
 
-def test_lexicon_file(tmp_path: Path) -> None:
+def test_lexicon_file_maps_words_to_labels(tmp_path: Path) -> None:
     file = tmp_path / "lexicon.txt"
     file.write_text("Ahoy\tA B |\nCab C A B\n\nA\n")
     found = BeamSearch(VOCABULARY, lexicon=file)(peaks(VOCABULARY, "AB|CAB|A|"), [9])
     assert found[0].text == "Ahoy Cab A"
 
 
-def test_words_of_the_model_are_the_lexicon(arpa: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_default_lexicon_is_the_words_of_the_lm(arpa: Path, caplog: pytest.LogCaptureFixture) -> None:
     search = BeamSearch(VOCABULARY, arpa)
     assert search.words == ["A", "AB", "BA", "C", "CAB", "CC"]
     assert "1 of the 7 words" in caplog.text and "D" in caplog.text
 
 
-def test_a_word_given_twice_is_one(capfd: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_words_are_merged(capfd: pytest.CaptureFixture[str]) -> None:
     search = BeamSearch(VOCABULARY, lexicon=["A", "B"] * 10)
     assert search.words == ["A", "B"] and not capfd.readouterr().err
 
 
-def test_other_weights_read_nothing_again(arpa: Path) -> None:
+def test_with_weights_equals_a_new_search(arpa: Path) -> None:
     logits = logits_of((3, 5))[None]
     weighed = BeamSearch(VOCABULARY, arpa, LEXICON).with_weights(lm_weight=0.5, word_score=2.0)
     assert weighed(logits, [5]) == BeamSearch(VOCABULARY, arpa, LEXICON, lm_weight=0.5, word_score=2.0)(logits, [5])
 
 
-def test_nothing_comes_of_no_frames(arpa: Path) -> None:
+def test_no_frames_give_empty_text(arpa: Path) -> None:
     for lexicon in (None, LEXICON):
         (found,) = BeamSearch(VOCABULARY, lexicon=lexicon)(torch.zeros(1, 4, 5), [0])
         assert (found.text, found.score, found.words) == ("", 0, ())
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_invalid_files_and_settings_raise(tmp_path: Path) -> None:
     text = tmp_path / "no.arpa"
     text.write_text("hello\n")
     with pytest.raises(UserError, match="no file"):
@@ -221,7 +223,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         BeamSearch(VOCABULARY, beam=0)
 
 
-def test_without_the_library_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_flashlight_raises_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
     with pytest.raises(UserError, match=r"pip install data2vec\[decode\]"):
         BeamSearch(VOCABULARY)

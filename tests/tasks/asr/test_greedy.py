@@ -14,7 +14,7 @@ def logits(path: list[int], labels: int) -> torch.Tensor:
     return found
 
 
-def test_repeats_are_merged_and_blanks_part_them() -> None:
+def test_repeats_collapse_unless_separated_by_a_blank() -> None:
     path = [5, 5, 0, 5, 6, 4, 0, 4, 6, 0, 5]
     (found,) = GreedyDecoder(LETTERS)(logits(path, 7), [11])
     assert found.text == "AAB BA"
@@ -23,7 +23,7 @@ def test_repeats_are_merged_and_blanks_part_them() -> None:
     assert [(word.text, word.start, word.end) for word in shorter.words] == [("AA", 0, pytest.approx(0.08))]
 
 
-def test_pieces_begin_words() -> None:
+def test_prefixed_pieces_start_words() -> None:
     path = [0, 1, 1, 0, 2, 2, 0, 3, 0, 3, 3, 1]
     (found,) = GreedyDecoder(PIECES)(logits(path, 4), [12])
     assert found.text == "cat a a ca"
@@ -37,7 +37,7 @@ def test_score_is_the_log_probability_of_the_path() -> None:
     assert [each.score for each in found] == pytest.approx([expected[0].sum().item(), expected[1, :2].sum().item()])
 
 
-def test_special_labels_never_come_out() -> None:
+def test_special_labels_are_never_decoded() -> None:
     x = logits([1, 5, 3, 2], 7)
     x[..., 6] = 1
     assert GreedyDecoder(LETTERS)(x, [4])[0].text == "BAB"

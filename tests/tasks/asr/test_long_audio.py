@@ -22,7 +22,7 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("samples", [*range(600, 620), 59, 12, 120, 121])
 @pytest.mark.parametrize("overlap", [54, 60, 90])
-def test_chunks_give_what_the_whole_does(network: nn.Module, samples: int, overlap: int) -> None:
+def test_joined_logits_equal_those_of_the_whole_recording(network: nn.Module, samples: int, overlap: int) -> None:
     wave = torch.randn(1, 1, samples)
     with torch.no_grad():
         whole = network(wave)[0].T
@@ -32,7 +32,7 @@ def test_chunks_give_what_the_whole_does(network: nn.Module, samples: int, overl
     torch.testing.assert_close(joined, whole)
 
 
-def test_each_frame_is_of_the_chunk_in_which_it_is_furthest_from_an_edge() -> None:
+def test_each_frame_comes_from_the_chunk_with_the_farthest_cut() -> None:
     pieces = split_into_chunks(1000, 120, 60, LAYERS, rate=1)
     lengths = [output_length(LAYERS, piece.samples.stop - piece.samples.start) for piece in pieces]
     taken = join_logits([torch.full((n, 1), i) for i, n in enumerate(lengths)], pieces)[:, 0].tolist()
@@ -47,7 +47,7 @@ def test_each_frame_is_of_the_chunk_in_which_it_is_furthest_from_an_edge() -> No
         assert room[chosen] == max(room.values())
 
 
-def test_chunks_begin_on_frames_and_reach_the_end() -> None:
+def test_chunks_start_on_frames_and_cover_the_recording() -> None:
     pieces = split_into_chunks(16000 * 95 + 7, 30, 4)
     assert all(piece.samples.start == piece.first_frame * 320 for piece in pieces)
     assert [piece.samples.start / 16000 for piece in pieces] == [0, 26, 52, 78]
@@ -56,7 +56,7 @@ def test_chunks_begin_on_frames_and_reach_the_end() -> None:
     assert ends[-1] == output_length(WAV2VEC, 16000 * 95 + 7)
 
 
-def test_overlaps_that_leave_gaps_are_refused() -> None:
+def test_too_short_overlaps_raise() -> None:
     for overlap in (0.0, 10.0, 12.0):
         with pytest.raises(UserError, match="overlap_seconds"):
             split_into_chunks(160000, 10, overlap)

@@ -38,7 +38,7 @@ def test_probabilities_after_every_context_sum_to_one(order: int, sentences: int
         assert sum(10 ** model.score_word(word, context) for word in words) == pytest.approx(1, abs=1e-6), context
 
 
-def test_hand_worked_bigrams() -> None:
+def test_bigram_probabilities_match_a_manual_computation() -> None:
     """Three sentences; too few for discounts of their own, so these are 0.5, 1 and 1.5."""
     model = estimate_ngram(["a b", "a b", "a c"], order=2)
     # After how many words: a: 1 (<s>), b: 1 (a), c: 1 (a), </s>: 2 (b, c); of 5, 0.5 + 0.5 + 0.5 + 1 are freed for 5 words.
@@ -51,7 +51,7 @@ def test_hand_worked_bigrams() -> None:
     assert 10 ** model.score_word("a", []) == pytest.approx(0.5 / 5 + uniform)
 
 
-def test_discounts_are_those_of_the_counts_of_counts() -> None:
+def test_discounts_follow_from_the_counts_of_counts() -> None:
     texts = ["a"] + ["b"] * 1 + ["c"] * 1 + ["d"] * 2 + ["e"] * 2 + ["f"] * 3 + ["g"] * 4
     model = estimate_ngram(texts, order=1)
     n1, n2, n3, n4, total = 3, 2, 1, 1, 28  # with 14 ends of sentences
@@ -63,7 +63,7 @@ def test_discounts_are_those_of_the_counts_of_counts() -> None:
 
 
 @pytest.mark.parametrize("order", [2, 4])
-def test_kenlm_reads_the_same(tmp_path: Path, order: int) -> None:
+def test_kenlm_gives_the_same_scores_to_the_arpa_file(tmp_path: Path, order: int) -> None:
     pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
@@ -81,13 +81,13 @@ def test_kenlm_reads_the_same(tmp_path: Path, order: int) -> None:
         assert score + kenlm.finish(state)[1] == pytest.approx(model.score_sentence(text), abs=1e-4)
 
 
-def test_a_longer_model_knows_its_own_text_better() -> None:
+def test_higher_order_predicts_held_out_text_better() -> None:
     texts = corpus(5, 500)
     scores = [sum(map(estimate_ngram(texts[:400], order).score_sentence, texts[400:])) for order in (1, 2)]
     assert scores[1] > scores[0]
 
 
-def test_mistakes_are_named() -> None:
+def test_invalid_texts_and_orders_raise() -> None:
     with pytest.raises(UserError, match="<s> is reserved"):
         estimate_ngram(["a <s>"])
     with pytest.raises(UserError, match="no word"):

@@ -18,7 +18,7 @@ def heard(first: float, second: float) -> torch.Tensor:
     return logits
 
 
-def test_the_planted_optimum_is_found() -> None:
+def test_tuning_finds_a_planted_optimum() -> None:
     """One word more costs -word_score: "A B" is right where the separator is worse by 2, "AB" where it is by 3."""
     logits, references = [heard(2, 0), heard(3, 0)] * 2, ["A B", "AB"] * 2
     search = BeamSearch(VOCABULARY, lexicon=["A", "B", "AB"], silence_score=0, word_score=-1)
@@ -31,7 +31,7 @@ def test_the_planted_optimum_is_found() -> None:
     assert str(found).splitlines()[1].split()[0] == "0.00%"
 
 
-def test_the_same_seed_tries_the_same() -> None:
+def test_tuning_with_the_same_seed_repeats_the_trials() -> None:
     search = BeamSearch(VOCABULARY, lexicon=["A", "B", "AB"])
     one, other = (tune_weights(search, [heard(1, 0)], ["AB"], trials=8, seed=3) for _ in range(2))
     assert one.trials == other.trials

@@ -92,7 +92,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]
 @pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("layers", ["last", "all"])
-def test_every_form_holds_what_the_model_gives(
+def test_every_file_format_stores_the_features_of_the_model(
     speech: Model, clips: Path, tmp_path: Path, ending: str, pool: bool, layers: str
 ) -> None:
     out = tmp_path / f"out.{ending}"
@@ -120,7 +120,7 @@ def test_every_form_holds_what_the_model_gives(
     )
 
 
-def test_parquet_keeps_the_words_and_numbers_of_the_data(speech: Model, clips: Path, tmp_path: Path) -> None:
+def test_parquet_keeps_text_and_number_columns(speech: Model, clips: Path, tmp_path: Path) -> None:
     data2vec.features(speech, clips, tmp_path / "out.parquet", pool=True)
     assert pq.read_table(tmp_path / "out.parquet")["label"].to_pylist() == ["a"] * 5 + ["b"] * 5
 
@@ -149,7 +149,7 @@ def packed(clips: Path, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["tar", "parquet"])
-def test_archives_and_tables_are_read_like_folders(speech: Model, clips: Path, tmp_path: Path, ending: str) -> None:
+def test_archives_and_tables_give_the_features_of_folders(speech: Model, clips: Path, tmp_path: Path, ending: str) -> None:
     data2vec.features(speech, clips, tmp_path / "a.parquet", batch=40)
     data2vec.features(speech, packed(clips, tmp_path / f"in.{ending}"), tmp_path / "b.parquet", batch=40)
     one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in "ab")
@@ -157,7 +157,7 @@ def test_archives_and_tables_are_read_like_folders(speech: Model, clips: Path, t
         assert one[column].to_pylist() == other[column].to_pylist()
 
 
-def test_files_and_arrays(speech: Model, clips: Path, tmp_path: Path) -> None:
+def test_lists_of_files_and_arrays_are_inputs(speech: Model, clips: Path, tmp_path: Path) -> None:
     files = sorted(clips.rglob("*.wav"))
     data2vec.features(speech, files, tmp_path / "a.npy", batch=40)
     data2vec.features(speech, clips, tmp_path / "b.npy", batch=40)
@@ -169,7 +169,7 @@ def test_files_and_arrays(speech: Model, clips: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "c.npy"), np.load(tmp_path / "a.npy")[:24], atol=1e-5)
 
 
-def test_text(tmp_path: Path) -> None:
+def test_text_tables_strings_files_and_token_ids_are_inputs(tmp_path: Path) -> None:
     texts = ["nothing", "a small text", "about nothing at all", "a text"]
     save_tokenizer(train_tokenizer(texts * 3, 300), tmp_path)
     text = build("text/v1-tiny", modality__vocab_size=300, data__tokenizer=str(tmp_path))
@@ -193,7 +193,7 @@ def test_text(tmp_path: Path) -> None:
             data2vec.features(unknown, given, tmp_path / "no.npy")
 
 
-def test_images(tmp_path: Path) -> None:
+def test_images_have_the_features_of_the_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(3):
@@ -223,7 +223,7 @@ features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
 
 @pytest.mark.parametrize("at", ["000000000006-", "out"])
 @pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
-def test_killed_in_the_middle_it_goes_on(speech: Model, clips: Path, tmp_path: Path, ending: str, at: str) -> None:
+def test_killed_extraction_resumes_bit_equal(speech: Model, clips: Path, tmp_path: Path, ending: str, at: str) -> None:
     save_model_folder(speech, tmp_path / "model")
     out = tmp_path / f"out.{ending}"
     words = (sys.executable, "-c", KILLED, at, str(tmp_path / "model"), str(clips), str(out))
@@ -246,7 +246,7 @@ def test_killed_in_the_middle_it_goes_on(speech: Model, clips: Path, tmp_path: P
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_parts_of_another_command_are_refused(
+def test_shards_of_other_settings_are_refused(
     speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.npy"
@@ -265,7 +265,7 @@ def test_parts_of_another_command_are_refused(
     assert out.exists()
 
 
-def test_mistakes(speech: Model, clips: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(speech: Model, clips: Path, tmp_path: Path) -> None:
     for out, said in (
         ("out.csv", r"unknown file extension; use \.safetensors"),
         ("no/out.npy", "does not exist; create it first"),
@@ -281,5 +281,5 @@ def test_mistakes(speech: Model, clips: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             data2vec.features(speech, given, tmp_path / "out.npy")  # type: ignore[arg-type]
     torch.nn.init.constant_(speech.encoder.local_encoder.project.weight, float("nan"))
-    with pytest.raises(UserError, match="not numbers"):
+    with pytest.raises(UserError, match="NaN or inf"):
         data2vec.features(speech, clips, tmp_path / "out.npy")

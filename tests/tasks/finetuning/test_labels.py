@@ -17,7 +17,7 @@ from data2vec.tasks.finetuning.labels import (
 )
 
 
-def test_letters_of_the_transcripts_or_those_of_the_model() -> None:
+def test_vocabulary_comes_from_settings_head_or_transcripts() -> None:
     found = targets_from_labels(["AB B", "B"], RecognitionSettings())
     assert found.head == CTCSettings(labels=("<s>", "<pad>", "</s>", "<unk>", "|", "B", "A"))
     assert found.encode("AB B") == [6, 5, 4, 5, 4]
@@ -28,14 +28,14 @@ def test_letters_of_the_transcripts_or_those_of_the_model() -> None:
     assert targets_from_labels(["AB"], given, known).head.labels == ("-", "|", "B", "A")
 
 
-def test_classes_are_in_the_order_of_their_numbers() -> None:
+def test_numeric_classes_are_sorted_by_value() -> None:
     found = targets_from_labels([10, 9, 9], ClassificationSettings())
     assert found.head.labels == ("9", "10")
     assert found.collate([found.encode(10), found.encode(9)]).tolist() == [1, 0]
     assert found.class_probabilities(torch.tensor([1, 0])).tolist() == [[0, 1], [1, 0]]
 
 
-def test_several_classes() -> None:
+def test_multi_label_targets_are_multi_hot() -> None:
     found = targets_from_labels(["dog|rain", "rain"], ClassificationSettings(problem_type="multi_label_classification"))
     assert found.head.labels == ("dog", "rain")
     assert found.collate([found.encode("rain, dog"), found.encode("rain")]).tolist() == [[1, 1], [0, 1]]
@@ -43,19 +43,19 @@ def test_several_classes() -> None:
 
 
 @pytest.mark.parametrize("values", [["a", "a"], [3]])
-def test_one_class_is_nothing_to_tell_apart(values: list[Any]) -> None:
+def test_single_class_raises(values: list[Any]) -> None:
     with pytest.raises(UserError, match="needs at least two classes"):
         targets_from_labels(values, ClassificationSettings())
 
 
-def test_forty_thousand_classes() -> None:
+def test_forty_thousand_classes_are_encoded() -> None:
     names = [f"person {i}" for i in range(40000)]
     found = targets_from_labels(names, ClassificationSettings())
     kept, labels = encode_labels(names, found, "here")
     assert len(found.head.labels) == 40000 and len(kept) == len(set(labels)) == 40000
 
 
-def test_labels_that_cannot_be_used_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_labels_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     found = Transcripts(targets_from_labels(["AB"], RecognitionSettings()).vocabulary)  # type: ignore[attr-defined]
     kept, labels = encode_labels(["AB", None, "A~"], found, "here")
     assert kept.tolist() == [0] and len(labels) == 1
@@ -64,7 +64,7 @@ def test_labels_that_cannot_be_used_are_counted(caplog: pytest.LogCaptureFixture
         encode_labels([None], found, "here")
 
 
-def test_numbers() -> None:
+def test_regression_targets_are_finite_numbers() -> None:
     found = targets_from_labels([0.5, 5], ClassificationSettings(problem_type="regression", label="score"))
     assert found.head.labels == ("score",) and found.collate([found.encode("2.5")]).tolist() == [2.5]
     with pytest.raises(ValueError, match="nan"):
@@ -73,14 +73,14 @@ def test_numbers() -> None:
         found.class_probabilities(torch.zeros(1))
 
 
-def test_rare_classes_are_repeated() -> None:
+def test_balancing_repeats_rare_classes() -> None:
     assert balancing_repeats([0, 0, 0, 0, 1, 1, 2]).tolist() == [1, 1, 1, 1, 2, 2, 4]
     assert balancing_repeats([[0], [0], [0, 1]]).tolist() == [1, 1, 3]
     assert balancing_repeats([0] * 500 + [1]).max() == 100
     assert isinstance(balancing_repeats([0, 1]), np.ndarray)
 
 
-def test_transcripts_that_do_not_fit_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_long_transcripts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     encoded = [[1, 2, 3], [1, 1, 2], [1, 1, 1], []]  # these take 3, 4, 5 and 0 positions
     warn_long_transcripts(np.array([5, 6, 8, 9]), encoded, np.array([3, 4, 5, 0]), "train")
     assert not caplog.text

@@ -28,14 +28,14 @@ def model(settings: RecognitionSettings | ClassificationSettings, name: str = "s
     return SupervisedObjective(encoder, build_head(head, 32), settings)
 
 
-def test_ctc_of_a_case_worked_by_hand() -> None:
+def test_ctc_loss_matches_a_manual_computation() -> None:
     logits = torch.log(torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]]))
     # "a" over two frames: a-, -a, aa
     expected = -math.log(0.3 * 0.1 + 0.5 * 0.6 + 0.3 * 0.6)
     assert recognition_loss(logits, None, torch.tensor([[1]])).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_padding_of_logits_and_labels_counts_nothing() -> None:
+def test_ctc_loss_ignores_padding() -> None:
     torch.manual_seed(0)
     logits, padding = torch.randn(2, 6, 3), torch.arange(6) >= torch.tensor([6, 4])[:, None]
     together = recognition_loss(logits, padding, torch.tensor([[1, 2, 1], [2, -1, -1]]))
@@ -43,13 +43,13 @@ def test_padding_of_logits_and_labels_counts_nothing() -> None:
     assert together[1].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
-def test_an_empty_transcript_is_all_blanks_and_one_that_does_not_fit_is_nothing() -> None:
+def test_ctc_loss_of_empty_and_too_long_transcripts() -> None:
     logits = torch.zeros(1, 2, 3)
     assert recognition_loss(logits, None, torch.full((1, 0), -1)).item() == pytest.approx(2 * math.log(3), rel=1e-5)
     assert recognition_loss(logits, None, torch.tensor([[1, 2, 1, 2]])).item() == 0
 
 
-def test_classification_losses() -> None:
+def test_classification_losses_match_manual_computations() -> None:
     logits = torch.tensor([[2.0, -1.0]])
     one = classification_loss(logits, torch.tensor([0]), ClassificationSettings())
     assert one.item() == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5)
@@ -62,7 +62,7 @@ def test_classification_losses() -> None:
     assert mixed.item() == pytest.approx(one.item() + 0.75 * 3, rel=1e-5)
 
 
-def test_only_the_head_learns_while_frozen() -> None:
+def test_frozen_encoder_gets_no_gradients() -> None:
     this = model(RecognitionSettings(freeze_steps=2))
     batch = LabelledBatch(torch.randn(2, 4000), labels=torch.tensor([[1], [2]]))
     for step, learns in ((2, False), (3, True)):
@@ -74,7 +74,7 @@ def test_only_the_head_learns_while_frozen() -> None:
 
 
 @pytest.mark.parametrize("fill", ["vector", "noise", "zero"])
-def test_what_is_hidden_reaches_nothing(fill: str) -> None:
+def test_masked_positions_and_channels_get_no_gradients(fill: str) -> None:
     this = model(RecognitionSettings.model_validate({"mask": SPANS, "channel_mask": SPANS, "mask_fill": fill}))
     x = torch.randn(2, 8, 32, requires_grad=True)
     mask, channels = torch.rand(2, 8) < 0.5, torch.rand(2, 32) < 0.3
@@ -86,13 +86,13 @@ def test_what_is_hidden_reaches_nothing(fill: str) -> None:
     assert not y[channels[:, None].expand_as(y)].any()
 
 
-def test_a_model_without_a_mask_vector_needs_another_fill() -> None:
+def test_mask_fill_vector_without_a_mask_vector_raises() -> None:
     settings = RecognitionSettings.model_validate({"mask": SPANS})
     with pytest.raises(UserError, match=r"objective\.mask_fill"):
         model(settings, "speech/v2-tiny")
 
 
-def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
+def test_frozen_encoder_with_weighted_layers_trains_the_weights() -> None:
     settings = ClassificationSettings(freeze_encoder=True, weighted_layers=True)
     recipe = load_recipe("speech/v1-tiny", SMALL)
     encoder = build_encoder(recipe.build_modality(), recipe.encoder)
@@ -107,7 +107,7 @@ def test_a_frozen_encoder_with_a_sum_of_blocks_learns_the_sum() -> None:
     torch.testing.assert_close(found, this.head((normed[0] + normed[1]) / 2))
 
 
-def test_the_average_of_the_weights_follows() -> None:
+def test_weight_average_follows_with_warmed_up_decay() -> None:
     this = model(RecognitionSettings(ema_decay=0.9))
     assert this.average is not None and this.best_weights_prefix == "average."
     weight, mean = this.head.out.weight, this.average["head"].out.weight
@@ -120,7 +120,7 @@ def test_the_average_of_the_weights_follows() -> None:
     assert not any(p.requires_grad for p in this.average.parameters()) and not this.train().average.training  # type: ignore[union-attr]
 
 
-def test_attention_and_linear_softmax_leave_padding_out() -> None:
+def test_pooling_ignores_padding() -> None:
     torch.manual_seed(0)
     for pool in ("attention", "linear-softmax", "mean"):
         head = build_head(ClassifierSettings.model_validate({"labels": ["a", "b"], "pooling": pool}), 8)
@@ -129,7 +129,7 @@ def test_attention_and_linear_softmax_leave_padding_out() -> None:
         torch.testing.assert_close(head(x, padding), head(x[:, :4]))
 
 
-def test_linear_softmax_worked_by_hand() -> None:
+def test_linear_softmax_matches_a_manual_computation() -> None:
     p = torch.tensor([0.2, 0.6])
     found = heads.linear_softmax(torch.logit(p)[None, :, None])
     assert torch.sigmoid(found).item() == pytest.approx((0.04 + 0.36) / 0.8, rel=1e-5)

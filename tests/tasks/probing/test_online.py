@@ -20,8 +20,8 @@ from data2vec.errors import UserError
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
+from data2vec.tasks.probing.features import pool_features
 from data2vec.tasks.probing.online import OnlineProbe
-from data2vec.tasks.probing.pooled import pooled
 from data2vec.train import trainer as loop
 
 RECIPE = "vision/v2-tiny"
@@ -55,7 +55,7 @@ from torch.distributed.fsdp import fully_shard
 from data2vec.recipe.loading import load_recipe
 from data2vec.nn.encoder import build_encoder
 from data2vec.tasks.probing.online import OnlineProbe
-from data2vec.tasks.probing.pooled import pooled
+from data2vec.tasks.probing.features import pool_features
 from data2vec.distributed import process_group
 from data2vec.train.parallel import gathered
 
@@ -70,7 +70,7 @@ with process_group("cpu") as process:
     found = probe({name: gathered(weight) for name, weight in student.state_dict().items()})
     del found["probe_seconds"]
     Path(sys.argv[2], f"{process.rank}.txt").write_text(str(found))
-    np.save(f"{sys.argv[2]}/{process.rank}.npy", pooled([probe.encoder], probe.modality, probe.fit, process)[0])
+    np.save(f"{sys.argv[2]}/{process.rank}.npy", pool_features([probe.encoder], probe.modality, probe.train_set, process)[0])
 """
 
 
@@ -105,13 +105,15 @@ def probed(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Ru
     return pretrain(tmp_path_factory.mktemp("probed") / "run", tiny)
 
 
-def test_the_first_the_last_and_every_so_many_steps_are_probed(probed: Run) -> None:
+def test_online_probe_runs_at_the_first_the_last_and_every_nth_step(probed: Run) -> None:
     assert [line["step"] for line in probed.metrics] == [1, 2, 3, 4, 5]
     assert [line["step"] for line in probed.metrics if line.keys() >= KEYS] == [1, 3, 5]
     assert not any(KEYS & line.keys() for line in probed.metrics if line["step"] in (2, 4))
 
 
-def test_the_pace_is_that_of_training(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_per_second_excludes_probing_time(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
 
     def lasting(seconds: float, call: Any) -> Any:
@@ -129,7 +131,7 @@ def test_the_pace_is_that_of_training(tiny: dict[str, Any], tmp_path: Path, monk
     assert [line["seconds"] for line in run.metrics] == [2, 1004, 1006, 2008, 2010]
 
 
-def test_the_last_probe_says_what_the_command_says(probed: Run) -> None:
+def test_last_online_probe_equals_the_probe_of_the_saved_model(probed: Run) -> None:
     found, last = data2vec.probe(probed.folder), probed.metrics[-1]
     for name in ("linear", "knn"):
         best = found.best(name)
@@ -138,14 +140,14 @@ def test_the_last_probe_says_what_the_command_says(probed: Run) -> None:
         assert last[f"probe_{name}_untrained"] == getattr(found.best(start), start)
 
 
-def test_training_does_not_notice(probed: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_training_with_and_without_a_probe_is_bit_equal(probed: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     alone = pretrain(tmp_path / "run", tiny | {"probe.data": None, "log.every": 1})
     assert measured(alone) == measured(probed, TIMINGS | KEYS)
     weights, same = (load_file(run.model / "model.safetensors") for run in (alone, probed))
     assert all(torch.equal(weights[key], same[key]) for key in weights)
 
 
-def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) -> None:
+def test_online_probe_changes_neither_student_nor_random_state(tiny: dict[str, Any]) -> None:
     recipe = load_recipe(RECIPE, tiny)
     student = build_encoder(recipe.build_modality(), recipe.encoder).train()
     student.local_encoder.eval()
@@ -163,7 +165,7 @@ def test_nothing_of_the_student_or_of_chance_is_touched(tiny: dict[str, Any]) ->
     assert all(part.requires_grad and part.grad is None for part in student.parameters())
 
 
-def test_a_probed_run_resumes_to_the_last_bit(
+def test_resumed_run_with_a_probe_is_bit_equal(
     probed: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = loop.Step.__call__
@@ -178,20 +180,20 @@ def test_a_probed_run_resumes_to_the_last_bit(
     assert measured(pretrain(tmp_path / "run", tiny, resume=True)) == measured(probed)
 
 
-def test_probing_can_begin_when_a_run_is_resumed(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_probe_can_be_added_when_a_run_is_resumed(tiny: dict[str, Any], tmp_path: Path) -> None:
     without = tiny | {"probe.data": None, "train.schedule": {"name": "tri_stage", "warmup": 0, "hold": 1}}
     pretrain(tmp_path / "run", without | {"train.steps": 2})
     longer = pretrain(tmp_path / "run", without | {"probe.data": tiny["probe.data"]}, resume=True)
     assert [line["step"] for line in longer.metrics if line.keys() >= KEYS] == [3, 5]
 
 
-def test_it_is_shown(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_scores_are_printed(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = pretrain(tmp_path / "run", tiny | {"train.steps": 2, "probe.every": 100})
     last = run.metrics[-1]
     assert f"probe {last['probe_linear']:.1%} linear, {last['probe_knn']:.1%} kNN" in capsys.readouterr().err
 
 
-def test_mistakes_are_told_before_the_first_step(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_probe_data_raises_before_the_first_step(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "one" / "dark").mkdir(parents=True)
     for i in range(5):
         Image.new("RGB", (32, 32)).save(tmp_path / "one" / "dark" / f"{i}.png")
@@ -205,7 +207,7 @@ def test_mistakes_are_told_before_the_first_step(tiny: dict[str, Any], tmp_path:
         assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_read_is_named_once(
+def test_unreadable_probe_files_are_logged_once(
     tiny: dict[str, Any], pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in pictures.glob("*/*.png"):
@@ -215,12 +217,12 @@ def test_what_cannot_be_read_is_named_once(
     with caplog.at_level(logging.WARNING):
         probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
         probe(build_encoder(recipe.build_modality(), recipe.encoder).state_dict())
-    assert len(probe.fit.indices) + len(probe.held.indices) == 39
+    assert len(probe.train_set.indices) + len(probe.valid_set.indices) == 39
     assert sum("8.png" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_texts_are_read_by_the_tokenizer_of_the_run(streaming: bool, tmp_path: Path) -> None:
+def test_texts_are_tokenized_by_the_tokenizer_of_the_run(streaming: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     words = {"fruit": ["apple", "pear", "plum", "grape"], "metal": ["iron", "zinc", "copper", "lead"]}
     texts = [(" ".join(rng.choice(words[kind], 6)), kind) for kind in words for _ in range(40)]
@@ -238,7 +240,7 @@ def test_texts_are_read_by_the_tokenizer_of_the_run(streaming: bool, tmp_path: P
     assert data2vec.probe(run.folder).best("linear").linear == run.metrics[-1]["probe_linear"]
 
 
-def test_two_processes_that_hold_half_of_the_student_each_find_what_one_finds(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_two_sharded_processes_find_the_scores_of_one(tiny: dict[str, Any], tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE, tiny)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     (tmp_path / "work.py").write_text(WORK)
@@ -256,7 +258,7 @@ def test_two_processes_that_hold_half_of_the_student_each_find_what_one_finds(ti
     probe = OnlineProbe(recipe, None, Process(torch.device("cpu")))
     found = probe(student.state_dict())
     del found["probe_seconds"]
-    features = pooled([probe.encoder], probe.modality, probe.fit, probe.process)[0]
+    features = pool_features([probe.encoder], probe.modality, probe.train_set, probe.process)[0]
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.txt").read_text() == str(found)
         assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), features)

@@ -16,9 +16,9 @@ from data2vec.errors import UserError
 from data2vec.model import Model, load_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
-from data2vec.tasks.probing.labelled import Labelled, open_labelled
-from data2vec.tasks.probing.pooled import pooled
-from data2vec.tasks.probing.probe import probe, untrained
+from data2vec.tasks.probing.dataset import ProbeSet, load_probe_sets
+from data2vec.tasks.probing.features import pool_features
+from data2vec.tasks.probing.probe import probe, untrained_encoder
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
 
@@ -53,27 +53,27 @@ def data(tmp_path: Path) -> tuple[Path, Path]:
     return pictures(tmp_path / "train", COLOURS, 8, 0), pictures(tmp_path / "valid", COLOURS, 4, 1)
 
 
-def test_separable_classes_are_told_apart_in_every_layer(vision: Model, data: tuple[Path, Path]) -> None:
+def test_probe_of_separable_classes_is_accurate_in_every_layer(vision: Model, data: tuple[Path, Path]) -> None:
     found = probe(vision, *data)
     assert [row.layer for row in found.rows] == [1, 2]
     assert all(row.linear == row.knn == row.untrained_linear == 1.0 for row in found.rows)
     assert (found.train, found.valid, found.chance) == (24, 12, pytest.approx(1 / 3))
     assert found.classes == ["blue", "green", "red"]
-    assert "33.3% by always saying the commonest class" in str(found)
+    assert "33.3% for always predicting the most frequent class" in str(found)
 
 
-def test_random_labels_are_not(vision: Model, tmp_path: Path) -> None:
+def test_probe_of_random_labels_is_at_chance(vision: Model, tmp_path: Path) -> None:
     grey = dict.fromkeys(COLOURS, (128, 128, 128))
     found = probe(vision, pictures(tmp_path / "a", grey, 20, 0), pictures(tmp_path / "b", grey, 20, 1))
     assert max(row.linear for row in found.rows) < 0.6
 
 
-def test_best_names_the_layer(vision: Model, data: tuple[Path, Path]) -> None:
+def test_best_returns_the_layer_with_the_highest_score(vision: Model, data: tuple[Path, Path]) -> None:
     found = probe(vision, *data)
     assert found.best("linear").linear == max(row.linear for row in found.rows)
 
 
-def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> None:
+def test_untrained_encoder_has_the_initial_weights_of_a_run(tmp_path: Path) -> None:
     from data2vec.distributed import process_group
     from data2vec.train.trainer import Training
 
@@ -83,12 +83,12 @@ def test_untrained_are_the_weights_that_a_run_starts_from(tmp_path: Path) -> Non
     with process_group("cpu") as process:
         start = Training(recipe, process).objective.student.state_dict()
     before = torch.random.get_rng_state()
-    for name, weight in untrained(recipe).state_dict().items():
+    for name, weight in untrained_encoder(recipe).state_dict().items():
         assert torch.equal(weight, start[name]), name
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_probe_writes_its_result_beside_the_model(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
     vision.save_pretrained(tmp_path / "model")
     found = probe(tmp_path / "model", overrides={"probe.data": str(data[0]), "probe.valid": str(data[1])})
     written = json.loads((tmp_path / "model" / "probe.json").read_text())
@@ -96,34 +96,34 @@ def test_the_result_is_written_beside_the_model(vision: Model, data: tuple[Path,
     assert load_model_folder(tmp_path / "model").recipe == vision.recipe
 
 
-def test_the_limit_holds_for_either_side(vision: Model, data: tuple[Path, Path]) -> None:
+def test_max_examples_limits_training_and_validation_sets(vision: Model, data: tuple[Path, Path]) -> None:
     found = probe(vision, *data, overrides={"probe.max_examples": 15})
     assert (found.train, found.valid) == (15, 12)
     found = probe(vision, *data, overrides={"probe.max_examples": 10})
     assert (found.train, found.valid) == (10, 10)
 
 
-def test_without_held_out_data_a_fifth_of_each_class_is_held_out(vision: Model, tmp_path: Path) -> None:
+def test_probe_without_validation_data_holds_out_a_fifth_of_each_class(vision: Model, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "data", COLOURS, 10, 0)
     (folder / "red" / "0.png").unlink()
     recipe = load_recipe(vision.recipe, {"probe.data": str(folder)})
-    fit, held = open_labelled(vision.modality, recipe.probe, 3)
+    fit, held = load_probe_sets(vision.modality, recipe.probe, 3)
     assert np.unique(held.classes, return_counts=True)[1].tolist() == [2, 2, 2]
     assert sorted([*fit.indices, *held.indices]) == list(range(29))
-    again, other = (open_labelled(vision.modality, recipe.probe, seed)[1] for seed in (3, 4))
+    again, other = (load_probe_sets(vision.modality, recipe.probe, seed)[1] for seed in (3, 4))
     assert held.indices.tolist() == again.indices.tolist() != other.indices.tolist()
     assert held.classes.tolist() == [held.examples.label(int(i), "label") for i in held.indices]
     found = probe(vision, folder)
     assert (found.train, found.valid) == (23, 6)
 
 
-def test_data_given_replaces_what_the_recipe_holds_out(vision: Model, data: tuple[Path, Path]) -> None:
+def test_probe_data_argument_replaces_both_sets_of_the_recipe(vision: Model, data: tuple[Path, Path]) -> None:
     overrides = {"probe.data": "nowhere", "probe.valid": str(data[1])}
     assert probe(vision, data[0], overrides=overrides).valid == 5
     assert probe(vision, *data, overrides=overrides).valid == 12
 
 
-def test_unreadable_files_are_left_out_with_their_label(vision: Model, data: tuple[Path, Path]) -> None:
+def test_probe_drops_unreadable_files_and_their_labels(vision: Model, data: tuple[Path, Path]) -> None:
     for name in COLOURS:
         (data[0] / name / "3.png").write_bytes(b"no picture")
     (data[1] / "red" / "0.png").write_bytes(b"no picture")
@@ -132,14 +132,14 @@ def test_unreadable_files_are_left_out_with_their_label(vision: Model, data: tup
     assert found.rows[0].linear == 1.0
 
 
-def test_nothing_readable_is_told(vision: Model, data: tuple[Path, Path]) -> None:
+def test_probe_without_readable_files_raises(vision: Model, data: tuple[Path, Path]) -> None:
     for path in data[1].rglob("*.png"):
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"probe\.valid: none of the 12 examples can be read"):
+    with pytest.raises(UserError, match=r"probe\.valid: none of the 12 examples can be decoded"):
         probe(vision, *data)
 
 
-def test_a_column_of_a_table_can_be_the_label(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_probe_label_selects_a_column_of_a_table(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
     for folder in data:
         files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.png"))]
         rows = [f"{name},{name.split('/')[0]},{i / 7}" for i, name in enumerate(files)]
@@ -151,43 +151,45 @@ def test_a_column_of_a_table_can_be_the_label(vision: Model, data: tuple[Path, P
         probe(vision, *data, overrides={"probe.label": "weight"})
 
 
-def test_mistakes_in_the_labels_are_told(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"probe\.data: where is the labelled data"):
+def test_invalid_probe_labels_raise(vision: Model, data: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"probe\.data: no labelled data"):
         probe(vision)
     shutil.rmtree(data[0] / "red")
     with pytest.raises(UserError, match=r"probe\.valid: label red is not among the 16 .* have blue, green"):
         probe(vision, *data)
     for path in sorted((data[0] / "green").iterdir())[1:]:
         path.unlink()
-    with pytest.raises(UserError, match=r"probe\.data: a fifth of it cannot be held out .* give held-out data"):
+    with pytest.raises(UserError, match=r"probe\.data: cannot hold out a fifth of it .* set probe\.valid"):
         probe(vision, data[0])
     shutil.rmtree(data[0] / "green")
     with pytest.raises(UserError, match=r"every example has the label 'blue'; a probe needs at least two"):
         probe(vision, *data)
 
 
-def test_features_that_are_no_numbers_are_told(vision: Model, data: tuple[Path, Path]) -> None:
+def test_non_finite_features_raise(vision: Model, data: tuple[Path, Path]) -> None:
     torch.nn.init.constant_(next(vision.encoder.transformer.parameters()), float("nan"))
-    with pytest.raises(UserError, match="not numbers"):
+    with pytest.raises(UserError, match="NaN or inf"):
         probe(vision, *data)
 
 
-def test_clips_of_any_length_have_the_features_they_have_alone(tmp_path: Path) -> None:
+def test_pooled_features_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i, seconds in enumerate((0.9, 0.3, 0.6, 0.31)):
         soundfile.write(tmp_path / f"{i}.wav", rng.normal(0, 0.1, int(16000 * seconds)), 16000)
     speech = model("speech/v1-tiny")
     examples = speech.modality.labelled(speech.modality.rows(str(tmp_path)))
-    labelled = Labelled("probe.data", examples, np.arange(4), np.array(list("abcd")))
-    together, kept = pooled([speech.encoder], speech.modality, labelled, Process(torch.device("cpu")))
+    labelled = ProbeSet("probe.data", examples, np.arange(4), np.array(list("abcd")))
+    together, kept = pool_features([speech.encoder], speech.modality, labelled, Process(torch.device("cpu")))
     assert kept.indices.tolist() == [0, 1, 2, 3]
     for place in range(4):
-        alone, one = pooled([speech.encoder], speech.modality, labelled.take(np.array([place])), Process(torch.device("cpu")))
+        alone, one = pool_features(
+            [speech.encoder], speech.modality, labelled.subset(np.array([place])), Process(torch.device("cpu"))
+        )
         assert one.classes == ["abcd"[place]]
         np.testing.assert_allclose(together[:, :, place], alone[:, :, 0], atol=1e-4)
 
 
-def test_texts_of_a_table_are_probed_one_by_one(tmp_path: Path) -> None:
+def test_texts_of_a_table_are_probed_as_separate_examples(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     words = {"fruit": ["apple", "pear", "plum", "grape"], "metal": ["iron", "zinc", "copper", "lead"]}
     texts = [(" ".join(rng.choice(words[kind], 6)), kind) for kind in words for _ in range(80)]

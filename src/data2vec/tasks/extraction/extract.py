@@ -189,7 +189,7 @@ def _compute_shard(
     rows = [vectors for vectors, _ in results]
     hidden = np.stack(rows) if pool else np.ascontiguousarray(np.concatenate(rows, axis=1).transpose(1, 0, 2))
     if not np.isfinite(hidden).all():
-        raise UserError("the features of this encoder are not numbers: its training went wrong, see its metrics.jsonl")
+        raise UserError("this encoder's features are NaN or inf: its training diverged, see metrics.jsonl")
     unreadable = [item for _, item in window if isinstance(item, str)]
     return Shard(hidden, np.array([length for _, length in results]), [name for name, _ in window], unreadable)
 

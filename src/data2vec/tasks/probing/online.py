@@ -1,4 +1,4 @@
-"""The probe of a student while it is trained."""
+"""Online probe: a probe of the student during pre-training."""
 
 import time
 from collections.abc import Mapping
@@ -12,55 +12,57 @@ from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import Process
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.tasks.probing.classifiers import accuracies
-from data2vec.tasks.probing.labelled import open_labelled
-from data2vec.tasks.probing.pooled import pooled
-from data2vec.tasks.probing.probe import untrained
+from data2vec.tasks.probing.classifiers import classifier_accuracies
+from data2vec.tasks.probing.dataset import load_probe_sets
+from data2vec.tasks.probing.features import pool_features
+from data2vec.tasks.probing.probe import untrained_encoder
 
 
 class OnlineProbe:
-    """Linear probe and nearest k on a student's features, as `data2vec probe` would measure them.
+    """Linear probe and nearest neighbours on a student's features, the same measurement as `data2vec probe`.
 
-    A copy of the student is measured, in float32 and in evaluation mode: whatever training has put on the student, be it
-    compilation or sharding, is not in the way, and nothing of the training moves. `examples`: those of the training data, or
-    None when streaming. Every process makes one and calls it at the same steps.
+    It measures a copy of the student in float32 and evaluation mode, so compilation and sharding do not matter and training is
+    not affected. `examples`: the training examples, or None when streaming. Every process creates one and calls it at the same
+    steps.
 
-    Raises UserError when data or labels are missing or none can be read."""
+    Raises UserError if data or labels are missing, or if no example can be decoded."""
 
     def __init__(self, recipe: Recipe, examples: ExampleDataset | None, process: Process):
         self.settings, self.seed, self.process = recipe.probe, recipe.train.seed, process
-        with TemporaryDirectory() as folder:  # what a trained model has of its training data, such as a tokenizer
+        with TemporaryDirectory() as folder:  # files a model stores from its training data, such as a tokenizer
             files = recipe.build_modality().save(Path(folder), examples)
-            kept = {f"data.{key}": str(Path(folder, name)) for key, name in files.items()}
-            self.modality = load_recipe(recipe, {"data.streaming": False} | kept).build_modality()
-            self.fit, self.held = open_labelled(self.modality, self.settings, self.seed)
-        self.encoder = untrained(recipe)
-        start = self._measure()
-        self.start = {f"{name}_untrained": start[name] for name in ("probe_linear", "probe_knn")}
+            paths = {f"data.{key}": str(Path(folder, name)) for key, name in files.items()}
+            self.modality = load_recipe(recipe, {"data.streaming": False} | paths).build_modality()
+            self.train_set, self.valid_set = load_probe_sets(self.modality, self.settings, self.seed)
+        self.encoder = untrained_encoder(recipe)
+        scores = self._measure()
+        self.untrained_scores = {f"{name}_untrained": scores[name] for name in ("probe_linear", "probe_knn")}
 
     def __call__(self, student: Mapping[str, Tensor]) -> dict[str, Any]:
-        """With all weights of the student: accuracies on held-out data, 0 to 1, of the layers that do best there, and which
-        these are, counted from 1; the same for the weights that training started from; and the seconds that it took."""
-        begin = time.monotonic()
+        """Measure the student with these weights: accuracies on held-out data, 0 to 1, of the best layers, and their numbers
+        from 1; the accuracies of the untrained encoder; and the duration in seconds."""
+        start = time.monotonic()
         self.encoder.load_state_dict(student)
-        found = self._measure()
-        return found | self.start | {"probe_seconds": round(time.monotonic() - begin, 4)}
+        scores = self._measure()
+        return scores | self.untrained_scores | {"probe_seconds": round(time.monotonic() - start, 4)}
 
     def _measure(self) -> dict[str, Any]:
         process, k = self.process, self.settings.knn_k
         encoder = self.encoder.to(process.device)
-        # From the first time on without what cannot be read.
-        x, self.fit = pooled([encoder], self.modality, self.fit, process)
-        y, self.held = pooled([encoder], self.modality, self.held, process)
+        # The sets lose the examples that cannot be decoded at the first measurement.
+        x, self.train_set = pool_features([encoder], self.modality, self.train_set, process)
+        y, self.valid_set = pool_features([encoder], self.modality, self.valid_set, process)
         self.encoder.to("cpu")
-        fit, held = self.fit.classes, self.held.classes
-        mine = range(process.rank, x.shape[1], process.world_size)
-        scores = [(layer + 1, *accuracies(x[0, layer], fit, y[0, layer], held, k, self.seed)) for layer in mine]
+        train_y, valid_y = self.train_set.classes, self.valid_set.classes
+        scores = [
+            (layer + 1, *classifier_accuracies(x[0, layer], train_y, y[0, layer], valid_y, k, self.seed))
+            for layer in range(process.rank, x.shape[1], process.world_size)
+        ]
         scores = sorted(process.all_gather(scores))
-        best, nearest = max(scores, key=lambda score: score[1]), max(scores, key=lambda score: score[2])
+        linear, knn = max(scores, key=lambda score: score[1]), max(scores, key=lambda score: score[2])
         return {
-            "probe_linear": best[1],
-            "probe_linear_layer": best[0],
-            "probe_knn": nearest[2],
-            "probe_knn_layer": nearest[0],
+            "probe_linear": linear[1],
+            "probe_linear_layer": linear[0],
+            "probe_knn": knn[2],
+            "probe_knn_layer": knn[0],
         }

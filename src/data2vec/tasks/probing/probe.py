@@ -1,8 +1,8 @@
-"""Frozen features, simple classifiers: what the representation is worth before any fine-tuning.
+"""Probing: simple classifiers on frozen features of every layer, trained and untrained.
 
-Each layer's features are averaged over an example's positions, standardised, and given to a logistic regression and to
-nearest neighbours by cosine distance; beside them, the same for the weights that training started from. The difference is
-what the encoder has learned: untrained features are often not bad at all.
+Each layer's features are averaged over an example's positions, standardised, and classified by logistic regression and by
+nearest neighbours (cosine distance). The same is measured for the untrained encoder, since untrained features are often
+good already; the difference is what the encoder has learned.
 """
 
 import json
@@ -21,17 +21,17 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.tasks.probing.classifiers import accuracies
-from data2vec.tasks.probing.labelled import open_labelled
-from data2vec.tasks.probing.pooled import pooled
+from data2vec.tasks.probing.classifiers import classifier_accuracies
+from data2vec.tasks.probing.dataset import load_probe_sets
+from data2vec.tasks.probing.features import pool_features
 
 
 @dataclass(frozen=True)
-class Row:
-    """Accuracies on held-out data, 0 to 1, of the features of one layer."""
+class LayerScores:
+    """Accuracies on held-out data, 0 to 1, of one layer's features."""
 
     layer: int
-    """Counted from 1, the first block's output."""
+    """From 1, the output of the first block."""
     linear: float
     knn: float
     untrained_linear: float
@@ -40,19 +40,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found; `str()` of it is a table."""
+    """The result of a probe; `str()` of it is a table."""
 
-    rows: list[Row]
+    rows: list[LayerScores]
     classes: list[str]
     train: int
-    """Examples the classifiers were fitted on."""
+    """Number of training examples of the classifiers."""
     valid: int
-    """Held-out examples."""
+    """Number of held-out examples."""
     chance: float
-    """Accuracy of always saying the class that is commonest in training."""
+    """Accuracy of always predicting the most frequent class of the training examples."""
 
-    def best(self, measure: str) -> Row:
-        """The row where `measure` (a field of Row) is greatest. It is chosen on the held-out data: read it as an upper end."""
+    def best(self, measure: str) -> LayerScores:
+        """The layer with the highest `measure` (a field of LayerScores), selected on the held-out data: an optimistic score."""
         return max(self.rows, key=lambda row: getattr(row, measure))
 
     def __str__(self) -> str:
@@ -67,8 +67,8 @@ class Probe:
             [
                 head,
                 *cells,
-                f"Accuracy on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} to fit on; "
-                f"{self.chance:.1%} by always saying the commonest class.",
+                f"Accuracy on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} training examples; "
+                f"{self.chance:.1%} for always predicting the most frequent class.",
             ]
         )
 
@@ -80,40 +80,43 @@ def probe(
     overrides: Iterable[str] | Mapping[str, Any] = (),
     out: str | Path | None = None,
 ) -> Probe:
-    """Measure every layer of a trained encoder, beside the same encoder untrained (same recipe and seed).
+    """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
-    `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, in place of the recipe's
+    `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, instead of the recipe's
     `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is held out. `overrides`: of the recipe,
-    such as {"probe.label": "speaker"}. The result is also written to `out`, by default probe.json in the model's folder,
-    when that was given.
+    such as {"probe.label": "speaker"}. The result is also written to `out`, by default probe.json in the model's folder if the
+    model was given as a folder.
 
-    Raises UserError when data or labels are missing, when there is only one class, or when a class is only held out."""
+    Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
     if not isinstance(model, Model):
         out = out if out is not None else Path(model) / "probe.json"
         model = load(model)
-    given = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
-    recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False} | given)
+    datasets = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
+    recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False} | datasets)
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
-    fit, held = open_labelled(modality, settings, seed)
+    train_set, valid_set = load_probe_sets(modality, settings, seed)
 
     process = Process(resolve_device(recipe.train.device))
-    pair = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained(recipe))]
-    x, fit = pooled(pair, modality, fit, process)
-    y, held = pooled(pair, modality, held, process)
+    encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
+    x, train_set = pool_features(encoders, modality, train_set, process)
+    y, valid_set = pool_features(encoders, modality, valid_set, process)
     rows = []
     for layer in tqdm(range(x.shape[1]), "classifiers", unit="layer", leave=False, disable=None):
-        trained, start = (accuracies(x[i, layer], fit.classes, y[i, layer], held.classes, settings.knn_k, seed) for i in (0, 1))
-        rows.append(Row(layer + 1, *trained, *start))
-    classes, counts = np.unique(fit.classes, return_counts=True)
-    chance = float((held.classes == classes[counts.argmax()]).mean())
-    result = Probe(rows, classes.tolist(), len(fit.classes), len(held.classes), chance)
+        trained, untrained = (
+            classifier_accuracies(x[i, layer], train_set.classes, y[i, layer], valid_set.classes, settings.knn_k, seed)
+            for i in (0, 1)
+        )
+        rows.append(LayerScores(layer + 1, *trained, *untrained))
+    classes, counts = np.unique(train_set.classes, return_counts=True)
+    chance = float((valid_set.classes == classes[counts.argmax()]).mean())
+    result = Probe(rows, classes.tolist(), len(train_set.classes), len(valid_set.classes), chance)
     if out is not None:
         Path(out).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def untrained(recipe: Recipe) -> Encoder:
-    """The encoder with the weights that a run of this recipe starts from, on the CPU, in evaluation mode."""
+def untrained_encoder(recipe: Recipe) -> Encoder:
+    """The encoder with the initial weights of a run of this recipe, on the CPU, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         return build_encoder(recipe.build_modality(), recipe.encoder).eval().requires_grad_(False)
