@@ -34,8 +34,7 @@ import numpy as np
 from PIL import Image
 
 from data2vec import cli
-from data2vec.run_dir import Run
-from data2vec.train import checkpoint
+from data2vec.run_dir import Run, checkpoint_damage
 
 EVERY = 2
 """Steps between checkpoints: a large part of the time goes into writing them."""
@@ -224,8 +223,8 @@ def fate(out: Path, tally: Counter[str]) -> str:
     """Where a kill struck; counts violations."""
     tally["kills"] += 1
     steps = [line["step"] for line in Run(out).metrics]
-    whole = [int(path.name[5:]) for path in checkpoint.found(out) if checkpoint.damaged(path) is None]
-    tally["torn"] += len(checkpoint.found(out)) - len(whole)
+    whole = [int(path.name[5:]) for path in Run(out).checkpoints if checkpoint_damage(path) is None]
+    tally["torn"] += len(Run(out).checkpoints) - len(whole)
     if not tally["torn"]:
         del tally["torn"]
     if steps and max(whole, default=0) < (steps[-1] - 1) // EVERY * EVERY:

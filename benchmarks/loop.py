@@ -32,12 +32,13 @@ from step import BASES, ROWS, clock, matmul_rates, operations
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+import data2vec
 from data2vec.batch import Batch
 from data2vec.errors import RunStopped
 from data2vec.nn import attention, dropout
 from data2vec.recipe.loading import load_recipe
-from data2vec.train import trainer as loop
-from data2vec.train.train_step import Step
+from data2vec.train import trainer
+from data2vec.train.train_step import TrainStep
 
 UNITS = {"speech": "10 s", "vision": "images", "text": "blocks"}
 PARTS = {
@@ -64,7 +65,7 @@ class Enough(Exception):
     """All steps are measured."""
 
 
-class Watched(Step):
+class Watched(TrainStep):
     """Records when steps begin and end; the last ones under the profiler."""
 
     warm_up = 3
@@ -117,13 +118,13 @@ def measure(name: str, data: str, given: dict[str, Any], steps: int) -> dict[str
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     Watched.steps = steps
     Watched.warm_up = 3 if device.type == "cpu" else 3 + 4 * given["data.workers"]
-    loop.Step = Watched
+    trainer.TrainStep = Watched  # type: ignore[misc]
     attention.draw_keep = dropout.draw_keep = draw_keep
     recipe = load_recipe(name, given)
     dtype = torch.float32 if recipe.train.precision == "fp32" else torch.bfloat16
     rate = statistics.median(matmul_rates(device, dtype))
     with tempfile.TemporaryDirectory() as out, suppress(Enough):
-        loop.pretrain(recipe, data, out=f"{out}/run")
+        data2vec.pretrain(recipe, data, out=f"{out}/run")
     begins, ends, first = Watched.begins, Watched.ends, Watched.warm_up
     last = first + steps
     seconds = (ends[last - 1] - begins[first]) / steps

@@ -30,7 +30,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.train.train_step import Step
+from data2vec.train.train_step import TrainStep
 
 BASES = tuple(f"{kind}/{version}-base" for version in ("v1", "v2") for kind in ("speech", "vision", "text"))
 ROWS = {"data2vec": {"speech": 2, "vision": 8, "text": 2}, "data2vec2": {"speech": 1, "vision": 2, "text": 1}}
@@ -118,7 +118,7 @@ def measure(name: str, precision: str, steps: int, rows: int | None, masks: int 
     with process_group(recipe.train.device) as process:
         torch.manual_seed(0)
         objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
-        step, given = Step(objective, recipe.train, process), batch(recipe, rows)
+        step, given = TrainStep(objective, recipe.train, process), batch(recipe, rows)
         count = operations(recipe, given)
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         rates = matmul_rates(process.device, dtype)

@@ -58,7 +58,7 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
     from data2vec.objective import build_objective
     from data2vec.recipe.loading import load_recipe
     from data2vec.tasks.probing.probe import probe
-    from data2vec.train.trainer import pretrain
+    from data2vec.train.pretrain import pretrain
 
     torch.set_num_threads(1)
     each = operations(name, train)

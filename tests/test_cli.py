@@ -154,7 +154,7 @@ def test_resume_with_a_truncated_checkpoint_continues_from_the_previous_one(
     words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={images}", *TINY]
     assert cli.main(words) == 0
     printed = capsys.readouterr().err
-    assert "step-4 is passed over: objective.safetensors has" in printed
+    assert "step-4: objective.safetensors has" in printed
     assert "step 3/4" in printed
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
@@ -189,7 +189,7 @@ def test_full_disk_exits_with_one_line_and_keeps_checkpoints(run: Path, images: 
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("data2vec:")]
     assert "is full" in line
-    assert "the last whole checkpoint is step-4" in line
+    assert "the latest complete checkpoint is step-4" in line
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-4"]
 
@@ -206,7 +206,7 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(images: Path, tmp_path: Pa
     _, printed = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in printed
-    assert printed.splitlines()[-1].startswith("data2vec: stopped: by Ctrl-C")
+    assert printed.splitlines()[-1].startswith("data2vec: stopped: interrupted; checkpoint saved at step")
     assert list(out.glob("checkpoints/step-*/complete.json"))
 
 

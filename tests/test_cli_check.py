@@ -83,5 +83,5 @@ def test_ctrl_c_exits_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     _, printed = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert printed.splitlines() == ["data2vec: stopped: by Ctrl-C"]
+    assert printed.splitlines() == ["data2vec: stopped: interrupted"]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -100,6 +100,6 @@ def test_ctrl_c_exits_with_130_and_keeps_finished_parts(model: str, clips: list[
     child.send_signal(signal.SIGINT)
     _, printed = child.communicate(timeout=60)
     assert child.returncode == 130, printed
-    assert printed.splitlines() == ["data2vec: stopped: by Ctrl-C"]
+    assert printed.splitlines() == ["data2vec: stopped: interrupted"]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert (tmp_path / "out.npy.parts").is_dir() and not (tmp_path / "out.npy").exists()

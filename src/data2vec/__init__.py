@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from data2vec.tasks.finetuning.evaluate import evaluate
     from data2vec.tasks.probing.probe import probe
     from data2vec.train.finetune import finetune
-    from data2vec.train.trainer import pretrain
+    from data2vec.train.pretrain import pretrain
 
 try:
     __version__ = version("data2vec")
@@ -75,7 +75,7 @@ _MODULES = {
     "finetune": "train.finetune",
     "load": "interop.load",
     "load_recipe": "recipe.loading",
-    "pretrain": "train.trainer",
+    "pretrain": "train.pretrain",
     "probe": "tasks.probing.probe",
     "recipe_names": "recipe.loading",
     "transcribe": "tasks.asr.transcribe",

@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         status = 128 + error.signal if isinstance(error, Interrupted) else 1
         return _report_failure("stopped", str(error), status, every_process=False)
-    except KeyboardInterrupt:
-        return _report_failure("stopped", "by Ctrl-C", 130, every_process=False)
+    except KeyboardInterrupt as error:
+        return _report_failure("stopped", str(error) or "interrupted", 130, every_process=False)
     except BrokenPipeError:  # the reader of our output has closed it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -195,7 +195,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from data2vec.train.trainer import pretrain
+    from data2vec.train.pretrain import pretrain
 
     run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
     if _is_main_process():

@@ -1,12 +1,22 @@
-"""The run folder: what `RUN/` holds, opening it anew, and taking it up again."""
+"""The run folder: what `RUN/` contains, and creating, resuming, locking and reading it.
+
+`RUN/checkpoints/step-N/` is written by `data2vec.train.checkpoint`. Its file `complete.json` lists all other files with their
+sizes and checksums: a checkpoint is complete when every one of them is as listed.
+"""
 
 import fcntl
 import json
+import sys
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from data2vec.atomic_io import atomic_write
 from data2vec.distributed import Process
@@ -14,7 +24,7 @@ from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 
-FREE = (
+CHANGEABLE_ON_RESUME = (
     "train.steps",
     "train.device",
     "train.shard",
@@ -25,7 +35,7 @@ FREE = (
     "log",
     "probe",
 )
-"""What may change when a run is resumed: none of it touches the steps already made or how the next ones are made."""
+"""Settings that may change when a run is resumed: they affect neither the steps already made nor the steps to come."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +47,39 @@ class Run:
 
     @property
     def recipe(self) -> Path:
-        """The complete recipe: running it again is the same run."""
+        """The complete recipe: running it again gives the same run."""
         return self.folder / "recipe.yaml"
 
     @property
     def model(self) -> Path:
-        """The trained model, for use: `data2vec.load(run.model)`. Written at the end of the run."""
+        """The trained model: `data2vec.load(run.model)`. Written at the end, or whenever validation improves."""
         return self.folder / "model"
 
     @property
     def report(self) -> Path:
-        """A page that tells how it went, for a browser. Written at the end of the run, and by `data2vec report`."""
+        """The report, an HTML page. Written at the end of the run, and by `data2vec report`."""
         return self.folder / "report.html"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first. A last line cut short by a crash is left out."""
-        return [line for _, line in read_lines(self.folder / "metrics.jsonl")]
+        return [line for _, line in read_metrics(self.folder / "metrics.jsonl")]
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """When and on which machine the run was started or resumed, and how that ended (`RUN/machine.json`), oldest first."""
+        path = self.folder / "machine.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, complete or not, newest first."""
+        folders = (path for path in (self.folder / "checkpoints").glob("step-*") if path.name[5:].isdigit())
+        return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The whole lines of a metrics file, as text and parsed."""
+def read_metrics(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a metrics.jsonl file, as text and parsed; ends at a line cut short."""
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             yield text, json.loads(text)
@@ -65,54 +87,44 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             return
 
 
-def check(folder: Path, recipe: Recipe, resume: bool) -> None:
+def check_run_dir(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Raises UserError when `folder` cannot be the folder of this run.
 
-    A new run needs an empty place; to resume there must be a run, and `recipe` must not make another one of it."""
-    there = (folder / "recipe.yaml").is_file()
+    A new run needs a new or empty folder; to resume, there must be a run whose recipe differs from `recipe` only in settings
+    that are CHANGEABLE_ON_RESUME."""
+    is_run = (folder / "recipe.yaml").is_file()
     if not resume:
-        if there:
-            raise UserError(f"--out {folder}: already holds a run; go on with it by --resume, or choose another --out")
+        if is_run:
+            raise UserError(f"--out {folder}: already contains a run; resume it with --resume, or choose another --out")
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder}: there is a file of this name; choose another --out")
+            raise UserError(f"--out {folder}: is a file; choose another --out")
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"--out {folder}: is not empty; choose another --out")
         return
-    if not there:
-        raise UserError(f"--resume: there is no run in {folder} (no recipe.yaml); leave out --resume to start one")
-    if changed := differences(load_recipe(folder / "recipe.yaml"), recipe):
+    if not is_run:
+        raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml); omit --resume to start a new run")
+    if changed := changed_settings(load_recipe(folder / "recipe.yaml"), recipe):
         raise UserError(
             "\n".join(
-                f"--resume: {key} is {now!r}, but the run in {folder} has {then!r}; keep that, or start another run by --out"
-                for key, then, now in changed
+                f"--resume: {key} is {new!r}, but {old!r} in the run in {folder}; keep {old!r}, or start a new run with --out"
+                for key, old, new in changed
             )
         )
 
 
-@contextmanager
-def only_one(folder: Path, process: Process) -> Iterator[None]:
-    """Nobody else trains in this folder meanwhile, such as a process of a run that was thought to be dead.
-
-    Raises UserError on every process when somebody does."""
-    files: list[TextIO] = []
-
-    def lock() -> None:
-        files.append((folder / ".lock").open("a"))
-        try:
-            fcntl.lockf(files[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, whatever its workers hold
-        except OSError:
-            raise UserError(f"--out {folder}: another process trains in it still; wait until it has ended, or end it") from None
-
-    try:
-        process.on_main_process(lock)
-        yield
-    finally:
-        for file in files:
-            file.close()
+def changed_settings(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) of every setting that differs and may not change on resume."""
+    before, after = old.flat(), new.flat()
+    changeable = tuple(f"{key}." for key in CHANGEABLE_ON_RESUME)
+    return [
+        (key, before.get(key), after.get(key))
+        for key in (before | after)
+        if before.get(key) != after.get(key) and not f"{key}.".startswith(changeable)
+    ]
 
 
-def open_run(folder: Path, recipe: Recipe) -> Run:
-    """Make the run folder where it is not there yet, and write the complete recipe into it."""
+def create_run_dir(folder: Path, recipe: Recipe) -> Run:
+    """Create the run folder unless it exists, and write the complete recipe into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "recipe.yaml") as tmp:
@@ -122,12 +134,90 @@ def open_run(folder: Path, recipe: Recipe) -> Run:
     return Run(folder)
 
 
-def differences(then: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) of every setting that differs and may not when a run goes on."""
-    old, new = then.flat(), now.flat()
-    free = tuple(f"{key}." for key in FREE)
-    return [
-        (key, old.get(key), new.get(key))
-        for key in (old | new)
-        if old.get(key) != new.get(key) and not f"{key}.".startswith(free)
-    ]
+@contextmanager
+def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
+    """Lock the run folder against other runs, such as one that was believed dead.
+
+    Raises UserError on every process when it is locked already."""
+    files: list[TextIO] = []
+
+    def lock() -> None:
+        files.append((folder / ".lock").open("a"))
+        try:
+            # fcntl.lockf, not filelock: a flock would live on in forked data workers after this process is killed.
+            fcntl.lockf(files[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--out {folder}: another process is training in this folder; wait until it ends, or stop it"
+            ) from None
+
+    try:
+        process.on_main_process(lock)
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The latest complete checkpoint of a run, or None. Damaged ones that are skipped are reported on stderr."""
+    for folder in Run(run).checkpoints:
+        damage = checkpoint_damage(folder)
+        if damage is None:
+            return folder
+        print(f"data2vec: skipping damaged checkpoint {folder}: {damage}", file=sys.stderr)
+    return None
+
+
+def checkpoint_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None when it is complete."""
+    try:
+        files = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
+        for name, expected in files.items():
+            size = (folder / name).stat().st_size
+            if size != expected["bytes"]:
+                return f"{name} has {size} bytes of {expected['bytes']}"
+            if crc32(folder / name) != expected["crc32"]:
+                return f"{name} has a wrong checksum"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"complete.json cannot be read ({error})"
+    return None
+
+
+def load_checkpoint_weights(folder: Path, objective: nn.Module) -> None:
+    """Load the student, head and teacher of a checkpoint into `objective`. Raises UserError if they do not fit."""
+    read_checkpoint_tensors(folder, objective_tensors(objective))
+
+
+def objective_tensors(objective: nn.Module) -> dict[str, Tensor]:
+    """All weights by name, without copying them."""
+    return {name: tensor.detach() for name, tensor in objective.state_dict().items()}
+
+
+def read_checkpoint_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill `tensors`, or this process's shards of them, from the files of a checkpoint, sharded or not."""
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        missing = tensors.keys() - reader.read_metadata().state_dict_metadata.keys()
+        if missing:
+            raise ValueError(f"it has no {min(missing)}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each process reads for itself
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
+    except (RuntimeError, ValueError, SafetensorError, dcp.CheckpointException) as error:
+        failures = getattr(error, "failures", None)
+        cause = next(iter(failures.values()))[0] if failures else error
+        raise UserError(f"checkpoint {folder} does not fit this recipe: {str(cause).splitlines()[0]}") from None
+
+
+def crc32(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            value = zlib.crc32(chunk, value)
+    return f"{value:08x}"

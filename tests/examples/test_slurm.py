@@ -96,7 +96,7 @@ def test_a_job_that_is_told_to_go_is_queued_again_and_goes_on(tmp_path: Path, pi
     srun = subprocess.run(["pgrep", "-P", str(first.pid), "-f", "srun"], capture_output=True, text=True, check=True)
     os.kill(int(srun.stdout.split()[0]), signal.SIGUSR1)
     assert first.wait(60) == 128 + signal.SIGUSR1
-    assert "asked to stop at step" in log.read_text()
+    assert "interrupted; checkpoint saved at step" in log.read_text()
     assert requeued.read_text() == "requeue 7\n"
     reached = run.metrics[-1]["step"]
     second = subprocess.run(job(reached + 2), env=environment, capture_output=True, text=True, timeout=100)

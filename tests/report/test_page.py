@@ -86,7 +86,7 @@ def test_report_of_a_collapsed_run_has_verdict_and_suggestion(copied: Run) -> No
 @only("images")
 def test_report_of_a_stopped_run_shows_the_reason(copied: Run) -> None:
     path = copied.folder / "machine.json"
-    path.write_text(json.dumps([start | {"because": "asked to stop"} for start in json.loads(path.read_text())]))
+    path.write_text(json.dumps([start | {"exit_reason": "asked to stop"} for start in json.loads(path.read_text())]))
     text = build_report(copied.folder).read_text(encoding="utf-8")
     assert "The run stopped: asked to stop" in text and 'class="verdict collapsed"' not in text
     path.write_text(json.dumps([start | {"unhealthy": True} for start in json.loads(path.read_text())]))

@@ -10,23 +10,24 @@ from torch import nn
 from data2vec.distributed import Process
 from data2vec.errors import RunStopped, UserError
 from data2vec.recipe.train_settings import TrainSettings
-from data2vec.train import checkpoint
-from data2vec.train import optimizer as optimizers
+from data2vec.run_dir import checkpoint_damage, latest_checkpoint, load_checkpoint_weights
+from data2vec.train.checkpoint import load_checkpoint, save_checkpoint
+from data2vec.train.optimizer import build_adamw
 
-ALONE = Process(torch.device("cpu"))
+PROCESS = Process(torch.device("cpu"))
 
 
 def trained(seed: int = 0, width: int = 8) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = nn.Linear(width, width)
-    optimizer = optimizers.build(model, TrainSettings())
+    optimizer = build_adamw(model, TrainSettings())
     model(torch.randn(4, width)).square().sum().backward()
     optimizer.step()
     return model, optimizer
 
 
 def save(run: Path, step: int, keep: int | None = None) -> Path:
-    return checkpoint.save(run, step, *trained(step), {"samples": 7}, keep, ALONE)
+    return save_checkpoint(run, step, *trained(step), {"samples": 7}, keep, PROCESS)
 
 
 @pytest.fixture
@@ -43,9 +44,9 @@ def small_files() -> Iterator[None]:
 def test_everything_comes_back(tmp_path: Path) -> None:
     save(tmp_path, 3)
     model, optimizer = trained(seed=99)
-    newest = checkpoint.latest(tmp_path)
+    newest = latest_checkpoint(tmp_path)
     assert newest
-    assert checkpoint.load(newest, model, optimizer) == {"step": 3, "samples": 7}
+    assert load_checkpoint(newest, model, optimizer) == {"step": 3, "samples": 7}
     expected_model, expected_optimizer = trained(3)
     for one, other in zip(model.parameters(), expected_model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -55,10 +56,10 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_weights_come_back_alone(tmp_path: Path) -> None:
     folder, (model, _) = save(tmp_path, 3), trained(seed=99)
-    checkpoint.weights(folder, model)
+    load_checkpoint_weights(folder, model)
     assert torch.equal(model.weight, trained(3)[0].weight)
     with pytest.raises(UserError, match="does not fit this recipe"):
-        checkpoint.weights(folder, trained(width=4)[0])
+        load_checkpoint_weights(folder, trained(width=4)[0])
 
 
 def test_old_ones_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def damage_list(folder: Path) -> None:
     ("damage", "said"),
     [
         (damage_cut, "objective.safetensors has"),
-        (damage_flip, "optimizer.safetensors is not what was written"),
+        (damage_flip, "optimizer.safetensors has a wrong checksum"),
         (damage_missing, "state.json is missing"),
         (damage_torn, "complete.json is missing"),
         (damage_list, "complete.json cannot be read"),
@@ -106,7 +107,7 @@ def test_a_damaged_one_is_named_and_passed_over(
 ) -> None:
     save(tmp_path, 1)
     damage(save(tmp_path, 2))  # type: ignore[operator]
-    newest = checkpoint.latest(tmp_path)
+    newest = latest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.name == "step-1"
     lines = capsys.readouterr().err.splitlines()
@@ -116,14 +117,14 @@ def test_a_damaged_one_is_named_and_passed_over(
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:
-    assert checkpoint.latest(tmp_path) is None
+    assert latest_checkpoint(tmp_path) is None
 
 
 def test_what_a_crash_left_beside_is_no_checkpoint_and_no_obstacle(tmp_path: Path) -> None:
     tmp = tmp_path / "checkpoints" / ".step-2.tmp"
     tmp.mkdir(parents=True)
     (tmp / "objective.safetensors").write_text("half")
-    assert checkpoint.latest(tmp_path) is None
+    assert latest_checkpoint(tmp_path) is None
     save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
 
@@ -131,14 +132,14 @@ def test_what_a_crash_left_beside_is_no_checkpoint_and_no_obstacle(tmp_path: Pat
 def test_a_full_disk_loses_nothing(tmp_path: Path, small_files: None) -> None:
     save(tmp_path, 1)
     big, optimizer = trained(2, width=64)
-    with pytest.raises(RunStopped, match=r"disk .* is full.*the last whole checkpoint is step-1") as stopped:
-        checkpoint.save(tmp_path, 2, big, optimizer, {}, 1, ALONE)
+    with pytest.raises(RunStopped, match=r"disk full.*the latest complete checkpoint is step-1") as stopped:
+        save_checkpoint(tmp_path, 2, big, optimizer, {}, 1, PROCESS)
     assert len(str(stopped.value).splitlines()) == 1
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
-    assert checkpoint.damaged(tmp_path / "checkpoints" / "step-1") is None
+    assert checkpoint_damage(tmp_path / "checkpoints" / "step-1") is None
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     with pytest.raises(UserError, match="does not fit this recipe"):
-        checkpoint.load(folder, *trained(0, width=4))
+        load_checkpoint(folder, *trained(0, width=4))

@@ -26,13 +26,13 @@ import json, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 import data2vec
-from data2vec.train import trainer as loop
+from data2vec.train import trainer
 from data2vec.distributed import process_group
 from data2vec.train.parallel import gathered
 
 out, dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tiny = versions[0][1]
-make_step = loop.Step.__call__
+make_step = trainer.TrainStep.__call__
 crash = 0
 
 
@@ -58,7 +58,7 @@ def halted(at, *given, **options):
         crash = 0
 
 
-loop.Step.__call__ = checked
+trainer.TrainStep.__call__ = checked
 with process_group("cpu"):
     for recipe, small, still in versions:
         for micro_batch in (4, 16):

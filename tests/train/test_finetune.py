@@ -20,7 +20,7 @@ from data2vec.nn.heads import Classifier
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.tasks.asr.ngram import estimate_ngram
-from data2vec.train.finetune import Finetuning
+from data2vec.train.finetune import FinetuneTask
 from data2vec.train.sweep import sweep
 
 ENCODER = {"encoder.width": 32, "encoder.layers": 2, "encoder.heads": 2, "encoder.ffn_width": 64}
@@ -191,11 +191,11 @@ def test_the_weights_that_were_given_are_not_kept_twice(labelled: Path, given: d
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
     run = data2vec.finetune(name, given["vision-v2"], where, where, settings("vision", 1), tmp_path / "run")
     with process_group("cpu") as process:
-        for newest in (None, run.folder / "checkpoints" / "step-1"):  # begun, and gone on with
-            training = Finetuning(load_recipe(run.folder / "recipe.yaml"), process, newest)
-            assert training.given is not None and not training.given.pretraining
-            assert all(weight.is_meta for weight in training.given.encoder.parameters())
-            assert not any(weight.is_meta for weight in training.objective.parameters())
+        for resume in (False, True):
+            task = FinetuneTask(load_recipe(run.folder / "recipe.yaml"), process, resume)
+            assert task.source is not None and not task.source.pretraining
+            assert all(weight.is_meta for weight in task.source.encoder.parameters())
+            assert not any(weight.is_meta for weight in task.objective.parameters())
 
 
 def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
@@ -259,15 +259,15 @@ def test_mistakes_are_told(labelled: Path, given: dict[str, Path], tmp_path: Pat
         return capsys.readouterr().err
 
     train = f"data.train={data(labelled, 'speech')}"
-    assert "is a recipe of pre-training" in told("finetune", "speech/v1-base", "--model", str(given["speech-v1"]), train)
-    assert "is a recipe of fine-tuning" in told("pretrain", "speech/ctc-v1-base-10h", train)
-    assert "is a model of text, but speech/ctc-v1-base-10h is for speech" in told(
+    assert "is a recipe for pre-training" in told("finetune", "speech/v1-base", "--model", str(given["speech-v1"]), train)
+    assert "is a recipe for fine-tuning" in told("pretrain", "speech/ctc-v1-base-10h", train)
+    assert "is a text model, but speech/ctc-v1-base-10h is for speech" in told(
         "finetune", "speech/ctc-v1-base-10h", "--model", str(given["text-v1"]), train
     )
     assert "there is no column 'words'" in told(
         "finetune", "speech/ctc-tiny", train, "objective.label=words", *(f"{k}={v}" for k, v in RUN.items())
     )
-    assert "data.train: where is the labelled training data?" in told("finetune", "speech/ctc-tiny")
+    assert "data.train: no labelled training data" in told("finetune", "speech/ctc-tiny")
     assert "objective.mask_fill: this model has no mask vector" in told(
         "finetune", "speech/ctc-v1-base-10h", "--model", str(given["speech-v2"]), train, *words("speech")
     )

@@ -10,7 +10,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
-from data2vec.train.trainer import Training
+from data2vec.train.pretrain import PretrainTask
 
 CPU = torch.device("cpu")
 
@@ -23,29 +23,29 @@ def run(tiny2: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def begin(where: Path, settings: dict[str, Any]) -> Any:
-    return Training(load_recipe("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(CPU))
+    return PretrainTask(load_recipe("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(CPU))
 
 
 def test_student_teacher_and_decoder_go_on(run: Run, tiny2: dict[str, Any]) -> None:
-    training = begin(run.folder, tiny2)
+    task = begin(run.folder, tiny2)
     model = data2vec.load(run.folder)
-    state = training.objective.state_dict()
+    state = task.objective.state_dict()
     for name, weight in model.encoder.state_dict().items():
         assert torch.equal(state.pop(f"student.{name}"), weight)
     assert state.keys() == model.pretraining.keys()
     assert all(torch.equal(weight, model.pretraining[name]) for name, weight in state.items())
     assert any(not torch.equal(weight, model.encoder.state_dict().get(name[12:], weight)) for name, weight in state.items())
-    assert training.origin.endswith("teacher and head go on as they were")
+    assert task.init_message.endswith("its teacher and head are loaded too")
 
 
 def test_without_them_the_teacher_is_a_copy_and_the_decoder_new(run: Run, tiny2: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(run.model, tmp_path / "model")
     (tmp_path / "model" / "pretraining.safetensors").unlink()
-    training = begin(tmp_path / "model", tiny2)
-    state = training.objective.state_dict()
+    task = begin(tmp_path / "model", tiny2)
+    state = task.objective.state_dict()
     teacher = [name for name in state if name.startswith("teacher.ema.")]
     assert teacher and all(torch.equal(state[name], state[f"student.{name[12:]}"]) for name in teacher)
-    assert training.origin.endswith("the teacher begins as a copy of the student and the decoder is new")
+    assert task.init_message.endswith("the teacher is a copy of the student and the decoder is new")
 
 
 def test_a_run_of_two_parts_learns_on_and_resumes_without_the_first(
@@ -63,13 +63,15 @@ def test_a_run_of_two_parts_learns_on_and_resumes_without_the_first(
 
 
 def test_another_shape_is_refused_with_what_differs(run: Run, tiny2: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"init: .* does not fit this recipe: encoder.layers is 4 here and 3 there"):
+    with pytest.raises(
+        UserError, match=r"init: .* does not fit this recipe: encoder.layers is 4 in the recipe and 3 in the model"
+    ):
         begin(run.folder, tiny2 | {"encoder.layers": 4})
 
 
 def test_other_settings_of_the_same_shape_are_told(run: Run, tiny2: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     begin(run.folder, tiny2 | {"encoder.heads": 4, "encoder.dropout": 0.3})
-    assert "trained by other settings: encoder.heads is 4 here and 2 there" in caplog.text
+    assert "trained with other settings: encoder.heads is 4 in the recipe and 2 in the model" in caplog.text
     assert "dropout" not in caplog.text
 
 

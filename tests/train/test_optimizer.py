@@ -8,7 +8,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Data2Vec
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.train_settings import Cosine, Polynomial, TrainSettings, TriStage
-from data2vec.train.optimizer import build, clip, learning_rate, parameter_groups, set_learning_rate
+from data2vec.train.optimizer import build_adamw, clip_grad_norm, learning_rate, parameter_groups, set_learning_rate
 
 
 def rates(schedule: object, *steps: int) -> list[float]:
@@ -60,7 +60,9 @@ def test_only_matrices_decay(name: str) -> None:
 
 
 def test_everything_decays_when_asked_to() -> None:
-    groups = parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), TrainSettings(decay="all", weight_decay=0.3))
+    groups = parameter_groups(
+        nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), TrainSettings(weight_decay_on="all", weight_decay=0.3)
+    )
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(4, 0.3)]
 
 
@@ -68,7 +70,7 @@ def test_decay_is_decoupled_and_scaled_by_the_rate() -> None:
     layer = nn.Linear(1, 1)
     nn.init.ones_(layer.weight)
     nn.init.ones_(layer.bias)
-    optimizer = build(layer, TrainSettings(lr=0.1, weight_decay=0.5))
+    optimizer = build_adamw(layer, TrainSettings(lr=0.1, weight_decay=0.5))
     layer.weight.grad, layer.bias.grad = torch.zeros(1, 1), torch.zeros(1)
     optimizer.step()
     assert layer.weight.item() == pytest.approx(1 - 0.1 * 0.5)
@@ -78,7 +80,7 @@ def test_decay_is_decoupled_and_scaled_by_the_rate() -> None:
 def test_a_group_can_scale_the_learning_rate() -> None:
     layers = nn.ModuleDict({"low": nn.Linear(1, 1), "high": nn.Linear(1, 1)})
     settings = TrainSettings(steps=100, lr=2.0, schedule=Cosine(warmup_steps=20, final_lr=0.5))
-    optimizer = build(layers, settings, lambda name: {"low": 0.1, "high": 1.0}[name.split(".")[0]])
+    optimizer = build_adamw(layers, settings, lambda name: {"low": 0.1, "high": 1.0}[name.split(".")[0]])
 
     def rates(step: int) -> set[float]:
         set_learning_rate(optimizer, settings, step)
@@ -94,6 +96,6 @@ def test_a_group_can_scale_the_learning_rate() -> None:
 def test_gradients_are_clipped_to_a_global_norm(limit: float, after: float) -> None:
     parameters = [torch.zeros(1, requires_grad=True) for _ in range(3)]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
-    assert clip(parameters, limit).item() == 5
+    assert clip_grad_norm(parameters, limit).item() == 5
     norm = math.hypot(*(p.grad.item() for p in parameters if p.grad is not None))
     assert norm == pytest.approx(after)

@@ -55,10 +55,14 @@ def test_compiled_blocks_compute_the_same_and_share_one_program(
 
 def test_float16_is_refused_where_it_does_not_work() -> None:
     with pytest.raises(UserError, match=r"train\.precision: fp16 is hundreds of times slower"):
-        engine._check(TrainSettings(precision="fp16"), Process(torch.device("cpu")))
-    with pytest.raises(UserError, match=r"train\.precision: fp16 does not go with train\.shard"):
-        engine._check(TrainSettings(precision="fp16", shard=True), Process(torch.device("cuda"), rank=0, world_size=2))
-    engine._check(TrainSettings(precision="fp16", shard=True), Process(torch.device("cuda"), rank=0, world_size=1))
+        engine.check_parallel_settings(TrainSettings(precision="fp16"), Process(torch.device("cpu")))
+    with pytest.raises(UserError, match=r"train\.precision: fp16 is not supported with train\.shard"):
+        engine.check_parallel_settings(
+            TrainSettings(precision="fp16", shard=True), Process(torch.device("cuda"), rank=0, world_size=2)
+        )
+    engine.check_parallel_settings(
+        TrainSettings(precision="fp16", shard=True), Process(torch.device("cuda"), rank=0, world_size=1)
+    )
 
 
 def test_float16_scales_the_loss_and_resumes(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,32 +5,33 @@ import torch
 
 from data2vec.distributed import Process
 from data2vec.errors import Unhealthy
-from data2vec.train import provenance as machine
+from data2vec.run_dir import Run
+from data2vec.train.provenance import describe_machine, log_start
 
 FIRST = Process(torch.device("cpu"))
 
 
 def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
-    with machine.recorded(tmp_path, FIRST, 0):
-        (entry,) = machine.starts(tmp_path)
+    with log_start(tmp_path, FIRST, 0):
+        (entry,) = Run(tmp_path).starts
         assert entry["started"] and "ended" not in entry  # what a process that is killed leaves
-    with pytest.raises(Unhealthy), machine.recorded(tmp_path, FIRST, 7):
+    with pytest.raises(Unhealthy), log_start(tmp_path, FIRST, 7):
         raise Unhealthy("collapsed")
-    with pytest.raises(KeyboardInterrupt), machine.recorded(tmp_path, FIRST, 9):
+    with pytest.raises(KeyboardInterrupt), log_start(tmp_path, FIRST, 9):
         raise KeyboardInterrupt
-    every = machine.starts(tmp_path)
-    assert [(each["step"], each["because"]) for each in every] == [(0, "finished"), (7, "collapsed"), (9, "by Ctrl-C")]
+    every = Run(tmp_path).starts
+    assert [(each["step"], each["exit_reason"]) for each in every] == [(0, "finished"), (7, "collapsed"), (9, "interrupted")]
     assert [each.get("unhealthy") for each in every] == [None, True, None]
     assert all(each["ended"] >= each["started"] for each in every)
 
 
 def test_the_machine_is_described() -> None:
-    told = machine.describe(Process(torch.device("cpu"), rank=0, world_size=4))
+    told = describe_machine(Process(torch.device("cpu"), rank=0, world_size=4))
     assert told["processes"] == 4 and told["device"] == "cpu" and told["torch"] == torch.__version__
     assert told["processor"] and told["cores"] >= 1 and told["system"]
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    with machine.recorded(tmp_path, Process(torch.device("cpu"), rank=1, world_size=2), 0):
+    with log_start(tmp_path, Process(torch.device("cpu"), rank=1, world_size=2), 0):
         pass
-    assert machine.starts(tmp_path) == []
+    assert Run(tmp_path).starts == []

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import data2vec
 from data2vec.errors import RunStopped
 from data2vec.run_dir import Run
-from data2vec.train import trainer as loop
+from data2vec.train import trainer
 
 TIMINGS = ("seconds", "samples_per_second", "data_wait")
 WORK = """
@@ -67,13 +67,13 @@ def whole(streamed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 def test_stopped_and_resumed_equals_never_stopped(
     whole: Run, streamed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = loop.Step.__call__
+    step = trainer.TrainStep.__call__
 
     def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
         return 1 / 0 if number == 6 else step(self, number, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Step, "__call__", crash)
+        patch.setattr(trainer.TrainStep, "__call__", crash)
         with pytest.raises(ZeroDivisionError):
             pretrain(tmp_path / "run", streamed, **{"data.workers": 2})
     resumed = pretrain(tmp_path / "run", streamed, resume=True, **{"data.workers": 1})

@@ -13,7 +13,7 @@ import pytest
 import data2vec
 from data2vec.errors import UserError
 from data2vec.run_dir import Run
-from data2vec.train import trainer as loop
+from data2vec.train import trainer
 
 
 def pretrain(out: Path, settings: dict[str, Any], resume: bool = False, **more: Any) -> Run:
@@ -108,7 +108,7 @@ def test_one_that_fails_is_left_out_and_the_run_goes_on(
     assert standins["trackio"].lines == run.metrics
     assert len(run.metrics) == 3
     said = capsys.readouterr().err
-    assert said.count("log.trackers: wandb failed (Connection lost) and is left out from here on") == 1
+    assert said.count("log.trackers: wandb failed (Connection lost) and is disabled for this run") == 1
     assert "log.trackers: trackio failed (no answer)" in said
     assert run.model.is_dir()
 
@@ -119,8 +119,10 @@ def test_one_that_cannot_start_is_told_and_can_be_left_out(
 ) -> None:
     standins[name].failing["init"] = Standin.Error("no\nkey") if name == "wandb" else ValueError("no\nkey")
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "_steps", lambda *_: 1 / 0)
-        with pytest.raises(UserError, match=rf"^log\.trackers: {name} cannot start \(no key\); mend that, or leave it out"):
+        patch.setattr(trainer.Trainer, "_train_steps", lambda *_: 1 / 0)
+        with pytest.raises(
+            UserError, match=rf"^log\.trackers: {name} cannot start \(no key\); fix that or remove it from log\.trackers"
+        ):
             pretrain(tmp_path / "run", tiny | {"log.trackers": [name]})
     assert len(pretrain(tmp_path / "run", tiny, resume=True, **{"log.trackers": []}).metrics) == 8
 
@@ -151,13 +153,13 @@ def test_an_unknown_one_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
 
 def test_tensorboard_shows_a_resumed_run_as_one(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    step, settings = loop.Step.__call__, tiny | {"log.trackers": ["tensorboard"]}
+    step, settings = trainer.TrainStep.__call__, tiny | {"log.trackers": ["tensorboard"]}
 
     def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
         return 1 / 0 if number == 6 else step(self, number, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Step, "__call__", crash)
+        patch.setattr(trainer.TrainStep, "__call__", crash)
         with pytest.raises(ZeroDivisionError):
             pretrain(tmp_path / "run", settings)
     run = pretrain(tmp_path / "run", settings, resume=True)

@@ -3,7 +3,7 @@ from torch import nn
 
 from data2vec.batch import Batch
 from data2vec.modalities.speech import SpeechSettings, WaveformEncoder
-from data2vec.train.train_step import learning
+from data2vec.train.train_step import fraction_with_grad
 
 CPU = torch.device("cpu")
 
@@ -16,22 +16,22 @@ def features(scale: float) -> WaveformEncoder:
     return built
 
 
-def test_how_much_of_a_front_end_is_learning() -> None:
+def test_how_much_of_a_front_end_is_fraction_with_grad() -> None:
     whole, frozen = features(1.0), features(0.0)
-    assert learning(whole, CPU).item() == 1
+    assert fraction_with_grad(whole, CPU).item() == 1
     rest = sum(p.numel() for name, p in frozen.named_parameters() if not name.startswith("conv."))
-    assert learning(frozen, CPU).item() == torch.tensor(rest / sum(p.numel() for p in frozen.parameters())).item()
+    assert fraction_with_grad(frozen, CPU).item() == torch.tensor(rest / sum(p.numel() for p in frozen.parameters())).item()
 
 
 def test_gradients_of_zero_are_none_and_those_that_are_no_number_are_some() -> None:
     whole = features(1.0)
     for p in whole.parameters():
         p.grad = torch.zeros_like(p)
-    assert learning(whole, CPU).item() == 0
+    assert fraction_with_grad(whole, CPU).item() == 0
     for p in whole.parameters():
         p.grad = torch.full_like(p, torch.nan)
-    assert learning(whole, CPU).item() == 1
+    assert fraction_with_grad(whole, CPU).item() == 1
 
 
 def test_a_front_end_without_weights_has_nothing_to_learn() -> None:
-    assert learning(nn.Identity(), CPU).item() == 1
+    assert fraction_with_grad(nn.Identity(), CPU).item() == 1

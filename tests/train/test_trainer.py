@@ -18,7 +18,7 @@ from data2vec.health.verdict import Verdict, verdict
 from data2vec.recipe.loading import load_recipe
 from data2vec.report import page
 from data2vec.run_dir import Run
-from data2vec.train import trainer as loop
+from data2vec.train import trainer
 
 TIMINGS = ("seconds", "samples_per_second", "data_wait")
 
@@ -102,13 +102,13 @@ def test_version_2_resumes_to_the_last_bit(tiny2: dict[str, Any], tmp_path: Path
     def run(name: str, **more: Any) -> Run:
         return data2vec.pretrain("vision/v2-tiny", overrides=tiny2, out=tmp_path / name, **more)
 
-    unharmed, step = run("unharmed"), loop.Step.__call__
+    unharmed, step = run("unharmed"), trainer.TrainStep.__call__
 
     def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
         return 1 / 0 if number == 6 else step(self, number, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Step, "__call__", crash)
+        patch.setattr(trainer.TrainStep, "__call__", crash)
         with pytest.raises(ZeroDivisionError):
             run("halted")
     assert [path.name for path in (tmp_path / "halted" / "checkpoints").iterdir()] == ["step-3"]
@@ -129,7 +129,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_over(
     whole: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop.checkpoint, "save", lambda *_: os.kill(os.getpid(), 0) or 1 / 0)
+        patch.setattr(trainer, "save_checkpoint", lambda *_: os.kill(os.getpid(), 0) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pretrain(tmp_path / "run", tiny)
     assert measured(pretrain(tmp_path / "run", tiny, resume=True)) == measured(whole)
@@ -160,7 +160,7 @@ def test_accumulating_equals_one_large_batch(tiny: dict[str, Any], tmp_path: Pat
 def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
     """The same run with each batch given to the step in two uneven parts."""
     with pytest.MonkeyPatch.context() as patch:
-        steps = loop.Loader.steps
+        steps = trainer.Loader.steps
 
         def halved(self: Any, *place: Any) -> Any:
             for (batch,) in steps(self, *place):
@@ -171,7 +171,7 @@ def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
                     halves.append(MaskedBatch(batch.input[rows], mask=mask, masked_indices=indices))
                 yield halves
 
-        patch.setattr(loop.Loader, "steps", halved)
+        patch.setattr(trainer.Loader, "steps", halved)
         return pretrain(out, settings)
 
 
@@ -184,7 +184,7 @@ def test_bf16_trains_with_weights_in_fp32(tiny: dict[str, Any], whole: Run, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match=r"the loss, or .*train\.lr=1e\+30.*no checkpoint had been saved") as stopped:
+    with pytest.raises(RunStopped, match=r"the loss, or .*train\.lr=1e\+30.*no checkpoint was saved") as stopped:
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "train.checkpoint_every": 100, "train.clip_norm": 0})
     assert len(str(stopped.value).splitlines()) == 1
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -289,7 +289,7 @@ def test_two_at_once_in_a_folder_is_told(tiny: dict[str, Any], tmp_path: Path) -
     while len(run.metrics) < 3:
         assert child.poll() is None
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another process trains in it still"):
+    with pytest.raises(UserError, match="another process is training in this folder"):
         pretrain(run.folder, settings, resume=True)
     assert child.poll() is None
     child.kill()
@@ -299,9 +299,9 @@ def test_two_at_once_in_a_folder_is_told(tiny: dict[str, Any], tmp_path: Path) -
 
 def test_what_torchrun_starts_again_goes_on(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        step = loop.Step.__call__
+        step = trainer.TrainStep.__call__
         patch.setattr(
-            loop.Step, "__call__", lambda self, number, *a, **k: 1 / 0 if number == 5 else step(self, number, *a, **k)
+            trainer.TrainStep, "__call__", lambda self, number, *a, **k: 1 / 0 if number == 5 else step(self, number, *a, **k)
         )
         with pytest.raises(ZeroDivisionError):
             pretrain(tmp_path / "run", tiny)
@@ -329,32 +329,32 @@ def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, t
 
 def test_a_run_is_never_overwritten(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     before = measured(whole)
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="already contains a run"):
         pretrain(whole.folder, tiny)
     assert measured(whole) == before
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="is not empty"):
         pretrain(tmp_path, tiny)
-    with pytest.raises(UserError, match="there is a file of this name"):
+    with pytest.raises(UserError, match="is a file"):
         pretrain(tmp_path / "letter.txt", tiny)
 
 
 def test_what_cannot_be_resumed_is_told(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run in"):
+    with pytest.raises(UserError, match="is not a run folder"):
         pretrain(tmp_path / "nothing", tiny, resume=True)
     assert not (tmp_path / "nothing").exists()
     with pytest.raises(UserError) as told:
         pretrain(whole.folder, tiny, resume=True, **{"train.lr": 3.0, "encoder.width": 32, "log.every": 7})
     lines = str(told.value).splitlines()
     assert len(lines) == 2
-    assert any("train.lr is 3.0, but the run in" in line and "has 0.003" in line for line in lines)
+    assert any("train.lr is 3.0, but" in line and "keep 0.003" in line for line in lines)
     assert any("encoder.width is 32" in line for line in lines)
 
 
 def test_a_mistake_in_the_data_leaves_no_run_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         pretrain(tmp_path / "run", tiny, **{"data.train": str(tmp_path / "nowhere")})
-    with pytest.raises(UserError, match=r"data\.train: where is the training data"):
+    with pytest.raises(UserError, match=r"data\.train: no training data"):
         pretrain(tmp_path / "run", tiny, **{"data.train": None})
     assert not (tmp_path / "run").exists()
 

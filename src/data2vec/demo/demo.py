@@ -18,7 +18,7 @@ from data2vec.report.samples import encoder_features, load_sample
 from data2vec.report.style import save_png
 from data2vec.run_dir import Run
 from data2vec.tasks.probing.probe import Probe, probe, untrained_encoder
-from data2vec.train.trainer import pretrain
+from data2vec.train.pretrain import pretrain
 
 
 @dataclass(frozen=True)

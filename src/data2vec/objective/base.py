@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from data2vec.batch import MaskedBatch
@@ -15,6 +15,7 @@ from data2vec.objective.diagnostics import HealthSettings
 from data2vec.objective.masking import MaskSettings, SpanMask
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import Teacher, TeacherSettings
+from data2vec.objective.training_objective import TrainingObjective
 from data2vec.settings import Settings
 
 
@@ -49,7 +50,7 @@ class ObjectiveOutput:
     """Scalars on the health of the representations, if they were asked for."""
 
 
-class Objective(nn.Module):
+class Objective(TrainingObjective[MaskedBatch]):
     """Student and teacher; the versions differ in `forward`."""
 
     settings: ObjectiveSettings
@@ -71,9 +72,6 @@ class Objective(nn.Module):
     def num_targets(self, batch: MaskedBatch) -> int:
         """N, the number of predicted positions, by which the loss is divided over the global batch."""
         return len(batch.masked_indices)
-
-    def before_step(self, step: int) -> None:
-        """To be called before optimizer step number `step` (counted from 1). Does nothing here."""
 
     def after_step(self, step: int) -> None:
         """To be called after optimizer step number `step` (counted from 1): updates the teacher."""

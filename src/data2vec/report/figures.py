@@ -24,7 +24,7 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.renderers import ColorScale, Renderer, mosaic
 from data2vec.report.samples import Sample, attention_weights, encoder_features, load_sample, masked_errors
 from data2vec.report.style import WIDTH, hide_axes, new_figure
-from data2vec.train import checkpoint
+from data2vec.run_dir import latest_checkpoint, load_checkpoint_weights
 
 MIN_MASKS = 8
 """Masks per example, at least, over which the loss at each position is averaged."""
@@ -58,13 +58,13 @@ def collect_figures(run: Path, recipe: Recipe) -> tuple[list[ReportFigure], str]
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return [], f"figures of inputs, features, attention and loss: the training data cannot be loaded ({reason})"
     figures = [_mask_figure(sample, batches)]
-    latest = checkpoint.latest(run)
+    latest = latest_checkpoint(run)
     if latest is None:
         return figures, "figures of features, attention and loss: there is no complete checkpoint"
     objective = _untrained_objective(recipe, modality)
     untrained = copy.deepcopy(objective.student)
     try:
-        checkpoint.weights(latest, objective)
+        load_checkpoint_weights(latest, objective)
     except UserError as error:
         return figures, f"figures of features, attention and loss: {error}"
     figures.append(_loss_figure(sample, batches, objective))

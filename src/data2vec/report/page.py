@@ -20,7 +20,6 @@ from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import to_svg
 from data2vec.run_dir import Run
 from data2vec.tasks.finetuning.verdict import judge_run
-from data2vec.train import provenance as machine
 
 MAX_FILES = 200
 """Unreadable files listed on the page."""
@@ -39,7 +38,7 @@ def build_report(run: str | Path) -> Path:
     if not run_dir.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
     recipe = load_recipe(run_dir.recipe)
-    metrics, starts = run_dir.metrics, machine.starts(run_dir.folder)
+    metrics, starts = run_dir.metrics, run_dir.starts
     figures, missing = collect_figures(run_dir.folder, recipe)
     sections = [
         _verdict(metrics, recipe, starts),
@@ -87,8 +86,8 @@ def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Seque
     mark, word, summary = STATES[state]
     details = f"<ul>{findings}</ul>" if findings else f"<p>{escape(verdict.note)}</p>"
     parts = [f"<strong>{mark} {word}</strong><p>{summary}</p>", details]
-    if last.get("because", "finished") != "finished":
-        parts.append(f"<p>The run stopped: {escape(last['because'])}</p>")
+    if last.get("exit_reason", "finished") != "finished":
+        parts.append(f"<p>The run stopped: {escape(last['exit_reason'])}</p>")
     return f'<section class="verdict {state}">{"".join(parts)}</section>'
 
 

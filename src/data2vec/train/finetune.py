@@ -1,6 +1,6 @@
-"""Fine-tuning: the training loop on labelled data, from a model, keeping the best one by its validation."""
+"""Fine-tuning: `finetune()` and its task, which trains on labelled data and keeps the best model by validation."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import build_head
 from data2vec.objective import Data2Vec2Settings
-from data2vec.objective import diagnostics as health
+from data2vec.objective.diagnostics import finite
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -36,9 +36,9 @@ from data2vec.tasks.finetuning.labels import (
 from data2vec.tasks.finetuning.supervised import SupervisedObjective
 from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.tasks.metrics import is_better
-from data2vec.train.init_from import fit, meaning
-from data2vec.train.parallel import all_weights
-from data2vec.train.trainer import Training, run_in
+from data2vec.train.init_from import load_encoder_weights, weight_semantics
+from data2vec.train.parallel import full_state_dict
+from data2vec.train.trainer import run_training
 
 
 def finetune(
@@ -51,39 +51,50 @@ def finetune(
     resume: bool = False,
     scratch: bool = False,
 ) -> Run:
-    """Fine-tune a model on labelled data, and write the best one with all that happened into a run folder.
+    """Fine-tune a model on labelled data, and write the best model, its metrics and its checkpoints to a run folder.
 
-    `recipe`: a shipped name such as "speech/ctc-v1-base-10h", a YAML file, or a Recipe; its encoder is the model's, but for
-    what the recipe itself says of it, such as dropout. `model`: anything that `data2vec.load` opens; none: an encoder with
-    fresh weights, of the recipe's own shape. `scratch`: the model's encoder, but with fresh weights, to compare with. `data`
-    and `valid`: labelled data, in place of the recipe's `data.train` and `data.valid`. The rest is as in `data2vec.pretrain`.
+    `recipe`: a shipped name such as "speech/ctc-v1-base-10h", a YAML file, or a Recipe. Encoder settings that it does not set,
+    such as sizes, are those of the model. `model`: anything that `data2vec.load` opens; None: an encoder with new weights, of
+    the recipe's own shape. `scratch`: the model's encoder, but with new weights, as a baseline. `data` and `valid`: labelled
+    data, instead of the recipe's `data.train` and `data.valid`. The rest is as in `data2vec.pretrain`.
 
-    Raises UserError for a mistake in what was given, RunStopped when the run ends before its last step."""
-    place = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
-    resolved = _resolve(recipe, model, data, valid, overrides, scratch)
-    return run_in(place, resolved, resume, Finetuning)
+    Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
+    folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
+    resolved = _resolve_recipe(recipe, model, data, valid, overrides, scratch)
+    return run_training(folder, resolved, resume, FinetuneTask)
 
 
-class Finetuning(Training):
-    """A run that learns from labels."""
+class FinetuneTask:
+    """Training on labels, from a model. It validates on `data.valid`, and keeps the best model by that."""
 
-    given: Model | None
-    """The model that it starts from; once the run is built, without its weights, which would only be a second copy."""
+    source: Model | None
+    """The model that training starts from; once the task is built, without its weights, which would be a second copy."""
 
-    def __init__(self, recipe: Recipe, process: Process, newest: Path | None = None):
-        super().__init__(recipe, process, newest)
-        if self.given is not None:
-            self.given.encoder.to("meta")
-            self.given = replace(self.given, pretraining={})
+    def __init__(self, recipe: Recipe, process: Process, resume: bool = False):
+        self.recipe, self.process, self.state = recipe, process, dict[str, Any]()
+        modality = recipe.build_modality()
+        self.source = None if recipe.init is None else load(recipe.init)
+        self.loader = self._build_loader(modality)
+        torch.manual_seed(recipe.train.seed)
+        self.objective = self._build_objective(modality)
+        self.init_message = None if resume else self._init_objective()
+        task, valid = recipe.objective, recipe.data.valid
+        assert isinstance(task, SupervisedSettings)
+        self.evaluate_every = None if valid is None else task.validate_every
+        if valid is not None:
+            self.valid_model = blank_model(load_recipe(recipe, {"data.streaming": False}), self.targets.head)
+            self.eval_set = load_eval_set(self.valid_model.modality, valid, self.targets, task.label)
+        if self.source is not None:
+            self.source.encoder.to("meta")
+            self.source = replace(self.source, pretraining={})
 
-    def _open(self, modality: Modality) -> Loader:
+    def _build_loader(self, modality: Modality) -> Loader:
         recipe, process = self.recipe, self.process
-        self.given = None if recipe.init is None else load(recipe.init)
         task: Any = recipe.objective
         where = str(recipe.data.train)
         examples = modality.labelled(modality.rows(where))
         values = read_labels(examples, task.label, where)
-        known = None if self.given is None or self.given.head is None else self.given.head.settings
+        known = None if self.source is None or self.source.head is None else self.source.head.settings
         targets = targets_from_labels([value for value in values if value is not None], task, known)
         if task.weighted_layers:
             targets.head = targets.head.model_copy(update={"weighted_layers": recipe.encoder.layers})
@@ -100,93 +111,82 @@ class Finetuning(Training):
             )
         batches = LabelledBatches(modality, Subset(examples, indices), labels, self.targets, task, recipe.encoder.width)
         pin = process.device.type == "cuda"
-        return Loader(modality, None, [], self.settings.seed, process.rank, process.world_size, pin, batches=batches)
+        return Loader(modality, None, [], recipe.train.seed, process.rank, process.world_size, pin, batches=batches)
 
-    def _build(self, modality: Modality) -> SupervisedObjective:
+    def _build_objective(self, modality: Modality) -> SupervisedObjective:
         encoder = build_encoder(modality, self.recipe.encoder)
         head = build_head(self.targets.head, self.recipe.encoder.width)
         task: Any = self.recipe.objective
-        if self.given is None:  # nothing is there to be kept from harm
+        if self.source is None:  # there are no pre-trained weights to protect
             task = task.model_copy(update={"freeze_steps": 0})
         return SupervisedObjective(encoder, head, task)
 
     @torch.no_grad()
-    def _start(self) -> str | None:
-        if self.given is None:
-            return "init: none, every weight is fresh"
-        fit(str(self.recipe.init), self.given, self.objective.student, self.recipe)
-        head = self.given.head
-        if same := head is not None and head.settings == self.targets.head:
+    def _init_objective(self) -> str:
+        """Load the weights of the source model into the objective; returns a line for the log."""
+        if self.source is None:
+            return "init: none, all weights are new"
+        load_encoder_weights(str(self.recipe.init), self.source, self.objective.student, self.recipe)
+        head = self.source.head
+        if same_head := head is not None and head.settings == self.targets.head:
             self.objective.head.load_state_dict(head.state_dict())
         self.objective.start_average()
-        return f"init: the encoder of {self.recipe.init}; {'its head, too' if same else 'the head is new'}"
+        return f"init: the encoder of {self.recipe.init}; {'its head is loaded too' if same_head else 'the head is new'}"
 
-    def _probe(self) -> tuple[Any, int]:
-        task, valid = self.recipe.objective, self.recipe.data.valid
-        assert isinstance(task, SupervisedSettings)
-        if valid is None:
-            return None, task.validate_every
-        recipe = load_recipe(self.recipe, {"data.streaming": False})
-        modality = recipe.build_modality()
-        eval_set = load_eval_set(modality, valid, self.targets, task.label)
-        copy = blank_model(recipe, self.targets.head)
-
-        def validate(weights: Mapping[str, Tensor]) -> dict[str, float]:
-            self._fill(copy, weights)
-            assert copy.head is not None
-            copy.encoder.to(self.process.device)
-            copy.head.to(self.process.device)
-            predictions = predict(copy.encoder, copy.head, modality, eval_set, self.process)
-            scores, _ = compute_scores(predictions, copy.head, eval_set, self.process, task)
-            return {f"valid_{name}": value for name, value in scores.items()}
-
-        return validate, task.validate_every
-
-    def _measure(self, probe: Any) -> dict[str, Any]:
-        """Validate, and write the model where it is the best one so far."""
-        weights = all_weights(self.objective)
-        scores = probe(weights)
+    def evaluate(self, step: int, run: Run) -> dict[str, Any]:
+        """Scores on the validation data. Writes the model if they are the best so far."""
+        weights = full_state_dict(self.objective)
+        model = self.valid_model
+        self._load_best_weights(model, weights)
+        assert model.head is not None
+        encoder, head = model.encoder.to(self.process.device), model.head.to(self.process.device)
+        predictions = predict(encoder, head, model.modality, self.eval_set, self.process)
+        found, _ = compute_scores(predictions, head, self.eval_set, self.process, self.recipe.objective)
+        scores = {f"valid_{name}": value for name, value in found.items()}
         metric = self.recipe.objective.metric
         if f"valid_{metric}" not in scores:
-            raise UserError(f"objective.metric: {metric!r} is not measured here, only {', '.join(k[6:] for k in scores)}")
-        value, best = scores[f"valid_{metric}"], self.noted.get("best")
+            raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {', '.join(found)}")
+        value, best = scores[f"valid_{metric}"], self.state.get("best")
         if best is None or is_better(metric, value, best["value"]):
-            self.noted["best"] = {"step": self.step, "metric": metric, "value": value}
-            self._write_model(weights)
+            self.state["best"] = {"step": step, "metric": metric, "value": value}
+            self._write_model(weights, run)
         return scores
 
-    def _save_model(self) -> None:
-        """The best one was written when it was met; without validation it is the last one."""
-        if "best" not in self.noted:
-            self._write_model(all_weights(self.objective))
+    def has_collapsed(self, metrics: dict[str, Any]) -> bool:
+        """Whether the loss or the gradient norm is NaN or inf."""
+        return not finite(metrics)
 
-    def _write_model(self, weights: Mapping[str, Tensor]) -> None:
+    def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
+        """The health of the run so far."""
+        return judge_run(metrics, self.recipe)
+
+    def save_model(self, run: Run) -> None:
+        """Write the last model, unless validation has chosen the best one already."""
+        if "best" not in self.state:
+            self._write_model(full_state_dict(self.objective), run)
+
+    def _write_model(self, weights: Mapping[str, Tensor], run: Run) -> None:
         model = blank_model(self.recipe, self.targets.head)
-        self._fill(model, weights)
+        self._load_best_weights(model, weights)
         model = replace(model, recipe=self._model_recipe())
-        if self.given is not None:
-            model = replace(model, source=self.given.source, license=self.given.license)
-        self.process.on_main_process(lambda: save_model_folder(model, self.run.model, self.loader.examples, self.run.metrics))
+        if self.source is not None:
+            model = replace(model, source=self.source.source, license=self.source.license)
+        self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
 
-    def _fill(self, model: Model, weights: Mapping[str, Tensor]) -> None:
+    def _load_best_weights(self, model: Model, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights to use, averaged if the recipe averages them, from the objective's state into a model."""
         for part, name in ((model.encoder, "student."), (model.head, "head.")):
             prefix = self.objective.best_weights_prefix + name
             assert part is not None
             part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
     def _model_recipe(self) -> Recipe:
-        """What the model is: the encoder as it is now, and the pre-training it comes from. How it was tuned is in the run."""
-        objective = Data2Vec2Settings() if self.given is None else self.given.recipe.objective
+        """The recipe in the model: its encoder, and the pre-training it comes from. The run has that of fine-tuning."""
+        objective = Data2Vec2Settings() if self.source is None else self.source.recipe.objective
         return self.recipe.model_copy(update={"objective": objective, "init": None})
 
-    def _collapsed(self, line: dict[str, Any]) -> str | None:
-        return None if health.finite(line) else "the loss, or the norm of the gradients, is no number any more"
 
-    def _verdict(self) -> Verdict:
-        return judge_run(self.run.metrics, self.recipe)
-
-
-def _resolve(
+def _resolve_recipe(
     recipe: str | Path | Recipe,
     model: Any,
     data: str | None,
@@ -194,27 +194,27 @@ def _resolve(
     overrides: Iterable[str] | Mapping[str, Any],
     scratch: bool,
 ) -> Recipe:
-    """The complete recipe of this run, with encoder and modality defaults from the model and absolute data paths."""
-    given = None if model is None else load(model)
+    """The complete recipe of this run: settings of encoder and modality default to the model's, and data paths are absolute."""
+    source = None if model is None else load(model)
     defaults: dict[str, Any] = {}
-    if given is not None:
-        defaults = {part: getattr(given.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
-        if (tokenizer := getattr(given.modality.data, "tokenizer", None)) is not None:
+    if source is not None:
+        defaults = {part: getattr(source.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
+        if (tokenizer := getattr(source.modality.data, "tokenizer", None)) is not None:
             defaults["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
     first = load_recipe(recipe)
     if not isinstance(first.objective, SupervisedSettings):
-        raise UserError(f"{recipe}: is a recipe of pre-training, not of fine-tuning; 'data2vec recipes' lists both")
-    kinds = [each.modality.name for each in (first, *([] if given is None else [given.recipe]))]
+        raise UserError(f"{recipe}: is a recipe for pre-training, not for fine-tuning; 'data2vec recipes' lists both")
+    kinds = [each.modality.name for each in (first, *([] if source is None else [source.recipe]))]
     if len(set(kinds)) > 1:
-        raise UserError(f"--model {model}: is a model of {kinds[1]}, but {recipe} is for {kinds[0]}")
-    known = {} if given is None else meaning(given.recipe)
-    if given is not None and not given.recipe.encoder.final_norm:  # it can be left out, but not come from nowhere
+        raise UserError(f"--model {model}: is a {kinds[1]} model, but {recipe} is for {kinds[0]}; use a recipe for {kinds[1]}")
+    known = {} if source is None else weight_semantics(source.recipe)
+    if source is not None and not source.recipe.encoder.final_norm:  # which can be removed, but not added without weights
         known["encoder.final_norm"] = False
     resolved = load_recipe(load_recipe(recipe, known, defaults), overrides)
-    places = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
-    if places["data.train"] is None:
-        raise UserError("data.train: where is the labelled training data? data.train=FOLDER")
+    paths = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
+    if paths["data.train"] is None:
+        raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
     if model is not None and not scratch:
-        places["init"] = str(model)
-    found = {key: str(Path(place).resolve()) if Path(place).exists() else place for key, place in places.items() if place}
-    return load_recipe(resolved, found)
+        paths["init"] = str(model)
+    absolute = {key: str(Path(path).resolve()) if Path(path).exists() else path for key, path in paths.items() if path}
+    return load_recipe(resolved, absolute)

@@ -1,4 +1,4 @@
-"""Starting from a model that is trained already, in place of fresh weights: `init=MODEL`."""
+"""Starting from a trained model instead of new weights: `init=MODEL`."""
 
 import logging
 from pathlib import Path
@@ -15,53 +15,55 @@ from data2vec.objective import Objective
 from data2vec.recipe.recipe import Recipe
 
 log = logging.getLogger(__name__)
-SHAPELESS = (
+NON_ARCHITECTURAL = (
     *("dropout", "drop_path", "layerdrop", "init", "_std", "grad_scale", "prenet_layers", "position_padding"),
     *("final_norm", "position_tables", ".mean", ".std"),
 )
-"""Settings of an encoder by whose endings nothing changes in what the weights mean."""
+"""Endings of encoder settings that do not change what the weights mean."""
 
 
 @torch.no_grad()
-def start_from(where: str, objective: Objective, recipe: Recipe) -> str:
-    """Put the weights of a model (anything that `data2vec.load` opens) into the student; says in words what was used.
+def init_pretraining(where: str, objective: Objective, recipe: Recipe) -> str:
+    """Load the weights of a model (anything that `data2vec.load` opens) into the objective; returns a line for the log.
 
-    The teacher and the prediction head or decoder go on too, where the model has them; else the teacher is a copy of the
-    student, and the head is fresh. Raises UserError when the model's weights do not fit this recipe."""
+    Teacher and prediction head or decoder are loaded too, if the model has them; otherwise the teacher is a copy of the
+    student, and the head is new. Raises UserError when the model's weights do not fit this recipe."""
     model = load(where)
-    fit(where, model, objective.student, recipe)
+    load_encoder_weights(where, model, objective.student, recipe)
     student = objective.student.state_dict()
-    fresh = []
+    new = []
     for name, tensor in objective.state_dict().items():
         found = model.pretraining.get(name)
         if not name.startswith("student.") and found is not None and found.shape == tensor.shape:
             tensor.copy_(found)
         elif name.startswith("teacher.ema."):
             tensor.copy_(student[name.removeprefix("teacher.ema.")])
-            fresh.append("teacher")
+            new.append("teacher")
         elif not name.startswith("student."):
-            fresh.append(name.partition(".")[0])
-    begun = {"teacher": "the teacher begins as a copy of the student"}
-    parts = [begun.get(part, f"the {part} is new") for part in dict.fromkeys(fresh)]
-    return f"init: the student of {where}; {' and '.join(parts) or 'teacher and head go on as they were'}"
+            new.append(name.partition(".")[0])
+    messages = {"teacher": "the teacher is a copy of the student"}
+    parts = [messages.get(part, f"the {part} is new") for part in dict.fromkeys(new)]
+    return f"init: the student of {where}; {' and '.join(parts) or 'its teacher and head are loaded too'}"
 
 
-def fit(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:
-    """Put the encoder of `model`, which comes from `where`, into `student`. Raises UserError when it does not fit."""
-    told = "; ".join(f"{key} is {here!r} here and {there!r} there" for key, there, here in differences(model, recipe))
-    given = _adapted(model.encoder.state_dict(), student.state_dict())
-    if _shapes(student.state_dict()) != _shapes(given):
-        raise UserError(f"init: {where} does not fit this recipe: {told or 'other weights'}")
-    if told:
-        log.warning("init: %s was trained by other settings: %s", where, told)
-    student.load_state_dict(given)
+def load_encoder_weights(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:
+    """Load the encoder of `model`, which comes from `where`, into `student`. Raises UserError when it does not fit."""
+    changed = "; ".join(
+        f"{key} is {ours!r} in the recipe and {theirs!r} in the model" for key, theirs, ours in differences(model, recipe)
+    )
+    weights = _adapted(model.encoder.state_dict(), student.state_dict())
+    if _shapes(student.state_dict()) != _shapes(weights):
+        raise UserError(f"init: {where} does not fit this recipe: {changed or 'other weights'}")
+    if changed:
+        log.warning("init: %s was trained with other settings: %s", where, changed)
+    student.load_state_dict(weights)
 
 
-def meaning(recipe: Recipe) -> dict[str, Any]:
+def weight_semantics(recipe: Recipe) -> dict[str, Any]:
     """The settings of an encoder that say what its weights mean, by their dotted keys."""
     parts = ((part, getattr(recipe, part).model_dump(mode="json")) for part in ("modality", "encoder"))
     found = {f"{part}.{key}": value for part, values in parts for key, value in values.items()}
-    return {key: value for key, value in found.items() if not key.endswith(SHAPELESS)}
+    return {key: value for key, value in found.items() if not key.endswith(NON_ARCHITECTURAL)}
 
 
 def _adapted(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def tokenizer_of(where: str) -> str | None:
 
 def differences(model: Model, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, the model's, the recipe's) of every setting of the encoder that changes what its weights mean."""
-    theirs, ours = meaning(model.recipe), meaning(recipe)
+    theirs, ours = weight_semantics(model.recipe), weight_semantics(recipe)
     keys = [key for key in (theirs | ours) if theirs.get(key) != ours.get(key)]
     return [(key, theirs.get(key), ours.get(key)) for key in keys]
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics.jsonl, the list of corrupt files, a progress bar, trackers."""
+"""What a run logs: metrics.jsonl, the list of corrupt files, a progress bar or status lines on stderr, trackers."""
 
 import json
 import math
@@ -10,17 +10,18 @@ from typing import Any
 from tqdm import tqdm
 
 from data2vec.atomic_io import atomic_write
-from data2vec.run_dir import read_lines
+from data2vec.run_dir import read_metrics
 from data2vec.train.trackers import Tracker
 
 
-class Journal:
-    """Writes what the first process learns about the run. `step` is where the run stands when the journal is opened;
-    a tracker that fails, say because the network is gone, is left out from then on."""
+class RunLogger:
+    """The logger of the main process, opened at step `step` of `steps`.
+
+    A tracker that fails, for example for lack of a network, is disabled for the rest of the run."""
 
     def __init__(self, folder: Path, step: int, steps: int, trackers: dict[str, Tracker]):
         self.path = folder / "metrics.jsonl"
-        _forget_after(self.path, step)
+        _remove_lines_after(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
         self.corrupt_path = folder / "corrupt_files.txt"
         self.trackers = trackers
@@ -29,63 +30,63 @@ class Journal:
         )
         self.steps = steps
 
-    def step(self) -> None:
-        """One more step is done."""
+    def advance(self) -> None:
+        """Advance the progress bar by one step."""
         self.bar.update()
 
     def log(self, line: dict[str, Any], corrupt: list[str]) -> None:
-        """Write one logged step, and the examples that cannot be read ("name: reason"), and show how it goes."""
+        """Log the metrics of one step; `corrupt`: the corrupt examples so far, each "name: reason"."""
         if corrupt or self.corrupt_path.exists():
             self.corrupt_path.write_text("".join(f"{name}\n" for name in corrupt), encoding="utf-8")
         numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
         self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
-        shown = f"loss {line['loss']:.4f}, {line['samples_per_second']:.1f} samples/s"
-        shown += "".join(
-            f", {name} std {line[f'{name}_std']:.3f}" for name in ("target", "prediction") if f"{name}_std" in line
-        )
-        if "probe_linear" in line:
-            shown += f", probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN"
-        shown += f", waiting for data {line['data_wait']:.0%}" + (
-            f", {line['corrupt']} corrupt files" if line["corrupt"] else ""
-        )
         if self.bar.disable:
-            self.say(f"step {line['step']}/{self.steps}: {shown}")
+            self.info(f"step {line['step']}/{self.steps}: {_status(line)}")
         else:
-            self.bar.set_postfix_str(shown)
+            self.bar.set_postfix_str(_status(line))
         values = {key: value for key, value in line.items() if key != "step" and value is not None}
         self._track(lambda tracker: tracker.log(line["step"], values))
 
-    def say(self, text: str) -> None:
-        """A line for the person who watches."""
+    def info(self, text: str) -> None:
+        """Print a line on stderr, above the progress bar."""
         self.bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """End the bar, the files and the trackers."""
+        """Close the progress bar, the files and the trackers."""
         self.bar.close()
         self.file.close()
         self._track(lambda tracker: tracker.close())
 
-    def _track(self, act: Callable[[Tracker], None]) -> None:
+    def _track(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self.trackers.items()):
             try:
-                act(tracker)
+                call(tracker)
             except OSError as error:
-                self.say(f"log.trackers: {name} failed ({error}) and is left out from here on; metrics.jsonl has everything")
+                self.info(f"log.trackers: {name} failed ({error}) and is disabled for this run; metrics.jsonl is complete")
                 del self.trackers[name]
 
 
-class Silence:
-    """The journal of every process but the first."""
+class NullLogger:
+    """The logger of all other processes: does nothing."""
 
-    def step(self) -> None: ...
+    def advance(self) -> None: ...
     def log(self, line: dict[str, Any], corrupt: list[str]) -> None: ...
-    def say(self, text: str) -> None: ...
+    def info(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Remove the lines of steps that will be made again."""
-    kept = [text for text, line in read_lines(path) if line["step"] <= step]
+def _status(line: dict[str, Any]) -> str:
+    parts = [f"loss {line['loss']:.4f}", f"{line['samples_per_second']:.1f} samples/s"]
+    parts += [f"{name} std {line[key]:.3f}" for name in ("target", "prediction") if (key := f"{name}_std") in line]
+    if "probe_linear" in line:
+        parts.append(f"probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN")
+    parts.append(f"data wait {line['data_wait']:.0%}")
+    return ", ".join(parts + ([f"{line['corrupt']} corrupt files"] if line["corrupt"] else []))
+
+
+def _remove_lines_after(path: Path, step: int) -> None:
+    """Remove the lines of steps that will be repeated after a resume."""
+    kept = [text for text, line in read_metrics(path) if line["step"] <= step]
     with atomic_write(path) as tmp:
         tmp.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")

@@ -1,19 +1,27 @@
-"""AdamW, what it decays, and how the learning rate moves."""
+"""AdamW, its parameter groups, layer-wise learning rate decay and the learning rate schedule."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data2vec.recipe.train_settings import Cosine, TrainSettings, TriStage
+from data2vec.recipe.train_settings import Cosine, LayerDecay, TrainSettings, TriStage
 from data2vec.train.parallel import gathered
+
+BLOCK = re.compile(r"(?:^|\.)transformer\.blocks\.(\d+)\.")
+BEFORE_BLOCKS = re.compile(
+    r"(?:^|\.)(?:local_encoder\.|transformer\.(?:extra_tokens$|input_norm\.)|position_encoder\.(?!table$))"
+)
+"""Parameters before the first block. A table of relative positions is not one: it is an attention bias in every block."""
 
 
 def learning_rate(settings: TrainSettings, step: int, scale: float = 1.0) -> float:
-    """The learning rate of optimizer step `step`, counted from 1 to `settings.steps`, where the peak is `scale` times that of
-    the settings. `final_lr` is not scaled, but never above the peak (as in fairseq)."""
+    """The learning rate of optimizer step `step` (1 to `settings.steps`) for a peak of `scale` times `settings.lr`.
+
+    `final_lr` is not scaled, but at most the peak (as in fairseq)."""
     schedule, peak, steps = settings.schedule, settings.lr * scale, settings.steps
     if isinstance(schedule, TriStage):
         warmup, hold = schedule.warmup * steps, schedule.hold * steps
@@ -35,11 +43,10 @@ def learning_rate(settings: TrainSettings, step: int, scale: float = 1.0) -> flo
 def parameter_groups(
     module: nn.Module, settings: TrainSettings, scale: Callable[[str], float] = lambda name: 1.0
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of `module`, with weight decay and without, for each `scale` of the learning rate, which is
-    given the parameter's name.
+    """The trainable parameters of `module`, grouped by weight decay (yes or no) and by learning rate scale.
 
-    With `decay: matrices` only the weights of linear, convolutional and token-embedding layers decay; biases, norms,
-    scales, mask vectors, extra tokens, bias tables and learned positions do not."""
+    `scale`: the scale by the parameter's name. With `weight_decay_on: matrices` only the weights of linear, convolutional
+    and token-embedding layers decay; biases, norms, scales, mask vectors, extra tokens, bias tables and positions do not."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for owner_name, owner in module.named_modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -47,7 +54,7 @@ def parameter_groups(
                 continue
             position = isinstance(owner, nn.Embedding) and "position_encoder" in owner_name.split(".")
             matrix = name.endswith("weight") and parameter.ndim >= 2 and not position
-            key = scale(f"{owner_name}.{name}".removeprefix(".")), matrix or settings.decay == "all"
+            key = scale(f"{owner_name}.{name}".removeprefix(".")), matrix or settings.weight_decay_on == "all"
             groups.setdefault(key, []).append(parameter)
     return [
         {"params": groups[key], "weight_decay": settings.weight_decay if key[1] else 0.0, "lr_scale": key[0]}
@@ -55,8 +62,10 @@ def parameter_groups(
     ]
 
 
-def build(module: nn.Module, settings: TrainSettings, scale: Callable[[str], float] = lambda name: 1.0) -> torch.optim.AdamW:
-    """AdamW over the groups of `parameter_groups`, as one fused operation, with its moments in place."""
+def build_adamw(
+    module: nn.Module, settings: TrainSettings, scale: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.AdamW:
+    """Fused AdamW over `parameter_groups`, with its state allocated, so that a checkpoint can be loaded into it."""
     optimizer = torch.optim.AdamW(
         parameter_groups(module, settings, scale), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
     )
@@ -70,21 +79,42 @@ def build(module: nn.Module, settings: TrainSettings, scale: Callable[[str], flo
     return optimizer
 
 
+def learning_rate_scale(settings: TrainSettings, layers: int) -> Callable[[str], float]:
+    """The learning rate scale by a parameter's name, of a module with a `student` of `layers` blocks and maybe a `head`."""
+    head = 1.0 if settings.head_lr is None else settings.head_lr / settings.lr
+
+    def scale(name: str) -> float:
+        if name.startswith("head."):
+            return head
+        return 1.0 if settings.layer_decay is None else layer_scale(name, layers, settings.layer_decay)
+
+    return scale
+
+
+def layer_scale(name: str, layers: int, decay: LayerDecay) -> float:
+    """The learning rate scale of the parameter `name`, in a module that holds an encoder of `layers` blocks."""
+    if block := BLOCK.search(name):
+        return decay.rate ** (layers - int(block[1]))
+    if decay.below == "decayed" and BEFORE_BLOCKS.search(name):
+        return decay.rate ** (layers + 1)
+    return 1.0
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int) -> None:
-    """Set the learning rate of step `step` on every group, by the group's own `lr_scale`."""
+    """Set the learning rate of step `step` in every group, times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(settings, step, group["lr_scale"])
 
 
-def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale gradients in place to a global norm of at most `max_norm` (0: leave them). Returns the norm before, 0-d."""
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale gradients in place to a global norm of at most `max_norm` (0: no clipping). Returns the norm before, 0-d."""
     parameters = list(parameters)
-    total = norm([p.grad for p in parameters if p.grad is not None])
+    total = total_norm([p.grad for p in parameters if p.grad is not None])
     if max_norm > 0:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, total, foreach=True)
     return total
 
 
-def norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all `tensors`, sharded or not, as one vector, 0-d. Every process has to call this."""
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """The global L2 norm of all `tensors`, sharded or not, 0-d. Every process has to call this."""
     return gathered(nn.utils.get_total_norm(tensors, foreach=True))

@@ -1,7 +1,7 @@
-"""Where else the lines of metrics.jsonl go, as they are written: TensorBoard, Weights & Biases, Trackio.
+"""Trackers, which get the lines of metrics.jsonl as they are logged: TensorBoard, Weights & Biases, Trackio.
 
-Each is imported only when it is switched on. What it stores, and where, is its own business; a run that is taken up again goes
-on in the same place.
+Each is imported only if `log.trackers` names it. A resumed run continues the same tracked run. To add a tracker, write a class
+with the methods of `Tracker` and add it to TRACKERS.
 """
 
 import importlib
@@ -16,13 +16,13 @@ from data2vec.recipe.recipe import Recipe
 
 
 class Tracker(Protocol):
-    """A sink for numbers. `log` and `close` raise an OSError when it cannot go on, such as without a network."""
+    """Gets metrics. `log` and `close` raise an OSError when the tracker fails, for example without a network."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of one step."""
+        """Log the metrics of one step."""
 
     def close(self) -> None:
-        """Store what is left."""
+        """Store what is still buffered."""
 
 
 class TensorBoard:
@@ -42,38 +42,38 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases: its server, or files in `RUN/wandb`, by its own settings."""
+    """Weights & Biases: its server, or files in `RUN/wandb`, as its own settings say."""
 
     def __init__(self, folder: Path, recipe: Recipe, step: int):
         import wandb
 
-        with told("wandb", wandb.Error, OSError):
+        with startup_errors("wandb", wandb.Error, OSError):
             self.run = wandb.init(
                 project=recipe.log.project,
                 name=folder.name,
-                id=_identity(folder),
+                id=_run_id(folder),
                 resume="allow",
                 dir=folder,
                 config=recipe.model_dump(mode="json"),
             )
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step, commit=True)  # else it is held back until the next step comes
+        self.run.log(values, step=step, commit=True)  # otherwise it is buffered until the next step
 
     def close(self) -> None:
         self.run.finish()
 
 
 class Trackio:
-    """Trackio: a data base on this machine, or a server, by its own settings. It knows a run only by its name."""
+    """Trackio: a local database, or a server, as its own settings say. It identifies a run by its name only."""
 
     def __init__(self, folder: Path, recipe: Recipe, step: int):
         import trackio
 
-        with told("trackio", OSError, ValueError):
+        with startup_errors("trackio", OSError, ValueError):
             trackio.init(
                 project=recipe.log.project,
-                name=f"{folder.name}-{_identity(folder)}",
+                name=f"{folder.name}-{_run_id(folder)}",
                 resume="allow",
                 config=recipe.model_dump(mode="json"),
             )
@@ -91,40 +91,38 @@ TRACKERS: dict[str, tuple[Callable[[Path, Recipe, int], Tracker], str, str]] = {
     "wandb": (WandB, "wandb", "init"),
     "trackio": (Trackio, "trackio", "init"),
 }
-"""By the name in `log.trackers`: the sink, and what it needs of which module."""
+"""By the name in `log.trackers`: the class, a module it needs, and an attribute that this module must have."""
 
 
-def check(names: Sequence[str]) -> None:
-    """Raises UserError when the package of a tracker is not there or not whole."""
+def require_trackers(names: Sequence[str]) -> None:
+    """Raises UserError when the package of a tracker is missing or incomplete."""
     for name in names:
         _, module, needed = TRACKERS[name]
         try:
             getattr(importlib.import_module(module), needed)
-        except (ImportError, AttributeError) as error:  # a folder called like it passes for an empty module
+        except (ImportError, AttributeError) as error:  # a folder of that name is imported as an empty module
             raise UserError(f"log.trackers: {name} cannot be used ({error}): pip install 'data2vec[{name}]'") from None
 
 
 def open_trackers(folder: Path, recipe: Recipe, step: int) -> dict[str, Tracker]:
-    """The trackers that the recipe names, for the run in `folder`, which stands at `step`.
-
-    Raises UserError when one cannot start."""
+    """The trackers that the recipe names, for the run in `folder` at step `step`. Raises UserError when one cannot start."""
     return {name: TRACKERS[name][0](folder, recipe, step) for name in recipe.log.trackers}
 
 
 @contextmanager
-def told(name: str, *failures: type[Exception]) -> Iterator[None]:
-    """Turns a tracker's word for why it cannot start into a UserError."""
+def startup_errors(name: str, *failures: type[Exception]) -> Iterator[None]:
+    """Turns a tracker's error at its start into a UserError."""
     try:
         yield
     except failures as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"log.trackers: {name} cannot start ({reason}); mend that, or leave it out, and go on by --resume"
+            f"log.trackers: {name} cannot start ({reason}); fix that or remove it from log.trackers, then use --resume"
         ) from None
 
 
-def _identity(folder: Path) -> str:
-    """What tells this run from all others of its name; the same when it is taken up again."""
+def _run_id(folder: Path) -> str:
+    """A unique id of this run; the same after a resume."""
     path = folder / "tracking_id.txt"
     if not path.exists():
         path.write_text(secrets.token_hex(4), encoding="utf-8")

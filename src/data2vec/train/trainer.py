@@ -1,304 +1,249 @@
-"""The training loop. It knows steps, files and signals; it knows nothing of the method or of the signal's kind."""
+"""The training loop. It knows steps, files and signals; modality, method and labels belong to the `TrainingTask`."""
 
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 import torch
 
-from data2vec import run_dir as folder
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import merge_stream_states
 from data2vec.distributed import Process, process_group
-from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
-from data2vec.health.verdict import Verdict, verdict
-from data2vec.modalities.base import Modality
-from data2vec.model import Model, save_model_folder
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import build_objective
-from data2vec.objective import diagnostics as health
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.errors import Interrupted, RunStopped, Unhealthy
+from data2vec.health.verdict import Verdict
+from data2vec.objective.diagnostics import finite
+from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.page import build_report_at_end
-from data2vec.run_dir import Run
-from data2vec.tasks.probing.online import OnlineProbe
-from data2vec.train import checkpoint, trackers
-from data2vec.train import provenance as machine
-from data2vec.train.init_from import start_from, tokenizer_of
-from data2vec.train.logger import Journal, Silence
+from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, latest_checkpoint
+from data2vec.train import trackers
+from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_disk_full
+from data2vec.train.logger import NullLogger, RunLogger
 from data2vec.train.optimizer import learning_rate
-from data2vec.train.parallel import all_weights
-from data2vec.train.train_step import Measured, Step
+from data2vec.train.provenance import log_start
+from data2vec.train.train_step import StepOutput, TrainStep
+
+Metrics = dict[str, Any]
 
 
-def pretrain(
-    recipe: str | Path | Recipe,
-    data: str | None = None,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
-    out: str | Path | None = None,
-    resume: bool = False,
+class TrainingTask(Protocol):
+    """What a run trains and how it evaluates that. Built on every process, before there is a run folder."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def loader(self) -> Loader:
+        """The training batches."""
+
+    @property
+    def objective(self) -> AnyTrainingObjective:
+        """With the weights to start from."""
+
+    @property
+    def init_message(self) -> str | None:
+        """Where these weights come from, for the log; None if there is nothing to say."""
+
+    @property
+    def evaluate_every(self) -> int | None:
+        """Steps between evaluations, besides the first step and the last; None: no evaluation."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What checkpoints hold for the task, fit for JSON; updated in place."""
+
+    def evaluate(self, step: int, run: Run) -> Metrics:
+        """Metrics of the current weights. Every process calls it; may write the model, if it is the best so far."""
+
+    def has_collapsed(self, metrics: Metrics) -> bool:
+        """Whether the run must stop, by the metrics of a step."""
+
+    def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
+        """The health of the run, by its logged steps."""
+
+    def save_model(self, run: Run) -> None:
+        """Write the model at the end of the run. Every process calls it."""
+
+
+def run_training(
+    folder: Path, recipe: Recipe, resume: bool, build_task: Callable[[Recipe, Process, bool], TrainingTask]
 ) -> Run:
-    """Pre-train a model, and write it with all that happened into a run folder.
+    """Train by a resolved recipe in a run folder, from the start or from its latest complete checkpoint.
 
-    `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: what to learn from, in place of
-    the recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or ["train.lr=1e-3"]. `out`: the run folder, by default
-    runs/ and the recipe's name. `resume`: go on after the newest whole checkpoint in `out`, to the last bit as if the run
-    had never stopped.
-
-    Under torchrun every process calls this, and one that torchrun has started again goes on by itself. Raises UserError
-    for a mistake in what was given, RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a
-    checkpoint first; the last two raise Interrupted."""
-    resolved = _resolve(recipe, data, overrides)
-    if isinstance(resolved.objective, SupervisedSettings):
-        raise UserError(f"{recipe}: is a recipe of fine-tuning; use 'data2vec finetune', with --model")
-    return run_in(Path(out) if out is not None else Path("runs") / _name(recipe, resolved), resolved, resume, Training)
-
-
-def run_in(place: Path, resolved: Recipe, resume: bool, training_of: "type[Training]") -> Run:
-    """Train by a resolved recipe in the run folder `place`, from the start or from its newest whole checkpoint."""
+    `build_task`: the task, from the recipe, this process, and whether a checkpoint will be loaded."""
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    resume = resume or (restarted and (place / "recipe.yaml").is_file())
-    with process_group(resolved.train.device) as process:
-        process.on_main_process(lambda: folder.check(place, resolved, resume))
-        newest = process.on_main_process(lambda: checkpoint.latest(place))
-        training = training_of(resolved, process, newest)
-        run = process.on_main_process(lambda: folder.open_run(place, resolved))
+    resume = resume or (restarted and (folder / "recipe.yaml").is_file())
+    with process_group(recipe.train.device) as process:
+        process.on_main_process(lambda: check_run_dir(folder, recipe, resume))
+        process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
+        checkpoint = process.on_main_process(lambda: latest_checkpoint(folder))
+        trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint)
+        run = process.on_main_process(lambda: create_run_dir(folder, recipe))
         try:
-            with folder.only_one(place, process):
-                training.go(run)
+            with exclusive_lock(folder, process):
+                trainer.train(run)
         except Unhealthy:
-            process.on_main_process(lambda: build_report_at_end(run.folder, resolved))
+            process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
             raise
-        del training
-        process.on_main_process(lambda: build_report_at_end(run.folder, resolved))
+        del trainer
+        process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
     return run
 
 
-class Training:
-    """A run: what it is made of, and where it stands; it goes on after a checkpoint, or starts."""
+class Trainer:
+    """Trains a task, from the start or from a checkpoint."""
 
-    def __init__(self, recipe: Recipe, process: Process, newest: Path | None = None):
-        self.recipe, self.process, self.settings = recipe, process, recipe.train
-        process.on_main_process(lambda: trackers.check(recipe.log.trackers))
-        self.modality = modality = recipe.build_modality()
-        self.loader = self._open(modality)
-        torch.manual_seed(self.settings.seed)
-        self.objective: Any = self._build(modality)
-        self.newest = newest
-        self.origin = self._start() if newest is None else None
-        self.make_step = Step(self.objective, self.settings, process)
-        self.probe, self.probe_every = self._probe()
-        self.noted: dict[str, Any] = {}
-        """What a checkpoint holds for this kind of run besides."""
+    def __init__(self, task: TrainingTask, process: Process, checkpoint: Path | None = None):
+        self.task, self.process, self.checkpoint = task, process, checkpoint
+        self.recipe, self.settings, self.loader = task.recipe, task.recipe.train, task.loader
+        self.make_step = TrainStep(task.objective, self.settings, process)
         self.step = 0
         self.stream_states: dict[str, list[int]] = {}
         self.seconds = 0.0
         self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
 
-    def _open(self, modality: Modality) -> Loader:
-        """The batches."""
-        rows, method = modality.rows(str(self.recipe.data.train)), self.recipe.objective
-        process, pin = self.process, self.process.device.type == "cuda"
-        return Loader(modality, method.mask, rows, self.settings.seed, process.rank, process.world_size, pin, method.masks)
-
-    def _build(self, modality: Modality) -> Any:
-        """The objective, with fresh weights."""
-        return build_objective(build_encoder(modality, self.recipe.encoder), self.recipe.objective)
-
-    def _start(self) -> str | None:
-        """Weights to start from, put into the objective; and in words where they come from."""
-        return start_from(self.recipe.init, self.objective, self.recipe) if self.recipe.init is not None else None
-
-    def _probe(self) -> tuple[Any, int]:
-        """What measures the weights now and then, if anything does, and every how many steps."""
-        there = self.recipe.probe.data is not None
-        return OnlineProbe(self.recipe, self.loader.examples, self.process) if there else None, self.recipe.probe.every
-
-    def go(self, run: Run) -> None:
-        """To the last step."""
+    def train(self, run: Run) -> None:
+        """Make all remaining steps, and write the model. Raises RunStopped when the run ends before its last step."""
         self.run = run
-        if self.newest is not None:
-            state = checkpoint.load(self.newest, self.objective, self.make_step.optimizer)
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.samples += state["samples"]
-            self.loader.corrupt.names |= dict.fromkeys(state["corrupt"])
-            self.make_step.scaler.load_state_dict(state["scaler"])
-            self.stream_states = state["stream_states"]
-            self.noted |= state.get("noted", {})
-        self.journal: Journal | Silence = Silence()
-        self.process.on_main_process(self._open_journal)
-        if self.origin is not None:
-            self.journal.say(self.origin)
+        if self.checkpoint is not None:
+            self._resume(self.checkpoint)
+        self.logger: RunLogger | NullLogger = NullLogger()
+        self.process.on_main_process(self._open_logger)
+        if self.task.init_message is not None:
+            self.logger.info(self.task.init_message)
         try:
-            noted = machine.recorded(run.folder, self.process, self.step)
-            with checkpoint.told_when_full(run.folder), noted, stop_signals() as stops:
-                self._steps(stops)
-                self._save_model()
+            started = log_start(run.folder, self.process, self.step)
+            with stop_when_disk_full(run.folder), started, stop_signals() as signals:
+                self._train_steps(signals)
+                self.task.save_model(run)
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             raise RunStopped(
-                f"out of memory on {self.process.device}: make the micro-batch in `data` smaller ({reason})"
+                f"out of memory on {self.process.device}: use a smaller micro-batch in `data` ({reason})"
             ) from None
         finally:
-            if self.process.is_main_process and self.run.metrics:
-                self.journal.say(str(self._verdict()))
-            self.journal.close()
+            if self.process.is_main_process and run.metrics:
+                self.logger.info(str(self.task.verdict(run.metrics)))
+            self.logger.close()
 
-    def _open_journal(self) -> None:
+    def _resume(self, checkpoint: Path) -> None:
+        state = load_checkpoint(checkpoint, self.task.objective, self.make_step.optimizer)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.samples += state["samples"]
+        self.loader.corrupt.names |= dict.fromkeys(state["corrupt"])
+        self.make_step.scaler.load_state_dict(state["scaler"])
+        self.stream_states = state["stream_states"]
+        self.task.state.update(state["task"])
+
+    def _open_logger(self) -> None:
         opened = trackers.open_trackers(self.run.folder, self.recipe, self.step)
-        self.journal = Journal(self.run.folder, self.step, self.settings.steps, opened)
+        self.logger = RunLogger(self.run.folder, self.step, self.settings.steps, opened)
 
-    def _steps(self, stops: list[int]) -> None:
-        """Make the steps that are left."""
+    def _train_steps(self, signals: list[int]) -> None:
         begin = logged_at = time.monotonic()
-        before, waited, samples = self.seconds, 0.0, float(self.samples)
+        seconds_before, waited, samples = self.seconds, 0.0, float(self.samples)
         batches = self.loader.steps(self.step, self.stream_states)
         while self.step < self.settings.steps:
-            asked = time.monotonic()
+            requested = time.monotonic()
             micro_batches = next(batches)
-            waited += time.monotonic() - asked
+            waited += time.monotonic() - requested
             step = self.step + 1
             last = step == self.settings.steps
-            probe = self.probe if last or step == 1 or step % self.probe_every == 0 else None
-            log = last or step == 1 or step % self.recipe.log.every == 0 or probe is not None
+            every = self.task.evaluate_every
+            evaluate = every is not None and (last or step == 1 or step % every == 0)
+            log = last or step == 1 or step % self.recipe.log.every == 0 or evaluate
             save = last or step % self.settings.checkpoint_every == 0
-            measured = self.make_step(step, micro_batches, measure=log, norm=log or save)
+            output = self.make_step(step, micro_batches, measure=log, norm=log or save)
             self.step = step
-            self.samples += measured.counts[1]
-            self.journal.step()
-            line = self._line(measured) if log or save else {}
-            over = bool(line) and self._collapsed(line) is not None
-            log = log or over
+            self.samples += output.counts[1]
+            self.logger.advance()
+            line = self._metrics(output) if log or save else {}
+            collapsed = bool(line) and self.task.has_collapsed(line)
+            log = log or collapsed
             now = time.monotonic()
-            self.seconds = before + now - begin
+            self.seconds = seconds_before + now - begin
             if log:
-                pace = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
-                pace |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
-                line |= self._measure(probe) if probe else {}
-                self.journal.log(line | {key: round(value, 4) for key, value in pace.items()}, list(self.loader.corrupt.names))
+                throughput = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
+                throughput |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
+                line |= self.task.evaluate(step, self.run) if evaluate else {}
+                line |= {key: round(value, 4) for key, value in throughput.items()}
+                self.logger.log(line, list(self.loader.corrupt.names))
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
-            if over:
-                self._give_up(line)
-            stop = self.process.max(stops[0] if stops else 0)
+            if collapsed:
+                self._stop_unhealthy(line)
+            stop = self.process.max(signals[0] if signals else 0)
             if save or stop:
-                self._save(self.settings.keep_checkpoints)
-            if stop == signal.SIGINT:
-                raise KeyboardInterrupt
+                self._save_checkpoint(self.settings.keep_checkpoints)
             if stop:
-                raise Interrupted(stop, f"asked to stop at step {step}; {checkpoint.safe(self.run.folder)}; go on by --resume")
+                message = f"interrupted; checkpoint saved at step {step}; resume with --out {self.run.folder} --resume"
+                raise KeyboardInterrupt(message) if stop == signal.SIGINT else Interrupted(stop, message)
 
-    def _collapsed(self, line: dict[str, Any]) -> str | None:
-        return health.collapsed(line, self.step, self.recipe.objective.health)
+    def _stop_unhealthy(self, line: Metrics) -> NoReturn:
+        """Raise Unhealthy with the symptom and its cause; earlier checkpoints are kept."""
+        finding = self.process.on_main_process(lambda: self.task.verdict(self.run.metrics)).findings[0]
+        if not finite(line):
+            raise Unhealthy(f"collapsed: {finding}; {resume_point(self.run.folder)}")
+        self._save_checkpoint(keep=None)
+        raise Unhealthy(f"collapsed: {finding}")
 
-    def _measure(self, probe: Any) -> dict[str, Any]:
-        return probe(all_weights(self.objective.student))
-
-    def _verdict(self) -> Verdict:
-        return verdict(self.run.metrics, self.recipe.flat())
-
-    def _give_up(self, line: dict[str, Any]) -> NoReturn:
-        """Raise Unhealthy with what has collapsed, and why; the healthy checkpoints before it stay."""
-        found = self.process.on_main_process(self._verdict).findings[0]
-        if not health.finite(line):
-            raise Unhealthy(f"collapsed: {found}; {checkpoint.safe(self.run.folder)}")
-        self._save(keep=None)
-        raise Unhealthy(f"collapsed: {found}")
-
-    def _line(self, measured: Measured) -> dict[str, Any]:
-        """The measurements of a step over all processes, on the host; the same on every process."""
+    def _metrics(self, output: StepOutput) -> Metrics:
+        """The metrics of a step over all processes, on the host; the same on every process."""
         process, corrupt = self.process, self.loader.corrupt
-        loss, *stats = process.sum(torch.stack([measured.loss, *measured.stats.values()])).tolist()
-        assert measured.grad_norm is not None
-        grad_norm = float(measured.grad_norm)
+        loss, *stats = process.sum(torch.stack([output.loss, *output.stats.values()])).tolist()
+        assert output.grad_norm is not None
+        grad_norm = float(output.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
-        skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # it was too large, and is smaller now
+        skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # the scaler lowers the scale and goes on
         self.loader.synchronize(process.all_gather(list(corrupt.names)), self._stream_states())
         return {
             "step": self.step,
             "samples": int(self.samples),
             "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
-            "loss": loss / float(measured.counts[0]),
+            "loss": loss / float(output.counts[0]),
             "lr": learning_rate(self.settings, self.step),
-            **({"ema_decay": decay} if (decay := self.objective.ema_decay(self.step)) is not None else {}),
+            **({"ema_decay": decay} if (decay := self.task.objective.ema_decay(self.step)) is not None else {}),
             **({} if skipped else {"grad_norm": grad_norm}),
             **scaling,
-            **{name: value / process.world_size for name, value in zip(measured.stats, stats, strict=True)},
+            **{name: value / process.world_size for name, value in zip(output.stats, stats, strict=True)},
             "corrupt": len(corrupt.names),
         }
 
     def _stream_states(self) -> dict[str, list[int]]:
-        """Where the run stands in streamed data, over all processes."""
+        """The positions in streamed data, over all processes."""
         return merge_stream_states(self.process.all_gather([self.loader.stream_states]))
 
-    def _save(self, keep: int | None) -> None:
-        """Write a checkpoint."""
+    def _save_checkpoint(self, keep: int | None) -> None:
         state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": list(self.loader.corrupt.names)}
-        state |= {"scaler": self.make_step.scaler.state_dict(), "stream_states": self._stream_states()}
-        state |= {"noted": self.noted}
+        state |= {"scaler": self.make_step.scaler.state_dict(), "stream_states": self._stream_states(), "task": self.task.state}
         optimizer = self.make_step.optimizer
-        checkpoint.save(self.run.folder, self.step, self.objective, optimizer, state, keep, self.process)
-
-    def _save_model(self) -> None:
-        recipe, modality = self.recipe, self.modality
-        weights = all_weights(self.objective)
-        student = build_encoder(modality, recipe.encoder)
-        student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
-        rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
-        model = Model(student, modality, recipe, pretraining=rest)
-        self.process.on_main_process(lambda: save_model_folder(model, self.run.model, self.loader.examples, self.run.metrics))
+        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, self.process)
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects the first Ctrl-C, SIGTERM or SIGUSR1, so that the step at hand ends well; a second one acts at once."""
+    """Collects the first SIGINT (Ctrl-C), SIGTERM or SIGUSR1, so that the step is completed; a second one acts at once."""
     received: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.getsignal(number) for number in wanted}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
 
-    def receive(number: int, frame: Any) -> None:
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
 
-    for number in wanted:
+    for number in numbers:
         signal.signal(number, receive)
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _resolve(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe of this run, with the places of data made absolute, so that it can be run again from anywhere."""
-    resolved = load_recipe(recipe, overrides)
-    train = data if data is not None else resolved.data.train
-    if train is None:
-        raise UserError(
-            "data.train: where is the training data? A folder, a file or the name of a data set: data.train=photos/"
-        )
-    places = {
-        "init": resolved.init,
-        "data.train": train,
-        "probe.data": resolved.probe.data,
-        "probe.valid": resolved.probe.valid,
-    }
-    here = {key: str(Path(place).resolve()) for key, place in places.items() if place is not None and Path(place).exists()}
-    resolved = load_recipe(resolved, {"data.train": train} | here)
-    if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
-        resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
-    return resolved
-
-
-def _name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
-    if isinstance(recipe, Recipe):
-        return resolved.modality.name
-    return str(recipe).replace("/", "-") if str(recipe) in recipe_names() else Path(recipe).stem
+        restore()

@@ -22,7 +22,7 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.tasks.probing.features import pool_features
 from data2vec.tasks.probing.online import OnlineProbe
-from data2vec.train import trainer as loop
+from data2vec.train import trainer
 
 RECIPE = "vision/v2-tiny"
 KEYS = {f"probe_{name}{what}" for name in ("linear", "knn") for what in ("", "_layer", "_untrained")} | {"probe_seconds"}
@@ -123,8 +123,8 @@ def test_samples_per_second_excludes_probing_time(
 
         return timed
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(loop.Step, "__call__", lasting(2, loop.Step.__call__))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(trainer.TrainStep, "__call__", lasting(2, trainer.TrainStep.__call__))
     monkeypatch.setattr(OnlineProbe, "__call__", lasting(1000, OnlineProbe.__call__))
     run = pretrain(tmp_path / "run", tiny)
     assert [line["samples_per_second"] for line in run.metrics] == [8] * 5
@@ -168,13 +168,13 @@ def test_online_probe_changes_neither_student_nor_random_state(tiny: dict[str, A
 def test_resumed_run_with_a_probe_is_bit_equal(
     probed: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = loop.Step.__call__
+    step = trainer.TrainStep.__call__
 
     def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
         return 1 / 0 if number == 4 else step(self, number, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Step, "__call__", crash)
+        patch.setattr(trainer.TrainStep, "__call__", crash)
         with pytest.raises(ZeroDivisionError):
             pretrain(tmp_path / "run", tiny)
     assert measured(pretrain(tmp_path / "run", tiny, resume=True)) == measured(probed)

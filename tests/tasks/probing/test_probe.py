@@ -75,13 +75,13 @@ def test_best_returns_the_layer_with_the_highest_score(vision: Model, data: tupl
 
 def test_untrained_encoder_has_the_initial_weights_of_a_run(tmp_path: Path) -> None:
     from data2vec.distributed import process_group
-    from data2vec.train.trainer import Training
+    from data2vec.train.pretrain import PretrainTask
 
     folder = pictures(tmp_path / "data", COLOURS, 3, 0)
     overrides = {**SMALL, "data.train": str(folder), "data.batch_size": 4, "data.micro_batch_size": 4, "train.device": "cpu"}
     recipe = load_recipe("vision/v1-tiny", {**overrides, "train.seed": 7})
     with process_group("cpu") as process:
-        start = Training(recipe, process).objective.student.state_dict()
+        start = PretrainTask(recipe, process).objective.student.state_dict()
     before = torch.random.get_rng_state()
     for name, weight in untrained_encoder(recipe).state_dict().items():
         assert torch.equal(weight, start[name]), name

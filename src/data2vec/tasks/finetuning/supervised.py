@@ -18,13 +18,14 @@ from data2vec.nn.ema import update_ema
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import Classifier, Head, encoder_states
 from data2vec.objective.base import ObjectiveOutput
+from data2vec.objective.training_objective import TrainingObjective
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 
 NOISE = 0.01
 """Standard deviation of the noise that `mask_fill: noise` puts at masked positions."""
 
 
-class SupervisedObjective(nn.Module):
+class SupervisedObjective(TrainingObjective[LabelledBatch]):
     """An encoder and a head trained on labels."""
 
     def __init__(self, encoder: Encoder, head: Head, settings: RecognitionSettings | ClassificationSettings):
@@ -71,6 +72,11 @@ class SupervisedObjective(nn.Module):
         """Reset the moving average, if there is one, to the current weights."""
         self._update_average(0.0)
 
+    @property
+    def may_skip_parameters(self) -> bool:
+        """Also while the encoder is frozen."""
+        return super().may_skip_parameters or self.settings.freeze_steps > 0
+
     def num_targets(self, batch: LabelledBatch) -> int:
         """One target per input."""
         return len(batch)
@@ -97,10 +103,6 @@ class SupervisedObjective(nn.Module):
         if self.average is not None:
             self.average.eval()
         return self
-
-    def ema_decay(self, step: int) -> float | None:
-        """None: there is no teacher."""
-        return None
 
 
 def recognition_loss(logits: Tensor, padding: Tensor | None, labels: Tensor) -> Tensor:

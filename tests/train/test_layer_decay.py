@@ -4,9 +4,9 @@ from torch import nn
 
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import ClassifierSettings, build_head
-from data2vec.recipe.layer_decay import LayerDecay, layer_scale
 from data2vec.recipe.loading import load_recipe
-from data2vec.train.optimizer import parameter_groups
+from data2vec.recipe.train_settings import LayerDecay
+from data2vec.train.optimizer import layer_scale, parameter_groups
 
 
 def model(name: str) -> nn.ModuleDict:

@@ -1,0 +1,113 @@
+"""Pre-training: `pretrain()` and its task."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data2vec.data.loader import Loader
+from data2vec.distributed import Process
+from data2vec.errors import UserError
+from data2vec.health.verdict import Verdict, verdict
+from data2vec.model import Model, save_model_folder
+from data2vec.nn.encoder import build_encoder
+from data2vec.objective import build_objective
+from data2vec.objective.diagnostics import collapsed
+from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.run_dir import Run
+from data2vec.tasks.probing.online import OnlineProbe
+from data2vec.train.init_from import init_pretraining, tokenizer_of
+from data2vec.train.parallel import full_state_dict
+from data2vec.train.trainer import run_training
+
+
+def pretrain(
+    recipe: str | Path | Recipe,
+    data: str | None = None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Run:
+    """Pre-train a model, and write it, its metrics and its checkpoints to a run folder.
+
+    `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: the training data, instead of the
+    recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or ["train.lr=1e-3"]. `out`: the run folder, by default
+    runs/NAME-OF-THE-RECIPE. `resume`: resume from the latest complete checkpoint in `out`, bit-exactly.
+
+    Under torchrun every process calls this, and a restarted process resumes by itself. Raises UserError for wrong arguments,
+    and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
+    raise Interrupted."""
+    resolved = _resolve_recipe(recipe, data, overrides)
+    if isinstance(resolved.objective, SupervisedSettings):
+        raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
+    return run_training(
+        Path(out) if out is not None else Path("runs") / _run_name(recipe, resolved), resolved, resume, PretrainTask
+    )
+
+
+class PretrainTask:
+    """Self-supervised pre-training, with a probe of the student if the recipe has labelled data for it."""
+
+    def __init__(self, recipe: Recipe, process: Process, resume: bool = False):
+        self.recipe, self.process, self.state = recipe, process, dict[str, Any]()
+        method, seed = recipe.objective, recipe.train.seed
+        self.modality = modality = recipe.build_modality()
+        rows, pin = modality.rows(str(recipe.data.train)), process.device.type == "cuda"
+        self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks)
+        torch.manual_seed(seed)
+        self.objective = build_objective(build_encoder(modality, recipe.encoder), method)
+        loads = recipe.init is not None and not resume
+        self.init_message = init_pretraining(str(recipe.init), self.objective, recipe) if loads else None
+        self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None
+        self.evaluate_every = recipe.probe.every if self.probe else None
+
+    def evaluate(self, step: int, run: Run) -> dict[str, Any]:
+        """The accuracies of the probe on the student."""
+        assert self.probe is not None
+        return self.probe(full_state_dict(self.objective.student))
+
+    def has_collapsed(self, metrics: dict[str, Any]) -> bool:
+        """Whether the loss is NaN or inf, or targets or predictions have collapsed."""
+        return collapsed(metrics, metrics["step"], self.recipe.objective.health) is not None
+
+    def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
+        """The health of the run so far."""
+        return verdict(metrics, self.recipe.flat())
+
+    def save_model(self, run: Run) -> None:
+        """Write the student as the model, with teacher and prediction head for continued pre-training."""
+        recipe, modality = self.recipe, self.modality
+        weights = full_state_dict(self.objective)
+        student = build_encoder(modality, recipe.encoder)
+        student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
+        rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
+        model = Model(student, modality, recipe, pretraining=rest)
+        self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
+
+
+def _resolve_recipe(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
+    """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""
+    resolved = load_recipe(recipe, overrides)
+    train = data if data is not None else resolved.data.train
+    if train is None:
+        raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")
+    paths = {
+        "init": resolved.init,
+        "data.train": train,
+        "probe.data": resolved.probe.data,
+        "probe.valid": resolved.probe.valid,
+    }
+    absolute = {key: str(Path(path).resolve()) for key, path in paths.items() if path is not None and Path(path).exists()}
+    resolved = load_recipe(resolved, {"data.train": train} | absolute)
+    if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
+        resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
+    return resolved
+
+
+def _run_name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
+    if isinstance(recipe, Recipe):
+        return resolved.modality.name
+    return str(recipe).replace("/", "-") if str(recipe) in recipe_names() else Path(recipe).stem
