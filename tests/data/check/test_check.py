@@ -10,7 +10,7 @@ from PIL import Image
 
 import data2vec
 from data2vec.data.check.check import check
-from data2vec.data.check.report import NEEDS
+from data2vec.data.check.report import LONG_SECONDS, RECIPE_NEEDS, SHORT_SECONDS
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 
@@ -58,17 +58,17 @@ def test_audio(sounds, workers):
     assert (part.kind, part.examples, part.readable) == ("audio", 8, 5)
     assert told(part).keys() == {"torn.flac", "nothing.wav", "words.mp3"}
     assert part.bytes == sum(path.stat().st_size for path in sounds.iterdir() if path.suffix != ".pdf")
-    seconds = part.spreads["seconds"]
-    assert (seconds.least, seconds.median, seconds.greatest, seconds.total) == (1, 3, 21, 31)
+    seconds = part.distributions["seconds"]
+    assert (seconds.min, seconds.median, seconds.max, seconds.total) == (1, 3, 21, 31)
     assert seconds.mean == pytest.approx(31 / 5)
     assert part.histogram == {1: 1, 2: 3, 16: 1}
     assert part.counts["sample rate"] == {"16000 Hz": 3, "44100 Hz": 1, "8000 Hz": 1}
     assert part.counts["channels"] == {"mono": 4, "stereo": 1}
     assert part.counts["format"] == {"FLAC PCM_16": 3, "OGG VORBIS": 1, "WAV PCM_16": 1}
-    named = {title: [name.rsplit("/", 1)[-1] for name in names] for title, names in part.noticed.items()}
+    named = {title: [name.rsplit("/", 1)[-1] for name in names] for title, names in part.flagged.items()}
     assert named == {"under 2 s": ["stereo.wav"], "over 20 s": ["long.flac"], "silent": ["silent.ogg"]}
     assert part.duplicates == [[str(sounds / "again.flac"), str(sounds / "mono.flac")]]
-    assert found.left_aside == "1 .pdf"
+    assert found.other_files == "1 .pdf"
 
 
 def test_a_clip_whose_samples_are_cut_off_is_found_by_decoding(tmp_path, wave):
@@ -97,11 +97,11 @@ def test_images(tmp_path, picture, encoded):
     reasons = told(part)
     assert reasons.keys() == {"torn.jpg", "text.jpg", "empty.png", "bomb.png"}
     assert "possible decompression bomb" in reasons["bomb.png"]
-    assert part.spreads["width"].greatest == 100 and part.spreads["shorter side"].least == 16
+    assert part.distributions["width"].max == 100 and part.distributions["shorter side"].min == 16
     assert part.counts["size"] == {"100 x 80": 4, "20 x 16": 1}
     assert part.counts["format"] == {"JPEG": 2, "PNG": 2, "GIF": 1}
     assert part.counts["mode"] == {"RGB": 3, "L": 1, "P": 1}
-    assert part.noticed["tiny"] == [str(tmp_path / "pictures" / "icon.png")]
+    assert part.flagged["tiny"] == [str(tmp_path / "pictures" / "icon.png")]
     assert [len(group) for group in part.duplicates] == [2]
 
 
@@ -110,10 +110,10 @@ def test_text(tmp_path):
     part = only(check(write(tmp_path / "books", **files), workers=0))
     assert (part.kind, part.examples, part.readable) == ("text", 4, 3)
     assert told(part)["latin.txt"].startswith("not UTF-8")
-    assert (part.spreads["words"].total, part.spreads["characters"].total) == (2, 12)
-    assert len(part.noticed["empty"]) == 2
+    assert (part.distributions["words"].total, part.distributions["characters"].total) == (2, 12)
+    assert len(part.flagged["empty"]) == 2
     assert part.duplicates == [], "documents without content are empty, not alike"
-    assert part.tokens_by is not None and "trained on all of it" in part.tokens_by
+    assert part.token_counter is not None and "trained on all text" in part.token_counter
 
 
 def test_tokens_are_those_of_pretraining(tmp_path):
@@ -127,15 +127,15 @@ def test_tokens_are_those_of_pretraining(tmp_path):
     save_tokenizer(train_tokenizer(texts, 300), tmp_path)
     part = only(check(path, tokenizer=tmp_path, workers=0))
     examples = TextBlocks(open_dataset(str(path), "text"), TextData(block_size=8, tokenizer=str(tmp_path)), 300)
-    assert part.spreads["tokens"].total == len(examples.tokens)
-    assert part.tokens_by == "the tokenizer given"
+    assert part.distributions["tokens"].total == len(examples.tokens)
+    assert part.token_counter == "the given tokenizer"
 
 
 def test_more_text_than_is_trained_on_is_an_estimate(tmp_path, monkeypatch):
-    monkeypatch.setattr("data2vec.data.check.check.TRAIN_ON", 1000)
+    monkeypatch.setattr("data2vec.data.check.check.TRAINING_CHARACTERS", 1000)
     (tmp_path / "a.jsonl").write_text('{"text": "words of a hundred letters or so"}\n' * 100)
     part = only(check(tmp_path, workers=0))
-    assert part.tokens_by is not None and part.tokens_by.endswith("an estimate")
+    assert part.token_counter is not None and part.token_counter.endswith("(an estimate)")
 
 
 def test_lines_and_rows_have_names(tmp_path):
@@ -172,7 +172,7 @@ def test_several_kinds_are_each_checked(sounds):
     assert [part.kind for part in check(sounds, workers=0).parts] == ["audio", "text"]
     found = check(sounds, kind="text", workers=0)
     assert [part.kind for part in found.parts] == ["text"]
-    assert found.left_aside is not None and ".flac" in found.left_aside
+    assert found.other_files is not None and ".flac" in found.other_files
 
 
 def test_a_table_tells_of_files_that_are_missing(tmp_path, wave):
@@ -212,7 +212,7 @@ def test_tar_with_a_torn_shard(tmp_path, picture, encoded):
     part = only(check(tmp_path, workers=0))
     assert part.kind == "image", "captions are not what is learned from"
     (bad,) = part.unreadable
-    assert bad.startswith("part 2 of 3: the rest of it cannot be read") and "1.tar is not a complete tar archive" in bad
+    assert bad.startswith("part 2 of 3: the rest cannot be read") and "1.tar is not a complete tar archive" in bad
     assert 12 < part.readable < 18, "what stands before the tear, and the other shards"
     assert part.duplicates == [[f"{tmp_path}/{i}.tar/{i}{j}.png" for i in (0, 2)] for j in range(6)]
 
@@ -231,7 +231,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="there is no such folder or file"):
         check(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="nothing here to read as audio, image or text; found nothing"):
+    with pytest.raises(UserError, match="no audio, image or text found; found nothing"):
         check(tmp_path / "empty")
     with pytest.raises(UserError, match="no audio found"):
         check(write(tmp_path / "books", a__txt=b"words"), kind="audio")
@@ -263,23 +263,29 @@ def test_a_word_on_how_to_go_on(tmp_path, clips, wave):
     assert str(check(folder, workers=0)).endswith(f"Ready: data2vec pretrain speech/v2-tiny data.train={folder}")
     for i in range(2):
         (folder / f"bad{i}.wav").write_bytes(b"x")
-    assert "Mend first: 2 of 10 examples cannot be read, more than the 1" in str(check(folder, workers=0))
+    assert "Fix first: 2 of 10 examples cannot be read, data.max_corrupt tolerates 1:" in str(check(folder, workers=0))
     assert "data.max_corrupt=0.2" in str(check(folder, workers=0))
-    assert "none of this can be read as audio" in str(check(write(tmp_path / "bad", a__wav=b"x"), workers=0))
+    assert "no example can be read as audio" in str(check(write(tmp_path / "bad", a__wav=b"x"), workers=0))
     short = tmp_path / "short"
     short.mkdir()
     soundfile.write(short / "a.wav", wave(0.2), 16000)
     assert "lower data.min_seconds" in str(check(short, workers=0))
     soundfile.write(short / "a.wav", wave(1), 16000)
-    assert "a step of speech/v2-tiny takes 8 seconds, and here are 1" in str(check(short, workers=0))
+    assert "a step of speech/v2-tiny needs 8 seconds, but there are only 1" in str(check(short, workers=0))
 
 
-@pytest.mark.parametrize("kind", NEEDS)
+def test_short_and_long_clips_are_those_of_the_speech_settings():
+    from data2vec.modalities.speech import SpeechData
+
+    assert (SpeechData().min_seconds, SpeechData().max_seconds) == (SHORT_SECONDS, LONG_SECONDS)
+
+
+@pytest.mark.parametrize("kind", RECIPE_NEEDS)
 def test_what_a_step_needs_is_what_the_recipe_says(kind):
-    needs = NEEDS[kind]
+    needs = RECIPE_NEEDS[kind]
     data = load_recipe(f"{needs.modality}/v2-tiny").data
     assert needs.step == data.batch * (data.block_size - 1 if kind == "text" else 1)
     assert kind != "audio" or (data.min_seconds, load_recipe("speech/v2-base").data.min_seconds) == (
-        needs.least,
-        needs.base_least,
+        needs.min_measure,
+        needs.base_min_measure,
     )

@@ -1,53 +1,53 @@
-"""What was found in each example, kept in a table on disk that is asked for sums when all are in."""
+"""Totals over all examples, computed by SQL from a temporary table with a row for each."""
 
 import sqlite3
 from collections.abc import Iterable
 from math import frexp
 from typing import Any
 
-from data2vec.data.check.inspect import COUNTED, SPREAD
-from data2vec.data.check.report import NOTICED, Findings, Spread
+from data2vec.data.check.inspect import CATEGORIES, MEASURES
+from data2vec.data.check.report import FLAGS, Distribution, KindReport
 from data2vec.data.sources.formats import SignalKind
 
 
-class Tally:
-    """Adds up what `examine` finds in examples of one kind, in memory that does not grow with their number."""
+class Aggregate:
+    """Aggregates what `inspect_example` finds in the examples of one kind, in constant memory."""
 
     def __init__(self, kind: SignalKind):
         self.kind = kind
-        self.columns = ("name", "label", "problem", "digest", "bytes", *SPREAD[kind], *COUNTED[kind])
-        # An empty name is a file that goes when it is closed, and that is only written where memory for it runs short.
+        self.columns = ("name", "label", "problem", "digest", "bytes", *MEASURES[kind], *CATEGORIES[kind])
+        # An empty name is a temporary database, kept in memory until it grows too large, and deleted when it is closed.
         self.table = sqlite3.connect("")
         self.table.execute(f"create table examples ({', '.join(map(_quoted, self.columns))})")
         self.table.execute("create view readable as select rowid as number, * from examples where problem is null")
         self.table.create_function("octave", 1, _octave, deterministic=True)
 
     def add(self, found: Iterable[dict[str, Any]]) -> None:
-        """Take in some examples: their names, labels, and what `examine` says of each."""
+        """Add examples: their names, labels, and what `inspect_example` returned."""
         values = ([each.get(column) for column in self.columns] for each in found)
         self.table.executemany(f"insert into examples values ({', '.join('?' * len(self.columns))})", values)
 
-    def findings(self, classes: list[str] | None, tokens_by: str | None) -> Findings:
-        """Everything about all of them. `classes`: what the labels stand for, where they are numbers."""
+    def report(self, classes: list[str] | None, token_counter: str | None) -> KindReport:
+        """The report of all examples. `classes`: the class names of integer labels."""
         number, size = self.table.execute("select count(*), total(bytes) from examples").fetchone()
-        octave = f"octave({_quoted(SPREAD[self.kind][0])})"
+        octave = f"octave({_quoted(MEASURES[self.kind][0])})"
         labels = self._counted("label")
-        return Findings(
+        return KindReport(
             self.kind,
             number,
             int(size),
             self._column("select name || ': ' || problem from examples where problem is not null"),
             self._duplicates(),
             {classes[label] if classes and label >= 0 else str(label): n for label, n in labels.items()},
-            {name: spread for name in SPREAD[self.kind] if (spread := self._spread(_quoted(name)))},
+            {name: distribution for name in MEASURES[self.kind] if (distribution := self._distribution(_quoted(name)))},
             dict(self._rows(f"select {octave}, count(*) from readable where {octave} is not null group by 1 order by 1")),
-            {name: self._counted(name) for name in COUNTED[self.kind]},
-            {title: self._column(f"select name from readable where {how}") for title, (how, _) in NOTICED[self.kind].items()},
-            tokens_by,
+            {name: self._counted(name) for name in CATEGORIES[self.kind]},
+            {title: self._column(f"select name from readable where {how}") for title, (how, _) in FLAGS[self.kind].items()},
+            token_counter,
         )
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete the table."""
         self.table.close()
 
     def _rows(self, query: str) -> list[Any]:
@@ -68,15 +68,15 @@ class Tally:
         query = f"select {column}, count(*) from readable where {column} is not null group by 1 order by 2 desc, 1"
         return dict(self._rows(query))
 
-    def _spread(self, column: str) -> Spread | None:
-        """None when nothing can be read."""
+    def _distribution(self, column: str) -> Distribution | None:
+        """None when no example can be read."""
         number = self._column("select count(*) from readable")[0]
         if not number:
             return None
         ends = f"select min({column}), avg({column}), max({column}), total({column}) from readable"
-        ((least, mean, greatest, total),) = self._rows(ends)
+        ((smallest, mean, largest, total),) = self._rows(ends)
         middle = f"select {column} as value from readable order by 1 limit {2 - number % 2} offset {(number - 1) // 2}"
-        return Spread(least, self._column(f"select avg(value) from ({middle})")[0], mean, greatest, total)
+        return Distribution(smallest, self._column(f"select avg(value) from ({middle})")[0], mean, largest, total)
 
 
 def _octave(value: float) -> float | None:

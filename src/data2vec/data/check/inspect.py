@@ -1,4 +1,4 @@
-"""One example, really read: the hash of its content, and what its decoder finds in it."""
+"""Inspect one example: hash its content, decode it, and measure it."""
 
 import hashlib
 import io
@@ -13,22 +13,22 @@ from data2vec.data.text import read_text
 from data2vec.data.tokenizer import encode_texts
 from data2vec.errors import CorruptExample
 
-SPREAD: dict[SignalKind, tuple[str, ...]] = {
+MEASURES: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("seconds", "peak"),
     "image": ("shorter side", "width", "height"),
     "text": ("tokens", "words", "characters"),
 }
-"""The numbers that are found in a readable example, the most telling one first."""
-COUNTED: dict[SignalKind, tuple[str, ...]] = {
+"""The measures of a readable example, the most informative one first."""
+CATEGORIES: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("sample rate", "channels", "format"),
     "image": ("size", "format", "mode"),
     "text": (),
 }
-"""What else is found, and has few values."""
+"""Properties with few distinct values."""
 
 
-def examine(kind: SignalKind, row: dict[str, Any], name: str, tokenizer: Any = None) -> dict[str, Any]:
-    """`bytes`, `digest`, and what SPREAD and COUNTED name; or as much as was found before the `problem`, a reason in words."""
+def inspect_example(kind: SignalKind, row: dict[str, Any], name: str, tokenizer: Any = None) -> dict[str, Any]:
+    """`bytes`, `digest`, and the MEASURES and CATEGORIES of an example; if decoding fails, what is known and the `problem`."""
     found: dict[str, Any] = {}
     try:
         found["digest"], found["bytes"], content = _content(kind, row[kind], name)
@@ -37,15 +37,15 @@ def examine(kind: SignalKind, row: dict[str, Any], name: str, tokenizer: Any = N
         found["problem"] = str(error).removeprefix(f"{name}: ")
     except OSError as error:
         found["problem"] = error.strerror or str(error)
-    except Exception as error:  # whatever else a broken file makes a decoder do is what is looked for here
+    except Exception as error:  # any error that a corrupt file causes in a decoder is a result here
         found["problem"] = f"{type(error).__name__}: {error}"
     return found
 
 
 def _content(kind: SignalKind, signal: Any, name: str) -> tuple[bytes, int, Any]:
-    """The hash and size of the content, and the signal; a text in a file stays there, since it may be larger than memory."""
+    """The hash and size of the content, and the signal; a text file is not loaded, since it may be larger than memory."""
     if signal is None:
-        raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "nothing is there")
+        raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "empty")
     if kind == "text" and isinstance(signal, dict) and signal["bytes"] is None:
         with open(signal["path"], "rb") as file:
             return hashlib.file_digest(file, _hash).digest(), file.tell(), signal

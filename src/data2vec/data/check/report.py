@@ -1,4 +1,4 @@
-"""What a check of a data set found, as a report."""
+"""The report of a data check: counts, distributions, corrupt and duplicate files, and whether training can start."""
 
 import math
 import shlex
@@ -11,35 +11,35 @@ from data2vec.data.sources.formats import SignalKind
 
 SHORT_SECONDS, LONG_SECONDS = 2.0, 20.0
 """The `data.min_seconds` and `data.max_seconds` of all but the tiny speech recipes."""
-NOTICED: dict[SignalKind, dict[str, tuple[str, str]]] = {
+FLAGS: dict[SignalKind, dict[str, tuple[str, str]]] = {
     "audio": {
         f"under {SHORT_SECONDS:g} s": (
             f"seconds < {SHORT_SECONDS}",
-            ", left out except by the tiny recipes (data.min_seconds)",
+            ", skipped except by the tiny recipes (data.min_seconds)",
         ),
-        f"over {LONG_SECONDS:g} s": (f"seconds > {LONG_SECONDS}", ", cropped to that (data.max_seconds)"),
-        "silent": ("peak < 0.001", ", never louder than -60 dB"),
+        f"over {LONG_SECONDS:g} s": (f"seconds > {LONG_SECONDS}", ", cropped to that length (data.max_seconds)"),
+        "silent": ("peak < 0.001", ", peak below -60 dB"),
     },
     "image": {"tiny": ('"shorter side" < 64', " with a side under 64 pixels")},
     "text": {"empty": ("characters = 0", "")},
 }
-"""What else is told, how it is found among what `examine` measures, and what it means."""
+"""Examples that are listed by name: title, SQL condition on what `inspect_example` measures, and explanation."""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How a number is distributed over the examples that can be read."""
+class Distribution:
+    """The distribution of a measure over the readable examples."""
 
-    least: float
+    min: float
     median: float
     mean: float
-    greatest: float
+    max: float
     total: float
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Of one kind of signal."""
+class KindReport:
+    """What was found in the examples of one kind of signal."""
 
     kind: SignalKind
     examples: int
@@ -47,19 +47,19 @@ class Findings:
     unreadable: list[str]
     """ "name: reason" of each."""
     duplicates: list[list[str]]
-    """Names of examples whose content is the same, byte by byte."""
+    """Groups of names of examples with identical content."""
     classes: dict[str, int]
-    """Examples of each class, the largest first; empty without labels."""
-    spreads: dict[str, Spread]
+    """Examples per class, the largest class first; empty without labels."""
+    distributions: dict[str, Distribution]
     """Of seconds and peak (audio); shorter side, width and height (image); tokens, words and characters (text)."""
     histogram: dict[float, int]
-    """Of the first of these: how many lie from each key, a power of two, to twice that."""
+    """Of the first measure: the number of examples from each key, a power of two, to twice that."""
     counts: dict[str, dict[str, int]]
-    """Sample rates, channels, sizes, formats and modes, the commonest first."""
-    noticed: dict[str, list[str]]
+    """Sample rates, channels, sizes, formats and modes, the most frequent first."""
+    flagged: dict[str, list[str]]
     """Names of examples that are short, long, silent, small or empty."""
-    tokens_by: str | None
-    """What tokens were counted by."""
+    token_counter: str | None
+    """The tokenizer that tokens were counted with, for the report."""
 
     @property
     def readable(self) -> int:
@@ -67,53 +67,53 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Check:
-    """What was found; `str()` of it is a report."""
+class DataReport:
+    """What was found in a dataset; `str()` is the report."""
 
     where: str
     split: str
-    parts: tuple[Findings, ...]
-    """One for each kind of signal that is there."""
-    left_aside: str | None
-    """Files that were not looked at, by their endings."""
+    parts: tuple[KindReport, ...]
+    """One for each kind of signal in the dataset."""
+    other_files: str | None
+    """Files that were not read, counted by ending."""
 
     def __str__(self) -> str:
         lines: list[str] = []
         for part in self.parts:
             lines += [f"{self.where}: {part.kind}", *(f"  {key:<14}{text}" for key, text in self._rows(part)), ""]
-        if self.left_aside:
-            lines += [f"not looked at: {self.left_aside}", ""]
+        if self.other_files:
+            lines += [f"not read: {self.other_files}", ""]
         return "\n".join([*lines, *(advice(part, self.where, self.split) for part in self.parts)])
 
-    def _rows(self, part: Findings) -> Iterator[tuple[str, str]]:
-        """(what, how much) for each line about one kind."""
-        bad = part.unreadable
-        can = f"; {part.readable:,} can be read, {len(bad):,} cannot" if bad else ", all can be read"
-        yield "examples", f"{part.examples:,}{can}; {_size(part.bytes)}"
+    def _rows(self, part: KindReport) -> Iterator[tuple[str, str]]:
+        """(title, text) of each line about one kind."""
+        unreadable = part.unreadable
+        readable = f"; {part.readable:,} readable, {len(unreadable):,} unreadable" if unreadable else ", all readable"
+        yield "examples", f"{part.examples:,}{readable}; {_size(part.bytes)}"
         if part.classes:
-            yield "classes", f"{len(part.classes):,}: {_most(part.classes)}"
-        if total := part.spreads.get("seconds"):
-            yield "in all", f"{total.total / 3600:.2f} hours"
-        if total := part.spreads.get("tokens"):
-            yield "in all", f"{total.total:,.0f} tokens, by {part.tokens_by}"
-        for name, spread in part.spreads.items():
-            yield name, _range(spread)
-            if name == next(iter(part.spreads)):
+            yield "classes", f"{len(part.classes):,}: {_most_frequent(part.classes)}"
+        if total := part.distributions.get("seconds"):
+            yield "total", f"{total.total / 3600:.2f} hours"
+        if total := part.distributions.get("tokens"):
+            yield "total", f"{total.total:,.0f} tokens, counted with {part.token_counter}"
+        for name, distribution in part.distributions.items():
+            yield name, _range(distribution)
+            if name == next(iter(part.distributions)):
                 yield from _bars(part.histogram)
         for name, counts in part.counts.items():
             if counts:
-                yield name, _most(counts)
-        for title, (_, meaning) in NOTICED[part.kind].items():
-            if names := part.noticed[title]:
+                yield name, _most_frequent(counts)
+        for title, (_, meaning) in FLAGS[part.kind].items():
+            if names := part.flagged[title]:
                 yield title, f"{len(names):,}{meaning}: {self._some(names, 3, ', ')}"
         if part.duplicates:
             spare = sum(map(len, part.duplicates)) - len(part.duplicates)
-            yield "duplicates", f"{spare:,} have the content of another:"
+            yield "duplicates", f"{spare:,} identical to another example:"
             groups = [self._some(names, 3, " = ") for names in part.duplicates]
             yield from (("", text) for text in self._few(groups, 5))
-        if bad:
-            yield "unreadable", f"{len(bad):,}:"
-            yield from (("", text) for text in self._few(bad, 20))
+        if unreadable:
+            yield "unreadable", f"{len(unreadable):,}:"
+            yield from (("", text) for text in self._few(unreadable, 20))
 
     def _few(self, texts: list[str], most: int) -> list[str]:
         more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
@@ -124,52 +124,52 @@ class Check:
         return between.join(map(self._short, names[:most])) + more
 
     def _short(self, name: str) -> str:
-        """Without the folder that was asked about."""
+        """Without the path of the dataset."""
         return name.removeprefix(f"{self.where.rstrip('/')}/")
 
 
-class _Needs(NamedTuple):
-    """What the recipes of a modality ask of data."""
+class _RecipeNeeds(NamedTuple):
+    """What the recipes of a modality need."""
 
     modality: str
     unit: str
     step: float
-    """So many units a step of v2-tiny takes."""
-    least: float
-    """And examples no smaller than this, by the first of their measures."""
+    """Units per training step of v2-tiny."""
+    min_measure: float
+    """The smallest usable example, by its first measure."""
     base: float
-    """From so many units on, v2-base is worth naming."""
-    base_least: float
-    """And where examples reach this."""
+    """From this many units on, v2-base is suggested."""
+    base_min_measure: float
+    """If there are examples of at least this size."""
 
 
-NEEDS: dict[SignalKind, _Needs] = {
-    "audio": _Needs("speech", "seconds", 8, 0.3, 36_000, SHORT_SECONDS),
-    "image": _Needs("vision", "images", 64, 0, 10_000, 64),
-    "text": _Needs("text", "tokens", 8 * 127, 0, 10_000_000, 0),
+RECIPE_NEEDS: dict[SignalKind, _RecipeNeeds] = {
+    "audio": _RecipeNeeds("speech", "seconds", 8, 0.3, 36_000, SHORT_SECONDS),
+    "image": _RecipeNeeds("vision", "images", 64, 0, 10_000, 64),
+    "text": _RecipeNeeds("text", "tokens", 8 * 127, 0, 10_000_000, 0),
 }
 
 
-def advice(part: Findings, where: str, split: str) -> str:
-    """A sentence: how to go on, or what to mend first."""
-    needs = NEEDS[part.kind]
+def advice(part: KindReport, where: str, split: str) -> str:
+    """One sentence: the command to train with, or what to fix first."""
+    needs = RECIPE_NEEDS[part.kind]
     allowed = max(1, int(DataSettings().max_corrupt * part.examples))
-    first = next(iter(part.spreads.values()), None)
+    first = next(iter(part.distributions.values()), None)
     if first is None:
-        return f"Not ready: none of this can be read as {part.kind}."
+        return f"Not ready: no example can be read as {part.kind}."
     if len(part.unreadable) > allowed:
         share = min(1.0, len(part.unreadable) / part.examples + 0.005)
         return (
-            f"Mend first: {len(part.unreadable):,} of {part.examples:,} examples cannot be read, more than the {allowed:,} "
-            f"that data.max_corrupt bears; mend or remove them, or give data.max_corrupt={share:.2f}."
+            f"Fix first: {len(part.unreadable):,} of {part.examples:,} examples cannot be read, data.max_corrupt tolerates "
+            f"{allowed:,}: repair or remove them, or set data.max_corrupt={share:.2f}."
         )
-    if first.greatest < needs.least:
-        return f"Mend first: all clips are shorter than {needs.least:g} s; join them, or lower data.min_seconds."
+    if first.max < needs.min_measure:
+        return f"Fix first: all clips are shorter than {needs.min_measure:g} s: join them, or lower data.min_seconds."
     amount = part.readable if part.kind == "image" else first.total
     if amount < needs.step:
-        few = f"a step of {needs.modality}/v2-tiny takes {needs.step:g} {needs.unit}, and here are {amount:g}"
-        return f"Not ready: {few}; take more, or lower its batch."
-    size = "base" if amount >= needs.base and first.greatest >= needs.base_least else "tiny"
+        batch = f"a step of {needs.modality}/v2-tiny needs {needs.step:g} {needs.unit}"
+        return f"Not ready: {batch}, but there are only {amount:g}: add data, or lower the batch."
+    size = "base" if amount >= needs.base and first.max >= needs.base_min_measure else "tiny"
     other = f" data.split={shlex.quote(split)}" if split != "train" else ""
     return f"Ready: data2vec pretrain {needs.modality}/v2-{size} data.train={shlex.quote(where)}{other}"
 
@@ -181,16 +181,16 @@ def _bars(histogram: dict[float, int]) -> Iterator[tuple[str, str]]:
         yield "", f"{between:>16} {'▇' * max(1, round(30 * number / longest))} {number:,}"
 
 
-def _most(counts: dict[str, int], most: int = 6) -> str:
+def _most_frequent(counts: dict[str, int], most: int = 6) -> str:
     shown = ", ".join(f"{name} ({number:,})" for name, number in list(counts.items())[:most])
     return shown + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
 
 
-def _range(spread: Spread) -> str:
-    if spread.least == spread.greatest:
-        return f"all {_plain(spread.least)}"
-    ends = f"{_plain(spread.least)} to {_plain(spread.greatest)}"
-    return f"{ends}, median {_plain(spread.median)}, mean {_plain(spread.mean)}"
+def _range(distribution: Distribution) -> str:
+    if distribution.min == distribution.max:
+        return f"all {_plain(distribution.min)}"
+    ends = f"{_plain(distribution.min)} to {_plain(distribution.max)}"
+    return f"{ends}, median {_plain(distribution.median)}, mean {_plain(distribution.mean)}"
 
 
 def _plain(value: float) -> str:
