@@ -85,7 +85,8 @@ class TokenEmbedding(LocalEncoder):
 
     def apply_mask(self, x: Tensor, mask: Tensor, student_input: Tensor) -> Tensor:
         # Embedding again instead of writing into x gives the table one gradient, not two of its size.
-        return self.scale * self.tokens(student_input.masked_fill(mask, self.tokens.num_embeddings - 1))
+        embedded: Tensor = self.tokens(student_input.masked_fill(mask, self.tokens.num_embeddings - 1))
+        return self.scale * embedded
 
 
 class TextBlocks(ExampleDataset):
