@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data2vec.report.style import WIDTH, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BLUE, RED, YELLOW, GREEN, GREY = "#3a7ca5", "#d1495b", "#edae49", "#2a9d8f", "#8a8a8a"
 STAGES = {
@@ -95,10 +99,10 @@ PANELS = (
 
 def plot_curves(
     metrics: Sequence[Mapping[str, Any]], panels: Sequence[Panel], width: float = WIDTH, height: float = 3.1
-) -> Any:
+) -> "Figure":
     """A figure with the panels side by side. Steps where a metric is missing or not finite are skipped."""
-    figure, axes = new_figure(1, len(panels), width, height)
-    for panel, subplot in zip(panels, np.atleast_1d(axes).flat, strict=True):
+    figure, axes = new_figure(width, height, len(panels))
+    for panel, subplot in zip(panels, axes, strict=True):
         lines = 0
         for key, (name, colour) in panel.keys.items():
             points = series(metrics, key)
@@ -131,7 +135,7 @@ def series(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return points[sorted(selected)]
 
 
-def _set_scale(axes: Any, panel: Panel) -> None:
+def _set_scale(axes: "Axes", panel: Panel) -> None:
     """A log axis, an axis from 0, or, for values that differ little, the default."""
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.zeros(1)])
     low, high = values.min(), values.max()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from data2vec.report.samples import Sample, attention_weights, encoder_features,
 from data2vec.report.style import WIDTH, hide_axes, new_figure
 from data2vec.run_dir import latest_checkpoint, load_checkpoint_weights
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MIN_MASKS = 8
 """Masks per example, at least, over which the loss at each position is averaged."""
 SHOWN = 3
@@ -40,7 +43,7 @@ QUERY = (0.82, 0.29, 0.36, 1.0)
 class ReportFigure:
     """A figure with its title, and how to read it."""
 
-    figure: Any
+    figure: "Figure"
     title: str
     caption: str
 
@@ -129,14 +132,14 @@ def _attention_figure(sample: Sample, encoder: Encoder) -> ReportFigure:
     return ReportFigure(plot_attention(sample.renderer, weights, blocks, sample.grid), "Attention", caption)
 
 
-def plot_masks(renderer: Renderer, mask: np.ndarray, width: float = WIDTH) -> Any:
+def plot_masks(renderer: Renderer, mask: np.ndarray, width: float = WIDTH) -> "Figure":
     """The first example, unmasked and under some of its masks; `mask` (n, M, T) bool."""
     colours = mask[0, :SHOWN, None, :, None] * np.array(MASKED)
     names = [f"mask {i + 1}" for i in range(len(colours))]
     return renderer.render(np.concatenate([np.zeros_like(colours[:1]), colours]), ["input", *names], width=width)
 
 
-def plot_losses(renderer: Renderer, errors: np.ndarray) -> Any:
+def plot_losses(renderer: Renderer, errors: np.ndarray) -> "Figure":
     """The loss at the masked positions of some masks, and its mean at each position over all masks and examples.
 
     `errors` (n, M, T), NaN at positions that are not masked."""
@@ -149,14 +152,14 @@ def plot_losses(renderer: Renderer, errors: np.ndarray) -> Any:
     return renderer.render(scale.colours(rows)[:, None], [*names, "mean"], scale)
 
 
-def plot_components(renderer: Renderer, before: np.ndarray, after: np.ndarray, width: float = WIDTH) -> Any:
+def plot_components(renderer: Renderer, before: np.ndarray, after: np.ndarray, width: float = WIDTH) -> "Figure":
     """First three principal components of features as RGB; `before`, `after` (n, T, D) of the untrained and trained encoder."""
     colours = [np.pad(principal_components(x), ((0, 0), (0, 0), (0, 1)), constant_values=1.0) for x in (before, after)]
     rows = np.stack([np.zeros_like(colours[0]), *colours])
     return renderer.render(rows if renderer.several else rows[:, :1], ["input", "untrained", "trained"], width=width)
 
 
-def plot_attention(renderer: Renderer, weights: np.ndarray, blocks: Sequence[int], grid: tuple[int, ...]) -> Any:
+def plot_attention(renderer: Renderer, weights: np.ndarray, blocks: Sequence[int], grid: tuple[int, ...]) -> "Figure":
     """The mean over heads of the attention weights (blocks, H, T, T) of some blocks.
 
     With a grid of two axes, from its middle position to all others; else the full map, a row for each position."""
@@ -169,7 +172,7 @@ def plot_attention(renderer: Renderer, weights: np.ndarray, blocks: Sequence[int
         query_row[0, query] = rows[:, query] = QUERY
         return renderer.render(np.concatenate([query_row, rows])[:, None], ["query", *names])
     image, T = mosaic(ColorScale(0, 1, "").colours(_clip_outliers(mean))[None]), mean.shape[1]
-    figure, axes = new_figure(1, 1, WIDTH, WIDTH / len(blocks) + 0.5)
+    figure, (axes,) = new_figure(WIDTH, WIDTH / len(blocks) + 0.5)
     hide_axes(axes).imshow(image, extent=(0, len(blocks) * 1.06, 1.06, 0), aspect="equal")
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(len(blocks)) * 1.06 + 0.5, names)
@@ -180,13 +183,15 @@ def plot_attention(renderer: Renderer, weights: np.ndarray, blocks: Sequence[int
     return figure
 
 
-def plot_layer_weights(weights: np.ndarray, width: float = WIDTH) -> Any:
+def plot_layer_weights(weights: np.ndarray, width: float = WIDTH) -> "Figure":
     """A bar for each block's weight (blocks,), in percent; the dashed line is a uniform weight."""
-    figure, axes = new_figure(1, 1, width, 2.6)
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = new_figure(width, 2.6)
     axes.bar(np.arange(1, len(weights) + 1), 100 * weights, color="#3a7ca5")
     axes.axhline(100 / len(weights), color="#8a8a8a", lw=1, ls="--")
     axes.set(xlabel="block", ylabel="weight (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -6,12 +6,16 @@ Shapes: n inputs, T positions, R rows of colours. Colours are RGBA, each from 0 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.report.style import WIDTH, hide_axes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Renderer(ABC):
     """Whether a figure has room for several inputs."""
 
     @abstractmethod
-    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
         """A figure of R rows with their `names`: `colours` (R, k, T, 4) over the first k inputs; k is 1 unless `several`."""
 
 
@@ -49,14 +55,16 @@ class ImageRenderer(Renderer):
     def __init__(self, images: np.ndarray, grid: tuple[int, int]):
         self.images, self.grid = images, grid
 
-    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
         count = colours.shape[1]
         panels = np.array([[overlay(self.images[i], view[i], self.grid) for i in range(count)] for view in colours])
         panels = panels if count > 1 else panels.swapaxes(0, 1)
         rows, columns, H, W, _ = panels.shape
         image = mosaic(panels)
         height = width * image.shape[0] / image.shape[1] + (0.3 if count == 1 else 0) + (0.5 if scale else 0)
-        figure, axes = new_figure(1, 1, width, height)
+        figure, (axes,) = new_figure(width, height)
         hide_axes(axes).imshow(image, extent=(0, columns, rows, 0), aspect=H / W)
         if count == 1:
             axes.xaxis.tick_top()
@@ -77,10 +85,12 @@ class SequenceRenderer(Renderer):
         self.image, self.end, self.unit = image, end, unit
         self.T, self.last = positions
 
-    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
         covered_width = round(self.image.shape[1] * min(1.0, self.last / self.end))
         panels = np.array([overlay(self.image[:, :covered_width], view[0], (1, self.T)) for view in colours])
-        figure, axes = new_figure(1, 1, width, 0.8 + 0.62 * len(panels) + (0.3 if scale else 0))
+        figure, (axes,) = new_figure(width, 0.8 + 0.62 * len(panels) + (0.3 if scale else 0))
         axes.imshow(mosaic(panels[:, None], sides=False), extent=(0, min(self.last, self.end), len(panels), 0), aspect="auto")
         axes.spines[:].set_visible(False)
         axes.set_xlabel(self.unit)
@@ -101,11 +111,13 @@ class TokenRenderer(Renderer):
         )
         self.tokens = [token.replace(" ", "\u00a0") or "·" for token in shown]  # browsers collapse ordinary spaces
 
-    def render(self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH) -> Any:
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
         columns = int(10 * width)
         tokens, lines = self._layout(columns)
         height = 0.24 * len(names) * (lines + 1.6) + 0.1 + (0.5 if scale else 0)
-        figure, axes = new_figure(1, 1, width, height)
+        figure, (axes,) = new_figure(width, height)
         axes.set_facecolor("white")
         hide_axes(axes).set(xlim=(-0.5, columns + 0.5), ylim=(len(names) * (lines + 1.6) - 0.6, -0.8))
         size = width * 72 * 0.95 / columns / 0.602  # the advance of a character of this font is 0.602 of its size
@@ -203,7 +215,7 @@ def _to_images(inputs: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     return (images - low) / max(high - low, 1e-12)
 
 
-def _add_colorbar(figure: Any, axes: Any, scale: ColorScale | None) -> None:
+def _add_colorbar(figure: "Figure", axes: "Axes", scale: ColorScale | None) -> None:
     """Add a colour bar if there is a scale."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

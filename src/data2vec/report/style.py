@@ -11,32 +11,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 4.6
 """Default width in inches. Pages show figures at about 80% of it, where text is still readable on a phone."""
 
 
-def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    """A transparent figure of a size in inches, and its axes: one, or an array of (rows, columns)."""
+def new_figure(width: float, height: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A transparent figure of a size in inches, and its axes side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="none")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for subplot in axes.flat:
+    axes = list(figure.subplots(1, columns, squeeze=False).flat)
+    for subplot in axes:
         subplot.set_facecolor("none")
         subplot.spines[["top", "right"]].set_visible(False)
-    return figure, axes[0, 0] if rows == columns == 1 else axes
+    return figure, axes
 
 
-def hide_axes(axes: Any) -> Any:
+def hide_axes(axes: "Axes") -> "Axes":
     """The same axes, without ticks and frame."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes
 
 
-def save_png(figure: Any, out: str | Path, title: str = "") -> Path:
+def save_png(figure: "Figure", out: str | Path, title: str = "") -> Path:
     """Save a figure as a PNG file with a title, creating its folder; returns its path."""
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +50,7 @@ def save_png(figure: Any, out: str | Path, title: str = "") -> Path:
     return path
 
 
-def to_svg(figure: Any, alt_text: str) -> str:
+def to_svg(figure: "Figure", alt_text: str) -> str:
     """The figure as an inline SVG element with real text; `alt_text` is for screen readers."""
     from matplotlib import rc_context
 
