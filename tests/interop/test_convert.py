@@ -9,9 +9,8 @@ import torch
 import data2vec
 from data2vec import cli
 from data2vec.errors import UserError
-from data2vec.interop import convert as converting
-from data2vec.interop import load as loading
-from data2vec.interop.convert import Form, convert
+from data2vec.interop.convert import _WRITERS, Form, convert
+from data2vec.interop.load import is_transformers_folder
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import build_objective
@@ -34,22 +33,22 @@ def speech() -> Model:
     return Model(objective.student, modality, recipe, pretraining=rest)
 
 
-def test_ours_to_official_to_ours_loses_nothing(speech: Model, tmp_path: Path) -> None:
+def test_round_trip_by_official_checkpoint_loses_nothing(speech: Model, tmp_path: Path) -> None:
     there = convert(speech, tmp_path / "model.pt", "fairseq", source="made here", license="mit")
-    back = convert(there.place, tmp_path / "ours", "data2vec")
-    assert back.equal == len(speech.encoder.state_dict()) + len(speech.pretraining)
+    back = convert(there.path, tmp_path / "ours", "data2vec")
+    assert back.weights == len(speech.encoder.state_dict()) + len(speech.pretraining)
     model = data2vec.load(tmp_path / "ours")
     assert model.pretraining.keys() == speech.pretraining.keys()
     assert all(torch.equal(value, speech.pretraining[name]) for name, value in model.pretraining.items())
 
 
-def test_what_has_no_place_is_told(speech: Model, tmp_path: Path) -> None:
+def test_omitted_parts_are_listed(speech: Model, tmp_path: Path) -> None:
     there = convert(speech, tmp_path / "hf", "transformers")
-    assert there.equal == len(speech.encoder.state_dict())
-    assert "not in it: the teacher" in str(there)
+    assert there.weights == len(speech.encoder.state_dict())
+    assert "not included: the teacher" in str(there)
 
 
-def test_source_and_licence_are_kept(speech: Model, tmp_path: Path) -> None:
+def test_source_and_licence_go_into_card_and_model(speech: Model, tmp_path: Path) -> None:
     convert(speech, tmp_path / "hf", "transformers", source="the hills", license="cc-by-nc-4.0")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card and "Source: the hills." in card
@@ -59,15 +58,15 @@ def test_source_and_licence_are_kept(speech: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["data2vec", "transformers", "fairseq"])
-def test_nothing_is_overwritten(speech: Model, tmp_path: Path, to: Form) -> None:
+def test_existing_destination_is_refused(speech: Model, tmp_path: Path, to: Form) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "photo.jpg").write_text("dear")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         convert(speech, tmp_path / "there", to)
     assert (tmp_path / "there" / "photo.jpg").read_text() == "dear"
 
 
-def test_what_was_written_is_read_again(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_differ_read_back_are_an_error(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(model: Model, place: Path) -> list[str]:
         save_model_folder(model, place)
         weights = data2vec.load(place)
@@ -75,22 +74,22 @@ def test_what_was_written_is_read_again(speech: Model, tmp_path: Path, monkeypat
         save_model_folder(weights, place)
         return []
 
-    monkeypatch.setitem(converting._WRITERS, "data2vec", damaged)
-    with pytest.raises(RuntimeError, match=r"encoder.transformer.blocks.0.norm1.weight; do not use it"):
+    monkeypatch.setitem(_WRITERS, "data2vec", damaged)
+    with pytest.raises(RuntimeError, match=r"do not use it: .* encoder.transformer.blocks.0.norm1.weight"):
         convert(speech, tmp_path / "ours", "data2vec")
 
 
-def test_the_command(speech: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_command_refuses_an_existing_file(speech: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speech.save_pretrained(tmp_path / "ours")
     assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "a.pt"), "--to", "fairseq", "--license", "mit"]) == 0
     said = capsys.readouterr().out
-    assert "weights, read back and equal to the last bit" in said
+    assert "weights, read back and bit-identical" in said
     assert "no source recorded in the model card; set one with --source" in said and "no license" not in said
     assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "a.pt"), "--to", "fairseq"]) == 2
-    assert "a.pt: is there already; choose another name" in capsys.readouterr().err
+    assert "a.pt: already exists; choose another name" in capsys.readouterr().err
 
 
-def test_a_person_is_asked(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convert_command_asks_for_missing_source(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speech.save_pretrained(tmp_path / "ours")
     answers = iter(["my own recordings", "mit"])
     monkeypatch.setattr("builtins.input", lambda question: next(answers))
@@ -100,7 +99,7 @@ def test_a_person_is_asked(speech: Model, tmp_path: Path, monkeypatch: pytest.Mo
     assert (model.source, model.license) == ("my own recordings", "mit")
 
 
-def test_a_model_on_the_hub(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_to_hub_and_load_by_name(speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub: dict[str, Path] = {}
 
     class Api:
@@ -122,17 +121,17 @@ def test_a_model_on_the_hub(speech: Model, tmp_path: Path, monkeypatch: pytest.M
     assert all(torch.equal(a, b) for a, b in zip(model.encoder.parameters(), speech.encoder.parameters(), strict=True))
 
 
-def test_a_name_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_hub_name_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(name: str, ignore_patterns: list[str]) -> str:
         raise OSError("no way there")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
-    with pytest.raises(UserError, match="owner/name: there is no such folder or file, and the hub does not give it"):
+    with pytest.raises(UserError, match="owner/name: no such file or folder, and not available on the hub"):
         data2vec.load("owner/name")
 
 
-def test_a_folder_of_something_else(tmp_path: Path) -> None:
+def test_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="bert"):
         data2vec.load(tmp_path)
-    assert loading._kind(tmp_path / "none.json") is None
+    assert not is_transformers_folder(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""A model from one form to another, and a check that nothing was lost on the way."""
+"""Converting a model to another form, verified by reading it back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,65 +18,65 @@ Form = Literal["data2vec", "transformers", "fairseq"]
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What was written."""
+class Conversion:
+    """The result of a conversion."""
 
-    place: Path
-    """The folder or file."""
-    equal: int
-    """How many weights were read back from it, equal to the last bit to those of the source."""
-    lost: tuple[str, ...]
-    """In words, what of the source has no place there."""
+    path: Path
+    """The folder or file that was written."""
+    weights: int
+    """The number of weights that were read back and are bit-identical to those of the source."""
+    omitted: tuple[str, ...]
+    """A description of each part of the source that the new form cannot store."""
 
     def __str__(self) -> str:
-        lines = [f"{self.place}: {self.equal} weights, read back and equal to the last bit"]
-        return "\n".join([*lines, *(f"not in it: {each}" for each in self.lost)])
+        lines = [f"{self.path}: {self.weights} weights, read back and bit-identical"]
+        return "\n".join([*lines, *(f"not included: {part}" for part in self.omitted)])
 
 
 def convert(
     model: str | Path | Model, dest: str | Path, to: Form, source: str | None = None, license: str | None = None
-) -> Converted:
-    """Write a model in another form, and read it back to see that its weights are the same.
+) -> Conversion:
+    """Write a model in another form, and read it back to verify that its weights are the same.
 
-    `model`: anything that `data2vec.load` opens. `to`: "data2vec" is a model folder of ours; "transformers" a folder for its
-    `from_pretrained`, version 2 with the code that it needs; "fairseq" an official `.pt`. `source` and `license` (as the hub
-    names licences, such as "cc-by-nc-4.0") go into the model card, in place of what the model says.
+    `model`: anything that `data2vec.load` opens. `to`: "data2vec" is a model folder; "transformers" a folder for
+    `from_pretrained`, for version 2 with its model code; "fairseq" an official checkpoint (`.pt`). `source` and `license` (a
+    licence id of the hub, such as "cc-by-nc-4.0") go into the model card and replace what the model says.
 
-    Raises UserError when `dest` is there already, or when the model cannot be represented there."""
-    place = Path(dest).expanduser()
-    if place.exists() and (place.is_file() or any(place.iterdir())):
-        raise UserError(f"{dest}: is there already; choose another name")
-    given = load(model)
-    given = replace(given, source=source or given.source, license=license or given.license)
-    if given.head is not None and to != "data2vec":
-        settings = given.head.settings
-        odd = {"weighted_layers": settings.weighted_layers, "pooling": getattr(settings, "pooling", None)}
-        for key, value in odd.items():
+    Raises UserError when `dest` exists, or when the model cannot be represented in that form."""
+    path = Path(dest).expanduser()
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise UserError(f"{dest}: already exists; choose another name")
+    model = load(model)
+    model = replace(model, source=source or model.source, license=license or model.license)
+    if model.head is not None and to != "data2vec":
+        settings = model.head.settings
+        unsupported = {"weighted_layers": settings.weighted_layers, "pooling": getattr(settings, "pooling", None)}
+        for key, value in unsupported.items():
             if value not in (None, "mean", "first"):
-                raise UserError(f"head.{key}: {value} has no place in the form of {to}; only --to data2vec keeps it")
-    lost = _WRITERS[to](given, place)
-    back, here = _weights(load(place)), _weights(given)
-    kept = {name: weight for name, weight in here.items() if name in back}
-    missing = [name for name in here if name not in back and not name.startswith("pretraining.")]
-    if wrong := missing + [name for name, weight in kept.items() if not torch.equal(weight, back[name])]:
-        raise RuntimeError(f"{dest} does not hold what was to be written: {', '.join(wrong[:5])}; do not use it")
-    return Converted(place, len(kept), tuple(lost))
+                raise UserError(f"head.{key}: {value} cannot be written as {to}; use --to data2vec")
+    omitted = _WRITERS[to](model, path)
+    written, expected = _all_weights(load(path)), _all_weights(model)
+    stored = {name: weight for name, weight in expected.items() if name in written}
+    missing = [name for name in expected if name not in written and not name.startswith("pretraining.")]
+    if wrong := missing + [name for name, weight in stored.items() if not torch.equal(weight, written[name])]:
+        raise RuntimeError(f"{dest} is wrong, do not use it: these weights differ when read back: {', '.join(wrong[:5])}")
+    return Conversion(path, len(stored), tuple(omitted))
 
 
-def _write_ours(model: Model, place: Path) -> list[str]:
-    save_model_folder(model, place)
+def _write_model_folder(model: Model, path: Path) -> list[str]:
+    save_model_folder(model, path)
     return []
 
 
 _WRITERS: dict[str, Callable[[Model, Path], list[str]]] = {
-    "data2vec": _write_ours,
+    "data2vec": _write_model_folder,
     "transformers": write_transformers_folder,
     "fairseq": write_fairseq_checkpoint,
 }
 
 
-def _weights(model: Model) -> dict[str, Tensor]:
-    """Every weight of the encoder, the head, and what pre-training had besides."""
+def _all_weights(model: Model) -> dict[str, Tensor]:
+    """The weights of the encoder, the head, and what pre-training has besides."""
     head = {} if model.head is None else model.head.state_dict()
     parts = {"encoder": model.encoder.state_dict(), "head": head, "pretraining": model.pretraining}
     return {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""Open a model of any form: a run or model folder of ours, one of transformers, or an official file."""
+"""Opening a model of any form: a run or model folder, a transformers folder, an official checkpoint, or a name on the hub."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ from data2vec.model import Model, load_model_folder
 def load(model: str | Path | Model) -> Model:
     """A trained model, on the CPU, in evaluation mode.
 
-    `model`: a run folder or a model folder; a folder of transformers' `save_pretrained`; an official `.pt` or `.pth` of
-    version 1 or 2, pre-trained or fine-tuned; or the name of any such folder on the hub, "owner/name".
+    `model`: a run folder or a model folder; a folder of transformers' `save_pretrained`; an official checkpoint (`.pt`, `.pth`)
+    of version 1 or 2, pre-trained or fine-tuned; or the name of such a folder on the hub, "owner/name".
 
-    Raises UserError when there is none, when its files are damaged or ask for anything but weights, when weights are
-    missing, or when it is a model that cannot be represented."""
+    Raises UserError when there is none, when its files are damaged or refused, when weights are missing, and for models that
+    are not supported."""
     if isinstance(model, Model):
         return model
     path = Path(model).expanduser()
@@ -24,18 +24,17 @@ def load(model: str | Path | Model) -> Model:
         return read_fairseq_checkpoint(path)
     if not path.exists() and _is_hub_name(str(model)):
         path = _download(str(model))
-    if _kind(path / "config.json") is not None:
+    if is_transformers_folder(path):
         return read_transformers_folder(path)
     return load_model_folder(path)
 
 
-def _kind(config: Path) -> str | None:
-    """transformers' name for the architecture, where this is a folder of theirs."""
+def is_transformers_folder(folder: Path) -> bool:
+    """Whether the folder has a config.json of transformers, which names a model type."""
     try:
-        found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        return isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"), str)
     except (OSError, ValueError, AttributeError):
-        return None
-    return found if isinstance(found, str) else None
+        return False
 
 
 def _is_hub_name(name: str) -> bool:
@@ -50,5 +49,5 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"{name}: there is no such folder or file, and the hub does not give it ({why})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name}: no such file or folder, and not available on the hub ({reason})") from None

@@ -190,7 +190,7 @@ def test_the_code_in_the_model_card_runs(which: str, tokenizer: Path, tmp_path: 
     model = make(which, tokenizer)
     write_transformers_folder(model, tmp_path / "theirs")
     code = (tmp_path / "theirs" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
+    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "image": Image.new("RGB", (60, 50))}
     with torch.no_grad():
         exec(code.replace("this/folder", str(tmp_path / "theirs")), names)
     assert names["output"].shape[-1] == (32 if model.head is None else model.head.out.out_features)

@@ -308,7 +308,7 @@ def test_bf16(tmp_path: Path) -> None:
 def test_the_code_in_the_model_card_runs(case: str, tmp_path: Path) -> None:
     write_remote_folder(made(*HEADS[case]), tmp_path / "model")
     code = (tmp_path / "model" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "picture": Image.new("RGB", (60, 50))}
+    names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "image": Image.new("RGB", (60, 50))}
     exec(code.replace("this/folder", str(tmp_path / "model")), names)
     assert names["output"].shape[-1] == len(HEADS[case][1].labels)
 

@@ -1,144 +1,151 @@
-"""The configurations of transformers' Data2Vec models, as sections of our recipes, and back."""
+"""Configurations of the Data2Vec classes in transformers as recipe sections, and recipes as such configurations."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from data2vec.data.tokenizer import END, PAD, START
 from data2vec.errors import UserError
 from data2vec.interop.key_mapping import Table, affine
 from data2vec.interop.transformers.key_mapping import AUDIO, TEXT, VISION
+from data2vec.modalities.speech import SpeechSettings
+from data2vec.modalities.text import TextSettings
+from data2vec.modalities.vision import VisionSettings
 from data2vec.recipe.recipe import Recipe
 
-Config = Mapping[str, Any]
+TransformersConfig = Mapping[str, Any]
+"""The content of a config.json."""
 HINT = "data2vec"
-"""The key of config.json under which all settings stand, for us alone. Where their own settings differ, those hold."""
+"""The key of config.json with the complete recipe, for this package only. Settings of transformers take precedence."""
 OFFSET = 2
-"""Rows of the position table before the first position: RoBERTa counts from pad + 1."""
+"""Rows of the position table before the first position: as in RoBERTa, positions start at pad + 1."""
 
 
 @dataclass(frozen=True)
 class NativeFamily:
-    """One of their three models, which differ only in what stands on top."""
+    """One of the three models in transformers, with the classes for its heads."""
 
     name: str
-    """What the names of its classes begin with."""
+    """Prefix of its class names."""
     type: str
     """`model_type`"""
     modality: str
     prefix: str
-    """Before the names of the encoder's weights where there is a head."""
+    """Prefix of the encoder's weights in classes with a head."""
     table: Table
     heads: Mapping[str, tuple[str, Table]]
-    """For each of our heads how the class name ends, and its weights."""
+    """For each of our heads the end of the class name and the key table."""
     fields: Mapping[str, tuple[str, Any]]
-    """For each of our settings theirs, and what transformers takes where config.json does not say."""
+    """Our setting: the setting in transformers and its default there."""
     fixed: Mapping[str, Any]
-    """Our settings that it cannot have otherwise."""
-    needed: Config
-    """Their settings that we cannot have otherwise."""
-    special: Callable[[Config], dict[str, Any]]
-    """Our settings that are made of several of theirs."""
-    back: Callable[[Any], dict[str, Any]]
-    """And theirs of them."""
+    """Settings of ours that its class fixes."""
+    required: TransformersConfig
+    """Settings of its class of which only one value is supported here."""
+    special_settings: Callable[[TransformersConfig], dict[str, Any]]
+    """Our settings that depend on several settings of its class."""
+    special_config: Callable[[Recipe], dict[str, Any]]
+    """And the way back."""
 
 
-def config_to_sections(family: NativeFamily, config: Config, where: str) -> dict[str, dict[str, Any]]:
-    """The `modality` and `encoder` sections. Raises UserError for what we do not have."""
-    for key, value in family.needed.items():
+def config_to_sections(family: NativeFamily, config: TransformersConfig, where: str) -> dict[str, dict[str, Any]]:
+    """The `modality` and `encoder` sections of a config.json. Raises UserError for unsupported settings."""
+    for key, value in family.required.items():
         if config.get(key, value) != value:
             raise UserError(f"{where}: {key}: {config[key]!r} is not supported, only {value!r}")
-    found = {ours: config.get(theirs, default) for ours, (theirs, default) in family.fields.items()}
-    for key in found.keys() & family.fixed.keys():
-        if found[key] != family.fixed[key]:
-            raise UserError(f"{where}: {family.fields[key][0]}: {found[key]!r} is not supported, only {family.fixed[key]!r}")
+    settings = {ours: config.get(theirs, default) for ours, (theirs, default) in family.fields.items()}
+    for key in settings.keys() & family.fixed.keys():
+        if settings[key] != family.fixed[key]:
+            theirs = family.fields[key][0]
+            raise UserError(f"{where}: {theirs}: {settings[key]!r} is not supported, only {family.fixed[key]!r}")
     try:
-        special = family.special(config)
+        special = family.special_settings(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
-    parts: dict[str, dict[str, Any]] = {"modality": {}, "encoder": {}}
-    for key, value in {**family.fixed, **found, **special}.items():
+    sections: dict[str, dict[str, Any]] = {"modality": {}, "encoder": {}}
+    for key, value in {**family.fixed, **settings, **special}.items():
         section, _, name = key.partition(".")
-        parts[section][name] = value
-    return parts
+        sections[section][name] = value
+    return sections
 
 
 def recipe_to_config(family: NativeFamily, recipe: Recipe) -> dict[str, Any]:
-    """Their configuration. Raises UserError for a setting that it has no place for."""
+    """The configuration for transformers. Raises UserError for a setting that its class does not support."""
     ours = recipe.flat()
     for key, value in family.fixed.items():
         if ours[key] != value:
-            raise unsupported_setting(key, ours[key], f"{family.name} has {as_yaml(value)} only")
+            raise unsupported_setting(key, ours[key], f"{family.name} supports {as_yaml(value)} only")
     config = {theirs: ours[key] for key, (theirs, _) in family.fields.items()}
-    return {"model_type": family.type, **config, **family.back(recipe)}
+    return {"model_type": family.type, **config, **family.special_config(recipe)}
 
 
 def unsupported_setting(key: str, value: Any, why: str) -> UserError:
-    """The refusal of a setting."""
+    """The error for a setting that cannot be written."""
     return UserError(f"{key}: {as_yaml(value)} cannot be written for transformers: {why}")
 
 
 def as_yaml(value: Any) -> str:
-    """As it is written in a recipe."""
+    """A value as it is written in a recipe."""
     return json.dumps(value).strip('"')
 
 
-def _audio(config: Config) -> dict[str, Any]:
+def _audio_settings(config: TransformersConfig) -> dict[str, Any]:
     shapes = {"conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2]}
     columns = [config.get(key, default) for key, default in shapes.items()]
     return {"modality.conv_layers": [list(layer) for layer in zip(*columns, strict=True)]}
 
 
-def _audio_back(recipe: Any) -> dict[str, Any]:
-    columns = [list(column) for column in zip(*recipe.modality.conv_layers, strict=True)]
-    # The mask vector is there when, and only when, fine-tuning is to put it somewhere.
-    masks = {"mask_time_prob": 0.05 if recipe.modality.mask_vector else 0.0, "mask_feature_prob": 0.0}
+def _audio_config(recipe: Recipe) -> dict[str, Any]:
+    modality = cast(SpeechSettings, recipe.modality)
+    columns = [list(column) for column in zip(*modality.conv_layers, strict=True)]
+    # transformers creates the mask embedding only if a mask probability is above 0.
+    masks = {"mask_time_prob": 0.05 if modality.mask_vector else 0.0, "mask_feature_prob": 0.0}
     others = {"feat_proj_dropout": 0.0, "final_dropout": 0.0, "pad_token_id": 0}
     return {**dict(zip(("conv_dim", "conv_kernel", "conv_stride"), columns, strict=True)), **masks, **others}
 
 
-def _text(config: Config) -> dict[str, Any]:
+def _text_settings(config: TransformersConfig) -> dict[str, Any]:
     return {"modality.max_length": config.get("max_position_embeddings", 512) - OFFSET}
 
 
-def _text_back(recipe: Any) -> dict[str, Any]:
+def _text_config(recipe: Recipe) -> dict[str, Any]:
     ids = {"bos_token_id": START, "pad_token_id": PAD, "eos_token_id": END}
-    return {"max_position_embeddings": recipe.modality.max_length + OFFSET, "type_vocab_size": 1, **ids}
+    return {"max_position_embeddings": cast(TextSettings, recipe.modality).max_length + OFFSET, "type_vocab_size": 1, **ids}
 
 
-def _vision(config: Config) -> dict[str, Any]:
-    own, shared = (config.get(f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
-    if own == shared:
+def _vision_settings(config: TransformersConfig) -> dict[str, Any]:
+    per_block, shared = (config.get(f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
+    if per_block == shared:
         raise ValueError(
-            f"use_relative_position_bias: {own!r} with use_shared_relative_position_bias: {shared!r} is not supported: "
-            "one of them, and not both"
+            f"use_relative_position_bias: {per_block!r} with use_shared_relative_position_bias: {shared!r} is not supported: "
+            "exactly one of them must be true"
         )
     return {
         "modality.image": _side(config.get("image_size", 224)),
-        "modality.position_tables": config.get("num_hidden_layers", 12) if own else 1,
+        "modality.position_tables": config.get("num_hidden_layers", 12) if per_block else 1,
         "encoder.final_norm": not config.get("use_mean_pooling", True),
         "encoder.layer_scale": config.get("layer_scale_init_value", 0.1) or None,
     }
 
 
-def _vision_back(recipe: Any) -> dict[str, Any]:
-    shared = recipe.modality.position_tables == 1
+def _vision_config(recipe: Recipe) -> dict[str, Any]:
+    modality = cast(VisionSettings, recipe.modality)
+    shared = modality.position_tables == 1
     return {
-        "image_size": recipe.modality.image,
+        "image_size": modality.image,
         **{"use_shared_relative_position_bias": shared, "use_relative_position_bias": not shared},
         **{"use_mean_pooling": not recipe.encoder.final_norm, "layer_scale_init_value": recipe.encoder.layer_scale or 0.0},
     }
 
 
 def _side(size: Any) -> Any:
-    """Of a square that may be told by both of its sides."""
+    """The side of a square that may be given as height and width."""
     return size[0] if isinstance(size, list) and size[:1] * 2 == size else size
 
 
 _POST_NORM = {
     **{"encoder.norm": "post", "encoder.final_norm": False, "encoder.extra_tokens": 0, "encoder.key_bias": True},
-    # The norms of a modality's own have this epsilon, and those of transformers' models are all alike.
+    # Layer norms of the modality have this epsilon, and in transformers one epsilon applies to all.
     **{"encoder.layer_scale": None, "encoder.norm_eps": 1e-5},
 }
 _SIZES = {
@@ -172,9 +179,9 @@ FAMILIES = (
             "modality.position_groups": ("num_conv_pos_embedding_groups", 16),
         },
         fixed={**_POST_NORM, "encoder.input_norm": True, "modality.conv_norm": "layer", "modality.alibi": False},
-        needed={"feat_extract_activation": "gelu", "add_adapter": False},
-        special=_audio,
-        back=_audio_back,
+        required={"feat_extract_activation": "gelu", "add_adapter": False},
+        special_settings=_audio_settings,
+        special_config=_audio_config,
     ),
     NativeFamily(
         name="Data2VecText",
@@ -201,9 +208,9 @@ FAMILIES = (
             "modality.embedding_norm": True,
             "modality.scale_embedding": False,
         },
-        needed={"pad_token_id": PAD, "is_decoder": False, "add_cross_attention": False},
-        special=_text,
-        back=_text_back,
+        required={"pad_token_id": PAD, "is_decoder": False, "add_cross_attention": False},
+        special_settings=_text_settings,
+        special_config=_text_config,
     ),
     NativeFamily(
         name="Data2VecVision",
@@ -233,8 +240,8 @@ FAMILIES = (
             "encoder.key_bias": False,
             "modality.positions": "relative",
         },
-        needed={"num_channels": 3, "use_absolute_position_embeddings": False},
-        special=_vision,
-        back=_vision_back,
+        required={"num_channels": 3, "use_absolute_position_embeddings": False},
+        special_settings=_vision_settings,
+        special_config=_vision_config,
     ),
 )

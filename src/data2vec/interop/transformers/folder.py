@@ -1,4 +1,4 @@
-"""Models as folders of Hugging Face transformers, and their names for our parameters."""
+"""Model folders of Hugging Face transformers: opened and written, with its own classes or with our model code."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from data2vec.model import Model
 def read_transformers_folder(folder: Path) -> Model:
     """The model in a folder of transformers' `save_pretrained`.
 
-    Raises UserError for an architecture or a setting that is not ours, and for missing or damaged files."""
+    Raises UserError for an unsupported architecture or setting, and for missing or damaged files."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not of transformers, or damaged ({error!r})") from None
+        raise UserError(f"{path} is not a config.json of transformers, or is damaged ({error!r})") from None
     if kind == "data2vec2":
         from data2vec.interop.transformers.remote import read_remote_folder
 
@@ -27,11 +27,10 @@ def read_transformers_folder(folder: Path) -> Model:
 
 
 def write_transformers_folder(model: Model, folder: Path) -> list[str]:
-    """Write a model folder that transformers opens, in place of what was there: version 1 for its own classes, where these
-    can express it; all else with the code that it needs.
+    """Write a model folder that transformers opens, in place of an existing one.
 
-    Returns, in words, what of the model has no place in it. Raises UserError, which names the setting, when the model
-    itself has none."""
+    Version 1 is written for the classes of transformers if they support it, everything else with its own model code. Returns a
+    description of each part of the model that is left out. Raises UserError, naming the setting, for an unsupported model."""
     from data2vec.interop.transformers.native import write_native_folder
     from data2vec.interop.transformers.remote import write_remote_folder
 
@@ -40,4 +39,4 @@ def write_transformers_folder(model: Model, folder: Path) -> list[str]:
     try:
         return write_native_folder(model, folder)
     except UserError as reason:
-        return [f"a class of transformers itself ({reason}); it has its code with it", *write_remote_folder(model, folder)]
+        return [f"a class of transformers ({reason}); the folder has its own model code", *write_remote_folder(model, folder)]

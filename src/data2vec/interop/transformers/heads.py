@@ -1,4 +1,4 @@
-"""The heads of fine-tuned models in transformers: their settings and weights there and here."""
+"""Heads of fine-tuned models for the Data2Vec classes in transformers, and from them."""
 
 import logging
 from collections.abc import Mapping
@@ -13,33 +13,34 @@ from data2vec.interop.key_mapping import TensorMap, to_foreign_keys
 from data2vec.interop.transformers.config import HINT, NativeFamily, as_yaml, unsupported_setting
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.nn.transformer import TransformerSettings
 
 log = logging.getLogger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
-SHAPES: Mapping[str, Mapping[str, Any]] = {
+FIXED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "speech": {"pooling": "mean", "norm_eps": None, "hidden_layer": None},
     "text": {"pooling": "first", "norm_eps": None, "hidden_layer": "tanh"},
     "vision": {"pooling": "mean", "hidden_layer": None},
 }
-"""What their classifiers have built in."""
+"""Settings that the classifiers of transformers fix."""
 
 
 def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """For the head of a model how the name of the class ends, its part of the configuration, and its weights.
+    """For the head of a model: the end of the class name, its part of the configuration, and its weights.
 
-    Raises UserError for a head that none of their classes has."""
+    Raises UserError for a head that no class supports."""
     if model.head is None:
         return "Model", {}, {}
     settings, width = model.head.settings, model.recipe.encoder.width
     if settings.name not in family.heads:
-        raise unsupported_setting("head.name", settings.name, f"{family.name} has {', '.join(family.heads)} only")
+        raise unsupported_setting("head.name", settings.name, f"{family.name} supports {', '.join(family.heads)} only")
     ending, table = family.heads[settings.name]
     ours = {name: value.detach().cpu().clone() for name, value in model.head.named_parameters()}
     if isinstance(settings, CTCSettings):
-        ids = {f"{kind}_token_id": _index(settings.labels, token) for kind, token in (("bos", "<s>"), ("eos", "</s>"))}
+        ids = {f"{kind}_token_id": _label_index(settings.labels, token) for kind, token in (("bos", "<s>"), ("eos", "</s>"))}
         return ending, {"vocab_size": len(settings.labels), **ids}, to_foreign_keys(ours, {}, table)
-    _check(family, settings, model.recipe.encoder)
+    _check_classifier(family, settings, model.recipe.encoder)
     if family.modality == "speech" and settings.hidden_layer is None:
         ours |= {"hidden.weight": torch.eye(width), "hidden.bias": torch.zeros(width)}
     config = {
@@ -55,22 +56,22 @@ def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, dict[
 def head_from_transformers(
     family: NativeFamily, config: Mapping[str, Any], tensors: TensorMap, labels: list[str], where: str
 ) -> tuple[HeadSettings | None, TensorMap]:
-    """The settings of the head, if it is one that we have, and the weights as it takes them.
+    """The settings of the head, or None without a supported one, and the weights in the order of its labels.
 
-    `labels`: those of the vocabulary, if there is one. A head that we do not have is left out, with a warning."""
+    `labels`: those of the CTC vocabulary, if any. An unsupported head is ignored, with a warning."""
     architecture = (config.get("architectures") or [f"{family.name}Model"])[0]
     name = next((name for name, (ending, _) in family.heads.items() if architecture == family.name + ending), None)
-    other = not config.get("use_mean_pooling", True) or config.get("use_weighted_layer_sum", False)
-    if name is None or (name == "classifier" and other):
+    unsupported_pooling = not config.get("use_mean_pooling", True) or config.get("use_weighted_layer_sum", False)
+    if name is None or (name == "classifier" and unsupported_pooling):
         if architecture != f"{family.name}Model":
-            log.warning("%s: only the encoder is taken; there is no head here like that of %s", where, architecture)
+            log.warning("%s: unsupported head of %s; only the encoder is loaded", where, architecture)
         return None, tensors
     try:
         return (_ctc if name == "ctc" else _classifier)(family, config, dict(tensors), labels, where)
     except KeyError as error:
-        raise UserError(f"{where}: the weights of the head are missing: {error.args[0]}") from None
+        raise UserError(f"{where}: weights of the head are missing: {error.args[0]}") from None
     except ValidationError as error:
-        raise UserError(f"{where}: the head cannot be read: {error.errors()[0]['msg']}") from None
+        raise UserError(f"{where}: invalid head: {error.errors()[0]['msg']}") from None
 
 
 def _ctc(
@@ -78,12 +79,12 @@ def _ctc(
 ) -> tuple[HeadSettings, TensorMap]:
     count = len(tensors["lm_head.weight"])
     if len(labels) != count:
-        log.warning("%s: vocab.json has %d tokens, the head %d: they are called 0, 1, …", where, len(labels), count)
+        log.warning("%s: vocab.json has %d tokens but the head has %d; labels are numbered instead", where, len(labels), count)
         labels = [str(i) for i in range(count)]
     blank = config.get("pad_token_id") or 0
     if not 0 <= blank < count:
-        raise UserError(f"{where}: pad_token_id: {blank} is not one of the {count} tokens")
-    order = [blank, *(i for i in range(count) if i != blank)]  # the blank is the first here
+        raise UserError(f"{where}: pad_token_id: {blank} is not one of the {count} labels")
+    order = [blank, *(i for i in range(count) if i != blank)]  # the blank comes first here
     tensors |= {name: tensors[name][order] for name in ("lm_head.weight", "lm_head.bias")}
     return CTCSettings(labels=tuple(labels[i] for i in order)), tensors
 
@@ -93,18 +94,18 @@ def _classifier(
 ) -> tuple[HeadSettings, TensorMap]:
     table = family.heads["classifier"][1]
     count = len(tensors[str(table["out.weight"])])
-    names = config.get("id2label") or {}
-    names = [str(names[key]) for key in sorted(names, key=int)] or [f"LABEL_{i}" for i in range(count)]
+    id2label = config.get("id2label") or {}
+    names = [str(id2label[key]) for key in sorted(id2label, key=int)] or [f"LABEL_{i}" for i in range(count)]
     hint = config.get(HINT, {}).get("head") or {}
     hint = hint if hint.get("name") == "classifier" else {}
-    settings: dict[str, Any] = {**hint, **SHAPES[family.modality]}
+    settings: dict[str, Any] = {**hint, **FIXED_SETTINGS[family.modality]}
     if family.modality == "vision":
         settings["norm_eps"] = config.get("layer_norm_eps", 1e-12)
     if family.modality == "speech":
         weight, bias = tensors["projector.weight"], tensors["projector.bias"]
         square = weight.shape[0] == weight.shape[1]
         if square and not hint.get("hidden_layer") and weight.equal(torch.eye(len(weight)).to(weight)) and not bias.any():
-            del tensors["projector.weight"], tensors["projector.bias"]  # what `write` puts there for nothing
+            del tensors["projector.weight"], tensors["projector.bias"]  # the identity that `head_to_transformers` writes
         else:
             settings |= {
                 "hidden_layer": "linear",
@@ -115,9 +116,9 @@ def _classifier(
     return ClassifierSettings.model_validate(settings), tensors
 
 
-def _check(family: NativeFamily, settings: ClassifierSettings, encoder: Any) -> None:
-    """Raises UserError where their class computes something else."""
-    needed = dict(SHAPES[family.modality])
+def _check_classifier(family: NativeFamily, settings: ClassifierSettings, encoder: TransformerSettings) -> None:
+    """Raises UserError where the class in transformers computes something else."""
+    needed = dict(FIXED_SETTINGS[family.modality])
     if family.modality == "speech" and settings.hidden_layer == "linear":
         needed["hidden_layer"] = "linear"
     if family.modality == "text" and settings.hidden_width not in (None, encoder.width):
@@ -125,15 +126,15 @@ def _check(family: NativeFamily, settings: ClassifierSettings, encoder: Any) -> 
     if family.modality == "vision":
         needed["norm_eps"] = encoder.norm_eps
         if encoder.final_norm:
-            raise unsupported_setting("encoder.final_norm", True, f"under a head {family.name} has false only")
+            raise unsupported_setting("encoder.final_norm", True, f"with a head {family.name} supports false only")
     for key, value in needed.items():
         if getattr(settings, key) != value:
-            raise unsupported_setting(f"head.{key}", getattr(settings, key), f"{family.name} has {as_yaml(value)} only")
+            raise unsupported_setting(f"head.{key}", getattr(settings, key), f"{family.name} supports {as_yaml(value)} only")
     if len(settings.labels) == 1 and settings.problem_type == "single_label_classification":
         raise unsupported_setting(
-            "head.problem_type", settings.problem_type, "it takes two labels at least; one is a regression"
+            "head.problem_type", settings.problem_type, "it needs at least two labels; one label is a regression"
         )
 
 
-def _index(labels: tuple[str, ...], token: str) -> int | None:
+def _label_index(labels: tuple[str, ...], token: str) -> int | None:
     return labels.index(token) if token in labels else None

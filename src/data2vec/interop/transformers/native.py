@@ -1,4 +1,4 @@
-"""Models of version 1 in the classes that transformers itself has: Data2VecAudio, Data2VecVision, Data2VecText."""
+"""Folders for the classes that transformers itself has for version 1: Data2VecAudio, Data2VecVision, Data2VecText."""
 
 import json
 import logging
@@ -35,60 +35,60 @@ from data2vec.recipe.recipe import Recipe
 log = logging.getLogger(__name__)
 
 RECOMPUTED = ("position_ids", "token_type_ids", "relative_position_index")
-"""Ends of names of what older versions stored without need."""
-TYPES = "embeddings.token_type_embeddings.weight"
-"""The vector of a segment, of which we have one only, and that in the positions."""
+"""Ends of the names of buffers that older versions stored and that are recomputed."""
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+"""The embedding of the only segment, which this package adds to the positions."""
 
 
 def read_native_folder(folder: Path, config: dict[str, Any]) -> Model:
-    """The model in a folder with this `config.json`. A head that we do not have is left out, with a warning.
+    """The model in a folder with this `config.json`. An unsupported head is ignored, with a warning.
 
-    Raises UserError as `transformers.read`."""
+    Raises UserError as `read_transformers_folder`."""
     family = next((family for family in FAMILIES if family.type == config["model_type"]), None)
     where = str(folder / "config.json")
     if family is None:
         known = ", ".join(family.type for family in FAMILIES)
-        raise UserError(f"{where}: model_type: {config['model_type']!r} is none of {known}, data2vec2")
-    found = read_processors(folder, family.modality)
+        raise UserError(f"{where}: model_type: {config['model_type']!r} is not supported, only {known}, data2vec2")
+    processors = read_processors(folder, family.modality)
     tensors: TensorMap = read_weights(folder)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    if (mask := family.table.get("local_encoder.mask_vector")) is not None:
-        found.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask}" in tensors
+    if (mask_key := family.table.get("local_encoder.mask_vector")) is not None:
+        processors.setdefault("modality", {})["mask_vector"] = f"{prefix}{mask_key}" in tensors
     try:
-        recipe = _recipe(family, config, found, where)
+        recipe = _recipe(family, config, processors, where)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
-    head, tensors = head_from_transformers(family, config, tensors, found.get("head", {}).get("labels", []), where)
+    head, tensors = head_from_transformers(family, config, tensors, processors.get("head", {}).get("labels", []), where)
     model = blank_model(recipe, head)
-    used = _fill(model.encoder, _table(family, recipe, prefix), tensors, folder)
+    used = _load_weights(model.encoder, _table(family, recipe, prefix), tensors, folder)
     if model.head is not None and head is not None:
-        used |= _fill(model.head, family.heads[head.name][1], tensors, folder)
-    types = tensors.get(prefix + TYPES)
-    if types is not None:
-        model.encoder.position_encoder.table.weight.add_(types[0])
-        used |= {prefix + TYPES} if len(types) == 1 else set()
+        used |= _load_weights(model.head, family.heads[head.name][1], tensors, folder)
+    token_types = tensors.get(prefix + TOKEN_TYPES)
+    if token_types is not None:
+        model.encoder.position_encoder.table.weight.add_(token_types[0])
+        used |= {prefix + TOKEN_TYPES} if len(token_types) == 1 else set()
     unknown = sorted(name for name in tensors.keys() - used if not name.endswith(RECOMPUTED))
     if unknown:
-        log.warning("%s: weights that have no place here are left out: %s", folder, ", ".join(unknown))
+        log.warning("%s: ignored unknown weights: %s", folder, ", ".join(unknown))
     hint = config.get(HINT, {})
     return replace(model, source=hint.get("source"), license=hint.get("license"))
 
 
 def write_native_folder(model: Model, folder: Path) -> list[str]:
-    """As `transformers.write`, for models of version 1."""
+    """As `write_transformers_folder`, for models that the classes of transformers support."""
     recipe = model.recipe
     family = next((family for family in FAMILIES if family.modality == model.modality.settings.name), None)
     if family is None:
-        raise unsupported_setting("modality.name", model.modality.settings.name, "it has no such model")
+        raise unsupported_setting("modality.name", model.modality.settings.name, "transformers has no such model")
     config = recipe_to_config(family, recipe)
-    ending, about, head = head_to_transformers(family, model)
-    kept = recipe.model_dump(mode="json")
-    if "tokenizer" in kept["data"]:
-        kept["data"]["tokenizer"] = None  # it is in the folder
-    config |= {"architectures": [family.name + ending], "dtype": "float32", **about}
+    class_ending, head_config, head_tensors = head_to_transformers(family, model)
+    stored_recipe = recipe.model_dump(mode="json")
+    if "tokenizer" in stored_recipe["data"]:
+        stored_recipe["data"]["tokenizer"] = None  # it is in the folder
+    config |= {"architectures": [family.name + class_ending], "dtype": "float32", **head_config}
     settings = None if model.head is None else model.head.settings.model_dump(mode="json")
-    config[HINT] = {"recipe": kept, "head": settings, "source": model.source, "license": model.license}
-    tensors = _tensors(family, model) | head
+    config[HINT] = {"recipe": stored_recipe, "head": settings, "source": model.source, "license": model.license}
+    tensors = _tensors(family, model) | head_tensors
     with atomic_dir(folder) as tmp:
         save_file(tensors, tmp / "model.safetensors", metadata={"format": "pt"})
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -99,18 +99,18 @@ def write_native_folder(model: Model, folder: Path) -> list[str]:
     return omitted_parts(model, "the prediction head", "zero_input")
 
 
-def _recipe(family: NativeFamily, config: Mapping[str, Any], found: Mapping[str, Any], where: str) -> Recipe:
-    """That of the hint, else the released one of this size, with what config.json and the preprocessor say."""
+def _recipe(family: NativeFamily, config: Mapping[str, Any], processors: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe stored in config.json, else the released one of this size, updated by config.json and the preprocessor."""
     raw = config.get(HINT, {}).get("recipe", {})
-    parts = config_to_sections(family, config, where)
-    hinted = raw.get("modality", {}).get("name") == family.modality
-    if not hinted:
+    sections = config_to_sections(family, config, where)
+    has_stored_recipe = raw.get("modality", {}).get("name") == family.modality
+    if not has_stored_recipe:
         large = f"{family.modality}/v1-large"
-        name = large if parts["encoder"]["width"] >= 1024 and large in recipe_names() else f"{family.modality}/v1-base"
+        name = large if sections["encoder"]["width"] >= 1024 and large in recipe_names() else f"{family.modality}/v1-base"
         raw = load_recipe(name).model_dump(mode="json")
     for section in ("modality", "encoder", "data"):
-        raw[section] = {**raw[section], **parts.get(section, {}), **found.get(section, {})}
-    if not hinted:
+        raw[section] = {**raw[section], **sections.get(section, {}), **processors.get(section, {})}
+    if not has_stored_recipe:
         target = raw["objective"]["target"]
         target["top_k"] = min(target["top_k"], raw["encoder"]["layers"])
         if family.modality == "text":
@@ -118,40 +118,40 @@ def _recipe(family: NativeFamily, config: Mapping[str, Any], found: Mapping[str,
     return validate_recipe(raw, where)
 
 
-def _table(family: NativeFamily, recipe: Any, prefix: str) -> Table:
-    """The names of the encoder's weights."""
+def _table(family: NativeFamily, recipe: Recipe, prefix: str) -> Table:
+    """The key table of the encoder."""
     table = dict(family.table)
     if getattr(recipe.modality, "position_tables", 1) > 1:
-        table["position_encoder.table"] = _own_tables(recipe.encoder.layers)
+        table["position_encoder.table"] = _table_per_block(recipe.encoder.layers)
     return {
-        ours: prefix + theirs if isinstance(theirs, str) else tuple(prefix + each for each in theirs)
+        ours: prefix + theirs if isinstance(theirs, str) else tuple(prefix + key for key in theirs)
         for ours, theirs in table.items()
     }
 
 
-def _own_tables(layers: int) -> tuple[str, ...]:
+def _table_per_block(layers: int) -> tuple[str, ...]:
     name = "encoder.layer.{}.attention.attention.relative_position_bias.relative_position_bias_table"
     return tuple(name.format(i) for i in range(layers))
 
 
-def _fill(part: nn.Module, table: Table, tensors: TensorMap, folder: Path) -> set[str]:
-    """Put the weights in; the names that were used. Raises UserError for missing ones, all of them, and for a wrong size."""
+def _load_weights(part: nn.Module, table: Table, tensors: TensorMap, folder: Path) -> set[str]:
+    """Load weights; returns the keys that were used. Raises UserError for missing weights and for a wrong size."""
     ours = dict(part.named_parameters())
-    names = foreign_keys(ours, table)
-    used = {name for each in names.values() for name in each}
+    keys = foreign_keys(ours, table)
+    used = {key for several in keys.values() for key in several}
     if missing := sorted(used - tensors.keys()):
         raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
     for name, parameter in ours.items():
         try:
             parameter.copy_(to_our_keys(tensors, {name: parameter}, table)[name])
         except RuntimeError:
-            shapes = " and ".join(str(tuple(tensors[each].shape)) for each in names[name])
-            raise UserError(f"{folder}: {names[name][0]} is {shapes}, not of the size that config.json says") from None
+            shapes = " and ".join(str(tuple(tensors[key].shape)) for key in keys[name])
+            raise UserError(f"{folder}: {keys[name][0]} has shape {shapes}, which does not match config.json") from None
     return used
 
 
 def _tensors(family: NativeFamily, model: Model) -> dict[str, Tensor]:
-    """All weights under their names there."""
+    """All weights of the encoder under their names in transformers."""
     prefix = family.prefix if model.head is not None else ""
     table, settings = _table(family, model.recipe, prefix), model.modality.settings
     ours = {name: value.detach().cpu().clone() for name, value in model.encoder.named_parameters()}
@@ -161,8 +161,8 @@ def _tensors(family: NativeFamily, model: Model) -> dict[str, Tensor]:
         shapes["embeddings.patch_embeddings.projection.weight"] = (width, 3, settings.patch, settings.patch)
         shapes |= dict.fromkeys(("embeddings.mask_token", "embeddings.cls_token"), (1, 1, width))
         if settings.position_tables > 1:
-            shapes |= dict.fromkeys(_own_tables(model.recipe.encoder.layers), ours["position_encoder.table"].shape[1:])
+            shapes |= dict.fromkeys(_table_per_block(model.recipe.encoder.layers), ours["position_encoder.table"].shape[1:])
     theirs = to_foreign_keys(ours, {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, table)
     if family.modality == "text":
-        theirs[prefix + TYPES] = torch.zeros(1, width)
+        theirs[prefix + TOKEN_TYPES] = torch.zeros(1, width)
     return theirs

@@ -1,4 +1,4 @@
-"""What turns raw input into a model's input, as transformers keeps it: beside the model, in files of its own."""
+"""Files of transformers that describe how raw input becomes model input: preprocessor, tokenizer and vocabulary."""
 
 import json
 import logging
@@ -17,50 +17,50 @@ from data2vec.nn.heads import CTCSettings
 log = logging.getLogger(__name__)
 
 BICUBIC = 3
-"""Pillow's number for it."""
+"""Pillow's number of the filter."""
 
 
 def write_processors(model: Model, folder: Path) -> None:
-    """Write into `folder` what transformers' AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer and AutoProcessor read.
+    """Write the files for AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer and AutoProcessor of transformers.
 
-    A text model without a tokenizer has nothing to write."""
+    A text model without a tokenizer has none."""
     settings = model.modality.settings
     if isinstance(settings, SpeechSettings):
         _speech(folder, model.head.settings if model.head is not None else None)
     elif isinstance(settings, VisionSettings):
-        _dump(folder, "preprocessor_config.json", _picture(settings.image, settings.mean, settings.std))
+        _write_json(folder, "preprocessor_config.json", _image_config(settings.image, settings.mean, settings.std))
     elif isinstance(model.modality, Text) and (tokenizer := model.modality.tokenizer) is not None:
         _text(folder, tokenizer, model.modality.settings.max_length)
 
 
 def read_processors(folder: Path, modality: str) -> dict[str, dict[str, Any]]:
-    """The same as sections of a recipe; besides, `head.labels` of a CTC vocabulary. What has no file is not in them.
+    """These files as recipe sections, and `head.labels` of a CTC vocabulary. Missing files are skipped.
 
-    Raises UserError for what would give a model other input than it was trained on."""
+    Raises UserError for preprocessing that is not supported: the model would get other input than it was trained on."""
     return {"speech": _read_speech, "vision": _read_vision, "text": _read_text}[modality](folder)
 
 
 def _speech(folder: Path, head: Any) -> None:
-    about = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": SAMPLE_RATE}
-    about |= {"padding_value": 0.0, "padding_side": "right", "do_normalize": True, "return_attention_mask": True}
+    config = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, "sampling_rate": SAMPLE_RATE}
+    config |= {"padding_value": 0.0, "padding_side": "right", "do_normalize": True, "return_attention_mask": True}
     if isinstance(head, CTCSettings):
-        about["processor_class"] = "Wav2Vec2Processor"
+        config["processor_class"] = "Wav2Vec2Processor"
         labels, blank = head.labels, head.labels[0]
-        # A token that is not among the labels would be added to them, as a further one.
+        # transformers adds tokens that are not among the labels as further labels.
         tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "word_delimiter_token": "|"}
-        held = {key: token if token in labels and token != blank else None for key, token in tokens.items()}
-        _dump(folder, "vocab.json", {label: i for i, label in enumerate(labels)})
-        _dump(
+        special = {key: token if token in labels and token != blank else None for key, token in tokens.items()}
+        _write_json(folder, "vocab.json", {label: i for i, label in enumerate(labels)})
+        _write_json(
             folder,
             "tokenizer_config.json",
             {"tokenizer_class": "Wav2Vec2CTCTokenizer", "processor_class": "Wav2Vec2Processor", "pad_token": blank}
-            | {**held, "word_delimiter_token": held["word_delimiter_token"] or " "},
+            | {**special, "word_delimiter_token": special["word_delimiter_token"] or " "},
         )
-    _dump(folder, "preprocessor_config.json", about)
+    _write_json(folder, "preprocessor_config.json", config)
 
 
-def _picture(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """As `data2vec.data.image.center_crop` makes them; transformers has this class with and without torchvision."""
+def _image_config(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """The preprocessing of `data2vec.data.image.center_crop`, in a class of transformers that works without torchvision."""
     return {
         "image_processor_type": "BeitImageProcessor",
         **{"do_resize": True, "size": {"shortest_edge": round(side * 256 / 224)}, "resample": BICUBIC},
@@ -73,36 +73,39 @@ def _picture(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict
 def _text(folder: Path, tokenizer: Any, max_length: int) -> None:
     from tokenizers import Tokenizer, processors
 
-    whole = Tokenizer.from_str(tokenizer.to_str())
-    whole.post_processor = processors.RobertaProcessing((SPECIAL[END], END), (SPECIAL[START], START), True, False)
-    save_tokenizer(whole, folder)
+    with_special = Tokenizer.from_str(tokenizer.to_str())
+    with_special.post_processor = processors.RobertaProcessing((SPECIAL[END], END), (SPECIAL[START], START), True, False)
+    save_tokenizer(with_special, folder)
     start, pad, end, unknown = SPECIAL
     tokens = {"bos_token": start, "eos_token": end, "sep_token": end, "cls_token": start, "unk_token": unknown}
-    about: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
-    about |= {"model_max_length": max_length, "pad_token": pad, "mask_token": MASK, "clean_up_tokenization_spaces": False}
-    _dump(folder, "tokenizer_config.json", about | tokens)
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    config |= {"model_max_length": max_length, "pad_token": pad, "mask_token": MASK, "clean_up_tokenization_spaces": False}
+    _write_json(folder, "tokenizer_config.json", config | tokens)
 
 
 def _read_speech(folder: Path) -> dict[str, dict[str, Any]]:
-    about = _preprocessor(folder)
-    _only(folder, about, {"sampling_rate": SAMPLE_RATE, "do_normalize": True, "feature_size": 1})
-    vocabulary = _load(folder / "vocab.json") | _load(folder / "added_tokens.json")
+    config = _preprocessor_config(folder)
+    _check_settings(folder, config, {"sampling_rate": SAMPLE_RATE, "do_normalize": True, "feature_size": 1})
+    vocabulary = _load_json(folder / "vocab.json") | _load_json(folder / "added_tokens.json")
     return {"head": {"labels": sorted(vocabulary, key=vocabulary.__getitem__)}} if vocabulary else {}
 
 
 def _read_vision(folder: Path) -> dict[str, dict[str, Any]]:
-    about = _preprocessor(folder)
-    if not about:
+    config = _preprocessor_config(folder)
+    if not config:
         return {}
-    _only(folder, about, {"do_rescale": True, "rescale_factor": 1 / 255})
-    mean, std = about.get("image_mean", [0.5] * 3), about.get("image_std", [0.5] * 3)
-    if not about.get("do_normalize", True):
+    _check_settings(folder, config, {"do_rescale": True, "rescale_factor": 1 / 255})
+    mean, std = config.get("image_mean", [0.5] * 3), config.get("image_std", [0.5] * 3)
+    if not config.get("do_normalize", True):
         mean, std = [0.0] * 3, [1.0] * 3
-    crop = about.get("crop_size") if about.get("do_center_crop") else 0
+    crop = config.get("crop_size") if config.get("do_center_crop") else 0
     crop = crop.get("height", 0) if isinstance(crop, dict) else crop or 0
-    if about.get("size") != {"shortest_edge": round(crop * 256 / 224)} or about.get("resample", BICUBIC) != BICUBIC:
-        shown = {key: about.get(key) for key in ("size", "resample", "do_center_crop", "crop_size")}
-        log.warning("%s: transformers cuts pictures by %r; here it is the centre, of 224 pixels of 256", folder, shown)
+    if config.get("size") != {"shortest_edge": round(crop * 256 / 224)} or config.get("resample", BICUBIC) != BICUBIC:
+        shown = {key: config.get(key) for key in ("size", "resample", "do_center_crop", "crop_size")}
+        log.warning("%s: its preprocessor crops images by %r; here the centre of 224 of 256 pixels is used", folder, shown)
     return {"modality": {"mean": list(mean), "std": list(std)}}
 
 
@@ -112,30 +115,31 @@ def _read_text(folder: Path) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _only(folder: Path, about: dict[str, Any], needed: dict[str, Any]) -> None:
-    for key, value in needed.items():
-        if about.get(key, value) != value:
-            raise UserError(f"{folder}: {key} is {about[key]!r} in its preprocessor_config.json; only {value!r} is known here")
+def _check_settings(folder: Path, config: dict[str, Any], required: dict[str, Any]) -> None:
+    for key, value in required.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{folder}: {key}: {config[key]!r} in preprocessor_config.json is not supported, only {value!r}")
 
 
-def _preprocessor(folder: Path) -> dict[str, Any]:
-    """From a file of its own, or from that of a processor, which has other parts too."""
-    whole = _load(folder / "processor_config.json")
-    return _load(folder / "preprocessor_config.json") or whole.get("feature_extractor") or whole.get("image_processor") or {}
+def _preprocessor_config(folder: Path) -> dict[str, Any]:
+    """The content of preprocessor_config.json, or its part of processor_config.json."""
+    processor = _load_json(folder / "processor_config.json")
+    config = _load_json(folder / "preprocessor_config.json")
+    return config or processor.get("feature_extractor") or processor.get("image_processor") or {}
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is no file."""
+def _load_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no file."""
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no mapping; copy the whole folder again")
-    return found
+        raise UserError(f"{path} is not readable: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not contain a JSON object; copy the folder again")
+    return content
 
 
-def _dump(folder: Path, name: str, content: dict[str, Any]) -> None:
+def _write_json(folder: Path, name: str, content: dict[str, Any]) -> None:
     (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

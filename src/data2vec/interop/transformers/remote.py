@@ -1,6 +1,6 @@
-"""Models of version 2 as folders that transformers opens by the code that lies in them: `trust_remote_code=True`.
+"""Folders that contain their model code, which transformers runs with `trust_remote_code=True`.
 
-transformers has no such models itself. Parameters are named as ours, after `encoder.` and `head.` where there is a head.
+transformers has no classes for version 2. Parameters have our names, after `encoder.` and `head.` if there is a head.
 """
 
 import json
@@ -33,7 +33,7 @@ MODULE = "modeling_data2vec2"
 CODE = Path(__file__).parent / "remote_code" / f"{MODULE}.py"
 """The model code that is copied into a folder: configuration, embeddings, Transformer, models and losses."""
 HINT = "data2vec"
-"""The key of config.json under which the whole recipe stands, for us alone. Where the others differ, those hold."""
+"""The key of config.json with the complete recipe, for this package only. The other settings take precedence."""
 OFFSET = 2
 """Rows of the position table before the first position."""
 
@@ -43,7 +43,7 @@ ENCODER = {
     **{key: key for key in ("norm", "input_norm", "final_norm", "extra_tokens", "key_bias", "layer_scale")},
     **{key: key for key in ("attention_dropout", "activation_dropout", "drop_path", "layerdrop")},
 }
-"""For each of our settings theirs; what is not here, such as the initial weights, matters to pre-training alone."""
+"""Our setting: the setting in config.json. Others, such as the initialisation, matter to pre-training only."""
 MODALITIES = {
     "speech": {
         **{key: key for key in ("conv_norm", "conv_bias", "position_depth", "position_kernel", "position_groups")},
@@ -58,18 +58,18 @@ MODALITIES = {
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 CLASSIFIER = {key: f"classifier_{key}" for key in ("pooling", "norm_eps", "hidden_layer", "hidden_width")}
 CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
-FRESH: dict[str, dict[str, Any]] = {
+DEFAULT_CLASSIFIERS: dict[str, dict[str, Any]] = {
     "speech": {"pooling": "mean"},
     "vision": {"pooling": "mean", "norm_eps": 1e-6},
     "text": {"pooling": "first", "hidden_layer": "tanh"},
 }
-"""The classifier that transformers puts on a model which has none: the released one for images and text."""
+"""The classifier that transformers adds to a model without one: for images and text that of the released models."""
 
 
 def write_remote_folder(model: Model, folder: Path) -> list[str]:
-    """Write a model folder that transformers opens, in place of what was there.
+    """Write a model folder that transformers opens, in place of an existing one.
 
-    Returns, in words, what of the model has no place in it. Raises UserError for a modality or a head that it cannot have."""
+    Returns a description of each part of the model that is left out. Raises UserError for an unsupported modality or head."""
     config = _config(model)
     tensors = dict(model.encoder.state_dict())
     if model.head is not None:
@@ -87,29 +87,29 @@ def write_remote_folder(model: Model, folder: Path) -> list[str]:
 
 
 def read_remote_folder(folder: Path) -> Model:
-    """The model in such a folder, also after transformers has fine-tuned it or put a head on it.
+    """The model in such a folder, also after transformers has fine-tuned it or added a head.
 
     Raises UserError when its files are damaged, when weights are missing, or when settings and weights disagree."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        name, found = config["modality"], read_processors(folder, config["modality"])
+        name, processors = config["modality"], read_processors(folder, config["modality"])
         raw = config.get(HINT, {}).get("recipe", {"modality": {"name": name}})
         for section, settings in _sections(config).items():
-            raw[section] = {**raw.get(section, {}), **settings, **found.get(section, {})}
+            raw[section] = {**raw.get(section, {}), **settings, **processors.get(section, {})}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path} is not of a data2vec2 model, or damaged ({error!r})") from None
+        raise UserError(f"{path} is not a config.json of a data2vec2 model, or is damaged ({error!r})") from None
     tensors = {key.removeprefix("encoder."): value for key, value in read_weights(folder).items()}
     try:
-        head = _head(config, tensors, found.get("head", {}).get("labels", []), path)
+        head = _head(config, tensors, processors.get("head", {}).get("labels", []), path)
     except ValidationError as error:
-        raise UserError(f"{path}: the head cannot be read: {error.errors()[0]['msg']}") from None
+        raise UserError(f"{path}: invalid head: {error.errors()[0]['msg']}") from None
     model = blank_model(validate_recipe(raw, str(path)), head)
-    used = _fill(model.encoder, "", tensors, folder)
+    used = _load_weights(model.encoder, "", tensors, folder)
     if model.head is not None:
-        used |= _fill(model.head, "head.", tensors, folder)
+        used |= _load_weights(model.head, "head.", tensors, folder)
     if unknown := sorted(tensors.keys() - used):
-        log.warning("%s: weights that have no place here are left out: %s", folder, ", ".join(unknown))
+        log.warning("%s: ignored unknown weights: %s", folder, ", ".join(unknown))
     hint = config.get(HINT, {})
     return replace(model, source=hint.get("source"), license=hint.get("license"))
 
@@ -124,7 +124,7 @@ def _config(model: Model) -> dict[str, Any]:
         classes["AutoModelForCTC"] = "ForCTC"
     config: dict[str, Any] = {
         "model_type": "data2vec2",
-        "architectures": [f"Data2Vec2{_ending(model)}"],
+        "architectures": [f"Data2Vec2{_class_ending(model)}"],
         "auto_map": {"AutoConfig": f"{MODULE}.Data2Vec2Config"}
         | {auto: f"{MODULE}.Data2Vec2{ending}" for auto, ending in classes.items()},
         "dtype": "float32",
@@ -136,15 +136,15 @@ def _config(model: Model) -> dict[str, Any]:
         config |= {key: list(each) for key, each in zip(CONVOLUTIONS, zip(*settings.conv_layers, strict=True), strict=True)}
     if isinstance(settings, TextSettings):
         config |= {"max_position_embeddings": settings.max_length + OFFSET, "pad_token_id": 1}
-    kept = recipe.model_dump(mode="json")
-    if "tokenizer" in kept["data"]:
-        kept["data"]["tokenizer"] = None  # it is in the folder
-    hint = {"recipe": kept, "source": model.source, "license": model.license}
+    stored_recipe = recipe.model_dump(mode="json")
+    if "tokenizer" in stored_recipe["data"]:
+        stored_recipe["data"]["tokenizer"] = None  # it is in the folder
+    hint = {"recipe": stored_recipe, "source": model.source, "license": model.license}
     return config | _head_config(model) | {HINT: hint}
 
 
-def _ending(model: Model) -> str:
-    """How the name of the class ends."""
+def _class_ending(model: Model) -> str:
+    """The end of the class name."""
     if model.head is None:
         return "Model"
     name = model.modality.settings.name
@@ -154,8 +154,8 @@ def _ending(model: Model) -> str:
 
 
 def _head_config(model: Model) -> dict[str, Any]:
-    fresh = FRESH[model.modality.settings.name]
-    config: dict[str, Any] = {theirs: fresh.get(ours) for ours, theirs in CLASSIFIER.items()}
+    default = DEFAULT_CLASSIFIERS[model.modality.settings.name]
+    config: dict[str, Any] = {theirs: default.get(ours) for ours, theirs in CLASSIFIER.items()}
     if model.head is None:
         return config
     settings = model.head.settings
@@ -164,13 +164,13 @@ def _head_config(model: Model) -> dict[str, Any]:
     if isinstance(settings, CTCSettings):
         return config | {"vocab_size": len(settings.labels), "pad_token_id": 0}
     if len(settings.labels) == 1 and settings.problem_type == "single_label_classification":
-        raise UserError("head.labels: one label cannot be written for transformers, but as a regression or of many labels")
+        raise UserError("head.labels: one label cannot be written for transformers, unless head.problem is regression")
     config["problem_type"] = settings.problem_type
     return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections of a recipe that config.json tells. Raises KeyError for a missing setting."""
+    """The recipe sections of a config.json. Raises KeyError for a missing setting."""
     name = config["modality"]
     modality = {"name": name, **{ours: config[theirs] for ours, theirs in MODALITIES[name].items()}}
     if name == "speech":
@@ -183,18 +183,18 @@ def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _head(
     config: Mapping[str, Any], tensors: dict[str, Tensor], vocabulary: list[str], path: Path
 ) -> CTCSettings | ClassifierSettings | None:
-    """The settings of the head, if there is one. The blank of CTC becomes the first label, and its weights the first rows."""
+    """The settings of the head, if any. The CTC blank is moved to the first label and the first row of the weights."""
     if "head.out.weight" not in tensors:
         return None
     count, names = len(tensors["head.out.weight"]), config.get("id2label") or {}
-    ctc = str(config.get("architectures", [""])[0]).endswith("ForCTC")
+    is_ctc = str(config.get("architectures", [""])[0]).endswith("ForCTC")
     labels = [str(names[key]) for key in sorted(names, key=int)]
-    if ctc and len(vocabulary) == count:
+    if is_ctc and len(vocabulary) == count:
         labels = vocabulary
     if len(labels) != count:
-        log.warning("%s names %d labels, and the head has %d: they are called LABEL_0, LABEL_1, …", path, len(labels), count)
+        log.warning("%s names %d labels but the head has %d; they are named LABEL_0, LABEL_1, …", path, len(labels), count)
         labels = [f"LABEL_{i}" for i in range(count)]
-    if not ctc:
+    if not is_ctc:
         problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
         shape = {ours: config.get(theirs) for ours, theirs in CLASSIFIER.items()}
         return ClassifierSettings.model_validate({"labels": labels, "problem_type": problem, **shape})
@@ -206,14 +206,14 @@ def _head(
     return CTCSettings(labels=tuple(labels[i] for i in order))
 
 
-def _fill(part: nn.Module, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> set[str]:
-    """Load the weights under `prefix` into a part, and return their names."""
-    names = {f"{prefix}{name}": name for name in part.state_dict()}
+def _load_weights(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> set[str]:
+    """Load the weights under `prefix` into a module; returns their names."""
+    names = {f"{prefix}{name}": name for name in module.state_dict()}
     if missing := sorted(names.keys() - tensors.keys()):
         raise UserError(f"{folder}: weights are missing: {', '.join(missing)}")
     try:
-        part.load_state_dict({name: tensors[theirs] for theirs, name in names.items()})
+        module.load_state_dict({name: tensors[theirs] for theirs, name in names.items()})
     except RuntimeError as error:
         why = " ".join(str(error).split()).partition(": ")[2][:200]
-        raise UserError(f"{folder}: weights are not of the sizes that config.json says: {why}") from None
+        raise UserError(f"{folder}: weights do not match the sizes in config.json: {why}") from None
     return set(names)

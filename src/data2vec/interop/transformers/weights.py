@@ -1,4 +1,4 @@
-"""The tensors of a transformers folder: safetensors or a pickled state dict, whole or in parts."""
+"""The tensors of a transformers folder: safetensors or a pickled state dict, in one file or sharded."""
 
 import json
 from pathlib import Path
@@ -10,26 +10,25 @@ from torch import Tensor
 from data2vec.errors import UserError
 from data2vec.interop.key_mapping import TensorMap
 
-NAMES = ("model.safetensors", "pytorch_model.bin")
-"""In the order of preference; either may be in parts, with an index beside them."""
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+"""In order of preference; both may be sharded, with an index file."""
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors under their names there.
+    """All tensors of a folder.
 
-    Raises UserError when there are none, when a part is missing or damaged, and for pickles that ask for anything but
-    tensors."""
-    for name in NAMES:
+    Raises UserError when there are none, when a shard is missing or damaged, and for pickles of anything but tensors."""
+    for name in FILE_NAMES:
         if (folder / name).is_file():
             return dict(_load(folder / name))
         index = folder / f"{name}.index.json"
         if index.is_file():
             try:
-                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{index} is damaged ({error!r}); copy the whole folder again") from None
-            return {key: tensor for part in parts for key, tensor in _load(folder / part).items()}
-    raise UserError(f"{folder}: no weights; looked for {' and '.join(NAMES)}, whole or in parts")
+            return {key: tensor for shard in shards for key, tensor in _load(folder / shard).items()}
+    raise UserError(f"{folder}: no weights; expected {' or '.join(FILE_NAMES)}, in one file or sharded")
 
 
 def _load(path: Path) -> TensorMap:
@@ -38,10 +37,10 @@ def _load(path: Path) -> TensorMap:
     if path.suffix == ".bin":
         from data2vec.interop.safe_load import safe_load
 
-        found = safe_load(path)
-        if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-            raise UserError(f"{path} holds more than named tensors; it is no weights file of transformers")
-        return found
+        content = safe_load(path)
+        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+            raise UserError(f"{path} contains more than named tensors; it is not a weights file of transformers")
+        return content
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
