@@ -56,18 +56,18 @@ def tensors() -> dict[str, Any]:
     return weights | {"part": base[1:, ::2].t(), "none": torch.empty(0, 3), "scalar": torch.tensor(2.5)}
 
 
-def test_tensors(save: Save) -> None:
+def test_tensors_are_read_in_every_dtype(save: Save) -> None:
     assert same(safe_load(save(tensors())), tensors())
 
 
-def test_the_state_of_a_model(save: Save) -> None:
+def test_state_dict_is_read(save: Save) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     state = model.state_dict()
     assert same(safe_load(save(state)), dict(state))  # its _metadata is an attribute of an OrderedDict
 
 
-def test_parameters_are_tensors(save: Save) -> None:
+def test_parameters_become_tensors_without_gradient(save: Save) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.param_group = "decoder"  # type: ignore[attr-defined]
     (read_one,) = safe_load(save([parameter]))
@@ -88,7 +88,7 @@ def test_writing_to_a_tensor_leaves_the_file(save: Save) -> None:
     assert path.read_bytes() == before
 
 
-def test_plain_content(save: Save) -> None:
+def test_plain_content_is_read(save: Save) -> None:
     content = {
         "numbers": [1, -1, 300, 70000, 2**40, -(2**70), 1.5, True, None],
         "text": ["", "ü" * 300, b"", b"\x00\xff"],
@@ -112,7 +112,7 @@ def test_other_pickle_protocols_are_refused_by_number(save: Save, protocol: int)
         safe_load(save({"a": 1}, pickle_protocol=protocol))
 
 
-def test_arrays(save: Save) -> None:
+def test_numpy_arrays_are_read(save: Save) -> None:
     arrays = [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3, dtype=np.int32)), np.array(True)]
     for got, array in zip(safe_load(save(arrays)), arrays, strict=True):
         assert got.dtype == array.dtype and np.array_equal(got, array)
@@ -124,14 +124,14 @@ def stub(name: str, *arguments: Any, state: Any = None) -> Any:
     return made
 
 
-def test_classes_are_only_named(save: Save) -> None:
+def test_classes_become_stubs_with_their_name(save: Save) -> None:
     content = safe_load(save([list[int], ELEMENTS, typing.Any, int, torch.float16, torch.device("cpu")]))
     stubs = content[:4]
     assert all(isinstance(item, Stub) or issubclass(item, Stub) for item in stubs)
     assert to_plain(content[2:]) == ["typing.Any", "builtins.int", "torch.float16", "cpu"]
 
 
-def test_a_fairseq_file(save: Save, libraries: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fairseq_checkpoint_is_read_without_its_libraries(save: Save, libraries: None, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DictConfig({
         "_name": Node("data2vec_multi"), "missing": Node("???"), "nothing": DictConfig(None), "mode": Node(Choice.LAYER),
         "layers": ListConfig([Node(1), Node(2)]), "audio": DictConfig({"depth": Node(5)}), "later": DictConfig("???"),
@@ -166,13 +166,13 @@ def test_a_fairseq_file(save: Save, libraries: None, monkeypatch: pytest.MonkeyP
     }  # fmt: skip
 
 
-def test_a_deepspeed_file(save: Save) -> None:
+def test_deepspeed_checkpoint_is_read(save: Save) -> None:
     content = {"module": OrderedDict({"head.weight": torch.randn(2, 3).half()}), "optimizer": None, "dp_world_size": 8,
                "global_steps": 5, "skipped_steps": 0, "lr_scheduler": None, "csr_tensor_module_names": set()}  # fmt: skip
     assert same(safe_load(save(content)), content | {"module": dict(content["module"])})
 
 
-def test_plain_keeps_what_is_shared(save: Save) -> None:
+def test_to_plain_keeps_sharing(save: Save) -> None:
     laughs: Any = ["ha"]
     for _ in range(60):  # 2^60 strings, were they written out
         laughs = [laughs, laughs]
@@ -205,19 +205,27 @@ def side_by_side() -> Any:
 
 
 @pytest.mark.parametrize("make", [lambda: nested(101), cycle, side_by_side], ids=["deep", "cycle", "side-by-side"])
-def test_plain_refuses_what_code_could_not_walk_through(make: Callable[[], Any]) -> None:
+def test_to_plain_refuses_cycles_and_deep_nesting(make: Callable[[], Any]) -> None:
     assert to_plain(nested(90)) == nested(90)
     with pytest.raises(UserError, match="contains itself, or is nested deeper than 100"):
         to_plain(make())
 
 
-def test_plain_refuses_keys_that_are_not_plain() -> None:
+def test_to_plain_refuses_keys_other_than_strings_and_numbers() -> None:
     with pytest.raises(UserError, match="a tuple as a key"):
         to_plain({stub("fairseq.Key", (1, 2)): 1})
     with pytest.raises(UserError, match="a list as a key"):
         to_plain({stub("fairseq.Key", state=[1]): 1})
 
 
-def test_plain_of_other_objects() -> None:
+def test_to_plain_of_slots_calls_and_functions() -> None:
     slots = stub("fairseq.Slots", state=(None, {"width": 3}))
     assert to_plain([slots, stub("fairseq.Two", 1, 2), type(stub("fairseq.f"))]) == [{"width": 3}, None, "fairseq.f"]
+
+
+def test_classes_registered_with_torch_are_not_used_and_stay_registered(save: Save) -> None:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        (read,) = safe_load(save([argparse.Namespace(lr=1)]))
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    assert isinstance(read, Stub) and to_plain(read) == {"lr": 1}
+    assert not [entry for entry in torch.serialization.get_safe_globals() if isinstance(entry, tuple)]

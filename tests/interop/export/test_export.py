@@ -83,7 +83,7 @@ def ran(file: Path, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
     ],
 )
 @torch.no_grad()
-def test_a_file_gives_what_the_model_gives(name: str, form: str, head: Any, changes: Any, tmp_path: Path) -> None:
+def test_exported_file_gives_the_outputs_of_the_model(name: str, form: str, head: Any, changes: Any, tmp_path: Path) -> None:
     model, file = made(name, head, **changes), tmp_path / f"a.{form}"
     exported = data2vec.export(model, file)
     assert exported.files == (file,)
@@ -105,7 +105,7 @@ def test_a_file_gives_what_the_model_gives(name: str, form: str, head: Any, chan
                 torch.testing.assert_close(logits, model.head(hidden)[0], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
+def test_exported_file_has_metadata(tmp_path: Path) -> None:
     model = replace(made("speech/v1-tiny", CTC), license="mit")
     about = {"model": "data2vec speech: 2 blocks of width 32, 4 heads", "sampling_rate": "16000", "license": "mit"}
     about |= {"seconds_per_position": str(10 / 16000), "labels": '["ä", "b", "c"]'}
@@ -118,7 +118,7 @@ def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
     assert json.loads(extra["about.json"]) == about
 
 
-def test_large_weights_and_a_tokenizer_stand_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_and_tokenizer_are_separate_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from data2vec.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path)
@@ -133,7 +133,7 @@ def test_large_weights_and_a_tokenizer_stand_beside(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
-def test_a_file_that_differs_is_not_written(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_that_differs_from_the_model_is_not_written(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = graphs.build
 
     def wrong(model: Model) -> graphs.Graph:
@@ -149,7 +149,7 @@ def test_a_file_that_differs_is_not_written(form: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("wrong", ["positions", "padding", "nan"])
-def test_the_check_sees(wrong: str) -> None:
+def test_check_detects_a_wrong_output(wrong: str) -> None:
     """A wrong number of positions, something where padding is, and what is no number."""
     model = made("text/v1-tiny")
     graph = graphs.build(model).eval()
@@ -167,7 +167,7 @@ def test_the_check_sees(wrong: str) -> None:
     assert not difference <= 0.01
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = tmp_path / "model", tmp_path / "files"
     save_model_folder(made("vision/v1-tiny", CLASSIFIER), folder)
     assert cli.main(["export", str(folder), "--out", str(out / "a.pt2")]) == 0
@@ -189,7 +189,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert told("b.onnx").endswith("ONNX needs onnxscript: pip install data2vec[export]")
 
 
-def test_a_modality_of_your_own_is_refused(tmp_path: Path) -> None:
+def test_custom_modality_is_refused(tmp_path: Path) -> None:
     class Own(type(made("vision/v1-tiny").modality)):  # type: ignore[misc]
         pass
 

@@ -40,7 +40,7 @@ def jolt(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_audio(padded: bool) -> None:
+def test_audio_hidden_states_equal_those_of_transformers(padded: bool) -> None:
     layers = ((16, 10, 5), (16, 3, 2), (16, 2, 2))
     config = transformers.Data2VecAudioConfig(
         **THEIRS, conv_dim=(16,) * 3, conv_kernel=(10, 3, 2), conv_stride=(5, 2, 2), num_conv_pos_embeddings=2,
@@ -62,7 +62,7 @@ def test_audio(padded: bool) -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_text(padded: bool) -> None:
+def test_text_hidden_states_equal_those_of_transformers(padded: bool) -> None:
     config = transformers.Data2VecTextConfig(
         **THEIRS, vocab_size=60, max_position_embeddings=42, type_vocab_size=1, layer_norm_eps=1e-5
     )
@@ -82,7 +82,7 @@ def test_text(padded: bool) -> None:
         torch.testing.assert_close(mine[~padding], other[~padding], atol=1e-5, rtol=1e-5)
 
 
-def test_vision() -> None:
+def test_vision_hidden_states_equal_those_of_transformers() -> None:
     config = transformers.Data2VecVisionConfig(
         **THEIRS, image_size=40, patch_size=8, layer_norm_eps=1e-6, layer_scale_init_value=0.1, use_mask_token=True,
         use_shared_relative_position_bias=True, use_mean_pooling=False,
@@ -99,7 +99,7 @@ def test_vision() -> None:
         torch.testing.assert_close(mine, other[:, 1:], atol=1e-5, rtol=1e-5)
 
 
-def test_group_norm_front_end_and_pre_norm_blocks_are_those_of_wav2vec2() -> None:
+def test_group_norm_and_pre_norm_equal_wav2vec2() -> None:
     from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
 
     config = transformers.Wav2Vec2Config(

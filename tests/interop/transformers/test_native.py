@@ -161,7 +161,7 @@ def same(ours: Model, other: Model) -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 @EVERY
-def test_transformers_computes_what_we_compute(which: str, padded: bool, tokenizer: Path, tmp_path: Path) -> None:
+def test_written_folder_gives_equal_outputs_in_transformers(which: str, padded: bool, tokenizer: Path, tmp_path: Path) -> None:
     model = make(which, tokenizer)
     assert write_transformers_folder(model, tmp_path / "theirs") == []
     theirs = opened(tmp_path / "theirs", HEADS[which][1])
@@ -169,7 +169,7 @@ def test_transformers_computes_what_we_compute(which: str, padded: bool, tokeniz
 
 
 @EVERY
-def test_nothing_is_lost_there_and_back(which: str, tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_round_trip_loses_nothing(which: str, tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = make(which, tokenizer, {"train.lr": 0.123, "encoder.dropout": 0.07, "encoder.attention_dropout": 0.03})
     write_transformers_folder(model, tmp_path / "theirs")
     same(model, data2vec.load(tmp_path / "theirs"))
@@ -177,7 +177,7 @@ def test_nothing_is_lost_there_and_back(which: str, tokenizer: Path, tmp_path: P
     assert "library_name: transformers" in (tmp_path / "theirs" / "README.md").read_text()
 
 
-def test_an_inner_matrix_that_does_nothing_is_kept_where_it_is_ours(tokenizer: Path, tmp_path: Path) -> None:
+def test_identity_projector_is_kept_only_if_the_head_has_a_hidden_layer(tokenizer: Path, tmp_path: Path) -> None:
     model = make("square", tokenizer)
     model.head.hidden.weight.copy_(torch.eye(32))  # type: ignore[union-attr, operator]
     model.head.hidden.bias.zero_()  # type: ignore[union-attr, operator]
@@ -186,7 +186,7 @@ def test_an_inner_matrix_that_does_nothing_is_kept_where_it_is_ours(tokenizer: P
 
 
 @EVERY
-def test_the_code_in_the_model_card_runs(which: str, tokenizer: Path, tmp_path: Path) -> None:
+def test_usage_example_in_the_model_card_runs(which: str, tokenizer: Path, tmp_path: Path) -> None:
     model = make(which, tokenizer)
     write_transformers_folder(model, tmp_path / "theirs")
     code = (tmp_path / "theirs" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
@@ -231,7 +231,7 @@ def made(name: str, changes: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", MADE)
-def test_we_compute_what_transformers_computes(name: str, padded: bool, tmp_path: Path) -> None:
+def test_folder_of_transformers_gives_the_same_outputs_here(name: str, padded: bool, tmp_path: Path) -> None:
     theirs = made(name, MADE[name])
     theirs.save_pretrained(tmp_path)
     model = data2vec.load(tmp_path)
@@ -249,7 +249,7 @@ def change(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_segments_and_other_heads_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_parts_are_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     theirs = made("Data2VecTextForTokenClassification", {"type_vocab_size": 2})
     theirs.save_pretrained(tmp_path)
     model = data2vec.load(tmp_path)
@@ -260,9 +260,9 @@ def test_segments_and_other_heads_are_left_out_and_named(tmp_path: Path, caplog:
     there = ~ours.padding
     torch.testing.assert_close(model.encoder(ours)[0][there], expected[there], atol=1e-5, rtol=1e-5)
     head, unknown = [record.getMessage() for record in caplog.records]
-    assert head.endswith("there is no head here like that of Data2VecTextForTokenClassification")
+    assert head.endswith("unsupported head of Data2VecTextForTokenClassification; only the encoder is loaded")
     assert unknown.endswith(
-        "left out: classifier.bias, classifier.weight, data2vec_text.embeddings.token_type_embeddings.weight"
+        "unknown weights: classifier.bias, classifier.weight, data2vec_text.embeddings.token_type_embeddings.weight"
     )
 
 
@@ -273,15 +273,15 @@ def test_segments_and_other_heads_are_left_out_and_named(tmp_path: Path, caplog:
         ("Data2VecVisionForImageClassification", {"use_mean_pooling": False}),
     ],
 )
-def test_a_head_that_looks_elsewhere_is_left_out(
+def test_head_with_unsupported_pooling_is_ignored(
     name: str, changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made(name, changes).save_pretrained(tmp_path)
     assert data2vec.load(tmp_path).head is None
-    assert f"like that of {name}" in caplog.text
+    assert f"unsupported head of {name}" in caplog.text
 
 
-def test_without_our_recipe_it_is_the_released_one(tmp_path: Path) -> None:
+def test_folder_without_stored_recipe_gets_the_released_one(tmp_path: Path) -> None:
     theirs = made("Data2VecAudioModel", {"hidden_size": 1024, "num_attention_heads": 16, "layerdrop": 0.03})
     theirs.save_pretrained(tmp_path)
     recipe = data2vec.load(tmp_path).recipe
@@ -290,7 +290,7 @@ def test_without_our_recipe_it_is_the_released_one(tmp_path: Path) -> None:
     assert (recipe.encoder.layers, recipe.encoder.layerdrop, recipe.objective.target.top_k) == (3, 0.03, 3)  # type: ignore[union-attr]
 
 
-def test_their_settings_hold_where_they_differ_from_our_recipe(tokenizer: Path, tmp_path: Path) -> None:
+def test_transformers_settings_override_the_stored_recipe(tokenizer: Path, tmp_path: Path) -> None:
     write_transformers_folder(make("vision", tokenizer), tmp_path / "theirs")
     change(tmp_path / "theirs", layer_norm_eps=1e-12, drop_path_rate=0.5)
     (tmp_path / "theirs" / "preprocessor_config.json").unlink()
@@ -302,7 +302,7 @@ def test_their_settings_hold_where_they_differ_from_our_recipe(tokenizer: Path, 
 
 @pytest.mark.parametrize("size", ["1GB", "20KB"])
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_weights_in_every_form(kind: str, size: str, tmp_path: Path) -> None:
+def test_weights_are_read_from_safetensors_and_pickle_sharded_or_not(kind: str, size: str, tmp_path: Path) -> None:
     theirs = made("Data2VecTextModel", {"architectures": None})
     theirs.save_pretrained(tmp_path, max_shard_size=size)
     expected = data2vec.load(tmp_path)
@@ -320,7 +320,7 @@ def test_weights_in_every_form(kind: str, size: str, tmp_path: Path) -> None:
     same(expected, data2vec.load(tmp_path))
 
 
-def test_what_has_no_place_there_is_told(tokenizer: Path, tmp_path: Path) -> None:
+def test_omitted_parts_are_listed(tokenizer: Path, tmp_path: Path) -> None:
     model = make("speech", tokenizer, {"modality.position_padding": "zero_every_layer"})
     model = replace(model, pretraining={"teacher.ema.a": torch.zeros(1), "head.0.weight": torch.zeros(1)})
     teacher, head, padding = write_transformers_folder(model, tmp_path / "theirs")
@@ -332,27 +332,27 @@ def test_what_has_no_place_there_is_told(tokenizer: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("modality", "key", "value", "only"),
     [
-        ("speech", "encoder.norm", "pre", "Data2VecAudio has post only"),
-        ("speech", "encoder.input_norm", False, "Data2VecAudio has true only"),
-        ("speech", "encoder.final_norm", True, "Data2VecAudio has false only"),
-        ("speech", "encoder.norm_eps", 1e-6, "Data2VecAudio has 1e-05 only"),
-        ("speech", "encoder.extra_tokens", 1, "Data2VecAudio has 0 only"),
-        ("speech", "encoder.key_bias", False, "Data2VecAudio has true only"),
-        ("speech", "encoder.layer_scale", 0.1, "Data2VecAudio has null only"),
-        ("speech", "modality.conv_norm", "group", "Data2VecAudio has layer only"),
-        ("speech", "modality.alibi", True, "Data2VecAudio has false only"),
-        ("text", "encoder.norm", "pre", "Data2VecText has post only"),
-        ("text", "encoder.input_norm", True, "Data2VecText has false only"),
-        ("text", "modality.scale_embedding", True, "Data2VecText has false only"),
-        ("text", "modality.embedding_norm", False, "Data2VecText has true only"),
-        ("vision", "encoder.norm", "post", "Data2VecVision has pre only"),
-        ("vision", "encoder.input_norm", True, "Data2VecVision has false only"),
-        ("vision", "encoder.extra_tokens", 0, "Data2VecVision has 1 only"),
-        ("vision", "encoder.key_bias", True, "Data2VecVision has false only"),
-        ("vision", "modality.positions", "sincos", "Data2VecVision has relative only"),
+        ("speech", "encoder.norm", "pre", "Data2VecAudio supports post only"),
+        ("speech", "encoder.input_norm", False, "Data2VecAudio supports true only"),
+        ("speech", "encoder.final_norm", True, "Data2VecAudio supports false only"),
+        ("speech", "encoder.norm_eps", 1e-6, "Data2VecAudio supports 1e-05 only"),
+        ("speech", "encoder.extra_tokens", 1, "Data2VecAudio supports 0 only"),
+        ("speech", "encoder.key_bias", False, "Data2VecAudio supports true only"),
+        ("speech", "encoder.layer_scale", 0.1, "Data2VecAudio supports null only"),
+        ("speech", "modality.conv_norm", "group", "Data2VecAudio supports layer only"),
+        ("speech", "modality.alibi", True, "Data2VecAudio supports false only"),
+        ("text", "encoder.norm", "pre", "Data2VecText supports post only"),
+        ("text", "encoder.input_norm", True, "Data2VecText supports false only"),
+        ("text", "modality.scale_embedding", True, "Data2VecText supports false only"),
+        ("text", "modality.embedding_norm", False, "Data2VecText supports true only"),
+        ("vision", "encoder.norm", "post", "Data2VecVision supports pre only"),
+        ("vision", "encoder.input_norm", True, "Data2VecVision supports false only"),
+        ("vision", "encoder.extra_tokens", 0, "Data2VecVision supports 1 only"),
+        ("vision", "encoder.key_bias", True, "Data2VecVision supports false only"),
+        ("vision", "modality.positions", "sincos", "Data2VecVision supports relative only"),
     ],
 )
-def test_a_setting_that_transformers_cannot_have(modality: str, key: str, value: Any, only: str, tmp_path: Path) -> None:
+def test_unsupported_setting_is_refused_by_name(modality: str, key: str, value: Any, only: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^{key}: {json.dumps(value).strip(chr(34))} cannot be written .*: {only}$"):
         write_native_folder(built(modality, {key: value}), tmp_path / "theirs")
     assert not list(tmp_path.iterdir())
@@ -380,7 +380,7 @@ def test_a_setting_that_transformers_cannot_have(modality: str, key: str, value:
         ("vision", {}, ClassifierSettings(labels=THREE, norm_eps=1e-6), "encoder.final_norm: true"),
     ],
 )
-def test_a_head_that_transformers_cannot_have(
+def test_unsupported_head_is_refused_by_name(
     modality: str, changes: dict[str, Any], head: Any, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"^{message} cannot be written for transformers: "):
@@ -390,40 +390,40 @@ def test_a_head_that_transformers_cannot_have(
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("Data2VecAudioModel", {"model_type": "wav2vec2"}, "model_type: 'wav2vec2' is none of data2vec-audio, "),
+        ("Data2VecAudioModel", {"model_type": "wav2vec2"}, "model_type: 'wav2vec2' is not supported, only data2vec-audio, "),
         ("Data2VecAudioModel", {"add_adapter": True}, "add_adapter: True is not supported, only False"),
         ("Data2VecAudioModel", {"layer_norm_eps": 1e-6}, "layer_norm_eps: 1e-06 is not supported, only 1e-05"),
         ("Data2VecAudioModel", {"hidden_act": "gelu_new"}, "encoder.activation: should be 'gelu' or 'relu'"),
         ("Data2VecAudioModel", {"conv_dim": [16, 16]}, "config.json: zip() argument"),
         ("Data2VecAudioModel", {"data2vec": {"recipe": {"modality": {"name": "speech"}}}}, "config.json is damaged"),
         ("Data2VecAudioModel", {"num_hidden_layers": 4}, "weights are missing: encoder.layers.3.attention.k_proj.bias, "),
-        ("Data2VecAudioModel", {"intermediate_size": 32}, "encoder.layers.0.feed_forward.intermediate_dense.weight is "),
-        ("Data2VecAudioForCTC", {"pad_token_id": 6}, "pad_token_id: 6 is not one of the 6 tokens"),
+        ("Data2VecAudioModel", {"intermediate_size": 32}, "encoder.layers.0.feed_forward.intermediate_dense.weight has shape "),
+        ("Data2VecAudioForCTC", {"pad_token_id": 6}, "pad_token_id: 6 is not one of the 6 labels"),
         ("Data2VecTextModel", {"pad_token_id": 0}, "pad_token_id: 0 is not supported, only 1"),
-        ("Data2VecVisionModel", {"use_relative_position_bias": False}, "one of them, and not both"),
+        ("Data2VecVisionModel", {"use_relative_position_bias": False}, "exactly one of them must be true"),
     ],
 )
-def test_a_folder_that_we_cannot_read(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unsupported_config_is_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     made(name, {}).save_pretrained(tmp_path)
     change(tmp_path, **changes)
     with pytest.raises(UserError, match=re.escape(message)):
         data2vec.load(tmp_path)
 
 
-def test_damaged_and_missing_files(tokenizer: Path, tmp_path: Path) -> None:
+def test_damaged_or_missing_file_is_named(tokenizer: Path, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     write_transformers_folder(make("plain", tokenizer), folder)
     tensors = load_file(folder / "model.safetensors")
     save_file(
         {name: value for name, value in tensors.items() if not name.startswith("classifier")}, folder / "model.safetensors"
     )
-    with pytest.raises(UserError, match=r"the weights of the head are missing: classifier\.weight"):
+    with pytest.raises(UserError, match=r"weights of the head are missing: classifier\.weight"):
         data2vec.load(folder)
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         data2vec.load(folder)
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    with pytest.raises(UserError, match=r"no weights; looked for model\.safetensors and pytorch_model\.bin"):
+    with pytest.raises(UserError, match=r"no weights; expected model\.safetensors or pytorch_model\.bin"):
         data2vec.load(folder)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-2.safetensors"}}))
     with pytest.raises(UserError, match=r"model-2\.safetensors is missing"):
@@ -433,10 +433,10 @@ def test_damaged_and_missing_files(tokenizer: Path, tmp_path: Path) -> None:
         data2vec.load(folder)
 
 
-def test_what_transformers_has_no_class_for_goes_with_its_code(tmp_path: Path) -> None:
+def test_unsupported_version_1_model_is_written_with_model_code(tmp_path: Path) -> None:
     model = built("speech", {"encoder.norm": "pre", "encoder.final_norm": True, "encoder.input_norm": False})
     words = write_transformers_folder(model, tmp_path / "theirs")
-    assert words[0].startswith("a class of transformers itself (encoder.norm: pre cannot be written")
+    assert words[0].startswith("a class of transformers (encoder.norm: pre cannot be written")
     back = data2vec.load(tmp_path / "theirs")
     assert back.recipe == model.recipe
     for name, weight in model.encoder.state_dict().items():

@@ -28,7 +28,7 @@ def tiny(modality: str, changes: dict[str, Any] | None = None, labels: tuple[str
     return blank_model(recipe, CTCSettings(labels=labels) if labels else None)
 
 
-def test_waves_are_normalised_alike(tmp_path: Path) -> None:
+def test_waveforms_are_normalized_as_in_transformers(tmp_path: Path) -> None:
     write_processors(tiny("speech"), tmp_path)
     prepare = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     rng = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def test_waves_are_normalised_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "labels", [("<pad>", "<s>", "</s>", "<unk>", *LETTERS), ("<s>", "<pad>", "</s>", "<unk>", *LETTERS), ("_", *LETTERS)]
 )
-def test_the_letters_of_ctc(labels: tuple[str, ...], tmp_path: Path) -> None:
+def test_ctc_labels_become_a_vocabulary_and_back(labels: tuple[str, ...], tmp_path: Path) -> None:
     write_processors(tiny("speech", labels=labels), tmp_path)
     both = transformers.AutoProcessor.from_pretrained(tmp_path)
     space, a, b = (labels.index(letter) for letter in LETTERS)
@@ -59,7 +59,7 @@ def test_the_letters_of_ctc(labels: tuple[str, ...], tmp_path: Path) -> None:
     assert read_processors(tmp_path / "again", "speech") == {"head": {"labels": list(labels)}}
 
 
-def test_pictures_are_cut_and_normalised_alike(tmp_path: Path) -> None:
+def test_images_are_preprocessed_as_in_transformers(tmp_path: Path) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     model = tiny("vision", {"modality.mean": mean, "modality.std": std})
     write_processors(model, tmp_path)
@@ -73,18 +73,18 @@ def test_pictures_are_cut_and_normalised_alike(tmp_path: Path) -> None:
     assert read_processors(tmp_path, "vision") == {"modality": {"mean": list(mean), "std": list(std)}}
 
 
-def test_other_pictures_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_image_preprocessing_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"size": 224, "do_center_crop": False, "do_normalize": False}))
     assert read_processors(tmp_path, "vision") == {"modality": {"mean": [0.0] * 3, "std": [1.0] * 3}}
-    assert "transformers cuts pictures by {'size': 224" in caplog.text
+    assert "its preprocessor crops images by {'size': 224" in caplog.text
     caplog.clear()
     file.write_text(json.dumps({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}))
     assert read_processors(tmp_path, "vision") == {"modality": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     assert caplog.text == ""
 
 
-def test_texts_become_the_same_tokens(tmp_path: Path) -> None:
+def test_text_is_tokenized_as_in_transformers(tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), folder)
@@ -103,7 +103,7 @@ def test_texts_become_the_same_tokens(tmp_path: Path) -> None:
     assert read_processors(tmp_path, "text") == {"data": {"tokenizer": str(tmp_path)}}
 
 
-def test_a_text_model_without_a_tokenizer(tmp_path: Path) -> None:
+def test_text_model_without_tokenizer_writes_no_files(tmp_path: Path) -> None:
     write_processors(tiny("text"), tmp_path)
     assert not list(tmp_path.iterdir())
     assert read_processors(tmp_path, "text") == {}
@@ -112,14 +112,14 @@ def test_a_text_model_without_a_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modality", "content", "message"),
     [
-        ("speech", {"sampling_rate": 8000}, "sampling_rate is 8000 in its preprocessor_config.json; only 16000 is known here"),
-        ("speech", {"do_normalize": False}, "do_normalize is False"),
-        ("vision", {"rescale_factor": 1.0}, "rescale_factor is 1.0"),
-        ("vision", {"do_rescale": False}, "do_rescale is False"),
-        ("vision", [], "holds no mapping"),
+        ("speech", {"sampling_rate": 8000}, "sampling_rate: 8000 in preprocessor_config.json is not supported, only 16000"),
+        ("speech", {"do_normalize": False}, "do_normalize: False"),
+        ("vision", {"rescale_factor": 1.0}, "rescale_factor: 1.0"),
+        ("vision", {"do_rescale": False}, "do_rescale: False"),
+        ("vision", [], "does not contain a JSON object"),
     ],
 )
-def test_what_would_be_other_input_is_refused(modality: str, content: Any, message: str, tmp_path: Path) -> None:
+def test_unsupported_preprocessing_is_refused(modality: str, content: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         read_processors(tmp_path, modality)

@@ -115,7 +115,7 @@ def equal(one: Model, other: Model) -> bool:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_hidden_states(kind: str, padded: bool, tmp_path: Path) -> None:
+def test_hidden_states_equal_those_of_the_encoder(kind: str, padded: bool, tmp_path: Path) -> None:
     model = made(kind)
     write_remote_folder(model, tmp_path / "model")
     theirs = opened(tmp_path / "model")
@@ -131,7 +131,7 @@ def test_the_same_hidden_states(kind: str, padded: bool, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["speech", "speech-tokens", "text", "text-pre"])
-def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
+def test_output_does_not_depend_on_padding(kind: str, tmp_path: Path) -> None:
     write_remote_folder(made(kind), tmp_path / "model")
     model = opened(tmp_path / "model")
     _, given = batch(kind, padded=True)
@@ -144,7 +144,7 @@ def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("case", HEADS)
-def test_the_same_logits_and_the_way_back(case: str, padded: bool, tmp_path: Path) -> None:
+def test_fine_tuned_model_gives_equal_logits_and_survives_the_round_trip(case: str, padded: bool, tmp_path: Path) -> None:
     kind, settings = HEADS[case]
     model = made(kind, settings)
     assert write_remote_folder(model, tmp_path / "model") == ["the teacher", "the decoder"]
@@ -168,7 +168,7 @@ def test_the_same_logits_and_the_way_back(case: str, padded: bool, tmp_path: Pat
     opened(tmp_path / "theirs", f"AutoModelFor{AUTO[case]}")
 
 
-def test_a_model_without_a_head_comes_back_whole(tmp_path: Path) -> None:
+def test_model_without_head_survives_the_round_trip(tmp_path: Path) -> None:
     for kind in KINDS:
         model = made(kind)
         write_remote_folder(model, tmp_path / "model")
@@ -204,7 +204,7 @@ def test_training_lowers_the_loss(case: str, tmp_path: Path) -> None:
     assert unused == (["encoder.local_encoder.mask_vector"] if kind in ("speech-tokens",) else [])
 
 
-def test_the_loss_of_ctc_is_that_of_each_row_alone(tmp_path: Path) -> None:
+def test_ctc_loss_of_a_padded_batch_equals_that_of_each_row(tmp_path: Path) -> None:
     kind, settings = HEADS["ctc"]
     write_remote_folder(made(kind, settings), tmp_path / "model")
     model = opened(tmp_path / "model", "AutoModelForCTC")
@@ -221,7 +221,7 @@ def test_the_loss_of_ctc_is_that_of_each_row_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(loss, torch.stack(each).mean())
 
 
-def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: Path, caplog: Any) -> None:
+def test_head_added_by_transformers_is_read_with_its_labels(tmp_path: Path, caplog: Any) -> None:
     model = made("text")
     write_remote_folder(model, tmp_path / "model")
     tuned = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -254,7 +254,7 @@ def test_a_new_head_on_a_pretrained_model_comes_back_with_its_labels(tmp_path: P
     assert back.head.out.weight.equal(tuned.head.out.weight[[3, 0, 1, 2]])
 
 
-def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_of_the_folder_gives_the_same_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tokenizer").mkdir()
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path / "tokenizer")
     monkeypatch.setitem(KINDS["text"][1], "vocab_size", 300)
@@ -274,7 +274,7 @@ def test_texts_go_in_by_the_tokenizer_of_the_folder(tmp_path: Path, monkeypatch:
     assert read_remote_folder(tmp_path / "more").encoder.local_encoder.tokens.weight.shape == (310, 32)
 
 
-def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
+def test_new_model_initialises_all_weights(tmp_path: Path) -> None:
     for kind in KINDS:
         write_remote_folder(made(kind), tmp_path / "model")
         config = transformers.AutoConfig.from_pretrained(tmp_path / "model", trust_remote_code=True)
@@ -285,7 +285,7 @@ def test_fresh_weights_are_all_set(tmp_path: Path) -> None:
         assert fresh(**given).last_hidden_state.isfinite().all()
 
 
-def test_bf16(tmp_path: Path) -> None:
+def test_model_runs_in_bf16(tmp_path: Path) -> None:
     for kind in ("speech", "vision", "text"):
         model = made(kind)
         write_remote_folder(model, tmp_path / kind)
@@ -305,7 +305,7 @@ def test_bf16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["ctc", "audio", "image"])
-def test_the_code_in_the_model_card_runs(case: str, tmp_path: Path) -> None:
+def test_usage_example_in_the_model_card_runs(case: str, tmp_path: Path) -> None:
     write_remote_folder(made(*HEADS[case]), tmp_path / "model")
     code = (tmp_path / "model" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {"waveform": torch.randn(900).numpy(), "image": Image.new("RGB", (60, 50))}
@@ -328,14 +328,14 @@ print(float(model(torch.ones(1, 1000)).logits.abs().sum()) > 0)
 """
 
 
-def test_it_opens_where_this_package_is_not(tmp_path: Path) -> None:
+def test_folder_opens_without_this_package(tmp_path: Path) -> None:
     write_remote_folder(made(*HEADS["ctc"]), tmp_path / "model")
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "home")}
     result = subprocess.run([sys.executable, "-c", ALONE, tmp_path / "model"], capture_output=True, text=True, env=env)
     assert result.stdout.split() == ["True"], result.stderr
 
 
-def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
+def test_wrong_input_missing_weights_and_damaged_config_are_errors(tmp_path: Path, caplog: Any) -> None:
     folder = tmp_path / "model"
     write_remote_folder(made("vision"), folder)
     with pytest.raises(ValueError, match=r"pixel_values should be \(B, 3, 16, 16\)"):
@@ -349,13 +349,13 @@ def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
     save_file({**weights, "pooler.weight": torch.ones(1)}, folder / "model.safetensors")
     with caplog.at_level(logging.WARNING):
         read_remote_folder(folder)
-    assert "left out: pooler.weight" in caplog.text
+    assert "ignored unknown weights: pooler.weight" in caplog.text
     gone = weights.pop("local_encoder.project.bias")
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"weights are missing: local_encoder\.project\.bias"):
         read_remote_folder(folder)
     save_file({**weights, "local_encoder.project.bias": gone[1:]}, folder / "model.safetensors")
-    with pytest.raises(UserError, match="not of the sizes that config"):
+    with pytest.raises(UserError, match="do not match the sizes in config"):
         read_remote_folder(folder)
 
     config = json.loads((folder / "config.json").read_text())
@@ -365,7 +365,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, caplog: Any) -> None:
         read_remote_folder(folder)
 
 
-def test_what_has_no_place_is_refused_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_models_are_refused_and_omitted_parts_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = ClassifierSettings(labels=("only",))
     with pytest.raises(UserError, match=r"head\.labels: one label"):
         write_remote_folder(made("vision", one), tmp_path / "model")
