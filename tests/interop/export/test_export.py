@@ -14,8 +14,8 @@ import data2vec
 from data2vec import cli
 from data2vec.batch import Batch
 from data2vec.errors import RunStopped, UserError
-from data2vec.interop.export import export as exporting
-from data2vec.interop.export import graph as graphs
+from data2vec.interop.export.export import _difference
+from data2vec.interop.export.graph import Graph, RawInputs, build_graph
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import ClassifierSettings, CTCSettings, build_head
@@ -134,16 +134,14 @@ def test_large_weights_and_tokenizer_are_separate_files(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_export_that_differs_from_the_model_is_not_written(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = graphs.build
-
-    def wrong(model: Model) -> graphs.Graph:
-        graph = build(model)
+    def wrong(model: Model) -> Graph:
+        graph = build_graph(model)
         graph.encoder.transformer.blocks[0].norm1.weight.data[3] += 0.1
         return graph
 
     (tmp_path / f"a.{form}").write_text("an older one")
-    monkeypatch.setattr(graphs, "build", wrong)
-    with pytest.raises(RunStopped, match=r"is not written: it is \d"):
+    monkeypatch.setattr("data2vec.interop.export.export.build_graph", wrong)
+    with pytest.raises(RunStopped, match=r"was not written: it differs from the model by \d"):
         data2vec.export(made("vision/v1-tiny"), tmp_path / f"a.{form}")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["an older one"]
 
@@ -152,9 +150,9 @@ def test_export_that_differs_from_the_model_is_not_written(form: str, tmp_path: 
 def test_check_detects_a_wrong_output(wrong: str) -> None:
     """A wrong number of positions, something where padding is, and what is no number."""
     model = made("text/v1-tiny")
-    graph = graphs.build(model).eval()
+    graph = build_graph(model).eval()
 
-    def run(raw: graphs.Raw) -> dict[str, Tensor]:
+    def run(raw: RawInputs) -> dict[str, Tensor]:
         found = graph(*raw.values())
         if wrong == "positions":
             found["positions"][0] += 1
@@ -163,7 +161,7 @@ def test_check_detects_a_wrong_output(wrong: str) -> None:
         return found
 
     with torch.no_grad():
-        difference = exporting._difference(graph, model, run, torch.Generator().manual_seed(0))
+        difference = _difference(graph, model, run, torch.Generator().manual_seed(0))
     assert not difference <= 0.01
 
 
@@ -175,7 +173,7 @@ def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert said.startswith(f"written: {out}/a.pt2\nin  image     uint8 (B, 3, H, W)")
     assert "out logits    float32 (B, 3)" in said and "largest difference" in said
     assert cli.main(["export", str(folder), "--out", str(out / "b.onnx"), "--tolerance", "1e-12"]) == 1
-    assert "more than 1e-12" in capsys.readouterr().err
+    assert "more than --tolerance 1e-12" in capsys.readouterr().err
     assert [file.name for file in out.iterdir()] == ["a.pt2"]
 
     def told(name: str) -> str:
@@ -183,7 +181,7 @@ def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "a.bin: the ending says the form, and is one of .onnx, .pt2" in told("a.bin")
+    assert "a.bin: unknown format; the suffix must be .onnx or .pt2" in told("a.bin")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "onnxscript" else find(name, *more))
     assert told("b.onnx").endswith("ONNX needs onnxscript: pip install data2vec[export]")
@@ -195,6 +193,6 @@ def test_custom_modality_is_refused(tmp_path: Path) -> None:
 
     model = made("vision/v1-tiny")
     own = replace(model, modality=Own(model.modality.settings, model.modality.data))
-    with pytest.raises(UserError, match=r"speech, vision and text, not of .*Own"):
+    with pytest.raises(UserError, match=r"speech, vision and text, not .*Own"):
         data2vec.export(own, tmp_path / "a.pt2")
     assert not list(tmp_path.iterdir())

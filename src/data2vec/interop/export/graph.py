@@ -1,4 +1,4 @@
-"""A model as one graph that takes raw input: normalisation, padding, encoder and head, and nothing from outside.
+"""A model as one module that takes raw input: normalization, padding, encoder and head.
 
 Shapes: B inputs, S samples or T tokens of the longest, P positions, D width, V labels.
 """
@@ -21,16 +21,16 @@ from data2vec.modalities.vision import Vision
 from data2vec.model import Model
 from data2vec.nn.encoder import padding_invariant
 
-Raw = dict[str, Tensor]
-"""The inputs of a graph by name, in its order."""
+RawInputs = dict[str, Tensor]
+"""The inputs of a graph by name, in the order of its arguments."""
 
 
 class Graph(nn.Module, ABC):
-    """Raw input to `hidden` (B, P, D), which is zero beyond an input's own positions; `positions` (B,), how many these are;
-    and, where the model has a head, `logits`, (B, V) or (B, P, V). What an input is batched with changes nothing."""
+    """Raw input to `hidden` (B, P, D), zero beyond an input's own positions; `positions` (B,), the number of these; and for a
+    model with a head `logits`, (B, V) or (B, P, V). The result for an input does not depend on the rest of its batch."""
 
     inputs: ClassVar[dict[str, str]]
-    """What goes in, in words."""
+    """A description of each input, by name."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -39,23 +39,23 @@ class Graph(nn.Module, ABC):
         self.head = None if model.head is None else copy.deepcopy(model.head).float().cpu().eval()
 
     @abstractmethod
-    def sizes(self) -> tuple[int, int]:
-        """The least size of an input, and the greatest to be tried: samples, tokens, or pixels a side, which are fixed."""
+    def size_range(self) -> tuple[int, int]:
+        """The smallest size of an input and the largest to try: samples, tokens, or the (fixed) height and width in pixels."""
 
     @abstractmethod
-    def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
         """Random inputs of these sizes, padded to the longest."""
 
     @abstractmethod
-    def alone(self, raw: Raw, row: int) -> Batch:
-        """One of these inputs as the library makes a batch of it alone, without padding."""
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
+        """One of these inputs as a batch of its own, without padding, prepared as in this package."""
 
     @abstractmethod
-    def axes(self) -> dict[str, dict[int, str]]:
-        """The names of those axes of the inputs that have no fixed size."""
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        """The names of the axes of variable size, for each input."""
 
     def outputs(self, hidden: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
-        """Of what the encoder makes, what the graph gives."""
+        """The outputs of the graph for the output of the encoder."""
         if padding is None:
             positions = torch.full(hidden.shape[:1], hidden.shape[1], device=hidden.device)
         else:
@@ -65,11 +65,11 @@ class Graph(nn.Module, ABC):
 
 
 class SpeechGraph(Graph):
-    """Waveforms as they were recorded, each normalised over its own samples."""
+    """Waveforms, each normalized over its own samples."""
 
     inputs: ClassVar = {
         "waveform": f"float32 (B, S), {SAMPLE_RATE} samples per second, not normalized, zero-padded, at least 2 positions long",
-        "lengths": "int64 (B,), samples of each",
+        "lengths": "int64 (B,), number of samples",
     }
 
     def __init__(self, model: Model):
@@ -84,84 +84,84 @@ class SpeechGraph(Graph):
         x = x / (x.square().sum(1, keepdim=True) / count + 1e-5).sqrt()
         return self.outputs(*self.encoder(Batch(x, padding=padding)))
 
-    def sizes(self) -> tuple[int, int]:
+    def size_range(self) -> tuple[int, int]:
         return self._samples(1), self._samples(250)
 
-    def axes(self) -> dict[str, dict[int, str]]:
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
         return {"waveform": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
 
-    def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
-        # To the exporter an axis of length 1 is another graph; so there are two positions at least, one maybe of padding.
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
+        # The exporter specialises axes of length 1, so there are at least two positions, of which one may be padding.
         waveform = torch.zeros(len(sizes), max(*sizes, self._samples(2)))
         for row, size in zip(waveform, sizes, strict=True):
             row[:size] = 0.01 + 0.1 * torch.randn(size, generator=generator)
         return {"waveform": waveform, "lengths": torch.tensor(sizes)}
 
     def _samples(self, positions: int) -> int:
-        """What so many positions take."""
+        """The number of samples of this many positions."""
         for _, kernel, stride in reversed(self.settings.conv_layers):
             positions = (positions - 1) * stride + kernel
         return positions
 
-    def alone(self, raw: Raw, row: int) -> Batch:
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
         return Batch(torch.from_numpy(normalize_waveform(raw["waveform"][row, : raw["lengths"][row]].numpy()))[None])
 
 
 class TextGraph(Graph):
-    """Tokens of the model's own tokenizer."""
+    """Tokens of the model's tokenizer."""
 
     inputs: ClassVar = {
-        "ids": "int64 (B, T), tokens with <s> before and </s> after each text, padded with anything at the end",
-        "lengths": "int64 (B,), tokens of each",
+        "ids": "int64 (B, T), token ids with <s> before and </s> after each text, padded at the end with any id",
+        "lengths": "int64 (B,), number of tokens",
     }
 
     def forward(self, ids: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         return self.outputs(*self.encoder(Batch(ids.masked_fill(padding, PAD), padding=padding)))
 
-    def sizes(self) -> tuple[int, int]:
+    def size_range(self) -> tuple[int, int]:
         return 1, self.settings.max_length
 
-    def axes(self) -> dict[str, dict[int, str]]:
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
         return {"ids": {0: "batch", 1: "tokens"}, "lengths": {0: "batch"}}
 
-    def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
         shape = len(sizes), max(sizes)
         ids = torch.randint(len(SPECIAL), self.settings.vocab_size, shape, generator=generator)
         return {"ids": ids, "lengths": torch.tensor(sizes)}
 
-    def alone(self, raw: Raw, row: int) -> Batch:
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
         return Batch(raw["ids"][row, : raw["lengths"][row]][None])
 
 
 class VisionGraph(Graph):
-    """Pictures as bytes."""
+    """Images as bytes."""
 
-    inputs: ClassVar = {"image": "uint8 (B, 3, H, W), red, green, blue, at the model's own size"}
+    inputs: ClassVar = {"image": "uint8 (B, 3, H, W), RGB, at the size of the model"}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.outputs(*self.encoder(Batch(image)))
 
-    def sizes(self) -> tuple[int, int]:
+    def size_range(self) -> tuple[int, int]:
         return self.settings.image, self.settings.image
 
-    def axes(self) -> dict[str, dict[int, str]]:
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
         return {"image": {0: "batch"}}
 
-    def draw(self, sizes: Sequence[int], generator: torch.Generator) -> Raw:
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
         shape = len(sizes), 3, sizes[0], sizes[0]
         return {"image": torch.randint(256, shape, dtype=torch.uint8, generator=generator)}
 
-    def alone(self, raw: Raw, row: int) -> Batch:
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
         return Batch(raw["image"][row][None])
 
 
-def build(model: Model) -> Graph:
-    """The graph of a model, with a copy of its weights. Raises UserError for a modality whose raw input is not known, and for a
-    head on a sum of blocks."""
+def build_graph(model: Model) -> Graph:
+    """The graph of a model, with a copy of its weights. Raises UserError for a custom modality and for a head on a
+    weighted sum of blocks."""
     if model.head is not None and model.head.settings.weighted_layers is not None:
         raise UserError("head.weighted_layers: a head on a sum of blocks cannot be exported")
     for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph)):
         if type(model.modality) is modality:
             return graph(model)
-    raise UserError(f"export knows the input of speech, vision and text, not of {type(model.modality).__qualname__}")
+    raise UserError(f"export supports the modalities speech, vision and text, not {type(model.modality).__qualname__}")
