@@ -5,7 +5,7 @@ inputs, masks, and what came of them). The model is rebuilt from the configurati
 through the key tables of `data2vec.interop.fairseq.key_mapping`, and features, targets, predictions, loss, gradients and
 the next EMA step are compared. Exit status 1 when one of them is off by more than the fixture allows, or cannot be computed.
 
-With --pt the fixture is written as an official file first, and the model that `data2vec.load` makes of it is compared.
+With --pt the fixture is written as an official checkpoint first, and the model that `data2vec.load` makes of it is compared.
 """
 
 import json
@@ -165,7 +165,7 @@ def build(case: Case, fixture: Fixture) -> Objective:
 
 
 def reopen(case: Case, fixture: Fixture) -> Objective:
-    """The same by way of an official file."""
+    """The same through an official checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fixture.pt"
         write(fixture, path)

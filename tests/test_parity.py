@@ -138,7 +138,7 @@ def test_figures_have_not_moved(name: str) -> None:
     assert figures(name) == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=2e-5)
 
 
-@pytest.mark.parametrize("pt", [False, True], ids=["tensors", "official file"])
+@pytest.mark.parametrize("pt", [False, True], ids=["tensors", "checkpoint"])
 @pytest.mark.skipif("DATA2VEC_PARITY" not in os.environ, reason="DATA2VEC_PARITY names no folder of official fixtures")
 def test_official_fixtures(pt: bool, capsys: pytest.CaptureFixture[str]) -> None:
     import parity

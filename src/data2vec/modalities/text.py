@@ -196,7 +196,7 @@ class Text(Modality):
 
     def save(self, folder: Path, examples: ExampleDataset | None) -> dict[str, str]:
         tokenizer = getattr(examples, "tokenizer", None) or self.tokenizer
-        if tokenizer is None:  # the model comes from an official file, which contains none
+        if tokenizer is None:  # the model comes from an official checkpoint, which contains none
             return {}
         save_tokenizer(tokenizer, folder)
         return {"tokenizer": "."}

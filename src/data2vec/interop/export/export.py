@@ -101,10 +101,9 @@ def _outputs(model: Model) -> dict[str, str]:
 
 def _metadata(model: Model) -> dict[str, str]:
     """Metadata of the file."""
-    recipe, shape = model.recipe, model.recipe.encoder
-    metadata = {
-        "model": f"{recipe.objective.name} {kind.name}: {shape.layers} blocks of width {shape.width}, {shape.heads} heads"
-    }
+    encoder = model.recipe.encoder
+    architecture = f"{encoder.layers} blocks of width {encoder.width}, {encoder.heads} heads"
+    metadata = {"model": f"{model.recipe.objective.name} {model.recipe.modality.name}: {architecture}"}
     if model.modality.seconds_per_position is not None:
         metadata |= {"sampling_rate": str(SAMPLE_RATE), "seconds_per_position": str(model.modality.seconds_per_position)}
     if model.head is not None:
