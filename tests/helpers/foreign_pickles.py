@@ -1,4 +1,4 @@
-"""Stand-ins for the classes of the libraries that official files mention, and a fixture that puts them in place."""
+"""Classes like those of the libraries in official checkpoints, and a fixture that installs them under their names."""
 
 import dataclasses
 import enum
@@ -69,7 +69,7 @@ HOMES = {
 
 @pytest.fixture
 def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The libraries of the official code, for as long as a file is written."""
+    """The libraries of the official code, while a file is written."""
     with monkeypatch.context() as patch:
         for kind, home in HOMES.items():
             patch.setattr(kind, "__module__", home)

@@ -1,4 +1,4 @@
-"""Small files in the form of the official code: its names, its shapes, its containers, with random numbers in them."""
+"""Small official checkpoints: the keys, shapes and containers of the official code, with random weights."""
 
 import argparse
 from pathlib import Path
@@ -136,7 +136,7 @@ def random(shapes: Shapes, seed: int = 0, half: bool = False) -> dict[str, Tenso
 
 
 def content(name: str, config: Any = None, half: bool = True, **student: Tensor) -> dict[str, Any]:
-    """A pre-trained model: students in half precision, teachers in single."""
+    """The content of a pre-trained checkpoint: the student in half precision, the teacher in single."""
     weights: dict[str, Any] = random(MODELS[name], half=half) | student
     teacher = random(TEACHERS[name], seed=1)
     config = CONFIGS[name] if config is None else config
@@ -148,7 +148,7 @@ def content(name: str, config: Any = None, half: bool = True, **student: Tensor)
 
 
 def fine_tuned(name: str, head: Shapes, prefix: str = "", **outer: Any) -> dict[str, Any]:
-    """Its encoder below `prefix`, a head, and around the configuration of the pre-trained model another one."""
+    """The content of a fine-tuned checkpoint: encoder under `prefix`, head, and configuration."""
     weights = {prefix + each: value for each, value in random(ENCODERS[name], half=True).items()} | random(head, seed=2)
     inner = {"model": CONFIGS[name], "task": {"normalize": True}}
     nested = {"w2v_args" if prefix.startswith("w2v") else "pretrained_model_args": inner}

@@ -89,14 +89,14 @@ def export(model: str | Path | Model, out: str | Path, tolerance: float = 1e-4) 
 
 
 def _outputs(model: Model) -> dict[str, str]:
-    found = {
+    outputs = {
         "hidden": f"float32 (B, P, {model.recipe.encoder.width}), zero beyond an input's own positions",
         "positions": "int64 (B,), number of positions of each input",
     }
     if model.head is not None:
         axes = "B, P" if isinstance(model.head, CTC) else "B"
-        found["logits"] = f"float32 ({axes}, {len(model.head.settings.labels)})"
-    return found
+        outputs["logits"] = f"float32 ({axes}, {len(model.head.settings.labels)})"
+    return outputs
 
 
 def _metadata(model: Model) -> dict[str, str]:
@@ -136,29 +136,29 @@ def _open_exported(file: Path) -> Callable[[RawInputs], dict[str, Tensor]]:
     names = [output.name for output in session.get_outputs()]
 
     def run(raw: RawInputs) -> dict[str, Tensor]:
-        given = session.run(None, {name: value.numpy() for name, value in raw.items()})
-        return {name: torch.from_numpy(value) for name, value in zip(names, given, strict=True)}
+        outputs = session.run(None, {name: value.numpy() for name, value in raw.items()})
+        return {name: torch.from_numpy(value) for name, value in zip(names, outputs, strict=True)}
 
     return run
 
 
 def _difference(graph: Graph, model: Model, run: Callable[[RawInputs], dict[str, Tensor]], generator: torch.Generator) -> float:
     """The largest difference, over all outputs, from what the model computes for the same random inputs one by one."""
-    device, found = next(model.encoder.parameters()).device, []
+    device, differences = next(model.encoder.parameters()).device, []
     for rows in ROWS:
         raw = graph.random_inputs(_sizes(graph, rows, generator), generator)
-        given = run(raw)
+        exported = run(raw)
         for row in range(rows):
             hidden, _ = model.encoder(graph.single_batch(raw, row).to(device))
-            positions, most = hidden.shape[1], given["hidden"].shape[1]
+            positions, most = hidden.shape[1], exported["hidden"].shape[1]
             hidden = F.pad(hidden, (0, 0, 0, most - positions))
             expected = {"hidden": hidden, "positions": torch.tensor([positions])}
             if model.head is not None:
                 expected["logits"] = model.head(hidden, torch.arange(most, device=device)[None] >= positions)
             for name, value in expected.items():
                 value = value[0].cpu().float()
-                found.append((given[name][row] - value).abs().max() / value.abs().max().clamp(min=1))
-    return float(torch.stack(found).max())  # NaN if any difference is NaN
+                differences.append((exported[name][row] - value).abs().max() / value.abs().max().clamp(min=1))
+    return float(torch.stack(differences).max())  # NaN if any difference is NaN
 
 
 def _sizes(graph: Graph, rows: int, generator: torch.Generator) -> list[int]:

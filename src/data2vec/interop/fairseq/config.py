@@ -66,7 +66,7 @@ def parse_conv_layers(text: str) -> list[list[int]]:
 
 def _activation(config: FairseqConfig) -> str:
     if config["activation_fn"] not in ("gelu", "relu"):
-        raise ValueError(f"activation_fn {config['activation_fn']!r} is not supported: gelu or relu")
+        raise ValueError(f"activation_fn {config['activation_fn']!r} is not supported, only gelu or relu")
     return config["activation_fn"]
 
 
@@ -114,13 +114,13 @@ def _loss_scale(recipe: Recipe) -> float | None:
 
 
 def speech_recipe(config: FairseqConfig) -> Sections:
-    """The recipe sections of a `data2vec_audio` configuration. Raises ValueError for what is not supported."""
+    """The recipe sections of a `data2vec_audio` configuration. Raises ValueError for unsupported settings."""
     if config["layer_type"] != "transformer":
-        raise ValueError(f"layer_type {config['layer_type']!r} is not supported: transformer")
+        raise ValueError(f"layer_type {config['layer_type']!r} is not supported, only transformer")
     if config["pos_conv_depth"] < 2:
-        raise ValueError("pos_conv_depth 1 is not supported: the official teacher cannot be made from it either")
+        raise ValueError("pos_conv_depth 1 is not supported, only 2 or more (the official teacher does not support it either)")
     average_all = not (config["ema_transformer_only"] or config["ema_layers_only"])
-    # Without instance or batch norm the released code leaves time in front of the batch when it normalises further.
+    # Without instance or batch norm the released code has time as the first axis, so further norms run over the batch.
     ordered = config["instance_norm_target_layer"] or config["batch_norm_target_layer"]
     over = "" if ordered else "-over-batch"
     per_layer = {
@@ -222,9 +222,9 @@ def speech_config(recipe: Recipe) -> FairseqConfig:
 
 
 def text_recipe(config: FairseqConfig, vocab_size: int, task: FairseqConfig | None = None) -> Sections:
-    """The recipe sections of a `data2vec_text` configuration, with the masks of its `task` where it is known.
+    """The recipe sections of a `data2vec_text` configuration, with the mask settings of its `task` if known.
 
-    Raises ValueError for what is not supported."""
+    Raises ValueError for unsupported settings."""
     transformer = config["transformer"]
     encoder = transformer["encoder"]
     if not encoder["learned_pos"] or transformer["no_token_positional_embeddings"]:
@@ -302,10 +302,10 @@ def text_config(recipe: Recipe) -> FairseqConfig:
 
 
 def vision_recipe(config: FairseqConfig) -> Sections:
-    """The recipe sections of a data2vec_vision configuration. Raises ValueError for what is not supported."""
+    """The recipe sections of a data2vec_vision configuration. Raises ValueError for unsupported settings."""
     layers = list(config["target_layers"])
     if layers != list(range(config["depth"] - len(layers), config["depth"])):
-        raise ValueError(f"target_layers {layers} are not the last ones of {config['depth']}")
+        raise ValueError(f"target_layers {layers} is not supported, only the last layers of {config['depth']}")
     if not config["use_shared_rel_pos_bias"] or config["use_abs_pos_emb"]:
         raise ValueError("only the shared relative position bias is supported for the vision model of version 1")
     if config.get("var_w0") or config.get("var_w1"):
@@ -403,7 +403,7 @@ def vision_config(recipe: Recipe) -> FairseqConfig:
 def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
     """The recipe sections of a data2vec 2.0 configuration (`data2vec_multi`); `vocab_size` is needed for text.
 
-    Raises ValueError for what is not supported."""
+    Raises ValueError for unsupported settings."""
     modality_key = config["supported_modality"]
     modality = config["modalities"][modality_key.lower()]
     _refuse_unsupported(config, modality, modality_key)
@@ -461,7 +461,7 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
 
 
 def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality_key: str) -> None:
-    """Raises ValueError for settings of version 2 that no released recipe has, or that the released code gets wrong."""
+    """Raises ValueError for settings of version 2 that no released recipe uses or that the released code gets wrong."""
     if config["layer_norm_first"]:
         raise ValueError(
             "layer_norm_first: true is refused: in the released pre-norm block of version 2 the residual is taken from the "
@@ -496,7 +496,7 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
             needed["learned_alibi_scale_per_head"] = (modality["learned_alibi_scale_per_head"], True)
             needed["learned_alibi_scale_per_layer"] = (modality["learned_alibi_scale_per_layer"], False)
         if modality["conv_pos_depth"] < 2:
-            raise ValueError("conv_pos_depth 1 is not supported: it is a position encoder of another kind")
+            raise ValueError("conv_pos_depth 1 is not supported, only 2 or more: it selects another position encoder")
     else:
         needed["use_alibi_encoder"] = (modality["use_alibi_encoder"], False)
         needed["local_grad_mult"] = (modality["local_grad_mult"], 1)
@@ -508,7 +508,7 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
         needed["no_token_positional_embeddings"] = (modality["no_token_positional_embeddings"], False)
     for key, (value, supported) in needed.items():
         if value != supported:
-            raise ValueError(f"{key} {value!r} is not supported: {supported!r}; no released recipe has it")
+            raise ValueError(f"{key} {value!r} is not supported, only {supported!r}; no released recipe has it")
 
 
 def _version2_mask(modality: FairseqConfig) -> dict[str, Any]:
