@@ -26,7 +26,7 @@ def enhanced(kind, factor):
     return lambda image: kind(image).enhance(factor)
 
 
-def test_there_are_fifteen_operations():
+def test_rand_augment_has_fifteen_operations():
     assert len(set(OPERATIONS)) == 15
 
 
@@ -49,18 +49,18 @@ def test_there_are_fifteen_operations():
         ("rotate", -0.9, lambda image: image.rotate(-27, Image.Resampling.BICUBIC, fillcolor=FILL)),
     ],
 )
-def test_operations_are_those_of_pillow(picture, name, level, expected):
+def test_operations_equal_pillow(picture, name, level, expected):
     image = picture(31, 20)
     assert torch.equal(tensor(apply_operation(image, name, level, FILL)), tensor(expected(image)))
 
 
-def test_the_strongest_posterize_and_solarize():
+def test_posterize_and_solarize_at_full_strength():
     image = Image.fromarray(np.full((2, 2, 3), 200, np.uint8))
     assert not np.array(apply_operation(image, "posterize", 1.0, FILL)).any()
     assert (np.array(apply_operation(image, "solarize", 1.0, FILL)) == 55).all()
 
 
-def test_solarize_add_brightens_what_is_dark():
+def test_solarize_add_brightens_dark_pixels():
     row = np.array([0, 28, 29, 127, 128, 255], np.uint8)
     image = Image.fromarray(np.repeat(row[None, :, None], 3, axis=2))
     result = np.array(apply_operation(image, "solarize_add", 0.9, FILL))  # by int(99.0)
@@ -68,7 +68,7 @@ def test_solarize_add_brightens_what_is_dark():
 
 
 @pytest.mark.parametrize(("level", "shift"), [(0.5, 9), (-0.5, -9)])
-def test_translations_move_by_a_share_of_the_side(picture, level, shift):
+def test_translations_move_by_a_fraction_of_the_side(picture, level, shift):
     pixels = tensor(picture(40, 40))
     image = picture(40, 40)
     for name, axis in (("translate_x", 2), ("translate_y", 1)):
@@ -81,7 +81,7 @@ def test_translations_move_by_a_share_of_the_side(picture, level, shift):
         assert torch.equal(empty, torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).expand_as(empty))
 
 
-def test_shears_are_about_the_upper_left_corner():
+def test_shears_are_relative_to_the_upper_left_corner():
     line = np.zeros((20, 20, 3), np.uint8)
     line[:, 10] = 255
     # The result at (x, y) is the source at (x + 0.3·y, y), pixels counted at their centres.
@@ -93,20 +93,20 @@ def test_shears_are_about_the_upper_left_corner():
     assert np.array_equal(np.array(sideways).transpose(1, 0, 2), np.array(upright))
 
 
-def test_the_same_seed_gives_the_same_picture(picture):
+def test_rand_augment_with_the_same_seed_is_identical(picture):
     pixels = tensor(picture(32, 24))
     one, same, other = (rand_augment(pixels, RandAugment(ops=8), MEAN, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
-def test_nothing_is_done_without_operations(picture):
+def test_rand_augment_without_operations_returns_the_image(picture):
     pixels = tensor(picture(32, 24))
     rng = np.random.default_rng(0)
     assert rand_augment(pixels, RandAugment(), MEAN, rng) is pixels
 
 
-def test_what_is_drawn():
+def test_drawn_operations_and_levels_have_the_stated_distribution():
     rng = np.random.default_rng(0)
     plans = [draw_operations(ON, rng) for _ in range(8000)]
     assert np.bincount([len(plan) for plan in plans], minlength=3) / 8000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
@@ -125,13 +125,13 @@ def test_what_is_drawn():
 
 @pytest.mark.parametrize(("width", "height"), [(8, 8), (5, 40), (1, 1)])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_keeps_the_size(picture, name, width, height):
+def test_every_operation_keeps_the_image_size(picture, name, width, height):
     image = picture(width, height)
     for level in (-1.0, 0.0, 0.9):
         assert apply_operation(image, name, level, FILL).size == (width, height)
 
 
-def test_pictures_of_any_memory_order(picture):
+def test_rand_augment_accepts_any_memory_layout(picture):
     pixels = tensor(picture(20, 12))
     settings = RandAugment(ops=4)
     expected = rand_augment(pixels, settings, MEAN, np.random.default_rng(1))
@@ -139,7 +139,7 @@ def test_pictures_of_any_memory_order(picture):
     assert expected.shape == (3, 12, 20) and expected.dtype == torch.uint8
 
 
-def test_boxes_have_the_asked_areas_and_ratios():
+def test_random_erasing_boxes_have_the_stated_areas_and_ratios():
     rng = np.random.default_rng(0)
     top, left, height, width = np.array([random_erasing_box(300, 400, rng) for _ in range(4000)]).T
     assert (top >= 0).all() and (top + height <= 300).all()
@@ -153,7 +153,7 @@ def test_boxes_have_the_asked_areas_and_ratios():
     assert ratio[area < 0.1].mean() == pytest.approx(0, abs=0.05)
 
 
-def test_noise_is_normal_once_it_is_normalised():
+def test_random_erasing_noise_is_standard_normal_after_normalization():
     picture = torch.full((3, 400, 400), 255, dtype=torch.uint8)
     mean, std = (0.5, 0.45, 0.4), (0.1, 0.09, 0.08)  # 4 deviations and more fit into bytes
     erased = random_erasing(picture, 1.0, mean, std, np.random.default_rng(0))
@@ -165,7 +165,7 @@ def test_noise_is_normal_once_it_is_normalised():
     assert (picture == 255).all()  # what was given is left alone
 
 
-def test_noise_wider_than_bytes_is_cut_off():
+def test_random_erasing_noise_is_clipped_to_bytes():
     picture = torch.full((3, 64, 64), 100, dtype=torch.uint8)
     erased = random_erasing(picture, 1.0, (0.5,) * 3, (0.5,) * 3, np.random.default_rng(0))
     inside = (erased != 100).any(0)
@@ -173,7 +173,7 @@ def test_noise_wider_than_bytes_is_cut_off():
     assert (erased[:, inside] == 255).float().mean().item() == pytest.approx(0.159, abs=0.04)
 
 
-def test_chance_and_seed():
+def test_random_erasing_probability_and_seed():
     picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
     erased = [random_erasing(picture, 0.25, MEAN, STD, np.random.default_rng(seed)) for seed in range(2000)]
     assert np.mean([bool(one.any()) for one in erased]) == pytest.approx(0.25, abs=0.03)
@@ -182,7 +182,7 @@ def test_chance_and_seed():
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (1, 1), (1, 50), (3, 100)])
-def test_small_and_narrow_pictures(height, width):
+def test_random_erasing_of_small_and_narrow_images(height, width):
     for seed in range(200):
         top, left, high, wide = random_erasing_box(height, width, np.random.default_rng(seed))
         assert 0 <= top <= top + high <= height and 0 <= left <= left + wide <= width

@@ -3,11 +3,10 @@ import errno
 import pytest
 
 from data2vec.data.cache import cache_folder, cached
-from data2vec.data.corrupt import CorruptExamples
-from data2vec.errors import RunStopped, UserError
+from data2vec.errors import UserError
 
 
-def test_made_once():
+def test_cached_file_is_written_once():
     made = []
 
     def write(file):
@@ -19,7 +18,7 @@ def test_made_once():
     assert len(made) == 1
 
 
-def test_a_full_disk_leaves_nothing_torn():
+def test_full_disk_leaves_no_incomplete_cache_file():
     def write(file):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -30,20 +29,8 @@ def test_a_full_disk_leaves_nothing_torn():
     assert cached("a.bin", lambda file: file.write(b"whole")).read_bytes() == b"whole"
 
 
-def test_a_cache_that_cannot_be(tmp_path, monkeypatch):
+def test_unwritable_cache_is_a_user_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path / "file" / "inside"))
     with pytest.raises(UserError, match="cannot be written"):
         cached("a.bin", lambda file: None)
-
-
-def test_how_many_bad_examples_are_borne():
-    bad = CorruptExamples(0.01, 300)
-    bad.add(["a: torn", "b: torn", "a: torn"])
-    bad.add(["c: torn"])
-    assert len(bad.names) == 3
-    with pytest.raises(RunStopped, match=r"4 of 300 .* a: torn; b: torn; c: torn; and 1 more\. Repair"):
-        bad.add(["d: torn"])
-    CorruptExamples(0.01, 20).add(["one is borne"])
-    with pytest.raises(RunStopped, match="1 of 20"):
-        CorruptExamples(0.0, 20).add(["none is borne"])

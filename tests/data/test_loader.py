@@ -24,7 +24,7 @@ def several(data, rank=0, world=1, mask=None, masks=3, **settings):
     return Loader(Toy(None, ToyData(**{"workers": 0, **settings})), mask or Numbered(), data, 3, rank, world, masks=masks)
 
 
-def test_a_step_and_an_epoch():
+def test_steps_of_an_epoch_contain_every_example_once():
     data = loader(rows())
     assert data.steps_per_epoch == 2
     first, second, third = take(data, 0, 3)
@@ -42,7 +42,7 @@ def test_a_step_and_an_epoch():
 
 @pytest.mark.parametrize("costs", [None, np.linspace(1, 3, 60)])
 @pytest.mark.parametrize(("batch_size", "micro"), [(24, 6), (18, 6)], ids=["whole groups", "parts of groups"])
-def test_the_same_rows_in_every_arrangement(costs, batch_size, micro):
+def test_batches_are_the_same_for_any_number_of_processes_and_workers(costs, batch_size, micro):
     settings = {"batch_size": batch_size, "micro_batch_size": micro}
     data = rows(costs=costs)
     one = content(take(loader(data, **settings), 1, 3))
@@ -61,7 +61,7 @@ def views(steps):
     ]
 
 
-def test_several_masks_stand_sample_by_sample():
+def test_masks_of_a_sample_are_consecutive():
     for batch in take(several(rows()), 0, 1)[0]:
         assert batch.mask.shape == (18, 8) and batch.mask.dtype == torch.bool
         assert torch.equal(batch.masked_indices, batch.mask.flatten().nonzero().squeeze(1))
@@ -73,7 +73,7 @@ def test_several_masks_stand_sample_by_sample():
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(("batch_size", "micro"), [(24, 6), (18, 6)], ids=["whole groups", "parts of groups"])
-def test_an_example_has_the_same_masks_in_every_arrangement(batch_size, micro, streaming):
+def test_masks_are_the_same_for_any_number_of_processes_and_workers(batch_size, micro, streaming):
     settings = {"batch_size": batch_size, "micro_batch_size": micro, "streaming": streaming, "shuffle_buffer": 30}
     data = stream() if streaming else rows()
     one = views(take(several(data, **settings), 1, 2))
@@ -84,7 +84,7 @@ def test_an_example_has_the_same_masks_in_every_arrangement(batch_size, micro, s
     assert views(take(several(data, **settings), 0, 3))[1:] == one
 
 
-def test_resumed_equals_continued():
+def test_steps_from_a_later_step_equal_the_uninterrupted_ones():
     data = rows()
     whole = take(loader(data), 0, 7)
     for first in (1, 2, 5):
@@ -93,7 +93,7 @@ def test_resumed_equals_continued():
         assert [line(b, 0) for s in again for b in s] == [line(b, 0) for s in whole[first : first + 2] for b in s]
 
 
-def test_making_batches_leaves_the_global_random_state_alone():
+def test_loading_does_not_change_the_global_random_state():
     torch.manual_seed(0)
     np.random.seed(0)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
@@ -103,7 +103,7 @@ def test_making_batches_leaves_the_global_random_state_alone():
     assert np.random.get_state()[1].tolist() == before[1]
 
 
-def test_groups_of_unlike_costs_are_cropped_to_their_shortest_and_fit():
+def test_bucket_by_length_fits_micro_batches_and_wastes_little():
     costs = np.random.default_rng(0).uniform(1, 4, 500)
     groups = bucket_by_length(costs, 20.0, np.random.default_rng(1))
     assert all(len(g) * costs[g].max() <= 20 + 1e-9 for g in groups)
@@ -116,31 +116,31 @@ def test_groups_of_unlike_costs_are_cropped_to_their_shortest_and_fit():
         assert len(batch.input[:, 2].unique()) == 1
 
 
-def test_incomplete_groups():
+def test_bucket_by_length_drops_an_incomplete_last_micro_batch():
     equal = bucket_by_length(np.ones(20), 6, np.random.default_rng(0))
     assert sorted(map(len, equal)) == [6, 6, 6]
     assert [len(g) for g in bucket_by_length(np.ones(3), 6, np.random.default_rng(0))] == [3]
     assert bucket_by_length(np.array([]), 6, np.random.default_rng(0)) == []
 
 
-def test_a_batch_that_is_no_multiple_of_the_micro_batch_is_still_the_batch():
+def test_global_batch_is_exact_when_no_multiple_of_the_micro_batch():
     steps = take(loader(rows(100), batch_size=20, micro_batch_size=6), 0, 1)
     assert [len(batch) for batch in steps[0]] == [5, 5, 5, 5]
 
 
-def test_too_little_data():
+def test_less_data_than_a_step_is_a_user_error():
     with pytest.raises(UserError, match=r"data.batch_size: a step has 24 examples, but the training data only has 20"):
         loader(rows(20))
 
 
-def test_too_many_processes():
+def test_micro_batch_smaller_than_the_processes_is_a_user_error():
     data = loader(rows(), 0, 5, batch_size=24, micro_batch_size=3)
     with pytest.raises(UserError, match="3 examples cannot be divided among 5 processes"):
         take(data, 0, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_example_is_replaced_counted_and_named(workers, caplog):
+def test_corrupt_example_is_replaced_counted_and_logged(workers, caplog):
     data = rows(broken={7: "bad"}.items())
     one = loader(data, workers=workers)
     steps = take(one, 0, 5)
@@ -152,7 +152,7 @@ def test_a_bad_example_is_replaced_counted_and_named(workers, caplog):
     assert content([a + b for a, b in zip(*parts, strict=True)]) == content(steps)
 
 
-def test_too_many_bad_examples_stop_the_run():
+def test_too_many_corrupt_examples_stop_the_run():
     data = loader(rows(broken=dict.fromkeys(range(9), "bad").items()), max_corrupt=0.05)
     with pytest.raises(
         RunStopped, match=r"of 60 examples cannot be read, more than data.max_corrupt: 0.05 allows: row \d: broken; row"
@@ -161,13 +161,13 @@ def test_too_many_bad_examples_stop_the_run():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_micro_batches_of_one_survive_a_bad_example(workers):
+def test_corrupt_example_in_a_micro_batch_of_one_is_replaced(workers):
     steps = take(loader(rows(6, broken={2: "bad"}.items()), batch_size=6, micro_batch_size=1, workers=workers), 0, 2)
     assert all(len(batch) == 1 for step in steps for batch in step)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_users_mistake_in_a_worker_is_one_line(workers):
+def test_user_error_in_a_worker_is_raised_without_traceback(workers):
     data = loader(rows(broken=dict.fromkeys(range(60), "wrong").items()), workers=workers)
     with pytest.raises(UserError) as error:
         take(data, 0, 1)

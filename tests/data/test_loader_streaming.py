@@ -132,7 +132,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("kind", "form", "place"), FORMS)
-def test_streamed_from_every_form(stored, load, tmp_path, kind, form, place):
+def test_streaming_reads_every_format(stored, load, tmp_path, kind, form, place):
     where = f"memory://{kind}-{form}" if place == "memory" else str(tmp_path / "set")
     stored(kind, form, where)
     one = load(kind, where, workers=0)
@@ -146,7 +146,7 @@ def test_streamed_from_every_form(stored, load, tmp_path, kind, form, place):
     assert same([a + b for a, b in zip(*ranks, strict=True)], whole)
 
 
-def test_row_groups_of_one_parquet_file_are_its_shards(signals, load, tmp_path):
+def test_row_groups_of_a_single_parquet_file_are_shards(signals, load, tmp_path):
     column = [{"bytes": content, "path": name} for name, content in signals("image")]
     datasets.Dataset.from_dict({"image": column}).to_parquet(tmp_path / "one.parquet", batch_size=5)
     one = load("image", str(tmp_path / "one.parquet"), workers=0)
@@ -157,7 +157,7 @@ def test_row_groups_of_one_parquet_file_are_its_shards(signals, load, tmp_path):
     assert same(take(load("image", str(tmp_path / "one.parquet"), workers=0), 4, 5, first.stream_states), whole[4:])
 
 
-def test_clips_are_grouped_by_seconds_within_a_window(stored, load, tmp_path):
+def test_streamed_clips_are_bucketed_by_length_within_a_window(stored, load, tmp_path):
     stored("audio", "tar", str(tmp_path / "set"))
     batches = [waves for step in take(load("audio", str(tmp_path / "set"), workers=0), 0, 20) for waves, _ in step]
     seconds = [waves.shape[1] / 16000 for waves in batches]
@@ -166,7 +166,7 @@ def test_clips_are_grouped_by_seconds_within_a_window(stored, load, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet", "jsonl"])
-def test_what_is_at_an_address_can_be_indexed_too(stored, form, monkeypatch):
+def test_remote_data_can_be_indexed(stored, form, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # else the library does not read from any address
     kind = "text" if form == "jsonl" else "image"
     stored(kind, form, f"memory://indexed/{form}")
@@ -176,7 +176,7 @@ def test_what_is_at_an_address_can_be_indexed_too(stored, form, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
-def test_streamed_from_a_web_server(stored, load, tmp_path, form):
+def test_streaming_from_a_web_server(stored, load, tmp_path, form):
     pytest.importorskip("aiohttp", reason="fsspec reads from web servers by it")
     pytest.importorskip("requests", reason="fsspec reads from web servers by it")
     stored("image", form, str(tmp_path / "set"))
@@ -189,7 +189,7 @@ def test_streamed_from_a_web_server(stored, load, tmp_path, form):
         server.shutdown()
 
 
-def test_splits_at_an_address(stored):
+def test_split_folders_of_a_url(stored):
     for split in ("train", "dev"):
         stored("image", "tar", f"memory://splits/{split}")
     assert open_dataset("memory://splits", "image", "valid", streaming=True).num_shards == 8
@@ -197,7 +197,7 @@ def test_splits_at_an_address(stored):
         open_dataset("memory://splits", "image", "test")
 
 
-def test_a_file_address_is_a_path(stored, tmp_path):
+def test_file_url_is_a_path(stored, tmp_path):
     stored("image", "files", str(tmp_path / "set"))
     assert len(open_dataset((tmp_path / "set").as_uri(), "image")) == 40
 
@@ -212,7 +212,7 @@ def test_a_file_address_is_a_path(stored, tmp_path):
         ("file:///nowhere", "there is no such file or folder"),
     ],
 )
-def test_mistakes_are_told_in_a_line(where, message):
+def test_invalid_urls_are_user_errors_of_one_line(where, message):
     if where.startswith("s3"):
         try:
             import s3fs  # noqa: F401
@@ -228,7 +228,7 @@ def test_mistakes_are_told_in_a_line(where, message):
 
 @pytest.mark.parametrize(("form", "kind"), [("tar", "image"), ("parquet", "image")])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_torn_shard_is_told_in_a_line(stored, load, tmp_path, form, kind, workers):
+def test_truncated_shard_is_a_user_error_of_one_line(stored, load, tmp_path, form, kind, workers):
     stored(kind, form, str(tmp_path / "set"))
     path = tmp_path / "set" / f"shard-5.{form}"
     path.write_bytes(path.read_bytes()[:700])

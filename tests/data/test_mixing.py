@@ -18,7 +18,7 @@ def distinct(batch: int, height: int, width: int) -> torch.Tensor:
     return torch.arange(batch).float().view(-1, 1, 1, 1).expand(-1, 3, height, width).contiguous()
 
 
-def test_mixup_by_hand() -> None:
+def test_mixup_equals_the_formula() -> None:
     x, y = torch.randn(4, 3, 6, 5), one_hot(4)
     mixed, labels = mix_images(x, y, MIXUP, np.random.default_rng(0))
     kept = labels[0, 0]
@@ -28,7 +28,7 @@ def test_mixup_by_hand() -> None:
     assert torch.allclose(labels, kept * y + (1 - kept) * y.flip(0))
 
 
-def test_bytes_stay_bytes() -> None:
+def test_mixed_byte_images_are_bytes() -> None:
     x, y = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8), one_hot(4)
     mixed, labels = mix_images(x, y, MIXUP, np.random.default_rng(0))
     expected, _ = mix_images(x.float(), y, MIXUP, np.random.default_rng(0))
@@ -38,7 +38,7 @@ def test_bytes_stay_bytes() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (8, 8), (7, 31), (1, 1)])
-def test_labels_hold_the_area_of_the_box_exactly(height: int, width: int) -> None:
+def test_cutmix_labels_are_weighted_by_the_clipped_box_area(height: int, width: int) -> None:
     x, y = distinct(4, height, width), one_hot(4).double()
     shares = []
     for seed in range(300):
@@ -55,7 +55,7 @@ def test_labels_hold_the_area_of_the_box_exactly(height: int, width: int) -> Non
         assert min(shares) < 0.25 and max(shares) == 1
 
 
-def test_chances() -> None:
+def test_mixing_probabilities() -> None:
     x, y = distinct(2, 16, 16), one_hot(2)
 
     def kinds(settings: ImageMixing) -> dict[str, float]:
@@ -74,7 +74,7 @@ def test_chances() -> None:
     assert kinds(ImageMixing(mixup=0, cutmix=0))["none"] == 1
 
 
-def test_mixup_shares_are_of_the_beta_distribution() -> None:
+def test_mixup_weights_follow_the_beta_distribution() -> None:
     x, y = torch.zeros(2, 3, 1, 1), one_hot(2).double()
     settings = ImageMixing(mixup=0.8, cutmix=0, label_smoothing=0)
     shares = [mix_images(x, y, settings, np.random.default_rng(seed))[1][0, 0].item() for seed in range(3000)]
@@ -83,7 +83,7 @@ def test_mixup_shares_are_of_the_beta_distribution() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_labels_keep_their_mass(batch: int) -> None:
+def test_mixed_labels_sum_to_one(batch: int) -> None:
     y = torch.softmax(torch.randn(batch, 7), dim=1)
     for seed in range(50):
         _, labels = mix_images(distinct(batch, 8, 8), y, ImageMixing(), np.random.default_rng(seed))
@@ -91,7 +91,7 @@ def test_labels_keep_their_mass(batch: int) -> None:
         assert (labels >= 0.1 / 7).all()
 
 
-def test_smoothing_without_mixing() -> None:
+def test_label_smoothing_applies_without_mixing() -> None:
     _, labels = mix_images(
         distinct(2, 4, 4), one_hot(2, 10), ImageMixing(prob=0, label_smoothing=0.1), np.random.default_rng(0)
     )
@@ -100,7 +100,7 @@ def test_smoothing_without_mixing() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX])
-def test_a_seed_mixes_in_one_way(settings: ImageMixing, device: str) -> None:
+def test_mixing_with_the_same_seed_is_identical(settings: ImageMixing, device: str) -> None:
     x, y = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), one_hot(6)
     before = x.clone()
     state = torch.get_rng_state()
@@ -113,7 +113,7 @@ def test_a_seed_mixes_in_one_way(settings: ImageMixing, device: str) -> None:
     assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
 
 
-def test_waves_by_hand() -> None:
+def test_mixed_waveforms_equal_the_formula() -> None:
     x, y = torch.randn(6, 50), one_hot(6)
     mixed, labels = mix_waveforms(x, y, WaveformMixing(), np.random.default_rng(0))
     kept = labels.diagonal().min()
@@ -128,7 +128,7 @@ def test_waves_by_hand() -> None:
     assert moved
 
 
-def test_waves_stay_as_loud() -> None:
+def test_mixed_waveforms_keep_the_variance() -> None:
     x, y = torch.randn(8, 20_000), (torch.rand(8, 5) < 0.4).float()
     mixed, labels = mix_waveforms(x, y, WaveformMixing(), np.random.default_rng(5))
     # A clip that is its own partner becomes louder, as released.
@@ -137,7 +137,7 @@ def test_waves_stay_as_loud() -> None:
     assert labels.sum(0).numpy() == pytest.approx(y.sum(0).numpy(), abs=1e-5)  # each label moves, none is lost
 
 
-def test_the_chance_of_waves() -> None:
+def test_waveform_mixing_probability() -> None:
     x, y = torch.randn(200, 4), torch.eye(200)
     mixed, labels = mix_waveforms(x, y, WaveformMixing(prob=0.7), np.random.default_rng(0))
     alone = labels.diagonal() == 1
@@ -148,7 +148,7 @@ def test_the_chance_of_waves() -> None:
     assert torch.equal(same, x)
 
 
-def test_shares_of_waves_are_even() -> None:
+def test_waveform_weights_are_uniform() -> None:
     x, y = torch.zeros(2, 1), one_hot(2).double()
     shares = [mix_waveforms(x, y, WaveformMixing(), np.random.default_rng(seed))[1][0, 0].item() for seed in range(2000)]
     mixed = [share for share in shares if share < 1]  # a clip may be its own partner

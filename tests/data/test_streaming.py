@@ -63,7 +63,7 @@ def together(data, first, steps, world, places=None, **settings):
 
 @pytest.mark.parametrize("costs", ["alike", "unlike"])
 @pytest.mark.parametrize(("batch_size", "micro"), [(24, 6), (36, 12)], ids=["whole groups", "parts of groups"])
-def test_the_same_batches_in_every_arrangement(shards, costs, batch_size, micro):
+def test_streamed_batches_are_the_same_for_any_number_of_processes_and_workers(shards, costs, batch_size, micro):
     settings = {"batch_size": batch_size, "micro_batch_size": micro}
     data = shards(costs=costs)
     one, places = together(data, 0, 7, 1, **settings)
@@ -72,7 +72,7 @@ def test_the_same_batches_in_every_arrangement(shards, costs, batch_size, micro)
     assert together(data, 0, 7, 1, seed=9, **settings)[0] != one
 
 
-def test_every_row_once_in_a_pass(shards):
+def test_every_row_is_read_once_per_epoch(shards):
     data = shards((24,) * 8, costs="alike")
     for turn in (0, 8):
         ids = [int(row[0]) for step in together(data, turn, 8, 1)[0] for row in step]
@@ -81,7 +81,7 @@ def test_every_row_once_in_a_pass(shards):
     assert steps[:8] != steps[8:] and all(step[-1] - step[0] > 24 for step in steps), "mixed, and anew in each pass"
 
 
-def test_a_process_opens_only_its_own_shards_and_each_worker_too(shards):
+def test_processes_and_workers_open_only_their_own_shards(shards):
     data = shards((60,) * 16)
     together(data, 0, 4, 1, workers=2)
     opened = data.read("shard")
@@ -94,14 +94,14 @@ def test_a_process_opens_only_its_own_shards_and_each_worker_too(shards):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("sizes", [(50,), (30, 20, 45)], ids=["one shard", "three"])
-def test_few_shards_are_shared(shards, sizes):
+def test_few_shards_are_shared_between_processes(shards, sizes):
     data = shards(sizes)
     one, _ = together(data, 0, 6, 1)
     for world, workers in ARRANGEMENTS:
         assert together(data, 0, 6, world, workers=workers)[0] == one, (world, workers)
 
 
-def test_workers_that_divide_the_streams(shards, caplog):
+def test_only_workers_that_divide_the_streams_are_used(shards, caplog):
     data = shards()
     data.loader(workers=3)
     assert "data.workers: only 2 of 3 workers are used, as they share 8 streams evenly" in caplog.text
@@ -112,7 +112,7 @@ def test_workers_that_divide_the_streams(shards, caplog):
 
 
 @pytest.mark.parametrize("step", [1, 5, 18, 31])
-def test_going_on_from_a_place(shards, step):
+def test_resuming_from_stream_states_continues_the_batches(shards, step):
     """Over the ends of windows and passes (a pass has about six steps), with other processes and workers."""
     data = shards()
     whole, _ = together(data, 0, step + 3, 1)
@@ -126,7 +126,7 @@ def test_going_on_from_a_place(shards, step):
         assert resumed == (whole_3 if size else whole)[step:], (before, after, workers)
 
 
-def test_an_old_place_or_none_is_right_too(shards):
+def test_resuming_from_older_or_no_stream_states_continues_the_batches(shards):
     data = shards()
     whole, _ = together(data, 0, 12, 1)
     _, places = together(data, 0, 4, 1)
@@ -134,7 +134,7 @@ def test_an_old_place_or_none_is_right_too(shards):
     assert together(data, 9, 3, 2)[0] == whole[9:]
 
 
-def test_going_on_reads_little_again(shards):
+def test_resuming_re_reads_at_most_a_window_per_stream(shards):
     data = shards()
     _, places = together(data, 0, 60, 1)
     assert count_rows_read(places) > 900
@@ -145,12 +145,12 @@ def test_going_on_reads_little_again(shards):
     assert len(data.read("row")) > 450
 
 
-def test_a_place_in_other_data_is_refused(shards):
+def test_stream_states_of_other_data_are_a_user_error(shards):
     with pytest.raises(UserError, match="the data has changed since the checkpoint was saved"):
         take(shards().loader(), 2, 1, {"0": [50, 3, 0, 0, 900]})
 
 
-def test_batches_are_full_however_small_the_shards(shards):
+def test_batches_are_full_with_small_shards(shards):
     for step in take(shards((1, 0, 2, 3, 1, 2, 1, 1), costs="alike").loader(), 0, 9):
         assert [len(batch) for batch in step] == [6] * 4
 
@@ -159,7 +159,7 @@ BROKEN = {i: "bad" if i % 40 else "header" for i in range(0, 300, 20)}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_rows_are_replaced_counted_and_named(shards, workers):
+def test_corrupt_streamed_rows_are_replaced_counted_and_logged(shards, workers):
     data = shards((25,) * 12, broken=BROKEN)
     one = data.loader(workers=workers, max_corrupt=0.06)
     steps = take(one, 0, 30)
@@ -171,7 +171,7 @@ def test_broken_rows_are_replaced_counted_and_named(shards, workers):
         take(data.loader(workers=workers, max_corrupt=0.01), 0, 30)
 
 
-def test_several_processes_count_together_and_go_on_counting(shards):
+def test_corrupt_counts_are_merged_across_processes_and_restarts(shards):
     data = shards((25,) * 12, broken=BROKEN)
     one = data.loader(max_corrupt=0.06)
     take(one, 0, 10)
@@ -195,7 +195,7 @@ def test_several_processes_count_together_and_go_on_counting(shards):
         strict.synchronize(one.corrupt.names, one.stream_states)
 
 
-def test_nothing_to_learn_from(shards):
+def test_stream_without_usable_examples_is_a_user_error(shards):
     unreadable = dict.fromkeys(range(60), "header")
     with pytest.raises(UserError, match=r"no usable example: .* such as row \d+: no header"):
         take(shards((20, 20, 20), broken=unreadable).loader(), 0, 1)
@@ -205,7 +205,7 @@ def test_nothing_to_learn_from(shards):
     assert all(len(batch) for step in some for batch in step), "a shard without anything is passed over"
 
 
-def test_the_furthest_places_win():
+def test_merge_stream_states_keeps_the_furthest():
     one, other = {"0": [3, 0, 1, 2, 9], "1": [0, 0, 0, 0, 4]}, {"0": [2, 0, 1, 1, 8], "2": [1, 0, 0, 4, 5]}
     assert (
         merge_stream_states([one, other])

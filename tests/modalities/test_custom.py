@@ -9,7 +9,7 @@ import data2vec
 from data2vec.batch import Batch
 
 
-def test_a_modality_outside_the_package_trains_and_loads(tmp_path: Path) -> None:
+def test_custom_modality_trains_and_loads(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     phase = rng.random((64, 1, 3)) * 6
     np.save(tmp_path / "readings.npy", np.sin(np.arange(160)[:, None] / 5 + phase) + 0.1 * rng.standard_normal((64, 160, 3)))

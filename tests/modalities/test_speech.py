@@ -32,7 +32,7 @@ def encode(samples, rate=16000, form="flac"):
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (48000, 2), (8000, 1)])
-def test_every_format_rate_and_channel_count(wave, form, rate, channels):
+def test_decode_audio_of_every_format_rate_and_channel_count(wave, form, rate, channels):
     samples = wave(1.0, rate, channels)
     got = decode_audio(encode(samples, rate, form))
     expected = soxr.resample(samples.mean(1), rate, 16000)
@@ -44,12 +44,12 @@ def test_every_format_rate_and_channel_count(wave, form, rate, channels):
     assert np.corrcoef(got[lag : lag + n], expected[:n])[0, 1] > 0.95
 
 
-def test_wav_is_exact(wave):
+def test_decode_audio_of_wav_is_exact(wave):
     samples = (wave(0.5)[:, 0] * 32767).astype(np.int16)
     assert np.array_equal(decode_audio(encode(samples, form="wav")), samples.astype(np.float32) / 32768)
 
 
-def test_the_whole_clip_is_normalised_then_cropped(clips, wave):
+def test_clip_is_normalized_before_cropping(clips, wave):
     examples = SpeechExamples(open_dataset(str(clips(3)), "audio"), SHORT)
     whole = examples.load(2)
     expected = torch.nn.functional.layer_norm(torch.from_numpy(decode_audio(examples.rows[2]["audio"])), whole.shape)
@@ -61,7 +61,7 @@ def test_the_whole_clip_is_normalised_then_cropped(clips, wave):
     assert torch.equal(examples.load(2, 1.0), whole[:16000])
 
 
-def test_short_clips_are_left_out_and_long_ones_cost_the_maximum(clips):
+def test_short_clips_are_left_out_and_costs_of_long_ones_capped(clips):
     folder = clips(10, first=0.8)
     examples = SpeechExamples(open_dataset(str(folder), "audio"), SHORT)
     assert examples.num_short == 2
@@ -71,13 +71,13 @@ def test_short_clips_are_left_out_and_long_ones_cost_the_maximum(clips):
     assert whole.costs.max() == pytest.approx(1.7)
 
 
-def test_all_too_short(clips):
+def test_only_short_clips_are_a_user_error(clips):
     with pytest.raises(UserError, match=r"all 2 clips are shorter than data.min_seconds: 1 \(the longest has 0.60 s\)"):
         SpeechExamples(open_dataset(str(clips(2, first=0.5)), "audio"), SHORT)
 
 
 @pytest.mark.parametrize("form", ["flac", "mp3"])
-def test_truncated(tmp_path, wave, form):
+def test_truncated_audio_raises_corrupt_example(tmp_path, wave, form):
     whole = encode(wave(3.0), form=form)["bytes"]
     path = tmp_path / f"cut.{form}"
     path.write_bytes(whole[: len(whole) // 2])
@@ -85,7 +85,7 @@ def test_truncated(tmp_path, wave, form):
         decode_audio({"bytes": None, "path": str(path)})
 
 
-def test_what_is_no_audio_is_named(tmp_path, clips, caplog):
+def test_files_that_are_not_audio_are_corrupt(tmp_path, clips, caplog):
     folder = clips(3)
     (folder / "not-audio.wav").write_text("hello")
     (folder / "empty.flac").write_bytes(b"")
@@ -97,7 +97,7 @@ def test_what_is_no_audio_is_named(tmp_path, clips, caplog):
         read_audio_header({"bytes": None, "path": str(tmp_path / "gone.wav")})
 
 
-def test_silence_and_nan():
+def test_silence_stays_zero_and_nan_is_corrupt():
     silent = encode(np.zeros(8000, dtype=np.float32))
     assert not normalize_waveform(decode_audio(silent)).any()
     file = io.BytesIO()
@@ -106,21 +106,21 @@ def test_silence_and_nan():
         decode_audio({"bytes": file.getvalue(), "path": "nan.wav"})
 
 
-def test_collate_pads_only_unlike_lengths():
+def test_batch_stack_pads_only_different_lengths():
     assert Batch.stack([torch.ones(5), torch.ones(5)]).padding is None
     batch = Batch.stack([torch.ones(5), torch.ones(3)])
     assert batch.input.tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert batch.padding.tolist() == [[False] * 5, [False] * 3 + [True] * 2]
 
 
-def test_settings_that_contradict_each_other():
+def test_contradicting_speech_settings_are_rejected():
     with pytest.raises(ValidationError, match="does not fit into micro_batch_seconds"):
         SpeechData(micro_batch_seconds=10.0)
     with pytest.raises(ValidationError, match="is more than max_seconds"):
         SpeechData(min_seconds=30.0)
 
 
-def test_durations_of_large_data_are_kept(clips, monkeypatch):
+def test_durations_of_large_datasets_are_cached(clips, monkeypatch):
     from data2vec.data import audio
 
     rows = open_dataset(str(clips(3)), "audio")

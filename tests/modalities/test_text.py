@@ -26,7 +26,7 @@ def corpus(tmp_path):
     return folder
 
 
-def test_tokenizer_has_roberta_ids_and_exactly_the_asked_size(tmp_path):
+def test_trained_tokenizer_has_roberta_ids_and_the_exact_size(tmp_path):
     tokenizer = train_tokenizer(SENTENCES * 5, 400)
     assert tokenizer.get_vocab_size() == 400
     assert [tokenizer.token_to_id(name) for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 399]
@@ -40,14 +40,14 @@ def test_tokenizer_has_roberta_ids_and_exactly_the_asked_size(tmp_path):
     assert encode_texts(again, ["the cat <mask> é\n", "x"])[0] == ids[0]
 
 
-def test_vocab_and_merges(tmp_path):
+def test_load_tokenizer_from_vocab_and_merges(tmp_path):
     tokenizer = train_tokenizer(SENTENCES * 5, 300)
     tokenizer.model.save(str(tmp_path))
     again = load_tokenizer(tmp_path)
     assert encode_texts(again, SENTENCES) == encode_texts(tokenizer, SENTENCES)
 
 
-def test_the_trio_of_fairseq_gives_the_ids_of_its_dictionary(tmp_path):
+def test_load_tokenizer_from_fairseq_files_uses_ids_of_dict_txt(tmp_path):
     """GPT-2's tokens keep their merges, and have the numbers of their places in dict.txt."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -74,7 +74,7 @@ def test_the_trio_of_fairseq_gives_the_ids_of_its_dictionary(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_tokenizers_that_do_not_fit(tmp_path):
+def test_invalid_tokenizers_are_user_errors(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer in this folder; looked for tokenizer\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -87,7 +87,7 @@ def test_tokenizers_that_do_not_fit(tmp_path):
         train_tokenizer(SENTENCES, 100)
 
 
-def test_blocks_hold_all_documents_in_order(corpus):
+def test_text_blocks_contain_all_documents_in_order(corpus):
     rows = open_dataset(str(corpus), "text")
     examples = TextBlocks(rows, SMALL, 300)
     documents = [(corpus / f"{i}.txt").read_text() for i in range(6)]
@@ -99,7 +99,7 @@ def test_blocks_hold_all_documents_in_order(corpus):
     assert blocks.dtype == torch.int64
 
 
-def test_long_documents_are_encoded_in_pieces(corpus, monkeypatch):
+def test_encoding_documents_in_pieces_gives_the_same_text(corpus, monkeypatch):
     rows = open_dataset(str(corpus), "text")
     whole = TextBlocks(rows, SMALL, 300)
     monkeypatch.setattr(text_module, "PIECE_CHARACTERS", 50)
@@ -109,7 +109,7 @@ def test_long_documents_are_encoded_in_pieces(corpus, monkeypatch):
     assert whole.tokenizer.decode(parts.tokens.tolist()) == text
 
 
-def test_tokens_are_made_once_and_again_when_a_file_changes(corpus, monkeypatch):
+def test_token_file_is_invalidated_when_a_file_changes(corpus, monkeypatch):
     tokenizer = train_tokenizer(SENTENCES, 300)
     first = TextBlocks(open_dataset(str(corpus), "text"), SMALL, 300, tokenizer)
     with monkeypatch.context() as patch:
@@ -125,7 +125,7 @@ def test_tokens_are_made_once_and_again_when_a_file_changes(corpus, monkeypatch)
     assert torch.equal(copied.load(3), first.load(3))
 
 
-def test_a_document_that_is_not_utf8_is_skipped_and_named(corpus):
+def test_document_that_is_not_utf8_is_corrupt(corpus):
     (corpus / "latin.txt").write_bytes("café\n".encode("latin-1") * 100)
     (corpus / "6.txt").write_bytes("\ufeffwith a mark".encode())
     examples = TextBlocks(open_dataset(str(corpus), "text"), SMALL, 300)
@@ -135,13 +135,13 @@ def test_a_document_that_is_not_utf8_is_skipped_and_named(corpus):
     assert "\ufeff" not in examples.tokenizer.decode(np.asarray(examples.tokens).tolist())
 
 
-def test_less_than_a_block(tmp_path):
+def test_less_text_than_a_block_is_a_user_error(tmp_path):
     (tmp_path / "a.txt").write_text("few words")
     with pytest.raises(UserError, match=r"less than one block \(data.block_size: 512\)"):
         TextBlocks(open_dataset(str(tmp_path), "text"), TextData(), 300)
 
 
-def test_streamed_rows_need_a_tokenizer_and_give_the_same_blocks(corpus):
+def test_streamed_text_needs_a_tokenizer_and_gives_the_same_blocks(corpus):
     rows = open_dataset(str(corpus), "text")
     with pytest.raises(UserError, match="streamed text needs one"):
         TextBlocks(list(rows), SMALL, 300)
@@ -150,7 +150,7 @@ def test_streamed_rows_need_a_tokenizer_and_give_the_same_blocks(corpus):
     assert torch.equal(listed.load(4), whole.load(4))
 
 
-def test_labelled_rows(tmp_path):
+def test_labelled_texts_are_padded_and_truncated(tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nthe cat\t1\n" + "the dog ate the fish " * 9 + "\t0\n")
     rows = open_dataset(str(tmp_path / "dev.tsv"), "text")
     with pytest.raises(UserError, match="labelled text needs one"):
@@ -166,7 +166,7 @@ def test_labelled_rows(tmp_path):
     assert Batch.stack([examples.load(0)], PAD).padding is None
 
 
-def test_random_tokens_are_drawn_where_asked():
+def test_replace_draws_random_tokens_at_masked_positions():
     batch = Batch(torch.zeros(4, 500, dtype=torch.int64))
     replaced = np.random.default_rng(0).random((4, 500)) < 0.5
     view = Text(TextSettings(vocab_size=300), TextData()).replace(batch, replaced, np.random.default_rng(1))

@@ -28,7 +28,7 @@ def test_jpeg_equals_pillow(picture, encoded):
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
-def test_formats(picture, encoded, form):
+def test_decode_image_of_every_format(picture, encoded, form):
     image = picture(noise=0)
     got = load(encoded(image, form, **({"lossless": True} if form == "WEBP" else {})))
     assert got.shape == (3, 40, 60)
@@ -37,7 +37,7 @@ def test_formats(picture, encoded, form):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F"])
-def test_every_mode_becomes_rgb(picture, encoded, mode):
+def test_decode_image_of_every_mode_is_rgb(picture, encoded, mode):
     image = picture(noise=0)
     grey = np.array(image.convert("L"))
     if mode == "I;16":
@@ -60,12 +60,12 @@ def test_every_mode_becomes_rgb(picture, encoded, mode):
         assert (got.float() - array(image.convert("RGB")).float()).abs().mean() < (6 if form == "JPEG" else 1e-6)
 
 
-def test_palette_with_transparency_is_no_mistake(picture, encoded):
+def test_decode_image_of_a_palette_with_transparency(picture, encoded):
     image = picture(noise=0).convert("P")
     assert load(encoded(image, "PNG", transparency=bytes(range(256)))).shape == (3, 40, 60)
 
 
-def test_rotated_by_exif(picture, encoded):
+def test_decode_image_applies_exif_rotation(picture, encoded):
     image = picture(noise=0)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -76,14 +76,14 @@ def test_rotated_by_exif(picture, encoded):
     assert (got.float() - upright).abs().mean() < 4
 
 
-def test_grey_jpeg_and_simplejpeg_missing(picture, encoded, monkeypatch):
+def test_decode_image_without_simplejpeg_is_identical(picture, encoded, monkeypatch):
     content = encoded(picture().convert("L"), "JPEG")
     fast = load(content)
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     assert torch.equal(load(content), fast)
 
 
-def test_bad_pictures(picture, encoded, tmp_path, monkeypatch):
+def test_corrupt_images_raise_corrupt_example(picture, encoded, tmp_path, monkeypatch):
     whole = encoded(picture(), "JPEG")
     with pytest.raises(CorruptExample, match=r"cut\.jpg: "):
         load(whole[: len(whole) // 2], "cut.jpg")
@@ -108,7 +108,7 @@ def test_resize_agrees_with_pillow(picture, size):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-def test_jitter_agrees_with_pillow(picture, order):
+def test_color_jitter_agrees_with_pillow(picture, order):
     image = picture()
     factors = (1.3, 0.7, 1.35)
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -119,7 +119,7 @@ def test_jitter_agrees_with_pillow(picture, order):
     assert (got.int() - array(expected).int()).abs().max() <= 4  # Pillow rounds down after each
 
 
-def test_crop_then_jitter_is_nearly_jitter_then_crop(picture):
+def test_crop_before_jitter_is_close_to_jitter_before_crop(picture):
     """The reference order, done by Pillow with the same draws."""
     settings = VisionData(flip=1.0)
     for seed in range(5):
@@ -139,7 +139,7 @@ def test_crop_then_jitter_is_nearly_jitter_then_crop(picture):
         assert (got.float() - array(expected).float()).abs().mean() < 2.5
 
 
-def test_crops_have_the_asked_areas_and_ratios():
+def test_random_crops_have_the_stated_areas_and_ratios():
     settings = VisionData()
     rng = np.random.default_rng(0)
     boxes = np.array([random_crop_box(375, 500, settings.crop_scale, settings.crop_ratio, rng) for _ in range(3000)])
@@ -157,7 +157,7 @@ def test_crops_have_the_asked_areas_and_ratios():
     assert random_crop_box(10, 1000, settings.crop_scale, settings.crop_ratio, rng)[2:] == (10, 13)
 
 
-def test_flip_and_plain_settings(picture):
+def test_augment_image_with_flip_only(picture):
     image = array(picture(64, 64))
     plain = VisionData(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), color_jitter=0.0, flip=0.0)
     assert torch.equal(augment_image(image, plain, 64, np.random.default_rng(0)), image)
@@ -165,7 +165,7 @@ def test_flip_and_plain_settings(picture):
     assert torch.equal(flipped, image.flip(2))
 
 
-def test_evaluation_takes_the_centre(picture):
+def test_center_crop_equals_pillow(picture):
     image = picture(300, 200)
     resized = image.resize((384, 256), Image.Resampling.BICUBIC)
     expected = array(resized.crop((80, 16, 304, 240)))
@@ -174,7 +174,7 @@ def test_evaluation_takes_the_centre(picture):
     assert center_crop(array(picture(9, 7)), 5).shape == (3, 5, 5)
 
 
-def test_examples(picture, tmp_path):
+def test_vision_examples_are_augmented_by_seed(picture, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         picture(seed=len(name)).save(tmp_path / name / "1.jpg")
@@ -189,7 +189,7 @@ def test_examples(picture, tmp_path):
     assert batch.input.dtype == torch.uint8
 
 
-def test_examples_for_fine_tuning(picture, tmp_path):
+def test_vision_examples_with_fine_tuning_augmentation(picture, tmp_path):
     picture().save(tmp_path / "1.png")
     rows = open_dataset(str(tmp_path), "image")
     plain = VisionExamples(rows, VisionData(), 32).load(0, None, np.random.default_rng(3))

@@ -52,7 +52,7 @@ def sounds(tmp_path, wave):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_audio(sounds, workers):
+def test_check_of_audio_files(sounds, workers):
     found = check(sounds, workers=workers)
     part = only(found)
     assert (part.kind, part.examples, part.readable) == ("audio", 8, 5)
@@ -71,7 +71,7 @@ def test_audio(sounds, workers):
     assert found.other_files == "1 .pdf"
 
 
-def test_a_clip_whose_samples_are_cut_off_is_found_by_decoding(tmp_path, wave):
+def test_truncated_clip_with_a_valid_header_is_unreadable(tmp_path, wave):
     """Its header is whole, so only reading it to the end tells."""
     file = io.BytesIO()
     soundfile.write(file, wave(3.0), 16000, format="FLAC")
@@ -79,7 +79,7 @@ def test_a_clip_whose_samples_are_cut_off_is_found_by_decoding(tmp_path, wave):
     assert len(part.unreadable) == 1
 
 
-def test_images(tmp_path, picture, encoded):
+def test_check_of_image_files(tmp_path, picture, encoded):
     colour = picture(100, 80)
     files = {
         "a__jpg": encoded(colour, "JPEG"),
@@ -105,7 +105,7 @@ def test_images(tmp_path, picture, encoded):
     assert [len(group) for group in part.duplicates] == [2]
 
 
-def test_text(tmp_path):
+def test_check_of_text_files(tmp_path):
     files = {"a__txt": "zwei Wörter\n".encode(), "b__txt": b"", "c__txt": b"", "latin__txt": "Wörter".encode("latin-1")}
     part = only(check(write(tmp_path / "books", **files), workers=0))
     assert (part.kind, part.examples, part.readable) == ("text", 4, 3)
@@ -116,7 +116,7 @@ def test_text(tmp_path):
     assert part.token_counter is not None and "trained on all text" in part.token_counter
 
 
-def test_tokens_are_those_of_pretraining(tmp_path):
+def test_token_count_equals_pretraining(tmp_path):
     from data2vec.data.sources.open_dataset import open_dataset
     from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
     from data2vec.modalities.text import TextBlocks, TextData
@@ -131,14 +131,14 @@ def test_tokens_are_those_of_pretraining(tmp_path):
     assert part.token_counter == "the given tokenizer"
 
 
-def test_more_text_than_is_trained_on_is_an_estimate(tmp_path, monkeypatch):
+def test_token_count_of_a_partly_trained_tokenizer_is_an_estimate(tmp_path, monkeypatch):
     monkeypatch.setattr("data2vec.data.check.check.TRAINING_CHARACTERS", 1000)
     (tmp_path / "a.jsonl").write_text('{"text": "words of a hundred letters or so"}\n' * 100)
     part = only(check(tmp_path, workers=0))
     assert part.token_counter is not None and part.token_counter.endswith("(an estimate)")
 
 
-def test_lines_and_rows_have_names(tmp_path):
+def test_lines_and_rows_are_named_by_number(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "same"}\n{"text": "\xff"}\n{"text": "same"}\n')
     part = only(check(tmp_path / "a.jsonl", workers=0))
     assert part.unreadable == [f"{tmp_path}/a.jsonl, line 2: not UTF-8, or without a text"]
@@ -149,7 +149,7 @@ def test_lines_and_rows_have_names(tmp_path):
     assert part.duplicates == [["example 1", "example 3"]]
 
 
-def test_scores_and_lists_are_no_classes(tmp_path):
+def test_scores_and_lists_are_not_classes(tmp_path):
     lines = [{"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     import datasets
@@ -160,14 +160,14 @@ def test_scores_and_lists_are_no_classes(tmp_path):
         assert part.readable > 0 and part.classes == {}
 
 
-def test_a_folder_of_classes(tmp_path, picture, encoded):
+def test_class_counts_of_sub_folders(tmp_path, picture, encoded):
     for i in range(3):
         write(tmp_path / "cat", **{f"{i}__png": encoded(picture(seed=i), "PNG")})
     write(tmp_path / "dog", a__png=encoded(picture(seed=9), "PNG"))
     assert only(check(tmp_path, workers=0)).classes == {"cat": 3, "dog": 1}
 
 
-def test_several_kinds_are_each_checked(sounds):
+def test_folder_with_several_kinds_reports_each(sounds):
     (sounds / "readme.txt").write_text("Some clips.")
     assert [part.kind for part in check(sounds, workers=0).parts] == ["audio", "text"]
     found = check(sounds, kind="text", workers=0)
@@ -175,7 +175,7 @@ def test_several_kinds_are_each_checked(sounds):
     assert found.other_files is not None and ".flac" in found.other_files
 
 
-def test_a_table_tells_of_files_that_are_missing(tmp_path, wave):
+def test_missing_files_of_metadata_csv_are_unreadable(tmp_path, wave):
     soundfile.write(tmp_path / "a.wav", wave(1.0), 16000)
     (tmp_path / "metadata.csv").write_text("file_name\na.wav\nb.wav\n")
     assert told(only(check(tmp_path, workers=0))) == {"b.wav": "No such file or directory"}
@@ -203,7 +203,7 @@ def shard(path, content):
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_tar_with_a_torn_shard(tmp_path, picture, encoded):
+def test_truncated_tar_is_one_unreadable_part(tmp_path, picture, encoded):
     for i in range(3):
         pictures = {f"{i}{j}": encoded(picture(seed=j + 10 * (i % 2), noise=60), "PNG") for j in range(6)}
         shard(tmp_path / f"{i}.tar", {f"{k}.png": v for k, v in pictures.items()} | {f"{k}.txt": b"words" for k in pictures})
@@ -217,7 +217,7 @@ def test_tar_with_a_torn_shard(tmp_path, picture, encoded):
     assert part.duplicates == [[f"{tmp_path}/{i}.tar/{i}{j}.png" for i in (0, 2)] for j in range(6)]
 
 
-def test_an_address(tmp_path, picture, encoded):
+def test_check_of_a_url(tmp_path, picture, encoded):
     import fsspec
 
     shard(tmp_path / "a.tar", {f"{i}.png": encoded(picture(seed=i), "PNG") for i in range(3)})
@@ -227,7 +227,7 @@ def test_an_address(tmp_path, picture, encoded):
         assert (part.kind, part.readable) == ("image", 3)
 
 
-def test_nothing_there(tmp_path):
+def test_invalid_arguments_of_check_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="there is no such folder or file"):
         check(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -244,7 +244,7 @@ def test_nothing_there(tmp_path):
         check(tmp_path / "a.csv")
 
 
-def test_everything_in_a_file(sounds, tmp_path):
+def test_json_report_is_complete(sounds, tmp_path):
     for i in range(30):
         (sounds / f"bad{i:02d}.wav").write_bytes(b"no sound" * i)
     found = data2vec.check(sounds, workers=0, out=tmp_path / "found.json")
@@ -258,7 +258,7 @@ def test_everything_in_a_file(sounds, tmp_path):
         found.where = "elsewhere"
 
 
-def test_a_word_on_how_to_go_on(tmp_path, clips, wave):
+def test_report_ends_with_the_next_step(tmp_path, clips, wave):
     folder = clips(8, first=2.5)
     assert str(check(folder, workers=0)).endswith(f"Ready: data2vec pretrain speech/v2-tiny data.train={folder}")
     for i in range(2):
@@ -281,7 +281,7 @@ def test_short_and_long_clips_are_those_of_the_speech_settings():
 
 
 @pytest.mark.parametrize("kind", RECIPE_NEEDS)
-def test_what_a_step_needs_is_what_the_recipe_says(kind):
+def test_recipe_needs_equal_the_recipes(kind):
     needs = RECIPE_NEEDS[kind]
     data = load_recipe(f"{needs.modality}/v2-tiny").data
     assert needs.step == data.batch * (data.block_size - 1 if kind == "text" else 1)

@@ -64,7 +64,7 @@ def read_table(path: Path, text_columns: Sequence[str] = ()) -> dict[str, list[A
                 ignore_empty_lines=not tabs,
                 invalid_row_handler=skip,
             ),
-            # As text, so that nothing is guessed: "007" and "NA" stay what they are.
+            # As text, so that no type is guessed and nothing becomes null; `_parse_numbers` converts whole columns.
             convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
         )
     except (csv.Error, UnicodeDecodeError, pa.ArrowInvalid) as error:

@@ -37,7 +37,7 @@ def classes(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_folder_of_classes(classes, streaming):
+def test_sub_folders_become_labels(classes, streaming):
     rows = open_dataset(str(classes), "image", streaming=streaming)
     assert [(name, row["label"]) for name, row in zip(names(rows, "image"), rows, strict=True)] == [
         ("1.PNG", "a"),
@@ -46,7 +46,7 @@ def test_folder_of_classes(classes, streaming):
     assert all(row["image"]["bytes"] is None for row in rows)
 
 
-def test_deeper_folders_are_no_classes(tmp_path):
+def test_deeper_folders_are_not_labels(tmp_path):
     for name in ("12/3/x.wav", "12/4/y.wav"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"x")
@@ -55,7 +55,7 @@ def test_deeper_folders_are_no_classes(tmp_path):
     assert rows.column_names == ["audio"]
 
 
-def test_split_folders_and_their_other_names(tmp_path):
+def test_split_folders_match_by_synonym(tmp_path):
     for split in ("train", "dev"):
         (tmp_path / split).mkdir()
         (tmp_path / split / f"{split}.wav").write_bytes(b"x")
@@ -65,14 +65,14 @@ def test_split_folders_and_their_other_names(tmp_path):
         open_dataset(str(tmp_path), "audio", split="test")
 
 
-def test_a_class_called_train_is_a_class(tmp_path):
+def test_class_folder_named_train_is_not_a_split(tmp_path):
     for name in ("plane", "train"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(b"x")
     assert open_dataset(str(tmp_path), "image")["label"][:] == ["plane", "train"]
 
 
-def test_metadata_csv(tmp_path):
+def test_metadata_csv_adds_columns(tmp_path):
     (tmp_path / "metadata.csv").write_text('file_name,transcript,age\nb.wav,"one, two",3\na.wav,7,4\n')
     (tmp_path / "b.wav").write_bytes(b"x")
     rows = open_dataset(str(tmp_path), "audio")
@@ -82,7 +82,7 @@ def test_metadata_csv(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_tsv_has_no_quoting(tmp_path, streaming):
+def test_tsv_is_read_without_quoting(tmp_path, streaming):
     (tmp_path / "train.tsv").write_text('sentence\tlabel\n" quoted\t1\nplain "x"\t0\n')
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nother\t1\n")
     rows = open_dataset(str(tmp_path), "text", streaming=streaming)
@@ -90,7 +90,15 @@ def test_tsv_has_no_quoting(tmp_path, streaming):
     assert [row["text"] for row in open_dataset(str(tmp_path / "dev.tsv"), "text")] == ["other"]
 
 
-def test_tables_with_a_broken_row_or_encoding(tmp_path):
+def test_csv_keeps_quotes_line_breaks_long_cells_and_words_for_null(tmp_path):
+    long = "word " * 500_000  # more than a block of pyarrow
+    (tmp_path / "a.csv").write_text(f'sentence,label\n"a, ""b""\nc",NA\n{long},\n\nnull,x\n', encoding="utf-8-sig")
+    rows = open_dataset(str(tmp_path / "a.csv"), "text")
+    assert rows["text"][:] == ['a, "b"\nc', long, "null"]
+    assert rows["label"][:] == ["NA", "", "x"]
+
+
+def test_malformed_row_or_encoding_of_a_table_is_a_user_error(tmp_path):
     (tmp_path / "a.tsv").write_text("sentence\tlabel\nonly one field\n")
     with pytest.raises(UserError, match=r"a\.tsv, row 2: 1 fields, but the header has 2"):
         open_dataset(str(tmp_path / "a.tsv"), "text")
@@ -100,7 +108,7 @@ def test_tables_with_a_broken_row_or_encoding(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_jsonl(tmp_path, streaming):
+def test_jsonl_with_invalid_lines(tmp_path, streaming):
     lines = [
         json.dumps({"text": "née", "score": 0.5, "nested": {"a": 1}}).encode(),
         b'{"text": "\xff"}',
@@ -114,7 +122,7 @@ def test_jsonl(tmp_path, streaming):
     assert rows[1]["path"].endswith("a.jsonl, line 2")
 
 
-def test_a_changed_jsonl_is_read_again(tmp_path):
+def test_changed_jsonl_invalidates_the_cache(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n')
     assert open_dataset(str(path), "text")["text"][:] == ["one"]
@@ -122,7 +130,7 @@ def test_a_changed_jsonl_is_read_again(tmp_path):
     assert open_dataset(str(path), "text")["text"][:] == ["another"]
 
 
-def test_text_files(tmp_path):
+def test_text_files_are_rows_of_paths(tmp_path):
     (tmp_path / "a.txt").write_text("words")
     rows = open_dataset(str(tmp_path), "text")
     assert rows[0]["text"] == {"bytes": None, "path": str(tmp_path / "a.txt")}
@@ -130,7 +138,7 @@ def test_text_files(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-def test_tar_shards(tmp_path, wave, streaming, ending):
+def test_tar_archives_are_read_without_unpacking(tmp_path, wave, streaming, ending):
     for shard in range(2):
         with tarfile.open(tmp_path / f"s-{shard}.{ending}", "w:gz" if ending.endswith("gz") else "w") as tar:
             for i in range(2):
@@ -146,7 +154,7 @@ def test_tar_shards(tmp_path, wave, streaming, ending):
     assert not (tmp_path.parent / "d").exists()
 
 
-def test_torn_tar(tmp_path, wave):
+def test_truncated_tar_is_a_user_error(tmp_path, wave):
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         add(tar, "a.flac", flac(wave))
     whole = (tmp_path / "s.tar").read_bytes()
@@ -173,17 +181,17 @@ def test_parquet(tmp_path, wave, streaming, form):
         assert [column_value(rows, i, "label") for i in range(3)] == ["no", "yes", "no"]
 
 
-def test_label_of_an_unknown_column(classes):
+def test_value_of_an_unknown_column_is_a_user_error(classes):
     with pytest.raises(UserError, match="no column 'word' in the data, only image, label"):
         column_value(open_dataset(str(classes), "image"), 0, "word")
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: there is no such folder or file"):
         open_dataset(str(tmp_path / "nowhere"), "audio")
 
 
-def test_nothing_usable(classes, tmp_path):
+def test_folder_without_files_of_the_kind_is_a_user_error(classes, tmp_path):
     with pytest.raises(UserError, match=r"searched for \.wav \.flac .* found 2 \.png, 1 \.txt") as error:
         open_dataset(str(classes), "audio")
     assert "\n" not in str(error.value)
@@ -192,14 +200,14 @@ def test_nothing_usable(classes, tmp_path):
         open_dataset(str(tmp_path / "empty"), "text")
 
 
-def test_a_stream_without_rows_of_this_kind(tmp_path, wave):
+def test_stream_without_rows_of_the_kind_is_a_user_error(tmp_path, wave):
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         add(tar, "a.flac", flac(wave))
     with pytest.raises(UserError, match=r"no example in it can be read as image"):
         open_dataset(str(tmp_path), "image", streaming=True)
 
 
-def test_hub_name(monkeypatch):
+def test_hub_dataset_by_name_and_config(monkeypatch):
     import datasets
 
     asked = {}
@@ -214,19 +222,19 @@ def test_hub_name(monkeypatch):
     assert rows[0] == {"text": "a", "other": 1}
 
 
-def test_hub_out_of_reach():
+def test_unreachable_hub_is_a_user_error():
     with pytest.raises(UserError, match="someone/nothing") as error:
         open_dataset("someone/nothing", "text")
     assert "\n" not in str(error.value)
 
 
-def test_links_in_a_circle(tmp_path):
+def test_symlink_cycles_are_read_once(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.wav").write_bytes(b"x")
     (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
     assert names(open_dataset(str(tmp_path), "audio"), "audio") == ["x.wav"]
 
 
-def test_rows_of_paths_are_arrow(classes):
+def test_media_rows_accept_numpy_indices(classes):
     rows = open_dataset(str(classes), "image")
     assert rows[np.int64(1)]["label"] == "b"
