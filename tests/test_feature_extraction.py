@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data2vec.distributed import resolve_device
 from data2vec.errors import CorruptExample, UserError
-from data2vec.feature_extraction import batches, read_input
+from data2vec.feature_extraction import collate_by_length, read_input
 from data2vec.model import Model
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
@@ -68,7 +68,7 @@ def test_features_do_not_depend_on_the_batch(name: str, padding: str, pool: bool
 def test_different_lengths_share_a_batch(overrides: dict[str, Any]) -> None:
     modality = model("speech/v1-tiny", overrides).modality
     items = [read_input(modality, each, "a wave") for each in waves(16000, 15000, 16000, 14000)]
-    assert len(list(batches(modality, items, 1000))) == 1
+    assert len(list(collate_by_length(modality, items, 1000))) == 1
 
 
 @pytest.mark.parametrize("overrides", [{"modality.position_kernel": 19}, {"modality.conv_norm": "group"}])
@@ -86,7 +86,7 @@ def test_batches_contain_every_input_once_within_the_budget(lengths: list[int], 
     modality = model("text/v1-tiny").modality
     items = [torch.full((length,), 5) for length in lengths]
     seen: list[int] = []
-    for places, batch in batches(modality, items, most):
+    for places, batch in collate_by_length(modality, items, most):
         rows, longest = batch.input.shape
         assert rows == 1 or rows * longest <= most
         assert int(0 if batch.padding is None else batch.padding.sum()) <= most / 16

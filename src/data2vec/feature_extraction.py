@@ -80,17 +80,17 @@ def num_positions(modality: Modality, item: Any) -> int:
     return prod(modality.grid(modality.collate([item])))
 
 
-def batches(modality: Modality, items: Sequence[Any], most: int) -> Iterator[tuple[list[int], Batch]]:
-    """The places of inputs that are computed together, and their batch: of like length, at most `most` positions with
-    padding, of which little is padding; or a single input."""
+def collate_by_length(modality: Modality, items: Sequence[Any], limit: int) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of items of similar length, each with the indices of its items: at most `limit` positions including padding, of
+    which few are padding; or a single item."""
     lengths = [num_positions(modality, item) for item in items]
     shapes = None if modality.supports_padding else [_shape(item) for item in items]
-    for indices in pad_by_length(lengths, most, shapes):
+    for indices in pad_by_length(lengths, limit, shapes):
         yield indices, modality.collate([items[index] for index in indices])
 
 
 def _shape(item: Any) -> Any:
-    return getattr(item, "shape", None)  # an own modality's may have none
+    return getattr(item, "shape", None)  # items of custom modalities may have none
 
 
 def batch_features(encoder: Encoder, batch: Batch, layers: LayerWeights) -> tuple[Tensor, Tensor | None]:
@@ -118,7 +118,7 @@ def extract_features(
     The encoder must keep padding from changing the output (`data2vec.nn.encoder.padding_invariant`)."""
     device = next(encoder.parameters()).device
     results: list[Any] = [None] * len(items)
-    for rows, part in batches(modality, items, max_positions(device, batch)):
+    for rows, part in collate_by_length(modality, items, max_positions(device, batch)):
         x, padding = batch_features(encoder, part.to(device), layers)
         lengths = [x.shape[2]] * len(rows) if padding is None else (~padding).sum(1).tolist()
         pooled = mean_pool(x, padding) if pool else None

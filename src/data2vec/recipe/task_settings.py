@@ -126,3 +126,7 @@ class ClassificationSettings(SupervisedSettings):
     """Regression: labels are divided by this for training (STS-B: 5)."""
     metric: Literal["accuracy", "matthews", "f1", "accuracy_f1", "pearson_spearman", "map", "mean_squared_error"] = "accuracy"
     """The metric that selects the best model."""
+
+
+TaskSettings = RecognitionSettings | ClassificationSettings
+"""The `objective:` section of any fine-tuning task."""

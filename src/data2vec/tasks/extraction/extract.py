@@ -54,7 +54,7 @@ class FeatureFile:
         lines = [f"{self.path}: {self.inputs - len(self.unreadable)} inputs, {self.positions} positions"]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} more cannot be decoded, and have length 0:")
-            lines += [f"  {each}" for each in self.unreadable[:20]]
+            lines += [f"  {reason}" for reason in self.unreadable[:20]]
         if len(self.unreadable) > 20:
             lines.append(f"  and {len(self.unreadable) - 20} more, all listed in the file")
         return "\n".join(lines)
@@ -86,8 +86,8 @@ def features(
         raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist; create it first")
-    model, place = load(model), resolve_device(device)
-    most = max_positions(place, batch)
+    model, torch_device = load(model), resolve_device(device)
+    batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     modality = load_recipe(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
     rows = _rows(modality, inputs)
@@ -98,10 +98,15 @@ def features(
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
         "model": _model_digest(model),
     }
-    internal = {"content": _content_digest(modality, rows), "split": split, "device": place.type, "batch": most}
+    internal = {
+        "content": _content_digest(modality, rows),
+        "split": split,
+        "device": torch_device.type,
+        "batch": batch_positions,
+    }
     shards = ShardWriter(out.with_name(f"{out.name}.parts"), settings | internal)
-    on_device = model.encoder if place.type == "cpu" else copy.deepcopy(model.encoder).to(place)
-    for shard in _compute_shards(padding_invariant(on_device), modality, rows, shards.num_inputs, weights, pool, most):
+    encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
+    for shard in _compute_shards(padding_invariant(encoder), modality, rows, shards.num_inputs, weights, pool, batch_positions):
         shards.add(shard)
 
     lengths, names, unreadable = shards.index()
@@ -125,9 +130,9 @@ def _rows(modality: Modality, inputs: str | Path | Sequence[Any]) -> Any:
     rows = list(inputs)
     if not rows:
         raise UserError("features: no inputs; give at least one")
-    if any(isinstance(each, str | Path) for each in rows):
+    if any(isinstance(row, str | Path) for row in rows):
         require_tokenizer(modality)
-    if folder := next((each for each in rows if isinstance(each, Path) and each.is_dir()), None):
+    if folder := next((row for row in rows if isinstance(row, Path) and row.is_dir()), None):
         raise UserError(f"{folder} is a folder: give one dataset alone, or files")
     return rows
 
@@ -160,7 +165,7 @@ def _content_digest(modality: Modality, rows: Any) -> str:
 
 
 def _compute_shards(
-    encoder: Encoder, modality: Modality, rows: Any, first: int, weights: LayerWeights, pool: bool, most: int
+    encoder: Encoder, modality: Modality, rows: Any, first: int, weights: LayerWeights, pool: bool, batch_positions: int
 ) -> Iterator[Shard]:
     """The missing shards, from input `first` on."""
     from tqdm import tqdm
@@ -168,8 +173,8 @@ def _compute_shards(
     pending: list[Shard] = []
     start = time.monotonic()
     with tqdm(total=len(rows), initial=first, desc="features", unit="input", leave=False, disable=None) as bar:
-        for window in decode_in_order(modality, rows, first, WINDOW * most):
-            pending.append(_compute_shard(encoder, modality, window, weights, pool, most))
+        for window in decode_in_order(modality, rows, first, WINDOW * batch_positions):
+            pending.append(_compute_shard(encoder, modality, window, weights, pool, batch_positions))
             bar.update(len(window))
             if sum(shard.hidden.nbytes for shard in pending) >= SHARD_BYTES or time.monotonic() - start >= SHARD_SECONDS:
                 yield Shard.concat(pending)
@@ -179,10 +184,10 @@ def _compute_shards(
 
 
 def _compute_shard(
-    encoder: Encoder, modality: Modality, window: list[DecodedInput], weights: LayerWeights, pool: bool, most: int
+    encoder: Encoder, modality: Modality, window: list[DecodedInput], weights: LayerWeights, pool: bool, batch_positions: int
 ) -> Shard:
     items = [item for _, item in window if not isinstance(item, str)]
-    extracted = iter(extract_features(encoder, modality, items, weights, pool, most))
+    extracted = iter(extract_features(encoder, modality, items, weights, pool, batch_positions))
     width, layers = encoder.transformer.settings.width, len(weights or [[]])
     empty = np.zeros((layers, width) if pool else (layers, 0, width), np.float32)
     results = [(empty, 0) if isinstance(item, str) else _array(*next(extracted)) for _, item in window]

@@ -20,13 +20,13 @@ from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head, head_logits
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, SupervisedSettings
+from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, TaskSettings
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.decoding import build_decoder
 from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.tune import tune_weights
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
-from data2vec.tasks.extraction.batched_reading import read_batches
+from data2vec.tasks.eval_batches import read_batches
 from data2vec.tasks.finetuning.labels import Targets, encode_labels, read_labels, targets_from_head
 from data2vec.tasks.metrics import SCORES, Scores, error_rates
 
@@ -77,15 +77,16 @@ def predict(encoder: Encoder, head: Head, modality: Modality, eval_set: EvalSet,
 
 
 def compute_scores(
-    predictions: Iterable[Prediction], head: Head, eval_set: EvalSet, process: Process, task: Any
+    predictions: Iterable[Prediction], head: Head, eval_set: EvalSet, process: Process, task: TaskSettings
 ) -> tuple[Scores, int]:
     """The scores of the head's task over the predictions of all processes, and the number of examples they are of.
 
     For recognition with a language model or lexicon, `wer` and `cer` are of the beam search, and `wer_greedy` of greedy
     decoding."""
     if isinstance(head, CTC):
+        assert isinstance(task, RecognitionSettings)
         return _recognition_scores(predictions, head, eval_set, process, task.decode)
-    assert isinstance(head, Classifier)
+    assert isinstance(head, Classifier) and isinstance(task, ClassificationSettings)
     outputs = process.all_gather([(index, logits.numpy()) for index, logits in predictions])
     labels, logits = _in_order(outputs, eval_set)
     settings: ClassifierSettings = head.settings
@@ -94,7 +95,7 @@ def compute_scores(
         for row, numbers in zip(multi_hot, labels, strict=True):
             row[numbers] = 1
         return SCORES[settings.problem_type](np.stack(logits), multi_hot), len(outputs)
-    scale = getattr(task, "label_scale", 1.0) if settings.problem_type == "regression" else 1.0
+    scale = task.label_scale if settings.problem_type == "regression" else 1.0
     return SCORES[settings.problem_type](np.stack(logits) * scale, np.array(labels)), len(outputs)
 
 
@@ -175,7 +176,8 @@ def evaluate(
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
     modality, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
-    task: Any = recipe.objective
+    task = recipe.objective
+    assert isinstance(task, TaskSettings)
     eval_set = load_eval_set(modality, recipe.data.valid, targets_from_head(loaded.head.settings, task), task.label)
     encoder, head = loaded.encoder.to(process.device), loaded.head.to(process.device)
     predictions: Iterable[Prediction] = predict(encoder, head, modality, eval_set, process)
@@ -183,6 +185,7 @@ def evaluate(
     if tune:
         predictions = list(predictions)
         weights = _tuned_weights(predictions, head, eval_set, task, tune)
+        assert isinstance(task, RecognitionSettings)
         task = task.model_copy(update={"decode": task.decode.model_copy(update=weights)})
     scores, count = compute_scores(predictions, head, eval_set, process, task)
     evaluation = Evaluation(scores, count, eval_set.left_out + len(eval_set.indices) - count, weights)
@@ -194,17 +197,19 @@ def evaluate(
 
 
 def _tuned_weights(
-    predictions: Sequence[Prediction], head: Head, eval_set: EvalSet, task: Any, trials: int
+    predictions: Sequence[Prediction], head: Head, eval_set: EvalSet, task: TaskSettings, trials: int
 ) -> dict[str, float]:
     """The beam search weights with the lowest word error rate."""
-    decoder = build_decoder(CTCVocabulary(head.settings.labels), task.decode) if isinstance(head, CTC) else None
+    decoder = None
+    if isinstance(head, CTC) and isinstance(task, RecognitionSettings):
+        decoder = build_decoder(CTCVocabulary(head.settings.labels), task.decode)
     if not isinstance(decoder, BeamSearch):
         raise UserError("--tune: needs a beam search, for recognition only; set objective.decode.lm=FILE")
     logits, references = [logits for _, logits in predictions], [eval_set.labels[index] for index, _ in predictions]
     return tune_weights(decoder, logits, references, trials).trials[0].weights
 
 
-def _task_recipe(where: Any, model: Model) -> Recipe:
+def _task_recipe(where: str | Path | Model, model: Model) -> Recipe:
     """The recipe of the fine-tuning run; otherwise the model's own, with default settings for the task of its head."""
     if not isinstance(where, Model) and (file := Path(where) / "recipe.yaml").is_file():
         return load_recipe(
@@ -212,7 +217,7 @@ def _task_recipe(where: Any, model: Model) -> Recipe:
         )
     assert model.head is not None
     settings = model.head.settings
-    task: SupervisedSettings = RecognitionSettings()
+    task: TaskSettings = RecognitionSettings()
     if isinstance(settings, ClassifierSettings):
         task = ClassificationSettings(problem_type=settings.problem_type)
     return model.recipe.model_copy(update={"objective": task})

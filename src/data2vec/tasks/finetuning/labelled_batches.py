@@ -13,7 +13,8 @@ from data2vec.data.dataset import ExampleDataset
 from data2vec.data.masked_batches import BatchDataset, LoadedBatch
 from data2vec.data.mixing import ImageMixing, mix_images, mix_waveforms
 from data2vec.modalities.base import Modality
-from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.objective.masking import SpanMask
+from data2vec.recipe.task_settings import TaskSettings
 from data2vec.tasks.finetuning.labels import Targets
 
 
@@ -43,7 +44,7 @@ class LabelledBatches(BatchDataset):
         examples: ExampleDataset,
         labels: Sequence[Any],
         targets: Targets,
-        settings: RecognitionSettings | ClassificationSettings,
+        settings: TaskSettings,
         width: int,
     ):
         super().__init__(modality, examples)
@@ -75,7 +76,7 @@ class LabelledBatches(BatchDataset):
         return int(np.prod(self.modality.grid(self.modality.collate([item]))))
 
 
-def _draw_masks(spans: Any, lengths: Sequence[int], seeds: Sequence[tuple[Any, ...]]) -> Tensor:
+def _draw_masks(spans: SpanMask, lengths: Sequence[int], seeds: Sequence[tuple[int, ...]]) -> Tensor:
     """(B, longest): the mask of each row, drawn with its own length and seed; empty if the row is too short for any span."""
     mask = np.zeros((len(lengths), max(lengths)), bool)
     for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):

@@ -13,7 +13,7 @@ from torch import Tensor
 from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import UserError
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings, TaskSettings
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
 log = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ SHOWN = 5
 class Targets(ABC):
     """How the labels of a task are encoded."""
 
-    head: Any
+    head: CTCSettings | ClassifierSettings
     """The settings of a head that predicts them (`data2vec.nn.heads`)."""
 
     @abstractmethod
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: object) -> Any:
         """A label as numbers. Raises ValueError for an invalid label."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ class Transcripts(Targets):
         self.vocabulary = vocabulary
         self.head = CTCSettings(labels=tuple(vocabulary.labels))
 
-    def encode(self, value: Any) -> list[int]:
+    def encode(self, value: object) -> list[int]:
         return self.vocabulary.encode(str(value))
 
     def collate(self, values: Sequence[list[int]]) -> Tensor:
@@ -63,7 +63,7 @@ class Classes(Targets):
         self.multi_label = settings.problem_type == "multi_label_classification"
         self.head = _classifier(names, settings)
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: object) -> Any:
         names = split_labels(value) if self.multi_label else [str(value)]
         if unknown := [name for name in names if name not in self.class_ids]:
             raise ValueError(f"{unknown[0]!r} is none of the {len(self.class_ids)} classes of the training data")
@@ -88,8 +88,8 @@ class Numbers(Targets):
     def __init__(self, settings: ClassificationSettings):
         self.head = _classifier([settings.label], settings)
 
-    def encode(self, value: Any) -> float:
-        number = float(value)
+    def encode(self, value: object) -> float:
+        number = float(value)  # type: ignore[arg-type]
         if not np.isfinite(number):
             raise ValueError(f"{value!r} is not a finite number")
         return number
@@ -99,7 +99,7 @@ class Numbers(Targets):
 
 
 def targets_from_labels(
-    values: Sequence[Any], settings: RecognitionSettings | ClassificationSettings, known: Any = None
+    values: Sequence[object], settings: TaskSettings, known: CTCSettings | ClassifierSettings | None = None
 ) -> Targets:
     """The targets for the labels of the training data. `known`: the settings of the head that the model already has, whose
     vocabulary is used if the settings give none. Raises UserError if there are fewer than two classes."""
@@ -118,14 +118,15 @@ def targets_from_labels(
     return Classes(sorted(names, key=_natural), settings)
 
 
-def targets_from_head(head: CTCSettings | ClassifierSettings, settings: Any) -> Targets:
+def targets_from_head(head: CTCSettings | ClassifierSettings, settings: TaskSettings) -> Targets:
     """The targets that a head already predicts. `settings`: of its task."""
     if isinstance(head, CTCSettings):
         return Transcripts(CTCVocabulary(head.labels))
+    assert isinstance(settings, ClassificationSettings)
     return Numbers(settings) if head.problem_type == "regression" else Classes(head.labels, settings)
 
 
-def read_labels(examples: ExampleDataset, column: str, where: str) -> list[Any]:
+def read_labels(examples: ExampleDataset, column: str, where: str) -> list[object]:
     """The value of `column` of every example, None if it has none. Raises UserError if no example has one."""
     try:
         values = [examples.label(index, column) for index in range(len(examples))]
@@ -137,7 +138,7 @@ def read_labels(examples: ExampleDataset, column: str, where: str) -> list[Any]:
     return values
 
 
-def encode_labels(values: Sequence[Any], targets: Targets, where: str) -> tuple[np.ndarray, list[Any]]:
+def encode_labels(values: Sequence[object], targets: Targets, where: str) -> tuple[np.ndarray, list[Any]]:
     """The indices of the examples with a valid label, and these labels encoded; the others are counted in a warning."""
     indices, encoded, invalid = [], [], []
     for index, value in enumerate(values):
@@ -183,7 +184,7 @@ def balancing_repeats(labels: Sequence[Any]) -> np.ndarray:
     return np.clip(np.round(counts.max() / rarest), 1, 100).astype(int)
 
 
-def split_labels(value: Any) -> list[str]:
+def split_labels(value: object) -> list[str]:
     """The labels in a cell that may hold several: a list, or names separated by | , or ;"""
     if isinstance(value, list | tuple):
         return [str(each) for each in value]

@@ -5,7 +5,6 @@ L labels of a transcript, V classes.
 """
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import Classifier, Head, encoder_states
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.training_objective import TrainingObjective
-from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.recipe.task_settings import ClassificationSettings, TaskSettings
 
 NOISE = 0.01
 """Standard deviation of the noise that `mask_fill: noise` puts at masked positions."""
@@ -28,7 +27,7 @@ NOISE = 0.01
 class SupervisedObjective(TrainingObjective[LabelledBatch]):
     """An encoder and a head trained on labels."""
 
-    def __init__(self, encoder: Encoder, head: Head, settings: RecognitionSettings | ClassificationSettings):
+    def __init__(self, encoder: Encoder, head: Head, settings: TaskSettings):
         super().__init__()
         if settings.mask and settings.mask_fill == "vector" and getattr(encoder.local_encoder, "mask_vector", None) is None:
             raise UserError("objective.mask_fill: this model has no mask vector; set it to noise or zero")
@@ -65,6 +64,7 @@ class SupervisedObjective(TrainingObjective[LabelledBatch]):
 
     def _losses(self, logits: Tensor, padding: Tensor | None, batch: LabelledBatch) -> Tensor:
         if isinstance(self.head, Classifier):
+            assert isinstance(self.settings, ClassificationSettings)
             return classification_loss(logits, batch.labels, self.settings)
         return recognition_loss(logits, padding, batch.labels)
 
@@ -117,7 +117,7 @@ def recognition_loss(logits: Tensor, padding: Tensor | None, labels: Tensor) -> 
     return F.ctc_loss(log_probs, targets, lengths, label_lengths, blank=0, reduction="none", zero_infinity=True)
 
 
-def classification_loss(logits: Tensor, labels: Tensor, settings: Any) -> Tensor:
+def classification_loss(logits: Tensor, labels: Tensor, settings: ClassificationSettings) -> Tensor:
     """The loss of each row, (B,): `logits` (B, V); `labels` are classes (B,), class probabilities (B, V), or numbers (B,)."""
     if settings.problem_type == "regression":
         return F.mse_loss(logits[:, 0], labels.float() / settings.label_scale, reduction="none")

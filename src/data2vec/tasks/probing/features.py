@@ -11,7 +11,7 @@ from data2vec.feature_extraction import batch_features, layer_weights
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import mean_pool
-from data2vec.tasks.extraction.batched_reading import read_batches
+from data2vec.tasks.eval_batches import read_batches
 from data2vec.tasks.probing.dataset import ProbeSet
 
 
