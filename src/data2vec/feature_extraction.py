@@ -134,15 +134,15 @@ def read_input(modality: Modality, value: Any, name: str) -> Tensor:
     Raises CorruptExample when it cannot be decoded, and UserError when this model does not accept such inputs."""
     kind = getattr(modality, "kind", None)
     if kind == "text" and not isinstance(value, str | Path | dict):
-        return _tokens(modality, value, name)
-    row = value if kind is None or isinstance(value, dict) else _row(kind, value, name)
+        return _token_ids(modality, value, name)
+    row = value if kind is None or isinstance(value, dict) else _dataset_row(kind, value, name)
     examples = modality.labelled([row])
     if not len(examples):
         raise CorruptExample((*examples.corrupt, f"{name}: too short for a single position")[0])
     return examples.load(0, None, None)
 
 
-def _row(kind: str, value: Any, name: str) -> dict[str, Any]:
+def _dataset_row(kind: str, value: Any, name: str) -> dict[str, Any]:
     if kind == "text" and isinstance(value, str):
         return {"text": value}
     if isinstance(value, str | Path):
@@ -164,7 +164,7 @@ def _row(kind: str, value: Any, name: str) -> dict[str, Any]:
     return {kind: {"bytes": content.getvalue(), "path": name}}
 
 
-def _tokens(modality: Modality, value: Any, name: str) -> Tensor:
+def _token_ids(modality: Modality, value: Any, name: str) -> Tensor:
     ids = torch.as_tensor(value).cpu()
     settings: Any = modality.settings
     size, most = settings.vocab_size, settings.max_length

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data2vec.tasks.asr.beam_search import BeamSearch
-from data2vec.tasks.asr.tune import tune_weights
+from data2vec.tasks.asr.tune import RANGES, tune_weights
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
@@ -38,3 +38,11 @@ def test_tuning_with_the_same_seed_repeats_the_trials() -> None:
     given = search.settings
     assert any((t.lm_weight, t.word_score) == (given.lm_weight, given.word_score) for t in one.trials)
     assert all(0 <= t.lm_weight <= 5 and -5 <= t.word_score <= 5 and -8 <= t.silence_score <= 0 for t in one.trials)
+
+
+def test_trials_are_a_latin_hypercube_of_the_ranges() -> None:
+    search = BeamSearch(VOCABULARY, lexicon=["A", "B", "AB"], lm_weight=-1)
+    trials = [trial for trial in tune_weights(search, [], [], trials=10).trials if trial.lm_weight != -1]
+    for name, (low, high) in RANGES.items():
+        strata = [int((trial.weights[name] - low) / (high - low) * 10) for trial in trials]
+        assert sorted(strata) == list(range(10))

@@ -23,12 +23,12 @@ def decode_in_order(modality: Modality, rows: Any, first: int, positions: int) -
     """The decoded inputs in order, from `first` on, in lists of at least `positions` positions."""
     chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(first, len(rows), CHUNK)]
     loader = DataLoader(
-        _Decoded(modality, rows),
+        _DecodeDataset(modality, rows),
         batch_size=None,
         sampler=chunks,
         num_workers=min(modality.data.workers, len(chunks) // 2),
         worker_init_fn=init_worker,
-        generator=torch.Generator(),  # else making the iterator would move the global random state
+        generator=torch.Generator(),  # else creating the iterator would advance the global random state
     )
     window: list[DecodedInput] = []
     size = 0
@@ -42,7 +42,7 @@ def decode_in_order(modality: Modality, rows: Any, first: int, positions: int) -
         yield window
 
 
-class _Decoded(Dataset[bytes]):
+class _DecodeDataset(Dataset[bytes]):
     """Decodes a range of inputs in a worker; pickled here, since every tensor sent by itself would take a file descriptor."""
 
     def __init__(self, modality: Modality, rows: Any):
