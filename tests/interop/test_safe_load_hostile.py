@@ -217,6 +217,36 @@ ODD: dict[str, tuple[bytes, str]] = {
     "long-string": (b"\x8d" + struct.pack("<Q", 2**62), "expected 4611686018427387904 bytes"),
     "long-bytes": (b"B" + struct.pack("<I", 2**31) + b"x", "expected 2147483648 bytes"),
     "long-number": (b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x", "not enough data"),
+    # What torch.load(weights_only=True) would call by itself.
+    "bytearray-of-a-size": (call("builtins.bytearray", number(2**40)), "builtins.bytearray"),
+    "storage-of-a-size": (call("torch.storage.UntypedStorage", number(2**40)), "torch.storage.UntypedStorage"),
+    "tensor-of-a-size": (call("torch.Tensor", number(2**30), number(2**30)), "torch.Tensor"),
+    "counter": (call("collections.Counter", text("x" * 99)), "collections.Counter"),
+    "wrapper-subclass": (call("torch._utils._rebuild_wrapper_subclass"), "torch._utils._rebuild_wrapper_subclass"),
+    "bytes-that-double": (
+        call("_codecs.encode", call("_codecs.encode", text("x"), text("hex")), text("hex")),
+        "_codecs.encode",
+    ),
+    "size-of-strings": (call("torch.Size", many(text("x"))), "a call of torch.Size with (a tuple)"),
+    "frozenset-of-a-string": (call("builtins.frozenset", text("x")), "a call of builtins.frozenset"),
+    "tensor-with-metadata": (
+        call("torch._utils._rebuild_tensor_v2", storage(), number(0), many(number(4)), many(number(1)), b"\x89", ORDERED, b"}"),
+        "a tensor with metadata",
+    ),
+    "parameter-with-private-attributes": (
+        call(
+            "torch._utils._rebuild_parameter_with_state",
+            tensor(0, (4,), (1,)),
+            b"\x89",
+            ORDERED,
+            b"}" + text("__class__") + b"Ns",
+        ),
+        "a parameter with private attributes",
+    ),
+    "list-of-a-stand-in-with-a-state": (
+        NAMESPACE + b"]b" + number(1) + b"a" + HOOK + b"b",
+        "objects that torch.load does not restore",
+    ),
     "unknown-memo": (b"h\x07", "KeyError"),
     "empty-stack": (b"\x87", "the stack is empty"),
     "unknown-operation": (b"\xff", "opcode"),

@@ -174,8 +174,10 @@ def safe_load(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} is not readable: {error.strerror or error}") from None
     except (RefusedError, pickle.UnpicklingError) as refused:
+        by_torch = isinstance(refused, pickle.UnpicklingError)  # whose message is an essay
+        content = "objects that torch.load does not restore with weights_only=True" if by_torch else _one_line(refused)
         raise UserError(
-            f"{path} is refused: it contains {_one_line(refused)}, which a file of weights does not need; "
+            f"{path} is refused: it contains {content}, which a file of weights does not need; "
             "if you trust it, load it where the model was trained and save the weights only"
         ) from None
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError, EOFError,
