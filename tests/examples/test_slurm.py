@@ -54,7 +54,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_a_job_that_is_told_to_go_is_queued_again_and_goes_on(tmp_path: Path, pictures: Path, free_port: int) -> None:
+def test_signalled_job_is_requeued_and_resumes(tmp_path: Path, pictures: Path, free_port: int) -> None:
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

@@ -41,7 +41,7 @@ def small_files() -> Iterator[None]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_load_checkpoint_restores_weights_and_optimizer(tmp_path: Path) -> None:
     save(tmp_path, 3)
     model, optimizer = trained(seed=99)
     newest = latest_checkpoint(tmp_path)
@@ -54,7 +54,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
             assert torch.equal(value, optimizer.state[one][key])
 
 
-def test_weights_come_back_alone(tmp_path: Path) -> None:
+def test_load_checkpoint_weights_restores_the_weights_only(tmp_path: Path) -> None:
     folder, (model, _) = save(tmp_path, 3), trained(seed=99)
     load_checkpoint_weights(folder, model)
     assert torch.equal(model.weight, trained(3)[0].weight)
@@ -62,7 +62,7 @@ def test_weights_come_back_alone(tmp_path: Path) -> None:
         load_checkpoint_weights(folder, trained(width=4)[0])
 
 
-def test_old_ones_go_only_after_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_save_checkpoint_keeps_the_latest_ones(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         save(tmp_path, step, keep=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-2"]
@@ -102,7 +102,7 @@ def damage_list(folder: Path) -> None:
         (damage_list, "complete.json cannot be read"),
     ],
 )
-def test_a_damaged_one_is_named_and_passed_over(
+def test_latest_checkpoint_skips_and_reports_a_damaged_one(
     tmp_path: Path, damage: object, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path, 1)
@@ -116,11 +116,11 @@ def test_a_damaged_one_is_named_and_passed_over(
     assert said in lines[0]
 
 
-def test_there_may_be_none(tmp_path: Path) -> None:
+def test_latest_checkpoint_without_checkpoints_is_none(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
 
 
-def test_what_a_crash_left_beside_is_no_checkpoint_and_no_obstacle(tmp_path: Path) -> None:
+def test_save_checkpoint_replaces_a_temporary_folder_left_by_a_crash(tmp_path: Path) -> None:
     tmp = tmp_path / "checkpoints" / ".step-2.tmp"
     tmp.mkdir(parents=True)
     (tmp / "objective.safetensors").write_text("half")
@@ -129,7 +129,7 @@ def test_what_a_crash_left_beside_is_no_checkpoint_and_no_obstacle(tmp_path: Pat
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, small_files: None) -> None:
+def test_save_checkpoint_on_a_full_disk_keeps_earlier_checkpoints(tmp_path: Path, small_files: None) -> None:
     save(tmp_path, 1)
     big, optimizer = trained(2, width=64)
     with pytest.raises(RunStopped, match=r"disk full.*the latest complete checkpoint is step-1") as stopped:
@@ -139,7 +139,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, small_files: None) -> None:
     assert checkpoint_damage(tmp_path / "checkpoints" / "step-1") is None
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_load_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     with pytest.raises(UserError, match="does not fit this recipe"):
         load_checkpoint(folder, *trained(0, width=4))

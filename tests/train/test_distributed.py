@@ -141,7 +141,7 @@ def assert_same_course(run: Run, expected: Run) -> None:
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 @pytest.mark.parametrize("micro_batch", MICRO_BATCHES, ids=MICRO_BATCHES.values())
 @pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_learn_what_one_does(
+def test_several_processes_equal_one_process(
     processes: int, micro_batch: int, shard: bool, version: int, versions: Any, together: Any, alone: Any
 ) -> None:
     run = Run(together[processes][0] / versions[version][0] / f"{micro_batch}-{shard}")
@@ -153,7 +153,7 @@ def test_several_processes_learn_what_one_does(
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 @pytest.mark.parametrize("processes", [1, 4])
-def test_what_two_processes_saved_any_number_goes_on_with(
+def test_checkpoint_of_two_processes_resumes_with_any_number(
     processes: int, shard: bool, version: int, versions: Any, together: Any, alone: Any, tmp_path: Path
 ) -> None:
     recipe, tiny, still = versions[version]
@@ -169,7 +169,7 @@ def test_what_two_processes_saved_any_number_goes_on_with(
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
-def test_two_processes_resume_to_the_last_bit_with_dropped_layers_and_accumulation(shard: bool, together: Any) -> None:
+def test_two_processes_with_layerdrop_and_accumulation_resume_bit_equal(shard: bool, together: Any) -> None:
     timings = {"seconds", "samples_per_second", "data_wait"}
     straight, taken_up = (
         [
@@ -182,11 +182,11 @@ def test_two_processes_resume_to_the_last_bit_with_dropped_layers_and_accumulati
     assert straight == taken_up
 
 
-def test_only_the_first_process_speaks(together: Any) -> None:
+def test_only_the_main_process_logs(together: Any) -> None:
     assert together[4][1].count(f"step {STEPS}/{STEPS}") == 12
 
 
-def test_a_mistake_is_told_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_user_error_is_printed_once(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     settings = [f"{key}={value}" for key, value in tiny.items()]
     result = torchrun(2, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path), *settings)

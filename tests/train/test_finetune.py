@@ -187,7 +187,7 @@ def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path]
     assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
 
 
-def test_the_weights_that_were_given_are_not_kept_twice(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_finetune_task_frees_the_weights_of_the_source_model(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
     run = data2vec.finetune(name, given["vision-v2"], where, where, settings("vision", 1), tmp_path / "run")
     with process_group("cpu") as process:
@@ -198,7 +198,7 @@ def test_the_weights_that_were_given_are_not_kept_twice(labelled: Path, given: d
             assert not any(weight.is_meta for weight in task.objective.parameters())
 
 
-def test_a_fine_tuned_model_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_finetuned_model_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     import transformers
 
     where = data(labelled, "text")
@@ -222,7 +222,7 @@ with process_group("cpu"):
 """
 
 
-def test_two_processes_tune_as_one_does(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_finetune_as_one_process(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, model = data(labelled, "vision"), str(given["vision-v2"])
     changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, encoder__drop_path=0.0)
     changes |= {"objective.mixing": None, "objective.freeze_steps": 2, "encoder.dropout": 0.0, "encoder.attention_dropout": 0.0}

@@ -26,7 +26,7 @@ def begin(where: Path, settings: dict[str, Any]) -> Any:
     return PretrainTask(load_recipe("vision/v2-tiny", settings | {"init": str(where), "train.seed": 9}), Process(CPU))
 
 
-def test_student_teacher_and_decoder_go_on(run: Run, tiny2: dict[str, Any]) -> None:
+def test_init_loads_student_teacher_and_decoder(run: Run, tiny2: dict[str, Any]) -> None:
     task = begin(run.folder, tiny2)
     model = data2vec.load(run.folder)
     state = task.objective.state_dict()
@@ -38,7 +38,9 @@ def test_student_teacher_and_decoder_go_on(run: Run, tiny2: dict[str, Any]) -> N
     assert task.init_message.endswith("its teacher and head are loaded too")
 
 
-def test_without_them_the_teacher_is_a_copy_and_the_decoder_new(run: Run, tiny2: dict[str, Any], tmp_path: Path) -> None:
+def test_init_without_pretraining_weights_copies_the_student_to_the_teacher(
+    run: Run, tiny2: dict[str, Any], tmp_path: Path
+) -> None:
     shutil.copytree(run.model, tmp_path / "model")
     (tmp_path / "model" / "pretraining.safetensors").unlink()
     task = begin(tmp_path / "model", tiny2)
@@ -48,7 +50,7 @@ def test_without_them_the_teacher_is_a_copy_and_the_decoder_new(run: Run, tiny2:
     assert task.init_message.endswith("the teacher is a copy of the student and the decoder is new")
 
 
-def test_a_run_of_two_parts_learns_on_and_resumes_without_the_first(
+def test_run_with_init_resumes_without_the_init_model(
     run: Run, tiny2: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run.model, tmp_path / "model")
@@ -62,20 +64,22 @@ def test_a_run_of_two_parts_learns_on_and_resumes_without_the_first(
     assert [line["loss"] for line in parts.metrics] == [line["loss"] for line in whole.metrics]
 
 
-def test_another_shape_is_refused_with_what_differs(run: Run, tiny2: dict[str, Any]) -> None:
+def test_init_of_another_shape_is_refused_with_the_difference(run: Run, tiny2: dict[str, Any]) -> None:
     with pytest.raises(
         UserError, match=r"init: .* does not fit this recipe: encoder.layers is 4 in the recipe and 3 in the model"
     ):
         begin(run.folder, tiny2 | {"encoder.layers": 4})
 
 
-def test_other_settings_of_the_same_shape_are_told(run: Run, tiny2: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_init_with_other_settings_of_the_same_shape_warns(
+    run: Run, tiny2: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     begin(run.folder, tiny2 | {"encoder.heads": 4, "encoder.dropout": 0.3})
     assert "trained with other settings: encoder.heads is 4 in the recipe and 2 in the model" in caplog.text
     assert "dropout" not in caplog.text
 
 
-def test_text_takes_the_tokenizer_of_the_model(tiny2: dict[str, Any], tmp_path: Path) -> None:
+def test_init_of_text_uses_the_tokenizer_of_the_model(tiny2: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one line of some words, and then another one\n" * 200)
     small = tiny2 | {"data.block_size": 32, "data.batch_size": 4, "data.micro_batch_size": 4, "train.steps": 1}
     small |= {"modality.vocab_size": 300, "modality.max_length": 32, "encoder.drop_path": 0.0, "objective.masks": 2}

@@ -11,7 +11,7 @@ from data2vec.train.provenance import describe_machine, log_start
 FIRST = Process(torch.device("cpu"))
 
 
-def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
+def test_log_start_records_start_and_exit_reason(tmp_path: Path) -> None:
     with log_start(tmp_path, FIRST, 0):
         (entry,) = Run(tmp_path).starts
         assert entry["started"] and "ended" not in entry  # what a process that is killed leaves
@@ -25,13 +25,13 @@ def test_every_start_is_noted_with_its_end(tmp_path: Path) -> None:
     assert all(each["ended"] >= each["started"] for each in every)
 
 
-def test_the_machine_is_described() -> None:
+def test_describe_machine_names_devices_and_versions() -> None:
     told = describe_machine(Process(torch.device("cpu"), rank=0, world_size=4))
     assert told["processes"] == 4 and told["device"] == "cpu" and told["torch"] == torch.__version__
     assert told["processor"] and told["cores"] >= 1 and told["system"]
 
 
-def test_only_the_first_process_writes(tmp_path: Path) -> None:
+def test_log_start_on_other_processes_writes_nothing(tmp_path: Path) -> None:
     with log_start(tmp_path, Process(torch.device("cpu"), rank=1, world_size=2), 0):
         pass
     assert Run(tmp_path).starts == []

@@ -64,7 +64,7 @@ def whole(streamed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     return pretrain(tmp_path_factory.mktemp("whole") / "run", streamed)
 
 
-def test_stopped_and_resumed_equals_never_stopped(
+def test_resumed_streaming_run_is_bit_equal(
     whole: Run, streamed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = trainer.TrainStep.__call__
@@ -82,7 +82,9 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_broken_pictures_are_counted_and_too_many_stop_the_run(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
+def test_corrupt_streamed_images_are_counted_and_too_many_stop_the_run(
+    whole: Run, streamed: dict[str, Any], tmp_path: Path
+) -> None:
     assert whole.metrics[-1]["corrupt"] == 2
     names = (whole.folder / "corrupt_files.txt").read_text()
     assert "1.tar/07.png" in names and "5.tar/22.png" in names
@@ -90,7 +92,7 @@ def test_broken_pictures_are_counted_and_too_many_stop_the_run(whole: Run, strea
         pretrain(tmp_path / "run", streamed, **{"data.max_corrupt": 0.0})
 
 
-def test_other_numbers_of_processes_learn_the_same_and_go_on(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
+def test_streaming_resumes_with_other_numbers_of_processes(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
     def torchrun(processes: int, steps: int) -> None:
         (tmp_path / "work.py").write_text(WORK)
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -98,7 +98,7 @@ def test_a_run_goes_on_where_it_was_and_another_is_another(
     assert [line["step"] for line in standins["wandb"].lines] == [1, 2, 1]
 
 
-def test_one_that_fails_is_left_out_and_the_run_goes_on(
+def test_failing_tracker_is_disabled_and_the_run_continues(
     standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     standins["wandb"].failing["log"] = ConnectionResetError("Connection lost")
@@ -114,7 +114,7 @@ def test_one_that_fails_is_left_out_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_one_that_cannot_start_is_told_and_can_be_left_out(
+def test_tracker_that_cannot_start_is_refused_and_can_be_removed_on_resume(
     name: str, standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     standins[name].failing["init"] = Standin.Error("no\nkey") if name == "wandb" else ValueError("no\nkey")
@@ -130,7 +130,7 @@ def test_one_that_cannot_start_is_told_and_can_be_left_out(
 @pytest.mark.parametrize(
     ("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("trackio", "trackio")]
 )
-def test_one_that_is_not_installed_is_told_before_there_is_a_run(
+def test_missing_tracker_is_refused_before_the_run_folder_exists(
     name: str, module: str, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

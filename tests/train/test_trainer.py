@@ -46,7 +46,7 @@ def whole(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run
     return pretrain(tmp_path_factory.mktemp("whole") / "run", tiny)
 
 
-def test_a_run_leaves_all_that_was_promised(whole: Run) -> None:
+def test_run_folder_has_metrics_checkpoints_and_model(whole: Run) -> None:
     assert [line["step"] for line in whole.metrics] == list(range(1, 9))
     assert [line["samples"] for line in whole.metrics] == [16 * step for step in range(1, 9)]
     last = whole.metrics[-1]
@@ -63,13 +63,13 @@ def test_a_run_leaves_all_that_was_promised(whole: Run) -> None:
     assert {path.name for path in whole.model.iterdir()} == {"config.json", "README.md", *weights}
 
 
-def test_the_recipe_of_a_run_makes_the_same_run(whole: Run, tmp_path: Path) -> None:
+def test_run_from_its_own_recipe_is_bit_equal(whole: Run, tmp_path: Path) -> None:
     again = data2vec.pretrain(whole.recipe, out=tmp_path / "again")
     assert measured(again) == measured(whole)
     assert same(weights(again), weights(whole))
 
 
-def test_killed_and_resumed_equals_never_killed(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_and_resumed_run_is_bit_equal(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = tiny | {"train.steps": 40, "train.checkpoint_every": 4}
     command = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path / "killed")]
     command += [f"{key}={value}" for key, value in settings.items()]
@@ -96,7 +96,7 @@ def test_killed_and_resumed_equals_never_killed(tiny: dict[str, Any], tmp_path: 
     assert same(weights(resumed), weights(unharmed))
 
 
-def test_version_2_resumes_to_the_last_bit(tiny2: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_version_2_run_is_bit_equal(tiny2: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout, noise in the decoder, and masks of its own for every step."""
 
     def run(name: str, **more: Any) -> Run:
@@ -118,14 +118,14 @@ def test_version_2_resumes_to_the_last_bit(tiny2: dict[str, Any], tmp_path: Path
     assert same(weights(resumed), weights(unharmed))
 
 
-def test_a_run_can_be_made_longer(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_resume_with_more_steps_equals_a_longer_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     constant = tiny | {"train.schedule": {"name": "tri_stage", "warmup": 0, "hold": 1}}
     pretrain(tmp_path / "run", constant, **{"train.steps": 4})
     longer = pretrain(tmp_path / "run", constant, resume=True, **{"train.steps": 7})
     assert measured(longer) == measured(pretrain(tmp_path / "straight", constant, **{"train.steps": 7}))
 
 
-def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_over(
+def test_resume_without_a_checkpoint_starts_from_step_0(
     whole: Run, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -135,14 +135,14 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_over(
     assert measured(pretrain(tmp_path / "run", tiny, resume=True)) == measured(whole)
 
 
-def test_resuming_a_finished_run_changes_nothing(whole: Run, tiny: dict[str, Any]) -> None:
+def test_resume_of_a_finished_run_changes_nothing(whole: Run, tiny: dict[str, Any]) -> None:
     before = (whole.folder / "metrics.jsonl").read_text(), weights(whole)
     pretrain(whole.folder, tiny, resume=True)
     assert (whole.folder / "metrics.jsonl").read_text() == before[0]
     assert same(weights(whole), before[1])
 
 
-def test_accumulating_equals_one_large_batch(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_gradient_accumulation_equals_one_large_batch(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = tiny | {
         "encoder.dropout": 0,
         "encoder.drop_path": 0,
@@ -175,7 +175,7 @@ def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
         return pretrain(out, settings)
 
 
-def test_bf16_trains_with_weights_in_fp32(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
+def test_bf16_keeps_weights_in_fp32(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
     run = pretrain(tmp_path / "run", tiny, **{"train.precision": "bf16"})
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
     for one, other in zip(run.metrics, whole.metrics, strict=True):
@@ -183,7 +183,7 @@ def test_bf16_trains_with_weights_in_fp32(tiny: dict[str, Any], whole: Run, tmp_
         assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_nan_loss_stops_the_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match=r"the loss, or .*train\.lr=1e\+30.*no checkpoint was saved") as stopped:
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "train.checkpoint_every": 100, "train.clip_norm": 0})
     assert len(str(stopped.value).splitlines()) == 1
@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny: dict[str, Any], tmp_path: 
     assert Run(tmp_path / "run").metrics[-1]["loss"] is None
 
 
-def test_no_checkpoint_is_made_of_what_is_no_number(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_nan_loss_saves_no_checkpoint(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RunStopped, match="the loss, or the norm of the gradients, is no number"):
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "log.every": 100})
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
@@ -202,14 +202,14 @@ def judged(run: Run) -> Verdict:
     return verdict(run.metrics, load_recipe(run.recipe).flat())
 
 
-def test_a_run_ends_with_its_verdict(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_ends_with_its_verdict(tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = judged(pretrain(tmp_path / "run", tiny, **{"objective.teacher.decay": 0.0}))
     assert found.state == "watch"
     assert "objective.teacher.decay=0 is too fast" in str(found)
     assert str(found) in capsys.readouterr().err
 
 
-def test_a_run_that_stops_says_why_and_what_to_change(
+def test_collapsed_run_reports_cause_and_suggestion(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = {"objective.health": {"min_target_std": 100.0, "grace_steps": 7}}
@@ -222,7 +222,7 @@ def test_a_run_that_stops_says_why_and_what_to_change(
     assert str(found) in capsys.readouterr().err
 
 
-def test_a_collapsed_run_stops_with_a_reason_and_keeps_its_checkpoints(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_collapsed_run_keeps_its_checkpoints(tiny: dict[str, Any], tmp_path: Path) -> None:
     health = {"objective.health": {"min_target_std": 100.0, "grace_steps": 7}, "train.keep_checkpoints": 1}
     with pytest.raises(RunStopped, match="collapsed: at step 7 the targets hardly differ"):
         pretrain(tmp_path / "run", tiny, **health)
@@ -230,7 +230,7 @@ def test_a_collapsed_run_stops_with_a_reason_and_keeps_its_checkpoints(tiny: dic
     assert Run(tmp_path / "run").metrics[-1]["step"] == 7
 
 
-def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
+def test_report_is_written_at_the_end_of_healthy_and_collapsed_runs(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Path] = []
@@ -243,7 +243,7 @@ def test_the_page_is_drawn_at_the_end_also_of_a_run_that_is_not_healthy(
     assert drawn == [tmp_path / "good", tmp_path / "bad"]
 
 
-def test_a_page_that_cannot_be_drawn_costs_one_line(
+def test_report_failure_is_one_line_on_stderr(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(page, "build_report", lambda run: 1 / 0)
@@ -258,7 +258,7 @@ def test_a_page_that_cannot_be_drawn_costs_one_line(
     ("number", "error"),
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted)],
 )
-def test_asked_to_stop_it_saves_first(
+def test_stop_signal_saves_a_checkpoint_first(
     number: int, error: type[BaseException], tiny: dict[str, Any], whole: Run, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
@@ -281,7 +281,7 @@ def test_asked_to_stop_it_saves_first(
     assert run.metrics[-1]["step"] == reached + 1
 
 
-def test_two_at_once_in_a_folder_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_second_process_in_a_run_folder_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = tiny | {"train.steps": 10000, "train.checkpoint_every": 10000}
     command = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run")]
     child = subprocess.Popen([*command, *(f"{key}={value}" for key, value in settings.items())], stderr=subprocess.DEVNULL)
@@ -297,7 +297,7 @@ def test_two_at_once_in_a_folder_is_told(tiny: dict[str, Any], tmp_path: Path) -
     pretrain(run.folder, settings, resume=True, **{"train.steps": 2})
 
 
-def test_what_torchrun_starts_again_goes_on(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
+def test_process_restarted_by_torchrun_resumes(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         step = trainer.TrainStep.__call__
         patch.setattr(
@@ -312,7 +312,7 @@ def test_what_torchrun_starts_again_goes_on(tiny: dict[str, Any], whole: Run, tm
     assert measured(Run(tmp_path / "run")) == measured(whole)
 
 
-def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+def test_corrupt_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for picture in pictures.iterdir():
@@ -327,7 +327,7 @@ def test_a_bad_file_is_counted_and_named(tiny: dict[str, Any], pictures: Path, t
         pretrain(tmp_path / "another", tiny, **{"data.train": str(folder)})
 
 
-def test_a_run_is_never_overwritten(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_existing_run_folder_is_never_overwritten(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     before = measured(whole)
     with pytest.raises(UserError, match="already contains a run"):
         pretrain(whole.folder, tiny)
@@ -339,7 +339,7 @@ def test_a_run_is_never_overwritten(whole: Run, tiny: dict[str, Any], tmp_path: 
         pretrain(tmp_path / "letter.txt", tiny)
 
 
-def test_what_cannot_be_resumed_is_told(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_resume_with_a_changed_setting_is_refused(whole: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
         pretrain(tmp_path / "nothing", tiny, resume=True)
     assert not (tmp_path / "nothing").exists()
@@ -351,7 +351,7 @@ def test_what_cannot_be_resumed_is_told(whole: Run, tiny: dict[str, Any], tmp_pa
     assert any("encoder.width is 32" in line for line in lines)
 
 
-def test_a_mistake_in_the_data_leaves_no_run_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_missing_data_leaves_no_run_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         pretrain(tmp_path / "run", tiny, **{"data.train": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match=r"data\.train: no training data"):
@@ -359,14 +359,14 @@ def test_a_mistake_in_the_data_leaves_no_run_folder(tiny: dict[str, Any], tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_where_a_run_goes_by_default(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_defaults_to_the_recipe_name(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = data2vec.pretrain("vision/v1-tiny", data=tiny["data.train"], overrides=tiny | {"train.steps": 1})
     assert run.folder == Path("runs/vision-v1-tiny")
     assert run.model.is_dir()
 
 
-def test_a_device_that_is_not_there_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_unavailable_device_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     for device, said in (("gpu", "is not a device"), ("cuda:99", "not available"), ("meta", "not supported")):
         with pytest.raises(UserError, match=rf"train\.device.*{said}"):
             pretrain(tmp_path / "run", tiny, **{"train.device": device})

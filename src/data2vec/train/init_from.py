@@ -60,30 +60,32 @@ def load_encoder_weights(where: str, model: Model, student: Encoder, recipe: Rec
 
 
 def weight_semantics(recipe: Recipe) -> dict[str, Any]:
-    """The settings of an encoder that say what its weights mean, by their dotted keys."""
+    """The settings that determine what the weights of an encoder mean, by dotted key."""
     parts = ((part, getattr(recipe, part).model_dump(mode="json")) for part in ("modality", "encoder"))
     found = {f"{part}.{key}": value for part, values in parts for key, value in values.items()}
     return {key: value for key, value in found.items() if not key.endswith(NON_ARCHITECTURAL)}
 
 
-def _adapted(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`given` as fine-tuning changes it: without a final norm, and with a table of positions for each block, where the recipe
-    asks for these."""
-    kept = {name: weight for name, weight in given.items() if not name.startswith("transformer.final_norm.") or name in wanted}
-    table, tables = kept.get("position_encoder.table"), wanted.get("position_encoder.table")
+def _adapted(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Pre-trained weights adapted to fine-tuning: without a final norm, and with a position table per block, if the recipe
+    sets these."""
+    adapted = {
+        name: weight for name, weight in weights.items() if not name.startswith("transformer.final_norm.") or name in expected
+    }
+    table, tables = adapted.get("position_encoder.table"), expected.get("position_encoder.table")
     if table is not None and tables is not None and tables.ndim == table.ndim + 1:
-        kept["position_encoder.table"] = table.expand(tables.shape)
-    return kept
+        adapted["position_encoder.table"] = table.expand(tables.shape)
+    return adapted
 
 
 def tokenizer_of(where: str) -> str | None:
-    """The folder of the tokenizer that the model was trained with, if it has one."""
+    """The folder of the tokenizer of a model, or None."""
     found = getattr(load(where).modality.data, "tokenizer", None)
     return None if found is None else str(Path(found).resolve())
 
 
 def differences(model: Model, recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """(key, the model's, the recipe's) of every setting of the encoder that changes what its weights mean."""
+    """(key, the model's, the recipe's) of every encoder setting that changes what its weights mean."""
     theirs, ours = weight_semantics(model.recipe), weight_semantics(recipe)
     keys = [key for key in (theirs | ours) if theirs.get(key) != ours.get(key)]
     return [(key, theirs.get(key), ours.get(key)) for key in keys]
