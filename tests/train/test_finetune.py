@@ -330,7 +330,7 @@ def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
     assert "valid_accuracy" in run.metrics[-1]
 
 
-def test_what_the_head_listens_to_is_on_the_page(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_report_shows_the_layer_weights_of_the_head(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     changes = settings(
         "vision",
         2,
@@ -343,10 +343,10 @@ def test_what_the_head_listens_to_is_on_the_page(labelled: Path, given: dict[str
     where = data(labelled, "vision")
     run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], where, where, changes, tmp_path / "run")
     page = run.report.read_text()
-    assert "Which layers the head listens to" in page and "Error rate" not in page and "Scores" in page
+    assert "Layer weights" in page and "Error rate" not in page and "Scores" in page
     one, two = data2vec.load(run.folder), data2vec.load(given["vision-v2"])
     assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
-    with pytest.raises(UserError, match=r"head\.weighted_layers: 2 has no place in the form of transformers"):
+    with pytest.raises(UserError, match=r"head\.weighted_layers: 2 cannot be written as transformers"):
         data2vec.convert(run.folder, tmp_path / "hf", "transformers")
 
 
