@@ -1,15 +1,13 @@
 """Batches of similar length: for training, for reading every example once, and for feature extraction.
 
-All three cut a list of examples that is sorted from long to short into consecutive batches (`split_sorted`)."""
+All three sort examples from long to short and cut them into consecutive batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
 from data2vec.data.dataset import ExampleDataset
-from data2vec.errors import UserError
 
 ORDER, EXAMPLE, MASK, REPLACE, SHARDS, MIX = 1, 2, 3, 4, 5, 6
 """Each use of randomness has its own stream: (seed, epoch, number, use)."""
@@ -98,27 +96,3 @@ def pad_by_length(lengths: Sequence[int], max_positions: int, shapes: Sequence[o
         padding += missing
     if batch:
         yield batch
-
-
-def micro_batches_per_step(batch: float, micro_batch: float) -> int:
-    """Micro-batches of an optimizer step, over all processes."""
-    return max(1, ceil(batch / micro_batch - 1e-6))
-
-
-def rank_stride(per_step: int, world: int) -> int:
-    """The distance between the micro-batches of one process; 1 where every process loads a part of every micro-batch."""
-    return world if per_step % world == 0 else 1
-
-
-def rank_slice(indices: np.ndarray, per_step: int, number: int, rank: int, world: int) -> slice | None:
-    """The rows of micro-batch `number` that process `rank` of `world` loads; None when another process loads all of it.
-
-    Complete micro-batches where a step's `per_step` micro-batches can be divided evenly, else a part of every one."""
-    if rank_stride(per_step, world) == world:
-        return slice(None) if number % world == rank else None
-    if len(indices) < world:
-        raise UserError(
-            f"a micro-batch of {len(indices)} examples cannot be divided among {world} processes: use fewer processes, "
-            "or make the batch in the data section a multiple of processes × micro-batch"
-        )
-    return slice(rank, None, world)

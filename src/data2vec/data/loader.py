@@ -17,10 +17,18 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data2vec.batch import Batch
-from data2vec.data.bucketing import ORDER, MicroBatch, bucket_by_length, micro_batches_per_step, rank_slice, rank_stride
+from data2vec.data.bucketing import ORDER, MicroBatch, bucket_by_length
 from data2vec.data.corrupt import CorruptExamples
 from data2vec.data.dataset import DataPipeline, DataSettings, ExampleDataset, Rows
-from data2vec.data.masked_batches import BatchDataset, MaskedBatches, MaskSettings, StreamedBatches
+from data2vec.data.masked_batches import (
+    BatchDataset,
+    MaskedBatches,
+    MaskSettings,
+    StreamedBatches,
+    micro_batches_per_step,
+    rank_slice,
+    rank_stride,
+)
 from data2vec.data.streaming import Streams, count_rows_read
 from data2vec.errors import UserError
 

@@ -1,9 +1,10 @@
-"""Micro-batches of indices become batches: decoded, collated and masked, in the loader's workers."""
+"""Micro-batches of indices become batches: divided among processes, decoded, collated and masked, in the loader's workers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
+from math import ceil
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,10 +13,34 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.data.bucketing import EXAMPLE, MASK, REPLACE, MicroBatch, rank_slice, rank_stride
+from data2vec.data.bucketing import EXAMPLE, MASK, REPLACE, MicroBatch
 from data2vec.data.dataset import DataPipeline, ExampleDataset
 from data2vec.data.streaming import Streams
 from data2vec.errors import CorruptExample, RunStopped, UserError
+
+
+def micro_batches_per_step(batch: float, micro_batch: float) -> int:
+    """Micro-batches of an optimizer step, over all processes."""
+    return max(1, ceil(batch / micro_batch - 1e-6))
+
+
+def rank_stride(per_step: int, world: int) -> int:
+    """The distance between the micro-batches of one process; 1 where every process loads a part of every micro-batch."""
+    return world if per_step % world == 0 else 1
+
+
+def rank_slice(indices: np.ndarray, per_step: int, number: int, rank: int, world: int) -> slice | None:
+    """The rows of micro-batch `number` that process `rank` of `world` loads; None when another process loads all of it.
+
+    Complete micro-batches where a step's `per_step` micro-batches can be divided evenly, else a part of every one."""
+    if rank_stride(per_step, world) == world:
+        return slice(None) if number % world == rank else None
+    if len(indices) < world:
+        raise UserError(
+            f"a micro-batch of {len(indices)} examples cannot be divided among {world} processes: use fewer processes, "
+            "or make the batch in the data section a multiple of processes × micro-batch"
+        )
+    return slice(rank, None, world)
 
 
 class LoadedBatch(NamedTuple):
