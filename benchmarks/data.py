@@ -96,7 +96,7 @@ def loading(name: str, folder: Path, seconds: float) -> tuple[float, float]:
     batch = next(key for key in type(recipe.data).model_fields if key.startswith("batch_"))
     recipe = load_recipe(recipe, {f"data.{batch}": getattr(recipe.data, f"micro_{batch}")})
     modality, method = recipe.build_modality(), recipe.objective
-    loader = Loader(modality, method.mask, modality.rows(str(folder)), seed=1, masks=method.masks)
+    loader = Loader(modality, method.mask, modality.rows(str(folder)), seed=1, masks=method.masks_per_sample)
     steps = loader.steps()
     for _ in range(6):  # prefetched batches
         next(steps)

@@ -38,11 +38,11 @@ OFTEN = ("speech/v2-tiny", "vision/v2-tiny")
 FAULTS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "lr x100": lambda recipe: {"train.lr": 100 * recipe.train.lr},
     "decay 0": lambda recipe: {"objective.teacher.decay": 0.0, "objective.teacher.anneal_steps": 30000},
-    "no target norm": lambda recipe: {"objective.target.layer_norms": [], "objective.target.norms": []},
+    "no target norm": lambda recipe: {"objective.target.per_layer_norms": [], "objective.target.final_norms": []},
     "frozen front-end": lambda recipe: {"modality.conv_grad_scale": 0.0} if "speech" in recipe.modality.name else {},
 }
 NAMED = {
-    **{"lr x100": "train.lr", "decay 0": "objective.teacher.decay", "no target norm": "objective.target.layer_norms"},
+    **{"lr x100": "train.lr", "decay 0": "objective.teacher.decay", "no target norm": "objective.target.per_layer_norms"},
     "frozen front-end": "front-end does not learn",
 }
 
@@ -72,7 +72,7 @@ def judge(place: Path, fault: str) -> tuple[str, int | None]:
     for i, line in enumerate(run.metrics):
         found = verdict(run.metrics[: i + 1], recipe)
         worst = max(worst, found.state, key=("healthy", "watch", "collapsed").index)
-        if fault and named is None and any(NAMED[fault] in f"{each.sign} {each.cause}" for each in found.findings):
+        if fault and named is None and any(NAMED[fault] in f"{each.symptom} {each.cause}" for each in found.findings):
             named = line["step"]
     return worst, named
 

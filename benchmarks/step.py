@@ -50,7 +50,7 @@ def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
     }
     name = modality.settings.name
     made = Batch(raw[name](rows or ROWS[recipe.objective.name][name]))
-    views = len(made.input) * recipe.objective.masks
+    views = len(made.input) * recipe.objective.masks_per_sample
     mask = recipe.objective.mask.draw(views, modality.grid(made), np.random.default_rng(0))
     hidden = torch.from_numpy(mask.hidden)
     return MaskedBatch(made.input, made.padding, mask=hidden, masked_indices=hidden.flatten().nonzero()[:, 0])
@@ -113,7 +113,7 @@ def clock(device: torch.device) -> float:
 def measure(name: str, precision: str, steps: int, rows: int | None, masks: int | None) -> dict[str, Any]:
     """All figures of one recipe; in its own process, so that peak memory is its own."""
     every_block = {"encoder.layerdrop": 0.0}  # otherwise steps differ in what they compute
-    views = {} if masks is None else {"objective.masks": masks}
+    views = {} if masks is None else {"objective.masks_per_sample": masks}
     recipe = load_recipe(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
     with process_group(recipe.train.device) as process:
         torch.manual_seed(0)

@@ -80,7 +80,7 @@ def stream(folder: str, shards: int, size: int, workers: int) -> None:
     """Read each row once."""
     recipe = load_recipe("speech/v2-base", {"data.train": folder, "data.streaming": True, "data.workers": workers})
     modality = recipe.build_modality()
-    loader = Loader(modality, recipe.objective.mask, modality.rows(folder), seed=1, masks=recipe.objective.masks)
+    loader = Loader(modality, recipe.objective.mask, modality.rows(folder), seed=1, masks=recipe.objective.masks_per_sample)
     settings = recipe.data
     print(f"data.num_streams: {settings.num_streams}, data.shuffle_buffer: {settings.shuffle_buffer}")
     print(f"data.workers: {loader.workers}")

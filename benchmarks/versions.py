@@ -36,7 +36,7 @@ def operations(name: str, data: str, steps: int = 4) -> float:
 
     recipe = load_recipe(name, {"data.train": data, "data.workers": 0})
     modality, method = recipe.build_modality(), recipe.objective
-    loader = Loader(modality, method.mask, modality.rows(data), recipe.train.seed, masks=method.masks)
+    loader = Loader(modality, method.mask, modality.rows(data), recipe.train.seed, masks=method.masks_per_sample)
     objective = build_objective(build_encoder(modality, recipe.encoder), method).train()
     batches, total = loader.steps(), 0
     torch.manual_seed(0)

@@ -30,7 +30,12 @@ small_batches = {"data.batch_size": 16, "data.micro_batch_size": 16, "data.worke
 if not CHECKPOINT.exists():
     tiny = {"modality.image": 32, "modality.patch": 4, "train.steps": 2, "train.device": "cpu"}
     tiny |= {"encoder.width": 32, "encoder.layers": 2, "encoder.prenet_layers": 0, "encoder.heads": 2, "encoder.ffn_width": 64}
-    tiny |= {"objective.target.top_k": 2, "objective.masks": 4, "objective.decoder.width": 32, "objective.decoder.groups": 4}
+    tiny |= {
+        "objective.target.top_k": 2,
+        "objective.masks_per_sample": 4,
+        "objective.decoder.width": 32,
+        "objective.decoder.groups": 4,
+    }
     stand_in = data2vec.pretrain("vision/v2-base", data=DATA, out=WORK / "stand-in", overrides=tiny | small_batches)
     data2vec.convert(stand_in.folder, CHECKPOINT, to="fairseq")
 

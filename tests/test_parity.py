@@ -36,49 +36,49 @@ CASES: dict[str, dict[str, Any]] = {
                      "conv_bias": True, "conv_grad_scale": 0.1,
                      "position_depth": 3, "position_kernel": 3, "position_groups": 2},
         "encoder": ENCODER | {"norm": "pre", "input_norm": False, "final_norm": True},
-        "objective": {"name": "data2vec", "teacher": TEACHER | {"position_encoder": "averaged"}, "beta": 1.0, "scale": 2.0,
-                      "target": {"top_k": 3, "layer_norms": ["instance", "layer"], "norms": ["layer", "instance"]}},
+        "objective": {"name": "data2vec", "teacher": TEACHER | {"position_encoder": "averaged"}, "beta": 1.0, "loss_scale": 2.0,
+                      "target": {"top_k": 3, "per_layer_norms": ["instance", "layer"], "final_norms": ["layer", "instance"]}},
     },
     "vision": {
         "modality": {"name": "vision", "image": 40, "patch": 8},
         "encoder": ENCODER | {"norm": "pre", "norm_eps": 1e-6, "input_norm": False, "final_norm": True, "extra_tokens": 1,
                               "key_bias": False, "layer_scale": 0.1, "init": "beit"},
         "objective": {"name": "data2vec",
-                      "teacher": TEACHER | AVERAGED, "beta": 2.0, "scale": "1/width",
-                      "target": {"state": "block", "top_k": 2, "layer_norms": ["layer"], "norms": ["layer"]}},
+                      "teacher": TEACHER | AVERAGED, "beta": 2.0, "loss_scale": "1/width",
+                      "target": {"source": "block", "top_k": 2, "per_layer_norms": ["layer"], "final_norms": ["layer"]}},
     },
     "text": {
         "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
         "encoder": ENCODER | {"input_norm": False},
-        "objective": {"name": "data2vec", "teacher": TEACHER, "beta": 4.0, "scale": 1.0, "head_layers": 2,
-                      "target": {"top_k": 2, "layer_norms": ["layer"]}},
+        "objective": {"name": "data2vec", "teacher": TEACHER, "beta": 4.0, "loss_scale": 1.0, "head_layers": 2,
+                      "target": {"top_k": 2, "per_layer_norms": ["layer"]}},
     },
     "text-masked-context": {
         "modality": {"name": "text", "vocab_size": 50, "max_length": 30},
         "encoder": ENCODER | {"input_norm": False},
         "objective": {"name": "data2vec",
-                      "teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "layer_norms": ["layer"]}},
+                      "teacher": TEACHER | {"context": "masked"}, "target": {"top_k": 2, "per_layer_norms": ["layer"]}},
     },
     "speech-2": {
         "modality": {"name": "speech", "conv_layers": [[12, 10, 5], [12, 3, 2], [12, 2, 2]], "position_depth": 2,
                      "position_kernel": 4, "position_groups": 4, "position_padding": "none", "alibi": True,
                      "mask_vector": False},
         "encoder": ENCODER,
-        "objective": {"name": "data2vec2", "masks": 3, "teacher": TEACHER | {"position_encoder": "averaged"},
+        "objective": {"name": "data2vec2", "masks_per_sample": 3, "teacher": TEACHER | {"position_encoder": "averaged"},
                       "target": {"top_k": 2},
                       "decoder": DECODER | {"kernel": [7], "width": 16}},
     },
     "vision-2": {
         "modality": {"name": "vision", "image": 40, "patch": 8, "positions": "sincos", "mask_vector": False},
         "encoder": ENCODER | {"norm_eps": 1e-6, "extra_tokens": 1, "extra_token_std": 1.0, "prenet_layers": 1},
-        "objective": {"name": "data2vec2", "masks": 2, "teacher": TEACHER | AVERAGED,
-                      "target": {"top_k": 2, "norms": ["layer"]}, "decoder": DECODER | {"kernel": [3, 3], "width": 24},
+        "objective": {"name": "data2vec2", "masks_per_sample": 2, "teacher": TEACHER | AVERAGED,
+                      "target": {"top_k": 2, "final_norms": ["layer"]}, "decoder": DECODER | {"kernel": [3, 3], "width": 24},
                       "cls_loss": 0.01, "cls_reduction": "sum"},
     },
     "text-2": {
         "modality": {"name": "text", "vocab_size": 50, "max_length": 30, "position_padding": "none"},
         "encoder": ENCODER | {"input_norm": False},
-        "objective": {"name": "data2vec2", "masks": 2, "teacher": TEACHER, "scale": 1.0, "target": {"top_k": 3},
+        "objective": {"name": "data2vec2", "masks_per_sample": 2, "teacher": TEACHER, "loss_scale": 1.0, "target": {"top_k": 3},
                       "decoder": DECODER | {"kernel": [9], "groups": 1, "width": 24, "residual": False, "head_layers": 2}},
     },
 }  # fmt: skip
@@ -115,7 +115,7 @@ def figures(name: str) -> dict[str, float]:
     else:
         batch = Batch((4 + 45 * wave(2, 20, phase=0.5).abs()).long())
     T = int(torch.tensor(modality.grid(batch)).prod())
-    values = wave(2 * recipe.objective.masks, T, phase=0.25)
+    values = wave(2 * recipe.objective.masks_per_sample, T, phase=0.25)
     equal = isinstance(objective, Data2Vec2)  # hides the same number in every row
     mask = values >= values.sort(1, descending=True).values[:, [T * 3 // 5]] if equal else values > 0.2
     masked = MaskedBatch(batch.input, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])

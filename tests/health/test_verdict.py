@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from data2vec.health.collapse import HealthSettings, stop_reason
 from data2vec.health.verdict import Finding, Verdict, verdict
-from data2vec.objective import diagnostics as health
 from data2vec.recipe.loading import load_recipe
 
 SPEECH = load_recipe("speech/v2-tiny", {"train.steps": 150}).flat()
@@ -20,14 +20,14 @@ HEALTHY: dict[str, Any] = {
     "grad_norm": (8.99, 3.36, 1.56, 0.49, 0.99, 1.87, 1.61, 2.00),
     "ema_decay": (0.9901, 0.9906, 0.9913, 0.9925, 0.9944, 0.9963, 0.9976, 0.9995),
     "update_ratio": (0.003, 0.008, 0.004, 0.002, 0.006, 0.006, 0.002, 0.000),
-    "features_learning": (1.0,) * 8,
-    "features_std": (0.429, 0.196, 0.083, 0.134, 0.432, 0.410, 0.559, 0.548),
-    "features_rank": (40.0, 32.2, 25.7, 16.2, 11.5, 13.8, 13.6, 13.2),
+    "local_encoder_fraction_with_grad": (1.0,) * 8,
+    "local_encoder_std": (0.429, 0.196, 0.083, 0.134, 0.432, 0.410, 0.559, 0.548),
+    "local_encoder_rank": (40.0, 32.2, 25.7, 16.2, 11.5, 13.8, 13.6, 13.2),
     "student_std": (0.680, 0.194, 0.061, 0.061, 0.392, 0.358, 0.455, 0.459),
     "student_rank": (50.1, 40.6, 25.1, 22.2, 14.6, 17.0, 17.2, 18.4),
     "target_std": (0.994, 0.997, 0.998, 0.992, 0.991, 0.989, 0.994, 0.979),
     "target_rank": (51.7, 52.5, 50.7, 47.3, 41.7, 38.1, 36.9, 36.8),
-    "target_content": (0.99, 1.0, 0.99, 0.98, 0.94, 0.91, 0.92, 0.95),
+    "target_between_input_variance": (0.99, 1.0, 0.99, 0.98, 0.94, 0.91, 0.92, 0.95),
     "prediction_std": (0.349, 0.181, 0.090, 0.050, 0.155, 0.281, 0.328, 0.434),
     "prediction_rank": (35.9, 23.8, 24.1, 30.7, 19.2, 15.7, 15.9, 13.7),
 }
@@ -39,8 +39,8 @@ RISING = {  # images, version 1
 LR_TIMES_100 = {
     "loss": (10.65, 9.36, 6.22, 4.67, 2.32, 1.66, 1.43, 1.94),
     "update_ratio": (0.312, 0.121, 0.025, 0.003, 0.004, 0.003, 0.006, 0.0),
-    "features_std": (0.429, 0.001023, 0.001006, 0.001003, 0.001003, 0.001003, 0.001002, 0.001002),
-    "target_content": (0.985, 0.883, 0.290, 0.00672, 0.00194, 0.00171, 0.00132, 0.00074),
+    "local_encoder_std": (0.429, 0.001023, 0.001006, 0.001003, 0.001003, 0.001003, 0.001002, 0.001002),
+    "target_between_input_variance": (0.985, 0.883, 0.290, 0.00672, 0.00194, 0.00171, 0.00132, 0.00074),
 }
 LR_TIMES_100_TEXT = {
     "update_ratio": (0.21, 0.3, 0.1, 0.02, 0.01, 0.0, 0.0, 0.0),
@@ -55,7 +55,7 @@ NO_AVERAGE = {
     "ema_decay": (3.3e-05, 0.00033, 0.00067, 0.0013, 0.0023, 0.0033, 0.0040, 0.0050),
     "target_rank": (51.7, 45.2, 34.6, 19.8, 15.8, 14.1, 13.7, 17.0),
 }
-LR_TIMES_10 = {"features_std": (0.429, 0.05, 0.0075, 0.0056, 0.006, 0.0065, 0.0075, 0.0059)}
+LR_TIMES_10 = {"local_encoder_std": (0.429, 0.05, 0.0075, 0.0056, 0.006, 0.0065, 0.0075, 0.0059)}
 LR_TOO_LOW = {
     "loss": (10.65, 10.66, 10.67, 10.72, 10.60, 10.45, 10.58, 10.58),
     "update_ratio": (3.1e-06, 1.8e-05, 1.8e-05, 1.8e-05, 1.7e-05, 1.4e-05, 2.4e-06, 1.7e-07),
@@ -79,92 +79,99 @@ def only(found: Verdict) -> Finding:
     return found.findings[0]
 
 
-def test_a_healthy_run_is_healthy_at_every_step() -> None:
+def test_verdict_on_a_healthy_run_is_healthy_at_every_step() -> None:
     for end in range(1, len(STEPS) + 1):
         found = verdict(lines()[:end], SPEECH)
         assert (found.state, found.findings) == ("healthy", ())
     assert "loss 10.7 at step 1, 6.07 at step 150" in str(found)
-    assert "as it should" not in str(found)
+    assert "as expected" not in str(found)
 
 
-def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> None:
+def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
     found = judge(RISING)
     assert found.state == "healthy"
-    assert "the loss rises, as it should: 0.047 at step 40, 0.117 now" in str(found)
-    assert "target_std 0.415 to 0.747" in str(found)
+    assert "the loss rises as expected: 0.047 at step 40, 0.117 now" in str(found)
+    assert "target_std grew from 0.415 to 0.747" in str(found)
 
 
 @pytest.mark.parametrize(
-    ("figures", "recipe", "level", "sign", "cause", "mend"),
+    ("figures", "recipe", "level", "symptom", "cause", "suggestion"),
     [
         (
             LR_TIMES_100,
             {"train__lr": 0.2},
             "collapsed",
-            "target_content 0.985 at step 1, 0.00074 at step 150",
+            "target_between_input_variance 0.985 at step 1, 0.00074 at step 150",
             "train.lr=0.2 is far too high",
             "train.lr=0.003",
         ),
-        (LR_TIMES_100, {"train__lr": 0.2}, "collapsed", "features_std 0.429", "train.lr=0.2", "train.lr=0.003"),
+        (LR_TIMES_100, {"train__lr": 0.2}, "collapsed", "local_encoder_std 0.429", "train.lr=0.2", "train.lr=0.003"),
         (LR_TIMES_100_TEXT, {"train__lr": 0.2}, "collapsed", "prediction_std 0.018", "train.lr=0.2", "train.lr=0.003"),
         (
             NO_NORM,
-            {"objective__target__layer_norms": []},
+            {"objective__target__per_layer_norms": []},
             "watch",
-            "the targets lose their spread (target_std 0.574 at step 1, 0.136 at step 150)",
-            "objective.target.layer_norms=[]",
-            "objective.target.layer_norms=[instance]",
+            "the targets are losing variance (target_std 0.574 at step 1, 0.136 at step 150)",
+            "objective.target.per_layer_norms=[]",
+            "objective.target.per_layer_norms=[instance]",
         ),
-        (NO_NORM, {}, "watch", "lose their spread", "train.lr=0.002 is too high", "train.lr=0.0007"),
+        (NO_NORM, {}, "watch", "losing variance", "train.lr=0.002 is too high", "train.lr=0.0007"),
         (
             NO_AVERAGE,
             {"objective__teacher__decay": 0.0},
             "watch",
-            "averages over 1.0 steps (target_rank 51.7 at step 1, 17 at step 150)",
-            "objective.teacher.decay=0 is too fast",
+            "averages over 1.0 steps only (ema_decay 0.0000 at step 1) (target_rank 51.7 at step 1, 17 at step 150)",
+            "objective.teacher.decay=0 is too low",
             "objective.teacher.decay=0.999",
         ),
         (
             {"ema_decay": (1.0,) * 8},
             {"objective__teacher__decay": 1.0},
             "watch",
-            "100% of the teacher still is as it was",
-            "objective.teacher.decay=1 is too slow for 150 steps",
+            "the EMA teacher still holds 100% of its initial weights",
+            "objective.teacher.decay=1 is too high for 150 steps",
             "a lower objective.teacher.decay",
         ),
         (
-            {"features_learning": (0.071,) * 8},
+            {"local_encoder_fraction_with_grad": (0.071,) * 8},
             {"modality__conv_grad_scale": 0.0},
             "watch",
             "7% of its weights",
             "modality.conv_grad_scale=0 freezes it",
             "modality.conv_grad_scale=1",
         ),
-        ({"features_learning": (0.0,) * 8}, {}, "watch", "does not learn: 0%", "frozen", "let gradients through"),
-        (LR_TIMES_10, {}, "watch", "the front-end dies", "train.lr=0.002 is too high", "train.lr=0.0007"),
+        (
+            {"local_encoder_fraction_with_grad": (0.0,) * 8},
+            {},
+            "watch",
+            "does not learn: 0%",
+            "frozen",
+            "let gradients through",
+        ),
+        (LR_TIMES_10, {}, "watch", "the local encoder is dying", "train.lr=0.002 is too high", "train.lr=0.0007"),
         (
             LR_TIMES_10,
             {"objective__teacher__local_encoder": "shared"},
             "watch",
-            "the front-end dies",
+            "the local encoder is dying",
             "objective.teacher.local_encoder=shared",
             "objective.teacher.local_encoder=averaged",
         ),
         (
-            {"target_content": (0.501, 0.42, 0.25, 0.14, 0.10, 0.08, 0.07, 0.06)},  # text, version 2
+            {"target_between_input_variance": (0.501, 0.42, 0.25, 0.14, 0.10, 0.08, 0.07, 0.06)},  # text, version 2
             {},
             "watch",
-            "the targets tell the place of a position and hardly anything of the input (target_content 0.501 at step 1",
-            "place alone predicts the targets",
-            "positions and objective.decoder that see less, or train.lr=0.0007",
+            "the targets depend on position and hardly on the input (target_between_input_variance 0.501 at step 1",
+            "the targets can be predicted from the position alone",
+            "position encoder and objective.decoder with smaller kernels, or train.lr=0.0007",
         ),
         (LR_TOO_LOW, {"train__lr": 2e-6}, "watch", "the loss does not fall", "train.lr=2e-06 is too low", "train.lr=0.0006"),
-        (ON_A_LINE, {}, "watch", "one or two directions of all are used (prediction_rank 7", "train.lr", "warm-up"),
+        (ON_A_LINE, {}, "watch", "fewer than two dimensions are used (prediction_rank 7", "train.lr", "warm-up"),
         (
             {"loss": (10.6, 6.2, 2.1, 1.0, 1.4, 1.8, 1.9, 2.1)},
             {},
             "watch",
-            "rises (1 at step 40, 1.93 now)",
+            "rising (1 at step 40, 1.93 now)",
             "train.lr",
             "train",
         ),
@@ -173,7 +180,7 @@ def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> 
             {"loss": (1.41, 1.3, 185.8, 1.2, 1.1, 1.0, 0.9, 0.9)},
             {},
             "watch",
-            "jumped (1.41 at first, 186 at",
+            "loss spike (1.41 at the first step, 186 at",
             "train.lr",
             "train",
         ),
@@ -181,7 +188,7 @@ def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> 
             {"data_wait": (0.9, 0.1, 0.5, 0.4, 0.45, 0.6, 0.2, 0.4)},
             {},
             "watch",
-            "40% of the time goes into waiting for data",
+            "training waits for data 40% of the time",
             "data.workers=2",
             "data.workers=4",
         ),
@@ -190,63 +197,67 @@ def test_a_loss_that_rises_with_the_spread_of_the_targets_is_called_normal() -> 
             {},
             "watch",
             "12 examples cannot be read, about 0.75%",
-            "damaged",
+            "corrupt",
             "data.max_corrupt",
         ),
         (
             {"loss": (*HEALTHY["loss"][:7], None)},
             {"train__clip_norm": 0.0},
             "collapsed",
-            "no number",
+            "NaN or inf",
             "train.lr",
             "clip_norm=1",
         ),
     ],
 )
-def test_a_sign_is_named_with_its_cause_and_what_to_change(
-    figures: dict[str, Any], recipe: dict[str, Any], level: str, sign: str, cause: str, mend: str
+def test_verdict_names_symptom_cause_and_suggestion(
+    figures: dict[str, Any], recipe: dict[str, Any], level: str, symptom: str, cause: str, suggestion: str
 ) -> None:
     found = only(judge(figures, **recipe))
     assert found.level == level
-    assert sign in found.sign
+    assert symptom in found.symptom
     assert cause in found.cause
-    assert mend in found.mend
+    assert suggestion in found.suggestion
     assert str(found) in str(judge(figures, **recipe))
 
 
-def test_what_ends_a_run_is_the_first_finding() -> None:
-    figures = {"target_std": (*HEALTHY["target_std"][:7], 0.05), "features_learning": (0.0,) * 8}
-    found = judge(figures, objective__health__grace_steps=150)
+def test_verdict_lists_the_reason_for_stopping_first() -> None:
+    figures = {"target_std": (*HEALTHY["target_std"][:7], 0.05), "local_encoder_fraction_with_grad": (0.0,) * 8}
+    found = judge(figures, health__grace_steps=150)
     assert (found.state, len(found.findings)) == ("collapsed", 2)
-    limits = health.HealthSettings(grace_steps=150)
-    assert str(health.collapsed(lines(**figures)[-1], 150, limits)) in found.findings[0].sign
-    assert judge(figures).state == "watch"  # the tiny recipe's grace is not over yet
+    limits = HealthSettings(grace_steps=150)
+    assert str(stop_reason(lines(**figures)[-1], 150, limits)) in found.findings[0].symptom
+    assert judge(figures).state == "watch"  # the tiny recipe's grace period is not over yet
 
 
-def test_thresholds_that_are_off_call_nothing_collapsed() -> None:
-    off = {"objective__health__min_target_std": 0.0, "objective__health__min_prediction_std": 0.0}
+def test_verdict_with_thresholds_of_zero_is_healthy() -> None:
+    off = {"health__min_target_std": 0.0, "health__min_prediction_std": 0.0}
     figures = {"prediction_std": (0.3, 0.1, *[0.005] * 6)}
-    assert judge(figures, **off, objective__health__grace_steps=0).state == "healthy"
+    assert judge(figures, **off, health__grace_steps=0).state == "healthy"
 
 
-def test_predicting_the_mean_at_the_beginning_is_normal() -> None:
+def test_verdict_while_predicting_the_mean_in_warm_up_is_healthy() -> None:
     figures = lines(prediction_std=(0.3, 0.05, 0.004, 0.003, 0.005, 0.02, 0.05, 0.1))
     assert {verdict(figures[:end], SPEECH).state for end in range(1, 9)} == {"healthy"}
 
 
-def test_a_run_that_fails_at_once_can_be_judged() -> None:
+def test_verdict_on_a_run_that_fails_in_its_first_step() -> None:
     found = only(verdict([lines(loss=(None,) * 8)[0]], SPEECH))
-    assert "at step 1 the loss, or the norm of the gradients, is no number" in found.sign
+    assert "at step 1 loss or gradient norm is NaN or inf" in found.symptom
 
 
-def test_what_a_step_that_is_no_number_leaves_is_no_evidence() -> None:
-    found = only(judge({name: (*HEALTHY[name][:7], None) for name in ("loss", "update_ratio", "features_std")}))
+def test_verdict_ignores_other_metrics_of_a_step_that_is_not_finite() -> None:
+    found = only(judge({name: (*HEALTHY[name][:7], None) for name in ("loss", "update_ratio", "local_encoder_std")}))
     assert "is too high, or its warm-up too short" in found.cause
 
 
-def test_a_run_without_the_newer_figures_can_be_judged() -> None:
+def test_verdict_without_optional_metrics() -> None:
     older = [
-        {key: value for key, value in line.items() if key not in ("update_ratio", "features_learning", "target_content")}
+        {
+            key: value
+            for key, value in line.items()
+            if key not in ("update_ratio", "local_encoder_fraction_with_grad", "target_between_input_variance")
+        }
         for line in lines()
     ]
     assert verdict(older, SPEECH).state == "healthy"

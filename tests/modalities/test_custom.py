@@ -17,7 +17,7 @@ def test_custom_modality_trains_and_loads(tmp_path: Path) -> None:
     recipe.write_text(
         "modality: {name: 'helpers.sensor_modality:Sensor', window: 8}\n"
         "encoder: {width: 32, layers: 3, heads: 4, ffn_width: 64, input_norm: false, dropout: 0, attention_dropout: 0}\n"
-        "objective: {name: data2vec, mask: {kind: span, prob: 0.5, length: 3}, target: {top_k: 2, layer_norms: [layer]}}\n"
+        "objective: {name: data2vec, mask: {kind: span, prob: 0.5, length: 3}, target: {top_k: 2, per_layer_norms: [layer]}}\n"
         "data: {workers: 0}\ntrain: {steps: 30, lr: 5e-3}\nlog: {every: 10}\n"
     )
     run = data2vec.pretrain(recipe, data=str(tmp_path / "readings.npy"), out=tmp_path / "run")

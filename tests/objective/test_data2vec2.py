@@ -19,7 +19,7 @@ from data2vec.objective.teacher import TeacherSettings
 from data2vec.recipe.loading import load_recipe
 from helpers.small_models import KINDS, batch2, encoder, objective2, targets_of, with_masks
 
-BY_LAYER = TargetSettings(top_k=2, layer_norms=("layer",))  # instance norm makes the mean over the positions nothing
+BY_LAYER = TargetSettings(top_k=2, per_layer_norms=("layer",))  # instance norm makes the mean over the positions nothing
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -242,8 +242,8 @@ def test_the_health_of_a_step_is_measured_when_asked_for() -> None:
     whole, given = objective2(), batch2()
     assert whole(given).stats == {}
     stats = whole(given, measure=True).stats
-    stages = ("features", "student", "target", "prediction")
-    assert set(stats) == {f"{stage}_{what}" for stage in stages for what in ("std", "rank")} | {"target_content"}
+    stages = ("local_encoder", "student", "target", "prediction")
+    assert set(stats) == {f"{stage}_{what}" for stage in stages for what in ("std", "rank")} | {"target_between_input_variance"}
     assert all(value.ndim == 0 and not value.requires_grad and value > 0 for value in stats.values())
 
 

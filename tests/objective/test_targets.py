@@ -16,10 +16,10 @@ def visited(settings: TargetSettings, states: list[torch.Tensor]) -> torch.Tenso
 
 
 def test_the_last_k_layers_are_averaged(states: list[torch.Tensor]) -> None:
-    plain = TargetSettings(top_k=2, layer_norms=())
+    plain = TargetSettings(top_k=2, per_layer_norms=())
     torch.testing.assert_close(visited(plain, states), (states[2] + states[3]) / 2)
     torch.testing.assert_close(
-        visited(TargetSettings(state="block", top_k=2, layer_norms=()), states), -(states[2] + states[3]) / 2
+        visited(TargetSettings(source="block", top_k=2, per_layer_norms=()), states), -(states[2] + states[3]) / 2
     )
 
 
@@ -32,7 +32,7 @@ def test_what_each_norm_makes_zero_and_one(norm: str, axes: tuple[int, ...], sta
 
 def test_norms_come_before_and_after_averaging(states: list[torch.Tensor]) -> None:
     expected = NORMS["layer"]((NORMS["instance"](states[2]) + NORMS["instance"](states[3])) / 2)
-    torch.testing.assert_close(visited(TargetSettings(top_k=2, norms=("layer",)), states), expected)
+    torch.testing.assert_close(visited(TargetSettings(top_k=2, final_norms=("layer",)), states), expected)
 
 
 def test_targets_are_float32_whatever_comes() -> None:

@@ -70,7 +70,7 @@ def test_a_teacher_that_sees_only_the_masked_positions_ignores_the_rest() -> Non
     features = [torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(2)) for _ in range(2)]
     features[1] = torch.where(one.mask[..., None], features[0], torch.zeros(()))
     for context, same in (("masked", True), ("full", False)):
-        whole = objective(teacher=TeacherSettings(context=context), target={"layer_norms": ("layer",), "top_k": 2})
+        whole = objective(teacher=TeacherSettings(context=context), target={"per_layer_norms": ("layer",), "top_k": 2})
         first, second = (targets_of(whole, b, f)[one.mask] for b, f in zip((one, other), features, strict=True))
         assert torch.allclose(first, second, atol=1e-5) is same
 

@@ -119,10 +119,10 @@ def test_load_recipe_of_a_file_fills_in_defaults(tmp_path: Path) -> None:
 
 
 def test_load_recipe_reports_all_errors_a_line_each() -> None:
-    lines = load_errors("train.stepz=3", "lr=3", "encoder.width=wide", "objective.scale=foo", "train.precision=bf17")
+    lines = load_errors("train.stepz=3", "lr=3", "encoder.width=wide", "objective.loss_scale=foo", "train.precision=bf17")
     assert lines == [
         "vision/v1-tiny: encoder.width: should be a valid integer, not 'wide'",
-        "vision/v1-tiny: objective.scale: should be a valid number, or should be '1/sqrt(width)' or '1/width', not 'foo'",
+        "vision/v1-tiny: objective.loss_scale: should be a valid number, or should be '1/sqrt(width)' or '1/width', not 'foo'",
         "vision/v1-tiny: train.precision: should be 'fp32', 'bf16' or 'fp16', not 'bf17'; did you mean 'bf16'?",
         "vision/v1-tiny: train.stepz: unknown setting; did you mean 'steps'?",
         "vision/v1-tiny: lr: unknown setting; did you mean 'train.lr'?",

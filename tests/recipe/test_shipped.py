@@ -75,7 +75,7 @@ def test_base_model_trains_one_step_with_finite_gradients(name: str) -> None:
         "text": torch.randint(4, 50_000, (1, 64)),
     }
     batch = Batch(inputs[name.split("/")[0]])
-    mask = recipe.objective.mask.draw(min(2, recipe.objective.masks), modality.grid(batch), np.random.default_rng(0))
+    mask = recipe.objective.mask.draw(min(2, recipe.objective.masks_per_sample), modality.grid(batch), np.random.default_rng(0))
     hidden = torch.from_numpy(mask.hidden)
     batch = MaskedBatch(batch.input, mask=hidden, masked_indices=hidden.flatten().nonzero()[:, 0])
     output = whole.train()(batch, measure=True)
@@ -99,26 +99,27 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "text/v1-base": {
         "train.lr": 2e-4, "train.steps": 1_000_000, "objective.target.top_k": 10, "objective.mask.prob": 0.35,
-        "objective.mask.length": 4, "objective.beta": 4, "objective.scale": 1, "objective.head_layers": 2,
+        "objective.mask.length": 4, "objective.beta": 4, "objective.loss_scale": 1, "objective.head_layers": 2,
         "objective.teacher.anneal_steps": 100_000, "data.batch_size": 256, "train.clip_norm": 5,
     },
     "text/v1-base-bert": {"objective.mask.prob": 0.15, "objective.mask.length": 1, "train.schedule.name": "tri_stage"},
     "speech/v2-base": {
         "train.steps": 400_000, "train.lr": 7.5e-4, "train.schedule.warmup_steps": 8_000, "data.batch_seconds": 500,
-        "objective.masks": 8, "objective.mask.prob": 0.5, "objective.mask.adjust": 0.05, "objective.mask.length": 5,
+        "objective.masks_per_sample": 8, "objective.mask.prob": 0.5, "objective.mask.adjust": 0.05, "objective.mask.length": 5,
         "objective.target.top_k": 8, "objective.teacher.end_decay": 0.99999, "objective.teacher.anneal_steps": 75_000,
         "objective.decoder.layers": 4, "objective.decoder.kernel": (7,), "objective.decoder.width": 384,
         "encoder.layerdrop": 0.05, "encoder.prenet_layers": 0, "train.clip_norm": 0, "train.weight_decay": 0.01,
     },
     "speech/v2-large": {
         "train.steps": 600_000, "train.lr": 4e-4, "train.schedule.warmup_steps": 10_000, "data.batch_seconds": 960,
-        "objective.masks": 12, "objective.mask.prob": 0.55, "objective.mask.adjust": 0.1, "objective.target.top_k": 16,
+        "objective.masks_per_sample": 12, "objective.mask.prob": 0.55, "objective.mask.adjust": 0.1,
+        "objective.target.top_k": 16,
         "objective.teacher.decay": 0.9997, "objective.teacher.end_decay": 1, "objective.teacher.anneal_steps": 300_000,
         "objective.decoder.width": 768, "encoder.prenet_layers": 8, "encoder.layers": 24, "train.clip_norm": 1,
     },
     "vision/v2-base": {
         "train.steps": 375_300, "train.lr": 1e-3, "train.schedule.warmup_steps": 50_040, "data.batch_size": 256,
-        "objective.masks": 16, "objective.mask.prob": 0.8, "objective.mask.adjust": 0.07, "objective.mask.length": 3,
+        "objective.masks_per_sample": 16, "objective.mask.prob": 0.8, "objective.mask.adjust": 0.07, "objective.mask.length": 3,
         "objective.mask.inverse": True, "objective.target.top_k": 10, "objective.teacher.anneal_steps": 100_000,
         "objective.decoder.layers": 6, "objective.decoder.kernel": (3, 3), "encoder.prenet_layers": 2, "train.clip_norm": 4,
         "train.weight_decay": 0.05, "train.betas": (0.9, 0.95), "data.crop_scale": (0.2, 1.0), "encoder.norm_eps": 1e-6,
@@ -134,14 +135,15 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "text/v2-base": {
         "train.steps": 1_000_000, "train.lr": 2e-4, "train.schedule.warmup_steps": 4_000, "data.batch_size": 64,
-        "objective.masks": 8, "objective.mask.prob": 0.48, "objective.target.top_k": 12, "objective.scale": 1,
+        "objective.masks_per_sample": 8, "objective.mask.prob": 0.48, "objective.target.top_k": 12, "objective.loss_scale": 1,
         "objective.teacher.decay": 0.9999, "objective.teacher.end_decay": 0.99999, "objective.teacher.anneal_steps": 100_000,
         "objective.decoder.kernel": (9,), "objective.decoder.groups": 1, "objective.decoder.residual": False,
-        "objective.target.layer_norms": ("instance",), "train.clip_norm": 1,
+        "objective.target.per_layer_norms": ("instance",), "train.clip_norm": 1,
     },
     "text/v2-large": {
         "train.steps": 600_000, "train.lr": 1e-4, "objective.mask.prob": 0.5, "objective.target.top_k": 24,
-        "objective.target.layer_norms": ("layer",), "objective.target.norms": ("instance",), "objective.decoder.width": 768,
+        "objective.target.per_layer_norms": ("layer",), "objective.target.final_norms": ("instance",),
+        "objective.decoder.width": 768,
     },
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ BATCH = {"data.batch_size": 4, "data.micro_batch_size": 4}
 SENSOR = """
 modality: {name: 'helpers.sensor_modality:Sensor', window: 8}
 encoder: {input_norm: false, dropout: 0, attention_dropout: 0}
-objective: {name: data2vec, mask: {kind: span, prob: 0.5, length: 3}, target: {layer_norms: [layer]}}
+objective: {name: data2vec, mask: {kind: span, prob: 0.5, length: 3}, target: {per_layer_norms: [layer]}}
 """
 
 
@@ -34,7 +34,7 @@ def images(folder: Path) -> tuple[str, str, dict[str, Any]]:
     (folder / "data").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)):
         Image.fromarray(pixels).resize((32, 32)).save(folder / "data" / f"{i}.png")
-    decoder = {"objective.decoder.width": 16, "objective.masks": 3}
+    decoder = {"objective.decoder.width": 16, "objective.masks_per_sample": 3}
     return "vision/v2-tiny", str(folder / "data"), BATCH | decoder
 
 
@@ -45,7 +45,7 @@ def speech(folder: Path) -> tuple[str, str, dict[str, Any]]:
     for i, wave in enumerate(np.random.default_rng(0).standard_normal((8, 12000)) * 0.1):
         soundfile.write(folder / "data" / f"{i}.wav", wave, 16000)
     batch = {"data.batch_seconds": 2, "data.micro_batch_seconds": 2, "data.max_seconds": 1}
-    return "speech/v2-tiny", str(folder / "data"), batch | {"objective.decoder.width": 16, "objective.masks": 2}
+    return "speech/v2-tiny", str(folder / "data"), batch | {"objective.decoder.width": 16, "objective.masks_per_sample": 2}
 
 
 def text(folder: Path) -> tuple[str, str, dict[str, Any]]:

@@ -24,7 +24,7 @@ def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
 
 def test_masked_errors_are_nan_except_at_masked_positions(opened: tuple[Recipe, Sample, Objective]) -> None:
     recipe, sample, objective = opened
-    views, n, T = recipe.objective.masks, len(sample.batch), int(np.prod(sample.grid))
+    views, n, T = recipe.objective.masks_per_sample, len(sample.batch), int(np.prod(sample.grid))
     batches = list(sample.masked_batches(recipe.objective.mask, views, 3))
     errors = masked_errors(objective, batches)
     assert errors.shape == (n, 3 * views, T)

@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "log.report": False,
 }
 TINY_2: dict[str, Any] = TINY | {
-    "objective.masks": 3,
+    "objective.masks_per_sample": 3,
     "objective.decoder.width": 16,
     "objective.decoder.dropout": 0.1,
     "objective.target.top_k": 2,

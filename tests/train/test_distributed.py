@@ -130,7 +130,7 @@ def assert_same_course(run: Run, expected: Run) -> None:
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
         assert mine["update_ratio"] == pytest.approx(theirs["update_ratio"], rel=1e-2)
-        assert mine["features_learning"] == theirs["features_learning"] == 1
+        assert mine["local_encoder_fraction_with_grad"] == theirs["local_encoder_fraction_with_grad"] == 1
         assert mine["samples"] == theirs["samples"]
     trained = load_file(run.model / "model.safetensors")
     for key, tensor in load_file(expected.model / "model.safetensors").items():

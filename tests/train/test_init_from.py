@@ -82,7 +82,7 @@ def test_init_with_other_settings_of_the_same_shape_warns(
 def test_init_of_text_uses_the_tokenizer_of_the_model(tiny2: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one line of some words, and then another one\n" * 200)
     small = tiny2 | {"data.block_size": 32, "data.batch_size": 4, "data.micro_batch_size": 4, "train.steps": 1}
-    small |= {"modality.vocab_size": 300, "modality.max_length": 32, "encoder.drop_path": 0.0, "objective.masks": 2}
+    small |= {"modality.vocab_size": 300, "modality.max_length": 32, "encoder.drop_path": 0.0, "objective.masks_per_sample": 2}
     small.pop("data.train")
     first = data2vec.pretrain("text/v2-tiny", str(tmp_path / "text.txt"), small, tmp_path / "first")
     (tmp_path / "more.txt").write_text("quite different words that it has never seen before\n" * 200)

@@ -85,10 +85,10 @@ def test_float16_skips_a_step_that_overflows_and_stops_when_all_do(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_check", lambda *_: None)
-    settings = tiny | STILL | {"train.precision": "fp16", "train.steps": 80, "objective.scale": 1e4}
+    settings = tiny | STILL | {"train.precision": "fp16", "train.steps": 80, "objective.loss_scale": 1e4}
     over = run(tmp_path / "over", "vision/v1-tiny", settings | {"train.steps": 6})
     scales = [line["loss_scale"] for line in over.metrics]
     assert scales[0] < 2.0**16
     assert "grad_norm" not in over.metrics[0]
     with pytest.raises(RunStopped, match="the loss scale"):
-        run(tmp_path / "never", "vision/v1-tiny", settings | {"objective.scale": 1e30})
+        run(tmp_path / "never", "vision/v1-tiny", settings | {"objective.loss_scale": 1e30})

@@ -1,7 +1,6 @@
-"""What is to be seen in the figures of a run that goes wrong, each sign with its likely cause and what to change.
+"""Symptoms of an unhealthy run in its metrics, each with its likely cause and a suggestion.
 
-Bounds that stop a run are settings, in `health.py`; the others stand here, and were set on runs of
-`benchmarks/health.py`.
+Thresholds that stop a run are settings (`health.collapse`); the others are here, tuned on the runs of `benchmarks/health.py`.
 """
 
 import math
@@ -10,111 +9,117 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data2vec.health import causes
-from data2vec.health.causes import GOOD_UPDATE
-from data2vec.health.history import STAYS, History
-from data2vec.objective import diagnostics as health
+from data2vec.health.causes import GOOD_UPDATE_RATIO, Cause, likely_cause, round_lr
+from data2vec.health.collapse import stop_reason
+from data2vec.health.history import NUM_RECENT, History
 
 Level = Literal["watch", "collapsed"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sign."""
+    """A symptom, its likely cause and what to change."""
 
     level: Level
-    """Worth a look; or there is no use in going on."""
-    sign: str
-    """What is to be seen, with figures and steps."""
+    """Worth watching; or beyond recovery."""
+    symptom: str
+    """What the metrics show, with values and steps."""
     cause: str
-    """Why that is, most likely."""
-    mend: str
+    """The likely cause."""
+    suggestion: str
     """What to change."""
 
     def __str__(self) -> str:
-        return f"{self.sign}. Likely cause: {self.cause}. What to change: {self.mend}"
+        return f"{self.symptom}. Likely cause: {self.cause}. What to change: {self.suggestion}"
 
 
-def stopped(run: History) -> Finding | None:
-    """What ends a run."""
-    told = health.collapsed(run.last, run.step, run.limits)
-    return Finding("collapsed", f"at step {run.step} {told}", *causes.likely(run)) if told else None
+def run_stopped(run: History) -> Finding | None:
+    """The run has to stop."""
+    reason = stop_reason(run.last, run.step, run.limits)
+    return Finding("collapsed", f"at step {run.step} {reason}", *likely_cause(run)) if reason else None
 
 
-def constant(run: History) -> Finding | None:
-    """The same before the grace period is over, when it ends nothing yet."""
+def constant_representations(run: History) -> Finding | None:
+    """Targets or predictions below the thresholds within the grace period, when this does not stop the run yet."""
     bounds = {"target_std": run.limits.min_target_std, "prediction_std": run.limits.min_prediction_std}
-    low = [name for name, bound in bounds.items() if run.stays(name, bound)]
-    if run.step >= run.limits.grace_steps or not low or not (run.settled or "target_std" in low):
+    low = [name for name, bound in bounds.items() if run.stays_below(name, bound)]
+    if run.step >= run.limits.grace_steps or not low or not (run.past_warmup or "target_std" in low):
         return None
-    sign = f"hardly any difference between positions is left ({'; '.join(map(run.path, low))})"
-    return Finding("collapsed" if len(low) == 2 else "watch", sign, *causes.likely(run))
+    symptom = f"representations hardly differ between positions ({'; '.join(map(run.describe_change, low))})"
+    return Finding("collapsed" if len(low) == 2 else "watch", symptom, *likely_cause(run))
 
 
-def shrinking(run: History) -> Finding | None:
+def shrinking_targets(run: History) -> Finding | None:
     """Targets on their way to being constant."""
     most, _ = run.peak("target_std")
-    if not run.stays("target_std", most / 2):
+    if not run.stays_below("target_std", most / 2):
         return None
-    return Finding("watch", f"the targets lose their spread ({run.path('target_std')})", *causes.likely(run))
+    symptom = f"the targets are losing variance ({run.describe_change('target_std')})"
+    return Finding("watch", symptom, *likely_cause(run))
 
 
-def placed(run: History) -> Finding | None:
-    """Targets that tell a position's place and nothing else."""
-    if not run.stays("target_content", min(0.1, run.values("target_content")[0] / 5)):
+def positional_collapse(run: History) -> Finding | None:
+    """Targets that depend on the position and hardly on the input."""
+    name = "target_between_input_variance"
+    if not run.stays_below(name, min(0.1, run.values(name)[0] / 5)):
         return None
-    level: Level = "collapsed" if run.stays("target_content", 0.01) else "watch"
-    sign = f"the targets tell the place of a position and hardly anything of the input ({run.path('target_content')})"
-    return Finding(level, sign, *causes.likely(run, causes.features_shared, causes.place_enough))
+    level: Level = "collapsed" if run.stays_below(name, 0.01) else "watch"
+    symptom = f"positional collapse: the targets depend on position and hardly on the input ({run.describe_change(name)})"
+    return Finding(level, symptom, *likely_cause(run, causes.shared_local_encoder, causes.predictable_from_position))
 
 
-def dead(run: History) -> Finding | None:
-    """Local features that fade, which the rest can hide."""
-    first = run.values("features_std")[0]
-    low = [name for name, bound in (("features_std", 0.03 * first), ("features_rank", 1.02)) if run.stays(name, bound)]
+def dead_local_encoder(run: History) -> Finding | None:
+    """Local features that become constant, which the other metrics can hide."""
+    first = run.values("local_encoder_std")[0]
+    bounds = {"local_encoder_std": 0.03 * first, "local_encoder_rank": 1.02}
+    low = [name for name, bound in bounds.items() if run.stays_below(name, bound)]
     if not low:
         return None
-    level: Level = "collapsed" if run.stays("features_std", 0.01 * first) else "watch"
-    sign = f"the front-end dies, its features hardly differ ({'; '.join(map(run.path, low))})"
-    return Finding(level, sign, *causes.likely(run, causes.features_shared))
+    level: Level = "collapsed" if run.stays_below("local_encoder_std", 0.01 * first) else "watch"
+    symptom = f"the local encoder is dying: its features hardly differ ({'; '.join(map(run.describe_change, low))})"
+    return Finding(level, symptom, *likely_cause(run, causes.shared_local_encoder))
 
 
-def narrow(run: History) -> Finding | None:
-    """Vectors that lie on a line or in a plane."""
-    low = [name for name in ("student_rank", "target_rank", "prediction_rank") if run.stays(name, 2)]
-    if not low or not run.settled:
+def rank_collapse(run: History) -> Finding | None:
+    """Representations that lie on a line or in a plane."""
+    low = [name for name in ("student_rank", "target_rank", "prediction_rank") if run.stays_below(name, 2)]
+    if not low or not run.past_warmup:
         return None
-    return Finding("watch", f"one or two directions of all are used ({'; '.join(map(run.path, low))})", *causes.likely(run))
+    symptom = f"rank collapse: fewer than two dimensions are used ({'; '.join(map(run.describe_change, low))})"
+    return Finding("watch", symptom, *likely_cause(run))
 
 
-def frozen(run: History) -> Finding | None:
-    """A front-end that stays random."""
-    share = run.values("features_learning")[-1]
+def frozen_local_encoder(run: History) -> Finding | None:
+    """A local encoder that stays random."""
+    share = run.values("local_encoder_fraction_with_grad")[-1]
     if not share < 0.5:
         return None
-    sign = f"the front-end does not learn: {share:.0%} of its weights receive gradients (step {run.step})"
+    symptom = f"the local encoder does not learn: {share:.0%} of its weights receive gradients (step {run.step})"
     zero = [key for key, value in run.recipe.items() if key.endswith("grad_scale") and value == 0]
     if zero:
-        return Finding("watch", sign, f"{zero[0]}=0 freezes it", f"{zero[0]}=1")
-    return Finding("watch", sign, "its weights are frozen, or what it gives reaches no prediction", "let gradients through")
+        return Finding("watch", symptom, f"{zero[0]}=0 freezes it", f"{zero[0]}=1")
+    cause = "its weights are frozen, or its output reaches no prediction"
+    return Finding("watch", symptom, cause, "unfreeze its weights, or let gradients through")
 
 
-def leaping(run: History) -> Finding | None:
-    """Steps too big for the weights."""
-    cause, (ratio, step) = causes.steps_too_big(run), run.peak("update_ratio")
-    return Finding("watch", f"step {step} moved the weights by {ratio:.2g} times their size", *cause) if cause else None
+def update_too_large(run: History) -> Finding | None:
+    """Updates too large for the weights."""
+    cause, (ratio, step) = causes.update_too_large(run), run.peak("update_ratio")
+    symptom = f"updates too large (update_ratio {ratio:.2g} at step {step}, above {causes.MAX_UPDATE_RATIO:g})"
+    return Finding("watch", symptom, *cause) if cause else None
 
 
-def chasing(run: History) -> Finding | None:
-    """A teacher that follows at once."""
+def teacher_too_fast(run: History) -> Finding | None:
+    """A teacher that is hardly an average of the student."""
     if not (cause := causes.teacher_too_fast(run)):
         return None
     decay, step = min(zip(run.values("ema_decay"), run.values("step"), strict=True))
-    sign = f"the teacher follows at once: ema_decay {decay:.4f} at step {step} averages over {1 / (1 - decay):.1f} steps"
-    return Finding("watch", f"{sign} ({run.path('target_rank')})", *cause)
+    symptom = f"the EMA teacher averages over {1 / (1 - decay):.1f} steps only (ema_decay {decay:.4f} at step {step})"
+    return Finding("watch", f"{symptom} ({run.describe_change('target_rank')})", *cause)
 
 
-def standing(run: History) -> Finding | None:
-    """A teacher that does not follow. Its first weights fade as the product of the decays, here taken between logged steps."""
+def teacher_too_slow(run: History) -> Finding | None:
+    """A teacher that hardly moves. Its initial weights fade as the product of the decays, interpolated between logged steps."""
     steps, decays = run.values("step"), run.values("ema_decay")
     way = sum((t - s) * (1 - (a + b) / 2) for s, t, a, b in zip(steps, steps[1:], decays, decays[1:], strict=False))
     if run.step < run.recipe["train.steps"] / 2 or not way < 0.2:
@@ -122,76 +127,79 @@ def standing(run: History) -> Finding | None:
     decay = run.recipe["objective.teacher.decay"]
     return Finding(
         "watch",
-        f"{math.exp(-way):.0%} of the teacher still is as it was at the start (step {run.step})",
-        f"objective.teacher.decay={decay:g} is too slow for {run.recipe['train.steps']} steps",
+        f"the EMA teacher still holds {math.exp(-way):.0%} of its initial weights (step {run.step})",
+        f"objective.teacher.decay={decay:g} is too high for {run.recipe['train.steps']} steps",
         "a lower objective.teacher.decay and a shorter objective.teacher.anneal_steps, or more train.steps",
     )
 
 
-def jumping(run: History) -> Finding | None:
-    """A loss far above the one of fresh weights."""
+def loss_spike(run: History) -> Finding | None:
+    """A loss far above that of the initial weights."""
     first, (most, step) = run.values("loss")[0], run.peak("loss")
     if not 2 * first < most < math.inf:
         return None
-    return Finding("watch", f"the loss jumped ({first:.3g} at first, {most:.3g} at step {step})", *causes.likely(run))
+    symptom = f"loss spike ({first:.3g} at the first step, {most:.3g} at step {step})"
+    return Finding("watch", symptom, *likely_cause(run))
 
 
-def rising(run: History) -> Finding | None:
-    """A loss that rises for nothing. Where the targets get richer it may."""
-    if not run.since_low("loss") > 1.5 or run.richer:
+def rising_loss(run: History) -> Finding | None:
+    """A loss that rises although the targets do not grow, which would explain it."""
+    if not run.growth_since_lowest_loss("loss") > 1.5 or run.targets_growing:
         return None
-    low = run.lines[run.low]
-    sign = (
-        f"the loss rises ({low['loss']:.3g} at step {low['step']}, {run.recent('loss'):.3g} now) while the targets gain nothing"
+    low = run.lines[run.lowest_loss_index]
+    symptom = (
+        f"the loss is rising ({low['loss']:.3g} at step {low['step']}, {run.recent_mean('loss'):.3g} now) although the targets "
+        f"are not growing ({run.describe_change('target_std')}; {run.describe_change('target_rank')})"
     )
-    return Finding("watch", f"{sign} ({run.path('target_std')}; {run.path('target_rank')})", *causes.likely(run))
+    return Finding("watch", symptom, *likely_cause(run))
 
 
-def idle(run: History) -> Finding | None:
-    """Nothing learnt at all."""
-    first, now = run.values("loss")[0], run.recent("loss")
-    if not (now > 0.95 * first and run.settled) or run.richer:
+def not_learning(run: History) -> Finding | None:
+    """A loss that does not fall."""
+    first, now = run.values("loss")[0], run.recent_mean("loss")
+    if not (now > 0.95 * first and run.past_warmup) or run.targets_growing:
         return None
-    cause, (ratio, _), lr = causes.likely(run), run.peak("update_ratio"), run.recipe["train.lr"]
-    if 0 < ratio < GOOD_UPDATE / 10:
-        what = f"train.lr={lr:g} is too low: no step moved the weights by more than {ratio:.1g} times their size"
-        cause = causes.Cause(what, f"train.lr={causes.rounded(lr * GOOD_UPDATE / ratio)}")
-    return Finding("watch", f"the loss does not fall ({run.path('loss')})", *cause)
+    cause, (ratio, _), lr = likely_cause(run), run.peak("update_ratio"), run.recipe["train.lr"]
+    if 0 < ratio < GOOD_UPDATE_RATIO / 10:
+        what = f"train.lr={lr:g} is too low: the largest update_ratio is {ratio:.1g}"
+        cause = Cause(what, f"train.lr={round_lr(lr * GOOD_UPDATE_RATIO / ratio)}")
+    return Finding("watch", f"the loss does not fall ({run.describe_change('loss')})", *cause)
 
 
-def waiting(run: History) -> Finding | None:
-    """A processor or GPU without work."""
-    waits = sorted(run.values("data_wait")[1:][-10:])  # the first has the start of the workers in it
-    if len(waits) < STAYS or not (wait := waits[len(waits) // 2]) > 0.3:
+def dataloader_bound(run: History) -> Finding | None:
+    """Training that waits for the data loader."""
+    waits = sorted(run.values("data_wait")[1:][-10:])  # the first includes the start of the workers
+    if len(waits) < NUM_RECENT or not (wait := waits[len(waits) // 2]) > 0.3:
         return None
     workers = run.recipe["data.workers"]
     return Finding(
         "watch",
-        f"{wait:.0%} of the time goes into waiting for data",
-        f"data.workers={workers} cannot decode as fast as steps are made",
+        f"training waits for data {wait:.0%} of the time",
+        f"data.workers={workers} cannot decode as fast as the model trains",
         f"data.workers={max(2, 2 * workers)}, or data that is cheaper to decode",
     )
 
 
-def unreadable(run: History) -> Finding | None:
-    """Half of what is borne, or more."""
+def unreadable_examples(run: History) -> Finding | None:
+    """Half of the tolerated share of unreadable examples, or more."""
     corrupt, epoch, allowed = run.last.get("corrupt", 0), run.last.get("epoch"), run.recipe["data.max_corrupt"]
-    if not epoch or corrupt < 2:  # one is always borne
+    if not epoch or corrupt < 2:  # a single one is always tolerated
         return None
     share = corrupt * epoch / run.last["samples"]
     if not share > allowed / 2:
         return None
     return Finding(
         "watch",
-        f"{corrupt} examples cannot be read, about {share:.2%} of all (step {run.step}); beyond {allowed:.1%} the run stops",
-        "damaged or foreign files, which corrupt_files.txt names",
-        "mend or remove them, or raise data.max_corrupt",
+        f"{corrupt} examples cannot be read, about {share:.2%} of all (step {run.step}); the run stops above {allowed:.1%}",
+        "corrupt files or files of another format, listed in corrupt_files.txt",
+        "fix or remove them, or raise data.max_corrupt",
     )
 
 
-Sign = Callable[[History], Finding | None]
-SIGNS: tuple[Sign, ...] = (
-    *(stopped, constant, shrinking, placed, dead, narrow, frozen, leaping),
-    *(chasing, standing, jumping, rising, idle, waiting, unreadable),
+Check = Callable[[History], Finding | None]
+CHECKS: tuple[Check, ...] = (
+    *(run_stopped, constant_representations, shrinking_targets, positional_collapse, dead_local_encoder, rank_collapse),
+    *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss, not_learning),
+    *(dataloader_bound, unreadable_examples),
 )
-"""The most telling first."""
+"""All checks of pre-training, the most specific first."""

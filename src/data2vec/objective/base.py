@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.diagnostics import HealthSettings
 from data2vec.objective.masking import MaskSettings, SpanMask
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import Teacher, TeacherSettings
@@ -30,10 +29,8 @@ class ObjectiveSettings(Settings):
     """What is predicted (section 3.3)."""
     beta: Annotated[float, Field(ge=0)] = 0.0
     """β of the smooth L1 loss; 0 is the squared error, without the factor ½ (section 3.4; fairseq: loss_beta)."""
-    scale: float | Literal["1/sqrt(width)", "1/width"] = "1/sqrt(width)"
+    loss_scale: float | Literal["1/sqrt(width)", "1/width"] = "1/sqrt(width)"
     """The error of a position is summed over D and multiplied by this (fairseq: loss_scale)."""
-    health: HealthSettings = HealthSettings()
-    """When a run is called collapsed, and stopped."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Objective(TrainingObjective[MaskedBatch]):
             )
         self.settings = settings
         named = {"1/sqrt(width)": 1 / math.sqrt(shape.width), "1/width": 1 / shape.width}
-        self.loss_scale = named[settings.scale] if isinstance(settings.scale, str) else settings.scale
+        self.loss_scale = named[settings.loss_scale] if isinstance(settings.loss_scale, str) else settings.loss_scale
         self.student = encoder
         self.teacher = Teacher(encoder, settings.teacher)
 

@@ -26,7 +26,7 @@ class Data2VecSettings(ObjectiveSettings):
 
     name: Literal["data2vec"] = "data2vec"
     """The method: data2vec, version 1."""
-    masks: ClassVar[int] = 1
+    masks_per_sample: ClassVar[int] = 1
     """A sample has one masked view."""
     head_layers: Annotated[int, Field(gt=0)] = 1
     """Linear layers of the prediction head; with several, the first doubles the width, with GELU between them."""

@@ -33,13 +33,13 @@ Norms = Annotated[
 class TargetSettings(Settings):
     """How the outputs of the teacher's blocks become targets."""
 
-    state: Literal["ffn", "block"] = "ffn"
+    source: Literal["ffn", "block"] = "ffn"
     """Which output of each block: that of its feed-forward part, before the residual addition; or the block's (vision)."""
     top_k: Annotated[int, Field(gt=0)] = 8
     """K: how many blocks are averaged, counted from the last (fairseq: average_top_k_layers)."""
-    layer_norms: Norms = ("instance",)
+    per_layer_norms: Norms = ("instance",)
     """Normalisations of each layer before averaging, in this order. Instance norm keeps speech from collapsing."""
-    norms: Norms = ()
+    final_norms: Norms = ()
     """Normalisations of the average, in this order."""
 
 
@@ -51,12 +51,12 @@ def average_top_k(outputs: Iterable[BlockOutput], num_layers: int, settings: Tar
     for output in outputs:
         if output.layer < num_layers - settings.top_k:
             continue
-        y = (output.ffn if settings.state == "ffn" else output.block).float()
-        for norm in settings.layer_norms:
+        y = (output.ffn if settings.source == "ffn" else output.block).float()
+        for norm in settings.per_layer_norms:
             y = NORMS[norm](y)
         total = y if total is None else total + y
     assert total is not None, "no block outputs"
     average = total / settings.top_k
-    for norm in settings.norms:
+    for norm in settings.final_norms:
         average = NORMS[norm](average)
     return average

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from data2vec.data.dataset import DataSettings
 from data2vec.errors import UserError, did_you_mean
+from data2vec.health.collapse import HealthSettings
 from data2vec.modalities.base import Modality, ModalitySettings
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective import Data2Vec2Settings
@@ -55,8 +56,10 @@ class Recipe(Settings):
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()
-    """The method: masks, teacher, targets, loss, health checks. `name` is data2vec or data2vec2, or a fine-tuning task: ctc or
-    classify; the other keys depend on it."""
+    """The method: masks, teacher, targets, loss. `name` is data2vec or data2vec2, or a fine-tuning task: ctc or classify; the
+    other keys depend on it."""
+    health: HealthSettings = HealthSettings()
+    """When pre-training stops because representations have collapsed."""
     data: SerializeAsAny[DataSettings]
     """The data set, augmentation and the batch."""
     train: TrainSettings = TrainSettings()

@@ -30,7 +30,7 @@ class ProbeSettings(Settings):
 class SupervisedSettings(Settings):
     """The settings that all fine-tuning tasks share."""
 
-    masks: ClassVar[int] = 1
+    masks_per_sample: ClassVar[int] = 1
     """One view per input."""
     label: str = "label"
     """The label column."""

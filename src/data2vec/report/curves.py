@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BLUE, RED, YELLOW, GREEN, GREY = "#3a7ca5", "#d1495b", "#edae49", "#2a9d8f", "#8a8a8a"
 STAGES = {
-    "features": ("local features", GREY),
+    "local_encoder": ("local features", GREY),
     "student": ("student output", YELLOW),
     "target": ("targets", GREEN),
     "prediction": ("predictions", RED),
@@ -82,7 +82,10 @@ PANELS = (
         "Update/weight ratio", "update norm / weight norm", "update_ratio", "Above about 3%: updates are too large.", log=True
     ),
     _single(
-        "Between-input variance", "share of target variance", "target_content", "Near 0: all inputs have the same targets."
+        "Between-input variance",
+        "share of target variance",
+        "target_between_input_variance",
+        "Near 0: all inputs have the same targets.",
     ),
     _single("Learning rate", "", "lr", "Warm-up, then the schedule."),
     _single("EMA decay", "per step", "ema_decay", "The closer to 1, the slower the teacher follows the student."),

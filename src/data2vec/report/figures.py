@@ -55,7 +55,7 @@ def collect_figures(run: Path, recipe: Recipe) -> tuple[list[ReportFigure], str]
     modality = recipe.build_modality()
     try:
         sample = load_sample(modality, str(recipe.data.train))
-        masks = recipe.objective.masks
+        masks = recipe.objective.masks_per_sample
         batches = list(sample.masked_batches(recipe.objective.mask, masks, ceil(MIN_MASKS / masks)))
     except Exception as error:  # a custom modality may raise anything; the reason is on the page
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

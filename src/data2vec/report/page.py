@@ -80,7 +80,8 @@ def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Seque
     # The step that ended the run may not be in the metrics: a NaN loss is not logged.
     state = "collapsed" if last.get("unhealthy") else verdict.state
     findings = "".join(
-        f"<li><b>{escape(finding.sign)}</b><br>Likely cause: {escape(finding.cause)}<br>Suggestion: {escape(finding.mend)}</li>"
+        f"<li><b>{escape(finding.symptom)}</b><br>Likely cause: {escape(finding.cause)}"
+        f"<br>Suggestion: {escape(finding.suggestion)}</li>"
         for finding in verdict.findings
     )
     mark, word, summary = STATES[state]

@@ -12,6 +12,7 @@ from torch import Tensor
 from data2vec.data.loader import Loader
 from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
@@ -19,7 +20,6 @@ from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import build_head
 from data2vec.objective import Data2Vec2Settings
-from data2vec.objective.diagnostics import finite
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -154,7 +154,7 @@ class FinetuneTask:
 
     def has_collapsed(self, metrics: dict[str, Any]) -> bool:
         """Whether the loss or the gradient norm is NaN or inf."""
-        return not finite(metrics)
+        return not is_finite(metrics)
 
     def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
         """The health of the run so far."""

@@ -9,11 +9,11 @@ import torch
 from data2vec.data.loader import Loader
 from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.health.collapse import stop_reason
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import build_objective
-from data2vec.objective.diagnostics import collapsed
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -56,7 +56,7 @@ class PretrainTask:
         method, seed = recipe.objective, recipe.train.seed
         self.modality = modality = recipe.build_modality()
         rows, pin = modality.rows(str(recipe.data.train)), process.device.type == "cuda"
-        self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks)
+        self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks_per_sample)
         torch.manual_seed(seed)
         self.objective = build_objective(build_encoder(modality, recipe.encoder), method)
         loads = recipe.init is not None and not resume
@@ -71,7 +71,7 @@ class PretrainTask:
 
     def has_collapsed(self, metrics: dict[str, Any]) -> bool:
         """Whether the loss is NaN or inf, or targets or predictions have collapsed."""
-        return collapsed(metrics, metrics["step"], self.recipe.objective.health) is not None
+        return stop_reason(metrics, metrics["step"], self.recipe.health) is not None
 
     def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
         """The health of the run so far."""

@@ -73,7 +73,9 @@ class TrainStep:
         if measure:
             updates = torch._foreach_sub([p.detach() for p in self.parameters], before)
             stats = stats | {
-                "features_learning": fraction_with_grad(self.objective.student.local_encoder, self.process.device),
+                "local_encoder_fraction_with_grad": fraction_with_grad(
+                    self.objective.student.local_encoder, self.process.device
+                ),
                 "update_ratio": total_norm(list(updates)) / total_norm(before),
             }
         self.optimizer.zero_grad(set_to_none=True)

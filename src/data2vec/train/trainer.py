@@ -17,8 +17,8 @@ from data2vec.data.loader import Loader
 from data2vec.data.streaming import merge_stream_states
 from data2vec.distributed import Process, process_group
 from data2vec.errors import Interrupted, RunStopped, Unhealthy
+from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
-from data2vec.objective.diagnostics import finite
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.page import build_report_at_end
@@ -187,7 +187,7 @@ class Trainer:
     def _stop_unhealthy(self, line: Metrics) -> NoReturn:
         """Raise Unhealthy with the symptom and its cause; earlier checkpoints are kept."""
         finding = self.process.on_main_process(lambda: self.task.verdict(self.run.metrics)).findings[0]
-        if not finite(line):
+        if not is_finite(line):
             raise Unhealthy(f"collapsed: {finding}; {resume_point(self.run.folder)}")
         self._save_checkpoint(keep=None)
         raise Unhealthy(f"collapsed: {finding}")

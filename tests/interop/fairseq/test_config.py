@@ -48,8 +48,8 @@ def test_class_token_loss_weight_is_converted_from_mean_to_sum() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("speech/v1-tiny", "objective.target.state: 'block'"), ("speech/v2-tiny", "encoder.norm: 'pre'"),
-        ("text/v1-tiny", "objective.target.state: 'block'"), ("text/v2-tiny", "encoder.norm: 'pre'"),
+        ("speech/v1-tiny", "objective.target.source: 'block'"), ("speech/v2-tiny", "encoder.norm: 'pre'"),
+        ("text/v1-tiny", "objective.target.source: 'block'"), ("text/v2-tiny", "encoder.norm: 'pre'"),
         ("vision/v1-tiny", "modality.positions: 'sincos'"), ("vision/v2-tiny", "encoder.key_bias: False"),
     ],
 )  # fmt: skip
@@ -62,7 +62,7 @@ def test_tiny_recipe_is_refused_with_the_unsupported_setting(name: str, wanted: 
     ("name", "change"),
     [
         ("speech/v1-base", {"objective.mask": {"kind": "token"}}), ("speech/v1-base", {"modality.position_kernel": 2}),
-        ("speech/v1-base", {"objective.target.layer_norms": ["layer", "instance"]}),
+        ("speech/v1-base", {"objective.target.per_layer_norms": ["layer", "instance"]}),
         ("speech/v1-base", {"objective.teacher.local_encoder": "averaged"}),  # then all layers are averaged there
         ("speech/v1-base", {"modality.mask_vector": False}), ("text/v1-base", {"objective.mask": {"kind": "span"}}),
         ("vision/v1-base", {"objective.teacher.end_decay": 1.0}), ("vision/v1-base", {"encoder.extra_tokens": 0}),
@@ -108,7 +108,7 @@ def test_random_supported_recipe_survives_the_round_trip(data: st.DataObject) ->
         "encoder.attention_dropout": data.draw(RATES),
         "objective.beta": data.draw(st.sampled_from([0.0, 0.5, 4.0])),
         "objective.target.top_k": data.draw(st.integers(1, layers - recipe.encoder.prenet_layers)),
-        "objective.target.layer_norms": data.draw(NORMS),
+        "objective.target.per_layer_norms": data.draw(NORMS),
         "objective.teacher.local_encoder": features,
         "objective.teacher.position_encoder": positions,
         "objective.teacher.decay": (decay := data.draw(st.floats(0.5, 1))),

@@ -124,8 +124,8 @@ def test_official_settings_become_recipe_settings(kind: str) -> None:
     assert (encoder.width, encoder.layers, encoder.prenet_layers, encoder.heads, encoder.ffn_width) == (32, 3, 1, 4, 64)
     assert (encoder.norm, encoder.input_norm, encoder.final_norm) == ("post", True, False)
     assert (encoder.extra_tokens, encoder.extra_token_std) == ((1, 1.0) if kind == "IMAGE" else (0, 0.02))
-    assert (method.masks, method.cls_loss, method.cls_reduction) == (3, 0.01, "sum")
-    assert (method.target.top_k, method.target.layer_norms, method.target.norms) == (2, ("instance",), ("layer",))
+    assert (method.masks_per_sample, method.cls_loss, method.cls_reduction) == (3, 0.01, "sum")
+    assert (method.target.top_k, method.target.per_layer_norms, method.target.final_norms) == (2, ("instance",), ("layer",))
     decoder = method.decoder
     assert decoder.kernel == ((7, 7) if kind == "IMAGE" else (7,))
     assert (decoder.layers, decoder.groups, decoder.width, decoder.head_layers) == (2, 8, 16, 2)

@@ -79,7 +79,7 @@ def test_settings_that_tensors_cannot_give_come_from_the_configuration(tmp_path:
     assert recipes["vision2"].objective.cls_loss == 0.5
     assert (recipes["vision2"].encoder.layers, recipes["vision2"].encoder.prenet_layers) == (3, 1)
     assert [recipes[name].objective.mask.prob for name in ("speech2", "vision2")] == [0.25, 0.75]
-    assert all(recipes[name].objective.masks == 3 for name in ("speech2", "vision2", "text2"))
+    assert all(recipes[name].objective.masks_per_sample == 3 for name in ("speech2", "vision2", "text2"))
 
 
 def test_weights_are_mapped_to_their_counterparts(tmp_path: Path) -> None:

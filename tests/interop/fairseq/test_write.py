@@ -176,11 +176,11 @@ def test_unsupported_head_is_refused(name: str, head: Any, told: str, tmp_path: 
 
 def test_unsupported_objective_is_refused_only_with_a_teacher(tmp_path: Path) -> None:
     recipe = small("speech/v1-base", objective__target__state="block")
-    with pytest.raises(UserError, match=r"(?s)objective\.target\.state: 'block' is not supported by.*delete its pretraining"):
+    with pytest.raises(UserError, match=r"(?s)objective\.target\.source: 'block' is not supported by.*delete its pretraining"):
         write_fairseq_checkpoint(trained(recipe), tmp_path / "a.pt")
     lost = write_fairseq_checkpoint(trained(recipe, pretraining=False), tmp_path / "a.pt")
-    assert "the objective: objective.target.state: 'block'" in "\n".join(lost)
-    assert data2vec.load(tmp_path / "a.pt").recipe.objective.target.state == "ffn"
+    assert "the objective: objective.target.source: 'block'" in "\n".join(lost)
+    assert data2vec.load(tmp_path / "a.pt").recipe.objective.target.source == "ffn"
 
 
 def test_unsupported_encoder_is_refused_with_and_without_a_teacher(tmp_path: Path) -> None:

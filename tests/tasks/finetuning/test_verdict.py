@@ -17,13 +17,13 @@ def test_improving_run_is_healthy() -> None:
 
 def test_overfitting_is_reported_with_the_best_step() -> None:
     (found,) = judge_run(lines([0.9, 0.5, 0.6, 0.7, 0.8]), RECIPE).findings
-    assert "wer 0.5 at step 200, 0.8 at step 500" in found.sign and found.mend.startswith("train.steps=200")
+    assert "wer 0.5 at step 200, 0.8 at step 500" in found.symptom and found.suggestion.startswith("train.steps=200")
 
 
 def test_wer_of_one_after_half_of_the_steps_is_reported() -> None:
     assert judge_run(lines([1.0, 1.0]), RECIPE).state == "healthy"  # it is too early to say
     (found,) = judge_run(lines([1.0] * 6), RECIPE).findings
-    assert "hardly any word is recognised (word error rate 100% at step 600)" in found.sign
+    assert "hardly any word is recognised (word error rate 100% at step 600)" in found.symptom
 
 
 def test_non_finite_loss_is_a_collapse() -> None:

@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "encoder.ffn_width": 32,
     "encoder.dropout": 0.1,
     "encoder.drop_path": 0.1,
-    "objective.masks": 2,
+    "objective.masks_per_sample": 2,
     "objective.target.top_k": 2,
     "objective.decoder.width": 16,
     "data.batch_size": 16,
@@ -229,7 +229,7 @@ def test_texts_are_tokenized_by_the_tokenizer_of_the_run(streaming: bool, tmp_pa
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "all.txt").write_text("\n".join(text for text, _ in texts))
     (tmp_path / "table.tsv").write_text("\n".join(["text\tkind", *(f"{text}\t{kind}" for text, kind in texts)]))
-    small = {key: value for key, value in TINY.items() if key not in ("objective.masks", "objective.decoder.width")}
+    small = {key: value for key, value in TINY.items() if key not in ("objective.masks_per_sample", "objective.decoder.width")}
     settings = small | {"modality.vocab_size": 280, "data.block_size": 16, "data.batch_size": 4, "data.micro_batch_size": 4}
     settings |= {"data.train": str(tmp_path / "texts"), "probe.data": str(tmp_path / "table.tsv"), "probe.label": "kind"}
     if streaming:

@@ -19,7 +19,7 @@ from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
 
 Sections = dict[str, dict[str, Any]]
-"""The `modality`, `encoder` and `objective` sections of a recipe, not validated yet."""
+"""The `modality`, `encoder`, `objective` and `health` sections of a recipe, not validated yet."""
 
 LAYER_NORMS = {
     "batch_norm_target_layer": "batch",
@@ -100,8 +100,8 @@ def _common_config(recipe: Recipe) -> FairseqConfig:
     return {
         "loss_beta": o.beta,
         "average_top_k_layers": o.target.top_k,
-        **_norm_flags(LAYER_NORMS, o.target.layer_norms),
-        **_norm_flags(NORMS, o.target.norms),
+        **_norm_flags(LAYER_NORMS, o.target.per_layer_norms),
+        **_norm_flags(NORMS, o.target.final_norms),
         "ema_decay": o.teacher.decay,
         "ema_end_decay": o.teacher.end_decay,
         "ema_anneal_end_step": o.teacher.anneal_steps,
@@ -109,7 +109,7 @@ def _common_config(recipe: Recipe) -> FairseqConfig:
 
 
 def _loss_scale(recipe: Recipe) -> float | None:
-    scale = recipe.objective.scale
+    scale = recipe.objective.loss_scale
     return 1 / recipe.encoder.width if scale == "1/width" else None if isinstance(scale, str) else scale
 
 
@@ -171,11 +171,11 @@ def speech_recipe(config: FairseqConfig) -> Sections:
             "target": {
                 # When the whole model is averaged, the released code ignores average_top_k_layers.
                 "top_k": config["encoder_layers"] if average_all else config["average_top_k_layers"],
-                "layer_norms": _norm_order(config, per_layer),
-                "norms": _norm_order(config, {"layer_norm_targets": "layer", "instance_norm_targets": f"instance{over}"}),
+                "per_layer_norms": _norm_order(config, per_layer),
+                "final_norms": _norm_order(config, {"layer_norm_targets": "layer", "instance_norm_targets": f"instance{over}"}),
             },
             "beta": config["loss_beta"],
-            "scale": "1/sqrt(width)" if config["loss_scale"] is None else config["loss_scale"],
+            "loss_scale": "1/sqrt(width)" if config["loss_scale"] is None else config["loss_scale"],
         },
     }
 
@@ -185,7 +185,7 @@ def speech_config(recipe: Recipe) -> FairseqConfig:
     m = cast(SpeechSettings, recipe.modality)
     e, o = recipe.encoder, recipe.objective
     mask, average_all = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
-    groups = [norm for norm in o.target.layer_norms if norm.startswith("group")]
+    groups = [norm for norm in o.target.per_layer_norms if norm.startswith("group")]
     return _common_config(recipe) | {
         "_name": "data2vec_audio",
         "layer_type": "transformer",
@@ -213,11 +213,11 @@ def speech_config(recipe: Recipe) -> FairseqConfig:
         "require_same_masks": mask.get("equal", True),
         "loss_scale": _loss_scale(recipe),
         "group_norm_target_layer": bool(groups),
-        "instance_norm_targets": any(norm.startswith("instance") for norm in o.target.norms),
+        "instance_norm_targets": any(norm.startswith("instance") for norm in o.target.final_norms),
         "ema_transformer_only": not average_all,
         "ema_layers_only": not average_all and o.teacher.position_encoder != "averaged",
-        "min_target_var": o.health.min_target_std,
-        "min_pred_var": o.health.min_prediction_std,
+        "min_target_var": recipe.health.min_target_std,
+        "min_pred_var": recipe.health.min_prediction_std,
     }
 
 
@@ -258,11 +258,11 @@ def text_recipe(config: FairseqConfig, vocab_size: int, task: FairseqConfig | No
             "teacher": _teacher(config, copied, copied),
             "target": {
                 "top_k": config["average_top_k_layers"],
-                "layer_norms": _norm_order(config, LAYER_NORMS),
-                "norms": _norm_order(config, NORMS),
+                "per_layer_norms": _norm_order(config, LAYER_NORMS),
+                "final_norms": _norm_order(config, NORMS),
             },
             "beta": config["loss_beta"],
-            "scale": "1/sqrt(width)" if config["loss_scale"] <= 0 else config["loss_scale"],
+            "loss_scale": "1/sqrt(width)" if config["loss_scale"] <= 0 else config["loss_scale"],
             "head_layers": config["head_layers"],
             "head_init": "bert",
         },
@@ -351,13 +351,15 @@ def vision_recipe(config: FairseqConfig) -> Sections:
                 "position_encoder": "averaged",
             },
             "target": {
-                "state": "block" if config["layer_results"] == "end" else "ffn",
+                "source": "block" if config["layer_results"] == "end" else "ffn",
                 "top_k": len(layers),
-                "layer_norms": _norm_order(config, per_layer),
-                "norms": _norm_order(config, {"post_target_instance_norm": "instance", "post_target_layer_norm": "layer"}),
+                "per_layer_norms": _norm_order(config, per_layer),
+                "final_norms": _norm_order(
+                    config, {"post_target_instance_norm": "instance", "post_target_layer_norm": "layer"}
+                ),
             },
             "beta": 0.0 if config["l2_loss"] else config["l1_beta"],
-            "scale": "1/width" if scale == -1 else scale / width,
+            "loss_scale": "1/width" if scale == -1 else scale / width,
             "head_init": "beit",
         },
     }
@@ -367,7 +369,7 @@ def vision_config(recipe: Recipe) -> FairseqConfig:
     """The official configuration of a version 1 vision model."""
     m = cast(VisionSettings, recipe.modality)
     e, o = recipe.encoder, recipe.objective
-    mask, norms = o.mask.model_dump(), o.target.layer_norms
+    mask, norms = o.mask.model_dump(), o.target.per_layer_norms
     return {
         "model": "beit",
         "embed_dim": e.width,
@@ -390,13 +392,13 @@ def vision_config(recipe: Recipe) -> FairseqConfig:
         "target_layers": list(range(e.layers - o.target.top_k, e.layers)),
         "l1_beta": o.beta,
         "l2_loss": o.beta == 0,
-        "layer_results": "end" if o.target.state == "block" else "fc",
+        "layer_results": "end" if o.target.source == "block" else "fc",
         "loss_scale": -1 if o.scale == "1/width" else o.scale * e.width if isinstance(o.scale, float) else e.width**0.5,
         "target_layer_norm_last": "layer" in norms,
         "target_batch_norm": "batch" in norms,
         "target_instance_norm": "instance" in norms,
-        "post_target_layer_norm": "layer" in o.target.norms,
-        "post_target_instance_norm": "instance" in o.target.norms,
+        "post_target_layer_norm": "layer" in o.target.final_norms,
+        "post_target_instance_norm": "instance" in o.target.final_norms,
     }
 
 
@@ -431,17 +433,17 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
         },
         "objective": {
             "name": "data2vec2",
-            "masks": config["clone_batch"],
+            "masks_per_sample": config["clone_batch"],
             "mask": mask,
             "teacher": _teacher(config, local, relative) | {"prenet": "shared" if blocks_only else "averaged"},
             "target": {
-                "state": "block" if config["end_of_block_targets"] else "ffn",
+                "source": "block" if config["end_of_block_targets"] else "ffn",
                 "top_k": config["average_top_k_layers"],
-                "layer_norms": _norm_order(config, LAYER_NORMS),
-                "norms": _norm_order(config, NORMS),
+                "per_layer_norms": _norm_order(config, LAYER_NORMS),
+                "final_norms": _norm_order(config, NORMS),
             },
             "beta": config["loss_beta"],
-            "scale": "1/sqrt(width)" if scale is None else scale,
+            "loss_scale": "1/sqrt(width)" if scale is None else scale,
             "decoder": {
                 "layers": decoder["decoder_layers"],
                 "kernel": [decoder["decoder_kernel"]] * (2 if modality_key == "IMAGE" else 1),
@@ -455,8 +457,8 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
             },
             "cls_loss": config["cls_loss"],
             "cls_reduction": "sum",
-            "health": {"min_target_std": config["min_target_var"], "min_prediction_std": config["min_pred_var"]},
         },
+        "health": {"min_target_std": config["min_target_var"], "min_prediction_std": config["min_pred_var"]},
     }
 
 
@@ -573,7 +575,7 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
     modality_key = MODALITY_KEYS[family_of_recipe(recipe).modality]
     mask, averaged = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
     # Officially the class-token loss is summed over the views on a device; here it may be their mean.
-    views = o.masks * getattr(recipe.data, "micro_batch_size", 1) if o.cls_reduction == "mean" else 1
+    views = o.masks_per_sample * getattr(recipe.data, "micro_batch_size", 1) if o.cls_reduction == "mean" else 1
     modality: FairseqConfig = {
         "type": modality_key,
         "prenet_depth": e.prenet_layers,
@@ -629,12 +631,12 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
         "start_drop_path_rate": 0.0,
         "end_drop_path_rate": 0.0,
         "loss_scale": _loss_scale(recipe),
-        "clone_batch": o.masks,
-        "end_of_block_targets": o.target.state == "block",
+        "clone_batch": o.masks_per_sample,
+        "end_of_block_targets": o.target.source == "block",
         "ema_encoder_only": o.teacher.prenet == "shared",
         "shared_decoder": None,
-        "min_target_var": o.health.min_target_std,
-        "min_pred_var": o.health.min_prediction_std,
+        "min_target_var": recipe.health.min_target_std,
+        "min_pred_var": recipe.health.min_prediction_std,
         "cls_loss": o.cls_loss / views,
         "recon_loss": 0,
         "d2v_loss": 1,
@@ -744,7 +746,7 @@ def fairseq_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[FairseqCon
     for key, ours, official in setting_differences(recipe, read_back):
         if fine_tuned and family == BEIT and key in INFERRED_FROM_WEIGHTS:
             continue
-        if key in NOT_IN_FAIRSEQ or key.startswith("objective.health."):
+        if key in NOT_IN_FAIRSEQ or key.startswith("health."):
             if recipe.objective.model_dump().get("cls_loss") or not key.startswith("objective.cls_"):
                 lost.append(f"{key}: {ours!r} (officially {official!r})")
         else:
@@ -755,10 +757,10 @@ def fairseq_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[FairseqCon
 
 
 def setting_differences(ours: Recipe, official: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """The settings of modality, encoder and objective that differ: key, our value, official value.
+    """The settings of modality, encoder, objective and health that differ: key, our value, official value.
 
     A teacher part that is copied from the student equals one that is shared with it."""
-    for section in ("modality", "encoder", "objective"):
+    for section in ("modality", "encoder", "objective", "health"):
         left, right = getattr(ours, section).flat(), getattr(official, section).flat()
         for key in left | right:
             pair = [left.get(key), right.get(key)]

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data2vec.health import checks as signs
-from data2vec.health.checks import Finding
+from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
+from data2vec.health.collapse import NON_FINITE, is_finite
 from data2vec.health.history import History
 from data2vec.health.verdict import Verdict, verdict
-from data2vec.objective.diagnostics import finite
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.tasks.metrics import is_better
@@ -18,17 +17,21 @@ def judge_run(metrics: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
     if not isinstance(recipe.objective, SupervisedSettings):
         return verdict(metrics, recipe.flat())
     return verdict(
-        metrics, recipe.flat(), (non_finite_loss, signs.leaping, overfitting, at_chance, signs.waiting, signs.unreadable)
+        metrics,
+        recipe.flat(),
+        (non_finite_loss, update_too_large, overfitting, at_chance, dataloader_bound, unreadable_examples),
     )
 
 
 def non_finite_loss(run: History) -> Finding | None:
     """Loss or gradient norm is NaN or infinite."""
-    if finite(run.last):
+    if is_finite(run.last):
         return None
     lr = run.recipe["train.lr"]
-    sign = f"loss or gradient norm is NaN or inf at step {run.step}"
-    return Finding("collapsed", sign, f"train.lr={lr:g} is too high, or an input or label is corrupt", f"train.lr={lr / 10:g}")
+    symptom = f"{NON_FINITE} at step {run.step}"
+    return Finding(
+        "collapsed", symptom, f"train.lr={lr:g} is too high, or an input or label is corrupt", f"train.lr={lr / 10:g}"
+    )
 
 
 def overfitting(run: History) -> Finding | None:

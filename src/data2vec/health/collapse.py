@@ -1,0 +1,48 @@
+"""When a run is stopped: loss or gradients that are NaN or inf, or representations that have collapsed."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from data2vec.settings import Settings
+
+NON_FINITE = "loss or gradient norm is NaN or inf"
+
+
+class HealthSettings(Settings):
+    """The `health:` section: thresholds at which pre-training stops. Defaults: the released code's. 0 turns a check off."""
+
+    min_target_std: Annotated[float, Field(ge=0)] = 0.1
+    """Stop when the standard deviation of the targets falls below this (fairseq: min_target_var)."""
+    min_prediction_std: Annotated[float, Field(ge=0)] = 0.01
+    """Stop when the standard deviation of the predictions falls below this (fairseq: min_pred_var)."""
+    grace_steps: Annotated[int, Field(ge=0)] = 5000
+    """These two checks start at this step."""
+
+
+def stop_reason(line: Mapping[str, Any], step: int, settings: HealthSettings) -> str | None:
+    """Why a run has to stop at this step, or None. `line`: the metrics of the step."""
+    if not is_finite(line):
+        scale = f" (the loss scale is {line['loss_scale']:g})" if "loss_scale" in line else ""
+        return f"{NON_FINITE}{scale}"
+    if step < settings.grace_steps or "target_std" not in line:
+        return None
+    if line["target_std"] < settings.min_target_std:
+        return (
+            f"the targets hardly differ between positions (target_std {line['target_std']:.4f}, below "
+            f"health.min_target_std={settings.min_target_std:g})"
+        )
+    if line["prediction_std"] < settings.min_prediction_std:
+        return (
+            f"the predictions hardly differ between positions (prediction_std {line['prediction_std']:.4f}, below "
+            f"health.min_prediction_std={settings.min_prediction_std:g})"
+        )
+    return None
+
+
+def is_finite(line: Mapping[str, Any]) -> bool:
+    """Whether loss and gradient norm are finite, if they are logged; a file of metrics has null for NaN and inf."""
+    values = [line.get(name, 0.0) for name in ("loss", "grad_norm")]
+    return all(value is not None and math.isfinite(value) for value in values)
