@@ -15,8 +15,7 @@ import torch
 
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Data2Vec2
-from data2vec.objective import build as build_objective
+from data2vec.objective import Data2Vec2, build_objective
 from data2vec.recipe.loading import validate_recipe
 
 GOLDEN = Path(__file__).parent / "golden.json"

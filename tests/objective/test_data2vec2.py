@@ -265,7 +265,7 @@ def test_learning_lowers_the_loss(kind: str) -> None:
 def test_without_a_mask_vector_version_1_is_told_what_is_missing() -> None:
     student = encoder()
     student.local_encoder.mask_vector = None
-    with pytest.raises(UserError, match=r"modality\.mask_vector: false leaves nothing"):
+    with pytest.raises(UserError, match=r"modality\.mask_vector: false, but this objective needs a mask vector"):
         student.apply_mask(torch.zeros(3, 20, 16), batch2(masks=1).mask, batch2(masks=1).input)
 
 
