@@ -67,7 +67,7 @@ def test_float16_is_refused_where_it_does_not_work() -> None:
 
 def test_float16_scales_the_loss_and_resumes(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where it is refused for being slow, not for being wrong."""
-    monkeypatch.setattr(engine, "_check", lambda *_: None)
+    monkeypatch.setattr(engine, "check_parallel_settings", lambda *_: None)
     settings = tiny | STILL | {"train.precision": "fp16", "train.checkpoint_every": 2}
     half = run(tmp_path / "half", "vision/v1-tiny", settings)
     full = run(tmp_path / "full", "vision/v1-tiny", settings, **{"train.precision": "fp32"})
@@ -84,7 +84,7 @@ def test_float16_scales_the_loss_and_resumes(tiny: dict[str, Any], tmp_path: Pat
 def test_float16_skips_a_step_that_overflows_and_stops_when_all_do(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_check", lambda *_: None)
+    monkeypatch.setattr(engine, "check_parallel_settings", lambda *_: None)
     settings = tiny | STILL | {"train.precision": "fp16", "train.steps": 80, "objective.loss_scale": 1e4}
     over = run(tmp_path / "over", "vision/v1-tiny", settings | {"train.steps": 6})
     scales = [line["loss_scale"] for line in over.metrics]
