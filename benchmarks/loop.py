@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import data2vec
 from data2vec.batch import Batch
 from data2vec.errors import RunStopped
-from data2vec.nn import attention, dropout
+from data2vec.nn import cpu_kernels
 from data2vec.recipe.loading import load_recipe
 from data2vec.train import trainer
 from data2vec.train.train_step import TrainStep
@@ -94,10 +94,10 @@ class Watched(TrainStep):
         return measured
 
 
-def draw_keep(shape: tuple[int, ...], p: float, drawn: Any = dropout.draw_keep) -> torch.Tensor:
+def draw_keep_mask(shape: tuple[int, ...], p: float, original: Any = cpu_kernels.draw_keep_mask) -> torch.Tensor:
     """As in the package, but labelled for the profiler."""
     with record_function("random numbers"):
-        return drawn(shape, p)
+        return original(shape, p)
 
 
 def overrides(name: str, rows: int | None, precision: str | None, workers: int) -> tuple[dict[str, Any], int]:
@@ -119,7 +119,7 @@ def measure(name: str, data: str, given: dict[str, Any], steps: int) -> dict[str
     Watched.steps = steps
     Watched.warm_up = 3 if device.type == "cpu" else 3 + 4 * given["data.workers"]
     trainer.TrainStep = Watched  # type: ignore[misc]
-    attention.draw_keep = dropout.draw_keep = draw_keep
+    cpu_kernels.draw_keep_mask = draw_keep_mask
     recipe = load_recipe(name, given)
     dtype = torch.float32 if recipe.train.precision == "fp32" else torch.bfloat16
     rate = statistics.median(matmul_rates(device, dtype))

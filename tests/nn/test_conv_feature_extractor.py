@@ -2,31 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data2vec.nn.conv_feature_extractor import ConvFrontEnd, convolve
-
-
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (10, 5), (3, 1), (5, 2), (2, 3)])
-def test_convolve_is_a_convolution_forward_and_backward(kernel: int, stride: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 53, 6, dtype=torch.double, generator=generator, requires_grad=True)
-    weight = torch.randn(5, 6, kernel, dtype=torch.double, generator=generator, requires_grad=True)
-    ours, theirs = convolve(x, weight, stride), F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)
-    seed = torch.randn(theirs.shape, dtype=torch.double, generator=generator)
-    torch.testing.assert_close(ours, theirs)
-    for mine, expected in zip(
-        torch.autograd.grad(ours, [x, weight], seed), torch.autograd.grad(theirs, [x, weight], seed), strict=True
-    ):
-        torch.testing.assert_close(mine, expected)
-
-
-def test_convolve_takes_an_input_that_is_not_contiguous() -> None:
-    x, weight = torch.randn(2, 6, 20).transpose(1, 2), torch.randn(5, 6, 3)
-    torch.testing.assert_close(convolve(x, weight, 2), F.conv1d(x.transpose(1, 2), weight, stride=2).transpose(1, 2))
-
-
-def test_convolve_refuses_an_input_shorter_than_its_kernel() -> None:
-    with pytest.raises(ValueError, match="2 steps is shorter than the kernel of 3"):
-        convolve(torch.randn(1, 2, 4), torch.randn(4, 4, 3), 2)
+from data2vec.nn.conv_feature_extractor import ConvFrontEnd
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data2vec.nn.transformer import Block, DropPath, Transformer, TransformerSettings
+from data2vec.nn.transformer import Block, Transformer, TransformerSettings
 
 SMALL = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32}
 
@@ -52,21 +52,6 @@ def test_a_block_is_what_the_paper_says() -> None:
     torch.testing.assert_close(out, middle + fed)
 
 
-@pytest.mark.parametrize("precision", ["fp64", "bf16"])
-def test_feed_forward_by_hand_is_the_sequence_in_value_and_gradient(precision: str) -> None:
-    torch.manual_seed(0)
-    block = Block(small(), 0)
-    x = torch.randn(2, 5, 16, requires_grad=True)
-    if precision == "fp64":
-        block, x = block.double(), x.detach().double().requires_grad_()
-    results = []
-    for function in (block.ffn, block._feed):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            y = function(x)
-        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.ffn.parameters()])])
-    torch.testing.assert_close(*results)
-
-
 @pytest.mark.parametrize("scale", [None, 0.5])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_branch_is_scaled_dropped_and_added(scale: float | None, dropout: float) -> None:
@@ -99,13 +84,9 @@ def test_layerdrop_of_all_blocks_gives_the_embedded_input() -> None:
     torch.testing.assert_close(model(x), model.input_norm(x))
 
 
-def test_drop_path_grows_with_depth_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    rates = [1 - block.drop_path.stay.item() for block in Transformer(small(drop_path=0.2)).blocks]
+def test_drop_path_grows_with_depth() -> None:
+    rates = [1 - block.drop_path.keep_prob.item() for block in Transformer(small(drop_path=0.2)).blocks]
     assert rates == pytest.approx([0, 0.1, 0.2])
-    y = DropPath(0.25)(torch.ones(4000, 2, 3))
-    assert abs(y.mean().item() - 1) < 0.05
-    assert set(y.flatten(1).std(1).tolist()) == {0.0}
 
 
 def test_initial_weights() -> None:

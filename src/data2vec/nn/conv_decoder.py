@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.errors import UserError
+from data2vec.nn.cpu_kernels import norm_gelu
 from data2vec.nn.dropout import Dropout
-from data2vec.nn.functional import norm_gelu
 from data2vec.nn.transformer import initialise
 from data2vec.settings import Settings
 
@@ -82,7 +82,8 @@ class ConvDecoder(nn.Module):
             z = conv(y.permute(0, 3, 1, 2))[..., :rows, :columns].permute(0, 2, 3, 1)  # an even kernel gives one too many
             z = norm_gelu(z)
             y = y + z if self.settings.residual and y.shape == z.shape else z
-        return self.head(y.flatten(0, 2).index_select(0, masked))
+        predictions: Tensor = self.head(y.flatten(0, 2).index_select(0, masked))
+        return predictions
 
     def noise(self, count: int, width: int, like: Tensor) -> Tensor:
         """What stands at hidden positions, (count, width)."""

@@ -5,14 +5,32 @@ Shapes: B batch, M masked views of a sample, T positions, P visible positions of
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
 from data2vec.errors import UserError
-from data2vec.nn.position_encoders import gather_positions
+from data2vec.nn.position_encoders import PositionEncoder, gather_positions
 from data2vec.nn.transformer import BlockOutput, Transformer, TransformerSettings
+
+
+class LocalEncoderInterface(Protocol):
+    """What an encoder needs of a local encoder, which is an `nn.Module`: see `data2vec.modalities.base.LocalEncoder`."""
+
+    def __call__(self, batch: Batch, /) -> tuple[Tensor, Tensor | None]: ...
+
+    def apply_mask(self, x: Tensor, mask: Tensor, student_input: Tensor) -> Tensor: ...
+
+
+class ModalityInterface(Protocol):
+    """What `build_encoder` needs of a modality: see `data2vec.modalities.base.Modality`."""
+
+    def build_local_encoder(self, width: int) -> LocalEncoderInterface: ...
+
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> PositionEncoder: ...
+
+    def grid(self, batch: Batch) -> tuple[int, ...]: ...
 
 
 class Encoder(nn.Module):
@@ -20,14 +38,14 @@ class Encoder(nn.Module):
 
     PARTS = ("local_encoder", "position_encoder", "transformer")
 
-    local_encoder: Any
-    position_encoder: Any
+    local_encoder: LocalEncoderInterface
+    position_encoder: PositionEncoder
     transformer: Transformer
 
     def __init__(
         self,
-        local_encoder: nn.Module,
-        position_encoder: nn.Module,
+        local_encoder: LocalEncoderInterface,
+        position_encoder: PositionEncoder,
         transformer: Transformer,
         grid: Callable[[Batch], tuple[int, ...]],
     ):
@@ -54,7 +72,7 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Contextual vectors (B, T, D) of local features `x` (B, T, D); `padding` (B, T) is True at padded positions."""
-        y = self.transformer(self.position_encoder(x, padding), padding, self.position_encoder.bias(x.shape[1]))
+        y: Tensor = self.transformer(self.position_encoder(x, padding), padding, self.position_encoder.bias(x.shape[1]))
         return y[:, self.transformer.settings.extra_tokens :]
 
     def block_outputs(self, x: Tensor, padding: Tensor | None) -> Iterator[BlockOutput]:
@@ -68,23 +86,24 @@ class Encoder(nn.Module):
         `mask` (B·M, T) is True at all others; `padding` (B, T). Returns the extra tokens (B·M, E, D) and the contextual
         vectors (B·M, P, D). Masked positions take no part, and `x` is repeated for the M views only where the position
         encoder needs it."""
-        seen = self.position_encoder.encode_visible_positions(x, padding, mask, visible)
+        inputs = self.position_encoder.encode_visible_positions(x, padding, mask, visible)
         padded = None if padding is None else gather_positions(padding[..., None], visible)[..., 0]
-        y = self.transformer(seen, padded, self.position_encoder.bias(x.shape[1], visible))
+        y = self.transformer(inputs, padded, self.position_encoder.bias(x.shape[1], visible))
         extra = self.transformer.settings.extra_tokens
         return y[:, :extra], y[:, extra:]
 
 
 def padding_invariant(encoder: Encoder) -> Encoder:
     """The same encoder, all weights shared, in which padding changes no other position (`PaddingMode` zero_every_layer)."""
-    local_encoder, position_encoder = copy.copy(encoder.local_encoder), copy.copy(encoder.position_encoder)
+    local_encoder: Any = copy.copy(encoder.local_encoder)
+    position_encoder: Any = copy.copy(encoder.position_encoder)
     if hasattr(position_encoder, "padding"):
         local_encoder.padding_invariant, position_encoder.padding = True, "zero_every_layer"
     return Encoder(local_encoder, position_encoder, encoder.transformer, encoder.grid)
 
 
-def build_encoder(modality: Any, settings: TransformerSettings) -> Encoder:
-    """The encoder of a modality (`data2vec.modalities.base.Modality`), with fresh weights."""
+def build_encoder(modality: ModalityInterface, settings: TransformerSettings) -> Encoder:
+    """The encoder of a modality, with newly initialised weights."""
     return Encoder(
         modality.build_local_encoder(settings.width),
         modality.build_position_encoder(settings.width, settings.heads, settings.extra_tokens),

@@ -84,7 +84,8 @@ class CTC(BlockMixingHead):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        return self.out(x)
+        logits: Tensor = self.out(x)
+        return logits
 
 
 class Classifier(BlockMixingHead):
@@ -105,13 +106,13 @@ class Classifier(BlockMixingHead):
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         pooling = self.settings.pooling
         y = self.hidden(self.norm(x if pooling == "linear-softmax" else self._pool(x, padding)))
-        logits = self.out(y.tanh() if self.settings.hidden_layer == "tanh" else y)
+        logits: Tensor = self.out(y.tanh() if self.settings.hidden_layer == "tanh" else y)
         return linear_softmax(logits, padding) if pooling == "linear-softmax" else logits
 
     def _pool(self, x: Tensor, padding: Tensor | None) -> Tensor:
         if self.query is None:
             return x[:, 0] if self.settings.pooling == "first" else mean_pool(x, padding)
-        scores = self.query(x)[..., 0]
+        scores: Tensor = self.query(x)[..., 0]
         scores = scores if padding is None else scores.masked_fill(padding, float("-inf"))
         return (scores.softmax(-1)[..., None] * x).sum(-2)
 

@@ -5,14 +5,15 @@ Shapes: B batch, M masked views of a sample, T positions, P visible positions of
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data2vec.nn.attention import Bias
-from data2vec.nn.functional import norm_gelu
+from data2vec.nn.cpu_kernels import norm_gelu
 
 PaddingMode = Literal["zero_input", "none", "zero_every_layer"]
 """How padded positions are kept from the others. zero_input: they are zero in the input of the convolutions; none: nothing is
@@ -75,7 +76,8 @@ class ConvPositionEncoder(PositionEncoder):
     def bias(self, length: int, visible: Tensor | None = None) -> Tensor | None:
         if self.alibi is None:
             return None
-        return self.alibi(torch.arange(length, device=self.alibi.scale.device) if visible is None else visible)
+        bias: Tensor = self.alibi(torch.arange(length, device=self.alibi.scale.device) if visible is None else visible)
+        return bias
 
     def _zero_padding(self, x: Tensor, padding: Tensor | None) -> Tensor:
         return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.padding != "none" else x
@@ -83,11 +85,10 @@ class ConvPositionEncoder(PositionEncoder):
     def convolve(self, y: Tensor, padding: Tensor | None = None) -> Tensor:
         """The output (B, T, D) of the convolutions, each of which sees zeros at `padding` (B, T)."""
         length = y.shape[1]
-        conv: Any
-        for conv in self.convs:
+        for conv in cast(Iterable[nn.Conv1d], self.convs):
             # As an image of one row the sequence is channels-last in memory, for which convolution and layer norm are fast.
             image = y.transpose(1, 2).unsqueeze(2)
-            z = F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, conv.padding[0]), groups=conv.groups)
+            z = F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, int(conv.padding[0])), groups=conv.groups)
             y = z.squeeze(2)[..., :length].transpose(1, 2)  # an even kernel gives one position more
             y = norm_gelu(y)
             y = y if padding is None else y.masked_fill(padding[..., None], 0.0)
@@ -113,7 +114,8 @@ class LearnedPositionEncoder(PositionEncoder):
         if x.shape[1] > self.length:
             raise ValueError(f"a sequence of {x.shape[1]} positions is longer than the {self.length} of this model; shorten it")
         if padding is None:
-            return self.norm(x + self.table.weight[self.offset : self.offset + x.shape[1]])
+            y: Tensor = self.norm(x + self.table.weight[self.offset : self.offset + x.shape[1]])
+            return y
         count = (~padding).cumsum(1)
         x = self.norm(x + self.table((count + self.offset - 1).masked_fill(padding, self.offset - 1)))
         return x if self.padding == "none" else x.masked_fill(padding[..., None], 0.0)

@@ -1,15 +1,16 @@
 """One Transformer for every model: post-norm or pre-norm blocks, with whatever bias on attention the positions bring."""
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from data2vec.nn import cpu_kernels
 from data2vec.nn.attention import Attention, Bias, attention_mask
-from data2vec.nn.dropout import Dropout, by_hand
+from data2vec.nn.cpu_kernels import use_cpu_kernels
+from data2vec.nn.dropout import Dropout, DropPath
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -113,41 +114,20 @@ class Block(nn.Module):
     def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """Input and branch (B, T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
         scaled = branch if scale is None else scale * branch
-        keep = self.drop_path.keep(x)
+        factor = self.drop_path.draw_factor(x)
         if scale is not None and not (self.training and self.dropout.p):
-            return torch.addcmul(x, branch, scale if keep is None else scale * keep), scaled  # one pass, not three
+            return torch.addcmul(x, branch, scale if factor is None else scale * factor), scaled  # one pass, not three
         dropped = self.dropout(scaled)
-        return x + (dropped if keep is None else dropped * keep), scaled
+        return x + (dropped if factor is None else dropped * factor), scaled
 
     def _feed(self, x: Tensor) -> Tensor:
-        """`self.ffn`, without keeping the output of its GELU for backward."""
-        inner, activation, dropout, outer = self.ffn
-        if not (by_hand(x) and torch.is_grad_enabled() and isinstance(activation, nn.GELU)) or (self.training and dropout.p):
-            return self.ffn(x)
-        given: tuple[Any, ...] = (x, inner.weight, inner.bias, outer.weight, outer.bias)
-        if torch.is_autocast_enabled("cpu"):
-            given = tuple(tensor.to(torch.get_autocast_dtype("cpu")) for tensor in given)
-        return _FeedForward.apply(*given)
-
-
-class _FeedForward(torch.autograd.Function):
-    """Linear, GELU, Linear without keeping the GELU's output (B, T, 4D) for backward, where it is made again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        inner = F.linear(x, w1, b1)
-        ctx.save_for_backward(x, inner, w1, w2)
-        return F.linear(F.gelu(inner), w2, b2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        given, inner, w1, w2 = ctx.saved_tensors
-        x, inner = given.flatten(0, -2), inner.flatten(0, -2)
-        g = gradient.flatten(0, -2)
-        d_w2 = g.t() @ F.gelu(inner)
-        d_inner = g @ w2
-        torch.ops.aten.gelu_backward.grad_input(d_inner, inner, grad_input=d_inner)
-        return (d_inner @ w1).view(given.shape), d_inner.t() @ x, d_inner.sum(0), d_w2, g.sum(0)
+        """`self.ffn`, on a CPU without keeping the output of its GELU for backward."""
+        inner, activation, dropout, outer = cast(tuple[nn.Linear, nn.Module, Dropout, nn.Linear], self.ffn)
+        drops = self.training and dropout.p > 0
+        if use_cpu_kernels(x) and torch.is_grad_enabled() and isinstance(activation, nn.GELU) and not drops:
+            return cpu_kernels.feed_forward(x, inner.weight, inner.bias, outer.weight, outer.bias)
+        y: Tensor = self.ffn(x)
+        return y
 
 
 class Transformer(nn.Module):
@@ -162,7 +142,7 @@ class Transformer(nn.Module):
         self.input_dropout = Dropout(s.dropout)
         self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
         self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
-        self.layerdrop_rng = torch.Generator()
+        self.layerdrop_generator = torch.Generator()
         """Decides which blocks layerdrop skips. Separate from the global generator, since all data-parallel processes must
         skip the same blocks."""
         initialise(self, s.init)
@@ -177,7 +157,8 @@ class Transformer(nn.Module):
         x = self.embed(x)
         for _, _, output in self._run_blocks(self.blocks, x, padding, bias):
             x = output
-        return self.final_norm(x)
+        y: Tensor = self.final_norm(x)
+        return y
 
     def block_outputs(
         self, x: Tensor, padding: Tensor | None = None, bias: Bias = None, prenet: "Transformer | None" = None
@@ -195,7 +176,8 @@ class Transformer(nn.Module):
         """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout."""
         if self.extra_tokens is not None:
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-        return self.input_dropout(self.input_norm(x))
+        y: Tensor = self.input_dropout(self.input_norm(x))
+        return y
 
     def _run_blocks(
         self, blocks: Iterable[nn.Module], x: Tensor, padding: Tensor | None, bias: Bias
@@ -204,33 +186,10 @@ class Transformer(nn.Module):
         extra, layerdrop = self.settings.extra_tokens, self.settings.layerdrop if self.training else 0.0
         shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra)
         for index, block in enumerate(blocks):
-            if layerdrop and torch.rand((), generator=self.layerdrop_rng) < layerdrop:
+            if layerdrop and torch.rand((), generator=self.layerdrop_generator) < layerdrop:
                 continue
             x, ffn = block(x, attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared)
             yield index, ffn, x
-
-
-class DropPath(nn.Module):
-    """Zero a residual branch for a random share `p` of the samples, and scale the others up (stochastic depth)."""
-
-    stay: Tensor
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.on = p > 0
-        # A number would be compiled into the code, and every block be compiled anew.
-        self.register_buffer("stay", torch.tensor(1 - p), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        keep = self.keep(x)
-        return x if keep is None else x * keep
-
-    def keep(self, x: Tensor) -> Tensor | None:
-        """What each sample of `x` is multiplied with, (B, 1, …); None is 1."""
-        if not self.training or not self.on:
-            return None
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.stay
-        return (keep / self.stay).to(x.dtype)
 
 
 def initialise(module: nn.Module, init: str) -> None:
@@ -253,7 +212,6 @@ def initialise(module: nn.Module, init: str) -> None:
         if isinstance(child, Transformer) and child.extra_tokens is not None:
             draw(child.extra_tokens)
     if init == "beit" and isinstance(module, Transformer):
-        block: Any
-        for depth, block in enumerate(module.blocks, start=1):
-            for last in (block.attention.out, block.ffn[-1]):
+        for depth, block in enumerate(cast(Iterable[Block], module.blocks), start=1):
+            for last in (block.attention.out, cast(nn.Linear, block.ffn[-1])):
                 last.weight.data.div_((2 * depth) ** 0.5)

@@ -5,6 +5,15 @@ from data2vec.objective.base import Objective
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
 
+__all__ = [
+    "Data2Vec",
+    "Data2Vec2",
+    "Data2Vec2Settings",
+    "Data2VecSettings",
+    "Objective",
+    "build_objective",
+]
+
 
 def build_objective(encoder: Encoder, settings: Data2VecSettings | Data2Vec2Settings) -> Objective:
     """The objective of these settings, with this encoder as the student."""

@@ -48,7 +48,7 @@ class TrainStep:
         torch.manual_seed(step_seed(self.settings.seed, step, self.process.rank))
         for part in self.objective.modules():
             if isinstance(part, Transformer):
-                part.layerdrop_rng.manual_seed(step_seed(self.settings.seed, step))
+                part.layerdrop_generator.manual_seed(step_seed(self.settings.seed, step))
         self.objective.before_step(step)
         set_learning_rate(self.optimizer, self.settings, step)
         counts = torch.tensor([[self.objective.num_targets(batch), len(batch)] for batch in micro_batches]).sum(0)
@@ -74,7 +74,7 @@ class TrainStep:
             updates = torch._foreach_sub([p.detach() for p in self.parameters], before)
             stats = stats | {
                 "local_encoder_fraction_with_grad": fraction_with_grad(
-                    self.objective.student.local_encoder, self.process.device
+                    self.objective.student.get_submodule("local_encoder"), self.process.device
                 ),
                 "update_ratio": total_norm(list(updates)) / total_norm(before),
             }

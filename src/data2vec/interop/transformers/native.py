@@ -65,7 +65,7 @@ def read_native_folder(folder: Path, config: dict[str, Any]) -> Model:
         used |= _load_weights(model.head, family.heads[head.name][1], tensors, folder)
     token_types = tensors.get(prefix + TOKEN_TYPES)
     if token_types is not None:
-        model.encoder.position_encoder.table.weight.add_(token_types[0])
+        model.encoder.get_parameter("position_encoder.table.weight").add_(token_types[0])
         used |= {prefix + TOKEN_TYPES} if len(token_types) == 1 else set()
     unknown = sorted(name for name in tensors.keys() - used if not name.endswith(RECOMPUTED))
     if unknown:
