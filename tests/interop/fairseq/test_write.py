@@ -175,7 +175,7 @@ def test_unsupported_head_is_refused(name: str, head: Any, told: str, tmp_path: 
 
 
 def test_unsupported_objective_is_refused_only_with_a_teacher(tmp_path: Path) -> None:
-    recipe = small("speech/v1-base", objective__target__state="block")
+    recipe = small("speech/v1-base", objective__target__source="block")
     with pytest.raises(UserError, match=r"(?s)objective\.target\.source: 'block' is not supported by.*delete its pretraining"):
         write_fairseq_checkpoint(trained(recipe), tmp_path / "a.pt")
     lost = write_fairseq_checkpoint(trained(recipe, pretraining=False), tmp_path / "a.pt")

@@ -277,7 +277,7 @@ def text_config(recipe: Recipe) -> FairseqConfig:
         "_name": "data2vec_text",
         "max_positions": m.max_length,
         "head_layers": o.head_layers,
-        "loss_scale": -1 if o.scale == "1/sqrt(width)" else _loss_scale(recipe),
+        "loss_scale": -1 if o.loss_scale == "1/sqrt(width)" else _loss_scale(recipe),
         "ema_transformer_layers_only": o.teacher.local_encoder != "averaged",
         "transformer": {
             "activation_fn": e.activation,
@@ -393,7 +393,7 @@ def vision_config(recipe: Recipe) -> FairseqConfig:
         "l1_beta": o.beta,
         "l2_loss": o.beta == 0,
         "layer_results": "end" if o.target.source == "block" else "fc",
-        "loss_scale": -1 if o.scale == "1/width" else o.scale * e.width if isinstance(o.scale, float) else e.width**0.5,
+        "loss_scale": {"1/width": -1, "1/sqrt(width)": e.width**0.5}.get(o.loss_scale) or o.loss_scale * e.width,
         "target_layer_norm_last": "layer" in norms,
         "target_batch_norm": "batch" in norms,
         "target_instance_norm": "instance" in norms,
