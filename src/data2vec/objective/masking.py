@@ -54,7 +54,7 @@ class SpanMask(Settings):
         count = np.maximum(self.min_spans, np.floor(self.prob * valid / self.length + rng.random(rows)).astype(int))
         count = np.minimum(count, valid - 2)
         length = np.where(valid - self.length <= count, valid - count - 1, self.length)
-        # The released code never starts a span at the last place where it would fit (objective.md, 3.1).
+        # The released code never starts a span at the last place where it would fit (docs/differences.md).
         hidden = spans(T, count, length, valid - length, rng) & (np.arange(T) < valid[:, None])
         return Mask(equalise(hidden, rng) if self.equal else hidden)
 
