@@ -4,7 +4,7 @@
     python benchmarks/health.py runs/health --speech fsdd/train --vision cifar10/train --seeds 21 22 23
 
 Short tiny recipes of both versions, on embedded data unless folders are given: healthy runs with several seeds, and runs with
-one fault each: lr x100, a teacher equal to the student (decay 0), no target norm, a frozen front-end. The verdict is taken
+one fault each: lr x100, a teacher equal to the student (decay 0), no target norm, a frozen local encoder. The verdict is taken
 at every logged step; what counts is the worst one, and the step at which the fault was first named.
 """
 
@@ -39,11 +39,11 @@ FAULTS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "lr x100": lambda recipe: {"train.lr": 100 * recipe.train.lr},
     "decay 0": lambda recipe: {"objective.teacher.decay": 0.0, "objective.teacher.anneal_steps": 30000},
     "no target norm": lambda recipe: {"objective.target.per_layer_norms": [], "objective.target.final_norms": []},
-    "frozen front-end": lambda recipe: {"modality.conv_grad_scale": 0.0} if "speech" in recipe.modality.name else {},
+    "frozen local encoder": lambda recipe: {"modality.conv_grad_scale": 0.0} if "speech" in recipe.modality.name else {},
 }
 NAMED = {
     **{"lr x100": "train.lr", "decay 0": "objective.teacher.decay", "no target norm": "objective.target.per_layer_norms"},
-    "frozen front-end": "front-end does not learn",
+    "frozen local encoder": "local encoder does not learn",
 }
 
 
@@ -51,7 +51,7 @@ def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
     """One run in `place`; it may stop by itself."""
     common = {"train.steps": STEPS[name], "train.seed": seed, "train.device": "cpu", "log.every": 10, "data.workers": 0}
     overrides = common | (FAULTS[fault](load_recipe(name)) if fault else {})
-    if fault == "frozen front-end" and "modality.conv_grad_scale" not in overrides:  # it has no such setting
+    if fault == "frozen local encoder" and "modality.conv_grad_scale" not in overrides:  # it has no such setting
 
         def build_frozen(*arguments: Any) -> Encoder:
             encoder = build_encoder(*arguments)

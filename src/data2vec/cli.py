@@ -130,7 +130,9 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     verb.add_argument("--batch", metavar="N", type=int, help="maximum positions per batch (default: depends on the device)")
 
-    verb = _add_verb(verbs, "check", _check, "read a whole data set; report its contents and unreadable files", cli_help.CHECK)
+    verb = _add_verb(
+        verbs, "check", _check, "read a complete data set; report its contents and unreadable files", cli_help.CHECK
+    )
     verb.add_argument("data", metavar="DATA", help="any form that data.train accepts: a folder, file, archive or hub data set")
     verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: detected)")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")

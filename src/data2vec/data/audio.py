@@ -63,7 +63,7 @@ def decode_audio(audio: dict[str, Any]) -> np.ndarray:
 
 
 def normalize_waveform(waveform: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over the whole clip; silence stays zero."""
+    """Zero mean and unit variance over the full clip; silence stays zero."""
     waveform = waveform - waveform.mean()
     waveform /= np.sqrt(np.square(waveform).mean() + np.float32(1e-5))  # waveform.var() would compute the mean again
     return waveform

@@ -21,7 +21,7 @@ from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMod
 log = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.025
-"""The receptive field of the convolutional front-end: a shorter clip has no position."""
+"""The receptive field of the convolutional feature extractor: a shorter clip has no position."""
 
 Seconds = Annotated[float, Field(gt=0)]
 ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
@@ -32,11 +32,11 @@ class SpeechSettings(ModalitySettings):
 
     name: Literal["speech"] = "speech"
     conv_layers: Annotated[tuple[ConvLayer, ...], Field(strict=False)] = WAV2VEC
-    """(channels, kernel, stride) of each convolution of the front-end (fairseq: conv_feature_layers)."""
+    """(channels, kernel, stride) of each convolution of the feature extractor (fairseq: conv_feature_layers)."""
     conv_norm: Literal["layer", "group"] = "layer"
     """Layer norm after every convolution; or group norm over time after the first one (fairseq: extractor_mode)."""
     conv_bias: bool = False
-    """Whether the convolutions of the front-end have a bias (fairseq: conv_bias)."""
+    """Whether the convolutions of the feature extractor have a bias (fairseq: conv_bias)."""
     conv_grad_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the gradients of the convolutions; 0 freezes them (fairseq: feature_grad_mult)."""
     position_depth: Annotated[int, Field(gt=0)] = 5

@@ -135,7 +135,7 @@ def augment_image(image: Tensor, settings: VisionData, side: int, rng: np.random
     """Random resized crop, flip and color jitter: (3, H, W) bytes to (3, side, side).
 
     The reference implementation jitters before it crops. Cropping is linear and jitter is per pixel, so cropping first gives
-    nearly the same image for a fraction of the work; only contrast needs the whole image, and every few pixels are enough."""
+    nearly the same image for a fraction of the work; only contrast needs the full image, and every few pixels are enough."""
     height, width = image.shape[1:]
     top, left, h, w = random_crop_box(height, width, settings.crop_scale, settings.crop_ratio, rng)
     crop = resize(image[:, top : top + h, left : left + w], (side, side))

@@ -1,4 +1,4 @@
-"""The light decoder of data2vec 2.0: convolutions that fill in what the student was not shown."""
+"""The convolutional decoder of data2vec 2.0: predicts the targets at masked positions from visible ones."""
 
 from typing import Annotated, Literal
 
@@ -39,10 +39,10 @@ class DecoderSettings(Settings):
 
 
 class ConvDecoder(nn.Module):
-    """Kept vectors at their places and noise at the others, through convolutions, to predictions.
+    """Convolutions over visible vectors, with noise at masked positions, to predictions.
 
-    Each layer: convolution, layer norm over the channels without parameters, GELU. Nothing tells it positions but what it
-    is given. R rows (B·M), P kept of T positions, D width. Raises UserError when `groups` do not divide the widths."""
+    Each layer: convolution, layer norm over the channels without parameters, GELU. It has no position
+    encoding. R rows (B·M), P visible of T positions, D width. Raises UserError when `groups` do not divide the widths."""
 
     def __init__(self, settings: DecoderSettings, width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The convolutional front-end of speech: raw waveform to 50 vectors a second."""
+"""The convolutional feature extractor of speech: raw waveform to 50 vectors per second."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast

@@ -68,7 +68,7 @@ class TransformerSettings(Settings):
     drop_path: Probability = 0.0
     """Chance to skip a residual branch for a sample, growing linearly with depth up to this value."""
     layerdrop: Probability = 0.0
-    """Chance to skip a whole block in a step."""
+    """Probability of skipping a block in a step."""
     init: Literal["bert", "beit"] = "bert"
     """Initial weights: N(0, 0.02); or the same cut at one standard deviation and scaled down with depth."""
 

@@ -1,4 +1,4 @@
-"""The method, version 1 and version 2."""
+"""The method, data2vec and data2vec 2.0: masking, teacher, targets and loss."""
 
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective

@@ -1,4 +1,4 @@
-"""What all versions of the method share: student, teacher, and the distance between predictions and targets."""
+"""What both versions of the method share: settings, student, teacher and the smooth L1 loss."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What the training loop needs of anything it trains, in pre-training and fine-tuning."""
+"""The base class of objectives: the interface of the training loop to pre-training and fine-tuning."""
 
 from typing import Any, Generic, TypeVar
 

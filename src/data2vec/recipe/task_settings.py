@@ -37,7 +37,7 @@ class SupervisedSettings(Settings):
     freeze_steps: Annotated[int, Field(ge=0)] = 0
     """Steps in which only the head is trained (fairseq: freeze_finetune_updates); 0 when training from scratch."""
     freeze_encoder: bool = False
-    """Train only the head, for the whole run, on frozen features."""
+    """Train only the head, during the entire run, on frozen features."""
     weighted_layers: bool = False
     """The head takes a learned weighted sum of the outputs of all blocks instead of the last one (SUPERB); the report shows the
     weights."""

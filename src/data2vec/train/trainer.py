@@ -200,7 +200,9 @@ class Trainer:
         grad_norm = float(output.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
-        skipped = not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1  # the scaler lowers the scale and goes on
+        skipped = (
+            not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1
+        )  # the scaler lowers the scale and continues
         self.loader.synchronize(process.all_gather(list(corrupt.names)), self._stream_states())
         return {
             "step": self.step,

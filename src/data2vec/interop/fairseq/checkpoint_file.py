@@ -39,7 +39,7 @@ class FairseqCheckpoint:
     teacher: Tensors
     """The EMA teacher under the student's key names; empty if there is none."""
     teacher_prefix: str
-    """Prefix of the part of the model that is averaged; empty if it is the whole model."""
+    """Prefix of the part of the model that is averaged; empty if it is the full model."""
     head: Tensors
     """Weights added by fine-tuning."""
     model_config: FairseqConfig

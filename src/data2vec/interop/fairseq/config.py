@@ -169,7 +169,7 @@ def speech_recipe(config: FairseqConfig) -> Sections:
                 "copied" if config["ema_layers_only"] else "averaged",
             ),
             "target": {
-                # When the whole model is averaged, the released code ignores average_top_k_layers.
+                # When the full model is averaged, the released code ignores average_top_k_layers.
                 "top_k": config["encoder_layers"] if average_all else config["average_top_k_layers"],
                 "per_layer_norms": _norm_order(config, per_layer),
                 "final_norms": _norm_order(config, {"layer_norm_targets": "layer", "instance_norm_targets": f"instance{over}"}),

@@ -1,4 +1,4 @@
-"""For the model card of a transformers folder: how to use the model. For its user: what the folder leaves out."""
+"""Usage section of the model card of a transformers folder, and a list of what the folder omits."""
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.model import Model

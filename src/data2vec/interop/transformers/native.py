@@ -57,7 +57,7 @@ def read_native_folder(folder: Path, config: dict[str, Any]) -> Model:
     try:
         recipe = _recipe(family, config, processors, where)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is damaged ({error!r}); copy the whole folder again") from None
+        raise UserError(f"{where} is damaged ({error!r}); copy the complete folder again") from None
     head, tensors = head_from_transformers(family, config, tensors, processors.get("head", {}).get("labels", []), where)
     model = blank_model(recipe, head)
     used = _load_weights(model.encoder, _table(family, recipe, prefix), tensors, folder)

@@ -26,14 +26,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             try:
                 shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{index} is damaged ({error!r}); copy the whole folder again") from None
+                raise UserError(f"{index} is damaged ({error!r}); copy the complete folder again") from None
             return {key: tensor for shard in shards for key, tensor in _load(folder / shard).items()}
     raise UserError(f"{folder}: no weights; expected {' or '.join(FILE_NAMES)}, in one file or sharded")
 
 
 def _load(path: Path) -> TensorMap:
     if not path.is_file():
-        raise UserError(f"{path} is missing; copy the whole folder again")
+        raise UserError(f"{path} is missing; copy the complete folder again")
     if path.suffix == ".bin":
         from data2vec.interop.safe_load import safe_load
 
