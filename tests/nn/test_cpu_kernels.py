@@ -63,7 +63,7 @@ def test_feed_forward_equals_the_sequence_in_value_and_gradient(precision: str) 
     if precision == "fp64":
         block, x = block.double(), x.detach().double().requires_grad_()
     results = []
-    for function in (block.ffn, block._feed):
+    for function in (block.ffn, block._feed_forward):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             y = function(x)
         results.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.ffn.parameters()])])

@@ -26,7 +26,7 @@ from data2vec.data.image import (
 from data2vec.errors import UserError
 from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
-from data2vec.nn.transformer import initialise
+from data2vec.nn.transformer import init_weights
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -95,7 +95,7 @@ class PatchEmbedding(LocalEncoder):
         self.project = nn.Linear(3 * settings.patch**2, width)
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1) * 255, persistent=False)
-        initialise(self, "beit")
+        init_weights(self, "beit")
         if settings.patch_init == "xavier":
             nn.init.xavier_uniform_(self.project.weight)
         if settings.mask_vector:

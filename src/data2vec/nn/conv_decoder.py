@@ -1,4 +1,4 @@
-"""The convolutional decoder of data2vec 2.0: predicts the targets at masked positions from visible ones."""
+"""The light decoder of data2vec 2.0: convolutions that predict the masked positions from the visible ones."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from data2vec.errors import UserError
 from data2vec.nn.cpu_kernels import norm_gelu
 from data2vec.nn.dropout import Dropout
-from data2vec.nn.transformer import initialise
+from data2vec.nn.transformer import init_weights
 from data2vec.settings import Settings
 
 Count = Annotated[int, Field(gt=0)]
@@ -19,30 +19,30 @@ class DecoderSettings(Settings):
     """The `objective.decoder:` section. Defaults: the Base model for speech."""
 
     layers: Count = 4
-    """Convolutions (fairseq: decoder_layers)."""
+    """Number of convolutions (fairseq: decoder_layers)."""
     kernel: Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=2)] = (7,)
-    """Their size along each axis of the grid of positions: one number for a sequence, two for an image."""
+    """Kernel size along each axis of the grid of positions: one number for a sequence, two for an image."""
     groups: Count = 16
-    """Their groups; must divide the widths."""
+    """Groups of each convolution; must divide `width` and the encoder's width."""
     width: Count = 384
-    """Their channels (fairseq: decoder_dim)."""
+    """Output channels of each convolution (fairseq: decoder_dim)."""
     residual: bool = True
-    """Add the input of a convolution to its output, where both are of one width."""
+    """Add the input of a convolution to its output where their widths are equal."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """On the student's vectors (fairseq: input_dropout)."""
+    """Dropout on the student's vectors (fairseq: input_dropout)."""
     noise_std: Annotated[float, Field(ge=0)] = 0.01
-    """At hidden positions stands Gaussian noise, not a learned vector (fairseq: mask_noise_std)."""
+    """Standard deviation of the Gaussian noise that is the input at masked positions (fairseq: mask_noise_std)."""
     head_layers: Count = 1
     """Linear layers after the convolutions; the first of several doubles the width (fairseq: projection_layers)."""
     head_init: Literal["torch", "bert"] = "torch"
-    """Initial weights of these: PyTorch's own, or N(0, 0.02)."""
+    """Initial weights of these linear layers: PyTorch's default, or N(0, 0.02)."""
 
 
 class ConvDecoder(nn.Module):
-    """Convolutions over visible vectors, with noise at masked positions, to predictions.
+    """Predicts masked positions from the student's vectors at visible positions and noise at masked ones.
 
-    Each layer: convolution, layer norm over the channels without parameters, GELU. It has no position
-    encoding. R rows (B·M), P visible of T positions, D width. Raises UserError when `groups` do not divide the widths."""
+    Each layer: convolution, layer norm over the channels without parameters, GELU. There is no position encoding of its own.
+    R rows (B·M), P visible of T positions, D width. Raises UserError when `groups` does not divide the widths."""
 
     def __init__(self, settings: DecoderSettings, width: int):
         super().__init__()
@@ -61,30 +61,30 @@ class ConvDecoder(nn.Module):
         linear = [nn.Linear(a, b) for a, b in zip(inner, [*inner[1:], width], strict=True)]
         self.head = nn.Sequential(*(part for layer in linear for part in (layer, nn.GELU())))[:-1]
         if s.head_init != "torch":
-            initialise(self.head, s.head_init)
+            init_weights(self.head, s.head_init)
 
-    def forward(self, x: Tensor, kept: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Predictions (N, D) at the hidden positions `masked` (N,), counted through all R·T.
+    def forward(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Predictions (N, D) at the positions `masked` (N,), indices into all R·T positions.
 
-        `x` (R, P, D): the student's vectors at the positions `kept` (R, P), counted within each row; `grid`: their shape.
-        Raises UserError when the kernel has not as many axes."""
+        `x` (R, P, D): the student's vectors at the positions `visible` (R, P), indices within a row. `grid`: the shape of a
+        row's positions. Raises UserError when the kernel has another number of axes."""
         R, _, D = x.shape
-        T = kept.shape[1] + len(masked) // R
+        T = visible.shape[1] + len(masked) // R
         if len(grid) != len(self.settings.kernel):
             raise UserError(f"objective.decoder.kernel: needs {len(grid)} number(s), one for each axis of the positions")
-        first = torch.arange(R, device=x.device)[:, None] * T
-        y = self.noise(R * T, D, x)
-        y = y.index_copy_(0, (kept + first).flatten(), self.dropout(x).flatten(0, 1))
+        row_start = torch.arange(R, device=x.device)[:, None] * T
+        y = self.draw_noise(R * T, D, x)
+        y = y.index_copy_(0, (visible + row_start).flatten(), self.dropout(x).flatten(0, 1))
         rows, columns = (1, T) if len(grid) == 1 else grid
         y = y.view(R, rows, columns, D)
         for conv in self.convs:
-            # In memory this is channels last, which is what the layer norm and the convolution's kernels want.
-            z = conv(y.permute(0, 3, 1, 2))[..., :rows, :columns].permute(0, 2, 3, 1)  # an even kernel gives one too many
+            # Channels last in memory, for which the layer norm and the convolutions are fast.
+            z = conv(y.permute(0, 3, 1, 2))[..., :rows, :columns].permute(0, 2, 3, 1)  # an even kernel gives one position more
             z = norm_gelu(z)
             y = y + z if self.settings.residual and y.shape == z.shape else z
         predictions: Tensor = self.head(y.flatten(0, 2).index_select(0, masked))
         return predictions
 
-    def noise(self, count: int, width: int, like: Tensor) -> Tensor:
-        """What stands at hidden positions, (count, width)."""
+    def draw_noise(self, count: int, width: int, like: Tensor) -> Tensor:
+        """Noise (count, width) for masked positions, of the dtype and on the device of `like`."""
         return torch.randn(count, width, dtype=like.dtype, device=like.device).mul_(self.settings.noise_std)

@@ -1,4 +1,4 @@
-"""An encoder: local encoder, position encoder and Transformer (paper, section 3.1). It knows no teacher and no loss.
+"""The encoder: local encoder, position encoder and Transformer (paper, section 3.1). It knows no teacher and no loss.
 
 Shapes: B batch, M masked views of a sample, T positions, P visible positions of a view, D width, E extra tokens.
 """
@@ -34,7 +34,7 @@ class ModalityInterface(Protocol):
 
 
 class Encoder(nn.Module):
-    """The three parts of the model, each replaceable."""
+    """A local encoder, a position encoder and a Transformer."""
 
     PARTS = ("local_encoder", "position_encoder", "transformer")
 
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         """Encode only the positions `visible` (B·M, P), indices within a row, of local features `x` (B, T, D).
 
         `mask` (B·M, T) is True at all others; `padding` (B, T). Returns the extra tokens (B·M, E, D) and the contextual
-        vectors (B·M, P, D). Masked positions take no part, and `x` is repeated for the M views only where the position
+        vectors (B·M, P, D). Masked positions are left out, and `x` is repeated for the M views only if the position
         encoder needs it."""
         inputs = self.position_encoder.encode_visible_positions(x, padding, mask, visible)
         padded = None if padding is None else gather_positions(padding[..., None], visible)[..., 0]

@@ -16,9 +16,9 @@ from data2vec.nn.attention import Bias
 from data2vec.nn.cpu_kernels import norm_gelu
 
 PaddingMode = Literal["zero_input", "none", "zero_every_layer"]
-"""How padded positions are kept from the others. zero_input: they are zero in the input of the convolutions; none: nothing is
-done, as in the released version 2; zero_every_layer: they are zero in the input of every convolution, so that the result of a
-row does not depend on the rows it is batched with."""
+"""How padding is treated. zero_input: padded positions are zero in the input of the first convolution; none: they are treated
+like others, as in the released version 2; zero_every_layer: they are zero in the input of every convolution, so that the output
+for a row does not depend on the other rows of the batch."""
 
 
 class PositionEncoder(nn.Module, ABC):
@@ -31,8 +31,8 @@ class PositionEncoder(nn.Module, ABC):
     def encode_visible_positions(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> Tensor:
         """The positions `visible` (B·M, P) of `x` (B, T, D) with positions added, (B·M, P, D).
 
-        `mask` (B·M, T) is True at all others, which must not influence the result. This default is for encoders that treat
-        each vector on its own."""
+        `mask` (B·M, T) is True at all others, which must not influence the result. This default is for encoders that process
+        each vector independently."""
         return gather_positions(self(x, padding), visible)
 
     def bias(self, length: int, visible: Tensor | None = None) -> Bias:
@@ -67,7 +67,7 @@ class ConvPositionEncoder(PositionEncoder):
         return x + self.convolve(x, padding if self.padding == "zero_every_layer" else None)
 
     def encode_visible_positions(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> Tensor:
-        """Masked positions are zero in the input of the convolutions. Only here do the views have their full length."""
+        """Masked positions are zero in the input of the convolutions, for which each view has all T positions."""
         x, M = self._zero_padding(x, padding), len(visible) // len(x)
         views = x.repeat_interleave(M, dim=0).masked_fill_(mask[..., None], 0.0)
         padded = padding.repeat_interleave(M, dim=0) if padding is not None and self.padding == "zero_every_layer" else None
@@ -83,10 +83,10 @@ class ConvPositionEncoder(PositionEncoder):
         return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.padding != "none" else x
 
     def convolve(self, y: Tensor, padding: Tensor | None = None) -> Tensor:
-        """The output (B, T, D) of the convolutions, each of which sees zeros at `padding` (B, T)."""
+        """The output (B, T, D) of the convolutions; the input of each is zero at `padding` (B, T)."""
         length = y.shape[1]
         for conv in cast(Iterable[nn.Conv1d], self.convs):
-            # As an image of one row the sequence is channels-last in memory, for which convolution and layer norm are fast.
+            # As an image of one row, the sequence is channels last in memory, for which convolution and layer norm are fast.
             image = y.transpose(1, 2).unsqueeze(2)
             z = F.conv2d(image, conv.weight.unsqueeze(2), conv.bias, padding=(0, int(conv.padding[0])), groups=conv.groups)
             y = z.squeeze(2)[..., :length].transpose(1, 2)  # an even kernel gives one position more
@@ -99,7 +99,7 @@ class LearnedPositionEncoder(PositionEncoder):
     """A learned vector per position and a layer norm, as in BERT. Padded positions are not counted.
 
     Rows 0 to `offset`-1 of the table are unused, so that it equals RoBERTa's, whose first position is pad + 1 = 2.
-    `padding`: see `PaddingMode`; there are no convolutions here, so that both kinds of zero are the same."""
+    `padding`: see `PaddingMode`; without convolutions, zero_input and zero_every_layer are the same."""
 
     def __init__(self, width: int, length: int = 512, offset: int = 2, norm: bool = True, padding: PaddingMode = "zero_input"):
         super().__init__()

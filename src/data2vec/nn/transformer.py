@@ -1,4 +1,4 @@
-"""One Transformer for every model: post-norm or pre-norm blocks, with whatever bias on attention the positions bring."""
+"""The Transformer of all models: post-norm or pre-norm blocks, with an optional attention bias from the position encoder."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, NamedTuple, cast
@@ -18,10 +18,10 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class BlockOutput(NamedTuple):
-    """What one block computes for a sequence, without the extra tokens."""
+    """The outputs of one block for a sequence, without the extra tokens."""
 
     layer: int
-    """Which block, counted from 0. Layerdrop leaves gaps."""
+    """Index of the block, from 0. Layerdrop leaves gaps."""
     ffn: Tensor
     """(B, T, D): the feed-forward output, before the residual addition."""
     block: Tensor
@@ -40,7 +40,7 @@ class TransformerSettings(Settings):
     ffn_width: Count = 3072
     """Inner width of the feed-forward part."""
     norm: Literal["post", "pre"] = "post"
-    """Where a block normalises: after each residual addition, or before each part (fairseq: layer_norm_first)."""
+    """Layer norms after each residual addition, or before attention and feed-forward (fairseq: layer_norm_first)."""
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Epsilon of the layer norms."""
     input_norm: bool = True
@@ -48,29 +48,29 @@ class TransformerSettings(Settings):
     final_norm: bool = False
     """A layer norm after the last block."""
     extra_tokens: Annotated[int, Field(ge=0)] = 0
-    """Learned vectors put before the sequence, such as CLS; never part of targets or features."""
+    """Number of learned vectors put before the sequence, such as CLS; never part of targets or features."""
     extra_token_std: Annotated[float, Field(ge=0)] = 0.02
-    """Spread of their initial values."""
+    """Standard deviation of their initial values."""
     prenet_layers: Annotated[int, Field(ge=0)] = 0
-    """How many of the blocks, from the first on, never count for targets (data2vec 2.0; fairseq: prenet_depth)."""
+    """Number of first blocks that are left out of the targets (data2vec 2.0; fairseq: prenet_depth)."""
     activation: Literal["gelu", "relu"] = "gelu"
-    """Of the feed-forward part; GELU in its exact form."""
+    """Activation of the feed-forward part; GELU in its exact form."""
     key_bias: bool = True
-    """False: keys are projected without a bias, as in BEiT."""
+    """Whether keys are projected with a bias; not in BEiT."""
     layer_scale: Annotated[float, Field(gt=0)] | None = None
     """Initial value of the learned scale on each residual branch."""
     dropout: Probability = 0.1
-    """On the input, the attention output and the feed-forward output."""
+    """Dropout on the input, the attention output and the feed-forward output."""
     attention_dropout: Probability = 0.1
-    """On the attention weights."""
+    """Dropout on the attention weights."""
     activation_dropout: Probability = 0.0
-    """After the activation of the feed-forward part."""
+    """Dropout after the activation of the feed-forward part."""
     drop_path: Probability = 0.0
-    """Chance to skip a residual branch for a sample, growing linearly with depth up to this value."""
+    """Probability of dropping a residual branch for a sample; increases linearly with depth up to this value."""
     layerdrop: Probability = 0.0
     """Probability of skipping a block in a step."""
     init: Literal["bert", "beit"] = "bert"
-    """Initial weights: N(0, 0.02); or the same cut at one standard deviation and scaled down with depth."""
+    """Initial weights: N(0, 0.02); or the same truncated at one standard deviation and scaled down with depth."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "TransformerSettings":
@@ -105,13 +105,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`x` (B, T, D) to the block's output and its feed-forward output before the residual addition, both (B, T, D)."""
         attended = self.attention(self.norm1(x) if self.pre_norm else x, mask)
-        x, _ = self._add(x, attended, self.scale1)
+        x, _ = self._add_residual(x, attended, self.scale1)
         if not self.pre_norm:
             x = self.norm1(x)
-        x, fed = self._add(x, self._feed(self.norm2(x) if self.pre_norm else x), self.scale2)
-        return (x if self.pre_norm else self.norm2(x)), fed
+        x, ffn = self._add_residual(x, self._feed_forward(self.norm2(x) if self.pre_norm else x), self.scale2)
+        return (x if self.pre_norm else self.norm2(x)), ffn
 
-    def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _add_residual(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """Input and branch (B, T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
         scaled = branch if scale is None else scale * branch
         factor = self.drop_path.draw_factor(x)
@@ -120,8 +120,8 @@ class Block(nn.Module):
         dropped = self.dropout(scaled)
         return x + (dropped if factor is None else dropped * factor), scaled
 
-    def _feed(self, x: Tensor) -> Tensor:
-        """`self.ffn`, on a CPU without keeping the output of its GELU for backward."""
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """Apply `self.ffn` to `x` (B, T, D)."""
         inner, activation, dropout, outer = cast(tuple[nn.Linear, nn.Module, Dropout, nn.Linear], self.ffn)
         drops = self.training and dropout.p > 0
         if use_cpu_kernels(x) and torch.is_grad_enabled() and isinstance(activation, nn.GELU) and not drops:
@@ -131,7 +131,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Extra tokens, blocks, norms: a sequence of vectors to a sequence of contextual vectors."""
+    """Extra tokens, blocks and norms: a sequence of vectors to a sequence of contextual vectors."""
 
     def __init__(self, settings: TransformerSettings):
         super().__init__()
@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         self.layerdrop_generator = torch.Generator()
         """Decides which blocks layerdrop skips. Separate from the global generator, since all data-parallel processes must
         skip the same blocks."""
-        initialise(self, s.init)
+        init_weights(self, s.init)
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
 
@@ -163,9 +163,9 @@ class Transformer(nn.Module):
     def block_outputs(
         self, x: Tensor, padding: Tensor | None = None, bias: Bias = None, prenet: "Transformer | None" = None
     ) -> Iterator[BlockOutput]:
-        """The output of each block for `x` (B, T, D), one at a time, so that no more than one has to be in memory.
+        """The output of each block for `x` (B, T, D), as a generator, so that only one has to be in memory.
 
-        Blocks run when they are asked for: leave the loop early and the rest is not computed. The final norm is not
+        A block runs when its output is requested: leaving the loop early skips the other blocks. The final norm is not
         applied. `prenet`: another Transformer whose extra tokens, input norm and prenet blocks replace those of this one."""
         extra, first = self.settings.extra_tokens, self.settings.prenet_layers
         blocks = self.blocks if prenet is None else [*prenet.blocks[:first], *self.blocks[first:]]
@@ -192,13 +192,13 @@ class Transformer(nn.Module):
             yield index, ffn, x
 
 
-def initialise(module: nn.Module, init: str) -> None:
-    """Initial weights of every Linear and of the extra tokens under `module`; norms start at 1 and 0.
+def init_weights(module: nn.Module, init: str) -> None:
+    """Initialise every Linear and the extra tokens in `module`: weights as `init` says, biases with 0.
 
-    bert: N(0, 0.02). beit: the same cut at ±0.02, with the last matrix of each residual branch divided by
-    sqrt(2·depth). Biases start at 0."""
+    bert: N(0, 0.02). beit: the same, truncated at ±0.02, with the last matrix of each residual branch divided by
+    sqrt(2·depth)."""
 
-    def draw(tensor: Tensor) -> None:
+    def fill(tensor: Tensor) -> None:
         if init == "bert":
             nn.init.normal_(tensor, std=0.02)
         else:
@@ -206,11 +206,11 @@ def initialise(module: nn.Module, init: str) -> None:
 
     for child in module.modules():
         if isinstance(child, nn.Linear):
-            draw(child.weight)
+            fill(child.weight)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
         if isinstance(child, Transformer) and child.extra_tokens is not None:
-            draw(child.extra_tokens)
+            fill(child.extra_tokens)
     if init == "beit" and isinstance(module, Transformer):
         for depth, block in enumerate(cast(Iterable[Block], module.blocks), start=1):
             for last in (block.attention.out, cast(nn.Linear, block.ffn[-1])):

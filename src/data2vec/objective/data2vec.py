@@ -15,7 +15,7 @@ from torch import nn
 
 from data2vec.batch import MaskedBatch
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.transformer import initialise
+from data2vec.nn.transformer import init_weights
 from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings, smooth_l1
 from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.targets import average_top_k
@@ -76,5 +76,5 @@ def build_prediction_head(width: int, layers: int, init: str) -> nn.Module:
         parts += [nn.GELU()] * (i > 0) + [nn.Linear(inner, outer)]
     head = nn.Sequential(*parts)
     if init != "torch":
-        initialise(head, init)
+        init_weights(head, init)
     return head
