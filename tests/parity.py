@@ -200,7 +200,7 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
     objective = (reopen if pt else build)(this, fixture)
     if this.noise is not None and isinstance(objective, Data2Vec2):
         noise = this.noise.flatten(0, 1)
-        objective.decoder.noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
+        objective.decoder.draw_noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
     mid, forward, batch = fixture.group("mid"), fixture.tolerance("forward tensors atol"), this.batch
     lines = []
 

@@ -103,7 +103,7 @@ def figures(name: str) -> dict[str, float]:
     modality = recipe.build_modality()
     objective = build_objective(build_encoder(modality, recipe.encoder), recipe.objective)
     if isinstance(objective, Data2Vec2):
-        objective.decoder.noise = lambda count, width, like: 0.01 * wave(count, width, phase=0.75)  # type: ignore[method-assign]
+        objective.decoder.draw_noise = lambda count, width, like: 0.01 * wave(count, width, phase=0.75)  # type: ignore[method-assign]
     with torch.no_grad():
         for number, (key, p) in enumerate(sorted(objective.named_parameters())):
             p.copy_(wave(*p.shape, phase=number) * 0.3 + (1.0 if "norm" in key and key.endswith("weight") else 0.0))

@@ -62,7 +62,7 @@ def test_it_equals_a_plain_loop(grid: tuple[int, ...], kernel: tuple[int, ...], 
     T = math.prod(grid)
     x, kept, masked = views(3, T, T // 2)
     noise = torch.randn(3 * T, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))
-    model.noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
+    model.draw_noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
     ours = model(x.double(), kept, masked, grid)
     assert ours.shape == (len(masked), 6)
     torch.testing.assert_close(ours, plain(model, x.double(), kept, masked, grid, noise))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from data2vec.errors import UserError
-from data2vec.objective.masking import BlockMask, FixedBlockMask, RandomMask, SpanMask, TokenMask, equalise
+from data2vec.objective.masking import BlockMask, FixedBlockMask, RandomMask, SpanMask, TokenMask, equalise_counts
 
 seeds = st.integers(0, 2**32 - 1)
 grids = st.one_of(st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 16), st.integers(1, 16)))
@@ -59,7 +59,7 @@ def test_equalising_only_shows(seed: int, rows: int, T: int) -> None:
     rng = np.random.default_rng(seed)
     before = rng.random((rows, T)) < 0.5
     before[:, 0] = True
-    after = equalise(before, rng)
+    after = equalise_counts(before, rng)
     assert not (after & ~before).any()
     assert (after.sum(1) == before.sum(1).min()).all()
 
@@ -97,10 +97,10 @@ def test_a_single_block_is_a_rectangle(seed: int) -> None:
     assert first.all() or grid.sum() < first.size  # one rectangle, or several
 
 
-def test_blocks_need_a_grid_and_something_to_see() -> None:
+def test_block_mask_needs_a_grid_and_a_visible_patch() -> None:
     with pytest.raises(UserError, match="two-dimensional grid"):
         BlockMask().draw(1, (196,), np.random.default_rng(0))
-    with pytest.raises(UserError, match="36 of 6 x 6 patches would leave nothing"):
+    with pytest.raises(UserError, match="36 patches of a 6 x 6 grid leave none visible: set fewer than 36"):
         BlockMask(patches=36).draw(1, (6, 6), np.random.default_rng(0))
 
 
@@ -111,7 +111,7 @@ def test_fixed_blocks_hide_the_same_number_in_every_row(
     T, mask = int(np.prod(grid)), FixedBlockMask(prob=prob, adjust=adjust, length=length, inverse=inverse)
     count = T - int(T * (1 - prob)) if inverse else int(T * prob)
     if count in (0, T):
-        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or nothing.*$"):
+        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or none.*$"):
             mask.draw(rows, grid, np.random.default_rng(seed))
     else:
         hidden = mask.draw(rows, grid, np.random.default_rng(seed)).hidden
@@ -123,7 +123,7 @@ def test_fixed_blocks_hide_the_same_number_in_every_row(
 def test_random_positions_hide_the_same_number_in_every_row(seed: int, rows: int, T: int, prob: float) -> None:
     count = T - int(T * (1 - prob))
     if count in (0, T):
-        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or nothing.*$"):
+        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or none.*$"):
             RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed))
     else:
         hidden = RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed)).hidden
