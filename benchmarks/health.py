@@ -1,4 +1,4 @@
-"""Does the health verdict name the fault of a run, and does it leave healthy runs alone?
+"""Does the health verdict name the fault of a run, and is it silent about healthy runs?
 
     python benchmarks/health.py runs/health
     python benchmarks/health.py runs/health --speech fsdd/train --vision cifar10/train --seeds 21 22 23
@@ -26,7 +26,7 @@ from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.run_dir import Run
-from data2vec.train import trainer
+from data2vec.train import pretrain
 
 STEPS = {
     **{"speech/v1-tiny": 120, "speech/v2-tiny": 120},
@@ -58,7 +58,7 @@ def train(place: Path, name: str, data: str, seed: int, fault: str) -> None:
             encoder.local_encoder.requires_grad_(False)
             return encoder
 
-        trainer.build_encoder = build_frozen
+        pretrain.build_encoder = build_frozen
     try:
         data2vec.pretrain(name, data=data, overrides=overrides, out=place)
     except RunStopped as stopped:

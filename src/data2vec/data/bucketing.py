@@ -39,7 +39,7 @@ class MicroBatch:
 def split_sorted(order: np.ndarray, costs: np.ndarray, micro_batch: float) -> list[np.ndarray]:
     """Consecutive parts of `order`, indices of examples sorted from high to low cost, with rows · highest cost ≤ micro_batch.
 
-    An example above `micro_batch` is a part of its own."""
+    An example larger than `micro_batch` is a micro-batch by itself."""
     parts, start = [], 0
     while start < len(order):
         rows = rows_that_fit(costs[order[start]], micro_batch)

@@ -37,7 +37,7 @@ def pretrain(
     recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or ["train.lr=1e-3"]. `out`: the run folder, by default
     runs/NAME-OF-THE-RECIPE. `resume`: resume from the latest complete checkpoint in `out`, bit-exactly.
 
-    Under torchrun every process calls this, and a restarted process resumes by itself. Raises UserError for wrong arguments,
+    Under torchrun every process calls this; restarted processes resume automatically. Raises UserError for wrong arguments,
     and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
     raise Interrupted."""
     resolved = _resolve_recipe(recipe, data, overrides)
