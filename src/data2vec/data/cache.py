@@ -1,4 +1,4 @@
-"""The cache of what is computed from a dataset once: token files, tokenizers, durations."""
+"""The cache of files derived from a dataset: token files, tokenizers, durations."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Datasets: what the loader needs of a set of examples and of a modality, and the `data:` settings all modalities share."""
+"""Datasets: the interfaces of examples and modalities to the loader, and the `data:` settings all modalities share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a run logs: metrics.jsonl, the list of corrupt files, a progress bar or status lines on stderr, trackers."""
+"""The logs of a run: metrics.jsonl, the list of corrupt files, a progress bar or status lines on stderr, trackers."""
 
 import json
 import math

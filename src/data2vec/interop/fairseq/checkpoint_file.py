@@ -1,4 +1,4 @@
-"""The content of an official checkpoint, whichever code wrote it: weights under current key names, configuration, labels."""
+"""The content of an official checkpoint: weights under current key names, configuration, labels."""
 
 import logging
 import re

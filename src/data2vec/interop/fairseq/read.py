@@ -1,4 +1,4 @@
-"""Reading an official checkpoint as a `Model`, whichever code wrote it."""
+"""Reading an official checkpoint as a `Model`; files of any fairseq version or of the vision code."""
 
 import logging
 from collections.abc import Iterable, Mapping
