@@ -22,6 +22,7 @@ from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import mean_pool
+from data2vec.settings import JsonDict
 
 Layers = Literal["last", "all", "mean"] | int | Sequence[float]
 """The encoder's output, after its final norm if it has one ("last"); the output of every block ("all") or their mean ("mean");
@@ -142,7 +143,7 @@ def read_input(modality: Modality, value: Any, name: str) -> Tensor:
     return examples.load(0, None, None)
 
 
-def _dataset_row(kind: str, value: Any, name: str) -> dict[str, Any]:
+def _dataset_row(kind: str, value: Any, name: str) -> JsonDict:
     if kind == "text" and isinstance(value, str):
         return {"text": value}
     if isinstance(value, str | Path):

@@ -28,6 +28,7 @@ from data2vec.nn.encoder import Encoder, build_encoder, padding_invariant
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head, build_head
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
 FORMAT = "data2vec model 2"
 WEIGHTS, HEAD, PRETRAINING = "model.safetensors", "head.safetensors", "pretraining.safetensors"
@@ -114,7 +115,7 @@ class Model:
 
 
 def save_model_folder(
-    model: Model, folder: Path, examples: ExampleDataset | None = None, metrics: Sequence[dict[str, Any]] = ()
+    model: Model, folder: Path, examples: ExampleDataset | None = None, metrics: Sequence[JsonDict] = ()
 ) -> None:
     """Write a model folder, replacing one of that name.
 
@@ -123,7 +124,7 @@ def save_model_folder(
     from data2vec import __version__
 
     with atomic_dir(folder) as tmp:
-        config: dict[str, Any] = {"format": FORMAT, "version": __version__, "files": model.modality.save(tmp, examples)}
+        config: JsonDict = {"format": FORMAT, "version": __version__, "files": model.modality.save(tmp, examples)}
         config |= {"recipe": model.recipe.model_dump(mode="json"), "source": model.source, "license": model.license}
         save_model(model.encoder, str(tmp / WEIGHTS), metadata={"format": "pt"})
         if model.head is not None:

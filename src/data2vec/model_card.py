@@ -1,9 +1,10 @@
 """The model card: the README.md of a model folder, for people and for the hub."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from data2vec.recipe.yaml_format import dump_yaml
+from data2vec.settings import JsonMapping
 
 if TYPE_CHECKING:
     from data2vec.model import Model
@@ -25,7 +26,7 @@ MAX_LABELS = 12
 
 
 def render_model_card(
-    model: "Model", metrics: Sequence[Mapping[str, Any]] = (), library: str = "data2vec", usage: str = USAGE
+    model: "Model", metrics: Sequence[JsonMapping] = (), library: str = "data2vec", usage: str = USAGE
 ) -> str:
     """The README.md of a folder that holds `model`, with the metadata the hub reads.
 

@@ -23,6 +23,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -61,12 +62,12 @@ class Run:
         return self.folder / "report.html"
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[JsonDict]:
         """The logged steps, oldest first. A last line cut short by a crash is left out."""
         return [line for _, line in read_metrics(self.folder / "metrics.jsonl")]
 
     @property
-    def starts(self) -> list[dict[str, Any]]:
+    def starts(self) -> list[JsonDict]:
         """When and on which machine the run was started or resumed, and how that ended (`RUN/machine.json`), oldest first."""
         path = self.folder / "machine.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -78,7 +79,7 @@ class Run:
         return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def read_metrics(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
     """The lines of a metrics.jsonl file, as text and parsed; ends at a line cut short."""
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:

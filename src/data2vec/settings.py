@@ -7,6 +7,11 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
+JsonDict = dict[str, Any]
+"""An object read from, or to be written to, JSON or YAML."""
+JsonMapping = Mapping[str, Any]
+"""The same, where it is only read."""
+
 
 class Settings(BaseModel):
     """Frozen and validated. Settings are defined beside what they set; defaults are the paper's values; an unknown key is an

@@ -184,7 +184,9 @@ def test_bf16_keeps_weights_in_fp32(tiny: dict[str, Any], whole: Run, tmp_path: 
 
 
 def test_nan_loss_stops_the_run(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match=r"loss or gradient norm is NaN or inf.*train\.lr=1e\+30.*no checkpoint was saved") as stopped:
+    with pytest.raises(
+        RunStopped, match=r"loss or gradient norm is NaN or inf.*train\.lr=1e\+30.*no checkpoint was saved"
+    ) as stopped:
         pretrain(tmp_path / "run", tiny, **{"train.lr": 1e30, "train.checkpoint_every": 100, "train.clip_norm": 0})
     assert len(str(stopped.value).splitlines()) == 1
     text = (tmp_path / "run" / "metrics.jsonl").read_text()

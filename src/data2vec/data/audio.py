@@ -3,12 +3,12 @@
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from data2vec.data.cache import cached, fingerprint
-from data2vec.data.dataset import Rows
+from data2vec.data.dataset import Rows, Signal
 from data2vec.errors import CorruptExample
 
 SAMPLE_RATE = 16000
@@ -28,7 +28,7 @@ class AudioHeader(NamedTuple):
     frames: int
 
 
-def read_audio_header(audio: dict[str, Any]) -> AudioHeader:
+def read_audio_header(audio: Signal) -> AudioHeader:
     """The header of {"bytes", "path"}. Raises CorruptExample."""
     import soundfile
 
@@ -40,7 +40,7 @@ def read_audio_header(audio: dict[str, Any]) -> AudioHeader:
     return AudioHeader(info.frames / info.samplerate, info.samplerate, info.channels, info.frames)
 
 
-def decode_audio(audio: dict[str, Any]) -> np.ndarray:
+def decode_audio(audio: Signal) -> np.ndarray:
     """{"bytes", "path"} as (S,) float32 samples at 16 kHz, the mean of the channels.
 
     Raises CorruptExample, also for a file with fewer samples than its header says."""
@@ -103,7 +103,7 @@ def _measure_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
     return seconds, [item for item in results if isinstance(item, str)]
 
 
-def _check_duration(audio: dict[str, Any], seconds: float) -> None:
+def _check_duration(audio: Signal, seconds: float) -> None:
     if not seconds > 0:
         raise CorruptExample(f"{_name(audio)}: it lasts 0 s")
     if seconds > MAX_RECORDING_SECONDS:
@@ -113,7 +113,7 @@ def _check_duration(audio: dict[str, Any], seconds: float) -> None:
         )
 
 
-def _name(audio: dict[str, Any]) -> str:
+def _name(audio: Signal) -> str:
     return audio["path"] or f"an unnamed clip of {len(audio['bytes'] or b'')} bytes"
 
 
@@ -121,5 +121,5 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error).rstrip(".")
 
 
-def _source(audio: dict[str, Any]) -> str | BinaryIO:
+def _source(audio: Signal) -> str | BinaryIO:
     return io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else audio["path"]

@@ -14,6 +14,8 @@ from data2vec.settings import Settings
 
 Row = dict[str, Any]
 """One row of a dataset: the signal in column `audio`, `image` or `text`, undecoded, and any other columns."""
+Signal = dict[str, Any]
+"""Undecoded audio, image or text: {"bytes": its content or None, "path": where it is or None}."""
 Rows = Any
 """A `datasets.Dataset`, a `datasets.IterableDataset` or a list of `Row`; the library has no type stubs."""
 

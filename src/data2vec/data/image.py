@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from data2vec.data.dataset import Signal
 from data2vec.errors import CorruptExample
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
@@ -24,7 +25,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])
 _EXIF_ORIENTATION = 0x0112
 
 
-def decode_image(image: dict[str, Any]) -> Tensor:
+def decode_image(image: Signal) -> Tensor:
     """{"bytes", "path"} as (3, H, W) uint8 RGB, rotated as its EXIF data says. Alpha is dropped, 16 bits are reduced to 8, and
     32-bit integers and floats are scaled from their minimum and maximum to 0 and 255.
 

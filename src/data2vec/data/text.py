@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Iterator
-from typing import Any
 
-from data2vec.data.dataset import Row
+from data2vec.data.dataset import Row, Signal
 from data2vec.errors import CorruptExample
 
 PIECE_CHARACTERS = 2**20
@@ -30,7 +29,7 @@ def read_text(row: Row) -> Iterator[str]:
     yield from _read_pieces(text)
 
 
-def _read_pieces(text: dict[str, Any]) -> Iterator[str]:
+def _read_pieces(text: Signal) -> Iterator[str]:
     source = io.BytesIO(text["bytes"]) if text["bytes"] is not None else open(text["path"], "rb")  # noqa: SIM115
     with io.TextIOWrapper(source, encoding="utf-8-sig") as file:
         while lines := file.readlines(PIECE_CHARACTERS):

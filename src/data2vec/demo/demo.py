@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, write_text
 from data2vec.demo.espeak import require_espeak
@@ -17,6 +16,7 @@ from data2vec.report.figures import SHOWN, plot_components, plot_masks
 from data2vec.report.samples import encoder_features, load_sample
 from data2vec.report.style import save_png
 from data2vec.run_dir import Run
+from data2vec.settings import JsonDict
 from data2vec.tasks.probing.probe import Probe, probe, untrained_encoder
 from data2vec.train.pretrain import pretrain
 
@@ -27,7 +27,7 @@ class DemoRun:
 
     recipe: str
     data: Callable[[Path], DatasetFolders]
-    overrides: dict[str, Any]
+    overrides: JsonDict
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """When a run is stopped: loss or gradients that are NaN or inf, or representations that have collapsed."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from data2vec.settings import Settings
+from data2vec.settings import JsonMapping, Settings
 
 NON_FINITE = "loss or gradient norm is NaN or inf"
 
@@ -22,7 +21,7 @@ class HealthSettings(Settings):
     """These two checks start at this step."""
 
 
-def stop_reason(line: Mapping[str, Any], step: int, settings: HealthSettings) -> str | None:
+def stop_reason(line: JsonMapping, step: int, settings: HealthSettings) -> str | None:
     """Why a run has to stop at this step, or None. `line`: the metrics of the step."""
     if not is_finite(line):
         scale = f" (the loss scale is {line['loss_scale']:g})" if "loss_scale" in line else ""
@@ -42,7 +41,7 @@ def stop_reason(line: Mapping[str, Any], step: int, settings: HealthSettings) ->
     return None
 
 
-def is_finite(line: Mapping[str, Any]) -> bool:
+def is_finite(line: JsonMapping) -> bool:
     """Whether loss and gradient norm are finite, if they are logged; a file of metrics has null for NaN and inf."""
     values = [line.get(name, 0.0) for name in ("loss", "grad_norm")]
     return all(value is not None and math.isfinite(value) for value in values)

@@ -1,10 +1,10 @@
 """The metrics of a run so far, with the queries that the checks need."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from data2vec.health.collapse import HealthSettings, is_finite
+from data2vec.settings import JsonMapping
 
 NUM_RECENT = 3
 """A metric counts as staying low, or as its recent value, over this many of the last logged steps."""
@@ -15,7 +15,7 @@ class History:
 
     `lines` has the steps whose loss is finite; `last` is the last step in any case."""
 
-    def __init__(self, lines: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]):
+    def __init__(self, lines: Sequence[JsonMapping], recipe: JsonMapping):
         self.recipe, self.last = recipe, lines[-1]
         self.lines = [line for line in lines if is_finite(line)]
         self.step: int = self.last["step"]

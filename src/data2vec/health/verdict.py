@@ -1,11 +1,12 @@
 """The verdict on a run: healthy, worth watching, or collapsed; with symptoms, likely causes and suggestions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from data2vec.health.checks import CHECKS, Check, Finding
 from data2vec.health.history import History
+from data2vec.settings import JsonMapping
 
 __all__ = ["Finding", "Verdict", "verdict"]
 
@@ -26,7 +27,7 @@ class Verdict:
         return "\n  ".join([*parts, self.note] if self.note else parts)
 
 
-def verdict(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], checks: Sequence[Check] = CHECKS) -> Verdict:
+def verdict(metrics: Sequence[JsonMapping], recipe: JsonMapping, checks: Sequence[Check] = CHECKS) -> Verdict:
     """Judge a run by its logged steps so far: lines of metrics.jsonl, oldest first (`Run.metrics`).
 
     `recipe`: its settings as plain values by dotted key (`Recipe.flat()`). `checks`: what to look for, by default all checks

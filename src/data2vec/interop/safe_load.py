@@ -24,6 +24,7 @@ from torch import nn
 
 from data2vec.errors import UserError
 from data2vec.interop.pickle_check import PickleCheck, RefusedError
+from data2vec.settings import JsonDict
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first value in a file of the format before torch 1.6."""
@@ -130,7 +131,7 @@ def _plain_dict(factory: Any = None) -> dict[Any, Any]:
     return {}
 
 
-_STAND_INS: dict[str, Any] = {
+_STAND_INS: JsonDict = {
     "collections.defaultdict": _plain_dict,
     "builtins.frozenset": frozenset,
     "builtins.bytes": bytes,

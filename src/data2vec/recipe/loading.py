@@ -14,12 +14,13 @@ from data2vec.errors import UserError, did_you_mean
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import parse_yaml
+from data2vec.settings import JsonDict, JsonMapping
 
 
 def load_recipe(
     recipe: str | Path | Recipe,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
-    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Iterable[str] | JsonMapping = (),
+    defaults: Mapping[str, JsonMapping] | None = None,
 ) -> Recipe:
     """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
 
@@ -41,7 +42,7 @@ def load_recipe(
     return validate_recipe(raw, where)
 
 
-def validate_recipe(raw: dict[str, Any], where: str) -> Recipe:
+def validate_recipe(raw: JsonDict, where: str) -> Recipe:
     """The recipe of a raw mapping. `where` names its source in errors.
 
     Raises UserError with a line for each error."""
@@ -116,7 +117,7 @@ def _parse_override(entry: str) -> tuple[str, Any]:
     return key, parse_yaml(value, key) if value else None
 
 
-def _set_by_key(raw: dict[str, Any], path: list[str], value: Any) -> None:
+def _set_by_key(raw: JsonDict, path: list[str], value: Any) -> None:
     for i, part in enumerate(path[:-1]):
         if raw.get(part) is None:
             raw[part] = {}

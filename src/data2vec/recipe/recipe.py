@@ -17,7 +17,7 @@ from data2vec.objective.data2vec import Data2VecSettings
 from data2vec.recipe.task_settings import ClassificationSettings, ProbeSettings, RecognitionSettings
 from data2vec.recipe.train_settings import LogSettings, TrainSettings
 from data2vec.recipe.yaml_format import dump_yaml
-from data2vec.settings import Settings
+from data2vec.settings import JsonDict, Settings
 
 MODALITIES = {
     "speech": "data2vec.modalities.speech:Speech",
@@ -85,7 +85,7 @@ class Recipe(Settings):
 def recipe_class(modality: str) -> type[Recipe]:
     """The recipe class of one modality, with its own `modality` and `data` sections. Raises UserError for an unknown one."""
     cls = modality_class(modality)
-    sections: dict[str, Any] = {
+    sections: JsonDict = {
         name: (kind, FieldInfo(default_factory=kind, description=Recipe.model_fields[name].description))
         for name, kind in (("modality", cls.Settings), ("data", cls.Data))
     }

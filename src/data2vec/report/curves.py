@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data2vec.report.style import WIDTH, new_figure
+from data2vec.settings import JsonMapping
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,9 +101,7 @@ PANELS = (
 )
 
 
-def plot_curves(
-    metrics: Sequence[Mapping[str, Any]], panels: Sequence[Panel], width: float = WIDTH, height: float = 3.1
-) -> "Figure":
+def plot_curves(metrics: Sequence[JsonMapping], panels: Sequence[Panel], width: float = WIDTH, height: float = 3.1) -> "Figure":
     """A figure with the panels side by side. Steps where a metric is missing or not finite are skipped."""
     figure, axes = new_figure(width, height, len(panels))
     for panel, subplot in zip(panels, axes, strict=True):
@@ -120,12 +119,12 @@ def plot_curves(
     return figure
 
 
-def has_values(metrics: Sequence[Mapping[str, Any]], panel: Panel) -> bool:
+def has_values(metrics: Sequence[JsonMapping], panel: Panel) -> bool:
     """Whether the panel has any value to plot."""
     return any(len(series(metrics, key)) for key in panel.keys)
 
 
-def series(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+def series(metrics: Sequence[JsonMapping], key: str) -> np.ndarray:
     """(n, 2): steps and finite values of a metric; long series keep the minimum and maximum of each interval."""
     points = np.array([(line["step"], line[key]) for line in metrics if line.get(key) is not None], dtype=float).reshape(-1, 2)
     points = points[np.isfinite(points[:, 1])]

@@ -4,12 +4,11 @@ It is built from the run folder and the training data, at any time; missing part
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
@@ -19,6 +18,7 @@ from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import to_svg
 from data2vec.run_dir import Run
+from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
 
 MAX_FILES = 200
@@ -73,7 +73,7 @@ def build_report_at_end(run: Path, recipe: Recipe) -> None:
         print(f"data2vec: report.html could not be built ({reason}); {retry}", file=sys.stderr)
 
 
-def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(metrics: Sequence[JsonMapping], recipe: Recipe, starts: Sequence[JsonMapping]) -> str:
     if not metrics:
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step logged yet.</p></section>'
     verdict, last = judge_run(metrics, recipe), starts[-1] if starts else {}
@@ -92,7 +92,7 @@ def _verdict(metrics: Sequence[Mapping[str, Any]], recipe: Recipe, starts: Seque
     return f'<section class="verdict {state}">{"".join(parts)}</section>'
 
 
-def _curve_figures(metrics: Sequence[Mapping[str, Any]]) -> list[ReportFigure]:
+def _curve_figures(metrics: Sequence[JsonMapping]) -> list[ReportFigure]:
     panels = [panel for panel in PANELS if has_values(metrics, panel)]
     return [ReportFigure(plot_curves(metrics, [panel]), panel.title, panel.caption) for panel in panels]
 
@@ -109,7 +109,7 @@ def _bad_files(path: Path) -> str:
     )
 
 
-def _machine_section(starts: Sequence[Mapping[str, Any]]) -> str:
+def _machine_section(starts: Sequence[JsonMapping]) -> str:
     if not starts:
         return ""
     parts = []
@@ -121,7 +121,7 @@ def _machine_section(starts: Sequence[Mapping[str, Any]]) -> str:
     return f"<section><h2>Machine</h2>{''.join(parts)}</section>"
 
 
-def _subtitle(recipe: Recipe, metrics: Sequence[Mapping[str, Any]]) -> str:
+def _subtitle(recipe: Recipe, metrics: Sequence[JsonMapping]) -> str:
     shape, name = recipe.encoder, getattr(recipe.modality, "name", "")
     parts = [
         f"{recipe.objective.name} on {name}: {shape.layers} blocks of width {shape.width}",

@@ -6,12 +6,13 @@ Shapes: n inputs, T positions, R rows of colours. Colours are RGBA, each from 0 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.report.style import WIDTH, hide_axes, new_figure
+from data2vec.settings import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ class TokenRenderer(Renderer):
         axes.set_facecolor("white")
         hide_axes(axes).set(xlim=(-0.5, columns + 0.5), ylim=(len(names) * (lines + 1.6) - 0.6, -0.8))
         size = width * 72 * 0.95 / columns / 0.602  # the advance of a character of this font is 0.602 of its size
-        style: dict[str, Any] = {"size": size, "va": "center_baseline", "in_layout": False, "parse_math": False}
+        style: JsonDict = {"size": size, "va": "center_baseline", "in_layout": False, "parse_math": False}
         for i, (name, (colour, *_)) in enumerate(zip(names, colours, strict=True)):
             first = i * (lines + 1.6)
             axes.text(0, first, name, weight="bold", color="#111111", **style)

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from data2vec.atomic_io import atomic_dir
 from data2vec.distributed import Process
 from data2vec.errors import RunStopped
 from data2vec.run_dir import Run, checkpoint_damage, crc32, objective_tensors, read_checkpoint_tensors
+from data2vec.settings import JsonDict
 from data2vec.train.parallel import is_sharded
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -35,7 +35,7 @@ def save_checkpoint(
     step: int,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
+    state: JsonDict,
     keep: int | None,
     process: Process,
 ) -> Path:
@@ -69,7 +69,7 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> JsonDict:
     """Load a checkpoint into `objective` and `optimizer`, in place, sharded or not; returns the `state` it was saved with.
 
     Raises UserError when it does not fit."""

@@ -24,6 +24,7 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
 from data2vec.tasks.finetuning.labelled_batches import LabelledBatches, Subset
 from data2vec.tasks.finetuning.labels import (
@@ -46,7 +47,7 @@ def finetune(
     model: str | Path | None = None,
     data: str | None = None,
     valid: str | None = None,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
+    overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     resume: bool = False,
     scratch: bool = False,
@@ -71,7 +72,7 @@ class FinetuneTask:
     """The model that training starts from; once the task is built, without its weights, which would be a second copy."""
 
     def __init__(self, recipe: Recipe, process: Process, resume: bool = False):
-        self.recipe, self.process, self.state = recipe, process, dict[str, Any]()
+        self.recipe, self.process, self.state = recipe, process, JsonDict()
         modality = recipe.build_modality()
         self.source = None if recipe.init is None else load(recipe.init)
         self.loader = self._build_loader(modality)
@@ -133,7 +134,7 @@ class FinetuneTask:
         self.objective.start_average()
         return f"init: the encoder of {self.recipe.init}; {'its head is loaded too' if same_head else 'the head is new'}"
 
-    def evaluate(self, step: int, run: Run) -> dict[str, Any]:
+    def evaluate(self, step: int, run: Run) -> JsonDict:
         """Scores on the validation data. Writes the model if they are the best so far."""
         weights = full_state_dict(self.objective)
         model = self.valid_model
@@ -152,11 +153,11 @@ class FinetuneTask:
             self._write_model(weights, run)
         return scores
 
-    def has_collapsed(self, metrics: dict[str, Any]) -> bool:
+    def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss or the gradient norm is NaN or inf."""
         return not is_finite(metrics)
 
-    def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
+    def verdict(self, metrics: Sequence[JsonMapping]) -> Verdict:
         """The health of the run so far."""
         return judge_run(metrics, self.recipe)
 
@@ -191,12 +192,12 @@ def _resolve_recipe(
     model: Any,
     data: str | None,
     valid: str | None,
-    overrides: Iterable[str] | Mapping[str, Any],
+    overrides: Iterable[str] | JsonMapping,
     scratch: bool,
 ) -> Recipe:
     """The complete recipe of this run: settings of encoder and modality default to the model's, and data paths are absolute."""
     source = None if model is None else load(model)
-    defaults: dict[str, Any] = {}
+    defaults: JsonDict = {}
     if source is not None:
         defaults = {part: getattr(source.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
         if (tokenizer := getattr(source.modality.data, "tokenizer", None)) is not None:

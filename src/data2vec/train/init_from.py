@@ -13,6 +13,7 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
 log = logging.getLogger(__name__)
 NON_ARCHITECTURAL = (
@@ -59,7 +60,7 @@ def load_encoder_weights(where: str, model: Model, student: Encoder, recipe: Rec
     student.load_state_dict(weights)
 
 
-def weight_semantics(recipe: Recipe) -> dict[str, Any]:
+def weight_semantics(recipe: Recipe) -> JsonDict:
     """The settings that determine what the weights of an encoder mean, by dotted key."""
     parts = ((part, getattr(recipe, part).model_dump(mode="json")) for part in ("modality", "encoder"))
     found = {f"{part}.{key}": value for part, values in parts for key, value in values.items()}

@@ -5,12 +5,12 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from data2vec.atomic_io import atomic_write
 from data2vec.run_dir import read_metrics
+from data2vec.settings import JsonDict
 from data2vec.train.trackers import Tracker
 
 
@@ -34,7 +34,7 @@ class RunLogger:
         """Advance the progress bar by one step."""
         self.bar.update()
 
-    def log(self, line: dict[str, Any], corrupt: list[str]) -> None:
+    def log(self, line: JsonDict, corrupt: list[str]) -> None:
         """Log the metrics of one step; `corrupt`: the corrupt examples so far, each "name: reason"."""
         if corrupt or self.corrupt_path.exists():
             self.corrupt_path.write_text("".join(f"{name}\n" for name in corrupt), encoding="utf-8")
@@ -71,12 +71,12 @@ class NullLogger:
     """The logger of all other processes: does nothing."""
 
     def advance(self) -> None: ...
-    def log(self, line: dict[str, Any], corrupt: list[str]) -> None: ...
+    def log(self, line: JsonDict, corrupt: list[str]) -> None: ...
     def info(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
-def _status(line: dict[str, Any]) -> str:
+def _status(line: JsonDict) -> str:
     parts = [f"loss {line['loss']:.4f}", f"{line['samples_per_second']:.1f} samples/s"]
     parts += [f"{name} std {line[key]:.3f}" for name in ("target", "prediction") if (key := f"{name}_std") in line]
     if "probe_linear" in line:

@@ -3,12 +3,12 @@
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from data2vec.recipe.train_settings import Cosine, LayerDecay, TrainSettings, TriStage
+from data2vec.settings import JsonDict
 from data2vec.train.parallel import gathered
 
 BLOCK = re.compile(r"(?:^|\.)transformer\.blocks\.(\d+)\.")
@@ -42,7 +42,7 @@ def learning_rate(settings: TrainSettings, step: int, scale: float = 1.0) -> flo
 
 def parameter_groups(
     module: nn.Module, settings: TrainSettings, scale: Callable[[str], float] = lambda name: 1.0
-) -> list[dict[str, Any]]:
+) -> list[JsonDict]:
     """The trainable parameters of `module`, grouped by weight decay (yes or no) and by learning rate scale.
 
     `scale`: the scale by the parameter's name. With `weight_decay_on: matrices` only the weights of linear, convolutional

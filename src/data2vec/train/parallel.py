@@ -21,6 +21,7 @@ from data2vec.errors import UserError
 from data2vec.nn.transformer import Block
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.train_settings import TrainSettings
+from data2vec.settings import JsonDict
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,7 +98,7 @@ def _replicate(objective: AnyTrainingObjective) -> nn.Module:
     """Every process has all weights (DDP)."""
     parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
-    buffers: dict[str, Any] = {name: False}  # ours are constants
+    buffers: JsonDict = {name: False}  # ours are constants
     unused = objective.may_skip_parameters
     return nn.parallel.DistributedDataParallel(
         objective, gradient_as_bucket_view=True, find_unused_parameters=unused, **buffers

@@ -1,8 +1,7 @@
 """Pre-training: `pretrain()` and its task."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.train.init_from import init_pretraining, tokenizer_of
 from data2vec.train.parallel import full_state_dict
@@ -27,7 +27,7 @@ from data2vec.train.trainer import run_training
 def pretrain(
     recipe: str | Path | Recipe,
     data: str | None = None,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
+    overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Run:
@@ -52,7 +52,7 @@ class PretrainTask:
     """Self-supervised pre-training, with a probe of the student if the recipe has labelled data for it."""
 
     def __init__(self, recipe: Recipe, process: Process, resume: bool = False):
-        self.recipe, self.process, self.state = recipe, process, dict[str, Any]()
+        self.recipe, self.process, self.state = recipe, process, JsonDict()
         method, seed = recipe.objective, recipe.train.seed
         self.modality = modality = recipe.build_modality()
         rows, pin = modality.rows(str(recipe.data.train)), process.device.type == "cuda"
@@ -64,16 +64,16 @@ class PretrainTask:
         self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None
         self.evaluate_every = recipe.probe.every if self.probe else None
 
-    def evaluate(self, step: int, run: Run) -> dict[str, Any]:
+    def evaluate(self, step: int, run: Run) -> JsonDict:
         """The accuracies of the probe on the student."""
         assert self.probe is not None
         return self.probe(full_state_dict(self.objective.student))
 
-    def has_collapsed(self, metrics: dict[str, Any]) -> bool:
+    def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss is NaN or inf, or targets or predictions have collapsed."""
         return stop_reason(metrics, metrics["step"], self.recipe.health) is not None
 
-    def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
+    def verdict(self, metrics: Sequence[JsonMapping]) -> Verdict:
         """The health of the run so far."""
         return verdict(metrics, self.recipe.flat())
 
@@ -88,7 +88,7 @@ class PretrainTask:
         self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
 
 
-def _resolve_recipe(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | Mapping[str, Any]) -> Recipe:
+def _resolve_recipe(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | JsonMapping) -> Recipe:
     """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""
     resolved = load_recipe(recipe, overrides)
     train = data if data is not None else resolved.data.train

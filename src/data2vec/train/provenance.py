@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from data2vec.atomic_io import atomic_write
 from data2vec.distributed import Process
 from data2vec.errors import Unhealthy
 from data2vec.run_dir import Run
+from data2vec.settings import JsonDict
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def log_start(run: Path, process: Process, step: int) -> Iterator[None]:
     starts = Run(run).starts
     starts.append({"started": _now(), "step": step, **describe_machine(process)})
     _write_starts(run, starts)
-    end: dict[str, Any] = {"exit_reason": "finished"}
+    end: JsonDict = {"exit_reason": "finished"}
     try:
         yield
     except BaseException as error:
@@ -38,7 +38,7 @@ def log_start(run: Path, process: Process, step: int) -> Iterator[None]:
         _write_starts(run, starts)
 
 
-def describe_machine(process: Process) -> dict[str, Any]:
+def describe_machine(process: Process) -> JsonDict:
     """The machine of the main process, and the versions that matter."""
     from data2vec import __version__
 
@@ -66,6 +66,6 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _write_starts(run: Path, starts: list[dict[str, Any]]) -> None:
+def _write_starts(run: Path, starts: list[JsonDict]) -> None:
     with atomic_write(run / "machine.json") as tmp:
         tmp.write_text(json.dumps(starts, indent=1), encoding="utf-8")

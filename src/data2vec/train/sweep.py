@@ -12,6 +12,7 @@ from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
+from data2vec.settings import JsonDict
 from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.finetune import finetune
 
@@ -20,7 +21,7 @@ from data2vec.train.finetune import finetune
 class Cell:
     """One combination of settings, over all seeds."""
 
-    settings: dict[str, Any]
+    settings: JsonDict
     """The settings of this combination."""
     values: list[float]
     """The best validation score of each seed."""

@@ -5,11 +5,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import torch
 
@@ -23,6 +23,7 @@ from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.page import build_report_at_end
 from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, latest_checkpoint
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train import trackers
 from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_disk_full
 from data2vec.train.logger import NullLogger, RunLogger
@@ -30,7 +31,7 @@ from data2vec.train.optimizer import learning_rate
 from data2vec.train.provenance import log_start
 from data2vec.train.train_step import StepOutput, TrainStep
 
-Metrics = dict[str, Any]
+Metrics = JsonDict
 
 
 class TrainingTask(Protocol):
@@ -55,7 +56,7 @@ class TrainingTask(Protocol):
         """Steps between evaluations, besides the first step and the last; None: no evaluation."""
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonDict:
         """What checkpoints hold for the task, fit for JSON; updated in place."""
 
     def evaluate(self, step: int, run: Run) -> Metrics:
@@ -64,7 +65,7 @@ class TrainingTask(Protocol):
     def has_collapsed(self, metrics: Metrics) -> bool:
         """Whether the run must stop, by the metrics of a step."""
 
-    def verdict(self, metrics: Sequence[Mapping[str, Any]]) -> Verdict:
+    def verdict(self, metrics: Sequence[JsonMapping]) -> Verdict:
         """The health of the run, by its logged steps."""
 
     def save_model(self, run: Run) -> None:

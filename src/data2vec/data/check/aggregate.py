@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from math import frexp
 from typing import Any
 
-from data2vec.data.check.inspect import CATEGORIES, MEASURES
+from data2vec.data.check.inspect import CATEGORIES, MEASURES, Finding
 from data2vec.data.check.report import FLAGS, Distribution, KindReport
 from data2vec.data.sources.formats import SignalKind
 
@@ -22,7 +22,7 @@ class Aggregate:
         self.table.execute("create view readable as select rowid as number, * from examples where problem is null")
         self.table.create_function("octave", 1, _octave, deterministic=True)
 
-    def add(self, found: Iterable[dict[str, Any]]) -> None:
+    def add(self, found: Iterable[Finding]) -> None:
         """Add examples: their names, labels, and what `inspect_example` returned."""
         values = ([each.get(column) for column in self.columns] for each in found)
         self.table.executemany(f"insert into examples values ({', '.join('?' * len(self.columns))})", values)

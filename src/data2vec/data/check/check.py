@@ -14,8 +14,9 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.data.check.aggregate import Aggregate
-from data2vec.data.check.inspect import MEASURES, inspect_example
+from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
+from data2vec.data.dataset import Row
 from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TEXT_TABLES, SignalKind, count_endings, with_ending
 from data2vec.data.sources.local import list_files
 from data2vec.data.sources.open_dataset import open_dataset
@@ -160,7 +161,7 @@ def _sample(rows: Any) -> tuple[bool, list[str]]:
     return True, sample
 
 
-def _numbered(rows: Any, kind: SignalKind) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _numbered(rows: Any, kind: SignalKind) -> Iterator[tuple[str, Row | str]]:
     """(name, row) of all rows, or (name, problem) where the rest of a shard cannot be read."""
     number, parts = 0, 1 if hasattr(rows, "__len__") else rows.num_shards
     for part in range(parts):
@@ -179,16 +180,16 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-class _Examples(Dataset[list[dict[str, Any]]]):
+class _Examples(Dataset[list[Finding]]):
     """Runs `inspect_example` on rows, in the workers."""
 
     def __init__(self, kind: SignalKind, tokenizer: Any):
         self.kind, self.tokenizer = kind, tokenizer
 
-    def __getitem__(self, chunk: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+    def __getitem__(self, chunk: list[tuple[str, Any]]) -> list[Finding]:
         return [{"name": name} | self._examine(name, row) for name, row in chunk]
 
-    def _examine(self, name: str, row: Any) -> dict[str, Any]:
+    def _examine(self, name: str, row: Any) -> Finding:
         if isinstance(row, str):
             return {"problem": row}
         label = row.get("label")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data2vec.data.audio import decode_audio
+from data2vec.data.dataset import Row, Signal
 from data2vec.data.image import decode_image
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.text import read_text
@@ -27,9 +28,13 @@ CATEGORIES: dict[SignalKind, tuple[str, ...]] = {
 """Properties with few distinct values."""
 
 
-def inspect_example(kind: SignalKind, row: dict[str, Any], name: str, tokenizer: Any = None) -> dict[str, Any]:
+Finding = dict[str, Any]
+"""What was found in one example, by name."""
+
+
+def inspect_example(kind: SignalKind, row: Row, name: str, tokenizer: Any = None) -> Finding:
     """`bytes`, `digest`, and the MEASURES and CATEGORIES of an example; if decoding fails, what is known and the `problem`."""
-    found: dict[str, Any] = {}
+    found: Finding = {}
     try:
         found["digest"], found["bytes"], content = _content(kind, row[kind], name)
         found |= _INSIDE[kind](content, tokenizer)
@@ -61,7 +66,7 @@ def _hash(content: bytes = b"") -> Any:
     return hashlib.blake2b(content, digest_size=16)
 
 
-def _audio(audio: dict[str, Any], _: Any) -> dict[str, Any]:
+def _audio(audio: Signal, _: Any) -> Finding:
     import soundfile
 
     wave = decode_audio(audio)
@@ -75,7 +80,7 @@ def _audio(audio: dict[str, Any], _: Any) -> dict[str, Any]:
         }
 
 
-def _image(image: dict[str, Any], _: Any) -> dict[str, Any]:
+def _image(image: Signal, _: Any) -> Finding:
     from PIL import Image
 
     _, height, width = decode_image(image).shape
@@ -85,7 +90,7 @@ def _image(image: dict[str, Any], _: Any) -> dict[str, Any]:
     return sides | {"size": f"{width} x {height}"} | named
 
 
-def _text(document: Any, tokenizer: Any) -> dict[str, Any]:
+def _text(document: Any, tokenizer: Any) -> Finding:
     characters = words = tokens = 0
     for part in read_text({"text": document}):
         characters += len(part)
@@ -94,4 +99,4 @@ def _text(document: Any, tokenizer: Any) -> dict[str, Any]:
     return {"characters": characters, "words": words, "tokens": tokens + (characters > 0)}  # </s> ends a document
 
 
-_INSIDE: dict[SignalKind, Callable[[Any, Any], dict[str, Any]]] = {"audio": _audio, "image": _image, "text": _text}
+_INSIDE: dict[SignalKind, Callable[[Any, Any], Finding]] = {"audio": _audio, "image": _image, "text": _text}

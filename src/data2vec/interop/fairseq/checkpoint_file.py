@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.key_mapping import (
@@ -19,6 +18,7 @@ from data2vec.interop.fairseq.key_mapping import (
     teacher_prefix,
 )
 from data2vec.interop.safe_load import safe_load, to_plain
+from data2vec.settings import JsonMapping
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def open_checkpoint(path: Path) -> FairseqCheckpoint:
     )
 
 
-def _configurations(content: Mapping[str, Any]) -> tuple[FairseqConfig, FairseqConfig, FairseqConfig]:
+def _configurations(content: JsonMapping) -> tuple[FairseqConfig, FairseqConfig, FairseqConfig]:
     """The configurations of the model in the file, of the pre-trained model, and of its task."""
     config = to_plain(content.get("cfg") or content.get("args") or {})
     config = config if isinstance(config, dict) else {}
@@ -137,7 +137,7 @@ def _beit_config(config: FairseqConfig) -> FairseqConfig:
     }
 
 
-def _labels(content: Mapping[str, Any]) -> list[str] | None:
+def _labels(content: JsonMapping) -> list[str] | None:
     task_state = content.get("task_state")
     dictionary = to_plain(task_state.get("target_dictionary")) if isinstance(task_state, Mapping) else None
     symbols = dictionary.get("symbols") if isinstance(dictionary, dict) else None

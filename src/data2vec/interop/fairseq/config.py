@@ -17,8 +17,9 @@ from data2vec.modalities.vision import VisionSettings
 from data2vec.objective.data2vec2 import Data2Vec2Settings
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
-Sections = dict[str, dict[str, Any]]
+Sections = dict[str, JsonDict]
 """The `modality`, `encoder`, `objective` and `health` sections of a recipe, not validated yet."""
 
 LAYER_NORMS = {
@@ -70,7 +71,7 @@ def _activation(config: FairseqConfig) -> str:
     return config["activation_fn"]
 
 
-def _teacher(config: FairseqConfig, local_encoder: str, position_encoder: str) -> dict[str, Any]:
+def _teacher(config: FairseqConfig, local_encoder: str, position_encoder: str) -> JsonDict:
     return {
         "decay": config["ema_decay"],
         "end_decay": config["ema_end_decay"],
@@ -513,7 +514,7 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
             raise ValueError(f"{key} {value!r} is not supported, only {supported!r}; no released recipe has it")
 
 
-def _version2_mask(modality: FairseqConfig) -> dict[str, Any]:
+def _version2_mask(modality: FairseqConfig) -> JsonDict:
     if modality["mask_length"] == 1:
         return {"kind": "random", "prob": modality["mask_prob"]}
     return {
@@ -525,7 +526,7 @@ def _version2_mask(modality: FairseqConfig) -> dict[str, Any]:
     }
 
 
-def _version2_speech(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]:
+def _version2_speech(modality: FairseqConfig, vocab_size: int) -> JsonDict:
     return {
         "name": "speech",
         "conv_layers": parse_conv_layers(modality["feature_encoder_spec"]),
@@ -540,7 +541,7 @@ def _version2_speech(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]
     }
 
 
-def _version2_vision(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]:
+def _version2_vision(modality: FairseqConfig, vocab_size: int) -> JsonDict:
     return {
         "name": "vision",
         "image": modality["input_size"],
@@ -551,7 +552,7 @@ def _version2_vision(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]
     }
 
 
-def _version2_text(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]:
+def _version2_text(modality: FairseqConfig, vocab_size: int) -> JsonDict:
     return {
         "name": "text",
         "vocab_size": vocab_size,
@@ -562,7 +563,7 @@ def _version2_text(modality: FairseqConfig, vocab_size: int) -> dict[str, Any]:
     }
 
 
-_VERSION2_MODALITIES: dict[str, Callable[[FairseqConfig, int], dict[str, Any]]] = {
+_VERSION2_MODALITIES: dict[str, Callable[[FairseqConfig, int], JsonDict]] = {
     "AUDIO": _version2_speech,
     "IMAGE": _version2_vision,
     "TEXT": _version2_text,

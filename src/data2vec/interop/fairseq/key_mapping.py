@@ -13,8 +13,9 @@ from torch import Tensor
 
 from data2vec.errors import UserError
 from data2vec.interop.key_mapping import Table, affine
+from data2vec.settings import JsonDict, JsonMapping
 
-FairseqConfig = dict[str, Any]
+FairseqConfig = JsonDict
 """The configuration of an official model or task, as plain containers."""
 Tensors = dict[str, Tensor]
 ModalityName = Literal["speech", "vision", "text"]
@@ -100,7 +101,7 @@ VISION: Table = {
 """beit/modeling_cyclical.py of the data2vec_vision repository"""
 
 
-def speech_table(config: Mapping[str, Any]) -> Table:
+def speech_table(config: JsonMapping) -> Table:
     """The table of the version 1 speech model; norms depend on its configuration."""
     table = dict(SPEECH)
     if config["extractor_mode"] != "layer_norm":
@@ -118,7 +119,7 @@ def vision_table(position_tables: int) -> Table:
     return {**VISION, "position_encoder.table": per_block}
 
 
-def version2_table(config: Mapping[str, Any]) -> Table:
+def version2_table(config: JsonMapping) -> Table:
     """The table of a version 2 model (examples/data2vec/models/data2vec2.py), with its decoder under `decoder`."""
     modality_key = config["supported_modality"]
     modality = config["modalities"][modality_key.lower()]
@@ -159,7 +160,7 @@ def version2_table(config: Mapping[str, Any]) -> Table:
     return table
 
 
-def key_table(family: Family, config: Mapping[str, Any], position_tables: int = 1) -> Table:
+def key_table(family: Family, config: JsonMapping, position_tables: int = 1) -> Table:
     """The table of a model with this configuration; `position_tables` as in the settings of vision."""
     if family.version == 2:
         return version2_table(config)

@@ -1,7 +1,7 @@
 """Writing a `Model` as an official checkpoint: plain containers and tensors only, with the official keys and shapes."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from data2vec.nn.heads import CTCSettings
 from data2vec.nn.position_encoders import RelativePositionEncoder, sincos_2d
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
 VERSION = "encoder.sentence_encoder.version"
 
@@ -168,7 +169,7 @@ def _write_if_absent(path: Path, text: str) -> bool:
     return path.read_text(encoding="utf-8") == text
 
 
-def _container(family: Family, student: Tensors, teacher: Tensors, config: FairseqConfig) -> dict[str, Any]:
+def _container(family: Family, student: Tensors, teacher: Tensors, config: FairseqConfig) -> JsonDict:
     if family == BEIT:
         return {"model": student, "args": config["model"]} | ({"model_ema": teacher} if teacher else {})
     ema_key = "encoder._ema" if family == TEXT_1 else "_ema"

@@ -13,8 +13,9 @@ from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import TextSettings
 from data2vec.modalities.vision import VisionSettings
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict, JsonMapping
 
-TransformersConfig = Mapping[str, Any]
+TransformersConfig = JsonMapping
 """The content of a config.json."""
 HINT = "data2vec"
 """The key of config.json with the complete recipe, for this package only. Settings of transformers take precedence."""
@@ -38,17 +39,17 @@ class NativeFamily:
     """For each of our heads the end of the class name and the key table."""
     fields: Mapping[str, tuple[str, Any]]
     """Our setting: the setting in transformers and its default there."""
-    fixed: Mapping[str, Any]
+    fixed: JsonMapping
     """Settings of ours that its class fixes."""
     required: TransformersConfig
     """Settings of its class of which only one value is supported here."""
-    special_settings: Callable[[TransformersConfig], dict[str, Any]]
+    special_settings: Callable[[TransformersConfig], JsonDict]
     """Our settings that depend on several settings of its class."""
-    special_config: Callable[[Recipe], dict[str, Any]]
+    special_config: Callable[[Recipe], JsonDict]
     """And the way back."""
 
 
-def config_to_sections(family: NativeFamily, config: TransformersConfig, where: str) -> dict[str, dict[str, Any]]:
+def config_to_sections(family: NativeFamily, config: TransformersConfig, where: str) -> dict[str, JsonDict]:
     """The `modality` and `encoder` sections of a config.json. Raises UserError for unsupported settings."""
     for key, value in family.required.items():
         if config.get(key, value) != value:
@@ -62,14 +63,14 @@ def config_to_sections(family: NativeFamily, config: TransformersConfig, where: 
         special = family.special_settings(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
-    sections: dict[str, dict[str, Any]] = {"modality": {}, "encoder": {}}
+    sections: dict[str, JsonDict] = {"modality": {}, "encoder": {}}
     for key, value in {**family.fixed, **settings, **special}.items():
         section, _, name = key.partition(".")
         sections[section][name] = value
     return sections
 
 
-def recipe_to_config(family: NativeFamily, recipe: Recipe) -> dict[str, Any]:
+def recipe_to_config(family: NativeFamily, recipe: Recipe) -> JsonDict:
     """The configuration for transformers. Raises UserError for a setting that its class does not support."""
     ours = recipe.flat()
     for key, value in family.fixed.items():
@@ -89,13 +90,13 @@ def as_yaml(value: Any) -> str:
     return json.dumps(value).strip('"')
 
 
-def _audio_settings(config: TransformersConfig) -> dict[str, Any]:
+def _audio_settings(config: TransformersConfig) -> JsonDict:
     shapes = {"conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2]}
     columns = [config.get(key, default) for key, default in shapes.items()]
     return {"modality.conv_layers": [list(layer) for layer in zip(*columns, strict=True)]}
 
 
-def _audio_config(recipe: Recipe) -> dict[str, Any]:
+def _audio_config(recipe: Recipe) -> JsonDict:
     modality = cast(SpeechSettings, recipe.modality)
     columns = [list(column) for column in zip(*modality.conv_layers, strict=True)]
     # transformers creates the mask embedding only if a mask probability is above 0.
@@ -104,16 +105,16 @@ def _audio_config(recipe: Recipe) -> dict[str, Any]:
     return {**dict(zip(("conv_dim", "conv_kernel", "conv_stride"), columns, strict=True)), **masks, **others}
 
 
-def _text_settings(config: TransformersConfig) -> dict[str, Any]:
+def _text_settings(config: TransformersConfig) -> JsonDict:
     return {"modality.max_length": config.get("max_position_embeddings", 512) - OFFSET}
 
 
-def _text_config(recipe: Recipe) -> dict[str, Any]:
+def _text_config(recipe: Recipe) -> JsonDict:
     ids = {"bos_token_id": START, "pad_token_id": PAD, "eos_token_id": END}
     return {"max_position_embeddings": cast(TextSettings, recipe.modality).max_length + OFFSET, "type_vocab_size": 1, **ids}
 
 
-def _vision_settings(config: TransformersConfig) -> dict[str, Any]:
+def _vision_settings(config: TransformersConfig) -> JsonDict:
     per_block, shared = (config.get(f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
     if per_block == shared:
         raise ValueError(
@@ -128,7 +129,7 @@ def _vision_settings(config: TransformersConfig) -> dict[str, Any]:
     }
 
 
-def _vision_config(recipe: Recipe) -> dict[str, Any]:
+def _vision_config(recipe: Recipe) -> JsonDict:
     modality = cast(VisionSettings, recipe.modality)
     shared = modality.position_tables == 1
     return {

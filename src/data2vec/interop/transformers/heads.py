@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,11 +13,12 @@ from data2vec.interop.transformers.config import HINT, NativeFamily, as_yaml, un
 from data2vec.model import Model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.nn.transformer import TransformerSettings
+from data2vec.settings import JsonDict, JsonMapping
 
 log = logging.getLogger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
-FIXED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+FIXED_SETTINGS: Mapping[str, JsonMapping] = {
     "speech": {"pooling": "mean", "norm_eps": None, "hidden_layer": None},
     "text": {"pooling": "first", "norm_eps": None, "hidden_layer": "tanh"},
     "vision": {"pooling": "mean", "hidden_layer": None},
@@ -26,7 +26,7 @@ FIXED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """Settings that the classifiers of transformers fix."""
 
 
-def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, JsonDict, dict[str, Tensor]]:
     """For the head of a model: the end of the class name, its part of the configuration, and its weights.
 
     Raises UserError for a head that no class supports."""
@@ -54,7 +54,7 @@ def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, dict[
 
 
 def head_from_transformers(
-    family: NativeFamily, config: Mapping[str, Any], tensors: TensorMap, labels: list[str], where: str
+    family: NativeFamily, config: JsonMapping, tensors: TensorMap, labels: list[str], where: str
 ) -> tuple[HeadSettings | None, TensorMap]:
     """The settings of the head, or None without a supported one, and the weights in the order of its labels.
 
@@ -75,7 +75,7 @@ def head_from_transformers(
 
 
 def _ctc(
-    family: NativeFamily, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
+    family: NativeFamily, config: JsonMapping, tensors: dict[str, Tensor], labels: list[str], where: str
 ) -> tuple[HeadSettings, TensorMap]:
     count = len(tensors["lm_head.weight"])
     if len(labels) != count:
@@ -90,7 +90,7 @@ def _ctc(
 
 
 def _classifier(
-    family: NativeFamily, config: Mapping[str, Any], tensors: dict[str, Tensor], labels: list[str], where: str
+    family: NativeFamily, config: JsonMapping, tensors: dict[str, Tensor], labels: list[str], where: str
 ) -> tuple[HeadSettings, TensorMap]:
     table = family.heads["classifier"][1]
     count = len(tensors[str(table["out.weight"])])
@@ -98,7 +98,7 @@ def _classifier(
     names = [str(id2label[key]) for key in sorted(id2label, key=int)] or [f"LABEL_{i}" for i in range(count)]
     hint = config.get(HINT, {}).get("head") or {}
     hint = hint if hint.get("name") == "classifier" else {}
-    settings: dict[str, Any] = {**hint, **FIXED_SETTINGS[family.modality]}
+    settings: JsonDict = {**hint, **FIXED_SETTINGS[family.modality]}
     if family.modality == "vision":
         settings["norm_eps"] = config.get("layer_norm_eps", 1e-12)
     if family.modality == "speech":

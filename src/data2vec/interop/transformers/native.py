@@ -2,10 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -31,6 +29,7 @@ from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict, JsonMapping
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 """The embedding of the only segment, which this package adds to the positions."""
 
 
-def read_native_folder(folder: Path, config: dict[str, Any]) -> Model:
+def read_native_folder(folder: Path, config: JsonDict) -> Model:
     """The model in a folder with this `config.json`. An unsupported head is ignored, with a warning.
 
     Raises UserError as `read_transformers_folder`."""
@@ -99,7 +98,7 @@ def write_native_folder(model: Model, folder: Path) -> list[str]:
     return omitted_parts(model, "the prediction head", "zero_input")
 
 
-def _recipe(family: NativeFamily, config: Mapping[str, Any], processors: Mapping[str, Any], where: str) -> Recipe:
+def _recipe(family: NativeFamily, config: JsonMapping, processors: JsonMapping, where: str) -> Recipe:
     """The recipe stored in config.json, else the released one of this size, updated by config.json and the preprocessor."""
     raw = config.get(HINT, {}).get("recipe", {})
     sections = config_to_sections(family, config, where)

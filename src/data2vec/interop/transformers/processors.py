@@ -13,6 +13,7 @@ from data2vec.modalities.text import Text
 from data2vec.modalities.vision import VisionSettings
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
+from data2vec.settings import JsonDict
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def write_processors(model: Model, folder: Path) -> None:
         _text(folder, tokenizer, model.modality.settings.max_length)
 
 
-def read_processors(folder: Path, modality: str) -> dict[str, dict[str, Any]]:
+def read_processors(folder: Path, modality: str) -> dict[str, JsonDict]:
     """These files as recipe sections, and `head.labels` of a CTC vocabulary. Missing files are skipped.
 
     Raises UserError for preprocessing that is not supported: the model would get other input than it was trained on."""
@@ -59,7 +60,7 @@ def _speech(folder: Path, head: Any) -> None:
     _write_json(folder, "preprocessor_config.json", config)
 
 
-def _image_config(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+def _image_config(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> JsonDict:
     """The preprocessing of `data2vec.data.image.center_crop`, in a class of transformers that works without torchvision."""
     return {
         "image_processor_type": "BeitImageProcessor",
@@ -78,7 +79,7 @@ def _text(folder: Path, tokenizer: Any, max_length: int) -> None:
     save_tokenizer(with_special, folder)
     start, pad, end, unknown = SPECIAL
     tokens = {"bos_token": start, "eos_token": end, "sep_token": end, "cls_token": start, "unk_token": unknown}
-    config: dict[str, Any] = {
+    config: JsonDict = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
     }
@@ -86,14 +87,14 @@ def _text(folder: Path, tokenizer: Any, max_length: int) -> None:
     _write_json(folder, "tokenizer_config.json", config | tokens)
 
 
-def _read_speech(folder: Path) -> dict[str, dict[str, Any]]:
+def _read_speech(folder: Path) -> dict[str, JsonDict]:
     config = _preprocessor_config(folder)
     _check_settings(folder, config, {"sampling_rate": SAMPLE_RATE, "do_normalize": True, "feature_size": 1})
     vocabulary = _load_json(folder / "vocab.json") | _load_json(folder / "added_tokens.json")
     return {"head": {"labels": sorted(vocabulary, key=vocabulary.__getitem__)}} if vocabulary else {}
 
 
-def _read_vision(folder: Path) -> dict[str, dict[str, Any]]:
+def _read_vision(folder: Path) -> dict[str, JsonDict]:
     config = _preprocessor_config(folder)
     if not config:
         return {}
@@ -109,26 +110,26 @@ def _read_vision(folder: Path) -> dict[str, dict[str, Any]]:
     return {"modality": {"mean": list(mean), "std": list(std)}}
 
 
-def _read_text(folder: Path) -> dict[str, dict[str, Any]]:
+def _read_text(folder: Path) -> dict[str, JsonDict]:
     if (folder / "tokenizer.json").is_file() or (folder / "merges.txt").is_file():
         return {"data": {"tokenizer": str(folder.resolve())}}
     return {}
 
 
-def _check_settings(folder: Path, config: dict[str, Any], required: dict[str, Any]) -> None:
+def _check_settings(folder: Path, config: JsonDict, required: JsonDict) -> None:
     for key, value in required.items():
         if config.get(key, value) != value:
             raise UserError(f"{folder}: {key}: {config[key]!r} in preprocessor_config.json is not supported, only {value!r}")
 
 
-def _preprocessor_config(folder: Path) -> dict[str, Any]:
+def _preprocessor_config(folder: Path) -> JsonDict:
     """The content of preprocessor_config.json, or its part of processor_config.json."""
     processor = _load_json(folder / "processor_config.json")
     config = _load_json(folder / "preprocessor_config.json")
     return config or processor.get("feature_extractor") or processor.get("image_processor") or {}
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def _load_json(path: Path) -> JsonDict:
     """The JSON object in a file; empty if there is no file."""
     if not path.is_file():
         return {}
@@ -141,5 +142,5 @@ def _load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_json(folder: Path, name: str, content: dict[str, Any]) -> None:
+def _write_json(folder: Path, name: str, content: JsonDict) -> None:
     (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

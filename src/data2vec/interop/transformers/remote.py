@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from safetensors.torch import save_file
@@ -26,6 +25,7 @@ from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import validate_recipe
+from data2vec.settings import JsonDict, JsonMapping
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ MODALITIES = {
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 CLASSIFIER = {key: f"classifier_{key}" for key in ("pooling", "norm_eps", "hidden_layer", "hidden_width")}
 CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
-DEFAULT_CLASSIFIERS: dict[str, dict[str, Any]] = {
+DEFAULT_CLASSIFIERS: dict[str, JsonDict] = {
     "speech": {"pooling": "mean"},
     "vision": {"pooling": "mean", "norm_eps": 1e-6},
     "text": {"pooling": "first", "hidden_layer": "tanh"},
@@ -114,7 +114,7 @@ def read_remote_folder(folder: Path) -> Model:
     return replace(model, source=hint.get("source"), license=hint.get("license"))
 
 
-def _config(model: Model) -> dict[str, Any]:
+def _config(model: Model) -> JsonDict:
     recipe, settings = model.recipe, model.modality.settings
     name = settings.name
     if name not in MODALITIES:
@@ -122,7 +122,7 @@ def _config(model: Model) -> dict[str, Any]:
     classes = {"AutoModel": "Model", f"AutoModel{CLASSIFIERS[name]}": CLASSIFIERS[name]}
     if name == "speech":
         classes["AutoModelForCTC"] = "ForCTC"
-    config: dict[str, Any] = {
+    config: JsonDict = {
         "model_type": "data2vec2",
         "architectures": [f"Data2Vec2{_class_ending(model)}"],
         "auto_map": {"AutoConfig": f"{MODULE}.Data2Vec2Config"}
@@ -153,9 +153,9 @@ def _class_ending(model: Model) -> str:
     return "ForCTC" if model.head.settings.name == "ctc" else CLASSIFIERS[name]
 
 
-def _head_config(model: Model) -> dict[str, Any]:
+def _head_config(model: Model) -> JsonDict:
     default = DEFAULT_CLASSIFIERS[model.modality.settings.name]
-    config: dict[str, Any] = {theirs: default.get(ours) for ours, theirs in CLASSIFIER.items()}
+    config: JsonDict = {theirs: default.get(ours) for ours, theirs in CLASSIFIER.items()}
     if model.head is None:
         return config
     settings = model.head.settings
@@ -169,7 +169,7 @@ def _head_config(model: Model) -> dict[str, Any]:
     return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
 
 
-def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _sections(config: JsonMapping) -> dict[str, JsonDict]:
     """The recipe sections of a config.json. Raises KeyError for a missing setting."""
     name = config["modality"]
     modality = {"name": name, **{ours: config[theirs] for ours, theirs in MODALITIES[name].items()}}
@@ -181,7 +181,7 @@ def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _head(
-    config: Mapping[str, Any], tensors: dict[str, Tensor], vocabulary: list[str], path: Path
+    config: JsonMapping, tensors: dict[str, Tensor], vocabulary: list[str], path: Path
 ) -> CTCSettings | ClassifierSettings | None:
     """The settings of the head, if any. The CTC blank is moved to the first label and the first row of the weights."""
     if "head.out.weight" not in tensors:

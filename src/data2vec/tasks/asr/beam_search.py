@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data2vec.errors import UserError
 from data2vec.recipe.task_settings import BeamSettings
+from data2vec.settings import JsonDict
 from data2vec.tasks.asr.greedy import IMPOSSIBLE, Hypothesis, Word, log_probabilities, words_with_times
 from data2vec.tasks.asr.lexicon import Lexicon, arpa_words, lexicon_from_arpa, load_lexicon
 from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
@@ -130,7 +131,7 @@ class BeamSearch:
         return decoder.LexiconDecoder(options, self._trie, self._lm, silence, BLANK, len(self.words), [], False)
 
 
-def _validate(settings: dict[str, Any]) -> BeamSettings:
+def _validate(settings: JsonDict) -> BeamSettings:
     try:
         return BeamSettings(**settings)
     except ValidationError as error:

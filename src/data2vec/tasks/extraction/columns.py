@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from data2vec.settings import JsonDict
 
-def metadata_columns(rows: Any, kind: str) -> Callable[[int, int], dict[str, Any]]:
+
+def metadata_columns(rows: Any, kind: str) -> Callable[[int, int], JsonDict]:
     """A function that returns the text and number columns of a range of `rows` as Arrow arrays, classes by name."""
     if not hasattr(rows, "features"):
         return lambda first, last: {}
@@ -13,7 +15,7 @@ def metadata_columns(rows: Any, kind: str) -> Callable[[int, int], dict[str, Any
     names = [name for name, feature in rows.features.items() if isinstance(feature, ClassLabel | Value) and name != kind]
     selected = rows.select_columns(names).with_format("arrow")
 
-    def read_range(first: int, last: int) -> dict[str, Any]:
+    def read_range(first: int, last: int) -> JsonDict:
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -1,10 +1,9 @@
 """Shards of a feature file: computed results kept in a folder, so that an interrupted extraction can be resumed."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -12,6 +11,7 @@ from safetensors.numpy import save_file
 
 from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
+from data2vec.settings import JsonMapping
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ShardWriter:
 
     Raises UserError if the folder was started with other settings."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+    def __init__(self, folder: Path, settings: JsonMapping):
         self.folder = folder
         self.settings_file = folder / "settings.json"
         text = json.dumps(settings, ensure_ascii=False)

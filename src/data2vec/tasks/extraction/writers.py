@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data2vec.atomic_io import atomic_write
+from data2vec.settings import JsonDict
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class FeatureTable:
     lengths: np.ndarray
     """(n,) int64"""
     names: list[str]
-    metadata: dict[str, Any]
+    metadata: JsonDict
     """Settings and reasons of unreadable inputs, JSON values."""
-    columns: Callable[[int, int], dict[str, Any]]
+    columns: Callable[[int, int], JsonDict]
     """The dataset's own columns of a range of inputs, as Arrow arrays; only written to parquet."""
 
     @property
@@ -62,7 +63,7 @@ def _safetensors(path: Path, table: FeatureTable) -> None:
     small = {"lengths": table.lengths.astype("<i8"), "offsets": table.offsets.astype("<i8")}
     names = json.dumps(table.names, ensure_ascii=False).encode()
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in table.metadata.items()}
-    header: dict[str, Any] = {"__metadata__": metadata}
+    header: JsonDict = {"__metadata__": metadata}
     end = 0
 
     def declare(name: str, kind: str, shape: tuple[int, ...], size: int) -> None:

@@ -1,7 +1,7 @@
 """Evaluation of a fine-tuned model on labelled data."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head, head_lo
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, TaskSettings
+from data2vec.settings import JsonMapping
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.decoding import build_decoder
 from data2vec.tasks.asr.greedy import GreedyDecoder
@@ -156,7 +157,7 @@ class Evaluation:
 def evaluate(
     model: str | Path | Model,
     data: str | None = None,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
+    overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     tune: int = 0,
 ) -> Evaluation:

@@ -1,7 +1,6 @@
 """The verdict on any run, pre-training or fine-tuning."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
 from data2vec.health.collapse import NON_FINITE, is_finite
@@ -9,10 +8,11 @@ from data2vec.health.history import History
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.settings import JsonMapping
 from data2vec.tasks.metrics import is_better
 
 
-def judge_run(metrics: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
+def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
     """The verdict on a run from its metrics so far."""
     if not isinstance(recipe.objective, SupervisedSettings):
         return verdict(metrics, recipe.flat())

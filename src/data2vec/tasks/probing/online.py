@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import Process
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 from data2vec.tasks.probing.classifiers import classifier_accuracies
 from data2vec.tasks.probing.dataset import load_probe_sets
 from data2vec.tasks.probing.features import pool_features
@@ -38,7 +38,7 @@ class OnlineProbe:
         scores = self._measure()
         self.untrained_scores = {f"{name}_untrained": scores[name] for name in ("probe_linear", "probe_knn")}
 
-    def __call__(self, student: Mapping[str, Tensor]) -> dict[str, Any]:
+    def __call__(self, student: Mapping[str, Tensor]) -> JsonDict:
         """Measure the student with these weights: accuracies on held-out data, 0 to 1, of the best layers, and their numbers
         from 1; the accuracies of the untrained encoder; and the duration in seconds."""
         start = time.monotonic()
@@ -46,7 +46,7 @@ class OnlineProbe:
         scores = self._measure()
         return scores | self.untrained_scores | {"probe_seconds": round(time.monotonic() - start, 4)}
 
-    def _measure(self) -> dict[str, Any]:
+    def _measure(self) -> JsonDict:
         process, k = self.process, self.settings.knn_k
         encoder = self.encoder.to(process.device)
         # The sets lose the examples that cannot be decoded at the first measurement.

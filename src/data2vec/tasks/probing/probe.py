@@ -6,10 +6,9 @@ good already; the difference is what the encoder has learned.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonMapping
 from data2vec.tasks.probing.classifiers import classifier_accuracies
 from data2vec.tasks.probing.dataset import load_probe_sets
 from data2vec.tasks.probing.features import pool_features
@@ -77,7 +77,7 @@ def probe(
     model: Model | str | Path,
     data: str | Path | None = None,
     valid: str | Path | None = None,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
+    overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
 ) -> Probe:
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
