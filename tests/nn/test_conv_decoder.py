@@ -18,20 +18,20 @@ def decoder(width: int = 6, **changes: Any) -> ConvDecoder:
     return ConvDecoder(DecoderSettings(**settings), width=6)
 
 
-def views(rows: int, T: int, kept: int, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def views(rows: int, T: int, visible: int, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors, the positions they are at, in order, and the other ones."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(rows, T, generator=generator).argsort(1)[:, :kept].sort(1).values
+    order = torch.rand(rows, T, generator=generator).argsort(1)[:, :visible].sort(1).values
     masked = torch.ones(rows, T, dtype=torch.bool).scatter(1, order, False).flatten().nonzero()[:, 0]
-    return torch.randn(rows, kept, width, generator=generator), order, masked
+    return torch.randn(rows, visible, width, generator=generator), order, masked
 
 
-def plain(model: ConvDecoder, x: Tensor, kept: Tensor, masked: Tensor, grid: tuple[int, ...], noise: Tensor) -> Tensor:
+def plain(model: ConvDecoder, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...], noise: Tensor) -> Tensor:
     """The same, said slowly: one position, one tap and one group of channels at a time."""
     rows, columns = (1, *grid)[-2:]
     groups, residual = model.settings.groups, model.settings.residual
     y = noise.view(len(x), rows * columns, -1).clone()
-    for r, places in enumerate(kept.tolist()):
+    for r, places in enumerate(visible.tolist()):
         for p, place in enumerate(places):
             y[r, place] = x[r, p]
     y = y.view(len(x), rows, columns, -1)
@@ -57,18 +57,18 @@ def plain(model: ConvDecoder, x: Tensor, kept: Tensor, masked: Tensor, grid: tup
 @pytest.mark.parametrize(
     ("grid", "kernel"), [((11,), (3,)), ((11,), (4,)), ((4, 5), (3, 3)), ((4, 5), (2, 4)), ((4, 5), (5, 1))], ids=str
 )
-def test_it_equals_a_plain_loop(grid: tuple[int, ...], kernel: tuple[int, ...], width: int, residual: bool) -> None:
+def test_decoder_equals_a_plain_loop(grid: tuple[int, ...], kernel: tuple[int, ...], width: int, residual: bool) -> None:
     model = decoder(width, kernel=kernel, residual=residual).double()
     T = math.prod(grid)
-    x, kept, masked = views(3, T, T // 2)
+    x, visible, masked = views(3, T, T // 2)
     noise = torch.randn(3 * T, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     model.draw_noise = lambda count, width, like: noise.clone()  # type: ignore[method-assign]
-    ours = model(x.double(), kept, masked, grid)
+    ours = model(x.double(), visible, masked, grid)
     assert ours.shape == (len(masked), 6)
-    torch.testing.assert_close(ours, plain(model, x.double(), kept, masked, grid, noise))
+    torch.testing.assert_close(ours, plain(model, x.double(), visible, masked, grid, noise))
 
 
-def test_the_head_has_the_layers_asked_for() -> None:
+def test_head_has_the_configured_layers() -> None:
     for layers, shapes in ((1, [(6, 4)]), (2, [(8, 4), (6, 8)]), (3, [(8, 4), (8, 8), (6, 8)])):
         model = decoder(4, head_layers=layers)
         assert [tuple(part.weight.shape) for part in model.head if hasattr(part, "weight")] == shapes
@@ -77,73 +77,73 @@ def test_the_head_has_the_layers_asked_for() -> None:
     torch.testing.assert_close(model.head(x), last(F.gelu(second(F.gelu(first(x))))))
 
 
-def test_the_head_starts_as_asked() -> None:
+def test_head_init_sets_the_initial_weights() -> None:
     bert = ConvDecoder(DecoderSettings(layers=1, width=256, head_init="bert"), 256).head[0]
     assert bert.weight.std().item() == pytest.approx(0.02, rel=0.02) and bert.bias.abs().max() == 0
     assert ConvDecoder(DecoderSettings(layers=1, width=256), 256).head[0].bias.abs().max() > 0
 
 
-def seen(model: ConvDecoder, x: Tensor, kept: Tensor, masked: Tensor, T: int) -> Tensor:
+def seen(model: ConvDecoder, x: Tensor, visible: Tensor, masked: Tensor, T: int) -> Tensor:
     """What the first convolution is given, (R, T, D)."""
     given: list[Tensor] = []
     hook = model.convs[0].register_forward_pre_hook(lambda _, args: given.append(args[0]))
-    model(x, kept, masked, (T,))
+    model(x, visible, masked, (T,))
     hook.remove()
     return given[0].squeeze(2).transpose(1, 2)
 
 
-def test_noise_stands_at_hidden_positions_only() -> None:
+def test_noise_is_at_masked_positions_only() -> None:
     model = decoder(noise_std=0.25)
-    x, kept, masked = views(8, 500, 200)
-    given = seen(model, x, kept, masked, 500)
-    torch.testing.assert_close(given.gather(1, kept[..., None].expand(-1, -1, 6)), x)
+    x, visible, masked = views(8, 500, 200)
+    given = seen(model, x, visible, masked, 500)
+    torch.testing.assert_close(given.gather(1, visible[..., None].expand(-1, -1, 6)), x)
     hidden = given.reshape(-1, 6)[masked]
     assert hidden.numel() == 14400
     assert abs(hidden.mean().item()) < 5 * 0.25 / 120
     assert hidden.std().item() == pytest.approx(0.25, rel=0.03)  # five standard errors
     assert len(hidden.unique()) > 14_000, "fresh at every place"
-    assert not torch.equal(given, seen(model, x, kept, masked, 500)), "and at every call"
-    still = seen(decoder(noise_std=0.0), x, kept, masked, 500)
+    assert not torch.equal(given, seen(model, x, visible, masked, 500)), "and at every call"
+    still = seen(decoder(noise_std=0.0), x, visible, masked, 500)
     assert still.reshape(-1, 6)[masked].abs().max() == 0
 
 
-def test_dropout_is_on_the_students_vectors_and_in_training_only() -> None:
+def test_dropout_acts_on_the_students_vectors_in_training_only() -> None:
     model = decoder(dropout=0.5, noise_std=1.0)
-    x, kept, masked = views(4, 100, 60)
-    training, evaluating = seen(model, x, kept, masked, 100), seen(model.eval(), x, kept, masked, 100)
-    at = kept[..., None].expand(-1, -1, 6)
+    x, visible, masked = views(4, 100, 60)
+    training, evaluating = seen(model, x, visible, masked, 100), seen(model.eval(), x, visible, masked, 100)
+    at = visible[..., None].expand(-1, -1, 6)
     assert 0.4 < (training.gather(1, at) == 0).float().mean() < 0.6
     assert (training.reshape(-1, 6)[masked] != 0).all()
     torch.testing.assert_close(evaluating.gather(1, at), x)
 
 
-def test_gradients_reach_every_kept_vector_and_are_right() -> None:
+def test_gradients_reach_every_visible_vector_and_are_correct() -> None:
     model = decoder(kernel=(5,), head_layers=2).double()
-    x, kept, masked = views(2, 7, 4)
+    x, visible, masked = views(2, 7, 4)
     x = x.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: model(x, kept, masked, (7,)), [x])
-    gradient = torch.autograd.grad(model(x, kept, masked, (7,)).square().sum(), x)[0]
+    assert torch.autograd.gradcheck(lambda x: model(x, visible, masked, (7,)), [x])
+    gradient = torch.autograd.grad(model(x, visible, masked, (7,)).square().sum(), x)[0]
     assert (gradient.abs().amax(-1) > 1e-6).all()
 
 
-def test_the_order_of_what_is_kept_does_not_matter() -> None:
+def test_order_of_visible_positions_does_not_change_predictions() -> None:
     model = decoder()
-    x, kept, masked = views(3, 12, 7)
+    x, visible, masked = views(3, 12, 7)
     order = torch.stack([torch.randperm(7, generator=torch.Generator().manual_seed(seed)) for seed in range(3)])
-    shuffled = x.gather(1, order[..., None].expand(-1, -1, 6)), kept.gather(1, order)
-    assert not torch.equal(shuffled[1], kept)
-    assert torch.equal(model(*shuffled, masked, (12,)), model(x, kept, masked, (12,)))
+    shuffled = x.gather(1, order[..., None].expand(-1, -1, 6)), visible.gather(1, order)
+    assert not torch.equal(shuffled[1], visible)
+    assert torch.equal(model(*shuffled, masked, (12,)), model(x, visible, masked, (12,)))
 
 
-def test_views_do_not_look_at_one_another() -> None:
+def test_views_do_not_influence_each_other() -> None:
     model = decoder(kernel=(3, 3))
-    x, kept, masked = views(3, 12, 5)
+    x, visible, masked = views(3, 12, 5)
     other = torch.cat([x[:2], torch.randn_like(x[2:])])
-    one, two = (model(y, kept, masked, (3, 4)) for y in (x, other))
+    one, two = (model(y, visible, masked, (3, 4)) for y in (x, other))
     torch.testing.assert_close(one[:14], two[:14])  # 7 hidden in each of the first two
     assert not torch.allclose(one[14:], two[14:])
 
 
-def test_it_keeps_the_precision_of_the_student() -> None:
-    x, kept, masked = views(2, 9, 5)
-    assert decoder().bfloat16()(x.bfloat16(), kept, masked, (9,)).dtype == torch.bfloat16
+def test_predictions_have_the_precision_of_the_student() -> None:
+    x, visible, masked = views(2, 9, 5)
+    assert decoder().bfloat16()(x.bfloat16(), visible, masked, (9,)).dtype == torch.bfloat16

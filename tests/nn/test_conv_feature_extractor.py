@@ -33,7 +33,7 @@ def test_front_end_equals_the_textbook_form(norm: str, bias: bool) -> None:
     assert front_end(wave).shape[1] == front_end.length(400)
 
 
-def test_a_norm_over_time_leaves_out_what_is_not_there() -> None:
+def test_norm_over_time_leaves_out_padding() -> None:
     torch.manual_seed(0)
     front_end = ConvFrontEnd(((8, 10, 5), (8, 3, 2)), "group")
     torch.nn.init.normal_(front_end.norms[0].weight)

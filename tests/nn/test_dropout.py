@@ -3,7 +3,7 @@ import torch
 from data2vec.nn.dropout import Dropout, DropPath
 
 
-def test_dropout_keeps_the_share_and_the_mean() -> None:
+def test_dropout_keeps_the_configured_share_and_the_mean() -> None:
     torch.manual_seed(0)
     x = torch.ones(1_000_003, requires_grad=True)
     y = Dropout(0.3)(x)

@@ -36,7 +36,7 @@ def test_block_outputs_runs_no_block_beyond_those_asked_for(monkeypatch: pytest.
     assert [output.layer for output in islice(model.block_outputs(torch.randn(1, 4, 16)), 2)] == [0, 1]
 
 
-def test_a_block_is_what_the_paper_says() -> None:
+def test_block_equals_the_formula_of_the_paper() -> None:
     """Post-norm: the feed-forward output is what is added before the last norm. Pre-norm: what is added last."""
     torch.manual_seed(0)
     x = torch.randn(1, 4, 16)
@@ -54,7 +54,7 @@ def test_a_block_is_what_the_paper_says() -> None:
 
 @pytest.mark.parametrize("scale", [None, 0.5])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_branch_is_scaled_dropped_and_added(scale: float | None, dropout: float) -> None:
+def test_residual_branch_is_scaled_dropped_and_added(scale: float | None, dropout: float) -> None:
     torch.manual_seed(0)
     block = Block(small(layer_scale=scale, dropout=dropout, drop_path=0.5), 2)
     x, branch = torch.randn(64, 5, 16), torch.randn(64, 5, 16)
