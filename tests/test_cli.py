@@ -262,3 +262,14 @@ def test_pretrain_on_clips_too_short_for_a_mask_exits_with_2(tmp_path: Path, cap
     run = ("--out", str(tmp_path / "run"), f"data.train={tmp_path / 'clips'}", "data.workers=0", *words)
     (line,) = stderr_lines(capsys, 2, "pretrain", "speech/v1-tiny", *run)
     assert "a sequence of 1 positions is too short for 1 masked span(s)" in line and "data.min_seconds" in line
+
+
+@pytest.mark.parametrize("words", [["--seeds", "2", "--scratch"], ["--sweep", "train.lr=1e-3", "--resume"]])
+def test_finetune_sweep_with_scratch_or_resume_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetune", "vision/classify-tiny", *words]) == 2
+    assert "cannot be used with --sweep or --seeds" in capsys.readouterr().err
+
+
+def test_finetune_sweep_without_values_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetune", "vision/classify-tiny", "--sweep", "train.lr"]) == 2
+    assert "--sweep 'train.lr': no values" in capsys.readouterr().err

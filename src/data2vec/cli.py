@@ -213,6 +213,10 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
     a = arguments
     if a.sweep or a.seeds:
+        if a.scratch or a.resume:
+            raise UserError("--scratch and --resume cannot be used with --sweep or --seeds; run finetune once for each seed")
+        if wrong := [setting for setting in a.sweep if not setting.partition("=")[2]]:
+            raise UserError(f"--sweep {wrong[0]!r}: no values; write key=value,value, such as train.lr=1e-4,3e-4")
         grid = {key: values.split(",") for key, _, values in (setting.partition("=") for setting in a.sweep)}
         print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out))
         return

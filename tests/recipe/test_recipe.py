@@ -230,3 +230,8 @@ def test_recipe_built_in_python_loads() -> None:
 
     recipe = data2vec.Recipe(modality=VisionSettings(image=32, patch=4), data=VisionData(batch_size=8))
     assert load_recipe(recipe).data.batch == 8
+
+
+def test_override_that_empties_a_section_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train: is a section and cannot be emptied; set its keys, such as train\.\w+=VALUE"):
+        load_recipe("vision/v2-tiny", ["train="])

@@ -103,7 +103,7 @@ class Block(nn.Module):
             self.scale2 = nn.Parameter(torch.full((s.width,), s.layer_scale))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`x` (B, T, D) to the block's output and its feed-forward output before the residual addition, both (B, T, D)."""
+        """`x` (B, E+T, D) to the block's output and its feed-forward output before the residual addition, both (B, E+T, D)."""
         attended = self.attention(self.norm1(x) if self.pre_norm else x, mask)
         x, _ = self._add_residual(x, attended, self.scale1)
         if not self.pre_norm:
@@ -112,11 +112,11 @@ class Block(nn.Module):
         return (x if self.pre_norm else self.norm2(x)), ffn
 
     def _add_residual(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Input and branch (B, T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
+        """Input and branch (B, E+T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
         scaled = branch if scale is None else scale * branch
         factor = self.drop_path.draw_factor(x)
         if scale is not None and not (self.training and self.dropout.p):
-            return torch.addcmul(x, branch, scale if factor is None else scale * factor), scaled  # one pass, not three
+            return torch.addcmul(x, branch, scale if factor is None else scale * factor), scaled
         dropped = self.dropout(scaled)
         return x + (dropped if factor is None else dropped * factor), scaled
 

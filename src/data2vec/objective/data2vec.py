@@ -3,6 +3,9 @@
 Read this file beside section 3 of the paper (Baevski et al., 2022, arXiv 2202.03555). The same code learns from speech,
 images and text; what differs between them is in the recipes and in `data2vec.modalities`.
 
+`Objective` (base.py) builds student and teacher. After each optimizer step the training loop calls `Objective.after_step`,
+where the teacher follows the student (teacher.py).
+
 B batch, T positions, D width, N masked positions of the whole batch.
 """
 
@@ -61,10 +64,10 @@ class Data2Vec(Objective):
         # are drawn with the mask, because `context[mask]` would make the host wait for the device to count them.
         masked = batch.masked_indices  # (N,)
         prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()  # (N, D)
-        target = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
-        errors = smooth_l1(prediction, target, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
+        masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
+        errors = smooth_l1(prediction, masked_targets, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
 
-        stats = representation_stats(features, context, targets, target, prediction) if measure else {}
+        stats = representation_stats(features, context, targets, masked_targets, prediction) if measure else {}
         return ObjectiveOutput(errors.sum(), len(masked), errors.detach(), stats)
 
 

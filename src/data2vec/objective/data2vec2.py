@@ -73,8 +73,8 @@ class Data2Vec2(Objective):
         # positions belongs to sample i // (T·M).
         prediction = self.decoder(context, visible, masked, self.student.grid(batch)).float()  # (N, D)
         (views, T), M = mask.shape, len(mask) // len(targets)
-        target = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, D)
-        errors = smooth_l1(prediction, target, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
+        masked_targets = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, D)
+        errors = smooth_l1(prediction, masked_targets, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
         loss = errors.sum()
 
         if self.settings.cls_loss:
@@ -85,7 +85,7 @@ class Data2Vec2(Objective):
             per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
             loss = loss + self.settings.cls_loss * per_view * cls_error
 
-        stats = representation_stats(features, context, targets, target, prediction) if measure else {}
+        stats = representation_stats(features, context, targets, masked_targets, prediction) if measure else {}
         return ObjectiveOutput(loss, len(masked), errors.detach(), stats)
 
 

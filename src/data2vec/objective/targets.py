@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from data2vec.nn.transformer import BlockOutput
 from data2vec.settings import Settings
 
-NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+NormName = Literal["instance", "layer", "batch", "group", "instance-over-batch", "group-over-batch"]
+NORMS: dict[NormName, Callable[[Tensor], Tensor]] = {
     "instance": lambda y: F.instance_norm(y.transpose(1, 2)).transpose(1, 2),  # each channel, over the sequence
     "layer": lambda y: F.layer_norm(y, y.shape[-1:]),  # each position, over the channels
     "batch": lambda y: F.batch_norm(y.transpose(1, 2), None, None, training=True).transpose(1, 2),
@@ -22,12 +23,9 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "instance-over-batch": lambda y: NORMS["instance"](y.transpose(0, 1)).transpose(0, 1),
     "group-over-batch": lambda y: NORMS["group"](y.transpose(0, 1)).transpose(0, 1),
 }
-"""Normalisations of (B, T, D) without parameters, epsilon 1e-5. To add one, add it here and to `Norms`."""
+"""Normalisations of (B, T, D) without parameters, epsilon 1e-5. To add one, add it here and its name to `NormName`."""
 
-Norms = Annotated[
-    tuple[Literal["instance", "layer", "batch", "group", "instance-over-batch", "group-over-batch"], ...],
-    Field(strict=False),
-]
+Norms = Annotated[tuple[NormName, ...], Field(strict=False)]
 
 
 class TargetSettings(Settings):

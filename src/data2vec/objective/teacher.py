@@ -17,7 +17,8 @@ from data2vec.settings import Settings
 Decay = Annotated[float, Field(ge=0, le=1)]
 Source = Literal["averaged", "copied", "shared"]
 """Where a part of the teacher comes from: a moving average of the student's part; a copy of it, refreshed after every step; or
-the student's part itself. The last two give the same training, but a shared part takes no memory."""
+the student's part itself. Apart from dropout the last two give the same training while τ < 1, but a shared part takes no
+memory."""
 
 
 class TeacherSettings(Settings):
@@ -83,7 +84,8 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: Encoder, step: int) -> None:
-        """Follow the student after optimizer step number `step` (counted from 1). With τ = 1 nothing changes."""
+        """Follow the student after optimizer step number `step` (counted from 1). With τ = 1 nothing changes, copied parts
+        included."""
         if (decay := self.decay(step)) < 1:
             for name, average in self.ema.items():
                 averaged = getattr(self.settings, name) == "averaged"

@@ -82,7 +82,9 @@ class PretrainTask:
         recipe, modality = self.recipe, self.modality
         weights = full_state_dict(self.objective)
         student = build_encoder(modality, recipe.encoder)
-        student.load_state_dict({name[8:]: value for name, value in weights.items() if name.startswith("student.")})
+        student.load_state_dict(
+            {name.removeprefix("student."): value for name, value in weights.items() if name.startswith("student.")}
+        )
         rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
         model = Model(student, modality, recipe, pretraining=rest)
         self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
