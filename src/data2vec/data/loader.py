@@ -90,7 +90,7 @@ class Loader:
         settings = self.modality.data
         self.corrupt = CorruptExamples(settings.max_corrupt, len(examples) + len(examples.corrupt))
         self.corrupt.add(examples.corrupt)
-        batches = bucket_by_length(examples.costs, self.micro_batch, np.random.default_rng((self.seed, 0, 0, ORDER)))
+        batches = self._epoch_batches(examples, 0)
         if len(batches) < self.per_step:
             raise UserError(_less_than_a_step(settings, examples))
         return len(batches) // self.per_step
@@ -148,6 +148,11 @@ class Loader:
             self.corrupt.total = count_rows_read(stream_states)
         self.corrupt.add(corrupt)
 
+    def _epoch_batches(self, examples: ExampleDataset, epoch: int) -> list[np.ndarray]:
+        """The indices of each micro-batch of an epoch, in the epoch's order."""
+        rng = np.random.default_rng((self.seed, epoch, 0, ORDER))
+        return bucket_by_length(examples.costs, self.micro_batch, rng)
+
     def micro_batches(self, first_step: int) -> Iterator[MicroBatch]:
         """This process's micro-batches of indexed data, from step `first_step` on."""
         assert self.examples is not None
@@ -155,8 +160,7 @@ class Loader:
         costs = self.examples.costs
         first_epoch, skip = divmod(first_step, self.steps_per_epoch)
         for epoch in count(first_epoch):
-            rng = np.random.default_rng((self.seed, epoch, 0, ORDER))
-            batches = bucket_by_length(costs, self.micro_batch, rng)[: self.steps_per_epoch * self.per_step]
+            batches = self._epoch_batches(self.examples, epoch)[: self.steps_per_epoch * self.per_step]
             for number in range(skip * self.per_step, len(batches)):
                 indices = batches[number]
                 rows = rank_slice(indices, self.per_step, number, self.rank, self.world)
