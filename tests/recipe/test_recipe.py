@@ -235,3 +235,7 @@ def test_recipe_built_in_python_loads() -> None:
 def test_override_that_empties_a_section_is_refused() -> None:
     with pytest.raises(UserError, match=r"train: is a section and cannot be emptied; set its keys, such as train\.\w+=VALUE"):
         load_recipe("vision/v2-tiny", ["train="])
+
+
+def test_override_that_turns_off_an_optional_setting_is_taken() -> None:
+    assert load_recipe("speech/ctc-v1-base-10h", ["objective.channel_mask=null"]).objective.channel_mask is None

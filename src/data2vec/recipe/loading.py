@@ -124,7 +124,7 @@ def _set_by_key(raw: JsonDict, path: list[str], value: Any) -> None:
         raw = raw[part]
         if not isinstance(raw, dict):
             raise UserError(f"{'.'.join(path)}: {'.'.join(path[: i + 1])} is a value, not a section")
-    if value is None and isinstance(section := raw.get(path[-1]), dict):
-        name, example = ".".join(path), next(iter(section), "KEY")
-        raise UserError(f"{name}: is a section and cannot be emptied; set its keys, such as {name}.{example}=VALUE")
+    if value is None and len(path) == 1 and isinstance(section := raw.get(path[0]), dict):
+        example = next(iter(section), "KEY")
+        raise UserError(f"{path[0]}: is a section and cannot be emptied; set its keys, such as {path[0]}.{example}=VALUE")
     raw[path[-1]] = value
