@@ -26,8 +26,6 @@ from torch.nn import functional as F
 
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.distributed import process_group
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.train.train_step import TrainStep
@@ -117,7 +115,7 @@ def measure(name: str, precision: str, steps: int, rows: int | None, masks: int 
     recipe = load_recipe(name, {"train.precision": precision, "train.device": "auto"} | every_block | views)
     with process_group(recipe.train.device) as process:
         torch.manual_seed(0)
-        objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+        objective = recipe.build_objective()
         step, given = TrainStep(objective, recipe.train, process), batch(recipe, rows)
         count = operations(recipe, given)
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16

@@ -30,14 +30,12 @@ def operations(name: str, data: str, steps: int = 4) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from data2vec.data.loader import Loader
-    from data2vec.nn.encoder import build_encoder
-    from data2vec.objective import build_objective
     from data2vec.recipe.loading import load_recipe
 
     recipe = load_recipe(name, {"data.train": data, "data.workers": 0})
     modality, method = recipe.build_modality(), recipe.objective
     loader = Loader(modality, method.mask, modality.rows(data), recipe.train.seed, masks=method.masks_per_sample)
-    objective = build_objective(build_encoder(modality, recipe.encoder), method).train()
+    objective = recipe.build_objective().train()
     batches, total = loader.steps(), 0
     torch.manual_seed(0)
     for _ in range(steps):
@@ -54,8 +52,6 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
     from safetensors.torch import load_model
 
     from data2vec.model import Model
-    from data2vec.nn.encoder import build_encoder
-    from data2vec.objective import build_objective
     from data2vec.recipe.loading import load_recipe
     from data2vec.tasks.probing.probe import probe
     from data2vec.train.pretrain import pretrain
@@ -75,7 +71,7 @@ def run(out: Path, name: str, train: str, valid: str, seed: int, budget: float, 
     modality = recipe.build_modality()
     rows = []
     for step in range(every, every * points + 1, every):
-        objective = build_objective(build_encoder(modality, recipe.encoder), recipe.objective)
+        objective = recipe.build_objective()
         load_model(objective, folder / "checkpoints" / f"step-{step}" / "objective.safetensors")
         model = Model(objective.student.eval().requires_grad_(False), modality, recipe)
         found = probe(model, train, valid)

@@ -27,11 +27,12 @@ from data2vec.errors import UserError
 from data2vec.interop.fairseq.config import speech_recipe, text_recipe, version2_recipe, vision_recipe
 from data2vec.interop.fairseq.key_mapping import TEXT, VISION, speech_table, version2_table
 from data2vec.interop.key_mapping import Table, to_foreign_keys, to_our_keys
-from data2vec.nn.encoder import build_encoder
+from data2vec.nn.encoder import Encoder
 from data2vec.nn.position_encoders import LearnedPositionEncoder
-from data2vec.objective import Data2Vec, Data2Vec2, Objective, build_objective
-from data2vec.objective.base import smooth_l1
+from data2vec.objective import Data2Vec, Data2Vec2, Objective
+from data2vec.objective.latent import LatentObjective, smooth_l1
 from data2vec.recipe.loading import validate_recipe
+from data2vec.recipe.recipe import Recipe
 
 TOLERANCE = {"loss rel": 2e-6, "forward tensors atol": 2e-5, "gradients atol": 1e-4}
 
@@ -149,9 +150,15 @@ def trained(objective: Objective) -> dict[str, Tensor]:
     return {name.removeprefix("student."): value for name, value in named if not name.startswith("teacher.")}
 
 
-def build(case: Case, fixture: Fixture) -> Objective:
+def built(recipe: Recipe, encoder: Encoder | None = None) -> LatentObjective:
+    objective = recipe.build_objective(encoder)
+    assert isinstance(objective, LatentObjective)
+    return objective
+
+
+def build(case: Case, fixture: Fixture) -> LatentObjective:
     recipe = validate_recipe(case.recipe | {"data": {}}, "fixture")
-    objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+    objective = built(recipe)
     ours = trained(objective)
     loaded = to_our_keys(fixture.group("student"), ours, case.table)
     teacher = {case.teacher_prefix + key: value for key, value in fixture.group("teacher").items()}
@@ -164,7 +171,7 @@ def build(case: Case, fixture: Fixture) -> Objective:
     return objective
 
 
-def reopen(case: Case, fixture: Fixture) -> Objective:
+def reopen(case: Case, fixture: Fixture) -> LatentObjective:
     """The same through an official checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fixture.pt"
@@ -174,7 +181,8 @@ def reopen(case: Case, fixture: Fixture) -> Objective:
     # What the official text model was shown is not in its files; and a copy of the student's is opened as the student's own.
     told = {key: expected[key] for key in ("context", "local_encoder", "position_encoder") if key in expected}
     settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update=told)})
-    objective = build_objective(model.encoder.requires_grad_(True), settings)
+    recipe = model.recipe.model_copy(update={"objective": settings})
+    objective = built(recipe, model.encoder.requires_grad_(True))
     copied = tuple(f"teacher.ema.{part}." for part in ("local_encoder", "position_encoder") if expected[part] == "copied")
     state = {name: value for name, value in objective.state_dict().items() if not name.startswith("student.")}
     if lost := {name for name in state.keys() ^ model.pretraining.keys() if not name.startswith(copied)}:
@@ -253,7 +261,7 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
     return lines
 
 
-def gradients(objective: Objective, fixture: Fixture, this: Case) -> tuple[float, float, str]:
+def gradients(objective: LatentObjective, fixture: Fixture, this: Case) -> tuple[float, float, str]:
     expected, skip = fixture.group("grad"), set(fixture.facts.get("gradients_that_are_rounding_noise", []))
     ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in trained(objective).items()}
     ours = to_foreign_keys(ours, fixture.group("student"), this.table)
@@ -268,7 +276,7 @@ def gradients(objective: Objective, fixture: Fixture, this: Case) -> tuple[float
     return errors[worst], fixture.tolerance("gradients atol"), f"{len(errors)} tensors, worst {worst}"
 
 
-def ema(objective: Objective, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
+def ema(objective: LatentObjective, fixture: Fixture, this: Case, allowed: float) -> tuple[float, float, str]:
     expected = {this.teacher_prefix + key: value for key, value in fixture.group("ema").items()}
     ours = to_foreign_keys(dict(objective.teacher.ema.named_parameters()), expected, this.table)
     errors = {key: error(value, expected[key]) for key, value in ours.items()}

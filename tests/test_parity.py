@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Data2Vec2, build_objective
+from data2vec.objective import Data2Vec2
 from data2vec.recipe.loading import validate_recipe
 
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -101,7 +100,7 @@ def figures(name: str) -> dict[str, float]:
     """Loss, targets, gradients and the moving average of one step of a case."""
     recipe = validate_recipe(CASES[name] | {"data": {}}, name)
     modality = recipe.build_modality()
-    objective = build_objective(build_encoder(modality, recipe.encoder), recipe.objective)
+    objective = recipe.build_objective()
     if isinstance(objective, Data2Vec2):
         objective.decoder.draw_noise = lambda count, width, like: 0.01 * wave(count, width, phase=0.75)  # type: ignore[method-assign]
     with torch.no_grad():

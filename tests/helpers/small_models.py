@@ -12,25 +12,28 @@ from data2vec.modalities.vision import Vision, VisionSettings
 from data2vec.nn.conv_decoder import DecoderSettings
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective.base import Objective
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
+from data2vec.objective.latent import LatentObjective
 from data2vec.objective.masking import FixedBlockMask, SpanMask
 from data2vec.objective.targets import TargetSettings, average_top_k
+
+STEPS = 100
+
+
+def plain_speech() -> Speech:
+    return Speech(SpeechSettings(**CONV), None)
 
 
 def encoder(seed: int = 0, **changes: object) -> Encoder:
     torch.manual_seed(seed)
-    speech = Speech(
-        SpeechSettings(conv_layers=((8, 10, 5), (8, 4, 4)), position_depth=2, position_kernel=3, position_groups=2), None
-    )
     settings = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32, "dropout": 0.0, "attention_dropout": 0.0, **changes}
-    return build_encoder(speech, TransformerSettings(**settings))
+    return build_encoder(plain_speech(), TransformerSettings(**settings))
 
 
 def objective(seed: int = 0, encoder_changes: dict[str, object] | None = None, **changes: object) -> Data2Vec:
     settings = {"mask": SpanMask(length=3), "target": TargetSettings(top_k=2), **changes}
-    return Data2Vec(encoder(seed, **(encoder_changes or {})), Data2VecSettings(**settings))
+    return Data2Vec(encoder(seed, **(encoder_changes or {})), Data2VecSettings(**settings), plain_speech(), STEPS)
 
 
 def batch(seed: int = 0, rows: int = 3, positions: int = 20) -> MaskedBatch:
@@ -61,7 +64,8 @@ def objective2(kind: str = "speech", encoder_changes: dict[str, Any] | None = No
     kernel = (3, 3) if kind.startswith("vision") else (3,)
     decoder = DecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
     settings = {"target": TargetSettings(top_k=2), "decoder": decoder, **changes}
-    return Data2Vec2(build_encoder(modality(kind), TransformerSettings(**shape)), Data2Vec2Settings(**settings))
+    student = build_encoder(modality(kind), TransformerSettings(**shape))
+    return Data2Vec2(student, Data2Vec2Settings(**settings), modality(kind), STEPS)
 
 
 def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -> MaskedBatch:
@@ -78,7 +82,7 @@ def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -
 
 
 def targets_of(
-    objective: Objective, batch: MaskedBatch, features: torch.Tensor, padding: torch.Tensor | None = None
+    objective: LatentObjective, batch: MaskedBatch, features: torch.Tensor, padding: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The training targets at every position, (B, T, D), from local features (B, T, D)."""
     layers = objective.teacher.block_outputs(objective.student, batch, features, padding)

@@ -13,7 +13,6 @@ from data2vec.interop.convert import _WRITERS, Form, convert
 from data2vec.interop.load import is_transformers_folder
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
-from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe
 
 SMALL: dict[str, Any] = {
@@ -28,7 +27,7 @@ def speech() -> Model:
     torch.manual_seed(0)
     recipe = load_recipe("speech/v1-base", SMALL)
     modality = recipe.build_modality()
-    objective = build_objective(build_encoder(modality, recipe.encoder).eval(), recipe.objective)
+    objective = recipe.build_objective(build_encoder(modality, recipe.encoder).eval())
     rest = {name: torch.randn_like(value) for name, value in objective.state_dict().items() if not name.startswith("student.")}
     return Model(objective.student, modality, recipe, pretraining=rest)
 

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from data2vec.errors import UserError
-from data2vec.objective.base import smooth_l1
+from data2vec.objective.latent import smooth_l1
 from helpers.small_models import batch, objective, targets_of
 
 

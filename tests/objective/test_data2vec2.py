@@ -12,8 +12,8 @@ from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective import data2vec2
-from data2vec.objective.base import smooth_l1
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
+from data2vec.objective.latent import smooth_l1
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import TeacherSettings
 from data2vec.recipe.loading import load_recipe
@@ -276,4 +276,4 @@ def test_what_cannot_be_built_is_refused_by_its_setting(override: str) -> None:
     recipe = load_recipe("vision/v2-tiny", [override])
     key = "objective.cls_loss" if "extra" in override else "objective.decoder.groups"
     with pytest.raises(UserError, match=key):
-        Data2Vec2(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+        recipe.build_objective()

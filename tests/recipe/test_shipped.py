@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from data2vec.batch import Batch, MaskedBatch
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Data2Vec2, Objective, build_objective
+from data2vec.objective import Data2Vec2, Objective
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 
@@ -47,7 +46,7 @@ def last(whole: Objective) -> torch.nn.Module:
 def objective(name: str, device: str) -> tuple[Recipe, Objective]:
     recipe = load_recipe(name)
     with torch.device(device):
-        return recipe, build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+        return recipe, recipe.build_objective()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

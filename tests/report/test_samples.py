@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from data2vec.errors import CorruptExample, UserError
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Objective, build_objective
+from data2vec.objective import Objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.samples import Sample, attention_weights, encoder_features, load_sample, masked_errors
@@ -19,7 +18,7 @@ def opened(run: Run) -> tuple[Recipe, Sample, Objective]:
     recipe = load_recipe(run.recipe)
     modality = recipe.build_modality()
     sample = load_sample(modality, str(recipe.data.train))
-    return recipe, sample, build_objective(build_encoder(modality, recipe.encoder), recipe.objective).eval()
+    return recipe, sample, recipe.build_objective().eval()
 
 
 def test_masked_errors_are_nan_except_at_masked_positions(opened: tuple[Recipe, Sample, Objective]) -> None:

@@ -4,8 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Data2Vec
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.train_settings import Cosine, Polynomial, TrainSettings, TriStage
 from data2vec.train.optimizer import build_adamw, clip_grad_norm, learning_rate, parameter_groups, set_learning_rate
@@ -43,8 +41,7 @@ def test_a_warm_up_longer_than_the_run_still_gives_rates() -> None:
 @pytest.mark.parametrize("name", ["speech/v1-tiny", "vision/v1-tiny", "text/v1-tiny"])
 def test_only_matrices_decay(name: str) -> None:
     recipe = load_recipe(name)
-    modality = recipe.build_modality()
-    objective = Data2Vec(build_encoder(modality, recipe.encoder), recipe.objective)
+    objective = recipe.build_objective()
     names = {id(parameter): key for key, parameter in objective.named_parameters()}
     decayed, plain = ({names[id(p)] for p in group["params"]} for group in parameter_groups(objective, recipe.train))
     assert decayed | plain == {key for key, p in objective.named_parameters() if p.requires_grad}

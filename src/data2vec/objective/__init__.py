@@ -1,20 +1,53 @@
-"""The method, data2vec and data2vec 2.0: masking, teacher, targets and loss."""
+"""Objectives of pre-training: data2vec, data2vec 2.0, and the objectives that they are compared with (`baselines`)."""
 
+import importlib
+from typing import Any
+
+from data2vec.errors import UserError, did_you_mean
+from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import Objective
+from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
 
 __all__ = [
+    "OBJECTIVES",
     "Data2Vec",
     "Data2Vec2",
     "Data2Vec2Settings",
     "Data2VecSettings",
     "Objective",
+    "ObjectiveOutput",
+    "ObjectiveSettings",
     "build_objective",
+    "objective_class",
 ]
 
+OBJECTIVES: dict[str, tuple[type[Objective], type[ObjectiveSettings]]] = {
+    "data2vec": (Data2Vec, Data2VecSettings),
+    "data2vec2": (Data2Vec2, Data2Vec2Settings),
+}
+"""The shipped objectives by name, each with the class of its `objective:` section."""
 
-def build_objective(encoder: Encoder, settings: Data2VecSettings | Data2Vec2Settings) -> Objective:
-    """The objective of these settings, with this encoder as the student."""
-    return Data2Vec2(encoder, settings) if isinstance(settings, Data2Vec2Settings) else Data2Vec(encoder, settings)
+
+def objective_class(name: str) -> tuple[type[Objective], type[ObjectiveSettings]]:
+    """The classes of an `objective.name`: a shipped name, or "module:Class" for a custom one, whose `Settings` is the class of
+    its section. Raises UserError."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(
+            f"objective.name: {name!r} is not one of {', '.join(OBJECTIVES)}, nor 'module:Class'"
+            f"{did_you_mean(name, OBJECTIVES)}"
+        )
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+        return found, found.Settings
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"objective.name: {name!r} cannot be imported: {error}") from None
+
+
+def build_objective(encoder: Encoder, settings: ObjectiveSettings, modality: Modality, steps: int) -> Objective:
+    """The objective of these settings, with this encoder as the student; `steps`: the length of the run."""
+    return objective_class(settings.name)[0](encoder, settings, modality, steps)

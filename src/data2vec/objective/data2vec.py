@@ -3,33 +3,35 @@
 Read this file beside section 3 of the paper (Baevski et al., 2022, arXiv 2202.03555). The same code learns from speech,
 images and text; what differs between them is in the recipes and in `data2vec.modalities`.
 
-`Objective` (base.py) builds student and teacher. After each optimizer step the training loop calls `Objective.after_step`,
+`LatentObjective` (latent.py) builds student and teacher. After each optimizer step the training loop calls its `after_step`,
 where the teacher follows the student (teacher.py).
 
 B batch, T positions, D width, N masked positions of the whole batch.
 """
 
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from data2vec.batch import MaskedBatch
+from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import init_weights
-from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings, smooth_l1
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.diagnostics import representation_stats
+from data2vec.objective.latent import LatentObjective, LatentSettings, smooth_l1
 from data2vec.objective.targets import average_top_k
 
 
-class Data2VecSettings(ObjectiveSettings):
+class Data2VecSettings(LatentSettings):
     """The `objective:` section of version 1."""
 
     name: Literal["data2vec"] = "data2vec"
     """The method: data2vec, version 1."""
-    masks_per_sample: ClassVar[int] = 1
+    masks_per_sample: Literal[1] = 1
     """A sample has one masked view."""
     head_layers: Annotated[int, Field(gt=0)] = 1
     """Linear layers of the prediction head; with several, the first doubles the width, with GELU between them."""
@@ -37,13 +39,13 @@ class Data2VecSettings(ObjectiveSettings):
     """Initial weights of the head: PyTorch's default, or as in `encoder.init`."""
 
 
-class Data2Vec(Objective):
+class Data2Vec(LatentObjective):
     """Student, teacher, prediction head and loss."""
 
     settings: Data2VecSettings
 
-    def __init__(self, encoder: Encoder, settings: Data2VecSettings):
-        super().__init__(encoder, settings)
+    def __init__(self, encoder: Encoder, settings: Data2VecSettings, modality: Modality, steps: int):
+        super().__init__(encoder, settings, modality, steps)
         self.head = build_prediction_head(encoder.transformer.settings.width, settings.head_layers, settings.head_init)
 
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
+from data2vec.modalities.base import Modality
 from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings, smooth_l1
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.diagnostics import representation_stats
+from data2vec.objective.latent import LatentObjective, LatentSettings, smooth_l1
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
 from data2vec.objective.targets import average_top_k
 
 
-class Data2Vec2Settings(ObjectiveSettings):
+class Data2Vec2Settings(LatentSettings):
     """The `objective:` section of version 2. Defaults: the Base model for speech."""
 
     name: Literal["data2vec2"] = "data2vec2"
@@ -41,13 +43,13 @@ class Data2Vec2Settings(ObjectiveSettings):
     released code."""
 
 
-class Data2Vec2(Objective):
+class Data2Vec2(LatentObjective):
     """Student, teacher, decoder and loss."""
 
     settings: Data2Vec2Settings
 
-    def __init__(self, encoder: Encoder, settings: Data2Vec2Settings):
-        super().__init__(encoder, settings)
+    def __init__(self, encoder: Encoder, settings: Data2Vec2Settings, modality: Modality, steps: int):
+        super().__init__(encoder, settings, modality, steps)
         if settings.cls_loss and not encoder.transformer.settings.extra_tokens:
             raise UserError(
                 f"objective.cls_loss: {settings.cls_loss} needs an extra token; set encoder.extra_tokens to 1, or this to 0"

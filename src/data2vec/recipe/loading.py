@@ -49,19 +49,20 @@ def validate_recipe(raw: JsonDict, where: str) -> Recipe:
     raw = {key: {} if value is None and key != "init" else value for key, value in raw.items()}
     problems: dict[str, list[tuple[str, str]]] = {}
     model: type[Recipe] = Recipe
-    section = raw.get("modality")
-    name = section.get("name") if isinstance(section, Mapping) else None
+    name, objective = (_name_of(raw.get(section)) for section in ("modality", "objective"))
     try:
-        if not isinstance(name, str):
+        if name is None:
             raise UserError(f"modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'")
         model = recipe_class(name)
+        model = recipe_class(name, objective or "data2vec2")
     except UserError as unknown:
-        problems["modality.name"] = [(str(unknown).removeprefix("modality.name: "), "")]
+        key, _, problem = str(unknown).partition(": ")
+        problems[key] = [(problem, "")]
     try:
         recipe = model.model_validate(raw)
     except ValidationError as errors:
         for error in errors.errors():
-            if model is not Recipe or error["loc"][0] not in ("modality", "data"):
+            if f"{error['loc'][0]}.name" not in problems and (model is not Recipe or error["loc"][0] != "data"):
                 key, problem, hint = explain_error(error, model)
                 problems.setdefault(key, []).append((problem, hint))
     if problems:
@@ -71,6 +72,12 @@ def validate_recipe(raw: JsonDict, where: str) -> Recipe:
         ]
         raise UserError("\n".join(f"{where}: {line}" for line in lines))
     return recipe
+
+
+def _name_of(section: Any) -> str | None:
+    """The `name` of a raw section."""
+    name = section.get("name") if isinstance(section, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def recipe_names() -> list[str]:

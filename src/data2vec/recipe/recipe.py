@@ -11,8 +11,9 @@ from data2vec.data.dataset import DataSettings
 from data2vec.errors import UserError, did_you_mean
 from data2vec.health.collapse import HealthSettings
 from data2vec.modalities.base import Modality, ModalitySettings
+from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective import Data2Vec2Settings
+from data2vec.objective import Data2Vec2Settings, Objective, build_objective, objective_class
 from data2vec.objective.data2vec import Data2VecSettings
 from data2vec.recipe.task_settings import ClassificationSettings, ProbeSettings, RecognitionSettings
 from data2vec.recipe.train_settings import LogSettings, TrainSettings
@@ -76,17 +77,27 @@ class Recipe(Settings):
         """The modality of this recipe, with its settings."""
         return modality_class(self.modality.name)(self.modality, self.data)
 
+    def build_objective(self, encoder: Encoder | None = None) -> Objective:
+        """The pre-training objective of this recipe, with this student; None: a new one."""
+        modality = self.build_modality()
+        student = encoder if encoder is not None else build_encoder(modality, self.encoder)
+        return build_objective(student, self.objective, modality, self.train.steps)
+
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""
         return dump_yaml(self.model_dump(mode="json"))
 
 
 @lru_cache
-def recipe_class(modality: str) -> type[Recipe]:
-    """The recipe class of one modality, with its own `modality` and `data` sections. Raises UserError for an unknown one."""
+def recipe_class(modality: str, objective: str = "data2vec2") -> type[Recipe]:
+    """The recipe class of one modality, with its own `modality` and `data` sections, and with the `objective` section of a
+    custom objective. Raises UserError for an unknown one."""
     cls = modality_class(modality)
+    own: dict[str, type[Settings]] = {"modality": cls.Settings, "data": cls.Data}
+    if ":" in objective:
+        own["objective"] = objective_class(objective)[1]
     sections: JsonDict = {
         name: (kind, FieldInfo(default_factory=kind, description=Recipe.model_fields[name].description))
-        for name, kind in (("modality", cls.Settings), ("data", cls.Data))
+        for name, kind in own.items()
     }
     return create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, **sections)

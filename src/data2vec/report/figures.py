@@ -18,7 +18,7 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.model import load_model_folder
 from data2vec.nn.encoder import Encoder, build_encoder
-from data2vec.objective import Objective, build_objective
+from data2vec.objective import Objective
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.renderers import ColorScale, Renderer, mosaic
@@ -92,7 +92,7 @@ def _untrained_objective(recipe: Recipe, modality: Modality) -> Objective:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         encoder = build_encoder(modality, recipe.encoder)
-        return build_objective(encoder, recipe.objective).eval().requires_grad_(False)
+        return recipe.build_objective(encoder).eval().requires_grad_(False)
 
 
 def _mask_figure(sample: Sample, batches: Sequence[MaskedBatch]) -> ReportFigure:

@@ -12,7 +12,6 @@ from data2vec.health.collapse import stop_reason
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
-from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -58,7 +57,7 @@ class PretrainTask:
         rows, pin = modality.rows(str(recipe.data.train)), process.device.type == "cuda"
         self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks_per_sample)
         torch.manual_seed(seed)
-        self.objective = build_objective(build_encoder(modality, recipe.encoder), method)
+        self.objective = recipe.build_objective()
         loads = recipe.init is not None and not resume
         self.init_message = init_pretraining(str(recipe.init), self.objective, recipe) if loads else None
         self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None

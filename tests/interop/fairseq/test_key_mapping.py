@@ -8,8 +8,7 @@ import pytest
 from data2vec.interop.fairseq.config import version2_recipe
 from data2vec.interop.fairseq.key_mapping import version2_table
 from data2vec.interop.key_mapping import foreign_keys
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Data2Vec2, build_objective
+from data2vec.objective import Data2Vec2
 from data2vec.objective.masking import FixedBlockMask, RandomMask
 from data2vec.recipe.loading import validate_recipe
 
@@ -63,7 +62,7 @@ def config(kind: str, **changes: Any) -> dict[str, Any]:
 
 def objective(given: dict[str, Any]) -> Data2Vec2:
     recipe = validate_recipe(version2_recipe(given, vocab_size=60) | {"data": {}}, "official")
-    made = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+    made = recipe.build_objective()
     assert isinstance(made, Data2Vec2)
     return made
 
@@ -188,5 +187,5 @@ def test_setting_is_refused_only_where_it_has_an_effect() -> None:
 @pytest.mark.parametrize("kind", ["AUDIO", "IMAGE", "TEXT"])
 def test_teacher_with_ema_encoder_only_averages_main_blocks_only(kind: str) -> None:
     recipe = validate_recipe(version2_recipe(config(kind, ema_encoder_only=True, prenet_depth=1), 60) | {"data": {}}, kind)
-    whole = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+    whole = recipe.build_objective()
     assert {name.split(".")[2] for name, _ in whole.teacher.ema.named_parameters()} == {str(i) for i in (1, 2)}

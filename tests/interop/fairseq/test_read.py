@@ -13,7 +13,6 @@ import data2vec
 from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.model import Model
-from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe
 from helpers.official_files import CONFIGS, ENCODERS, MODELS, TEACHERS, WIDTH, affine, content, fine_tuned, norm, random, save
 
@@ -48,7 +47,7 @@ def test_pretrained_model_is_read_completely(name: str, tmp_path: Path, caplog: 
     assert not model.encoder.training
     assert not any(p.requires_grad for p in model.encoder.parameters())
     assert model.source == "the official checkpoint model.pt"
-    objective = build_objective(model.encoder, model.recipe.objective)
+    objective = model.recipe.build_objective(model.encoder)
     assert {key for key in objective.state_dict() if not key.startswith("student.")} == model.pretraining.keys()
     teacher = model.recipe.objective.teacher
     assert (model.recipe.encoder.heads, teacher.decay) == (4, 0.75)

@@ -14,7 +14,6 @@ from data2vec.interop.fairseq.config import setting_differences
 from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings
-from data2vec.objective import build_objective
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from helpers.official_files import MODELS, TEACHERS, content, save
@@ -47,7 +46,7 @@ def trained(recipe: Recipe, head: AnyHeadSettings | None = None, pretraining: bo
     """As after training: every weight is of its own."""
     torch.manual_seed(0)
     model = blank_model(recipe, head)
-    objective = build_objective(model.encoder, recipe.objective) if pretraining else model.encoder
+    objective = recipe.build_objective(model.encoder) if pretraining else model.encoder
     with torch.no_grad():
         for parameter in [*objective.parameters(), *(model.head.parameters() if model.head else ())]:
             parameter.copy_(torch.randn_like(parameter))

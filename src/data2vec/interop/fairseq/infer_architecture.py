@@ -18,8 +18,7 @@ from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.config import Sections, fairseq_config, mlp_ratio, parse_conv_layers, recipe_sections
 from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, count_modules
 from data2vec.nn.conv_feature_extractor import WAV2VEC
-from data2vec.nn.encoder import build_encoder
-from data2vec.objective import Objective, build_objective
+from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
@@ -41,7 +40,7 @@ class InferredRecipe:
     recipe: Recipe
     config: FairseqConfig
     """The complete official configuration of the model."""
-    objective: Objective | None
+    objective: LatentObjective | None
     """On the meta device, without values; None where the checkpoint holds an encoder only."""
 
 
@@ -79,7 +78,8 @@ def _infer(
     if not checkpoint.teacher and not checkpoint.has_prediction_head:
         return InferredRecipe(recipe, config, None)
     with torch.device("meta"):
-        objective = build_objective(build_encoder(recipe.build_modality(), recipe.encoder), recipe.objective)
+        objective = recipe.build_objective()
+    assert isinstance(objective, LatentObjective)
     return InferredRecipe(recipe, config, objective)
 
 

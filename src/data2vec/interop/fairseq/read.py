@@ -18,7 +18,7 @@ from data2vec.interop.key_mapping import Table, foreign_keys, to_our_keys
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model, blank_model
 from data2vec.nn.position_encoders import sincos_2d
-from data2vec.objective import Objective
+from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _check_fixed_positions(checkpoint: FairseqCheckpoint, recipe: Recipe) -> Non
 
 
 def _pretraining_weights(
-    checkpoint: FairseqCheckpoint, objective: Objective | None, table: Table
+    checkpoint: FairseqCheckpoint, objective: LatentObjective | None, table: Table
 ) -> tuple[dict[str, Tensor], set[str]]:
     """Teacher and prediction head or decoder under the names of the objective, if present, and the keys they may have."""
     if objective is None:

@@ -1,0 +1,61 @@
+"""What both versions of data2vec share: the teacher, the targets and the loss of a prediction of them."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from data2vec.errors import UserError
+from data2vec.modalities.base import Modality
+from data2vec.nn.encoder import Encoder
+from data2vec.objective.base import Objective, ObjectiveSettings
+from data2vec.objective.targets import TargetSettings
+from data2vec.objective.teacher import Teacher, TeacherSettings
+
+
+class LatentSettings(ObjectiveSettings):
+    """The `objective:` settings that both versions share. Defaults: speech (paper, section 4.2)."""
+
+    teacher: TeacherSettings = TeacherSettings()
+    """How the teacher follows the student (section 3.3)."""
+    target: TargetSettings = TargetSettings()
+    """What is predicted (section 3.3)."""
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    """β of the smooth L1 loss; 0 is the squared error, without the factor ½ (section 3.4; fairseq: loss_beta)."""
+    loss_scale: float | Literal["1/sqrt(width)", "1/width"] = "1/sqrt(width)"
+    """The error of a position is summed over D and multiplied by this (fairseq: loss_scale)."""
+
+
+class LatentObjective(Objective):
+    """Student and teacher; the versions differ in `forward`."""
+
+    settings: LatentSettings
+
+    def __init__(self, encoder: Encoder, settings: LatentSettings, modality: Modality, steps: int):
+        super().__init__(encoder, settings, modality, steps)
+        shape = encoder.transformer.settings
+        if settings.target.top_k > shape.layers - shape.prenet_layers:
+            besides = f" less encoder.prenet_layers, {shape.prenet_layers}" if shape.prenet_layers else ""
+            raise UserError(
+                f"objective.target.top_k: {settings.target.top_k} is more than encoder.layers, {shape.layers}{besides}"
+            )
+        named = {"1/sqrt(width)": 1 / math.sqrt(shape.width), "1/width": 1 / shape.width}
+        self.loss_scale = named[settings.loss_scale] if isinstance(settings.loss_scale, str) else settings.loss_scale
+        self.teacher = Teacher(encoder, settings.teacher)
+
+    def after_step(self, step: int) -> None:
+        """To be called after optimizer step number `step` (counted from 1): updates the teacher."""
+        self.teacher.update(self.student, step)
+
+    def ema_decay(self, step: int) -> float:
+        """τ after `step` optimizer steps."""
+        return self.teacher.decay(step)
+
+
+def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
+    """The loss of each element (section 3.4): ½(y-ŷ)²/β up to β and |y-ŷ| - ½β beyond; for β = 0 the squared error."""
+    if beta == 0:
+        return F.mse_loss(prediction, target, reduction="none")
+    return F.smooth_l1_loss(prediction, target, reduction="none", beta=beta)
