@@ -219,7 +219,7 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
         for output in objective.student.block_outputs(features, padding):
             index = output.layer - this.prenet
             name = f"hidden/{index}" if index >= 0 else f"hidden/prenet{output.layer}"
-            for key, state in ((name, output.block), (f"hidden_ffn/{index}", output.ffn)):
+            for key, state in ((name, output.block), (f"hidden_ffn/{index}", output.state)):
                 if key in mid:
                     errors[key] = error(state, mid[key][:, -state.shape[1] :])  # version 2 kept the extra tokens here
         out = objective.student.encode(features, padding)

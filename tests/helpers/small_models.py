@@ -85,7 +85,7 @@ def targets_of(
     objective: LatentObjective, batch: MaskedBatch, features: torch.Tensor, padding: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The training targets at every position, (B, T, D), from local features (B, T, D)."""
-    layers = objective.teacher.block_outputs(objective.student, batch, features, padding)
+    layers = objective.teacher.block_outputs(objective.student, batch, features, padding, objective.settings.target.source)
     return average_top_k(layers, objective.student.transformer.settings.layers, objective.settings.target)
 
 

@@ -26,7 +26,7 @@ def test_block_outputs_leave_out_extra_tokens_and_end_in_the_output(norm: str, e
     x = torch.randn(2, 5, 16)
     out, outputs = model(x), list(model.block_outputs(x))
     assert out.shape == (2, extra + 5, 16) and [output.layer for output in outputs] == [0, 1, 2]
-    assert all(output.ffn.shape == output.block.shape == (2, 5, 16) for output in outputs)
+    assert all(output.state.shape == output.block.shape == (2, 5, 16) for output in outputs)
     torch.testing.assert_close(model.final_norm(outputs[2].block), out[:, extra:])
 
 
@@ -50,6 +50,35 @@ def test_block_equals_the_formula_of_the_paper() -> None:
     middle = x + 0.5 * pre.attention(pre.norm1(x))
     torch.testing.assert_close(fed, 0.5 * pre.ffn(pre.norm2(middle)))
     torch.testing.assert_close(out, middle + fed)
+
+
+@pytest.mark.parametrize(("norm", "scale"), [("post", None), ("pre", None), ("pre", 0.5)])
+def test_block_state_of_each_source_equals_the_formula(norm: str, scale: float | None) -> None:
+    torch.manual_seed(0)
+    block, x = Transformer(small(norm=norm, layer_scale=scale)).eval().blocks[0], torch.randn(2, 4, 16)
+    torch.nn.init.normal_(block.norm1.weight), torch.nn.init.normal_(block.norm2.weight)  # so that no two norms are alike
+    s = scale or 1.0
+    if norm == "pre":
+        attended = s * block.attention(block.norm1(x))
+        fed = s * block.ffn(block.norm2(x + attended))
+        residual = output = x + attended + fed
+    else:
+        attended = block.attention(x)
+        middle = block.norm1(x + attended)
+        fed = block.ffn(middle)
+        residual, output = middle + fed, block.norm2(middle + fed)
+    for source, expected in {"attention": attended, "ffn": fed, "residual": residual, "block": output}.items():
+        out, state = block(x, None, source)
+        torch.testing.assert_close(state, expected)
+        torch.testing.assert_close(out, output)
+
+
+def test_block_outputs_carry_the_state_of_the_source_without_extra_tokens() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(small(extra_tokens=2)).eval(), torch.randn(2, 5, 16)
+    first = next(model.block_outputs(x, source="attention"))
+    torch.testing.assert_close(first.state, model.blocks[0].attention(model.embed(x))[:, 2:])
+    assert torch.equal(next(model.block_outputs(x, source="block")).state, first.block)
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])

@@ -17,13 +17,18 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 
 
+BlockState = Literal["attention", "ffn", "residual", "block"]
+"""A state inside a block: the output of its self-attention, or of its feed-forward part, before the residual addition; the sum
+of the feed-forward output and its residual, before the last norm of a post-norm block; or the output of the block."""
+
+
 class BlockOutput(NamedTuple):
     """The outputs of one block for a sequence, without the extra tokens."""
 
     layer: int
     """Index of the block, from 0. Layerdrop leaves gaps."""
-    ffn: Tensor
-    """(B, T, D): the feed-forward output, before the residual addition."""
+    state: Tensor
+    """(B, T, D): the state that was asked for, by default the feed-forward output."""
     block: Tensor
     """(B, T, D): the output of the block."""
 
@@ -102,14 +107,15 @@ class Block(nn.Module):
             self.scale1 = nn.Parameter(torch.full((s.width,), s.layer_scale))
             self.scale2 = nn.Parameter(torch.full((s.width,), s.layer_scale))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`x` (B, E+T, D) to the block's output and its feed-forward output before the residual addition, both (B, E+T, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, source: BlockState = "ffn") -> tuple[Tensor, Tensor]:
+        """`x` (B, E+T, D) to the block's output and to its state `source`, both (B, E+T, D)."""
         attended = self.attention(self.norm1(x) if self.pre_norm else x, mask)
-        x, _ = self._add_residual(x, attended, self.scale1)
+        x, attended = self._add_residual(x, attended, self.scale1)
         if not self.pre_norm:
             x = self.norm1(x)
         x, ffn = self._add_residual(x, self._feed_forward(self.norm2(x) if self.pre_norm else x), self.scale2)
-        return (x if self.pre_norm else self.norm2(x)), ffn
+        block = x if self.pre_norm else self.norm2(x)
+        return block, {"attention": attended, "ffn": ffn, "residual": x, "block": block}[source]
 
     def _add_residual(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """Input and branch (B, E+T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
@@ -161,16 +167,22 @@ class Transformer(nn.Module):
         return y
 
     def block_outputs(
-        self, x: Tensor, padding: Tensor | None = None, bias: Bias = None, prenet: "Transformer | None" = None
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        bias: Bias = None,
+        prenet: "Transformer | None" = None,
+        source: BlockState = "ffn",
     ) -> Iterator[BlockOutput]:
         """The output of each block for `x` (B, T, D), as a generator, so that only one has to be in memory.
 
         A block runs when its output is requested: leaving the loop early skips the other blocks. The final norm is not
-        applied. `prenet`: another Transformer whose extra tokens, input norm and prenet blocks replace those of this one."""
+        applied. `prenet`: another Transformer whose extra tokens, input norm and prenet blocks replace those of this one.
+        `source`: the state that comes with each output; the others are not kept."""
         extra, first = self.settings.extra_tokens, self.settings.prenet_layers
         blocks = self.blocks if prenet is None else [*prenet.blocks[:first], *self.blocks[first:]]
-        for index, ffn, block in self._run_blocks(blocks, (prenet or self).embed(x), padding, bias):
-            yield BlockOutput(index, ffn[:, extra:], block[:, extra:])
+        for index, state, block in self._run_blocks(blocks, (prenet or self).embed(x), padding, bias, source):
+            yield BlockOutput(index, state[:, extra:], block[:, extra:])
 
     def embed(self, x: Tensor) -> Tensor:
         """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout."""
@@ -180,16 +192,17 @@ class Transformer(nn.Module):
         return y
 
     def _run_blocks(
-        self, blocks: Iterable[nn.Module], x: Tensor, padding: Tensor | None, bias: Bias
+        self, blocks: Iterable[nn.Module], x: Tensor, padding: Tensor | None, bias: Bias, source: BlockState = "ffn"
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Index, feed-forward output and output of each block that layerdrop does not skip; both (B, E+T, D)."""
+        """Index, state `source` and output of each block that layerdrop does not skip; both (B, E+T, D)."""
         extra, layerdrop = self.settings.extra_tokens, self.settings.layerdrop if self.training else 0.0
         shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra)
         for index, block in enumerate(blocks):
             if layerdrop and torch.rand((), generator=self.layerdrop_generator) < layerdrop:
                 continue
-            x, ffn = block(x, attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared)
-            yield index, ffn, x
+            mask = attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared
+            x, state = block(x, mask, source)
+            yield index, state, x
 
 
 def init_weights(module: nn.Module, init: str) -> None:

@@ -59,7 +59,8 @@ class Data2Vec(LatentObjective):
 
         # 3.3 Training targets: the teacher encodes the unmasked input; its top K layers are normalised and averaged.
         with torch.no_grad():
-            layers = self.teacher.block_outputs(self.student, batch, features, padding)  # a generator: one layer at a time
+            # A generator: one layer at a time.
+            layers = self.teacher.block_outputs(self.student, batch, features, padding, self.settings.target.source)
             targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
 
         # 3.4 Objective: a smooth L1 loss between prediction and target at the masked positions. These are indices, which

@@ -63,7 +63,8 @@ class Data2Vec2(LatentObjective):
         # The input is embedded once for all its masks, and the teacher encodes it once.
         features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         with torch.no_grad():
-            layers = self.teacher.block_outputs(self.student, batch, features, padding)  # a generator: one layer at a time
+            # A generator: one layer at a time.
+            layers = self.teacher.block_outputs(self.student, batch, features, padding, self.settings.target.source)
             targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
 
         # The student encodes only the visible positions of each view.

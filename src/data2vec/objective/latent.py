@@ -41,6 +41,10 @@ class LatentObjective(Objective):
             raise UserError(
                 f"objective.target.top_k: {settings.target.top_k} is more than encoder.layers, {shape.layers}{besides}"
             )
+        if settings.target.source == "residual" and shape.norm == "pre":
+            raise UserError(
+                "objective.target.source: residual equals block in pre-norm blocks: set it to block, or encoder.norm to post"
+            )
         named = {"1/sqrt(width)": 1 / math.sqrt(shape.width), "1/width": 1 / shape.width}
         self.loss_scale = named[settings.loss_scale] if isinstance(settings.loss_scale, str) else settings.loss_scale
         self.teacher = Teacher(encoder, settings.teacher)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from data2vec.nn.transformer import BlockOutput
+from data2vec.nn.transformer import BlockOutput, BlockState
 from data2vec.settings import Settings
 
 NormName = Literal["instance", "layer", "batch", "group", "instance-over-batch", "group-over-batch"]
@@ -31,8 +31,9 @@ Norms = Annotated[tuple[NormName, ...], Field(strict=False)]
 class TargetSettings(Settings):
     """How the outputs of the teacher's blocks become targets."""
 
-    source: Literal["ffn", "block"] = "ffn"
-    """Which output of each block: that of its feed-forward part, before the residual addition; or the block's (vision)."""
+    source: BlockState = "ffn"
+    """Which state of each block: the output of its feed-forward part or of its self-attention, before the residual addition;
+    the feed-forward output with its residual, before the last norm of a post-norm block; or the block's output (vision)."""
     top_k: Annotated[int, Field(gt=0)] = 8
     """K: how many blocks are averaged, counted from the last (fairseq: average_top_k_layers)."""
     per_layer_norms: Norms = ("instance",)
@@ -42,14 +43,14 @@ class TargetSettings(Settings):
 
 
 def average_top_k(outputs: Iterable[BlockOutput], num_layers: int, settings: TargetSettings) -> Tensor:
-    """The targets (B, T, D) from the outputs of the teacher's `num_layers` blocks.
+    """The targets (B, T, D) from the outputs of the teacher's `num_layers` blocks, with the state `settings.source`.
 
     `outputs` may be a generator: layers are added up as they come, so that only one is in memory."""
     total: Tensor | None = None
     for output in outputs:
         if output.layer < num_layers - settings.top_k:
             continue
-        y = (output.ffn if settings.source == "ffn" else output.block).float()
+        y = output.state.float()
         for norm in settings.per_layer_norms:
             y = NORMS[norm](y)
         total = y if total is None else total + y

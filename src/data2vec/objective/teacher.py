@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data2vec.batch import MaskedBatch
 from data2vec.nn.ema import update_ema
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.transformer import BlockOutput
+from data2vec.nn.transformer import BlockOutput, BlockState
 from data2vec.settings import Settings
 
 Decay = Annotated[float, Field(ge=0, le=1)]
@@ -65,9 +65,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def block_outputs(
-        self, student: Encoder, batch: MaskedBatch, features: Tensor, padding: Tensor | None
+        self, student: Encoder, batch: MaskedBatch, features: Tensor, padding: Tensor | None, source: BlockState = "ffn"
     ) -> Iterator[BlockOutput]:
-        """The outputs of the teacher's blocks for the unmasked input, one at a time.
+        """The outputs of the teacher's blocks for the unmasked input, with the state `source` of each, one at a time.
 
         `features` (B, T, D) and `padding` (B, T) are those of the student's local encoder, which are used where the teacher
         shares it."""
@@ -80,7 +80,7 @@ class Teacher(nn.Module):
         x = position_encoder(features.detach(), padding)
         bias = position_encoder.bias(x.shape[1])
         prenet = student.transformer if self.settings.prenet == "shared" else None
-        yield from transformer.block_outputs(x, padding, bias, prenet)
+        yield from transformer.block_outputs(x, padding, bias, prenet, source)
 
     @torch.no_grad()
     def update(self, student: Encoder, step: int) -> None:
