@@ -31,7 +31,9 @@ def encoder(kind: str, extra: int = 0, **changes: Any) -> Encoder:
 @each
 @extras
 @pytest.mark.parametrize("padding", [None, PADDING], ids=["full", "padded"])
-def test_with_all_positions_kept_it_is_the_full_forward(kind: str, extra: int, padding: Tensor | None) -> None:
+def test_encode_visible_with_all_positions_visible_equals_the_full_forward(
+    kind: str, extra: int, padding: Tensor | None
+) -> None:
     model = encoder(kind, extra)
     x, hidden, kept = views(masks=2, kept=12)
     first, context = model.encode_visible(x, padding, hidden, kept)
@@ -46,7 +48,9 @@ def test_with_all_positions_kept_it_is_the_full_forward(kind: str, extra: int, p
 @each
 @extras
 @pytest.mark.parametrize("padding", [None, PADDING], ids=["full", "padded"])
-def test_it_is_the_full_sequence_without_attention_to_what_is_hidden(kind: str, extra: int, padding: Tensor | None) -> None:
+def test_encode_visible_equals_full_sequence_with_masked_positions_as_padding(
+    kind: str, extra: int, padding: Tensor | None
+) -> None:
     model = encoder(kind, extra)
     x, hidden, kept = views(masks=3)
     first, context = model.encode_visible(x, padding, hidden, kept)
@@ -63,7 +67,7 @@ def test_it_is_the_full_sequence_without_attention_to_what_is_hidden(kind: str, 
 @each
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), masks=st.integers(1, 3), kept=st.integers(1, 11), view=st.integers(0, 99))
-def test_what_is_hidden_from_a_view_does_not_change_it(kind: str, seed: int, masks: int, kept: int, view: int) -> None:
+def test_encode_visible_of_a_view_ignores_its_masked_positions(kind: str, seed: int, masks: int, kept: int, view: int) -> None:
     model = encoder(kind, extra=1)
     x, hidden, places = views(seed=seed, masks=masks, kept=kept)
     view %= len(hidden)
@@ -74,7 +78,7 @@ def test_what_is_hidden_from_a_view_does_not_change_it(kind: str, seed: int, mas
 
 
 @each
-def test_no_gradient_comes_from_what_is_hidden(kind: str) -> None:
+def test_encode_visible_gradient_of_masked_positions_is_zero(kind: str) -> None:
     model = encoder(kind, extra=1)
     x, hidden, kept = views(masks=2)
     x.requires_grad_()
@@ -87,7 +91,7 @@ def test_no_gradient_comes_from_what_is_hidden(kind: str) -> None:
 
 
 @each
-def test_padding_that_is_kept_does_not_reach_the_others(kind: str) -> None:
+def test_encode_visible_with_padding_visible_does_not_attend_to_it(kind: str) -> None:
     model = encoder(kind, extra=1)
     x, hidden, kept = views(masks=2, kept=7)
     there = ~gather_positions(PADDING[..., None], kept)[..., 0]
@@ -99,7 +103,7 @@ def test_padding_that_is_kept_does_not_reach_the_others(kind: str) -> None:
 
 
 @each
-def test_gradients_of_many_views_are_the_sum_of_those_of_each(kind: str) -> None:
+def test_encode_visible_gradient_of_many_views_is_the_sum_over_views(kind: str) -> None:
     model = encoder(kind, extra=1)
     x, hidden, kept = views(samples=2, masks=3)
     x.requires_grad_()

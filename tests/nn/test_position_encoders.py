@@ -19,7 +19,7 @@ from helpers.position_kinds import KINDS, positions, views
 
 
 @pytest.mark.parametrize("kernel", [4, 5])
-def test_convolutional_positions_keep_length_and_shift_with_the_input(kernel: int) -> None:
+def test_conv_encoder_of_shifted_input_keeps_length_and_shifts(kernel: int) -> None:
     torch.manual_seed(0)
     positions = ConvPositionEncoder(8, depth=2, kernel=kernel, groups=2)
     x = torch.zeros(1, 40, 8)
@@ -30,7 +30,7 @@ def test_convolutional_positions_keep_length_and_shift_with_the_input(kernel: in
     torch.testing.assert_close(z[:, 13:30], y[:, 10:27])
 
 
-def test_convolutional_positions_do_not_look_at_padding() -> None:
+def test_conv_encoder_with_changed_padding_is_unchanged() -> None:
     torch.manual_seed(0)
     positions, x = ConvPositionEncoder(8, depth=2, kernel=5, groups=2), torch.randn(1, 10, 8)
     padding = torch.arange(10)[None] >= 7
@@ -38,7 +38,7 @@ def test_convolutional_positions_do_not_look_at_padding() -> None:
     torch.testing.assert_close(positions(x, padding), positions(other, padding))
 
 
-def test_learned_positions_count_what_is_there() -> None:
+def test_learned_encoder_with_padding_counts_unpadded_positions_only() -> None:
     torch.manual_seed(0)
     positions, x = LearnedPositionEncoder(8, length=6), torch.randn(2, 6, 8)
     none = torch.zeros(2, 6, dtype=torch.bool)
@@ -66,7 +66,7 @@ def test_relative_bias_depends_on_the_offset_only() -> None:
     assert RelativePositionEncoder((14, 14), heads=12).table.shape[0] == 732
 
 
-def test_sine_positions_put_the_column_first() -> None:
+def test_sincos_encoder_table_has_columns_in_its_first_half() -> None:
     table = SinCosPositionEncoder((2, 3), 8)(torch.zeros(1, 6, 8), None)[0].view(2, 3, 8)
     torch.testing.assert_close(table[0, :, :4], table[1, :, :4])
     torch.testing.assert_close(table[:, 0, 4:], table[:, 2, 4:])
@@ -76,13 +76,13 @@ def test_sine_positions_put_the_column_first() -> None:
 
 
 @pytest.mark.parametrize(("heads", "last"), [(8, 2**-8), (16, 2**-8), (12, 2**-3.5)])
-def test_alibi_slopes(heads: int, last: float) -> None:
+def test_alibi_slopes_are_geometric_in_the_heads(heads: int, last: float) -> None:
     slopes = alibi_slopes(heads)
     assert len(slopes) == heads and slopes[0] == 2 ** (-8 / 2 ** int(math.log2(heads)))
     assert slopes[-1] == pytest.approx(last)
 
 
-def test_alibi_of_kept_positions_is_a_part_of_the_whole() -> None:
+def test_alibi_of_visible_positions_is_a_part_of_the_full_bias() -> None:
     alibi, every = Alibi(12), torch.arange(10.0)
     with torch.no_grad():
         alibi.scale.copy_(torch.linspace(-1, 2, 12))
@@ -93,7 +93,7 @@ def test_alibi_of_kept_positions_is_a_part_of_the_whole() -> None:
     torch.testing.assert_close(part[1], whole[:, [0, 2, 9]][:, :, [0, 2, 9]])
 
 
-def test_taking_is_gathering_from_the_sample_of_each_view() -> None:
+def test_gather_positions_of_views_gathers_from_the_sample_of_each() -> None:
     x, _, kept = views(samples=3, masks=2, kept=5)
     expected = x.repeat_interleave(2, dim=0).gather(1, kept[..., None].expand(-1, -1, 16))
     assert torch.equal(gather_positions(x, kept), expected)
@@ -101,7 +101,9 @@ def test_taking_is_gathering_from_the_sample_of_each_view() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 2**32 - 1), masks=st.integers(1, 3), kept=st.integers(1, 11), view=st.integers(0, 99))
-def test_what_is_hidden_from_a_view_is_no_part_of_it(kind: str, seed: int, masks: int, kept: int, view: int) -> None:
+def test_visible_positions_of_a_view_ignore_its_masked_positions(
+    kind: str, seed: int, masks: int, kept: int, view: int
+) -> None:
     this = positions(kind)
     x, hidden, places = views(seed=seed, masks=masks, kept=kept)
     view %= len(hidden)
@@ -115,7 +117,7 @@ def test_what_is_hidden_from_a_view_is_no_part_of_it(kind: str, seed: int, masks
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_of_a_view_reach_what_it_sees_and_nothing_else(kind: str) -> None:
+def test_visible_positions_gradient_reaches_visible_positions_only(kind: str) -> None:
     x, hidden, kept = views(masks=3)
     x.requires_grad_()
     visible = positions(kind).encode_visible_positions(x, None, hidden, kept)
@@ -128,7 +130,7 @@ def test_gradients_of_a_view_reach_what_it_sees_and_nothing_else(kind: str) -> N
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_nothing_hidden_all_is_visible(kind: str, padded: bool) -> None:
+def test_visible_positions_with_nothing_masked_equal_the_full_forward(kind: str, padded: bool) -> None:
     this = positions(kind)
     x, hidden, kept = views(masks=2, kept=12)
     padding = torch.arange(12) >= torch.tensor([12, 8])[:, None] if padded else None
@@ -136,7 +138,7 @@ def test_with_nothing_hidden_all_is_visible(kind: str, padded: bool) -> None:
     torch.testing.assert_close(this.encode_visible_positions(x, padding, hidden, kept), whole)
 
 
-def test_convolutions_see_zeros_where_something_is_hidden() -> None:
+def test_conv_encoder_of_a_view_sees_zeros_at_masked_positions() -> None:
     this = positions("conv")
     x, hidden, kept = views(masks=2)
     blanked = x.repeat_interleave(2, dim=0).masked_fill(hidden[..., None], 0)
@@ -146,7 +148,7 @@ def test_convolutions_see_zeros_where_something_is_hidden() -> None:
 
 
 @pytest.mark.parametrize("kind", ["conv", "conv-alibi"])
-def test_padding_is_zero_to_the_convolutions_of_a_view_unless_it_is_to_be_seen(kind: str) -> None:
+def test_conv_encoder_of_a_view_sees_padding_only_in_mode_none(kind: str) -> None:
     x, hidden, kept = views(masks=2)
     padding = torch.arange(12) >= torch.tensor([12, 6])[:, None]
     other = torch.where(padding[..., None], torch.randn(x.shape), x)
@@ -160,7 +162,7 @@ def test_padding_is_zero_to_the_convolutions_of_a_view_unless_it_is_to_be_seen(k
 
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("kind", ["conv-alibi", "relative"])
-def test_the_bias_of_kept_positions_is_a_part_of_the_whole(kind: str, extra: int) -> None:
+def test_bias_of_visible_positions_is_a_part_of_the_full_bias(kind: str, extra: int) -> None:
     this = positions(kind, extra_tokens=extra)
     *_, kept = views(masks=3)
     whole, part = this.bias(12), this.bias(12, kept)
@@ -171,12 +173,12 @@ def test_the_bias_of_kept_positions_is_a_part_of_the_whole(kind: str, extra: int
 
 
 @pytest.mark.parametrize("kind", ["conv", "learned", "sincos"])
-def test_these_have_no_bias(kind: str) -> None:
+def test_bias_of_encoders_that_add_to_the_input_is_none(kind: str) -> None:
     this = positions(kind)
     assert this.bias(12) is None and this.bias(12, views()[2]) is None
 
 
-def test_extra_tokens_are_near_to_everything() -> None:
+def test_alibi_bias_of_extra_tokens_is_zero() -> None:
     bias = Alibi(2, extra_tokens=2)(torch.tensor([[4, 1, 7]]))
     assert bias.shape == (1, 2, 5, 5)
     assert bias[..., :2, :].abs().max() == 0 and bias[..., :, :2].abs().max() == 0

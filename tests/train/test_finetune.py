@@ -109,7 +109,9 @@ TASKS = [name for name in recipe_names() if isinstance(load_recipe(name).objecti
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_step_of_each_shipped_recipe(name: str, labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_finetune_by_each_shipped_recipe_makes_a_step_and_a_model(
+    name: str, labelled: Path, given: dict[str, Path], tmp_path: Path
+) -> None:
     kind, _, task = name.partition("/")
     version = "v2" if "v2" in task or "tiny" in task else "v1"
     more: dict[str, Any] = {}
@@ -133,7 +135,7 @@ def test_a_step_of_each_shipped_recipe(name: str, labelled: Path, given: dict[st
     assert model.head is not None and model.recipe.objective.name == ("data2vec" if version == "v1" else "data2vec2")
 
 
-def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_ctc_on_tones_learns_and_keeps_the_best_model(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where = data(labelled, "speech")
     changes = settings(
         "speech", 150, train__lr=3e-3, objective__validate_every=50, objective__channel_mask=None, objective__freeze_steps=5
@@ -159,7 +161,7 @@ def test_recognition_learns_and_the_best_model_is_kept(labelled: Path, given: di
 @pytest.mark.parametrize(("kind", "version", "name"), [
     ("vision", "v2", "vision/classify-v2-base"), ("text", "v1", "text/glue-v1-rte"), ("text", "v2", "text/glue-v2-stsb"),
 ])  # fmt: skip
-def test_classification_learns(
+def test_classification_on_separable_classes_learns(
     kind: str, version: str, name: str, labelled: Path, given: dict[str, Path], tmp_path: Path
 ) -> None:
     changes = settings(kind, 60, train__lr=2e-3, train__schedule__warmup_steps=5)
@@ -173,7 +175,7 @@ def test_classification_learns(
     assert data2vec.evaluate(run.folder).scores[metric] > 0.95
 
 
-def test_what_was_resumed_is_the_same_run(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_finetune_resumed_equals_the_uninterrupted_run(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
     changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__validate_every=2)
     changes |= {"train.checkpoint_every": 2, "train.keep_checkpoints": 3}
@@ -198,7 +200,7 @@ def test_finetune_task_frees_the_weights_of_the_source_model(labelled: Path, giv
             assert not any(weight.is_meta for weight in task.objective.parameters())
 
 
-def test_finetuned_model_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_finetuned_model_converted_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     import transformers
 
     where = data(labelled, "text")
@@ -222,7 +224,7 @@ with process_group("cpu"):
 """
 
 
-def test_two_processes_finetune_as_one_process(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_finetune_on_two_processes_equals_one_process(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, model = data(labelled, "vision"), str(given["vision-v2"])
     changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, encoder__drop_path=0.0)
     changes |= {"objective.mixing": None, "objective.freeze_steps": 2, "encoder.dropout": 0.0, "encoder.attention_dropout": 0.0}
@@ -242,7 +244,7 @@ def test_two_processes_finetune_as_one_process(labelled: Path, given: dict[str, 
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
-def test_a_grid_and_seeds(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_sweep_over_a_grid_and_seeds_runs_each_once(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where = data(labelled, "text")
     words = [f"{k}={json.dumps(v)}" for k, v in settings("text", 2, data__train=where, data__valid=where).items()]
     found = sweep("text/glue-v1-rte", given["text-v1"], {"train.lr": ["1e-5", "1e-3"]}, 2, words, tmp_path / "grid")
@@ -253,7 +255,9 @@ def test_a_grid_and_seeds(labelled: Path, given: dict[str, Path], tmp_path: Path
     assert again == found
 
 
-def test_mistakes_are_told(labelled: Path, given: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finetune_with_invalid_arguments_names_each_error(
+    labelled: Path, given: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def told(*words: str) -> str:
         assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
         return capsys.readouterr().err
@@ -277,7 +281,7 @@ def words(kind: str) -> list[str]:
     return [f"{k}={json.dumps(v)}" for k, v in settings(kind, 1).items()]
 
 
-def test_what_cannot_be_used_is_left_out_with_a_word(
+def test_finetune_with_unusable_labels_drops_and_reports_them(
     labelled: Path, given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(labelled / "speech", tmp_path / "train")
@@ -305,7 +309,7 @@ def test_what_cannot_be_used_is_left_out_with_a_word(
     assert run.metrics[-1]["valid_wer"] > 0  # what cannot be spelled is an error, not left out
 
 
-def test_one_class_is_refused(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_classification_with_a_single_class_is_refused(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(labelled / "vision" / "dark", tmp_path / "data" / "dark")
     with pytest.raises(UserError, match="every example has the label 'dark'; classification needs at least two classes"):
         data2vec.finetune(
@@ -313,7 +317,7 @@ def test_one_class_is_refused(labelled: Path, given: dict[str, Path], tmp_path: 
         )
 
 
-def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
+def test_validation_with_an_unknown_class_drops_and_reports_it(
     labelled: Path, given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(labelled / "vision", tmp_path / "valid")
@@ -330,7 +334,9 @@ def test_a_class_that_was_not_trained_on_is_left_out_of_validation(
     assert "valid_accuracy" in run.metrics[-1]
 
 
-def test_report_shows_the_layer_weights_of_the_head(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+def test_report_of_a_frozen_encoder_shows_the_layer_weights_of_the_head(
+    labelled: Path, given: dict[str, Path], tmp_path: Path
+) -> None:
     changes = settings(
         "vision",
         2,
@@ -350,7 +356,7 @@ def test_report_shows_the_layer_weights_of_the_head(labelled: Path, given: dict[
         data2vec.convert(run.folder, tmp_path / "hf", "transformers")
 
 
-def test_the_commands(
+def test_commands_finetune_evaluate_and_transcribe_succeed(
     labelled: Path, given: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")
@@ -369,7 +375,7 @@ def test_the_commands(
     assert [line["name"] for line in lines] == [clip, str(tmp_path / "none.wav")] and lines[1]["error"]
 
 
-def test_a_model_without_a_head_cannot_be_evaluated(given: dict[str, Path], labelled: Path) -> None:
+def test_evaluate_of_a_model_without_a_head_is_refused(given: dict[str, Path], labelled: Path) -> None:
     with pytest.raises(UserError, match="has no head; fine-tune it first"):
         data2vec.evaluate(given["vision-v2"], str(labelled / "vision"))
     assert isinstance(data2vec.load(given["vision-v2"]), Model)

@@ -19,7 +19,7 @@ def test_tri_stage_warms_up_holds_and_decays_exponentially() -> None:
     assert rates(schedule, 1, 5, 10, 60, 80, 100) == pytest.approx([0.38, 1.1, 2.0, 2.0, 0.2, 0.02])
 
 
-def test_tri_stage_without_warm_up_or_decay() -> None:
+def test_tri_stage_without_warmup_and_decay_is_constant() -> None:
     assert rates(TriStage(warmup=0, hold=1), 1, 50, 100) == [2.0, 2.0, 2.0]
 
 
@@ -29,17 +29,17 @@ def test_cosine_ends_at_its_final_rate() -> None:
     assert rates(schedule, 1, 10, 20, 40, 60, 100) == pytest.approx([0.1, 1.0, 2.0, quarter, 1.25, 0.5])
 
 
-def test_polynomial_falls_in_a_straight_line_or_faster() -> None:
+def test_polynomial_decays_to_zero_by_its_power() -> None:
     assert rates(Polynomial(warmup_steps=20), 10, 20, 60, 100) == pytest.approx([1.0, 2.0, 1.0, 0.0])
     assert rates(Polynomial(power=2.0), 50) == pytest.approx([0.5])
 
 
-def test_a_warm_up_longer_than_the_run_still_gives_rates() -> None:
+def test_cosine_with_warmup_longer_than_the_run_only_warms_up() -> None:
     assert rates(Cosine(warmup_steps=200), 1, 100) == pytest.approx([0.01, 1.0])
 
 
 @pytest.mark.parametrize("name", ["speech/v1-tiny", "vision/v1-tiny", "text/v1-tiny"])
-def test_only_matrices_decay(name: str) -> None:
+def test_parameter_groups_by_default_decay_matrices_only(name: str) -> None:
     recipe = load_recipe(name)
     objective = recipe.build_objective()
     names = {id(parameter): key for key, parameter in objective.named_parameters()}
@@ -56,14 +56,14 @@ def test_only_matrices_decay(name: str) -> None:
     )
 
 
-def test_everything_decays_when_asked_to() -> None:
+def test_parameter_groups_with_weight_decay_on_all_decay_every_parameter() -> None:
     groups = parameter_groups(
         nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), TrainSettings(weight_decay_on="all", weight_decay=0.3)
     )
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(4, 0.3)]
 
 
-def test_decay_is_decoupled_and_scaled_by_the_rate() -> None:
+def test_adamw_weight_decay_is_decoupled_and_scaled_by_the_learning_rate() -> None:
     layer = nn.Linear(1, 1)
     nn.init.ones_(layer.weight)
     nn.init.ones_(layer.bias)
@@ -74,7 +74,7 @@ def test_decay_is_decoupled_and_scaled_by_the_rate() -> None:
     assert layer.bias.item() == 1
 
 
-def test_a_group_can_scale_the_learning_rate() -> None:
+def test_learning_rate_of_a_group_is_scaled_by_its_factor() -> None:
     layers = nn.ModuleDict({"low": nn.Linear(1, 1), "high": nn.Linear(1, 1)})
     settings = TrainSettings(steps=100, lr=2.0, schedule=Cosine(warmup_steps=20, final_lr=0.5))
     optimizer = build_adamw(layers, settings, lambda name: {"low": 0.1, "high": 1.0}[name.split(".")[0]])
@@ -90,7 +90,7 @@ def test_a_group_can_scale_the_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(("limit", "after"), [(0.0, 5.0), (1.0, 1.0), (10.0, 5.0)])
-def test_gradients_are_clipped_to_a_global_norm(limit: float, after: float) -> None:
+def test_clip_grad_norm_above_the_limit_scales_the_global_norm_to_it(limit: float, after: float) -> None:
     parameters = [torch.zeros(1, requires_grad=True) for _ in range(3)]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
     assert clip_grad_norm(parameters, limit).item() == 5

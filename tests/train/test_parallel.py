@@ -25,7 +25,9 @@ def losses(done: Run) -> list[float]:
 
 
 @pytest.mark.parametrize("recipe", ["vision/v1-tiny", "vision/v2-tiny"])
-def test_recomputed_blocks_change_not_a_bit(recipe: str, tiny: dict[str, Any], tiny2: dict[str, Any], tmp_path: Path) -> None:
+def test_recompute_gives_bitwise_equal_losses_and_weights(
+    recipe: str, tiny: dict[str, Any], tiny2: dict[str, Any], tmp_path: Path
+) -> None:
     """Dropout and stochastic depth included."""
     settings = tiny if "v1" in recipe else tiny2
     kept = run(tmp_path / "kept", recipe, settings)
@@ -37,7 +39,7 @@ def test_recomputed_blocks_change_not_a_bit(recipe: str, tiny: dict[str, Any], t
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # those of the compiler itself
-def test_compiled_blocks_compute_the_same_and_share_one_program(
+def test_compile_gives_the_same_losses_and_blocks_share_graphs(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With stochastic depth, whose chance differs from block to block."""
@@ -53,7 +55,7 @@ def test_compiled_blocks_compute_the_same_and_share_one_program(
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
-def test_float16_is_refused_where_it_does_not_work() -> None:
+def test_fp16_on_cpu_or_sharded_is_refused() -> None:
     with pytest.raises(UserError, match=r"train\.precision: fp16 is hundreds of times slower"):
         engine.check_parallel_settings(TrainSettings(precision="fp16"), Process(torch.device("cpu")))
     with pytest.raises(UserError, match=r"train\.precision: fp16 is not supported with train\.shard"):
@@ -65,7 +67,9 @@ def test_float16_is_refused_where_it_does_not_work() -> None:
     )
 
 
-def test_float16_scales_the_loss_and_resumes(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp16_loss_matches_fp32_and_resumes_exactly(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a CPU, where it is refused for being slow, not for being wrong."""
     monkeypatch.setattr(engine, "check_parallel_settings", lambda *_: None)
     settings = tiny | STILL | {"train.precision": "fp16", "train.checkpoint_every": 2}
@@ -81,7 +85,7 @@ def test_float16_scales_the_loss_and_resumes(tiny: dict[str, Any], tmp_path: Pat
     assert losses(half) == expected
 
 
-def test_float16_skips_a_step_that_overflows_and_stops_when_all_do(
+def test_fp16_overflow_skips_the_step_and_stops_when_every_step_overflows(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "check_parallel_settings", lambda *_: None)

@@ -65,7 +65,9 @@ def standins(monkeypatch: pytest.MonkeyPatch) -> dict[str, Standin]:
 BOTH = {"log.trackers": ["wandb", "trackio"]}
 
 
-def test_each_line_goes_to_each_tracker(standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_trackers_when_several_each_get_every_logged_line(
+    standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path
+) -> None:
     run = pretrain(tmp_path / "mine", tiny | BOTH, **{"train.steps": 3, "log.project": "birds"})
     identity = (run.folder / "tracking_id.txt").read_text()
     for name, tracker in standins.items():
@@ -79,13 +81,15 @@ def test_each_line_goes_to_each_tracker(standins: dict[str, Standin], tiny: dict
     assert standins["trackio"].started[0]["name"] == f"mine-{identity}"
 
 
-def test_what_is_not_known_is_not_told(standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_tracker_without_a_known_epoch_gets_no_epoch(
+    standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path
+) -> None:
     run = pretrain(tmp_path / "run", tiny | BOTH, **{"train.steps": 1, "data.streaming": True})
     assert run.metrics[0]["epoch"] is None
     assert "epoch" not in standins["wandb"].lines[0]
 
 
-def test_a_run_goes_on_where_it_was_and_another_is_another(
+def test_tracker_of_a_resumed_run_keeps_its_id_and_of_a_new_run_gets_another(
     standins: dict[str, Standin], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     constant = tiny | BOTH | {"train.schedule": {"name": "tri_stage", "warmup": 0, "hold": 1}}
@@ -140,18 +144,22 @@ def test_missing_tracker_is_refused_before_the_run_folder_exists(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_called_like_a_package_is_none(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracker_shadowed_by_a_folder_of_its_name_is_refused(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"log\.trackers: wandb cannot be used"):
         pretrain(tmp_path / "run", tiny | {"log.trackers": ["wandb"]})
 
 
-def test_an_unknown_one_is_told(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_tracker_with_an_unknown_name_is_refused_with_the_nearest(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'tensorboard', 'wandb' or 'trackio'.*did you mean 'wandb'"):
         pretrain(tmp_path / "run", tiny | {"log.trackers": ["wandbe"]})
 
 
-def test_tensorboard_shows_a_resumed_run_as_one(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_after_crash_and_resume_shows_each_step_once(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     step, settings = trainer.TrainStep.__call__, tiny | {"log.trackers": ["tensorboard"]}
 
@@ -171,7 +179,7 @@ def test_tensorboard_shows_a_resumed_run_as_one(tiny: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_the_real_package_stores_a_run_on_this_machine(name: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_installed_tracker_offline_stores_the_run_locally(name: str, tiny: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip(name)
     command = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run")]
     settings = tiny | {"train.steps": 3, "log.trackers": f"[{name}]", "log.project": "birds"}

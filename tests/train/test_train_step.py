@@ -9,14 +9,14 @@ CPU = torch.device("cpu")
 
 
 def features(scale: float) -> WaveformEncoder:
-    """A front-end after a backward pass."""
+    """A local encoder after a backward pass."""
     settings = SpeechSettings(conv_layers=((8, 10, 5), (8, 4, 4)), conv_grad_scale=scale, mask_vector=False)
     built = WaveformEncoder(settings, 16)
     built(Batch(torch.randn(2, 405)))[0].square().sum().backward()
     return built
 
 
-def test_how_much_of_a_front_end_is_fraction_with_grad() -> None:
+def test_fraction_with_grad_of_a_frozen_feature_extractor_excludes_it() -> None:
     whole, frozen = features(1.0), features(0.0)
     assert fraction_with_grad(whole, CPU).item() == 1
     rest = sum(p.numel() for name, p in frozen.named_parameters() if not name.startswith("conv."))

@@ -27,7 +27,7 @@ CTC, CLASSIFIER = CTCSettings(labels=LABELS), ClassifierSettings(labels=LABELS)
 FIRST = ClassifierSettings(labels=LABELS, pooling="first")
 SMALL = {"encoder.width": 32, "encoder.layers": 2, "encoder.ffn_width": 48}
 SHORT = {"modality.conv_layers": [[16, 10, 5], [16, 3, 2]]}
-"""A front-end with 20 samples in a position, and a position each 10."""
+"""A feature extractor with a receptive field of 20 samples and a stride of 10."""
 
 
 def made(name: str, head: Any = None, **changes: Any) -> Model:

@@ -14,7 +14,7 @@ STRIDE = math.prod(stride for _, _, stride in LAYERS)
 
 @pytest.fixture
 def network() -> nn.Module:
-    """A front-end, and a context of three frames on either side."""
+    """A feature extractor, and a context of three frames on either side."""
     torch.manual_seed(0)
     (c, k, s), (d, l, t) = LAYERS
     return nn.Sequential(nn.Conv1d(1, c, k, s), nn.GELU(), nn.Conv1d(c, d, l, t), nn.GELU(), nn.Conv1d(d, 5, 7, padding=3))
