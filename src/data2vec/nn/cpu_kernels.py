@@ -9,8 +9,8 @@ Figures are for two cores and come from `benchmarks/README.md`; `python benchmar
 - `feed_forward`: recomputes the GELU in backward instead of keeping its output, and
 - `norm_gelu`: recomputes a norm and the GELU after it. With `attention`, these two save 15 to 25 % of peak memory at no
   measurable cost in time. No figure is recorded for one alone.
-- `conv1d`: a strided convolution as matrix products. The second layer of the speech front end takes 0.4 s backward instead of
-  1.8 to 2.7 s; a step went from 6.0 s to under 5 s.
+- `conv1d`: a strided convolution as matrix products. The second layer of the speech feature extractor takes 0.4 s backward
+  instead of 1.8 to 2.7 s; a step went from 6.0 s to under 5 s.
 
 `use_cpu_kernels` says where `attention`, `dropout` and `feed_forward` replace the PyTorch operations. `norm_gelu` and `conv1d`
 are used on every device; no figure is recorded for a GPU.
