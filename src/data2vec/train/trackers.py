@@ -1,7 +1,7 @@
 """Trackers, which get the lines of metrics.jsonl as they are logged: TensorBoard, Weights & Biases, Trackio.
 
-Each is imported only if `log.trackers` names it. A resumed run continues the same tracked run. To add a tracker, write a class
-with the methods of `Tracker` and add it to TRACKERS.
+Each is imported only if `log.trackers` names it. A resumed run continues the same tracked run. CONTRIBUTING.md says
+what to touch to add one.
 """
 
 import importlib
