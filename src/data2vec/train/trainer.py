@@ -164,6 +164,8 @@ class Trainer:
             self.step = step
             self.samples += output.counts[1]
             self.logger.advance()
+            if log or save:
+                self._synchronize_loader()
             line = self._metrics(output) if log or save else {}
             collapsed = bool(line) and self.task.has_collapsed(line)
             log = log or collapsed
@@ -195,7 +197,7 @@ class Trainer:
 
     def _metrics(self, output: StepOutput) -> Metrics:
         """The metrics of a step over all processes, on the host; the same on every process."""
-        process, corrupt = self.process, self.loader.corrupt
+        process = self.process
         loss, *stats = process.sum(torch.stack([output.loss, *output.stats.values()])).tolist()
         assert output.grad_norm is not None
         grad_norm = float(output.grad_norm)
@@ -204,7 +206,6 @@ class Trainer:
         skipped = (
             not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1
         )  # the scaler lowers the scale and continues
-        self.loader.synchronize(process.all_gather(list(corrupt.names)), self._stream_states())
         return {
             "step": self.step,
             "samples": int(self.samples),
@@ -215,8 +216,12 @@ class Trainer:
             **({} if skipped else {"grad_norm": grad_norm}),
             **scaling,
             **{name: value / process.world_size for name, value in zip(output.stats, stats, strict=True)},
-            "corrupt": len(corrupt.names),
+            "corrupt": len(self.loader.corrupt.names),
         }
+
+    def _synchronize_loader(self) -> None:
+        """Give the loader the corrupt examples and positions of all processes. Raises RunStopped when too many are corrupt."""
+        self.loader.synchronize(self.process.all_gather(list(self.loader.corrupt.names)), self._stream_states())
 
     def _stream_states(self) -> dict[str, list[int]]:
         """The positions in streamed data, over all processes."""
