@@ -30,6 +30,7 @@ ROOMS = (
     ("tasks",),
     ("report",),
     ("train",),
+    ("compare",),
     ("demo",),
     ("cli_help",),
     ("cli",),

@@ -60,4 +60,5 @@ def column_paths(rows: Any, column: str) -> list[str]:
     values = rows.data.column(column)
     if not pa.types.is_struct(values.type) or pc.struct_field(values, "bytes").null_count < len(values):
         return []
-    return pc.struct_field(values, "path").to_pylist()
+    paths = pc.struct_field(values, "path")
+    return (paths if rows._indices is None else paths.take(rows._indices.column(0))).to_pylist()

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from data2vec.batch import Batch
+from data2vec.data.sources.selection import RowSelection
 from data2vec.errors import UserError
 from data2vec.settings import Settings
 
@@ -27,6 +28,10 @@ class DataSettings(Settings):
     """Training data: a folder, a parquet file, tar shards, a URL such as s3://…, or a dataset on the hub."""
     valid: str | None = None
     """Validation data, in the same forms."""
+    train_rows: RowSelection = RowSelection()
+    """The rows of `train` to use; all by default."""
+    valid_rows: RowSelection = RowSelection()
+    """The rows of `valid` to use; all by default."""
     split: str = "train"
     """The split to read from a dataset that has several."""
     streaming: bool = False

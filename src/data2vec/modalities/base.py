@@ -20,6 +20,7 @@ from data2vec.batch import Batch
 from data2vec.data.dataset import DataSettings, ExampleDataset, Rows
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.data.sources.selection import RowSelection, select_rows
 from data2vec.errors import UserError
 from data2vec.nn.position_encoders import PositionEncoder
 from data2vec.settings import Settings
@@ -95,6 +96,10 @@ class Modality(ABC):
     def rows(self, path: str) -> Rows:
         """Open the dataset at `path`, as the `data:` section says. Raises UserError when it holds nothing of this kind."""
         return open_dataset(path, self.kind, self.data.split, self.data.streaming)
+
+    def selected_rows(self, path: str, selection: RowSelection, name: str) -> Rows:
+        """The rows of the dataset at `path` that `selection`, the setting `name`, selects. Raises UserError if that is none."""
+        return select_rows(self.rows(path), selection, name, getattr(self, "kind", None))
 
     @abstractmethod
     def examples(self, rows: Rows) -> ExampleDataset:

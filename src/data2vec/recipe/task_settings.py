@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from data2vec.data.mixing import ImageMixing, WaveformMixing
+from data2vec.data.sources.selection import RowSelection
 from data2vec.objective.masking import SpanMask
 from data2vec.settings import Settings
 
@@ -17,6 +18,10 @@ class ProbeSettings(Settings):
     is also probed during training."""
     valid: str | None = None
     """Labelled data of the same form to evaluate on; none: a held-out fifth of `data`."""
+    data_rows: RowSelection = RowSelection()
+    """The rows of `data` to use; all by default."""
+    valid_rows: RowSelection = RowSelection()
+    """The rows of `valid` to use; all by default."""
     label: str = "label"
     """The label column."""
     knn_k: Annotated[int, Field(gt=0)] = 10

@@ -54,7 +54,7 @@ class Sample:
 def load_sample(modality: Modality, where: str, count: int = 4) -> Sample:
     """Some of the longer examples of the data set `where`. Raises UserError if it does not exist or none can be read."""
     kind = getattr(modality, "kind", None)
-    rows = modality.rows(where)
+    rows = modality.selected_rows(where, modality.data.train_rows, "data.train_rows")
     examples = modality.examples(rows if hasattr(rows, "__len__") else list(islice(rows, STREAMED_ROWS)))
     selected = np.random.default_rng(0).choice(len(examples), min(16 * count, len(examples)), replace=False)
     selected = selected[np.argsort(-examples.costs[selected], kind="stable")][:count]  # all are cut to the shortest

@@ -61,7 +61,7 @@ def finetune(
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
     folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
-    resolved = _resolve_recipe(recipe, model, data, valid, overrides, scratch)
+    resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch)
     return run_training(folder, resolved, resume, FinetuneTask)
 
 
@@ -93,7 +93,7 @@ class FinetuneTask:
         recipe, process = self.recipe, self.process
         task: Any = recipe.objective
         where = str(recipe.data.train)
-        examples = modality.labelled(modality.rows(where))
+        examples = modality.labelled(modality.selected_rows(where, recipe.data.train_rows, "data.train_rows"))
         values = read_labels(examples, task.label, where)
         known = None if self.source is None or self.source.head is None else self.source.head.settings
         targets = targets_from_labels([value for value in values if value is not None], task, known)
@@ -187,7 +187,7 @@ class FinetuneTask:
         return self.recipe.model_copy(update={"objective": objective, "init": None})
 
 
-def _resolve_recipe(
+def resolve_recipe(
     recipe: str | Path | Recipe,
     model: Any,
     data: str | None,

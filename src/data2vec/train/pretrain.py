@@ -54,7 +54,8 @@ class PretrainTask:
         self.recipe, self.process, self.state = recipe, process, JsonDict()
         method, seed = recipe.objective, recipe.train.seed
         self.modality = modality = recipe.build_modality()
-        rows, pin = modality.rows(str(recipe.data.train)), process.device.type == "cuda"
+        rows = modality.selected_rows(str(recipe.data.train), recipe.data.train_rows, "data.train_rows")
+        pin = process.device.type == "cuda"
         self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks_per_sample)
         torch.manual_seed(seed)
         self.objective = recipe.build_objective()

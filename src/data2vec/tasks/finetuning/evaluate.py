@@ -53,9 +53,9 @@ def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, 
 
     Raises UserError if there is none, or no usable label in it."""
     try:
-        examples = modality.labelled(modality.rows(where))
+        examples = modality.labelled(modality.selected_rows(where, modality.data.valid_rows, "data.valid_rows"))
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(str(error) if str(error).startswith("data.") else f"{name}: {error}") from None
     values = read_labels(examples, label, where)
     if targets.head.name == "ctc":  # characters outside the vocabulary count as errors; the clips are not left out
         indices = [index for index, value in enumerate(values) if value is not None]
@@ -172,7 +172,10 @@ def evaluate(
     loaded = load(model)
     if loaded.head is None:
         raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
-    recipe = load_recipe(_task_recipe(model, loaded), overrides)
+    recipe = _task_recipe(model, loaded)
+    if data is not None:  # the recipe's selection is of other data
+        recipe = load_recipe(recipe, {"data.valid_rows": {}})
+    recipe = load_recipe(recipe, overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")

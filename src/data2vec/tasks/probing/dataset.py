@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from data2vec.data.dataset import ExampleDataset
+from data2vec.data.sources.selection import RowSelection
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.recipe.task_settings import ProbeSettings
@@ -37,9 +38,9 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the validation set only."""
     if settings.data is None:
         raise UserError("probe.data: no labelled data; set probe.data to a folder of class folders, or a table with labels")
-    train = _load("probe.data", settings.data, modality, settings, seed)
+    train = _load("probe.data", settings.data, settings.data_rows, modality, settings, seed)
     if settings.valid is not None:
-        valid = _load("probe.valid", settings.valid, modality, settings, seed)
+        valid = _load("probe.valid", settings.valid, settings.valid_rows, modality, settings, seed)
     else:
         train, valid = _split(train, seed)
     classes = np.unique(train.classes)
@@ -55,11 +56,11 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
     return train, valid
 
 
-def _load(name: str, where: str, modality: Modality, settings: ProbeSettings, seed: int) -> ProbeSet:
+def _load(name: str, where: str, selection: RowSelection, modality: Modality, settings: ProbeSettings, seed: int) -> ProbeSet:
     try:
-        rows = modality.rows(where)
+        rows = modality.selected_rows(where, selection, f"{name}_rows")
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(str(error) if str(error).startswith(f"{name}_rows") else f"{name}: {error}") from None
     examples = modality.labelled(rows)
     indices = np.arange(len(examples))
     if len(indices) > settings.max_examples:

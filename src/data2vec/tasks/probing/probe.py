@@ -20,7 +20,7 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.settings import JsonMapping
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.classifiers import classifier_accuracies
 from data2vec.tasks.probing.dataset import load_probe_sets
 from data2vec.tasks.probing.features import pool_features
@@ -92,7 +92,10 @@ def probe(
         out = out if out is not None else Path(model) / "probe.json"
         model = load(model)
     datasets = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
-    recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False} | datasets)
+    # The recipe's selection of rows is of its own data.
+    other_rows: JsonDict = {f"{key}_rows": {} for key, path in datasets.items() if path is not None or data is not None}
+    recipe = load_recipe(load_recipe(model.recipe, other_rows), overrides)
+    recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     train_set, valid_set = load_probe_sets(modality, settings, seed)
 
