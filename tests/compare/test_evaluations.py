@@ -72,7 +72,7 @@ def test_higher_is_better_is_false_for_errors_of_any_classifier() -> None:
 
 def test_finetune_from_scratch_scores_dev_and_test_and_resumes(data: Path, tmp_path: Path) -> None:
     quick = {"train.steps": 3, "data.workers": 0, "train.device": "cpu", "log.report": False, "objective.mixing": None}
-    quick |= {"data.batch_size": 8, "data.micro_batch_size": 8, "train.schedule": {"name": "constant"}}
+    quick |= {"data.batch_size": 8, "data.micro_batch_size": 8, "train.schedule": {"name": "cosine", "warmup_steps": 1}}
     settings = {**quick, "encoder.layers": 1}
     evaluation = build(kind="finetune", recipe="vision/classify-tiny", settings=settings, fraction=0.5, **sets(data))
     scores = evaluate(evaluation, None, None, 1, tmp_path / "out", {"train.lr": 1e-4})
