@@ -54,7 +54,8 @@ def teacher_too_fast(run: History) -> Cause | None:
 
 def no_target_norm(run: History) -> Cause | None:
     """Targets without any normalisation, which may become constant."""
-    if run.recipe["objective.target.per_layer_norms"] or run.recipe["objective.target.final_norms"]:
+    norms = [run.recipe.get(f"objective.target.{name}", ["no teacher"]) for name in ("per_layer_norms", "final_norms")]
+    if any(norms):
         return None
     return Cause(
         "objective.target.per_layer_norms=[]: without a norm, nothing keeps the targets from becoming constant",
@@ -64,7 +65,7 @@ def no_target_norm(run: History) -> Cause | None:
 
 def shared_local_encoder(run: History) -> Cause | None:
     """A local encoder that student and teacher share."""
-    if run.recipe["objective.teacher.local_encoder"] != "shared":
+    if run.recipe.get("objective.teacher.local_encoder") != "shared":
         return None
     return Cause(
         "objective.teacher.local_encoder=shared: the local encoder can make the task easier by discarding information",

@@ -54,6 +54,9 @@ def convert(
         for key, value in unsupported.items():
             if value not in (None, "mean", "first"):
                 raise UserError(f"head.{key}: {value} cannot be written as {to}; use --to data2vec")
+    objective = model.recipe.objective.name
+    if to != "data2vec" and objective not in ("data2vec", "data2vec2"):
+        raise UserError(f"objective.name: {objective} has no form as {to}, which has data2vec and data2vec2; use --to data2vec")
     omitted = _WRITERS[to](model, path)
     written, expected = _all_weights(load(path)), _all_weights(model)
     stored = {name: weight for name, weight in expected.items() if name in written}

@@ -8,9 +8,9 @@ Shapes: B batch, T positions, D width, H heads, E extra tokens (such as CLS).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,15 @@ class LocalEncoder(nn.Module, ABC):
         return torch.where(mask[..., None], self.mask_vector.to(x.dtype), x)
 
 
+class InputFeatures(NamedTuple):
+    """Features of the raw input by position, for objectives that predict these."""
+
+    width: int
+    """F, features of a position."""
+    compute: Callable[[Batch], Tensor]
+    """The features (B, T, F) of a batch, on its device."""
+
+
 class Modality(ABC):
     """One kind of signal. It has no parameters, and is copied to the loader's workers."""
 
@@ -73,6 +82,10 @@ class Modality(ABC):
     supports_padding: bool = False
     """Whether inputs of different lengths can share a batch with the results they have alone, given a position encoder that
     zeroes padding in every layer (`data2vec.nn.position_encoders.PaddingMode`)."""
+
+    input_width: int | None = None
+    """Numbers per position, of a custom modality whose batches have an `input` (B, T, …) with all of them: its "raw"
+    `input_features`."""
 
     settings: ModalitySettings
     data: DataSettings
@@ -92,6 +105,12 @@ class Modality(ABC):
     @abstractmethod
     def grid(self, batch: Batch) -> tuple[int, ...]:
         """The shape of the positions of this batch's rows: (T,) for a sequence, (rows, columns) for an image."""
+
+    def input_features(self) -> Mapping[str, InputFeatures]:
+        """The features of the raw input that objectives can predict, by name: "raw" and others; none by default."""
+        if self.input_width is None:
+            return {}
+        return {"raw": InputFeatures(self.input_width, lambda batch: batch.input.flatten(2).float())}
 
     def rows(self, path: str) -> Rows:
         """Open the dataset at `path`, as the `data:` section says. Raises UserError when it holds nothing of this kind."""

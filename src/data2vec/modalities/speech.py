@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,8 +14,9 @@ from data2vec.batch import Batch
 from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform, read_durations
 from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
 from data2vec.errors import UserError
-from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
-from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length
+from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
+from data2vec.modalities.log_mel import CEPSTRA, MEL_BANDS, frame_signal, log_mel, mfcc
+from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length, receptive_field
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Speech(Modality):
 
     def __init__(self, settings: SpeechSettings, data: SpeechData):
         super().__init__(settings, data)
-        self.seconds_per_position = math.prod(stride for _, _, stride in settings.conv_layers) / SAMPLE_RATE
+        self.seconds_per_position = receptive_field(settings.conv_layers)[1] / SAMPLE_RATE
 
     def build_local_encoder(self, width: int) -> WaveformEncoder:
         return WaveformEncoder(self.settings, width)
@@ -182,6 +183,18 @@ class Speech(Modality):
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return (output_length(self.settings.conv_layers, batch.input.shape[1]),)
+
+    def input_features(self) -> Mapping[str, InputFeatures]:
+        field, stride = receptive_field(self.settings.conv_layers)
+
+        def raw(batch: Batch) -> Tensor:
+            return frame_signal(batch.input, self.grid(batch)[0], (field - stride) // 2, stride, stride)
+
+        return {
+            "raw": InputFeatures(stride, raw),
+            "log_mel": InputFeatures(MEL_BANDS, lambda b: log_mel(b.input, self.grid(b)[0], field / 2, stride)),
+            "mfcc": InputFeatures(3 * CEPSTRA, lambda b: mfcc(b.input, self.grid(b)[0], field / 2, stride)),
+        }
 
     def examples(self, rows: Rows) -> SpeechExamples:
         return SpeechExamples(rows, self.data)

@@ -1,6 +1,6 @@
 """Text: byte-level BPE tokens with RoBERTa's special ids (`data2vec.data.tokenizer`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ from data2vec.data.tokenizer import (
     save_tokenizer,
 )
 from data2vec.errors import UserError
-from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
+from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import LearnedPositionEncoder, PaddingMode
 
 
@@ -187,6 +187,9 @@ class Text(Modality):
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer in `data.tokenizer`, loaded once for all windows of a stream; None without that setting."""
         return load_or_train_tokenizer([], self.data.tokenizer, self.settings.vocab_size) if self.data.tokenizer else None
+
+    def input_features(self) -> Mapping[str, InputFeatures]:
+        raise UserError("objective.features: tokens of text have no features to predict; predict them by objective.name=mlm")
 
     def examples(self, rows: Rows) -> TextBlocks:
         return TextBlocks(rows, self.data, self.settings.vocab_size, self.tokenizer)

@@ -1,6 +1,7 @@
 """Vision: square images, embedded as a grid of patches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -24,7 +25,8 @@ from data2vec.data.image import (
     resize,
 )
 from data2vec.errors import UserError
-from data2vec.modalities.base import LocalEncoder, Modality, ModalitySettings
+from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
+from data2vec.modalities.hog import hog, hog_width
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
 from data2vec.nn.transformer import init_weights
 
@@ -102,13 +104,26 @@ class PatchEmbedding(LocalEncoder):
             self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        image = batch.input  # (B, 3, rows, columns)
-        if image.dtype == torch.uint8:
-            image = (image - self.mean) / self.std
-        B, C, H, W = image.shape
-        p = self.patch
-        patches = image.view(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, (H // p) * (W // p), C * p * p)
+        patches = patchify(normalize_pixels(batch.input, self.mean, self.std), self.patch)
         return self.project(patches), None
+
+
+@lru_cache
+def channel_bytes(values: RGB, device: torch.device) -> Tensor:
+    """(3, 1, 1): red, green and blue in 0..1 as bytes; kept on the device, so that no step waits for a copy."""
+    return torch.tensor(values, device=device).view(3, 1, 1) * 255
+
+
+def normalize_pixels(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bytes (B, 3, H, W) less `mean`, over `std`, (3, 1, 1) of bytes; floats are normalized already."""
+    return (image - mean) / std if image.dtype == torch.uint8 else image
+
+
+def patchify(image: Tensor, patch: int) -> Tensor:
+    """An image (B, 3, H, W) as its patches (B, T, 3·patch²), row by row."""
+    B, C, H, W = image.shape
+    p = patch
+    return image.view(B, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5).reshape(B, (H // p) * (W // p), C * p * p)
 
 
 class VisionExamples(ExampleDataset):
@@ -177,6 +192,18 @@ class Vision(Modality):
 
     def grid(self, batch: Batch) -> tuple[int, ...]:
         return self.side
+
+    def input_features(self) -> Mapping[str, InputFeatures]:
+        patch, mean, std = self.settings.patch, self.settings.mean, self.settings.std
+
+        def normalized(batch: Batch) -> Tensor:
+            device = batch.input.device
+            return normalize_pixels(batch.input, channel_bytes(mean, device), channel_bytes(std, device))
+
+        return {
+            "raw": InputFeatures(3 * patch**2, lambda batch: patchify(normalized(batch), patch)),
+            "hog": InputFeatures(hog_width(patch), lambda batch: hog(normalized(batch), patch)),
+        }
 
     def examples(self, rows: Rows) -> VisionExamples:
         return VisionExamples(rows, self.data, self.settings.image, self.settings.mean, self.settings.std)

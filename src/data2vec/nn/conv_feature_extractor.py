@@ -66,6 +66,14 @@ def output_length(layers: Layers, samples: Samples) -> Samples:
     return samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
 
 
+def receptive_field(layers: Layers) -> tuple[int, int]:
+    """The samples that a vector sees, and the samples between the first ones of two neighbours."""
+    field, stride = 1, 1
+    for _, kernel, step in layers:
+        field, stride = field + (kernel - 1) * stride, stride * step
+    return field, stride
+
+
 def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
     """`norm` of each channel of `x` (B, T, C) over the first `lengths` (B,) steps of each row."""
     valid = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]

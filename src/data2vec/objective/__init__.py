@@ -7,6 +7,7 @@ from data2vec.errors import UserError, did_you_mean
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
+from data2vec.objective.baselines.input_regression import InputRegression, InputRegressionSettings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
 
@@ -16,6 +17,8 @@ __all__ = [
     "Data2Vec2",
     "Data2Vec2Settings",
     "Data2VecSettings",
+    "InputRegression",
+    "InputRegressionSettings",
     "Objective",
     "ObjectiveOutput",
     "ObjectiveSettings",
@@ -26,6 +29,7 @@ __all__ = [
 OBJECTIVES: dict[str, tuple[type[Objective], type[ObjectiveSettings]]] = {
     "data2vec": (Data2Vec, Data2VecSettings),
     "data2vec2": (Data2Vec2, Data2Vec2Settings),
+    "input_regression": (InputRegression, InputRegressionSettings),
 }
 """The shipped objectives by name, each with the class of its `objective:` section."""
 

@@ -1,6 +1,8 @@
 """The recipe: every setting of a run in one file, typed."""
 
+import functools
 import importlib
+import operator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +15,7 @@ from data2vec.health.collapse import HealthSettings
 from data2vec.modalities.base import Modality, ModalitySettings
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective import Data2Vec2Settings, Objective, build_objective, objective_class
-from data2vec.objective.data2vec import Data2VecSettings
+from data2vec.objective import OBJECTIVES, Data2Vec2Settings, Objective, build_objective, objective_class
 from data2vec.recipe.task_settings import ClassificationSettings, ProbeSettings, RecognitionSettings
 from data2vec.recipe.train_settings import LogSettings, TrainSettings
 from data2vec.recipe.yaml_format import dump_yaml
@@ -44,9 +45,8 @@ def modality_class(name: str) -> type[Modality]:
 if TYPE_CHECKING:  # which member it is depends on its name, which a type checker cannot follow
     AnyObjective = Any
 else:
-    AnyObjective = Annotated[
-        Data2VecSettings | Data2Vec2Settings | RecognitionSettings | ClassificationSettings, Field(discriminator="name")
-    ]
+    SETTINGS = (*(settings for _, settings in OBJECTIVES.values()), RecognitionSettings, ClassificationSettings)
+    AnyObjective = Annotated[functools.reduce(operator.or_, SETTINGS), Field(discriminator="name")]
 
 
 class Recipe(Settings):
@@ -57,8 +57,8 @@ class Recipe(Settings):
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()
-    """The method: masks, teacher, targets, loss. `name` is data2vec or data2vec2, or a fine-tuning task: ctc or classify; the
-    other keys depend on it."""
+    """The method: masks, teacher, targets, loss. `name` is data2vec, data2vec2, or one to compare with: input_regression;
+    or a fine-tuning task: ctc or classify. The other keys depend on it."""
     health: HealthSettings = HealthSettings()
     """When pre-training stops because representations have collapsed."""
     data: SerializeAsAny[DataSettings]

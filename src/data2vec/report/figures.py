@@ -19,6 +19,7 @@ from data2vec.modalities.base import Modality
 from data2vec.model import load_model_folder
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.objective import Objective
+from data2vec.objective.latent import LatentSettings
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.renderers import ColorScale, Renderer, mosaic
@@ -60,7 +61,7 @@ def collect_figures(run: Path, recipe: Recipe) -> tuple[list[ReportFigure], str]
     except Exception as error:  # a custom modality may raise anything; the reason is on the page
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return [], f"figures of inputs, features, attention and loss: the training data cannot be loaded ({reason})"
-    figures = [_mask_figure(sample, batches)]
+    figures = [_mask_figure(sample, batches, has_teacher=isinstance(recipe.objective, LatentSettings))]
     latest = latest_checkpoint(run)
     if latest is None:
         return figures, "figures of features, attention and loss: there is no complete checkpoint"
@@ -95,10 +96,11 @@ def _untrained_objective(recipe: Recipe, modality: Modality) -> Objective:
         return recipe.build_objective(encoder).eval().requires_grad_(False)
 
 
-def _mask_figure(sample: Sample, batches: Sequence[MaskedBatch]) -> ReportFigure:
+def _mask_figure(sample: Sample, batches: Sequence[MaskedBatch], has_teacher: bool) -> ReportFigure:
     n = len(sample.batch)
     mask = torch.cat([batch.mask.view(n, -1, batch.mask.shape[1]) for batch in batches], dim=1).numpy()
-    caption = f"Grey: masked, {mask.mean():.0%} of {mask.shape[2]} positions. The teacher sees the full input."
+    caption = f"Grey: masked, {mask.mean():.0%} of {mask.shape[2]} positions."
+    caption += " The teacher sees the full input." if has_teacher else ""
     return ReportFigure(plot_masks(sample.renderer, mask), "Masked positions", caption)
 
 
