@@ -88,6 +88,24 @@ def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
             return
 
 
+def load_run_recipe(folder: Path) -> Recipe:
+    """The recipe of a run. Raises UserError if it is not valid, with one line if another version of data2vec wrote it."""
+    from data2vec import __version__
+
+    run = Run(folder)
+    try:
+        return load_recipe(run.recipe)
+    except UserError as error:
+        writer = run.starts[-1].get("data2vec") if run.starts else None
+        if writer is None or writer == __version__:
+            raise
+        problem = str(error).splitlines()[0].removeprefix(f"{run.recipe}: ")
+        raise UserError(
+            f"{folder}: written by data2vec {writer}; this is {__version__}, which cannot read its recipe ({problem}); "
+            f"use data2vec {writer}, or train again"
+        ) from None
+
+
 def check_run_dir(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Raises UserError when `folder` cannot be the folder of this run.
 
@@ -104,7 +122,7 @@ def check_run_dir(folder: Path, recipe: Recipe, resume: bool) -> None:
         return
     if not is_run:
         raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml); omit --resume to start a new run")
-    if changed := changed_settings(load_recipe(folder / "recipe.yaml"), recipe):
+    if changed := changed_settings(load_run_recipe(folder), recipe):
         raise UserError(
             "\n".join(
                 f"--resume: {key} is {new!r}, but {old!r} in the run in {folder}; keep {old!r}, or start a new run with --out"

@@ -7,6 +7,7 @@ import data2vec
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary, validate_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
+from data2vec.recipe.renamed_keys import RENAMED
 from data2vec.recipe.yaml_format import dump_yaml, parse_yaml
 from data2vec.settings import iter_settings
 
@@ -148,6 +149,9 @@ def test_load_recipe_reports_all_errors_a_line_each() -> None:
             "train.schedule.warmup_stepz=1",
             "train.schedule.warmup_stepz: unknown setting; did you mean 'warmup_steps'?",
         ),
+        ("train.decay=all", "train.decay: unknown setting; train.decay is now train.weight_decay_on"),
+        ("objective.health={}", "objective.health: unknown setting; objective.health is now health"),
+        ("objective.fill=noise", "objective.fill: unknown setting; allowed are"),
         ("modality.imag=3", "modality.imag: unknown setting; did you mean 'image'?"),
         ("data.batch_seconds=3", "data.batch_seconds: unknown setting; did you mean 'batch_size'?"),
         ("modality.mean=[1, 2]", "modality.mean.2: is missing"),
@@ -239,3 +243,9 @@ def test_override_that_empties_a_section_is_refused() -> None:
 
 def test_override_that_turns_off_an_optional_setting_is_taken() -> None:
     assert load_recipe("speech/ctc-v1-base-10h", ["objective.channel_mask=null"]).objective.channel_mask is None
+
+
+def test_renamed_keys_are_unknown_and_their_new_names_known() -> None:
+    known = {key for name in recipe_names() for key, _ in iter_settings(type(load_recipe(name)))}
+    assert not known & RENAMED.keys()
+    assert set(RENAMED.values()) <= known

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from data2vec.errors import did_you_mean
+from data2vec.recipe.renamed_keys import RENAMED
 from data2vec.settings import iter_settings, settings_classes
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def explain_error(error: "ErrorDetails", model: type[BaseModel]) -> tuple[str, s
     key, kind, context, value = ".".join(location), error["type"], error.get("ctx", {}), error.get("input")
     tag = f"{key}.{context.get('discriminator', '').strip(chr(39))}"
     if kind == "extra_forbidden":
+        if (new := RENAMED.get(key)) and (new in model.model_fields or new.rpartition(".")[2] in known):
+            return key, "unknown setting", f"; {key} is now {new}"
         hint = did_you_mean(location[-1], known)
         for name, _ in () if hint else iter_settings(model):
             if name.endswith(f".{location[-1]}") and name != key:

@@ -12,12 +12,11 @@ from string import Template
 
 from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
-from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import to_svg
-from data2vec.run_dir import Run
+from data2vec.run_dir import Run, load_run_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
 
@@ -37,7 +36,7 @@ def build_report(run: str | Path) -> Path:
     run_dir = Run(Path(run).expanduser())
     if not run_dir.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
-    recipe = load_recipe(run_dir.recipe)
+    recipe = load_run_recipe(run_dir.folder)
     metrics, starts = run_dir.metrics, run_dir.starts
     figures, missing = collect_figures(run_dir.folder, recipe)
     sections = [

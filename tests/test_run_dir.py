@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from data2vec import __version__, cli
+from data2vec.errors import UserError
+from data2vec.recipe.loading import load_recipe
+from data2vec.run_dir import check_run_dir, load_run_recipe
+
+
+def run_folder(folder: Path, version: str | None) -> Path:
+    """A run whose recipe has a key of version 0.1."""
+    text = load_recipe("vision/v1-tiny").to_yaml()
+    assert "weight_decay_on:" in text
+    (folder / "recipe.yaml").write_text(text.replace("weight_decay_on:", "decay:"))
+    if version is not None:
+        (folder / "machine.json").write_text(json.dumps([{"step": 0, "data2vec": version}]))
+    return folder
+
+
+def test_resume_of_a_run_of_another_version_names_the_versions_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        check_run_dir(run_folder(tmp_path, "0.1.0"), load_recipe("vision/v1-tiny"), resume=True)
+    assert str(raised.value) == (
+        f"{tmp_path}: written by data2vec 0.1.0; this is {__version__}, which cannot read its recipe "
+        "(train.decay: unknown setting; train.decay is now train.weight_decay_on); use data2vec 0.1.0, or train again"
+    )
+
+
+def test_report_command_of_a_run_of_another_version_names_the_versions_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(run_folder(tmp_path, "0.1.0"))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"written by data2vec 0.1.0; this is {__version__}" in line
+
+
+@pytest.mark.parametrize("version", [None, __version__])
+def test_load_run_recipe_of_an_invalid_recipe_of_this_or_an_unknown_version_names_the_key(
+    version: str | None, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"recipe\.yaml: train\.decay: unknown setting"):
+        load_run_recipe(run_folder(tmp_path, version))
