@@ -5,23 +5,27 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test test-slow lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    pre-train on speech, images and text in minutes, on data that comes with the package"
-	@echo "make test    linter, type checker and tests"
-	@echo "make lint    linter and type checker only"
-	@echo "make format  format the code"
-	@echo "make docs    build the documentation site in build/site, and fail on any warning"
-	@echo "make bench   time a training step of each base recipe on this machine"
-	@echo "make clean   remove the environment and all build products"
+	@echo "make demo       pre-train on speech, images and text in minutes, on data that comes with the package"
+	@echo "make test       linter, type checker and tests"
+	@echo "make test-slow  the tests that 'make test' leaves out: demo, examples, several processes, compilation"
+	@echo "make lint       linter and type checker only"
+	@echo "make format     format the code"
+	@echo "make docs       build the documentation site in build/site, and fail on any warning"
+	@echo "make bench      time a training step of each base recipe on this machine"
+	@echo "make clean      remove the environment and all build products"
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/data2vec demo
 
 test: lint
 	$(VENV)/bin/pytest
+
+test-slow: $(VENV)/installed-dev
+	$(VENV)/bin/pytest -m slow
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -32,6 +32,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
+def test_run_demo_of_images_alone_trains_and_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = {"images": demo.demo_runs()["images"]}
+    monkeypatch.setattr(demo, "demo_runs", lambda: images)
+    (row,) = demo.run_demo(tmp_path / "out")
+    assert row.modality == "images"
+    assert (tmp_path / "out" / "images" / "run" / "probe.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_run_demo_trains_probes_and_plots_every_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     for _ in range(2):  # the same folder may be used again

@@ -12,7 +12,13 @@ SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 BUILD = EXAMPLES.parent / "tools" / "build_notebooks.py"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, marks=() if path.stem == "features_in_scikit_learn" else pytest.mark.slow, id=path.stem)
+        for path in SCRIPTS
+    ],
+)
 def test_script_runs_in_an_empty_folder(script: Path, tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script)]

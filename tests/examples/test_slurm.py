@@ -54,6 +54,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_signalled_job_is_requeued_and_resumes(tmp_path: Path, pictures: Path, free_port: int) -> None:
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)

@@ -1,10 +1,12 @@
 """Several processes, started once for everything that needs them: starting takes longer than all of it."""
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ STEPS = 20
 STILL = {"encoder.dropout": 0, "encoder.drop_path": 0, "train.steps": STEPS, "train.checkpoint_every": 5}
 STILL_2 = STILL | {"objective.decoder.dropout": 0, "objective.decoder.noise_std": 0}
 DROPPING = {"data.micro_batch_size": 4, "encoder.layerdrop": 0.5, "train.checkpoint_every": 4}
+FOUR = pytest.param(4, marks=pytest.mark.slow)
 MICRO_BATCHES = {4: "whole groups dealt out", 16: "a part of every group"}
 WORK = """
 import json, sys
@@ -96,18 +99,20 @@ def versions(tiny: dict[str, Any], tiny2: dict[str, Any]) -> dict[int, tuple[str
 
 
 @pytest.fixture(scope="module")
-def together(versions: dict[int, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, str]]:
-    """What two processes, and after them four, wrote and said. The four also go on with runs that the two left halfway."""
-    outs = {}
-    for processes in (2, 4):
+def together(versions: dict[int, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
+    """The folder and stderr of two or four processes, run once. The four also resume runs that the two left halfway."""
+
+    @functools.cache
+    def outputs(processes: int) -> tuple[Path, str]:
         out = tmp_path_factory.mktemp("together")
         (out / "work.py").write_text(WORK)
         if processes == 4:
-            shutil.copytree(outs[2][0] / "halted", out / "halted")
+            shutil.copytree(outputs(2)[0] / "halted", out / "halted")
         result = torchrun(processes, str(out / "work.py"), str(out), *map(json.dumps, (DROPPING, *versions.values())))
         assert result.returncode == 0, result.stderr
-        outs[processes] = out, result.stderr
-    return outs
+        return out, result.stderr
+
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +145,11 @@ def assert_same_course(run: Run, expected: Run) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 @pytest.mark.parametrize("micro_batch", MICRO_BATCHES, ids=MICRO_BATCHES.values())
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, FOUR])
 def test_several_processes_equal_one_process(
     processes: int, micro_batch: int, shard: bool, version: int, versions: Any, together: Any, alone: Any
 ) -> None:
-    run = Run(together[processes][0] / versions[version][0] / f"{micro_batch}-{shard}")
+    run = Run(together(processes)[0] / versions[version][0] / f"{micro_batch}-{shard}")
     assert_same_course(run, alone[version, micro_batch])
     files = {path.name for path in run.folder.glob("checkpoints/step-20/*.safetensors")}
     assert len(files) == (processes if shard else 2)
@@ -152,17 +157,17 @@ def test_several_processes_equal_one_process(
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("processes", [1, FOUR])
 def test_checkpoint_of_two_processes_resumes_with_any_number(
     processes: int, shard: bool, version: int, versions: Any, together: Any, alone: Any, tmp_path: Path
 ) -> None:
     recipe, tiny, still = versions[version]
     place = Path("halted") / recipe / str(shard)
-    assert not (together[2][0] / place / "model").exists()
+    assert not (together(2)[0] / place / "model").exists()
     if processes == 4:
-        run = Run(together[4][0] / place)
+        run = Run(together(4)[0] / place)
     else:
-        shutil.copytree(together[2][0] / place, tmp_path / "run")
+        shutil.copytree(together(2)[0] / place, tmp_path / "run")
         settings = tiny | still | {"data.micro_batch_size": 4, "train.shard": shard}
         run = data2vec.pretrain(recipe, out=tmp_path / "run", overrides=settings, resume=True)
     assert_same_course(run, alone[version, 4])
@@ -174,7 +179,7 @@ def test_two_processes_with_layerdrop_and_accumulation_resume_bit_equal(shard: b
     straight, taken_up = (
         [
             {key: value for key, value in line.items() if key not in timings}
-            for line in Run(together[2][0] / f"{name}-{shard}").metrics
+            for line in Run(together(2)[0] / f"{name}-{shard}").metrics
         ]
         for name in ("straight", "taken-up")
     )
@@ -183,7 +188,7 @@ def test_two_processes_with_layerdrop_and_accumulation_resume_bit_equal(shard: b
 
 
 def test_only_the_main_process_logs(together: Any) -> None:
-    assert together[4][1].count(f"step {STEPS}/{STEPS}") == 12
+    assert together(2)[1].count(f"step {STEPS}/{STEPS}") == 8
 
 
 def test_user_error_is_printed_once(tiny: dict[str, Any], tmp_path: Path) -> None:

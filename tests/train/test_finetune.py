@@ -135,6 +135,7 @@ def test_finetune_by_each_shipped_recipe_makes_a_step_and_a_model(
     assert model.head is not None and model.recipe.objective.name == ("data2vec" if version == "v1" else "data2vec2")
 
 
+@pytest.mark.slow
 def test_ctc_on_tones_learns_and_keeps_the_best_model(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where = data(labelled, "speech")
     changes = settings(
@@ -159,7 +160,9 @@ def test_ctc_on_tones_learns_and_keeps_the_best_model(labelled: Path, given: dic
 
 
 @pytest.mark.parametrize(("kind", "version", "name"), [
-    ("vision", "v2", "vision/classify-v2-base"), ("text", "v1", "text/glue-v1-rte"), ("text", "v2", "text/glue-v2-stsb"),
+    ("vision", "v2", "vision/classify-v2-base"),
+    pytest.param("text", "v1", "text/glue-v1-rte", marks=pytest.mark.slow),
+    pytest.param("text", "v2", "text/glue-v2-stsb", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_classification_on_separable_classes_learns(
     kind: str, version: str, name: str, labelled: Path, given: dict[str, Path], tmp_path: Path
@@ -224,6 +227,7 @@ with process_group("cpu"):
 """
 
 
+@pytest.mark.slow
 def test_finetune_on_two_processes_equals_one_process(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, model = data(labelled, "vision"), str(given["vision-v2"])
     changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, encoder__drop_path=0.0)

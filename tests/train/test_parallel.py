@@ -37,6 +37,7 @@ def test_recompute_gives_bitwise_equal_losses_and_weights(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # those of the compiler itself
 def test_compile_gives_the_same_losses_and_blocks_share_graphs(

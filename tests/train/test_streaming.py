@@ -92,6 +92,7 @@ def test_corrupt_streamed_images_are_counted_and_too_many_stop_the_run(
         pretrain(tmp_path / "run", streamed, **{"data.max_corrupt": 0.0})
 
 
+@pytest.mark.slow
 def test_streaming_resumes_with_other_numbers_of_processes(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
     def torchrun(processes: int, steps: int) -> None:
         (tmp_path / "work.py").write_text(WORK)

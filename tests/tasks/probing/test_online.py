@@ -240,6 +240,7 @@ def test_texts_are_tokenized_by_the_tokenizer_of_the_run(streaming: bool, tmp_pa
     assert data2vec.probe(run.folder).best("linear").linear == run.metrics[-1]["probe_linear"]
 
 
+@pytest.mark.slow
 def test_two_sharded_processes_find_the_scores_of_one(tiny: dict[str, Any], tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE, tiny)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
