@@ -243,7 +243,7 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
         seen.update(prediction=prediction, target=target)
         return smooth_l1(prediction, target, beta)
 
-    with mock.patch(f"{type(objective).__module__}.smooth_l1", loss_of):
+    with mock.patch("data2vec.objective.latent.smooth_l1", loss_of):
         output = objective(batch)
     lines.append(("targets", error(seen["target"], mid["target"]), forward, ""))
     lines.append(("predictions", error(seen["prediction"], mid["pred"]), forward, ""))

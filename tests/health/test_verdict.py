@@ -133,6 +133,22 @@ def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
             "a lower objective.teacher.decay",
         ),
         (
+            NO_AVERAGE,
+            {"objective__teacher__decay": None, "objective__teacher__half_life": 0.001},
+            "watch",
+            "averages over 1.0 steps only",
+            "objective.teacher.half_life=0.001 is too low",
+            "objective.teacher.half_life=0.01",
+        ),
+        (
+            {"ema_decay": (0.9999,) * 8},
+            {"objective__teacher__decay": None, "objective__teacher__half_life": 1.0},
+            "watch",
+            "the EMA teacher still holds 99% of its initial weights",
+            "objective.teacher.half_life=1 is too high for 150 steps",
+            "a lower objective.teacher.half_life and a lower objective.teacher.end_half_life",
+        ),
+        (
             {"local_encoder_fraction_with_grad": (0.071,) * 8},
             {"modality__conv_grad_scale": 0.0},
             "watch",

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional as F
 
 from data2vec.errors import UserError
+from data2vec.objective.data2vec import Data2VecSettings
 from data2vec.objective.latent import smooth_l1
 from helpers.small_models import batch, objective, targets_of
 
@@ -14,6 +16,25 @@ def test_loss_is_summed_over_positions_and_scaled(beta: float, scale: str | floa
     prediction, target = torch.randn(6, 16), torch.randn(6, 16)
     error = (prediction - target) ** 2 if beta == 0 else F.smooth_l1_loss(prediction, target, beta=beta, reduction="none")
     torch.testing.assert_close(smooth_l1(prediction, target, beta).sum(-1) * whole.loss_scale, error.sum(1) * factor)
+
+
+@pytest.mark.parametrize(
+    ("loss", "beta", "by_hand"), [("l1", 0.0, 1.5 + 0.5), ("l2", 0.0, 2.25 + 0.25), ("smooth_l1", 1.0, 1.0 + 0.125)]
+)
+def test_loss_of_each_name_is_that_of_its_formula(loss: str, beta: float, by_hand: float) -> None:
+    whole = objective(loss=loss, beta=beta, loss_scale=2.0)
+    errors = whole.error(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[2.5, 1.5], [0.0, 0.0]]))
+    torch.testing.assert_close(errors, torch.tensor([2 * by_hand, 0.0]))
+
+
+def test_loss_l2_equals_beta_zero() -> None:
+    assert torch.equal(objective(loss="l2")(batch()).errors, objective(beta=0.0)(batch()).errors)
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_loss_without_a_beta_refuses_one(loss: str) -> None:
+    with pytest.raises(ValidationError, match=f"loss {loss} has no beta, which is 2; set beta to 0"):
+        Data2VecSettings(loss=loss, beta=2.0)
 
 
 def test_only_masked_positions_count_and_only_the_student_learns() -> None:

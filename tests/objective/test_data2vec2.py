@@ -11,7 +11,7 @@ from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective import data2vec2
+from data2vec.objective import latent
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
 from data2vec.objective.latent import smooth_l1
 from data2vec.objective.targets import TargetSettings
@@ -40,7 +40,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
         arguments.update(prediction=prediction, target=target)
         return smooth_l1(prediction, target, beta)
 
-    monkeypatch.setattr(data2vec2, "smooth_l1", recorded)
+    monkeypatch.setattr(latent, "smooth_l1", recorded)
     return arguments
 
 

@@ -45,11 +45,16 @@ def teacher_too_fast(run: History) -> Cause | None:
     """A teacher that was hardly an average at some logged step."""
     if not min(run.values("ema_decay"), default=1) < MIN_TEACHER_DECAY:
         return None
-    decay = run.recipe["objective.teacher.decay"]
-    return Cause(
-        f"objective.teacher.decay={decay:g} is too low, so the teacher follows too fast",
-        "objective.teacher.decay=0.999; 0.99 for runs of a few hundred steps",
-    )
+    name, value = teacher_schedule(run)
+    suggestion = "0.999; 0.99 for runs of a few hundred steps" if name.endswith(".decay") else "0.01"
+    return Cause(f"{name}={value:g} is too low, so the teacher follows too fast", f"{name}={suggestion}")
+
+
+def teacher_schedule(run: History) -> tuple[str, float]:
+    """The setting by which the recipe says how fast the teacher starts, and its value."""
+    half_life = "objective.teacher.half_life"
+    name = "objective.teacher.decay" if run.recipe.get(half_life) is None else half_life
+    return name, run.recipe[name]
 
 
 def no_target_norm(run: History) -> Cause | None:

@@ -124,12 +124,13 @@ def teacher_too_slow(run: History) -> Finding | None:
     way = sum((t - s) * (1 - (a + b) / 2) for s, t, a, b in zip(steps, steps[1:], decays, decays[1:], strict=False))
     if run.step < run.recipe["train.steps"] / 2 or not way < 0.2:
         return None
-    decay = run.recipe["objective.teacher.decay"]
+    name, value = causes.teacher_schedule(run)
+    end = "shorter objective.teacher.anneal_steps" if name.endswith(".decay") else "lower objective.teacher.end_half_life"
     return Finding(
         "watch",
         f"the EMA teacher still holds {math.exp(-way):.0%} of its initial weights (step {run.step})",
-        f"objective.teacher.decay={decay:g} is too high for {run.recipe['train.steps']} steps",
-        "a lower objective.teacher.decay and a shorter objective.teacher.anneal_steps, or more train.steps",
+        f"{name}={value:g} is too high for {run.recipe['train.steps']} steps",
+        f"a lower {name} and a {end}, or more train.steps",
     )
 
 

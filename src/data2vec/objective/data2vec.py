@@ -22,7 +22,7 @@ from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import init_weights
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.diagnostics import representation_stats
-from data2vec.objective.latent import LatentObjective, LatentSettings, smooth_l1
+from data2vec.objective.latent import LatentObjective, LatentSettings
 from data2vec.objective.targets import average_top_k
 
 
@@ -68,7 +68,7 @@ class Data2Vec(LatentObjective):
         masked = batch.masked_indices  # (N,)
         prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()  # (N, D)
         masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
-        errors = smooth_l1(prediction, masked_targets, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
+        errors = self.error(prediction, masked_targets)  # (N,)
 
         stats = representation_stats(features, context, targets, masked_targets, prediction) if measure else {}
         return ObjectiveOutput(errors.sum(), len(masked), errors.detach(), stats)

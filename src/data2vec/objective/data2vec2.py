@@ -20,7 +20,7 @@ from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.diagnostics import representation_stats
-from data2vec.objective.latent import LatentObjective, LatentSettings, smooth_l1
+from data2vec.objective.latent import LatentObjective, LatentSettings
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
 from data2vec.objective.targets import average_top_k
 
@@ -77,7 +77,7 @@ class Data2Vec2(LatentObjective):
         prediction = self.decoder(context, visible, masked, self.student.grid(batch)).float()  # (N, D)
         (views, T), M = mask.shape, len(mask) // len(targets)
         masked_targets = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, D)
-        errors = smooth_l1(prediction, masked_targets, self.settings.beta).sum(-1) * self.loss_scale  # (N,)
+        errors = self.error(prediction, masked_targets)  # (N,)
         loss = errors.sum()
 
         if self.settings.cls_loss:

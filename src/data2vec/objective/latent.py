@@ -1,9 +1,9 @@
 """What both versions of data2vec share: the teacher, the targets and the loss of a prediction of them."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,10 +22,18 @@ class LatentSettings(ObjectiveSettings):
     """How the teacher follows the student (section 3.3)."""
     target: TargetSettings = TargetSettings()
     """What is predicted (section 3.3)."""
+    loss: Literal["smooth_l1", "l2", "l1"] = "smooth_l1"
+    """The error of an element: smooth L1 with `beta`; its square, as with `beta` 0; or its absolute value."""
     beta: Annotated[float, Field(ge=0)] = 0.0
     """β of the smooth L1 loss; 0 is the squared error, without the factor ½ (section 3.4; fairseq: loss_beta)."""
     loss_scale: float | Literal["1/sqrt(width)", "1/width"] = "1/sqrt(width)"
     """The error of a position is summed over D and multiplied by this (fairseq: loss_scale)."""
+
+    @model_validator(mode="after")
+    def _beta_is_of_smooth_l1(self) -> Self:
+        if self.loss != "smooth_l1" and self.beta:
+            raise ValueError(f"loss {self.loss} has no beta, which is {self.beta:g}; set beta to 0, or loss to smooth_l1")
+        return self
 
 
 class LatentObjective(Objective):
@@ -47,7 +55,13 @@ class LatentObjective(Objective):
             )
         named = {"1/sqrt(width)": 1 / math.sqrt(shape.width), "1/width": 1 / shape.width}
         self.loss_scale = named[settings.loss_scale] if isinstance(settings.loss_scale, str) else settings.loss_scale
-        self.teacher = Teacher(encoder, settings.teacher)
+        self.teacher = Teacher(encoder, settings.teacher, steps)
+
+    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The loss of each position (N,), of predictions and targets (N, D): summed over D and scaled (section 3.4)."""
+        s = self.settings
+        elements = (prediction - target).abs() if s.loss == "l1" else smooth_l1(prediction, target, s.beta)
+        return elements.sum(-1) * self.loss_scale
 
     def after_step(self, step: int) -> None:
         """To be called after optimizer step number `step` (counted from 1): updates the teacher."""

@@ -2,13 +2,17 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data2vec.batch import MaskedBatch
+from data2vec.errors import UserError
+from data2vec.modalities.base import LocalEncoder
+from data2vec.nn.attention import Bias
 from data2vec.nn.ema import update_ema
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import BlockOutput, BlockState
@@ -21,15 +25,39 @@ the student's part itself. Apart from dropout the last two give the same trainin
 memory."""
 
 
-class TeacherSettings(Settings):
-    """How the teacher follows the student."""
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A share of the steps of the run."""
 
-    decay: Decay = 0.999
-    """τ at the start (fairseq: ema_decay)."""
-    end_decay: Decay = 0.9999
-    """τ from step `anneal_steps` on; 1 freezes the teacher from then on (fairseq: ema_end_decay)."""
-    anneal_steps: Annotated[int, Field(ge=0)] = 30000
-    """Steps over which τ increases linearly (fairseq: ema_anneal_end_step)."""
+
+class Schedule(NamedTuple):
+    """τ over the steps: linear from `decay` to `end_decay` over `anneal_steps`."""
+
+    decay: float
+    end_decay: float
+    anneal_steps: int
+
+    def __call__(self, step: int) -> float:
+        """τ after `step` optimizer steps."""
+        start, end, steps = self
+        return end - (end - start) * max(0.0, 1 - step / steps) if steps else end
+
+
+class TeacherSettings(Settings):
+    """How the teacher follows the student, and what it sees."""
+
+    decay: Decay | None = 0.999
+    """τ at the start (fairseq: ema_decay); null with a half-life."""
+    end_decay: Decay | None = 0.9999
+    """τ from step `anneal_steps` on; 1 freezes the teacher from then on (fairseq: ema_end_decay); null with a half-life."""
+    anneal_steps: Annotated[int, Field(ge=0)] | None = 30000
+    """Steps over which τ increases linearly (fairseq: ema_anneal_end_step); null with a half-life."""
+    half_life: Share | None = None
+    """Instead of the three settings above: the share of the run's steps after which the teacher has forgotten half of its
+    weights, so that a schedule fits runs of any length. τ is 0.5^(1 / (share · steps))."""
+    end_half_life: Share | None = None
+    """The same from the end of `anneal` on; null: as at the start."""
+    anneal: Share | None = None
+    """The share of the run's steps over which τ changes linearly to that of `end_half_life`."""
     local_encoder: Source = "shared"
     """The local encoder."""
     position_encoder: Source = "shared"
@@ -41,14 +69,64 @@ class TeacherSettings(Settings):
     student's, with its dropout, as in the released code (fairseq: ema_encoder_only)."""
     context: Literal["full", "masked"] = "full"
     """What the teacher sees: the full input; or only the masked positions, as in the released text model by mistake."""
+    window: Annotated[int, Field(gt=0)] | None = None
+    """Size, an odd number, of the neighbourhood that a position of the teacher attends to in each block: as many positions of a
+    sequence, centred on it, or as many rows and columns of an image; null: all. Extra tokens attend to all positions, and all
+    attend to them. Position convolutions are not restricted."""
+    mask_prob: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the positions that are masked in the teacher's input, as in the student's: other ones for each input and step,
+    drawn on the device. Needs a mask vector, which in version 2 is not trained."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _half_life_replaces_decay(cls, raw: Any) -> Any:
+        """Without the defaults of the decays where half-lives are given."""
+        by_decay = dict.fromkeys(("decay", "end_decay", "anneal_steps"))
+        return by_decay | raw if isinstance(raw, dict) and raw.get("half_life") is not None else raw
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        by_decay = {key: getattr(self, key) for key in ("decay", "end_decay", "anneal_steps")}
+        given = [key for key, value in by_decay.items() if value is not None]
+        if self.half_life is not None and given:
+            raise ValueError(
+                f"half_life and {given[0]} are two schedules; set {', '.join(given)} to null, or half_life to null"
+            )
+        if self.half_life is None and len(given) < 3:
+            raise ValueError(
+                f"{next(key for key in by_decay if key not in given)}: null needs a half_life; set it, or a number"
+            )
+        if (self.end_half_life is None) != (self.anneal is None) or (self.anneal is not None and self.half_life is None):
+            raise ValueError("end_half_life, anneal and half_life belong together; set all three, or half_life alone")
+        if self.window is not None and self.window % 2 == 0:
+            raise ValueError(f"window {self.window} is not odd, so it has no centre; set {self.window + 1}")
+        return self
+
+    def schedule(self, steps: int) -> Schedule:
+        """τ over a run of `steps` optimizer steps."""
+        if self.half_life is None:
+            assert self.decay is not None and self.end_decay is not None and self.anneal_steps is not None
+            return Schedule(self.decay, self.end_decay, self.anneal_steps)
+        first, last = (0.5 ** (1 / (share * steps)) for share in (self.half_life, self.end_half_life or self.half_life))
+        return Schedule(first, last, round((self.anneal or 0) * steps))
 
 
 class Teacher(nn.Module):
     """Θ_teacher ← τ·Θ_teacher + (1-τ)·Θ_student, in float32; always in evaluation mode and without gradients."""
 
-    def __init__(self, student: Encoder, settings: TeacherSettings):
+    def __init__(self, student: Encoder, settings: TeacherSettings, steps: int):
+        """`steps`: the length of the run, of which half-lives are shares. Raises UserError without a needed mask vector."""
         super().__init__()
         self.settings = settings
+        self.decay = settings.schedule(steps)
+        """τ after a number of optimizer steps."""
+        local_encoder: Any = student.local_encoder
+        masks_by_vector = getattr(type(local_encoder), "apply_mask", None) is LocalEncoder.apply_mask
+        if settings.mask_prob and masks_by_vector and local_encoder.mask_vector is None:
+            raise UserError(
+                f"objective.teacher.mask_prob: {settings.mask_prob} needs a mask vector: set modality.mask_vector to true, "
+                "or this to 0"
+            )
         parts = [part for part in Encoder.PARTS if getattr(settings, part) != "shared"]
         self.ema = nn.ModuleDict({part: copy.deepcopy(getattr(student, part)) for part in parts})
         """The parts that are not shared with the student."""
@@ -74,11 +152,19 @@ class Teacher(nn.Module):
         local_encoder, position_encoder, transformer = (self._part(name, student) for name in Encoder.PARTS)
         if "local_encoder" in self.ema:
             features, padding = local_encoder(batch)
+        if self.settings.mask_prob:
+            rank = torch.rand(features.shape[:2], device=features.device).argsort(1)
+            hidden = rank < round(self.settings.mask_prob * features.shape[1])
+            features = local_encoder.apply_mask(features, hidden, batch.input)
         if self.settings.context == "masked":
             unseen = ~(batch.mask if batch.teacher_visible is None else batch.teacher_visible)
             padding = unseen if padding is None else padding | unseen
         x = position_encoder(features.detach(), padding)
         bias = position_encoder.bias(x.shape[1])
+        if self.settings.window is not None:
+            bias = restrict_to_window(
+                bias, student.grid(batch), self.settings.window, padding, transformer.settings.extra_tokens, x
+            )
         prenet = student.transformer if self.settings.prenet == "shared" else None
         yield from transformer.block_outputs(x, padding, bias, prenet, source)
 
@@ -91,10 +177,25 @@ class Teacher(nn.Module):
                 averaged = getattr(self.settings, name) == "averaged"
                 update_ema(average, getattr(student, name), decay if averaged else 0.0)
 
-    def decay(self, step: int) -> float:
-        """τ after `step` optimizer steps: linear from `decay` to `end_decay` over `anneal_steps`."""
-        s = self.settings
-        return s.end_decay - (s.end_decay - s.decay) * max(0.0, 1 - step / s.anneal_steps) if s.anneal_steps else s.end_decay
-
     def _part(self, name: str, student: Encoder) -> Any:
         return self.ema[name] if name in self.ema else getattr(student, name)
+
+
+def restrict_to_window(
+    bias: Bias, grid: tuple[int, ...], window: int, padding: Tensor | None, extra: int, like: Tensor
+) -> Bias:
+    """The attention bias, -inf between positions of `grid` that are more than `window` // 2 apart along some axis.
+
+    `bias`: (H, E+T, E+T), or one per block, or None; `extra`: E, the extra tokens, which are at no distance. Padded positions,
+    `padding` (B, T), keep all keys, since their window may hold padding only. `like` has the dtype and the device."""
+    axes = torch.meshgrid(*(torch.arange(size, device=like.device) for size in grid), indexing="ij")
+    where = torch.stack([axis.flatten() for axis in axes])  # (A, T)
+    outside = ((where[:, :, None] - where[:, None, :]).abs() > window // 2).any(0)[None]  # (1, T, T)
+    if padding is not None:
+        outside = (outside & ~padding[:, :, None])[:, None]  # (B, 1, T, T)
+    outside = F.pad(outside, (extra, 0, extra, 0))
+    if bias is None:
+        bias = torch.zeros_like(outside, dtype=like.dtype)
+    if isinstance(bias, list):
+        return [one.masked_fill(outside, float("-inf")) for one in bias]
+    return bias.masked_fill(outside, float("-inf"))

@@ -740,6 +740,7 @@ def fairseq_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[FairseqCon
 
     Raises UserError, naming the setting, where the official model would compute something else."""
     family = family_of_recipe(recipe)
+    recipe = _in_decays(recipe)
     model, task = CONFIG_WRITERS[family](recipe), task_config(recipe)
     sections = recipe_sections(family, model, getattr(recipe.modality, "vocab_size", 0), task)
     read_back = validate_recipe({**sections, "data": {}}, str(family))
@@ -757,13 +758,23 @@ def fairseq_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[FairseqCon
     return model, task, lost
 
 
+def _in_decays(recipe: Recipe) -> Recipe:
+    """The same recipe, with half-lives of the teacher as the decays that the official code has."""
+    teacher = getattr(recipe.objective, "teacher", None)
+    if teacher is None or teacher.half_life is None:
+        return recipe
+    decays = teacher.schedule(recipe.train.steps)._asdict() | dict.fromkeys(("half_life", "end_half_life", "anneal"))
+    objective = recipe.objective.model_copy(update={"teacher": teacher.model_copy(update=decays)})
+    return recipe.model_copy(update={"objective": objective})
+
+
 def setting_differences(ours: Recipe, official: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """The settings of modality, encoder, objective and health that differ: key, our value, official value.
 
-    A teacher part that is copied from the student equals one that is shared with it."""
+    A teacher part that is copied from the student equals one that is shared with it, and loss l2 equals smooth L1 with β 0."""
     for section in ("modality", "encoder", "objective", "health"):
         left, right = getattr(ours, section).flat(), getattr(official, section).flat()
         for key in left | right:
             pair = [left.get(key), right.get(key)]
-            if pair[0] != pair[1] and pair not in (["copied", "shared"], ["shared", "copied"]):
+            if pair[0] != pair[1] and pair not in (["copied", "shared"], ["shared", "copied"], ["l2", "smooth_l1"]):
                 yield f"{section}.{key}", pair[0], pair[1]
