@@ -8,8 +8,9 @@ import numpy as np
 
 from data2vec.settings import JsonDict
 
-Features = list[np.ndarray]
-"""(layers, n, D) features of the inputs; with pairs of texts, of the first and of the second one."""
+Features = Sequence[Any]
+"""Features of the inputs; with pairs of texts, of the first and of the second one: a matrix (n, D) by layer. Sparse matrices
+(`scipy.sparse.csr_array`) are not standardised or centered, which would fill them."""
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -76,12 +77,15 @@ def probe_scores(
     return dev, test, details
 
 
-def pair_vectors(views: Features, layer: int, symmetric: bool) -> np.ndarray:
+def pair_vectors(views: Features, layer: int, symmetric: bool) -> Any:
     """The vectors (n, D') of a layer for a classifier; of a pair |u − v| and u·v, and u and v unless `symmetric`."""
+    from scipy.sparse import hstack
+
     if len(views) == 1:
         return views[0][layer]
     u, v = (view[layer] for view in views)
-    return np.concatenate([np.abs(u - v), u * v, *([] if symmetric else [u, v])], 1)
+    parts = [abs(u - v), u * v, *([] if symmetric else [u, v])]
+    return np.concatenate(parts, 1) if isinstance(u, np.ndarray) else hstack(parts, "csr")
 
 
 def _methods(metric: str, train: LabelledSet, knn_k: int, grid: Sequence[float], seed: int) -> dict[str, Callable[[int], Any]]:
@@ -94,19 +98,22 @@ def _methods(metric: str, train: LabelledSet, knn_k: int, grid: Sequence[float],
 
     def fitted(layer: int, options: Sequence[Any], build: Callable[[Any], Any]) -> Any:
         x = pair_vectors(train.features, layer, numbers)
-        scaler = StandardScaler().fit(x)
+        dense = isinstance(x, np.ndarray)
+        scaler = StandardScaler(with_mean=dense, with_std=dense).fit(x)
         x = scaler.transform(x)
         for option in options:
             model = build(option).fit(x, train.labels)
             yield option, lambda views, model=model: model.predict(scaler.transform(pair_vectors(views, layer, numbers)))
 
     def cosine(layer: int) -> Any:
-        means = [view[layer].mean(0) for view in train.features]
-        center = sum(means) / len(means)  # else the common direction of all vectors hides the differences
+        matrices = [view[layer] for view in train.features]
+        # Without centering, the common direction of all vectors hides the differences.
+        center: Any = np.concatenate(matrices).mean(0) if isinstance(matrices[0], np.ndarray) else None
 
         def predict(views: Features) -> np.ndarray:
-            u, v = (view[layer] - center for view in views)
-            return (u * v).sum(1) / np.maximum(np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1), 1e-12)
+            u, v = (view[layer] if center is None else view[layer] - center for view in views)
+            norms = np.sqrt((u * u).sum(1) * (v * v).sum(1))
+            return np.asarray((u * v).sum(1) / np.maximum(norms, 1e-12))
 
         yield None, predict
 
