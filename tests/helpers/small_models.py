@@ -19,6 +19,12 @@ from data2vec.objective.masking import FixedBlockMask, SpanMask
 from data2vec.objective.targets import TargetSettings, average_top_k
 
 STEPS = 100
+LATENT_STATS = {
+    *(f"{stage}_{what}" for stage in ("local_encoder", "student", "target", "prediction") for what in ("std", "rank")),
+    *(f"target_{part}_variance" for part in ("position", "input", "within")),
+    *("r2", "content_r2"),
+}
+"""The statistics of a step of an objective with latent targets."""
 
 
 def plain_speech() -> Speech:

@@ -53,7 +53,8 @@ def test_run_folder_has_metrics_checkpoints_and_model(whole: Run) -> None:
     stages = ("local_encoder", "student", "target", "prediction")
     assert {"epoch", "loss", "lr", "ema_decay", "grad_norm", "corrupt", *TIMINGS} <= last.keys()
     assert 0 < last["update_ratio"] < 0.1
-    assert 0 < last["target_between_input_variance"] <= 1
+    assert sum(last[f"target_{part}_variance"] for part in ("position", "input", "within")) == pytest.approx(1)
+    assert last["content_r2"] <= 1
     assert last["local_encoder_fraction_with_grad"] == 1
     assert all(last[f"{stage}_std"] > 0 and last[f"{stage}_rank"] >= 1 for stage in stages)
     assert last["epoch"] == 4

@@ -60,10 +60,10 @@ def shrinking_targets(run: History) -> Finding | None:
 
 def positional_collapse(run: History) -> Finding | None:
     """Targets that depend on the position and hardly on the input."""
-    name = "target_between_input_variance"
-    if not run.stays_below(name, min(0.1, run.values(name)[0] / 5)):
+    name = "target_position_variance"
+    if not run.stays_above(name, 1 - min(0.1, (1 - run.values(name)[0]) / 5)):
         return None
-    level: Level = "collapsed" if run.stays_below(name, 0.01) else "watch"
+    level: Level = "collapsed" if run.stays_above(name, 0.99) else "watch"
     symptom = f"positional collapse: the targets depend on position and hardly on the input ({run.describe_change(name)})"
     return Finding(level, symptom, *likely_cause(run, causes.shared_local_encoder, causes.predictable_from_position))
 

@@ -43,6 +43,11 @@ class History:
         values = self.values(name)[-NUM_RECENT:]
         return len(values) == NUM_RECENT and all(value < bound for value in values)
 
+    def stays_above(self, name: str, bound: float) -> bool:
+        """Whether a metric was finite and above a bound at each of the last steps."""
+        values = self.values(name)[-NUM_RECENT:]
+        return len(values) == NUM_RECENT and all(bound < value < math.inf for value in values)
+
     @property
     def lowest_loss_index(self) -> int:
         """The index in `lines` of the step with the lowest loss."""

@@ -70,7 +70,9 @@ class Data2Vec(LatentObjective):
         masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
         errors = self.error(prediction, masked_targets)  # (N,)
 
-        stats = representation_stats(features, context, targets, masked_targets, prediction) if measure else {}
+        stats = {}
+        if measure:
+            stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding)
         return ObjectiveOutput(errors.sum(), len(masked), errors.detach(), stats)
 
 

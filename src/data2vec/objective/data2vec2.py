@@ -88,7 +88,9 @@ class Data2Vec2(LatentObjective):
             per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
             loss = loss + self.settings.cls_loss * per_view * cls_error
 
-        stats = representation_stats(features, context, targets, masked_targets, prediction) if measure else {}
+        stats = {}
+        if measure:
+            stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding)
         return ObjectiveOutput(loss, len(masked), errors.detach(), stats)
 
 
