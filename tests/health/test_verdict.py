@@ -27,7 +27,9 @@ HEALTHY: dict[str, Any] = {
     "student_rank": (50.1, 40.6, 25.1, 22.2, 14.6, 17.0, 17.2, 18.4),
     "target_std": (0.994, 0.997, 0.998, 0.992, 0.991, 0.989, 0.994, 0.979),
     "target_rank": (51.7, 52.5, 50.7, 47.3, 41.7, 38.1, 36.9, 36.8),
-    "target_between_input_variance": (0.99, 1.0, 0.99, 0.98, 0.94, 0.91, 0.92, 0.95),
+    "target_position_variance": (0.01, 0.0, 0.01, 0.02, 0.06, 0.09, 0.08, 0.05),
+    "r2": (-0.342, -0.045, -0.014, 0.007, 0.043, 0.172, 0.229, 0.169),
+    "content_r2": (-0.181, -0.03, -0.007, 0.005, 0.041, 0.128, 0.221, 0.138),
     "prediction_std": (0.349, 0.181, 0.090, 0.050, 0.155, 0.281, 0.328, 0.434),
     "prediction_rank": (35.9, 23.8, 24.1, 30.7, 19.2, 15.7, 15.9, 13.7),
 }
@@ -40,12 +42,17 @@ LR_TIMES_100 = {
     "loss": (10.65, 9.36, 6.22, 4.67, 2.32, 1.66, 1.43, 1.94),
     "update_ratio": (0.312, 0.121, 0.025, 0.003, 0.004, 0.003, 0.006, 0.0),
     "local_encoder_std": (0.429, 0.001023, 0.001006, 0.001003, 0.001003, 0.001003, 0.001002, 0.001002),
-    "target_between_input_variance": (0.985, 0.883, 0.290, 0.00672, 0.00194, 0.00171, 0.00132, 0.00074),
+    "target_position_variance": (0.015, 0.117, 0.71, 0.99328, 0.99806, 0.99829, 0.99868, 0.99926),
 }
 LR_TIMES_100_TEXT = {
     "update_ratio": (0.21, 0.3, 0.1, 0.02, 0.01, 0.0, 0.0, 0.0),
     "target_std": (0.995, 0.6, 0.302, 0.0721, 0.0479, 0.0427, 0.0284, 0.0289),
     "prediction_std": (0.018, 0.019, 0.019, 0.0033, 0.001, 0.001, 0.001, 0.001),
+}
+LEARNS_POSITION = {  # text, version 2
+    "target_position_variance": (0.501, 0.5, 0.503, 0.545, 0.656, 0.747, 0.789, 0.83),
+    "r2": (-0.008, 0.001, 0.027, 0.24, 0.48, 0.625, 0.693, 0.759),
+    "content_r2": (0.0, 0.0, -0.001, -0.064, -0.102, -0.174, -0.231, -0.266),
 }
 NO_NORM = {
     "loss": (9.05, 5.26, 2.60, 0.77, 0.28, 0.17, 0.16, 0.15),
@@ -101,7 +108,7 @@ def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
             LR_TIMES_100,
             {"train__lr": 0.2},
             "collapsed",
-            "target_between_input_variance 0.985 at step 1, 0.00074 at step 150",
+            "target_position_variance 0.015 at step 1, 0.999 at step 150",
             "train.lr=0.2 is far too high",
             "train.lr=0.003",
         ),
@@ -174,12 +181,29 @@ def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
             "objective.teacher.local_encoder=averaged",
         ),
         (
-            {"target_between_input_variance": (0.501, 0.42, 0.25, 0.14, 0.10, 0.08, 0.07, 0.06)},  # text, version 2
+            {"target_position_variance": (0.499, 0.58, 0.75, 0.86, 0.90, 0.92, 0.93, 0.94)},  # text, version 2
             {},
             "watch",
-            "the targets depend on position and hardly on the input (target_between_input_variance 0.501 at step 1",
+            "the targets depend on position and hardly on the input (target_position_variance 0.499 at step 1",
             "the targets can be predicted from the position alone",
             "position encoder and objective.decoder with smaller kernels, or train.lr=0.0007",
+        ),
+        (
+            LEARNS_POSITION,
+            {},
+            "watch",
+            "learns position, not content (target_position_variance 0.501 at step 1, 0.83 at step 150; content_r2 0 at step 1, "
+            "-0.266 at step 150; r2 0.759)",
+            "the targets can be predicted from the position alone",
+            "longer or more varied examples",
+        ),
+        (
+            LEARNS_POSITION,
+            {"modality__positions": "learned"},
+            "watch",
+            "learns position, not content",
+            "modality.positions=learned",
+            "modality.positions=conv",
         ),
         (LR_TOO_LOW, {"train__lr": 2e-6}, "watch", "the loss does not fall", "train.lr=2e-06 is too low", "train.lr=0.0006"),
         (ON_A_LINE, {}, "watch", "fewer than two dimensions are used (prediction_rank 7", "train.lr", "warm-up"),
@@ -272,9 +296,54 @@ def test_verdict_without_optional_metrics() -> None:
         {
             key: value
             for key, value in line.items()
-            if key not in ("update_ratio", "local_encoder_fraction_with_grad", "target_between_input_variance")
+            if key not in ("update_ratio", "local_encoder_fraction_with_grad", "target_position_variance")
         }
         for line in lines()
     ]
     assert verdict(older, SPEECH).state == "healthy"
     assert verdict([], SPEECH).state == "healthy"
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"target_position_variance": (0.6,) * 8},  # content is predicted, too
+        {"content_r2": (0.0,) * 8},  # most of the targets is content
+        LEARNS_POSITION | {"content_r2": (None,) * 8},  # not measured
+    ],
+)
+def test_verdict_on_a_run_with_only_half_the_evidence_of_learning_position_is_healthy(figures: dict[str, Any]) -> None:
+    assert judge(figures).state == "healthy"
+
+
+def without_teacher(**changed: Any) -> Verdict:
+    """The verdict on an objective that has neither teacher nor targets."""
+    recipe = {key: value for key, value in SPEECH.items() if not key.startswith(("objective.teacher", "objective.target"))}
+    metrics = [
+        {key: value for key, value in line.items() if key not in ("ema_decay", "r2", "content_r2") and "target" not in key}
+        for line in lines(**changed)
+    ]
+    return verdict(metrics, recipe)
+
+
+def test_verdict_without_a_teacher_is_healthy_at_every_step() -> None:
+    assert without_teacher().state == "healthy"
+    assert without_teacher(step=(1, *range(2, 9))).state == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("figures", "symptom"),
+    [
+        ({"loss": (*HEALTHY["loss"][:7], None)}, "NaN or inf"),
+        (LR_TIMES_10, "the local encoder is dying"),
+        ({"student_rank": (7.0, 4.6, 4.8, 1.6, 1.5, 1.5, 1.4, 1.4)}, "student_rank"),
+        ({"loss": (1.41, 1.3, 185.8, 1.2, 1.1, 1.0, 0.9, 0.9)}, "loss spike"),
+        ({"loss": (10.6, 6.2, 2.1, 1.0, 1.4, 1.8, 1.9, 2.1)}, "the loss is rising (1 at step 40, 1.93 now)"),
+        ({"loss": (10.6,) * 8}, "the loss does not fall"),
+        ({"prediction_std": (0.3, 0.1, *[0.005] * 6)}, "prediction_std"),
+        ({"data_wait": (0.9, 0.1, 0.5, 0.4, 0.45, 0.6, 0.2, 0.4)}, "waits for data"),
+        ({"corrupt": (0, 0, 0, 3, 5, 5, 8, 12)}, "cannot be read"),
+    ],
+)
+def test_verdict_without_a_teacher_still_judges_the_other_metrics(figures: dict[str, Any], symptom: str) -> None:
+    assert symptom in only(without_teacher(**figures)).symptom

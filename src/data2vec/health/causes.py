@@ -78,6 +78,16 @@ def shared_local_encoder(run: History) -> Cause | None:
     )
 
 
+def learned_positions(run: History) -> Cause | None:
+    """A learned vector for each position, which tells the student what the targets there have in common."""
+    if run.recipe.get("modality.positions") != "learned":
+        return None
+    return Cause(
+        "modality.positions=learned: a vector for each position reveals what the targets have in common there",
+        "modality.positions=conv",
+    )
+
+
 def predictable_from_position(run: History) -> Cause:
     """A task that can be solved from the position alone."""
     decoder = " and objective.decoder" if "objective.decoder.kernel" in run.recipe else ""

@@ -65,7 +65,20 @@ def positional_collapse(run: History) -> Finding | None:
         return None
     level: Level = "collapsed" if run.stays_above(name, 0.99) else "watch"
     symptom = f"positional collapse: the targets depend on position and hardly on the input ({run.describe_change(name)})"
-    return Finding(level, symptom, *likely_cause(run, causes.shared_local_encoder, causes.predictable_from_position))
+    special = causes.shared_local_encoder, causes.learned_positions, causes.predictable_from_position
+    return Finding(level, symptom, *likely_cause(run, *special))
+
+
+def learns_position(run: History) -> Finding | None:
+    """Targets that vary most with the position, of which nothing else is predicted."""
+    share, content = "target_position_variance", "content_r2"
+    if not (run.past_warmup and run.stays_above(share, 0.5) and run.stays_below(content, 0.1)):
+        return None
+    symptom = (
+        f"the run learns position, not content ({run.describe_change(share)}; {run.describe_change(content)}; "
+        f"r2 {run.values('r2')[-1]:.3g})"
+    )
+    return Finding("watch", symptom, *likely_cause(run, causes.learned_positions, causes.predictable_from_position))
 
 
 def dead_local_encoder(run: History) -> Finding | None:
@@ -122,7 +135,7 @@ def teacher_too_slow(run: History) -> Finding | None:
     """A teacher that hardly moves. Its initial weights fade as the product of the decays, interpolated between logged steps."""
     steps, decays = run.values("step"), run.values("ema_decay")
     way = sum((t - s) * (1 - (a + b) / 2) for s, t, a, b in zip(steps, steps[1:], decays, decays[1:], strict=False))
-    if run.step < run.recipe["train.steps"] / 2 or not way < 0.2:
+    if "ema_decay" not in run.lines[-1] or run.step < run.recipe["train.steps"] / 2 or not way < 0.2:
         return None
     name, value = causes.teacher_schedule(run)
     end = "shorter objective.teacher.anneal_steps" if name.endswith(".decay") else "lower objective.teacher.end_half_life"
@@ -148,10 +161,10 @@ def rising_loss(run: History) -> Finding | None:
     if not run.growth_since_lowest_loss("loss") > 1.5 or run.targets_growing:
         return None
     low = run.lines[run.lowest_loss_index]
-    symptom = (
-        f"the loss is rising ({low['loss']:.3g} at step {low['step']}, {run.recent_mean('loss'):.3g} now) although the targets "
-        f"are not growing ({run.describe_change('target_std')}; {run.describe_change('target_rank')})"
-    )
+    symptom = f"the loss is rising ({low['loss']:.3g} at step {low['step']}, {run.recent_mean('loss'):.3g} now)"
+    if "target_std" in low:
+        targets = f"{run.describe_change('target_std')}; {run.describe_change('target_rank')}"
+        symptom = f"{symptom} although the targets are not growing ({targets})"
     return Finding("watch", symptom, *likely_cause(run))
 
 
@@ -199,7 +212,8 @@ def unreadable_examples(run: History) -> Finding | None:
 
 Check = Callable[[History], Finding | None]
 CHECKS: tuple[Check, ...] = (
-    *(run_stopped, constant_representations, shrinking_targets, positional_collapse, dead_local_encoder, rank_collapse),
+    *(run_stopped, constant_representations, shrinking_targets, positional_collapse, learns_position),
+    *(dead_local_encoder, rank_collapse),
     *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss, not_learning),
     *(dataloader_bound, unreadable_examples),
 )

@@ -26,14 +26,14 @@ def stop_reason(line: JsonMapping, step: int, settings: HealthSettings) -> str |
     if not is_finite(line):
         scale = f" (the loss scale is {line['loss_scale']:g})" if "loss_scale" in line else ""
         return f"{NON_FINITE}{scale}"
-    if step < settings.grace_steps or "target_std" not in line:
+    if step < settings.grace_steps:
         return None
-    if line["target_std"] < settings.min_target_std:
+    if line.get("target_std", math.inf) < settings.min_target_std:
         return (
             f"the targets hardly differ between positions (target_std {line['target_std']:.4f}, below "
             f"health.min_target_std={settings.min_target_std:g})"
         )
-    if line["prediction_std"] < settings.min_prediction_std:
+    if line.get("prediction_std", math.inf) < settings.min_prediction_std:
         return (
             f"the predictions hardly differ between positions (prediction_std {line['prediction_std']:.4f}, below "
             f"health.min_prediction_std={settings.min_prediction_std:g})"

@@ -70,9 +70,7 @@ class Data2Vec(LatentObjective):
         masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
         errors = self.error(prediction, masked_targets)  # (N,)
 
-        stats = {}
-        if measure:
-            stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding)
+        stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
         return ObjectiveOutput(errors.sum(), len(masked), errors.detach(), stats)
 
 

@@ -88,9 +88,7 @@ class Data2Vec2(LatentObjective):
             per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
             loss = loss + self.settings.cls_loss * per_view * cls_error
 
-        stats = {}
-        if measure:
-            stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding)
+        stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
         return ObjectiveOutput(loss, len(masked), errors.detach(), stats)
 
 

@@ -53,6 +53,12 @@ def _single(title: str, unit: str, key: str, caption: str, percent: bool = False
 LOSS = _single("Loss", "per prediction", "loss", "In pre-training it may rise as the targets get harder.", log=True)
 STD = Panel("Standard deviation", "over positions", _stages("std"), "Near 0: every vector is the same, collapse.", log=True)
 RANK = Panel("Rank", "effective dimensions", _stages("rank"), "Number of directions in use. Near 1: collapse.")
+SHARES = {
+    "target_position_variance": ("position", RED),
+    "target_input_variance": ("input", YELLOW),
+    "target_within_variance": ("within", GREEN),
+}
+R2 = {"r2": ("all", GREY), "content_r2": ("content", BLUE)}
 PROBES = {
     "probe_linear": ("linear", BLUE),
     "probe_knn": ("kNN", RED),
@@ -82,12 +88,14 @@ PANELS = (
     _single(
         "Update/weight ratio", "update norm / weight norm", "update_ratio", "Above about 3%: updates are too large.", log=True
     ),
-    _single(
-        "Between-input variance",
-        "share of target variance",
-        "target_between_input_variance",
-        "Near 0: all inputs have the same targets.",
+    Panel(
+        "Variance of the targets",
+        "share of the variance",
+        SHARES,
+        "Position alone is easy to predict. Content is in the rest: a position share near 1 means that there is none.",
+        percent=True,
     ),
+    Panel("Prediction R²", "", R2, "Content: after subtracting the mean at each position. Near 0: only position is predicted."),
     _single("Learning rate", "", "lr", "Warm-up, then the schedule."),
     _single("EMA decay", "per step", "ema_decay", "The closer to 1, the slower the teacher follows the student."),
     _single("Throughput", "samples per second", "samples_per_second", "Dips: the machine was busy with something else."),
