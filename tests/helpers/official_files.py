@@ -122,14 +122,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def random(shapes: Shapes, seed: int = 0, half: bool = False) -> dict[str, Tensor]:
-    from data2vec.nn.position_encoders import sincos_2d
+    from data2vec.nn.position_encoders import sincos_positions
 
     generator = torch.Generator().manual_seed(seed)
     made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     for name, value in made.items():
         if name.endswith("positional_encoder.positions"):
             side = int(value.shape[1] ** 0.5)
-            made[name] = sincos_2d((side, side), WIDTH)[None]
+            made[name] = sincos_positions((side, side), WIDTH)[None]
         if name.endswith("relative_position_index"):
             made[name] = torch.zeros(value.shape, dtype=torch.int64)
     return {name: value.half() if half and value.is_floating_point() else value for name, value in made.items()}

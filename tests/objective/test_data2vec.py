@@ -37,6 +37,21 @@ def test_loss_without_a_beta_refuses_one(loss: str) -> None:
         Data2VecSettings(loss=loss, beta=2.0)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_head_for_each_layer_has_the_mean_of_their_losses(layers: int) -> None:
+    whole, given = objective(target={"top_k": 2, "heads": "layer"}, head_layers=layers), batch()
+    features, _ = whole.student.local_encoder(given)
+    context = whole.student.encode(whole.student.apply_mask(features, given.mask, given.input), None)
+    blocks = whole.student.block_outputs(features, None)  # the teacher is a copy of the student
+    targets = [F.instance_norm(output.state.mT).mT for output in blocks][1:]
+    weights, biases = whole.head[-1].weight.chunk(2), whole.head[-1].bias.chunk(2)
+    inner = whole.head[:-1](context)
+    by_layer = [
+        (F.linear(inner, w, b) - y)[given.mask].square().sum() / 4 for w, b, y in zip(weights, biases, targets, strict=True)
+    ]
+    torch.testing.assert_close(whole(given, measure=True).loss, (by_layer[0] + by_layer[1]) / 2)
+
+
 def test_only_masked_positions_count_and_only_the_student_learns() -> None:
     whole, given = objective(), batch()
     output = whole(given)

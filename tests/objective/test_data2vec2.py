@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from data2vec.batch import Batch
 from data2vec.errors import UserError
+from data2vec.nn.conv_decoder import DecoderSettings
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
+from data2vec.nn.transformer_decoder import TransformerDecoderSettings
 from data2vec.objective import latent
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
 from data2vec.objective.latent import smooth_l1
@@ -277,3 +280,41 @@ def test_what_cannot_be_built_is_refused_by_its_setting(override: str) -> None:
     key = "objective.cls_loss" if "extra" in override else "objective.decoder.groups"
     with pytest.raises(UserError, match=key):
         recipe.build_objective()
+
+
+@every_kind
+def test_transformer_decoder_predicts_and_learns(kind: str) -> None:
+    decoder = {"kind": "transformer", "layers": 1, "width": 8, "heads": 2}
+    whole, given = objective2(kind, decoder=decoder), batch2(kind)
+    output = whole(given)
+    output.loss.backward()
+    assert output.predicted == len(given.masked_indices)
+    assert all(p.grad is not None for p in (*whole.decoder.parameters(), *whole.student.transformer.parameters()))
+
+
+def test_decoder_is_convolutional_where_its_kind_is_left_out() -> None:
+    assert Data2Vec2Settings(decoder={"layers": 2}).decoder == DecoderSettings(layers=2)
+    assert load_recipe("vision/v2-tiny").objective.decoder.kind == "conv"
+    replaced = load_recipe("vision/v2-tiny", ["objective.decoder={kind: transformer, layers: 2}"]).objective
+    assert replaced.decoder == TransformerDecoderSettings(layers=2)
+    with pytest.raises(UserError, match=r"objective.decoder.kind: 'trnsformer' is not one of 'conv', 'transformer'"):
+        load_recipe("vision/v2-tiny", ["objective.decoder={kind: trnsformer}"])
+
+
+@pytest.mark.parametrize("decoder", [{}, {"kind": "transformer", "layers": 1, "width": 8, "heads": 2}])
+def test_a_prediction_for_each_layer_has_the_mean_of_their_losses(decoder: dict[str, Any], seen: dict[str, Tensor]) -> None:
+    target = TargetSettings(top_k=2, per_layer_norms=("layer",), heads="layer")
+    whole = objective2("vision", cls_loss=0.5, target=target, **({"decoder": decoder} if decoder else {}))
+    given = batch2("vision")
+    output = whole(given, measure=True)
+    prediction, targets = (seen[name].unflatten(-1, (2, 16)) for name in ("prediction", "target"))
+    torch.testing.assert_close(output.errors, (prediction - targets).square().sum(-1).mean(-1) / 4)
+    features, padding = whole.student.local_encoder(given)
+    layers = [F.layer_norm(state.state, (16,)) for state in whole.student.block_outputs(features, padding)][1:]
+    rows = given.masked_indices // 25 // 4
+    torch.testing.assert_close(targets[:, 0], layers[0][rows, given.masked_indices % 25])
+    torch.testing.assert_close(targets[:, 1], layers[1][rows, given.masked_indices % 25])
+    averaged = objective2("vision", cls_loss=0.5, target=target.model_copy(update={"heads": "average"}))(given)
+    for one in (output, averaged):  # the class token predicts the mean of the layers in any case
+        assert one.loss > one.errors.sum()
+    torch.testing.assert_close(output.loss - output.errors.sum(), averaged.loss - averaged.errors.sum())

@@ -46,6 +46,12 @@ def test_residual_of_pre_norm_blocks_is_refused() -> None:
         objective(encoder_changes={"norm": "pre"}, target={"source": "residual", "top_k": 2})
 
 
+def test_targets_of_each_layer_lie_side_by_side_with_their_norms(states: list[torch.Tensor]) -> None:
+    found = visited(TargetSettings(top_k=2, final_norms=("layer",), heads="layer"), states)
+    expected = [NORMS["layer"](NORMS["instance"](state)) for state in states[2:]]
+    torch.testing.assert_close(found, torch.cat(expected, dim=-1))
+
+
 def test_norms_come_before_and_after_averaging(states: list[torch.Tensor]) -> None:
     expected = NORMS["layer"]((NORMS["instance"](states[2]) + NORMS["instance"](states[3])) / 2)
     torch.testing.assert_close(visited(TargetSettings(top_k=2, final_norms=("layer",)), states), expected)

@@ -18,6 +18,8 @@ Count = Annotated[int, Field(gt=0)]
 class DecoderSettings(Settings):
     """The `objective.decoder:` section. Defaults: the Base model for speech."""
 
+    kind: Literal["conv"] = "conv"
+    """Convolutions over visible and masked positions."""
     layers: Count = 4
     """Number of convolutions (fairseq: decoder_layers)."""
     kernel: Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=2)] = (7,)
@@ -42,9 +44,10 @@ class ConvDecoder(nn.Module):
     """Predicts masked positions from the student's vectors at visible positions and noise at masked ones.
 
     Each layer: convolution, layer norm over the channels without parameters, GELU. There is no position encoding of its own.
-    R rows (B·M), P visible of T positions, D width. Raises UserError when `groups` does not divide the widths."""
+    R rows (B·M), P visible of T positions, D width; `predictions`: K, vectors that are predicted at a
+    position. Raises UserError when `groups` does not divide the widths."""
 
-    def __init__(self, settings: DecoderSettings, width: int):
+    def __init__(self, settings: DecoderSettings, width: int, predictions: int = 1):
         super().__init__()
         s = settings
         if width % s.groups or s.width % s.groups:
@@ -58,13 +61,13 @@ class ConvDecoder(nn.Module):
         )
         self.dropout = Dropout(s.dropout)
         inner = [s.width, *[2 * s.width] * (s.head_layers - 1)]
-        linear = [nn.Linear(a, b) for a, b in zip(inner, [*inner[1:], width], strict=True)]
+        linear = [nn.Linear(a, b) for a, b in zip(inner, [*inner[1:], predictions * width], strict=True)]
         self.head = nn.Sequential(*(part for layer in linear for part in (layer, nn.GELU())))[:-1]
         if s.head_init != "torch":
             init_weights(self.head, s.head_init)
 
     def forward(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Predictions (N, D) at the positions `masked` (N,), indices into all R·T positions.
+        """Predictions (N, K·D) at the positions `masked` (N,), indices into all R·T positions.
 
         `x` (R, P, D): the student's vectors at the positions `visible` (R, P), indices within a row. `grid`: the shape of a
         row's positions. Raises UserError when the kernel has another number of axes."""

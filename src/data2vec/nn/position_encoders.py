@@ -128,7 +128,7 @@ class SinCosPositionEncoder(PositionEncoder):
 
     def __init__(self, grid: tuple[int, int], width: int):
         super().__init__()
-        self.register_buffer("table", sincos_2d(grid, width), persistent=False)
+        self.register_buffer("table", sincos_positions(grid, width), persistent=False)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         return x + self.table
@@ -213,14 +213,15 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes if power == heads else slopes + alibi_slopes(2 * power)[0::2][: heads - power]
 
 
-def sincos_2d(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed 2-d positions (T, D): the first half encodes the column, the second the row, each all sines, then all cosines."""
-    rows, columns = grid
-    omega = 10000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+def sincos_positions(grid: tuple[int, ...], width: int) -> Tensor:
+    """Fixed positions (T, D) of a sequence, or of an image, whose first half of D encodes the column, the second the row; each
+    all sines, then all cosines."""
+    count = width // (2 * len(grid))
+    omega = 10000 ** (-torch.arange(count, dtype=torch.float64) / count)
 
     def encode(position: Tensor) -> Tensor:
         angle = position.double()[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.cat([encode(column.flatten()), encode(row.flatten())], dim=1).float()
+    axes = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+    return torch.cat([encode(axis.flatten()) for axis in reversed(axes)], dim=1).float()

@@ -6,7 +6,8 @@ images and text; what differs between them is in the recipes and in `data2vec.mo
 `LatentObjective` (latent.py) builds student and teacher. After each optimizer step the training loop calls its `after_step`,
 where the teacher follows the student (teacher.py).
 
-B batch, T positions, D width, N masked positions of the whole batch.
+B batch, T positions, D width, N masked positions of the whole batch, K predictions of a position: 1, or with
+`target.heads: layer` one for each averaged layer.
 """
 
 from itertools import pairwise
@@ -46,7 +47,9 @@ class Data2Vec(LatentObjective):
 
     def __init__(self, encoder: Encoder, settings: Data2VecSettings, modality: Modality, steps: int):
         super().__init__(encoder, settings, modality, steps)
-        self.head = build_prediction_head(encoder.transformer.settings.width, settings.head_layers, settings.head_init)
+        self.head = build_prediction_head(
+            encoder.transformer.settings.width, settings.head_layers, settings.head_init, settings.target.predictions
+        )
 
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
         """The loss of one batch; `measure` also computes statistics of the representations."""
@@ -66,17 +69,17 @@ class Data2Vec(LatentObjective):
         # 3.4 Objective: a smooth L1 loss between prediction and target at the masked positions. These are indices, which
         # are drawn with the mask, because `context[mask]` would make the host wait for the device to count them.
         masked = batch.masked_indices  # (N,)
-        prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()  # (N, D)
-        masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, D)
+        prediction = self.head(context.flatten(0, 1).index_select(0, masked)).float()  # (N, K·D)
+        masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
 
         stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
         return ObjectiveOutput(errors.sum(), len(masked), errors.detach(), stats)
 
 
-def build_prediction_head(width: int, layers: int, init: str) -> nn.Module:
-    """From the student's vectors to predictions of the targets: one linear layer, or several of twice the width inside."""
-    widths = [width, *[2 * width] * (layers - 1), width]
+def build_prediction_head(width: int, layers: int, init: str, predictions: int = 1) -> nn.Module:
+    """From the student's vectors to `predictions` of that width: one linear layer, or several of twice the width inside."""
+    widths = [width, *[2 * width] * (layers - 1), predictions * width]
     parts: list[nn.Module] = []
     for i, (inner, outer) in enumerate(pairwise(widths)):
         parts += [nn.GELU()] * (i > 0) + [nn.Linear(inner, outer)]

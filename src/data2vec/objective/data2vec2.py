@@ -4,13 +4,13 @@ Read this file after `data2vec.py`, beside the second paper (Baevski et al., 202
 student, teacher, targets and loss are the same. What differs is what the student sees, and how often.
 
 B batch, M masked views of a sample, T positions, P visible positions of a view, D width, E extra tokens, N masked positions of
-the whole batch.
+the whole batch, K predictions of a position (1, except with a head for each layer).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from data2vec.batch import MaskedBatch
@@ -18,11 +18,22 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
+from data2vec.nn.transformer_decoder import TransformerDecoder, TransformerDecoderSettings
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.latent import LatentObjective, LatentSettings
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
 from data2vec.objective.targets import average_top_k
+
+
+def _conv_by_default(raw: Any) -> Any:
+    return {"kind": "conv", **raw} if isinstance(raw, dict) else raw
+
+
+AnyDecoderSettings = Annotated[
+    DecoderSettings | TransformerDecoderSettings, Field(discriminator="kind"), BeforeValidator(_conv_by_default)
+]
+"""The decoders by `kind`; conv where it is left out."""
 
 
 class Data2Vec2Settings(LatentSettings):
@@ -34,8 +45,9 @@ class Data2Vec2Settings(LatentSettings):
     """M: masked views of each sample, which share its local features and its targets (fairseq: clone_batch)."""
     mask: EqualMaskSettings = FixedBlockMask()
     """What is masked: the same number of positions in every view, so that the visible ones are a dense batch."""
-    decoder: DecoderSettings = DecoderSettings()
-    """Predicts the targets at masked positions from the student's vectors at visible ones."""
+    decoder: AnyDecoderSettings = DecoderSettings()
+    """Predicts the targets at masked positions from the student's vectors at visible ones. `kind`: conv or transformer; the
+    other keys depend on it, so that replacing it replaces the section: "objective.decoder={kind: transformer, layers: 2}"."""
     cls_loss: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the class-token loss: the last extra token predicts the mean of the targets over all positions (images)."""
     cls_reduction: Literal["mean", "sum"] = "mean"
@@ -54,7 +66,7 @@ class Data2Vec2(LatentObjective):
             raise UserError(
                 f"objective.cls_loss: {settings.cls_loss} needs an extra token; set encoder.extra_tokens to 1, or this to 0"
             )
-        self.decoder = ConvDecoder(settings.decoder, encoder.transformer.settings.width)
+        self.decoder = build_decoder(settings.decoder, encoder.transformer.settings.width, settings.target.predictions)
         if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
             vector.requires_grad_(False)  # masked positions are left out, not replaced by a mask vector
 
@@ -74,14 +86,15 @@ class Data2Vec2(LatentObjective):
 
         # A light decoder predicts the masked ones. All views of a sample have the same targets: index i of the B·M·T
         # positions belongs to sample i // (T·M).
-        prediction = self.decoder(context, visible, masked, self.student.grid(batch)).float()  # (N, D)
+        prediction = self.decoder(context, visible, masked, self.student.grid(batch)).float()  # (N, K·D)
         (views, T), M = mask.shape, len(mask) // len(targets)
-        masked_targets = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, D)
+        masked_targets = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
         loss = errors.sum()
 
         if self.settings.cls_loss:
-            mean_target = targets.mean(1).repeat_interleave(M, dim=0)  # (B·M, D)
+            mean_target = targets.mean(1).unflatten(-1, (-1, extra.shape[-1])).mean(1)  # (B, D), also of layers
+            mean_target = mean_target.repeat_interleave(M, dim=0)  # (B·M, D)
             cls_error = (extra[:, -1].float() - mean_target).square().sum() * self.loss_scale
             # The loop divides the loss by N. To come out as a mean over the views, this sum over them is multiplied by
             # N / (B·M) here; as released, it is multiplied by N, and comes out as the sum.
@@ -90,6 +103,13 @@ class Data2Vec2(LatentObjective):
 
         stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
         return ObjectiveOutput(loss, len(masked), errors.detach(), stats)
+
+
+def build_decoder(settings: AnyDecoderSettings, width: int, predictions: int) -> ConvDecoder | TransformerDecoder:
+    """The decoder of these settings, for `predictions` vectors of `width` at each position. Raises UserError."""
+    if isinstance(settings, TransformerDecoderSettings):
+        return TransformerDecoder(settings, width, predictions)
+    return ConvDecoder(settings, width, predictions)
 
 
 def visible_positions(mask: Tensor, num_masked: int) -> Tensor:

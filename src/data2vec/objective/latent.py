@@ -58,10 +58,10 @@ class LatentObjective(Objective):
         self.teacher = Teacher(encoder, settings.teacher, steps)
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The loss of each position (N,), of predictions and targets (N, D): summed over D and scaled (section 3.4)."""
+        """The loss of each position (N,), of predictions and targets (N, K·D): summed over D, scaled, and averaged over K."""
         s = self.settings
         elements = (prediction - target).abs() if s.loss == "l1" else smooth_l1(prediction, target, s.beta)
-        return elements.sum(-1) * self.loss_scale
+        return elements.sum(-1) * (self.loss_scale / s.target.predictions)
 
     def after_step(self, step: int) -> None:
         """To be called after optimizer step number `step` (counted from 1): updates the teacher."""

@@ -3,9 +3,11 @@
 B batch, T positions, D width, K averaged layers. Always in float32, whatever the precision of the model.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,23 +41,31 @@ class TargetSettings(Settings):
     per_layer_norms: Norms = ("instance",)
     """Normalisations of each layer before averaging, in this order. Instance norm keeps speech from collapsing."""
     final_norms: Norms = ()
-    """Normalisations of the average, in this order."""
+    """Normalisations of the average, in this order; with a head for each layer, of each layer."""
+    heads: Literal["average", "layer"] = "average"
+    """What is predicted at a position: the average of the layers; or each layer, from its own outputs of the last linear layer,
+    with the mean of their losses (paper, section 3.3: about as good, at a higher cost)."""
+
+    @property
+    def predictions(self) -> int:
+        """The number of vectors that are predicted at a position."""
+        return self.top_k if self.heads == "layer" else 1
 
 
 def average_top_k(outputs: Iterable[BlockOutput], num_layers: int, settings: TargetSettings) -> Tensor:
     """The targets (B, T, D) from the outputs of the teacher's `num_layers` blocks, with the state `settings.source`.
 
-    `outputs` may be a generator: layers are added up as they come, so that only one is in memory."""
-    total: Tensor | None = None
-    for output in outputs:
-        if output.layer < num_layers - settings.top_k:
-            continue
-        y = output.state.float()
-        for norm in settings.per_layer_norms:
-            y = NORMS[norm](y)
-        total = y if total is None else total + y
-    assert total is not None, "no block outputs"
-    average = total / settings.top_k
-    for norm in settings.final_norms:
-        average = NORMS[norm](average)
-    return average
+    With a head for each layer, the targets (B, T, K·D) of the layers side by side. `outputs` may be a generator: layers are
+    added up as they come, so that only one is in memory."""
+    states = (output.state.float() for output in outputs if output.layer >= num_layers - settings.top_k)
+    layers = (normalise(state, settings.per_layer_norms) for state in states)
+    if settings.heads == "layer":
+        return torch.cat([normalise(layer, settings.final_norms) for layer in layers], dim=-1)
+    return normalise(functools.reduce(torch.add, layers) / settings.top_k, settings.final_norms)
+
+
+def normalise(y: Tensor, norms: tuple[NormName, ...]) -> Tensor:
+    """`y` (B, T, D) after these normalisations, in this order."""
+    for norm in norms:
+        y = NORMS[norm](y)
+    return y

@@ -182,6 +182,40 @@ def test_unsupported_objective_is_refused_only_with_a_teacher(tmp_path: Path) ->
     assert data2vec.load(tmp_path / "a.pt").recipe.objective.target.source == "ffn"
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "speech/v2-base",
+            {"objective__decoder": {"kind": "transformer", "width": 16, "heads": 2}},
+            "objective.decoder.kind: 'tran",
+        ),
+        ("speech/v2-base", {"objective__target__heads": "layer"}, "objective.target.heads: 'layer' is not supported by"),
+        ("text/v1-base", {"objective__loss": "l1", "objective__beta": 0}, "objective.loss: 'l1' is not supported by"),
+        ("speech/v1-base", {"objective__teacher__window": 5}, "objective.teacher.window: 5 is not supported by"),
+        ("speech/v1-base", {"objective__teacher__mask_prob": 0.1}, "objective.teacher.mask_prob: 0.1 is not supported by"),
+    ],
+)
+def test_ablated_objective_is_refused_with_a_teacher(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        write_fairseq_checkpoint(trained(small(name, **changes)), tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_lives_and_l2_are_written_as_decays_and_beta_zero(tmp_path: Path) -> None:
+    decays = {f"objective__teacher__{key}": None for key in ("decay", "end_decay", "anneal_steps")}
+    shares = {
+        "objective__teacher__half_life": 0.1,
+        "objective__teacher__end_half_life": 0.5,
+        "objective__teacher__anneal": 0.25,
+    }
+    recipe = small("speech/v1-base", **decays, **shares, train__steps=1000, objective__loss="l2")
+    write_fairseq_checkpoint(trained(recipe), tmp_path / "a.pt")
+    objective = data2vec.load(tmp_path / "a.pt").recipe.objective
+    assert objective.teacher.schedule(1) == (0.5**0.01, 0.5**0.002, 250)
+    assert (objective.loss, objective.beta) == ("smooth_l1", 0)
+
+
 def test_unsupported_encoder_is_refused_with_and_without_a_teacher(tmp_path: Path) -> None:
     for pretraining in (False, True):
         with pytest.raises(UserError, match=r"modality\.positions: 'sincos' is not supported by") as told:

@@ -14,6 +14,7 @@ from data2vec.interop.fairseq.key_mapping import BEIT, MODALITY_KEYS, SPEECH_1, 
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import TextSettings
 from data2vec.modalities.vision import VisionSettings
+from data2vec.nn.conv_decoder import DecoderSettings
 from data2vec.objective.data2vec2 import Data2Vec2Settings
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
@@ -573,6 +574,9 @@ _VERSION2_MODALITIES: dict[str, Callable[[FairseqConfig, int], JsonDict]] = {
 def version2_config(recipe: Recipe) -> FairseqConfig:
     """The official configuration of a version 2 model (`data2vec_multi`)."""
     o, e = cast(Data2Vec2Settings, recipe.objective), recipe.encoder
+    decoder = o.decoder
+    if not isinstance(decoder, DecoderSettings):
+        raise UserError(f"objective.decoder.kind: {decoder.kind!r} has no official counterpart; only conv can be written")
     modality_key = MODALITY_KEYS[family_of_recipe(recipe).modality]
     mask, averaged = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
     # Officially the class-token loss is summed over the views on a device; here it may be their mean.
@@ -584,7 +588,7 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
         "prenet_dropout": e.dropout,
         "num_extra_tokens": e.extra_tokens,
         "init_extra_token_zero": not (e.extra_tokens and e.extra_token_std),
-        "mask_noise_std": o.decoder.noise_std,
+        "mask_noise_std": decoder.noise_std,
         "mask_prob": mask["prob"],
         "mask_length": mask.get("length", 1),
         "mask_prob_adjust": mask.get("adjust", 0),
@@ -600,13 +604,13 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
         "learned_alibi_scale_per_layer": False,
         **_version2_modality_config(recipe),
         "decoder": {
-            "decoder_dim": o.decoder.width,
-            "decoder_groups": o.decoder.groups,
-            "decoder_kernel": o.decoder.kernel[0],
-            "decoder_layers": o.decoder.layers,
-            "decoder_residual": o.decoder.residual,
-            "input_dropout": o.decoder.dropout,
-            "projection_layers": o.decoder.head_layers,
+            "decoder_dim": decoder.width,
+            "decoder_groups": decoder.groups,
+            "decoder_kernel": decoder.kernel[0],
+            "decoder_layers": decoder.layers,
+            "decoder_residual": decoder.residual,
+            "input_dropout": decoder.dropout,
+            "projection_layers": decoder.head_layers,
             "projection_ratio": 2.0,
             "add_positions_masked": False,
             "add_positions_all": False,

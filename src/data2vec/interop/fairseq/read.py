@@ -17,7 +17,7 @@ from data2vec.interop.fairseq.key_mapping import Tensors, key_table
 from data2vec.interop.key_mapping import Table, foreign_keys, to_our_keys
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model, blank_model
-from data2vec.nn.position_encoders import sincos_2d
+from data2vec.nn.position_encoders import sincos_positions
 from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.recipe import Recipe
 
@@ -101,7 +101,7 @@ def _check_fixed_positions(checkpoint: FairseqCheckpoint, recipe: Recipe) -> Non
     """Fixed positions are computed, not loaded. Raises UserError when those in the file differ."""
     for tensors in (checkpoint.student, checkpoint.teacher):
         if (stored := tensors.get(POSITIONS)) is not None:
-            computed = sincos_2d(cast(Vision, recipe.build_modality()).side, recipe.encoder.width)
+            computed = sincos_positions(cast(Vision, recipe.build_modality()).side, recipe.encoder.width)
             if stored.numel() != computed.numel() or not torch.allclose(stored.view(computed.shape), computed, atol=2e-3):
                 raise UserError(f"{checkpoint.path}: {POSITIONS} are not sine-cosine positions, the only ones supported")
 

@@ -16,7 +16,7 @@ from data2vec.interop.key_mapping import Table, foreign_keys
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
-from data2vec.nn.position_encoders import RelativePositionEncoder, sincos_2d
+from data2vec.nn.position_encoders import RelativePositionEncoder, sincos_positions
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
@@ -126,7 +126,7 @@ def _computed_buffers(model: Model, family: Family) -> Tensors:
     if family == TEXT_1:
         return {VERSION: torch.tensor([3.0])}
     if family == Family("vision", 2):
-        return {POSITIONS: sincos_2d(cast(Vision, model.modality).side, model.recipe.encoder.width)[None]}
+        return {POSITIONS: sincos_positions(cast(Vision, model.modality).side, model.recipe.encoder.width)[None]}
     if family == BEIT:
         positions = cast(RelativePositionEncoder, model.encoder.position_encoder)
         tables = positions.tables
