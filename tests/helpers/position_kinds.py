@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data2vec.nn.position_encoders import (
     Alibi,
+    AlibiPositionEncoder,
     ConvPositionEncoder,
     LearnedPositionEncoder,
     PositionEncoder,
@@ -14,16 +15,18 @@ from data2vec.nn.position_encoders import (
     SinCosPositionEncoder,
 )
 
-KINDS = ("conv", "conv-alibi", "learned", "sincos", "relative")
+KINDS = ("conv", "conv-alibi", "conv-norm", "alibi", "learned", "sincos", "relative")
 
 
 def positions(kind: str, extra_tokens: int = 0, **changes: Any) -> PositionEncoder:
     """With random values where fresh ones would say nothing."""
     torch.manual_seed(0)
     made: PositionEncoder
-    if kind in ("conv", "conv-alibi"):
+    if kind == "alibi":
+        made = AlibiPositionEncoder(16, Alibi(2, extra_tokens), **changes)
+    elif kind in ("conv", "conv-alibi", "conv-norm"):
         alibi = Alibi(2, extra_tokens) if kind == "conv-alibi" else None
-        made = ConvPositionEncoder(16, depth=2, kernel=5, groups=2, alibi=alibi, **changes)
+        made = ConvPositionEncoder(16, depth=2, kernel=5, groups=2, alibi=alibi, norm=kind == "conv-norm", **changes)
     elif kind == "learned":
         made = LearnedPositionEncoder(16, length=12, **changes)
     elif kind == "sincos":

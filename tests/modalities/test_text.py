@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import data2vec
 from data2vec.batch import Batch
 from data2vec.data import text as text_module
 from data2vec.data import token_file
@@ -12,6 +13,8 @@ from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.tokenizer import PAD, encode_texts, load_or_train_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.modalities.text import LabelledTexts, Text, TextBlocks, TextData, TextSettings
+from data2vec.model import blank_model
+from data2vec.recipe.loading import load_recipe
 
 SENTENCES = [f"the {a} {b} the {c}" for a in ("cat", "dog") for b in ("saw", "ate") for c in ("tree", "fish", "house")]
 SMALL = TextData(block_size=16, batch_size=4, micro_batch_size=2)
@@ -175,3 +178,28 @@ def test_replace_draws_random_tokens_at_masked_positions():
     assert drawn.min() == 4
     assert drawn.max() == 298
     assert not batch.input.any()
+
+
+@pytest.mark.parametrize("positions", ["conv", "alibi"])
+@pytest.mark.parametrize("name", ["text/v1-tiny", "text/v2-tiny"])
+def test_text_model_with_other_positions_sees_distances_and_is_saved(name, positions, tmp_path):
+    """The same tokens at other distances give other vectors."""
+    small = {"modality.vocab_size": 300, "encoder.width": 16, "encoder.layers": 1, "encoder.heads": 2, "encoder.ffn_width": 16}
+    decoder = {"objective.decoder.width": 16, "objective.decoder.groups": 4} if "v2" in name else {}
+    recipe = load_recipe(name, small | decoder | {"modality.positions": positions, "objective.target.top_k": 1})
+    torch.manual_seed(0)
+    model = blank_model(recipe)
+    assert not any("table" in key for key in model.encoder.state_dict())
+    tokens = torch.tensor([[5, 9, 9, 9, 7, 9], [5, 9, 7, 9, 9, 9]])
+    with torch.no_grad():
+        out = model.encoder.eval()(Batch(tokens))[0]
+        assert not torch.allclose(out[0, 0], out[1, 0], atol=1e-5)
+        model.save_pretrained(tmp_path / "model")
+        again = data2vec.load(tmp_path / "model").encoder.eval()(Batch(tokens))[0]
+    assert torch.equal(out, again)
+
+
+def test_groups_of_convolutional_positions_must_divide_the_width():
+    text = Text(TextSettings(vocab_size=300, positions="conv", position_groups=7), TextData())
+    with pytest.raises(UserError, match=r"modality.position_groups: 7 does not divide encoder.width, 16"):
+        text.build_position_encoder(16, 2, 0)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from data2vec.batch import Batch
 from data2vec.data.augment import RandAugment, rand_augment, random_erasing
 from data2vec.data.image import center_crop, color_jitter, decode_image, random_crop_box, resize
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.errors import CorruptExample
-from data2vec.modalities.vision import Vision, VisionData, VisionExamples, VisionSettings, augment_image
+from data2vec.modalities.vision import PatchEmbedding, Vision, VisionData, VisionExamples, VisionSettings, augment_image
 
 
 def array(image):
@@ -204,3 +205,32 @@ def test_vision_examples_with_fine_tuning_augmentation(picture, tmp_path):
     assert torch.equal(changed, expected)
     assert not torch.equal(changed, plain)
     assert torch.equal(examples.load(0), VisionExamples(rows, VisionData(), 32).load(0))  # never in evaluation
+
+
+@pytest.mark.parametrize("patch", [2, 3, 4, 6])
+def test_conv_stem_depends_on_its_patch_alone(patch):
+    torch.manual_seed(0)
+    stem = PatchEmbedding(VisionSettings(image=2 * patch, patch=patch, stem="conv"), 16)
+    image = torch.randn(1, 3, 2 * patch, 2 * patch, requires_grad=True)
+    vectors = stem(Batch(image))[0]
+    assert vectors.shape == (1, 4, 16)
+    for index, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        gradient = torch.autograd.grad(vectors[0, index].square().sum(), image, retain_graph=True)[0][0].abs().sum(0)
+        inside = gradient[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+        assert (inside > 0).all()
+        assert gradient.sum().item() == pytest.approx(inside.sum().item())
+
+
+def test_conv_stem_equals_linear_layers_on_pixels_in_blocks():
+    """4 x 4 patches: 2 x 2 pixels to half the width, then 2 x 2 of these to the width."""
+    torch.manual_seed(0)
+    embedding, image = PatchEmbedding(VisionSettings(image=4, patch=4, stem="conv"), 16), torch.randn(1, 3, 4, 4)
+    y = image[0]
+    for conv in embedding.stem.convs:
+        assert conv.kernel_size == conv.stride == (2, 2)
+        weight, side = conv.weight.flatten(1), y.shape[1] // 2
+        blocks = [y[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten() for i in range(side) for j in range(side)]
+        z = torch.stack([torch.nn.functional.layer_norm(weight @ b + conv.bias, (len(weight),)) for b in blocks])
+        y = torch.nn.functional.gelu(z).T.reshape(-1, side, side)
+    assert [len(conv.weight) for conv in embedding.stem.convs] == [8, 16]
+    torch.testing.assert_close(embedding(Batch(image))[0][0, 0], embedding.project(y.flatten()))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from data2vec.nn.position_encoders import (
     Alibi,
+    AlibiPositionEncoder,
     ConvPositionEncoder,
     LearnedPositionEncoder,
     PaddingMode,
@@ -183,3 +184,26 @@ def test_alibi_bias_of_extra_tokens_is_zero() -> None:
     assert bias.shape == (1, 2, 5, 5)
     assert bias[..., :2, :].abs().max() == 0 and bias[..., :, :2].abs().max() == 0
     torch.testing.assert_close(bias[0, 0, 2:, 2:], -(2**-4) * torch.tensor([[0.0, 3, 3], [3, 0, 6], [3, 6, 0]]))
+
+
+def test_alibi_alone_adds_a_bias_and_no_positions() -> None:
+    encoder, x = AlibiPositionEncoder(8, Alibi(2, extra_tokens=1)), torch.randn(2, 5, 8)
+    torch.testing.assert_close(encoder(x, None), torch.nn.functional.layer_norm(x, (8,)))
+    bias = encoder.bias(5)
+    for head, slope in enumerate((2**-4, 2**-8)):
+        for i in range(6):
+            for j in range(6):
+                assert bias[head, i, j].item() == (0.0 if 0 in (i, j) else -slope * abs(i - j))
+    visible = torch.tensor([[0, 3, 4], [1, 2, 4]])
+    rows = torch.cat([torch.zeros(2, 1, dtype=torch.long), visible + 1], dim=1)
+    expected = torch.stack([bias[:, row][:, :, row] for row in rows])
+    torch.testing.assert_close(encoder.bias(5, visible), expected)
+
+
+def test_norm_of_convolutional_positions_is_on_the_sum() -> None:
+    torch.manual_seed(0)
+    with_norm, x = ConvPositionEncoder(8, depth=2, kernel=3, groups=2, norm=True), torch.randn(2, 6, 8)
+    expected = torch.nn.functional.layer_norm(x + with_norm.convolve(x), (8,))
+    torch.testing.assert_close(with_norm(x, None), expected)
+    without = ConvPositionEncoder(8, depth=2, kernel=3, groups=2)
+    assert with_norm.state_dict().keys() - without.state_dict().keys() == {"norm.weight", "norm.bias"}

@@ -26,7 +26,14 @@ from data2vec.data.tokenizer import (
 )
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
-from data2vec.nn.position_encoders import LearnedPositionEncoder, PaddingMode
+from data2vec.nn.position_encoders import (
+    Alibi,
+    AlibiPositionEncoder,
+    ConvPositionEncoder,
+    LearnedPositionEncoder,
+    PaddingMode,
+    PositionEncoder,
+)
 
 
 class TextSettings(ModalitySettings):
@@ -36,7 +43,16 @@ class TextSettings(ModalitySettings):
     vocab_size: Annotated[int, Field(gt=5)] = 50265
     """Number of token ids, special ones included; the last is <mask>."""
     max_length: Annotated[int, Field(gt=0)] = 512
-    """The longest sequence, in tokens (fairseq: max_positions)."""
+    """The longest sequence, in tokens; with learned positions, also of their table (fairseq: max_positions)."""
+    positions: Literal["learned", "conv", "alibi"] = "learned"
+    """A learned vector for each position; convolutions over the sequence, as for speech; or an ALiBi bias on attention alone,
+    with one learned scale per head."""
+    position_depth: Annotated[int, Field(gt=0)] = 2
+    """Layers of convolutional positions."""
+    position_kernel: Annotated[int, Field(gt=0)] = 9
+    """Kernel size of each of them, in tokens."""
+    position_groups: Annotated[int, Field(gt=0)] = 16
+    """Groups of each of them; must divide the width."""
     embedding_norm: bool = True
     """A layer norm on the sum of token and position embeddings (fairseq: layernorm_embedding)."""
     scale_embedding: bool = False
@@ -163,7 +179,7 @@ class LabelledTexts(ExampleDataset):
 
 
 class Text(Modality):
-    """Subword tokens with learned positions (paper, sections 3.1 and 4)."""
+    """Subword tokens, in the paper with learned positions (sections 3.1 and 4)."""
 
     Settings = TextSettings
     Data = TextData
@@ -176,8 +192,16 @@ class Text(Modality):
     def build_local_encoder(self, width: int) -> TokenEmbedding:
         return TokenEmbedding(self.settings.vocab_size, width, width**0.5 if self.settings.scale_embedding else 1.0)
 
-    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> LearnedPositionEncoder:
+    def build_position_encoder(self, width: int, heads: int, extra_tokens: int) -> PositionEncoder:
+        """Raises UserError when the groups of convolutional positions do not divide the width."""
         s = self.settings
+        if s.positions == "alibi":
+            return AlibiPositionEncoder(width, Alibi(heads, extra_tokens), s.embedding_norm, s.position_padding)
+        if s.positions == "conv":
+            if width % s.position_groups:
+                raise UserError(f"modality.position_groups: {s.position_groups} does not divide encoder.width, {width}")
+            shape = (s.position_depth, s.position_kernel, s.position_groups)
+            return ConvPositionEncoder(width, *shape, padding=s.position_padding, norm=s.embedding_norm)
         return LearnedPositionEncoder(width, s.max_length, norm=s.embedding_norm, padding=s.position_padding)
 
     def grid(self, batch: Batch) -> tuple[int, ...]:

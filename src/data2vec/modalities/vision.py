@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from data2vec.data.image import (
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.modalities.hog import hog, hog_width
+from data2vec.nn.cpu_kernels import norm_gelu
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
 from data2vec.nn.transformer import init_weights
 
@@ -41,6 +43,9 @@ class VisionSettings(ModalitySettings):
     """Side of a patch in pixels (fairseq: patch_size)."""
     image: Annotated[int, Field(gt=0)] = 224
     """Side of the input image in pixels; a multiple of `patch` (fairseq: input_size)."""
+    stem: Literal["patch", "conv"] = "patch"
+    """How a patch becomes a vector: one linear projection; or convolutions inside the patch, with equal kernel and stride, so
+    that no vector depends on the pixels of another patch, which may be masked."""
     positions: Literal["relative", "sincos"] = "relative"
     """A learned relative attention bias, shared by all blocks (BEiT); or fixed sine-cosine positions (MAE)."""
     position_tables: Annotated[int, Field(gt=0)] = 1
@@ -84,9 +89,35 @@ class VisionData(DataSettings):
         return self.micro_batch_size
 
 
+class ConvStem(nn.Module):
+    """Patches to vectors by convolutions, each with a layer norm over the channels without parameters and GELU.
+
+    Kernel and stride of each are 2, and of the last the odd factor of the side of the patch. So the receptive field of a vector
+    is exactly its patch: features are computed once for all masks, and visible ones hold nothing of masked patches. The widths
+    double up to that of the model."""
+
+    def __init__(self, patch: int, width: int):
+        super().__init__()
+        kernels: list[int] = []
+        while patch % 2 == 0:
+            kernels, patch = [*kernels, 2], patch // 2
+        kernels += [patch] if patch > 1 or not kernels else []
+        widths = [3, *(max(1, width >> i) for i in reversed(range(len(kernels))))]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inner, outer, kernel, kernel) for (inner, outer), kernel in zip(pairwise(widths), kernels, strict=True)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, rows, columns) to (B, T, D)."""
+        y = image
+        for conv in self.convs:
+            y = norm_gelu(conv(y).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return y.flatten(2).mT
+
+
 class PatchEmbedding(LocalEncoder):
-    """A linear projection of patches; the mask vector replaces projected patches. Bytes are normalized here, floats must be
-    normalized already."""
+    """A linear projection of patches, or of the output of a `ConvStem`; the mask vector replaces projected patches. Bytes are
+    normalized here, floats must be normalized already."""
 
     mean: Tensor
     std: Tensor
@@ -94,7 +125,8 @@ class PatchEmbedding(LocalEncoder):
     def __init__(self, settings: VisionSettings, width: int):
         super().__init__()
         self.patch = settings.patch
-        self.project = nn.Linear(3 * settings.patch**2, width)
+        self.stem = ConvStem(settings.patch, width) if settings.stem == "conv" else None
+        self.project = nn.Linear(width if self.stem is not None else 3 * settings.patch**2, width)
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1) * 255, persistent=False)
         init_weights(self, "beit")
@@ -104,8 +136,8 @@ class PatchEmbedding(LocalEncoder):
             self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        patches = patchify(normalize_pixels(batch.input, self.mean, self.std), self.patch)
-        return self.project(patches), None
+        image = normalize_pixels(batch.input, self.mean, self.std)
+        return self.project(patchify(image, self.patch) if self.stem is None else self.stem(image)), None
 
 
 @lru_cache

@@ -46,7 +46,7 @@ class ConvPositionEncoder(PositionEncoder):
     """Relative positions from a stack of grouped convolutions over the sequence (wav2vec 2.0; depth 5 in data2vec).
 
     Each of `depth` layers: convolution, layer norm over D without parameters, GELU. The result is added to the input.
-    `alibi` adds a bias on attention (data2vec 2.0). `padding`: see `PaddingMode`."""
+    `alibi` adds a bias on attention (data2vec 2.0). `padding`: see `PaddingMode`. `norm`: a layer norm on the sum."""
 
     def __init__(
         self,
@@ -56,28 +56,29 @@ class ConvPositionEncoder(PositionEncoder):
         groups: int = 16,
         alibi: "Alibi | None" = None,
         padding: PaddingMode = "zero_input",
+        norm: bool = False,
     ):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth))
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.alibi = alibi
         self.padding = padding
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         x = self._zero_padding(x, padding)
-        return x + self.convolve(x, padding if self.padding == "zero_every_layer" else None)
+        y: Tensor = self.norm(x + self.convolve(x, padding if self.padding == "zero_every_layer" else None))
+        return y
 
     def encode_visible_positions(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> Tensor:
         """Masked positions are zero in the input of the convolutions, for which each view has all T positions."""
         x, M = self._zero_padding(x, padding), len(visible) // len(x)
         views = x.repeat_interleave(M, dim=0).masked_fill_(mask[..., None], 0.0)
         padded = padding.repeat_interleave(M, dim=0) if padding is not None and self.padding == "zero_every_layer" else None
-        return gather_positions(x, visible) + gather_positions(self.convolve(views, padded), visible)
+        y: Tensor = self.norm(gather_positions(x, visible) + gather_positions(self.convolve(views, padded), visible))
+        return y
 
     def bias(self, length: int, visible: Tensor | None = None) -> Tensor | None:
-        if self.alibi is None:
-            return None
-        bias: Tensor = self.alibi(torch.arange(length, device=self.alibi.scale.device) if visible is None else visible)
-        return bias
+        return None if self.alibi is None else self.alibi.bias(length, visible)
 
     def _zero_padding(self, x: Tensor, padding: Tensor | None) -> Tensor:
         return x.masked_fill(padding[..., None], 0.0) if padding is not None and self.padding != "none" else x
@@ -93,6 +94,24 @@ class ConvPositionEncoder(PositionEncoder):
             y = norm_gelu(y)
             y = y if padding is None else y.masked_fill(padding[..., None], 0.0)
         return y
+
+
+class AlibiPositionEncoder(PositionEncoder):
+    """Relative positions from an ALiBi bias on attention alone; the vectors get a layer norm only.
+
+    `padding`: see `PaddingMode`; without convolutions, zero_input and zero_every_layer are the same."""
+
+    def __init__(self, width: int, alibi: "Alibi", norm: bool = True, padding: PaddingMode = "zero_input"):
+        super().__init__()
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.alibi, self.padding = alibi, padding
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        y: Tensor = self.norm(x)
+        return y if padding is None or self.padding == "none" else y.masked_fill(padding[..., None], 0.0)
+
+    def bias(self, length: int, visible: Tensor | None = None) -> Tensor:
+        return self.alibi.bias(length, visible)
 
 
 class LearnedPositionEncoder(PositionEncoder):
@@ -195,6 +214,11 @@ class Alibi(nn.Module):
         distance = F.pad(distance, (self.extra_tokens, 0, self.extra_tokens, 0))
         strength = self.slopes * self.scale.clamp(min=0)
         return -strength[:, None, None] * distance[..., None, :, :]
+
+    def bias(self, length: int, visible: Tensor | None = None) -> Tensor:
+        """The bias between all positions of a sequence of `length`; or between those `visible` (B·M, P)."""
+        bias: Tensor = self(torch.arange(length, device=self.scale.device) if visible is None else visible)
+        return bias
 
 
 def gather_positions(x: Tensor, positions: Tensor) -> Tensor:

@@ -216,6 +216,19 @@ def test_half_lives_and_l2_are_written_as_decays_and_beta_zero(tmp_path: Path) -
     assert (objective.loss, objective.beta) == ("smooth_l1", 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("text/v1-base", "modality.positions", "alibi"),
+        ("text/v2-base", "modality.positions", "conv"),
+        ("vision/v2-base", "modality.stem", "conv"),
+    ],
+)
+def test_ablated_modality_is_refused_in_one_line(name: str, key: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{key}: '{value}' is not supported by .* model; it has '[a-z]*'$"):
+        write_fairseq_checkpoint(trained(small(name, **{key: value}), pretraining=False), tmp_path / "a.pt")
+
+
 def test_unsupported_encoder_is_refused_with_and_without_a_teacher(tmp_path: Path) -> None:
     for pretraining in (False, True):
         with pytest.raises(UserError, match=r"modality\.positions: 'sincos' is not supported by") as told:

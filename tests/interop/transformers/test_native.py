@@ -350,6 +350,8 @@ def test_omitted_parts_are_listed(tokenizer: Path, tmp_path: Path) -> None:
         ("vision", "encoder.extra_tokens", 0, "Data2VecVision supports 1 only"),
         ("vision", "encoder.key_bias", True, "Data2VecVision supports false only"),
         ("vision", "modality.positions", "sincos", "Data2VecVision supports relative only"),
+        ("vision", "modality.stem", "conv", "Data2VecVision supports patch only"),
+        ("text", "modality.positions", "alibi", "Data2VecText supports learned only"),
     ],
 )
 def test_unsupported_setting_is_refused_by_name(modality: str, key: str, value: Any, only: str, tmp_path: Path) -> None:

@@ -371,6 +371,9 @@ def test_unsupported_models_are_refused_and_omitted_parts_listed(tmp_path: Path,
         write_remote_folder(made("vision", one), tmp_path / "model")
     with pytest.raises(UserError, match=r"head\.name: ctc on text"):
         write_remote_folder(made("text", HEADS["ctc"][1]), tmp_path / "model")
+    for name, key, value in (("text/v2-tiny", "modality.positions", "conv"), ("vision/v2-tiny", "modality.stem", "conv")):
+        with pytest.raises(UserError, match=f"^{key}: {value} cannot be written for transformers: its model code has"):
+            write_remote_folder(blank_model(load_recipe(name, {key: value})), tmp_path / "model")
     own = SimpleNamespace(settings=SimpleNamespace(name="mine:Seismograph"))
     with pytest.raises(UserError, match=r"modality\.name: mine:Seismograph cannot be written"):
         write_remote_folder(replace(made("text"), modality=own), tmp_path / "model")

@@ -206,6 +206,7 @@ FAMILIES = (
         fixed={
             **_POST_NORM,
             "encoder.input_norm": False,
+            "modality.positions": "learned",
             "modality.embedding_norm": True,
             "modality.scale_embedding": False,
         },
@@ -240,6 +241,7 @@ FAMILIES = (
             "encoder.extra_tokens": 1,
             "encoder.key_bias": False,
             "modality.positions": "relative",
+            "modality.stem": "patch",
         },
         required={"num_channels": 3, "use_absolute_position_embeddings": False},
         special_settings=_vision_settings,

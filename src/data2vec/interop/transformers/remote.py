@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data2vec.atomic_io import atomic_dir
 from data2vec.errors import UserError
 from data2vec.interop.transformers.card import omitted_parts, usage_example
+from data2vec.interop.transformers.config import unsupported_setting
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
 from data2vec.modalities.speech import SpeechSettings
@@ -55,6 +56,8 @@ MODALITIES = {
     },
     "text": {key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
 }
+WRITABLE = {"vision": {"stem": "patch"}, "text": {"positions": "learned"}}
+"""The only values that the model code in a folder supports."""
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 CLASSIFIER = {key: f"classifier_{key}" for key in ("pooling", "norm_eps", "hidden_layer", "hidden_width")}
 CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
@@ -119,6 +122,9 @@ def _config(model: Model) -> JsonDict:
     name = settings.name
     if name not in MODALITIES:
         raise UserError(f"modality.name: {name} cannot be written for transformers; only {', '.join(MODALITIES)}")
+    for key, value in WRITABLE.get(name, {}).items():
+        if getattr(settings, key) != value:
+            raise unsupported_setting(f"modality.{key}", getattr(settings, key), f"its model code has {value} only")
     classes = {"AutoModel": "Model", f"AutoModel{CLASSIFIERS[name]}": CLASSIFIERS[name]}
     if name == "speech":
         classes["AutoModelForCTC"] = "ForCTC"
