@@ -76,12 +76,12 @@ def max_positions(device: torch.device, batch: int | None = None) -> int:
     return batch or DEFAULT_POSITIONS[device.type if device.type in DEFAULT_POSITIONS else "cuda"]
 
 
-def num_positions(modality: Modality, item: Any) -> int:
+def num_positions(modality: Modality, item: object) -> int:
     """The number of positions an input will have."""
     return prod(modality.grid(modality.collate([item])))
 
 
-def collate_by_length(modality: Modality, items: Sequence[Any], limit: int) -> Iterator[tuple[list[int], Batch]]:
+def collate_by_length(modality: Modality, items: Sequence[object], limit: int) -> Iterator[tuple[list[int], Batch]]:
     """Batches of items of similar length, each with the indices of its items: at most `limit` positions including padding, of
     which few are padding; or a single item."""
     lengths = [num_positions(modality, item) for item in items]
@@ -90,7 +90,7 @@ def collate_by_length(modality: Modality, items: Sequence[Any], limit: int) -> I
         yield indices, modality.collate([items[index] for index in indices])
 
 
-def _shape(item: Any) -> Any:
+def _shape(item: object) -> object:
     return getattr(item, "shape", None)  # items of custom modalities may have none
 
 
@@ -112,7 +112,7 @@ def batch_features(encoder: Encoder, batch: Batch, layers: LayerWeights) -> tupl
 
 @torch.inference_mode()
 def extract_features(
-    encoder: Encoder, modality: Modality, items: Sequence[Any], layers: LayerWeights, pool: bool, batch: int | None = None
+    encoder: Encoder, modality: Modality, items: Sequence[object], layers: LayerWeights, pool: bool, batch: int | None = None
 ) -> list[tuple[Tensor, int]]:
     """The features of each input, (L, T, D) cut to its own length or (L, D) if pooled, and its length, in input order.
 
@@ -128,7 +128,7 @@ def extract_features(
     return results
 
 
-def read_input(modality: Modality, value: Any, name: str) -> Tensor:
+def read_input(modality: Modality, value: object, name: str) -> Tensor:
     """One input, ready to be collated: a file path; an array or tensor of (S,) samples at 16 kHz, (H, W, 3) bytes or (T,) token
     ids; a string of text; or a row of a dataset. `name` stands for arrays in error messages.
 
@@ -143,7 +143,7 @@ def read_input(modality: Modality, value: Any, name: str) -> Tensor:
     return examples.load(0, None, None)
 
 
-def _dataset_row(kind: str, value: Any, name: str) -> JsonDict:
+def _dataset_row(kind: str, value: object, name: str) -> JsonDict:
     if kind == "text" and isinstance(value, str):
         return {"text": value}
     if isinstance(value, str | Path):
@@ -165,7 +165,7 @@ def _dataset_row(kind: str, value: Any, name: str) -> JsonDict:
     return {kind: {"bytes": content.getvalue(), "path": name}}
 
 
-def _token_ids(modality: Modality, value: Any, name: str) -> Tensor:
+def _token_ids(modality: Modality, value: object, name: str) -> Tensor:
     ids = torch.as_tensor(value).cpu()
     settings: Any = modality.settings
     size, most = settings.vocab_size, settings.max_length

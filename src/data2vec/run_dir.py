@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -131,7 +131,7 @@ def check_run_dir(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def changed_settings(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
+def changed_settings(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
     """(key, old value, new value) of every setting that differs and may not change on resume."""
     before, after = old.flat(), new.flat()
     changeable = tuple(f"{key}." for key in CHANGEABLE_ON_RESUME)

@@ -11,11 +11,11 @@ from torch import Tensor
 from data2vec.batch import Batch
 from data2vec.data.sources.selection import RowSelection
 from data2vec.errors import UserError
-from data2vec.settings import Settings
+from data2vec.settings import JsonDict, Settings
 
-Row = dict[str, Any]
+Row = JsonDict
 """One row of a dataset: the signal in column `audio`, `image` or `text`, undecoded, and any other columns."""
-Signal = dict[str, Any]
+Signal = JsonDict
 """Undecoded audio, image or text: {"bytes": its content or None, "path": where it is or None}."""
 Rows = Any
 """A `datasets.Dataset`, a `datasets.IterableDataset` or a list of `Row`; the library has no type stubs."""

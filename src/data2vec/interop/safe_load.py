@@ -12,11 +12,11 @@ import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -45,24 +45,24 @@ class Stub:
 
     name: ClassVar[str]
     """The full name, such as "omegaconf.dictconfig.DictConfig"."""
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     """What the class or function was called with."""
-    state: Any
+    state: object
     """What the attributes were to be set from."""
 
-    def __new__(cls, *arguments: Any) -> Any:
+    def __new__(cls, *arguments: object) -> Self:
         stub = super().__new__(cls)
         stub.arguments, stub.state = arguments, None
         return stub
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
     def __repr__(self) -> str:
         return f"Stub({self.name!r})"
 
     @property
-    def content(self) -> Any:
+    def content(self) -> object:
         """Its attributes, or what an Enum member or an OmegaConf node holds; None where that cannot be known."""
         state = self.state
         if isinstance(state, tuple) and len(state) == 2:  # attributes and slots
@@ -77,24 +77,24 @@ class Stub:
 class _MappingStub(Stub):
     """For subclasses of dict, which become dictionaries: torch fills no others."""
 
-    def __new__(cls, *arguments: Any) -> Any:
+    def __new__(cls, *arguments: object) -> Any:
         return OrderedDict()
 
 
 class _ListStub(Stub):
     """For subclasses of list, which become lists."""
 
-    def __new__(cls, *arguments: Any) -> Any:
+    def __new__(cls, *arguments: object) -> Any:
         return []
 
 
 class _Array(np.ndarray):
     """A NumPy array, whose data type must be a plain number."""
 
-    def __new__(cls, *arguments: Any) -> Any:
+    def __new__(cls, *arguments: object) -> Self:
         return super().__new__(cls, 0)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         match state:
             case (int(), tuple(shape), dtype, bool(fortran), bytes(data)):
                 number_type = _numpy_dtype(dtype)
@@ -104,7 +104,7 @@ class _Array(np.ndarray):
         raise ValueError("an array of NumPy is not a block of numbers of its size")
 
 
-def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+def _numpy_dtype(dtype: object) -> np.dtype[np.generic]:
     match dtype:
         case Stub(name="numpy.dtype", arguments=(str(code), *_), state=(_, "<" | ">" | "|" as order, None, None, None, *_)):
             if code in NUMBER_TYPES:
@@ -112,7 +112,7 @@ def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
     raise ValueError("a numpy.dtype is not of plain numbers")
 
 
-def _numpy_scalar(dtype: Any, data: Any) -> Any:
+def _numpy_scalar(dtype: object, data: object) -> object:
     number_type = _numpy_dtype(dtype)
     if type(data) is not bytes or len(data) != number_type.itemsize:
         raise ValueError("a number of NumPy has the wrong size")
@@ -127,7 +127,7 @@ def _windows_path(*parts: str) -> str:
     return str(PureWindowsPath(*parts))
 
 
-def _plain_dict(factory: Any = None) -> dict[Any, Any]:
+def _plain_dict(factory: object = None) -> dict[object, object]:
     return {}
 
 
@@ -256,7 +256,7 @@ def _check_legacy(file: IO[bytes]) -> PickleCheck:
 def _stand_ins(check: PickleCheck) -> Iterator[None]:
     """Let torch.load know the stand-ins for the names in a file, and nothing else that was registered with it."""
 
-    def stand_in(name: str) -> Any:
+    def stand_in(name: str) -> Callable[..., object]:
         if name in _STAND_INS:
             return _STAND_INS[name]
         base = _MappingStub if name in check.mappings else _ListStub if name in check.sequences else Stub
@@ -272,7 +272,7 @@ def _stand_ins(check: PickleCheck) -> Iterator[None]:
             torch.serialization.add_safe_globals(registered)
 
 
-def _detach_parameters(content: Any) -> None:
+def _detach_parameters(content: object) -> None:
     """Replace parameters in containers by tensors, in place."""
     seen, stack = set(), [content]
     while stack:
@@ -292,15 +292,17 @@ def _detach_parameters(content: Any) -> None:
                     stack.append(part)
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> Any:
     """A configuration as plain containers; tensors, arrays, numbers and strings stay as they are.
 
     Namespaces, dataclasses and other objects become dictionaries of their attributes, Enum members their value, OmegaConf nodes
     what they hold ("???" is kept), classes their names. What was shared is shared in the result. Raises UserError for what
     contains itself or is nested deeper than `MAX_DEPTH`, and for keys that are not strings or numbers."""
-    known: dict[int, tuple[Any, Any, int]] = {}  # by identity: the object (kept alive, for its id), its plain form, its height
+    known: dict[
+        int, tuple[object, object, int]
+    ] = {}  # by identity: the object (kept alive, for its id), its plain form, its height
 
-    def convert(value: Any, depth: int) -> tuple[Any, int]:
+    def convert(value: object, depth: int) -> tuple[object, int]:
         if isinstance(value, type) and issubclass(value, Stub):
             return value.name, 0
         if isinstance(value, torch.dtype | torch.device):
@@ -309,7 +311,9 @@ def to_plain(value: Any) -> Any:
             return value, 0
         if id(value) not in known and depth <= MAX_DEPTH:
             known[id(value)] = value, None, MAX_DEPTH + 1  # until it is converted
-            inner = [value.content] if isinstance(value, Stub) else value.values() if isinstance(value, dict) else value
+            inner: Iterable[object] = (
+                [value.content] if isinstance(value, Stub) else value.values() if isinstance(value, dict) else value
+            )
             parts = [convert(part, depth + 1) for part in inner]
             plain: Any = [part for part, _ in parts]
             if isinstance(value, Stub):
@@ -329,7 +333,7 @@ def to_plain(value: Any) -> Any:
     return convert(value, 0)[0]
 
 
-def _plain_keys(values: Iterable[Any]) -> Iterator[Any]:
+def _plain_keys(values: Iterable[object]) -> Iterator[object]:
     for value in values:
         if value is not None and type(value) not in (str, bytes, bool, int, float):
             raise UserError(

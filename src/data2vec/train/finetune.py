@@ -22,7 +22,7 @@ from data2vec.nn.heads import build_head
 from data2vec.objective import Data2Vec2Settings
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
 from data2vec.run_dir import Run
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
@@ -91,7 +91,7 @@ class FinetuneTask:
 
     def _build_loader(self, modality: Modality) -> Loader:
         recipe, process = self.recipe, self.process
-        task: Any = recipe.objective
+        task: TaskSettings = recipe.objective
         where = str(recipe.data.train)
         examples = modality.labelled(modality.selected_rows(where, recipe.data.train_rows, "data.train_rows"))
         values = read_labels(examples, task.label, where)
@@ -117,7 +117,7 @@ class FinetuneTask:
     def _build_objective(self, modality: Modality) -> SupervisedObjective:
         encoder = build_encoder(modality, self.recipe.encoder)
         head = build_head(self.targets.head, self.recipe.encoder.width)
-        task: Any = self.recipe.objective
+        task: TaskSettings = self.recipe.objective
         if self.source is None:  # there are no pre-trained weights to protect
             task = task.model_copy(update={"freeze_steps": 0})
         return SupervisedObjective(encoder, head, task)

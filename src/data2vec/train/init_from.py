@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +84,7 @@ def tokenizer_of(where: str) -> str | None:
     return None if found is None else str(Path(found).resolve())
 
 
-def differences(model: Model, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+def differences(model: Model, recipe: Recipe) -> list[tuple[str, object, object]]:
     """(key, the model's, the recipe's) of every encoder setting that changes what its weights mean."""
     theirs, ours = weight_semantics(model.recipe), weight_semantics(recipe)
     keys = [key for key in (theirs | ours) if theirs.get(key) != ours.get(key)]

@@ -9,19 +9,19 @@ from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.data.check.aggregate import Aggregate
 from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
-from data2vec.data.dataset import Row
+from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TEXT_TABLES, SignalKind, count_endings, with_ending
 from data2vec.data.sources.local import list_files
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.text import read_text
-from data2vec.data.tokenizer import load_tokenizer, train_tokenizer
+from data2vec.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data2vec.errors import CorruptExample, UserError
 
 VOCABULARY = 50265
@@ -31,6 +31,7 @@ TRAINING_CHARACTERS = 16 * 2**20
 CHUNK = 16
 """Examples that are sent to a worker at a time."""
 TABLES = (*TEXT_TABLES, *SHARDS)
+T = TypeVar("T")
 
 
 def check(
@@ -112,7 +113,9 @@ def _other_files(files: list[str], kinds: list[SignalKind]) -> str | None:
     return count_endings(sorted(aside)) if aside else None
 
 
-def _check_kind(where: str, kind: SignalKind, split: str, files: list[str] | None, tokenizer: Any, workers: int) -> KindReport:
+def _check_kind(
+    where: str, kind: SignalKind, split: str, files: list[str] | None, tokenizer: Tokenizer | None, workers: int
+) -> KindReport:
     streaming = files is None or bool(with_ending(files, SHARDS))
     rows = open_dataset(where, kind, split, streaming)
     token_counter = None
@@ -145,7 +148,7 @@ def _bar(total: int | None, kind: SignalKind) -> Any:
     return tqdm(total=total, desc=f"reading {kind}", unit="example", leave=False, disable=None)
 
 
-def _sample(rows: Any) -> tuple[bool, list[str]]:
+def _sample(rows: Rows) -> tuple[bool, list[str]]:
     """Whether the sample is all of the text, and the sample."""
     sample: list[str] = []
     size = 0
@@ -161,7 +164,7 @@ def _sample(rows: Any) -> tuple[bool, list[str]]:
     return True, sample
 
 
-def _numbered(rows: Any, kind: SignalKind) -> Iterator[tuple[str, Row | str]]:
+def _numbered(rows: Rows, kind: SignalKind) -> Iterator[tuple[str, Row | str]]:
     """(name, row) of all rows, or (name, problem) where the rest of a shard cannot be read."""
     number, parts = 0, 1 if hasattr(rows, "__len__") else rows.num_shards
     for part in range(parts):
@@ -175,7 +178,7 @@ def _numbered(rows: Any, kind: SignalKind) -> Iterator[tuple[str, Row | str]]:
             yield f"part {part + 1} of {parts}", f"the rest cannot be read: {' '.join(str(error).split())}"
 
 
-def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
+def _chunks(rows: Iterator[T]) -> Iterator[list[T]]:
     while chunk := list(islice(rows, CHUNK)):
         yield chunk
 
@@ -183,13 +186,13 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
 class _Examples(Dataset[list[Finding]]):
     """Runs `inspect_example` on rows, in the workers."""
 
-    def __init__(self, kind: SignalKind, tokenizer: Any):
+    def __init__(self, kind: SignalKind, tokenizer: Tokenizer | None):
         self.kind, self.tokenizer = kind, tokenizer
 
-    def __getitem__(self, chunk: list[tuple[str, Any]]) -> list[Finding]:
+    def __getitem__(self, chunk: list[tuple[str, Row | str]]) -> list[Finding]:
         return [{"name": name} | self._examine(name, row) for name, row in chunk]
 
-    def _examine(self, name: str, row: Any) -> Finding:
+    def _examine(self, name: str, row: Row | str) -> Finding:
         if isinstance(row, str):
             return {"problem": row}
         label = row.get("label")

@@ -11,8 +11,9 @@ from data2vec.data.dataset import Row, Signal
 from data2vec.data.image import decode_image
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.text import read_text
-from data2vec.data.tokenizer import encode_texts
+from data2vec.data.tokenizer import Tokenizer, encode_texts
 from data2vec.errors import CorruptExample
+from data2vec.settings import JsonDict
 
 MEASURES: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("seconds", "peak"),
@@ -28,11 +29,11 @@ CATEGORIES: dict[SignalKind, tuple[str, ...]] = {
 """Properties with few distinct values."""
 
 
-Finding = dict[str, Any]
+Finding = JsonDict
 """What was found in one example, by name."""
 
 
-def inspect_example(kind: SignalKind, row: Row, name: str, tokenizer: Any = None) -> Finding:
+def inspect_example(kind: SignalKind, row: Row, name: str, tokenizer: Tokenizer | None = None) -> Finding:
     """`bytes`, `digest`, and the MEASURES and CATEGORIES of an example; if decoding fails, what is known and the `problem`."""
     found: Finding = {}
     try:
@@ -62,11 +63,11 @@ def _content(kind: SignalKind, signal: Any, name: str) -> tuple[bytes, int, Any]
     return _hash(content).digest(), len(content), signal
 
 
-def _hash(content: bytes = b"") -> Any:
+def _hash(content: bytes = b"") -> hashlib.blake2b:
     return hashlib.blake2b(content, digest_size=16)
 
 
-def _audio(audio: Signal, _: Any) -> Finding:
+def _audio(audio: Signal, _: object) -> Finding:
     import soundfile
 
     wave = decode_audio(audio)
@@ -80,7 +81,7 @@ def _audio(audio: Signal, _: Any) -> Finding:
         }
 
 
-def _image(image: Signal, _: Any) -> Finding:
+def _image(image: Signal, _: object) -> Finding:
     from PIL import Image
 
     _, height, width = decode_image(image).shape
@@ -90,7 +91,7 @@ def _image(image: Signal, _: Any) -> Finding:
     return sides | {"size": f"{width} x {height}"} | named
 
 
-def _text(document: Any, tokenizer: Any) -> Finding:
+def _text(document: Any, tokenizer: Tokenizer) -> Finding:
     characters = words = tokens = 0
     for part in read_text({"text": document}):
         characters += len(part)

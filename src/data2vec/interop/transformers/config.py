@@ -80,12 +80,12 @@ def recipe_to_config(family: NativeFamily, recipe: Recipe) -> JsonDict:
     return {"model_type": family.type, **config, **family.special_config(recipe)}
 
 
-def unsupported_setting(key: str, value: Any, why: str) -> UserError:
+def unsupported_setting(key: str, value: object, why: str) -> UserError:
     """The error for a setting that cannot be written."""
     return UserError(f"{key}: {as_yaml(value)} cannot be written for transformers: {why}")
 
 
-def as_yaml(value: Any) -> str:
+def as_yaml(value: object) -> str:
     """A value as it is written in a recipe."""
     return json.dumps(value).strip('"')
 

@@ -1,12 +1,12 @@
 """Columns of a dataset other than the signal, such as labels and texts, for parquet files."""
 
 from collections.abc import Callable
-from typing import Any
 
+from data2vec.data.dataset import Rows
 from data2vec.settings import JsonDict
 
 
-def metadata_columns(rows: Any, kind: str) -> Callable[[int, int], JsonDict]:
+def metadata_columns(rows: Rows, kind: str) -> Callable[[int, int], JsonDict]:
     """A function that returns the text and number columns of a range of `rows` as Arrow arrays, classes by name."""
     if not hasattr(rows, "features"):
         return lambda first, last: {}

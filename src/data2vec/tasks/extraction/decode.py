@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data2vec.data.dataset import Rows
 from data2vec.data.loader import init_worker
 from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import num_positions, read_input
@@ -19,7 +20,7 @@ DecodedInput = tuple[str, Any]
 """The name of an input, and the decoded input or, as a string, why it cannot be decoded."""
 
 
-def decode_in_order(modality: Modality, rows: Any, first: int, positions: int) -> Iterator[list[DecodedInput]]:
+def decode_in_order(modality: Modality, rows: Rows, first: int, positions: int) -> Iterator[list[DecodedInput]]:
     """The decoded inputs in order, from `first` on, in lists of at least `positions` positions."""
     chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(first, len(rows), CHUNK)]
     loader = DataLoader(
@@ -45,7 +46,7 @@ def decode_in_order(modality: Modality, rows: Any, first: int, positions: int) -
 class _DecodeDataset(Dataset[bytes]):
     """Decodes a range of inputs in a worker; pickled here, since every tensor sent by itself would take a file descriptor."""
 
-    def __init__(self, modality: Modality, rows: Any):
+    def __init__(self, modality: Modality, rows: Rows):
         self.modality, self.rows = modality, rows
         self.kind = getattr(modality, "kind", None)
         self.examples = modality.labelled(rows) if self.kind is None else None

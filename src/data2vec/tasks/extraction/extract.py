@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from data2vec.data.cache import fingerprint
+from data2vec.data.dataset import Rows
 from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import (
@@ -62,7 +62,7 @@ class FeatureFile:
 
 def features(
     model: Model | str | Path,
-    inputs: str | Path | Sequence[Any],
+    inputs: str | Path | Sequence[object],
     out: str | Path,
     layers: Layers = "last",
     pool: bool = False,
@@ -122,7 +122,7 @@ def features(
     return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
 
 
-def _rows(modality: Modality, inputs: str | Path | Sequence[Any]) -> Any:
+def _rows(modality: Modality, inputs: str | Path | Sequence[object]) -> Rows:
     """A dataset, or the list of inputs. Raises UserError if there are none."""
     if isinstance(inputs, str | Path):
         require_tokenizer(modality)
@@ -148,7 +148,7 @@ def _model_digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _content_digest(modality: Modality, rows: Any) -> str:
+def _content_digest(modality: Modality, rows: Rows) -> str:
     """A hash of the inputs, which changes if they or the files they point to change."""
     if hasattr(rows, "_fingerprint"):
         return fingerprint(rows, modality.kind)
@@ -165,7 +165,7 @@ def _content_digest(modality: Modality, rows: Any) -> str:
 
 
 def _compute_shards(
-    encoder: Encoder, modality: Modality, rows: Any, first: int, weights: LayerWeights, pool: bool, batch_positions: int
+    encoder: Encoder, modality: Modality, rows: Rows, first: int, weights: LayerWeights, pool: bool, batch_positions: int
 ) -> Iterator[Shard]:
     """The missing shards, from input `first` on."""
     from tqdm import tqdm

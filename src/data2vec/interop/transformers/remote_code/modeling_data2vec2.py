@@ -403,7 +403,9 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(c, i) for i in range(c.num_hidden_layers))
         self.final_norm = nn.LayerNorm(D, c.layer_norm_eps) if c.final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, padding: Tensor | None, bias: Any, output_hidden_states: bool) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, padding: Tensor | None, bias: Tensor | list[Tensor] | None, output_hidden_states: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         """The output (B, T, D), and with `output_hidden_states` the input of the first block and the output of each block.
 
         `bias`: (H, E+T, E+T), added to the attention logits; or a list with one for all blocks or one per block; or None."""
@@ -498,7 +500,7 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> BaseModelOutput:
         """Exactly one of the three inputs is required; `attention_mask` is 0 at padding, which is at the end of a row."""
         inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
@@ -510,7 +512,7 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states) if wanted else None)
 
 
-def _select_input(inputs: tuple[Tensor | None, ...], kwargs: dict[str, Any]) -> Tensor:
+def _select_input(inputs: tuple[Tensor | None, ...], kwargs: dict[str, object]) -> Tensor:
     """The one input passed. Raises ValueError for none or several, and for arguments that would have no effect."""
     present = [value for value in inputs if value is not None]
     if unknown := [name for name, value in kwargs.items() if value is not None and value is not False]:
@@ -555,7 +557,7 @@ class Classifier(nn.Module):
 
 
 class _ModelWithHead(Data2Vec2PreTrainedModel):
-    Head: ClassVar[Any] = Classifier
+    Head: ClassVar[type[nn.Module]] = Classifier
     Output: ClassVar[Any] = SequenceClassifierOutput
     encoder: Any
 
@@ -574,7 +576,7 @@ class _ModelWithHead(Data2Vec2PreTrainedModel):
         input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Any:
         """As `Data2Vec2Model`, plus `logits`, and `loss` if `labels` are passed."""
         inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
@@ -603,7 +605,7 @@ class _ModelWithHead(Data2Vec2PreTrainedModel):
 class Data2Vec2ForCTC(_ModelWithHead):
     """Speech recognition: a label or blank at every position."""
 
-    Head: ClassVar[Any] = CTC
+    Head: ClassVar[type[nn.Module]] = CTC
     Output: ClassVar[Any] = CausalLMOutput
 
     def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
