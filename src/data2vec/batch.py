@@ -55,9 +55,10 @@ class MaskedBatch(Batch):
     """A batch for pre-training."""
 
     mask: Tensor
-    """Bool (B·M, T), True = hidden from the student and predicted: M masks a sample, sample by sample; M is 1 in data2vec 1."""
+    """Bool (B·M, T), True = hidden from the student: M masks a sample, sample by sample; M is 1 in data2vec 1."""
     masked_indices: Tensor
-    """Int64 (N,), the flat indices where `mask` is True; computed by the loader to avoid a device sync in the training step."""
+    """Int64 (N,), the flat indices of the predicted positions, which are those where `mask` is True unless the masks predict
+    others too (BERT); computed by the loader to avoid a device sync in the training step."""
     replaced_input: Tensor | None = None
     """`input` with random content at some positions, for the student only; None: the student sees `input`."""
     teacher_visible: Tensor | None = None

@@ -16,7 +16,8 @@ class Numbered:
 
     def draw(self, rows, grid, rng):
         numbers = 64 * rng.integers(4) + np.arange(rows)
-        return SimpleNamespace(hidden=numbers[:, None] >> np.arange(grid[0]) & 1 == 1, replaced=None)
+        hidden = numbers[:, None] >> np.arange(grid[0]) & 1 == 1
+        return SimpleNamespace(hidden=hidden, replaced=None, predicted=hidden)
 
 
 def several(data, rank=0, world=1, mask=None, masks=3, **settings):

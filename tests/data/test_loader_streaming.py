@@ -102,7 +102,8 @@ def load(tmp_path):
 
 class Half:
     def draw(self, rows, grid, rng):
-        return SimpleNamespace(hidden=rng.random((rows, *grid)) < 0.5, replaced=None)
+        hidden = rng.random((rows, *grid)) < 0.5
+        return SimpleNamespace(hidden=hidden, replaced=None, predicted=hidden)
 
 
 def take(loader, first, number, places=None):

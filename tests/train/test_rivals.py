@@ -53,7 +53,10 @@ def run(name: str, unlabelled: dict[str, Path], out: Path, resume: bool = False,
     return data2vec.pretrain(name, overrides=settings, out=out, resume=resume)
 
 
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "speech/hubert-tiny": {"objective.clusters": 8, "objective.fit_positions": 200},
+    "vision/beit-tiny": {"objective.clusters": 8, "objective.fit_positions": 200},
+}
 
 
 def measured(run: Run) -> list[dict[str, Any]]:

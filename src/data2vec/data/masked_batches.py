@@ -62,11 +62,15 @@ class DrawnMask(Protocol):
 
     @property
     def hidden(self) -> np.ndarray:
-        """(R, T): hidden from the student and predicted."""
+        """(R, T): hidden from the student."""
 
     @property
     def replaced(self) -> np.ndarray | None:
-        """(R, T): replaced with random content for the student, and not predicted; None when nothing is."""
+        """(R, T): replaced with random content for the student; None when nothing is."""
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(R, T): predicted."""
 
 
 class MaskSettings(Protocol):
@@ -130,7 +134,9 @@ class MaskedBatches(BatchDataset):
         # Drawn for all rows, so that they do not depend on which process loads which row.
         rng = np.random.default_rng((*micro_batch.seed, MASK))
         drawn = self.mask.draw(size * self.masks, self.modality.grid(batch), rng)
-        hidden = drawn.hidden.reshape(size, self.masks, -1)[micro_batch.rank_rows]
+        hidden, predicted = (
+            bools.reshape(size, self.masks, -1)[micro_batch.rank_rows] for bools in (drawn.hidden, drawn.predicted)
+        )
         replaced_input = None
         if drawn.replaced is not None:
             replaced_input = self._replace(batch, drawn.replaced[micro_batch.rank_rows], micro_batch.seed, rows)
@@ -138,7 +144,7 @@ class MaskedBatches(BatchDataset):
             batch.input,
             batch.padding,
             mask=torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1),
-            masked_indices=torch.from_numpy(np.flatnonzero(hidden)),
+            masked_indices=torch.from_numpy(np.flatnonzero(predicted)),
             replaced_input=replaced_input,
         )
         return LoadedBatch(masked, [*micro_batch.corrupt, *corrupt], micro_batch.stream_state)

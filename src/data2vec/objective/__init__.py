@@ -7,18 +7,24 @@ from data2vec.errors import UserError, did_you_mean
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
+from data2vec.objective.baselines.codes import Codes, CodesSettings
 from data2vec.objective.baselines.input_regression import InputRegression, InputRegressionSettings
+from data2vec.objective.baselines.mlm import MLM, MLMSettings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
 
 __all__ = [
+    "MLM",
     "OBJECTIVES",
+    "Codes",
+    "CodesSettings",
     "Data2Vec",
     "Data2Vec2",
     "Data2Vec2Settings",
     "Data2VecSettings",
     "InputRegression",
     "InputRegressionSettings",
+    "MLMSettings",
     "Objective",
     "ObjectiveOutput",
     "ObjectiveSettings",
@@ -30,6 +36,8 @@ OBJECTIVES: dict[str, tuple[type[Objective], type[ObjectiveSettings]]] = {
     "data2vec": (Data2Vec, Data2VecSettings),
     "data2vec2": (Data2Vec2, Data2Vec2Settings),
     "input_regression": (InputRegression, InputRegressionSettings),
+    "codes": (Codes, CodesSettings),
+    "mlm": (MLM, MLMSettings),
 }
 """The shipped objectives by name, each with the class of its `objective:` section."""
 

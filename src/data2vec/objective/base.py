@@ -1,5 +1,6 @@
 """What every pre-training objective is to the training loop: a student, masks, and the summed loss of a batch."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from data2vec.batch import MaskedBatch
+from data2vec.distributed import Process
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.masking import MaskSettings, SpanMask
@@ -50,6 +52,17 @@ class Objective(TrainingObjective[MaskedBatch]):
         super().__init__()
         self.settings, self.modality, self.steps = settings, modality, steps
         self.student = encoder
+
+    def fit_targets(self, batches: Iterable[MaskedBatch], process: Process) -> str | None:
+        """Prepare targets that are made of the training data, before the first step of a new run; a line for the log, or None.
+
+        `batches`: endless batches on the CPU, the same for any number of processes, for the main one to read. What is found
+        belongs into buffers of all processes, and so into checkpoints."""
+        return None
+
+    def trained_encoders(self) -> Mapping[str, Encoder]:
+        """The encoders that start from trained models, by model: loaded before `fit_targets` in a new run."""
+        return {}
 
     def num_targets(self, batch: MaskedBatch) -> int:
         """N, the number of predicted positions, by which the loss is divided over the global batch."""

@@ -22,9 +22,16 @@ class Mask:
     """Masks of a group of rows."""
 
     hidden: Bools
-    """(R, T): hidden from the student, and predicted."""
+    """(R, T): hidden from the student."""
     replaced: Bools | None = None
-    """(R, T): replaced by random content in the student's input, and not predicted; None when none are."""
+    """(R, T): replaced by random content in the student's input; None when none are."""
+    selected: Bools | None = None
+    """(R, T): predicted, if these are not the hidden ones alone."""
+
+    @property
+    def predicted(self) -> Bools:
+        """(R, T): predicted."""
+        return self.hidden if self.selected is None else self.selected
 
 
 class SpanMask(Settings):
@@ -68,9 +75,11 @@ class TokenMask(Settings):
     length: Count = 1
     """Tokens of a span (fairseq: mask_multiple_length)."""
     keep: Share = 0.1
-    """Share of the selected positions that stay unchanged; they are not predicted (fairseq: leave_unmasked_prob)."""
+    """Share of the selected positions that stay unchanged (fairseq: leave_unmasked_prob)."""
     random: Share = 0.1
-    """Share of the selected positions that get a random token; they are not predicted (fairseq: random_token_prob)."""
+    """Share of the selected positions that get a random token (fairseq: random_token_prob)."""
+    predict: Literal["masked", "selected"] = "masked"
+    """What is predicted: of the selected positions those that are masked, as in data2vec; or all of them, as in BERT."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
         """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding."""
@@ -82,7 +91,8 @@ class TokenMask(Settings):
         uniform = rng.random(selected.shape)
         replaced = selected & (uniform < self.random)
         unchanged = selected & (uniform >= self.random) & (uniform < self.random + self.keep)
-        return Mask(selected & ~replaced & ~unchanged, replaced if self.random else None)
+        hidden = selected & ~replaced & ~unchanged
+        return Mask(hidden, replaced if self.random else None, selected if self.predict == "selected" else None)
 
 
 class BlockMask(Settings):

@@ -57,7 +57,8 @@ class Recipe(Settings):
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()
-    """The method: masks, teacher, targets, loss. `name` is data2vec, data2vec2, or one to compare with: input_regression;
+    """The method: masks, teacher, targets, loss. `name` is data2vec, data2vec2, or one to compare with: input_regression,
+    codes or mlm;
     or a fine-tuning task: ctc or classify. The other keys depend on it."""
     health: HealthSettings = HealthSettings()
     """When pre-training stops because representations have collapsed."""

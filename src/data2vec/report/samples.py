@@ -46,7 +46,7 @@ class Sample:
         for _ in range(count):
             drawn = mask.draw(n * views, self.grid, rng)
             hidden = torch.from_numpy(np.ascontiguousarray(drawn.hidden))
-            indices = hidden.flatten().nonzero().squeeze(1)
+            indices = torch.from_numpy(np.flatnonzero(drawn.predicted))
             view = None if drawn.replaced is None else self.modality.replace(self.batch, drawn.replaced, rng)
             yield MaskedBatch(self.batch.input, self.batch.padding, mask=hidden, masked_indices=indices, replaced_input=view)
 

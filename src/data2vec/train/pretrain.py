@@ -1,15 +1,18 @@
 """Pre-training: `pretrain()` and its task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from data2vec.data.dataset import Rows
 from data2vec.data.loader import Loader
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.health.collapse import stop_reason
 from data2vec.health.verdict import Verdict, verdict
+from data2vec.interop.load import load
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe, recipe_names
@@ -18,7 +21,7 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.online import OnlineProbe
-from data2vec.train.init_from import init_pretraining, tokenizer_of
+from data2vec.train.init_from import init_pretraining, load_encoder_weights, tokenizer_of
 from data2vec.train.parallel import full_state_dict
 from data2vec.train.trainer import run_training
 
@@ -59,10 +62,27 @@ class PretrainTask:
         self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks_per_sample)
         torch.manual_seed(seed)
         self.objective = recipe.build_objective()
-        loads = recipe.init is not None and not resume
-        self.init_message = init_pretraining(str(recipe.init), self.objective, recipe) if loads else None
+        self.init_message = None if resume else self._prepare_objective(rows)
         self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None
         self.evaluate_every = recipe.probe.every if self.probe else None
+
+    def _prepare_objective(self, rows: Rows) -> str | None:
+        """Load what a new run starts from, and fit targets that are made of the training data; lines for the log."""
+        recipe, messages = self.recipe, list[str | None]()
+        if recipe.init is not None:
+            messages.append(init_pretraining(recipe.init, self.objective, recipe))
+        for where, encoder in self.objective.trained_encoders().items():
+            load_encoder_weights(where, load(where), encoder, recipe)
+        messages.append(self.objective.fit_targets(self._sample_batches(rows), self.process))
+        return "\n".join(filter(None, messages)) or None
+
+    def _sample_batches(self, rows: Rows) -> Iterator[Any]:
+        """The batches of a run by one process, from the start."""
+        recipe = self.recipe
+        masks = recipe.objective.masks_per_sample
+        loader = Loader(self.modality, recipe.objective.mask, rows, recipe.train.seed, masks=masks)
+        for step in loader.steps():
+            yield from step
 
     def evaluate(self, step: int, run: Run) -> JsonDict:
         """The accuracies of the probe on the student."""
@@ -99,6 +119,7 @@ def _resolve_recipe(recipe: str | Path | Recipe, data: str | None, overrides: It
     paths = {
         "init": resolved.init,
         "data.train": train,
+        "objective.model": getattr(resolved.objective, "model", None),
         "probe.data": resolved.probe.data,
         "probe.valid": resolved.probe.valid,
     }
