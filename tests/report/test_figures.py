@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from data2vec.report.figures import plot_attention, plot_components, plot_losses, plot_masks, principal_components
+from data2vec.report.figures import (
+    plot_attention,
+    plot_components,
+    plot_losses,
+    plot_masks,
+    plot_variance_shares,
+    principal_components,
+)
 from data2vec.report.renderers import Renderer
 
 RNG = np.random.default_rng(0)
@@ -78,3 +85,11 @@ def test_plot_attention_of_a_sequence_is_a_map_per_block() -> None:
     axes = plot_attention(Recorder(), RNG.random((3, 2, 9, 9)), [0, 1, 2], (9,)).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["block 1", "block 2", "block 3"]
     assert axes.images[0].get_array().shape[:2] == (10, 30)
+
+
+def test_plot_variance_shares_stacks_a_bar_per_block_to_100_percent() -> None:
+    axes = plot_variance_shares(np.array([[0.7, 0.1, 0.2], [0.0, 0.4, 0.6]])).axes[0]
+    heights = np.array([[bar.get_height() for bar in bars] for bars in axes.containers])
+    np.testing.assert_allclose(heights, [[70, 0], [10, 40], [20, 60]])
+    assert [bar.get_y() + bar.get_height() for bar in axes.containers[-1]] == [100, 100]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["position", "input", "within"]

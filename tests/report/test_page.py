@@ -14,7 +14,7 @@ from helpers import browser
 
 CURVES = {"Loss", "Standard deviation", "Rank", "Gradient norm", "Update/weight ratio", "Learning rate", "EMA decay"}
 CURVES |= {"Between-input variance", "Throughput", "Data loading wait"}
-EXAMPLES = {"Masked positions", "Loss by position", "Features", "Attention"}
+EXAMPLES = {"Masked positions", "Loss by position", "Features", "Attention", "Variance of each block"}
 
 
 def titles(path: Path) -> set[str]:

@@ -7,9 +7,17 @@ import torch
 
 from data2vec.errors import CorruptExample, UserError
 from data2vec.objective import Objective
+from data2vec.objective.diagnostics import variance_shares
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.report.samples import Sample, attention_weights, encoder_features, load_sample, masked_errors
+from data2vec.report.samples import (
+    Sample,
+    attention_weights,
+    encoder_features,
+    layer_variance_shares,
+    load_sample,
+    masked_errors,
+)
 from data2vec.run_dir import Run
 
 
@@ -81,3 +89,13 @@ def test_load_sample_skips_unreadable_examples(tmp_path: Path, monkeypatch: pyte
     broken.all = True  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"no example can be read, such as .: no reading"):
         load_sample(modality, where)
+
+
+def test_layer_variance_shares_have_a_row_per_block_that_sums_to_1(opened: tuple[Recipe, Sample, Objective]) -> None:
+    recipe, sample, objective = opened
+    shares = layer_variance_shares(objective.student, sample.batch)
+    assert shares.shape == (recipe.encoder.layers, 3)
+    assert shares.min() >= -1e-6
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    last = variance_shares(torch.from_numpy(encoder_features(objective.student, sample.batch)))
+    assert recipe.encoder.final_norm or shares[-1] == pytest.approx([float(share) for share in last], abs=1e-4)

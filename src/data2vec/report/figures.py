@@ -22,8 +22,16 @@ from data2vec.objective import Objective
 from data2vec.objective.latent import LatentSettings
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.report.curves import SHARES
 from data2vec.report.renderers import ColorScale, Renderer, mosaic
-from data2vec.report.samples import Sample, attention_weights, encoder_features, load_sample, masked_errors
+from data2vec.report.samples import (
+    Sample,
+    attention_weights,
+    encoder_features,
+    layer_variance_shares,
+    load_sample,
+    masked_errors,
+)
 from data2vec.report.style import WIDTH, hide_axes, new_figure
 from data2vec.run_dir import latest_checkpoint, load_checkpoint_weights
 
@@ -74,6 +82,8 @@ def collect_figures(run: Path, recipe: Recipe) -> tuple[list[ReportFigure], str]
     figures.append(_loss_figure(sample, batches, objective))
     figures.append(_feature_figure(sample, untrained, objective.student))
     figures.append(_attention_figure(sample, objective.student))
+    if len(sample.batch) > 1:
+        figures.append(_variance_figure(sample, objective.student))
     return figures, ""
 
 
@@ -132,6 +142,15 @@ def _attention_figure(sample: Sample, encoder: Encoder) -> ReportFigure:
         "takes all attention, means that content is not used."
     )
     return ReportFigure(plot_attention(sample.renderer, weights, blocks, sample.grid), "Attention", caption)
+
+
+def _variance_figure(sample: Sample, encoder: Encoder) -> ReportFigure:
+    caption = (
+        f"How the variance of each block's output divides, over {len(sample.batch)} examples: differences between positions, "
+        "which are the same in all examples; between examples, the same at all positions; and within, the rest."
+    )
+    shares = layer_variance_shares(encoder, sample.batch)
+    return ReportFigure(plot_variance_shares(shares), "Variance of each block", caption)
 
 
 def plot_masks(renderer: Renderer, mask: np.ndarray, width: float = WIDTH) -> "Figure":
@@ -194,6 +213,21 @@ def plot_layer_weights(weights: np.ndarray, width: float = WIDTH) -> "Figure":
     axes.axhline(100 / len(weights), color="#8a8a8a", lw=1, ls="--")
     axes.set(xlabel="block", ylabel="weight (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def plot_variance_shares(shares: np.ndarray, width: float = WIDTH) -> "Figure":
+    """A stacked bar for each block, of its shares (blocks, 3) of variance: position, input and within."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = new_figure(width, 2.8)
+    blocks, bottom = np.arange(1, len(shares) + 1), np.zeros(len(shares))
+    for (name, colour), share in zip(SHARES.values(), 100 * shares.T, strict=True):
+        axes.bar(blocks, share, bottom=bottom, color=colour, label=name)
+        bottom = bottom + share
+    axes.set(xlabel="block", ylabel="share of the variance (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, frameon=False)
     return figure
 
 

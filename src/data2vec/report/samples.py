@@ -17,6 +17,7 @@ from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import Objective
+from data2vec.objective.diagnostics import variance_shares
 from data2vec.report.renderers import Renderer, build_renderer
 
 SECONDS = 5.0
@@ -93,6 +94,15 @@ def masked_errors(objective: Objective, batches: Sequence[MaskedBatch]) -> np.nd
 def encoder_features(encoder: Encoder, batch: Batch) -> np.ndarray:
     """(n, T, D): the output of the encoder for the unmasked examples."""
     return encoder(batch)[0].float().numpy()
+
+
+@torch.inference_mode()
+def layer_variance_shares(encoder: Encoder, batch: Batch) -> np.ndarray:
+    """(layers, 3): the shares of position, of input and of the rest in the variance of each block's output, for the unmasked
+    examples."""
+    x, padding = encoder.local_encoder(batch)
+    outputs = encoder.block_outputs(x, padding)
+    return np.array([[float(share) for share in variance_shares(output.block, padding)] for output in outputs])
 
 
 @torch.inference_mode()
