@@ -1,0 +1,127 @@
+"""`compare()`: several objectives or settings at an equal budget, evaluated alike."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from data2vec.atomic_io import atomic_write
+from data2vec.compare.plan import Plan
+from data2vec.compare.result import Comparison, summarize
+from data2vec.compare.run import read_outcomes, run_plan
+from data2vec.compare.settings import load_comparison, recipes_as_arms
+from data2vec.distributed import Process, resolve_device
+from data2vec.errors import UserError, did_you_mean
+from data2vec.recipe.yaml_format import dump_yaml
+from data2vec.settings import JsonMapping
+from data2vec.train.provenance import describe_machine
+
+
+def compare(
+    comparison: str | Path | JsonMapping | Sequence[str],
+    out: str | Path,
+    data: str | Path | None = None,
+    overrides: Iterable[str] | JsonMapping = (),
+    only: Sequence[str] = (),
+    processes: int = 1,
+) -> Comparison:
+    """Train all arms of a comparison at an equal budget with several seeds, evaluate them alike, and write tables to `out`.
+
+    `comparison`: a comparison file, the name of a shipped one, the same as a mapping, or a list of recipes to compare. `data`:
+    the folder that its paths are relative to; None: the working folder. `overrides`: "budget.flops=1e12", or settings of all
+    recipes, such as "data.train=clips/". `only`: names of arms to run; the others are left as they are. `processes`: jobs that
+    run at a time, each with its share of the cores.
+
+    The same call resumes an interrupted comparison, and does nothing on a finished one. Writes results.json, table.md and
+    compare.html. A run that fails is reported as failed; the others go on. Raises UserError for wrong settings."""
+    plan = build_plan(comparison, out, data, overrides, only)
+    if processes < 1:
+        raise UserError(f"--processes {processes}: must be at least 1")
+    with _exclusive(plan.out):
+        _write_settings(plan)
+        try:
+            run_plan(plan, only, processes, lambda line: print(f"data2vec: {line}", file=sys.stderr, flush=True))
+        finally:
+            result = write_results(plan)
+    return result
+
+
+def build_plan(
+    comparison: str | Path | JsonMapping | Sequence[str],
+    out: str | Path,
+    data: str | Path | None = None,
+    overrides: Iterable[str] | JsonMapping = (),
+    only: Sequence[str] = (),
+) -> Plan:
+    """The plan of a comparison, with arguments as for `compare`. Raises UserError for wrong ones."""
+    if isinstance(comparison, Sequence) and not isinstance(comparison, str):
+        comparison = recipes_as_arms(comparison)
+    settings = load_comparison(comparison, overrides, data)
+    if wrong := [arm for arm in only if arm not in settings.arms]:
+        raise UserError(f"--only {wrong[0]!r}: is not an arm{did_you_mean(wrong[0], settings.arms)}; one of "
+                        f"{', '.join(settings.arms)}")  # fmt: skip
+    plan = Plan(settings, Path(out).resolve())
+    plan.out.mkdir(parents=True, exist_ok=True)
+    return plan
+
+
+def write_results(plan: Plan) -> Comparison:
+    """Write results.json, table.md and compare.html of all outcomes so far."""
+    result = summarize(plan, read_outcomes(plan), _machine())
+    result.write(plan.out / "results.json")
+    with atomic_write(plan.out / "table.md") as tmp:
+        tmp.write_text(str(result), encoding="utf-8")
+    return result
+
+
+def describe_plan(plan: Plan, only: Sequence[str] = (), processes: int = 1) -> str:
+    """The arms with steps, operations a step and estimated time, and the number of jobs; costs are counted and timed."""
+    from data2vec.compare.table import markdown
+
+    settings, rows, total = plan.settings, [], 0.0
+    for arm in only or settings.arms:
+        if not settings.arms[arm].is_trained:
+            rows.append([arm, "–", "–", "–", "–", "–"])
+            continue
+        for combination in (every := plan.combinations(arm)):
+            cost, steps = plan.cost(arm, combination), plan.steps(arm, combination)
+            runs = len(settings.seeds) / len(every) + (settings.tune.budget if len(every) > 1 else 0)
+            seconds = steps * cost.seconds
+            total += runs * seconds
+            shown = ", ".join(f"{key}={value}" for key, value in combination.items()) or "–"
+            rows.append([arm, shown, f"{steps}", f"{cost.flops:.3g}", f"{steps * cost.flops:.3g}", f"{seconds:.0f}"])
+    table = markdown(["arm", "settings", "steps", "FLOPs per step", "FLOPs", "seconds per run"], rows)
+    jobs = plan.job_count(only)
+    return (
+        f"{table}\n\n{jobs} jobs, seeds {', '.join(map(str, settings.seeds))}. Pre-training takes about "
+        f"{total / processes / 60:.1f} minutes with {processes} processes, if steps are as fast side by side; evaluations come "
+        "on top."
+    )
+
+
+def _write_settings(plan: Plan) -> None:
+    raw = plan.settings.model_dump(mode="json")
+    with atomic_write(plan.out / "comparison.json") as tmp:
+        tmp.write_text(plan.settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    budget = {key: value for key, value in raw["budget"].items() if value is not None}
+    with atomic_write(plan.out / "comparison.yaml") as tmp:
+        tmp.write_text(dump_yaml(raw | {"budget": budget}), encoding="utf-8")
+
+
+def _machine() -> dict[str, object]:
+    return describe_machine(Process(resolve_device("auto"))) | {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
+
+
+@contextmanager
+def _exclusive(out: Path) -> Iterator[None]:
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--out {out}: another comparison runs in this folder; wait until it ends, or stop it") from None
+        yield
+
