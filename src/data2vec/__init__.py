@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from data2vec.errors import CorruptExample, RunStopped, UserError
 
 if TYPE_CHECKING:
+    from data2vec.compare.compare import compare
+    from data2vec.compare.result import Comparison
     from data2vec.data.check.check import check
     from data2vec.feature_extraction import FeatureBatch
     from data2vec.interop.convert import convert
@@ -37,6 +39,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Comparison",
     "CorruptExample",
     "Exported",
     "FeatureBatch",
@@ -47,6 +50,7 @@ __all__ = [
     "RunStopped",
     "UserError",
     "check",
+    "compare",
     "convert",
     "evaluate",
     "export",
@@ -61,6 +65,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Comparison": "compare.result",
     "Exported": "interop.export.export",
     "FeatureFile": "tasks.extraction.extract",
     "FeatureBatch": "feature_extraction",
@@ -68,6 +73,7 @@ _MODULES = {
     "Recipe": "recipe.recipe",
     "Run": "run_dir",
     "check": "data.check.check",
+    "compare": "compare.compare",
     "convert": "interop.convert",
     "evaluate": "tasks.finetuning.evaluate",
     "export": "interop.export.export",

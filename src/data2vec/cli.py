@@ -140,6 +140,24 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=int, help="reader processes (default: one per core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="also write all findings, with all file names, as JSON")
 
+    for name, call, about, text in (
+        ("compare", _compare, "compare objectives or settings at an equal budget, over several seeds", cli_help.COMPARE),
+        ("ablate", _ablate, "compare the values of one setting of the method, as the papers do", cli_help.ABLATE),
+    ):
+        verb = _add_verb(verbs, name, call, about, text)
+        what = "a comparison file or the name of a shipped one, or recipes" if name == "compare" else "a shipped ablation"
+        key = "overrides of budget, tune, seeds, reference, or of the recipes of all arms, such as data.train=clips/"
+        what = f"{what}; and {key}"
+        verb.add_argument("overrides", metavar="NAME|key=value", nargs="*", help=what)
+        verb.add_argument("--out", metavar="DIR", type=Path, help="output folder; the same command resumes in it")
+        verb.add_argument("--data", metavar="DIR", type=Path, help="the folder that paths of the file are relative to")
+        verb.add_argument("--flops", metavar="N", help="short for budget.flops=N, the operations of a pre-training run")
+        verb.add_argument("--seeds", metavar="N|a,b", help="seeds 1 to N, or a list such as 4,5")
+        verb.add_argument("--processes", metavar="N", type=int, default=1, help="jobs at a time (default: %(default)s)")
+        verb.add_argument("--only", metavar="ARM", action="append", default=[], help="run this arm only; may be repeated")
+        verb.add_argument("--dry-run", action="store_true", help="print steps, operations, jobs and time, and end")
+        verb.add_argument("--list", action="store_true", help="list the shipped ones, and end")
+
     about = "convert a model between data2vec, transformers and fairseq"
     verb = _add_verb(verbs, "convert", _convert, about, cli_help.CONVERT)
     verb.add_argument("model", metavar="SOURCE", help=model)
@@ -286,6 +304,56 @@ def _check(arguments: argparse.Namespace) -> None:
 
     a = arguments
     print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from data2vec.compare.settings import comparison_names, comparison_summary, is_comparison
+
+    if arguments.list:
+        for name in comparison_names():
+            print(f"{name:32} {comparison_summary(name)}")
+        return
+    names = [word for word in arguments.overrides if "=" not in word]
+    _run_comparison(arguments, names[0] if len(names) == 1 and is_comparison(names[0]) else names)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from data2vec.compare.settings import comparison_names, comparison_summary
+    from data2vec.errors import did_you_mean
+
+    known = [name.removeprefix("ablations/") for name in comparison_names() if name.startswith("ablations/")]
+    if arguments.list:
+        for name in known:
+            print(f"{name:24} {comparison_summary(f'ablations/{name}')}")
+        return
+    names = [word for word in arguments.overrides if "=" not in word]
+    if len(names) != 1 or names[0] not in known:
+        hint = did_you_mean(names[0], known) if names else ""
+        raise UserError(f"name one ablation, not {' '.join(names) or 'none'}{hint}; one of {', '.join(known)}")
+    _run_comparison(arguments, f"ablations/{names[0]}")
+
+
+def _run_comparison(arguments: argparse.Namespace, comparison: str | list[str]) -> None:
+    from data2vec.compare.compare import build_plan, compare, describe_plan
+
+    a = arguments
+    if a.out is None:
+        raise UserError("--out: is missing; name the output folder, such as --out comparison")
+    overrides = [word for word in a.overrides if "=" in word]
+    overrides += [f"budget.flops={a.flops}"] if a.flops else []
+    overrides += [f"seeds={_parse_seeds(a.seeds)}"] if a.seeds else []
+    if a.dry_run:
+        print(describe_plan(build_plan(comparison, a.out, a.data, overrides, a.only), a.only, a.processes))
+        return
+    print(compare(comparison, a.out, a.data, overrides, a.only, a.processes))
+    print(f"all scores: {a.out / 'results.json'}")
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")] if "," in text else list(range(1, int(text) + 1))
+    except ValueError:
+        raise UserError(f"--seeds {text}: is no number and no list of numbers, such as 4,5") from None
 
 
 def _convert(arguments: argparse.Namespace) -> None:

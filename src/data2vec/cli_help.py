@@ -73,6 +73,37 @@ examples:
 
 settings, given as key=value; they override the recipe of the model (defaults in parentheses):
 """
+COMPARE = """\
+examples:
+  data2vec compare speech/v1-tiny speech/v2-tiny --out cmp --flops 1e12 --seeds 3 data.train=clips/ probe.data=labelled/
+  data2vec compare mine.yaml --out cmp --dry-run           steps, FLOPs, jobs and time, before anything is trained
+  data2vec compare mine.yaml --out cmp --processes 2       two jobs at a time
+  data2vec compare mine.yaml --out cmp budget.flops=1e13   a larger budget
+  data2vec compare mine.yaml --out cmp --only "log-mel"    one arm
+
+a comparison file:
+  data: {data.train: clips/}                   settings of the recipes of all arms
+  budget: {flops: 1e12}                        of each pre-training run; or seconds, or steps
+  seeds: [1, 2, 3]
+  arms:
+    data2vec 2: {recipe: speech/v2-tiny, grid: {train.lr: [1e-3, 2e-3]}}
+    data2vec 1: {recipe: speech/v1-tiny, grid: {train.lr: [5e-4, 1e-3]}}
+    untrained: {recipe: speech/v2-tiny, untrained: true}
+  evaluations:
+    digits: {kind: probe, train: train/, dev: dev/, test: {test: test/}, label: digit}
+
+Grids are searched with a seed of their own, and settings chosen on dev data; test sets are only reported. DIR gets
+results.json, table.md, compare.html, and a folder per run. The same command resumes an interrupted comparison.
+docs/compare.md has the details.
+"""
+ABLATE = """\
+examples:
+  data2vec ablate --list
+  data2vec ablate top-k --out topk recipe=speech/v1-tiny data.train=clips/ probe.data=labelled/ --flops 1e12 --seeds 3
+  data2vec ablate target-norm --out norms recipe=vision/v2-tiny data.train=photos/ probe.data=labelled/ --flops 1e12 --dry-run
+
+Everything else is as in 'data2vec compare --help'.
+"""
 CONVERT = """\
 examples:
   data2vec convert audio_base_ls.pt speech/ --to data2vec --license mit

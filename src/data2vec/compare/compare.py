@@ -124,4 +124,3 @@ def _exclusive(out: Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"--out {out}: another comparison runs in this folder; wait until it ends, or stop it") from None
         yield
-

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from data2vec.atomic_io import atomic_write
 from data2vec.compare.evaluations import FinetuneEvaluation, Scores
@@ -145,8 +144,8 @@ class Plan:
                 sizes[key] = round(value * steps / recipe.train.steps)
             elif value > steps and not key.startswith("health."):
                 raise UserError(
-                    f"arms.{arm}: {key} is {value}, more than the {steps} steps of the budget; lower it, or leave it to the recipe,"
-                    " which is scaled"
+                    f"arms.{arm}: {key} is {value}, more than the {steps} steps of the budget; lower it, or leave it to "
+                    "the recipe, which is scaled"
                 )
         every = max(1, math.ceil(steps / POINTS))
         files = {"train.checkpoint_every": every, "train.keep_checkpoints": 1, "log.every": max(1, steps // 50)}

@@ -190,7 +190,7 @@ def _arm(plan: Plan, arm: str, outcomes: Outcomes) -> ArmResult:
         cost = plan.cost(arm, chosen).flops
         trained = {"recipe": recipe.to_yaml(), "steps": recipe.train.steps, "flops_per_step": cost}
         trained["flops"] = cost * recipe.train.steps
-    own = [job for job in plan.jobs(outcomes, [arm])]
+    own = list(plan.jobs(outcomes, [arm]))
     folders = {seed: plan.seed_folder(arm, seed) for seed in plan.settings.seeds}
     runs = {seed: outcomes[folder] for seed, folder in folders.items() if folder in outcomes}
     tuning = []

@@ -19,7 +19,7 @@ from types import FrameType
 
 from data2vec.atomic_io import atomic_write
 from data2vec.compare.evaluations import evaluate
-from data2vec.compare.plan import EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
+from data2vec.compare.plan import EvaluationTask, Job, Outcome, Plan, folder_name
 from data2vec.compare.settings import ComparisonSettings
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
@@ -157,9 +157,9 @@ def _reason(error: Exception) -> str:
 def _log(folder: Path) -> Iterator[None]:
     """Write what is printed to log.txt in the job's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as file:
-        with contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
-            yield
+    log = (folder / "log.txt").open("a", encoding="utf-8")
+    with log as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
+        yield
 
 
 # --- worker processes

@@ -60,8 +60,8 @@ class Arm(Settings):
     settings: dict[str, Any] = Field(default={})
     """Overrides of the recipe, by dotted key. Step counts among them are taken literally."""
     grid: Grid = Field(default={})
-    """Values to try, by dotted key; every combination of them. Of `scratch`, settings of fine-tuning, instead of the grid of the
-    evaluation."""
+    """Values to try, by dotted key; every combination of them. Of `scratch`, settings of fine-tuning, instead of the
+    evaluation's grid."""
     untrained: bool = False
     """No training: the encoder with its initial weights, in probes."""
     scratch: bool = False
@@ -162,10 +162,11 @@ def _check_equal(where: str, sizes: Mapping[str, int]) -> None:
 def load_comparison(
     source: str | Path | JsonMapping, overrides: Iterable[str] | JsonMapping = (), data: str | Path | None = None
 ) -> ComparisonSettings:
-    """A comparison by file, shipped name or mapping, with overrides: of its own keys ("budget.flops=1e12", "tune.by=digits"), or
-    of the recipes of all arms ("data.train=clips/"). `data`: the folder that paths are relative to; None: the working folder.
+    """A comparison by file, shipped name or mapping.
 
-    Without evaluations, it gets a probe of the recipe's `probe.data` and `probe.valid`. Raises UserError."""
+    `overrides`: of its own keys ("budget.flops=1e12"), or of the recipes of all arms ("data.train=clips/"). `data`: the folder
+    that paths are relative to; None: the working folder. Without evaluations, it gets a probe of the recipe's `probe.data` and
+    `probe.valid`. Raises UserError."""
     if isinstance(source, Mapping):
         raw, where = dict(source), "comparison"
     else:
@@ -266,7 +267,9 @@ def _set(raw: JsonDict, key: str, value: Any) -> None:
     elif key in ("recipe", "reference", "seeds", "trivial", "equal_grids"):
         raw[key] = value
     else:
-        allowed = "budget.*, tune.*, recipe, reference, seeds, trivial, equal_grids, or a setting of a recipe, such as data.train"
+        allowed = (
+            "budget.*, tune.*, recipe, reference, seeds, trivial, equal_grids, or a setting of a recipe, such as data.train"
+        )
         raise UserError(f"{key}: cannot be set here; allowed are {allowed}; change the rest in the file")
 
 

@@ -57,8 +57,8 @@ def _evaluation(name: str, rows: Sequence[Row], comparison: Comparison) -> str:
         cells.append([arm, *shown])
     better = "higher" if rows[0].higher_is_better else "lower"
     note = (
-        f"{name}: {metric}, {better} is better; mean ± standard error over seeds {', '.join(map(str, comparison.seeds))}; paired "
-        f"difference to {comparison.reference!r}. Choices are made on {DEV}."
+        f"{name}: {metric}, {better} is better; mean ± standard error over seeds {', '.join(map(str, comparison.seeds))}; "
+        f"paired difference to {comparison.reference!r}. Choices are made on {DEV}."
     )
     return f"{note}\n\n{markdown(head, cells)}"
 
