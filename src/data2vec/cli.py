@@ -343,7 +343,7 @@ def _run_comparison(arguments: argparse.Namespace, comparison: str | list[str]) 
     overrides += [f"budget.flops={a.flops}"] if a.flops else []
     overrides += [f"seeds={_parse_seeds(a.seeds)}"] if a.seeds else []
     if a.dry_run:
-        print(describe_plan(build_plan(comparison, a.out, a.data, overrides, a.only), a.only, a.processes))
+        print(describe_plan(build_plan(comparison, a.out, a.data, overrides, a.only, a.processes), a.only))
         return
     print(compare(comparison, a.out, a.data, overrides, a.only, a.processes))
     print(f"all scores: {a.out / 'results.json'}")

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.plan import Plan
+from data2vec.compare.page import write_page
+from data2vec.compare.plan import Outcomes, Plan
 from data2vec.compare.result import Comparison, summarize
 from data2vec.compare.run import read_outcomes, run_plan
 from data2vec.compare.settings import load_comparison, recipes_as_arms
@@ -38,16 +39,16 @@ def compare(
 
     The same call resumes an interrupted comparison, and does nothing on a finished one. Writes results.json, table.md and
     compare.html. A run that fails is reported as failed; the others go on. Raises UserError for wrong settings."""
-    plan = build_plan(comparison, out, data, overrides, only)
-    if processes < 1:
-        raise UserError(f"--processes {processes}: must be at least 1")
+    plan = build_plan(comparison, out, data, overrides, only, processes)
     with _exclusive(plan.out):
         _write_settings(plan)
-        try:
-            run_plan(plan, only, processes, lambda line: print(f"data2vec: {line}", file=sys.stderr, flush=True))
-        finally:
-            result = write_results(plan)
-    return result
+
+        def say(line: str, outcomes: Outcomes) -> None:
+            print(f"data2vec: {line}", file=sys.stderr, flush=True)
+            write_results(plan, outcomes)
+
+        run_plan(plan, only, say)
+        return write_results(plan, read_outcomes(plan))
 
 
 def build_plan(
@@ -56,29 +57,33 @@ def build_plan(
     data: str | Path | None = None,
     overrides: Iterable[str] | JsonMapping = (),
     only: Sequence[str] = (),
+    processes: int = 1,
 ) -> Plan:
     """The plan of a comparison, with arguments as for `compare`. Raises UserError for wrong ones."""
     if isinstance(comparison, Sequence) and not isinstance(comparison, str):
         comparison = recipes_as_arms(comparison)
+    if processes < 1:
+        raise UserError(f"--processes {processes}: must be at least 1")
     settings = load_comparison(comparison, overrides, data)
     if wrong := [arm for arm in only if arm not in settings.arms]:
         raise UserError(f"--only {wrong[0]!r}: is not an arm{did_you_mean(wrong[0], settings.arms)}; one of "
                         f"{', '.join(settings.arms)}")  # fmt: skip
-    plan = Plan(settings, Path(out).resolve())
+    plan = Plan(settings, Path(out).resolve(), processes)
     plan.out.mkdir(parents=True, exist_ok=True)
     return plan
 
 
-def write_results(plan: Plan) -> Comparison:
+def write_results(plan: Plan, outcomes: Outcomes) -> Comparison:
     """Write results.json, table.md and compare.html of all outcomes so far."""
-    result = summarize(plan, read_outcomes(plan), _machine())
+    result = summarize(plan, outcomes, _machine())
     result.write(plan.out / "results.json")
     with atomic_write(plan.out / "table.md") as tmp:
         tmp.write_text(str(result), encoding="utf-8")
+    write_page(result, plan.out / "compare.html")
     return result
 
 
-def describe_plan(plan: Plan, only: Sequence[str] = (), processes: int = 1) -> str:
+def describe_plan(plan: Plan, only: Sequence[str] = ()) -> str:
     """The arms with steps, operations a step and estimated time, and the number of jobs; costs are counted and timed."""
     from data2vec.compare.table import markdown
 
@@ -98,8 +103,7 @@ def describe_plan(plan: Plan, only: Sequence[str] = (), processes: int = 1) -> s
     jobs = plan.job_count(only)
     return (
         f"{table}\n\n{jobs} jobs, seeds {', '.join(map(str, settings.seeds))}. Pre-training takes about "
-        f"{total / processes / 60:.1f} minutes with {processes} processes, if steps are as fast side by side; evaluations come "
-        "on top."
+        f"{total / plan.processes / 60:.1f} minutes with {plan.processes} jobs at a time; evaluations come on top."
     )
 
 

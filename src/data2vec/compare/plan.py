@@ -9,9 +9,12 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from data2vec.atomic_io import atomic_write
 from data2vec.compare.evaluations import FinetuneEvaluation, Scores
@@ -91,8 +94,10 @@ Outcomes = Mapping[str, Outcome]
 class Plan:
     """The jobs of a comparison in an output folder, where costs are kept."""
 
-    def __init__(self, settings: ComparisonSettings, out: Path):
-        self.settings, self.out = settings, out
+    def __init__(self, settings: ComparisonSettings, out: Path, processes: int = 1):
+        """`processes`: jobs that will run at a time; steps are timed with as many cores as one of them gets."""
+        self.settings, self.out, self.processes = settings, out, processes
+        self._recipes: dict[str, Recipe] = {}
         slugs = [folder_name(name) for name in (*settings.arms, *settings.evaluations)]
         if len(set(slugs)) < len(slugs):
             raise UserError(f"arms, evaluations: folders {', '.join(slugs)} would coincide; use names that differ in letters")
@@ -112,7 +117,8 @@ class Plan:
         if key not in self._costs:
             if recipe.data.train is None:
                 raise UserError("data.train: no training data; set it in `data` of the file, or as data.train=DATA")
-            self._costs[key] = step_cost(recipe)
+            with _threads(self.processes):
+                self._costs[key] = step_cost(recipe)
             with atomic_write(self.out / "costs.json") as tmp:
                 tmp.write_text(json.dumps({k: asdict(v) for k, v in self._costs.items()}, indent=1) + "\n", encoding="utf-8")
         return self._costs[key]
@@ -132,6 +138,12 @@ class Plan:
 
     def recipe(self, arm: str, combination: Combination, seed: int, share: float = 1.0, probe: bool = False) -> Recipe:
         """The complete recipe of a run: steps by the budget, and step counts of the recipe scaled with them."""
+        key = json.dumps([arm, combination, seed, share, probe], sort_keys=True)
+        if key not in self._recipes:
+            self._recipes[key] = self._sized_recipe(arm, combination, seed, share, probe)
+        return self._recipes[key]
+
+    def _sized_recipe(self, arm: str, combination: Combination, seed: int, share: float, probe: bool) -> Recipe:
         recipe, steps = arm_recipe(self.settings, arm, combination), self.steps(arm, combination, share)
         literal = (*self.settings.data, *self.settings.arms[arm].settings, *combination)
         if wrong := [key for key in literal if key in BUDGETED]:
@@ -284,6 +296,16 @@ class Plan:
             sizes += [] if self.settings.arms[arm].scratch else [len(self.combinations(arm))]
             total += sum(seeds + (size if size > 1 else 0) for size in sizes)
         return total
+
+
+@contextmanager
+def _threads(processes: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def folder_name(name: str) -> str:

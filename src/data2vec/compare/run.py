@@ -17,16 +17,15 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 from data2vec.atomic_io import atomic_write
 from data2vec.compare.evaluations import evaluate
-from data2vec.compare.plan import EvaluationTask, Job, Outcome, Plan, folder_name
+from data2vec.compare.plan import EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.compare.settings import ComparisonSettings
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
-from data2vec.settings import JsonDict
 from data2vec.train.pretrain import pretrain
-
-Failed = JsonDict
 
 
 def execute(job: Job, settings: ComparisonSettings, out: Path) -> Outcome:
@@ -103,36 +102,38 @@ def read_outcomes(plan: Plan) -> dict[str, Outcome]:
 
 
 def run_plan(
-    plan: Plan, only: Sequence[str] = (), processes: int = 1, say: Callable[[str], None] = lambda line: None
+    plan: Plan, only: Sequence[str] = (), say: Callable[[str, Outcomes], None] = lambda line, outcomes: None
 ) -> dict[str, Outcome]:
-    """Run all jobs that are not done; returns the outcomes of all. `say` gets a line after each job.
+    """Run all jobs that are not done; returns the outcomes of all. `say` gets a line and all outcomes after each job.
 
     Raises KeyboardInterrupt or Interrupted after the running jobs saved a checkpoint: the same call resumes them."""
     outcomes = {folder: each for folder, each in read_outcomes(plan).items() if not must_repeat(each)}
-    progress = _Progress(plan.job_count(only), len(outcomes), say)
+    own = [job for job in plan.jobs(outcomes, only) if job.folder in outcomes]
+    progress = _Progress(plan.job_count(only), len(own))
 
     def ready() -> list[Job]:
         return [job for job in plan.jobs(outcomes, only) if job.folder not in outcomes]
 
-    if processes == 1:
+    if plan.processes == 1:
         while jobs := ready():
             with _log(plan.out / jobs[0].folder):
                 outcome = execute(jobs[0], plan.settings, plan.out)
             outcomes[jobs[0].folder] = outcome
-            progress.done(outcome)
+            say(progress.line(outcome), outcomes)
     else:
-        for outcome in _run_parallel(plan, ready, processes):
+        for outcome in _run_parallel(plan, ready):
             outcomes[outcome.job["folder"]] = outcome
-            progress.done(outcome)
-    return outcomes | read_outcomes(plan)
+            say(progress.line(outcome), outcomes)
+    return outcomes
 
 
 class _Progress:
-    def __init__(self, total: int, done: int, say: Callable[[str], None]):
-        self.total, self.before, self.count, self.failed, self.say = total, done, done, 0, say
+    def __init__(self, total: int, done: int):
+        self.total, self.before, self.count, self.failed = total, done, done, 0
         self.start = time.monotonic()
 
-    def done(self, outcome: Outcome) -> None:
+    def line(self, outcome: Outcome) -> str:
+        """What to say after this job."""
         self.count += 1
         reasons = [outcome.failed, *(scores.get("failed") for scores in outcome.evaluations.values())]
         reason = next((each for each in reasons if each is not None), None)
@@ -141,7 +142,7 @@ class _Progress:
         left = f"about {_duration(rate * max(0, self.total - self.count))} left"
         what = outcome.job["folder"] + (f" failed: {reason}" if reason is not None else "")
         failed = f", {self.failed} failed" if self.failed else ""
-        self.say(f"{self.count}/{self.total} jobs done{failed}, {left}; {what}")
+        return f"{self.count}/{self.total} jobs done{failed}, {left}; {what}"
 
 
 def _duration(seconds: float) -> str:
@@ -165,10 +166,10 @@ def _log(folder: Path) -> Iterator[None]:
 # --- worker processes
 
 
-def _run_parallel(plan: Plan, ready: Callable[[], list[Job]], processes: int) -> Iterator[Outcome]:
-    workers = [_Worker(plan, processes) for _ in range(processes)]
+def _run_parallel(plan: Plan, ready: Callable[[], list[Job]]) -> Iterator[Outcome]:
+    workers = [_Worker(plan) for _ in range(plan.processes)]
     free, running = list(workers), dict[Future[Outcome], tuple[_Worker, Job]]()
-    with _terminate_as_interrupt(), ThreadPoolExecutor(processes) as pool:
+    with _terminate_as_interrupt(), ThreadPoolExecutor(plan.processes) as pool:
         try:
             while True:
                 busy = {job.folder for _, job in running.values()}
@@ -190,9 +191,9 @@ def _run_parallel(plan: Plan, ready: Callable[[], list[Job]], processes: int) ->
 class _Worker:
     """A process that runs jobs. Closing its input stops it: a running job saves a checkpoint first."""
 
-    def __init__(self, plan: Plan, processes: int):
+    def __init__(self, plan: Plan):
         self.plan, self.stopping = plan, False
-        threads = str(max(1, (os.cpu_count() or 1) // processes))
+        threads = str(max(1, torch.get_num_threads() // plan.processes))
         self.environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         self.process: subprocess.Popen[str] | None = None
 

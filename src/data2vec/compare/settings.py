@@ -129,6 +129,8 @@ class ComparisonSettings(Settings):
             raise UserError(f"reference: equal_flops needs a pre-trained reference, which {self.reference_arm!r} is not")
         finetunes = {name: each for name, each in self.evaluations.items() if isinstance(each, FinetuneEvaluation)}
         for name, arm in self.arms.items():
+            if arm.untrained and len(finetunes) == len(self.evaluations):
+                raise UserError(f"arms.{name}: untrained takes part in probes only, but there are none; use scratch: true")
             if arm.scratch and not finetunes:
                 raise UserError(f"arms.{name}: scratch takes part in fine-tuning only, but no evaluation is of kind finetune")
         if not self.equal_grids:
@@ -176,6 +178,9 @@ def load_comparison(
         raise UserError(f"{where}: a comparison is a mapping with the keys {', '.join(ComparisonSettings.model_fields)}")
     for key, value in _parsed(overrides):
         _set(raw, key, value)
+    probes = [key for key in raw.get("data") or {} if str(key).startswith("probe.")]
+    if probes and raw.get("evaluations") is not None:
+        raise UserError(f"{probes[0]}: is used only without `evaluations`, but {where} has some; change them in the file")
     if raw.get("evaluations") is None:
         raw["evaluations"] = {"probe": probe_evaluation(raw.get("data") or {})}
     settings = _validated(raw, where)
@@ -187,6 +192,10 @@ def load_comparison(
 def recipes_as_arms(recipes: Iterable[str]) -> JsonDict:
     """A raw comparison of recipes, and of the untrained encoder of the first one. Raises UserError if there is none."""
     names = list(recipes)
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{', '.join(names)}: a recipe is given twice; to compare settings of one recipe, write a comparison file"
+        )
     if not names:
         raise UserError("nothing to compare: give a comparison file, or recipes; 'data2vec compare --help' has examples")
     arms: JsonDict = {name: {"recipe": name} for name in names}
@@ -199,7 +208,10 @@ def probe_evaluation(data: JsonMapping) -> JsonDict:
     train, valid = data.get("probe.data"), data.get("probe.valid")
     if train is None:
         raise UserError("evaluations: there are none; add some, or give labelled data: probe.data=DATA")
-    extra = {key: data[f"probe.{key}"] for key in ("label", "knn_k") if f"probe.{key}" in data}
+    extra = {key.removeprefix("probe."): value for key, value in data.items() if key in ("probe.label", "probe.knn_k")}
+    known = {"probe.data", "probe.valid", "probe.label", "probe.knn_k"}
+    if unknown := [key for key in data if key.startswith("probe.") and key not in known]:
+        raise UserError(f"{unknown[0]}: has no effect in a comparison; allowed are {', '.join(sorted(known))}")
     if valid is None:
         parts = {"train": [0, 0.6], "dev": [0.6, 0.8], "test": [0.8, 1]}
         sets: JsonDict = {name: {"data": train, "part": part} for name, part in parts.items()}
@@ -318,7 +330,10 @@ def _below(settings: ComparisonSettings, root: Path) -> ComparisonSettings:
         name: arm.model_copy(update={"settings": absolute(arm.settings), "recipe": with_file(arm.recipe)})
         for name, arm in settings.arms.items()
     }
-    evaluations = {name: evaluation.below(root) for name, evaluation in settings.evaluations.items()}
+    evaluations: dict[str, Any] = {name: evaluation.below(root) for name, evaluation in settings.evaluations.items()}
+    for name, evaluation in evaluations.items():
+        if isinstance(evaluation, FinetuneEvaluation):
+            evaluations[name] = evaluation.model_copy(update={"recipe": with_file(evaluation.recipe)})
     changes = {"arms": arms, "evaluations": evaluations, "data": absolute(settings.data), "recipe": with_file(settings.recipe)}
     return settings.model_copy(update=changes)
 
@@ -342,6 +357,7 @@ def online_probe(settings: ComparisonSettings) -> JsonDict:
         if isinstance(evaluation, ProbeEvaluation) and evaluation.metric != "spearman" and evaluation.second is None:
             train, dev = (each.stratified(evaluation.label) for each in (evaluation.train, evaluation.dev))
             rows = {"probe.data_rows": train.rows, "probe.valid_rows": dev.rows}
-            paths = {"probe.data": train.data, "probe.valid": dev.data, "probe.label": evaluation.label}
+            paths: JsonDict = {"probe.data": train.data, "probe.valid": dev.data, "probe.label": evaluation.label}
+            paths["probe.knn_k"] = evaluation.knn_k
             return paths | {key: value.model_dump(mode="json") for key, value in rows.items()}
     return {}

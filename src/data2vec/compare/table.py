@@ -1,16 +1,15 @@
 """The tables of a comparison, in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from data2vec.compare.result import DEV, ArmResult, Comparison, Row
 
 
 def format_tables(comparison: Comparison) -> str:
     """A table of the arms, and one of each evaluation by its selecting metric, with differences to the reference."""
-    parts = [_arms(comparison.arms)]
-    for evaluation in dict.fromkeys(row.evaluation for row in comparison.rows):
-        rows = [row for row in comparison.rows if row.evaluation == evaluation]
-        parts.append(_evaluation(evaluation, rows, comparison))
+    parts = [markdown(HEAD, [arm_cells(arm) for arm in comparison.arms])]
+    for name, note, head, rows in evaluation_tables(comparison):
+        parts.append(f"{name}: {note}\n\n{markdown(head, rows)}")
     failed = [f"- {arm.name}: {folder}: {reason}" for arm in comparison.arms for folder, reason in arm.failed.items()]
     if failed:
         parts.append("Failed:\n\n" + "\n".join(failed))
@@ -26,9 +25,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _arms(arms: Sequence[ArmResult]) -> str:
-    head = ["arm", "chosen settings", "steps", "FLOPs per step", "FLOPs", "seconds", "state"]
-    return markdown(head, [arm_cells(arm) for arm in arms])
+HEAD = ("arm", "chosen settings", "steps", "FLOPs per step", "FLOPs", "seconds", "state")
+"""Of the table of arms."""
 
 
 def arm_cells(arm: ArmResult) -> list[str]:
@@ -46,7 +44,13 @@ def _settings(combination: dict[str, object] | None) -> str:
     return ", ".join(f"{key}={value}" for key, value in (combination or {}).items())
 
 
-def _evaluation(name: str, rows: Sequence[Row], comparison: Comparison) -> str:
+def evaluation_tables(comparison: Comparison) -> Iterator[tuple[str, str, list[str], list[list[str]]]]:
+    """For each evaluation: its name, a note, the head and the rows of a table of its selecting metric."""
+    for name in dict.fromkeys(row.evaluation for row in comparison.rows):
+        yield name, *_evaluation_table([row for row in comparison.rows if row.evaluation == name], comparison)
+
+
+def _evaluation_table(rows: Sequence[Row], comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
     metric = rows[0].metric
     sets = list(dict.fromkeys(row.set for row in rows))
     head = ["arm", *(title for each in sets for title in (each, f"{each}: difference"))]
@@ -57,10 +61,10 @@ def _evaluation(name: str, rows: Sequence[Row], comparison: Comparison) -> str:
         cells.append([arm, *shown])
     better = "higher" if rows[0].higher_is_better else "lower"
     note = (
-        f"{name}: {metric}, {better} is better; mean ± standard error over seeds {', '.join(map(str, comparison.seeds))}; "
+        f"{metric}, {better} is better; mean ± standard error over seeds {', '.join(map(str, comparison.seeds))}; "
         f"paired difference to {comparison.reference!r}. Choices are made on {DEV}."
     )
-    return f"{note}\n\n{markdown(head, cells)}"
+    return note, head, cells
 
 
 def score_cells(row: Row | None) -> tuple[str, str]:

@@ -49,15 +49,16 @@ def build_report(run: str | Path) -> Path:
         f"<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
         f"<pre>{escape(run_dir.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
     ]
-    template = Template((resources.files("data2vec.report") / "page.html").read_text(encoding="utf-8"))
-    text = template.substitute(
-        name=escape(run_dir.folder.resolve().name),
-        subtitle=_subtitle(recipe, metrics),
-        sections="\n".join(filter(None, sections)),
-    )
+    text = render_page(escape(run_dir.folder.resolve().name), _subtitle(recipe, metrics), sections)
     with atomic_write(run_dir.report) as tmp:
         tmp.write_text(text, encoding="utf-8")
     return run_dir.report
+
+
+def render_page(name: str, subtitle: str, sections: Sequence[str]) -> str:
+    """A self-contained page: its HTML, with empty sections left out. All arguments are HTML."""
+    template = Template((resources.files("data2vec.report") / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(name=name, subtitle=subtitle, sections="\n".join(filter(None, sections)))
 
 
 def build_report_at_end(run: Path, recipe: Recipe) -> None:

@@ -1,0 +1,82 @@
+"""The comparison file: what is refused, and how."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data2vec.compare.settings import comparison_names, comparison_summary, load_comparison, recipes_as_arms
+from data2vec.errors import UserError
+
+PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}
+SETS = {"train": "train", "dev": "dev", "test": {"test": "test"}}
+FINETUNE = {"kind": "finetune", "recipe": "vision/classify-tiny", **SETS}
+RAW: dict[str, Any] = {"budget": {"flops": 1e9}, "arms": {"a": {"recipe": "vision/v1-tiny"}}, "evaluations": {"shade": PROBE}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arm": {}}, "comparison: arm: unknown setting; did you mean 'arms'"),
+        ({"arms": {"a": {"recipe": "vision/v1-tiny", "gird": {}}}}, "arms.a.gird: unknown setting; did you mean 'grid'"),
+        ({"arms": {"a": {}}}, "arms.a: has no recipe"),
+        ({"budget": {"flops": 1e9, "steps": 3}}, "set exactly one of flops, seconds and steps, not flops and steps"),
+        ({"budget": {}}, "not none"),
+        ({"reference": "b"}, "reference: there is no arm 'b'"),
+        ({"seeds": [1, 1]}, "must all differ"),
+        ({"seeds": [101]}, "must all differ"),
+        ({"tune": {"by": "digits"}}, "tune.by: there is no evaluation 'digits'"),
+        ({"arms": {"a": {"scratch": True}}}, "no evaluation is of kind finetune"),
+        ({"arms": {"a": {"equal_flops": True}}}, "equal_flops needs scratch: true"),
+        ({"evaluations": {"shade": {"kind": "prob"}}}, "evaluations.shade.kind: 'prob' is not one of probe, finetune"),
+        ({"evaluations": {"few": FINETUNE}, "arms": {"a": {"recipe": "x", "untrained": True}}}, "use scratch: true"),
+        ({"data": {"probe.data": "train"}}, "probe.data: is used only without `evaluations`"),
+    ],
+)
+def test_comparison_with_a_wrong_setting_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_comparison(RAW | changes)
+    assert message in str(error.value)
+
+
+def test_comparison_with_unequal_grids_is_refused_unless_allowed() -> None:
+    arms = {"a": {"grid": {"train.lr": [1, 2]}}, "b": {"grid": {"train.lr": [1, 2, 3]}}}
+    raw = RAW | {"recipe": "vision/v1-tiny", "arms": arms}
+    with pytest.raises(UserError, match="'a' has 2, 'b' has 3 combinations"):
+        load_comparison(raw)
+    load_comparison(raw | {"equal_grids": False})
+
+
+def test_override_of_the_budget_replaces_its_kind() -> None:
+    assert load_comparison(RAW, ["budget.steps=5"]).budget.flops is None
+
+
+def test_override_of_an_arm_is_refused() -> None:
+    with pytest.raises(UserError, match=r"arms.a.recipe: cannot be set here"):
+        load_comparison(RAW, ["arms.a.recipe=x"])
+
+
+def test_paths_are_relative_to_the_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    settings = load_comparison(RAW, ["data.train=train"], tmp_path)
+    assert settings.data["data.train"] == str(tmp_path / "train")
+    assert settings.evaluations["shade"].train.data == str(tmp_path / "train")
+    assert settings.evaluations["shade"].dev.data == "dev"  # not there: the name of a data set
+
+
+def test_recipes_get_parts_of_one_labelled_set() -> None:
+    settings = load_comparison(recipes_as_arms(["vision/v1-tiny"]), {"budget.steps": 5, "probe.data": "photos"})
+    probe = settings.evaluations["probe"]
+    assert [each.part for each in (probe.train, probe.dev, probe.test["test"])] == [(0, 0.6), (0.6, 0.8), (0.8, 1)]
+    assert settings.arms["untrained"].untrained
+
+
+def test_recipes_given_twice_are_refused() -> None:
+    with pytest.raises(UserError, match="given twice"):
+        recipes_as_arms(["vision/v1-tiny", "vision/v1-tiny"])
+
+
+@pytest.mark.parametrize("name", comparison_names())
+def test_shipped_comparison_has_a_summary_and_is_valid(name: str) -> None:
+    assert comparison_summary(name)
+    load_comparison(name, {"recipe": "vision/v2-tiny", "budget.steps": 5, "probe.data": "photos"} if "abl" in name else ())
