@@ -30,7 +30,7 @@ ROOMS = (
     ("tasks",),
     ("report",),
     ("train",),
-    ("compare",),
+    ("comparison",),
     ("demo",),
     ("cli_help",),
     ("cli",),

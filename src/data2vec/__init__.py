@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from data2vec.errors import CorruptExample, RunStopped, UserError
 
 if TYPE_CHECKING:
-    from data2vec.compare.compare import compare
-    from data2vec.compare.result import Comparison
+    from data2vec.comparison.compare import compare
+    from data2vec.comparison.result import Comparison
     from data2vec.data.check.check import check
     from data2vec.feature_extraction import FeatureBatch
     from data2vec.interop.convert import convert
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Comparison": "compare.result",
+    "Comparison": "comparison.result",
     "Exported": "interop.export.export",
     "FeatureFile": "tasks.extraction.extract",
     "FeatureBatch": "feature_extraction",
@@ -73,7 +73,7 @@ _MODULES = {
     "Recipe": "recipe.recipe",
     "Run": "run_dir",
     "check": "data.check.check",
-    "compare": "compare.compare",
+    "compare": "comparison.compare",
     "convert": "interop.convert",
     "evaluate": "tasks.finetuning.evaluate",
     "export": "interop.export.export",

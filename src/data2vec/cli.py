@@ -307,7 +307,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from data2vec.compare.settings import comparison_names, comparison_summary, is_comparison
+    from data2vec.comparison.settings import comparison_names, comparison_summary, is_comparison
 
     if arguments.list:
         for name in comparison_names():
@@ -318,7 +318,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from data2vec.compare.settings import comparison_names, comparison_summary
+    from data2vec.comparison.settings import comparison_names, comparison_summary
     from data2vec.errors import did_you_mean
 
     known = [name.removeprefix("ablations/") for name in comparison_names() if name.startswith("ablations/")]
@@ -334,7 +334,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
 
 def _run_comparison(arguments: argparse.Namespace, comparison: str | list[str]) -> None:
-    from data2vec.compare.compare import build_plan, compare, describe_plan
+    from data2vec.comparison.compare import build_plan, compare, describe_plan
 
     a = arguments
     if a.out is None:

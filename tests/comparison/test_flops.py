@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data2vec.compare.flops import flop_counter, step_cost
+from data2vec.comparison.flops import flop_counter, step_cost
 from data2vec.distributed import process_group
 from data2vec.nn import cpu_kernels
 from data2vec.recipe.loading import load_recipe

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from data2vec.compare.evaluations import (
+from data2vec.comparison.evaluations import (
     Evaluation,
     FinetuneEvaluation,
     ProbeEvaluation,

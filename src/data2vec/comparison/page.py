@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.result import ArmResult, Comparison
-from data2vec.compare.table import HEAD, arm_cells, evaluation_tables
+from data2vec.comparison.result import ArmResult, Comparison
+from data2vec.comparison.table import HEAD, arm_cells, evaluation_tables
 from data2vec.report.page import render_page
 from data2vec.report.style import new_figure, to_svg
 

@@ -6,8 +6,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from data2vec.compare.evaluations import FinetuneEvaluation, ProbeEvaluation
-from data2vec.compare.trivial import image_histograms, log_mel_statistics, trivial_baselines
+from data2vec.comparison.evaluations import FinetuneEvaluation, ProbeEvaluation
+from data2vec.comparison.trivial import image_histograms, log_mel_statistics, trivial_baselines
 
 PARTS = {"train": [0, 0.5], "dev": [0.5, 0.75], "test": [0.75, 1]}
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from data2vec.compare.flops import StepCost
-from data2vec.compare.plan import Outcome, Plan
-from data2vec.compare.settings import load_comparison
+from data2vec.comparison.flops import StepCost
+from data2vec.comparison.plan import Outcome, Plan
+from data2vec.comparison.settings import load_comparison
 from data2vec.errors import UserError
 
 PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}
@@ -15,7 +15,7 @@ PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test
 
 @pytest.fixture(autouse=True)
 def _fixed_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data2vec.compare.plan.step_cost", lambda recipe: StepCost(1e6 * recipe.encoder.layers, 0.5))
+    monkeypatch.setattr("data2vec.comparison.plan.step_cost", lambda recipe: StepCost(1e6 * recipe.encoder.layers, 0.5))
 
 
 def plan(tmp_path: Path, **changes: Any) -> Plan:
@@ -45,7 +45,7 @@ def test_recipe_scales_its_step_counts_with_the_run(tmp_path: Path) -> None:
     found = plan(tmp_path, budget={"steps": 100}, data={"data.train": "train", "train.schedule.warmup_steps": 7})
     default = found.settings
     recipe = found.recipe("a", {}, 3)
-    from data2vec.compare.settings import arm_recipe
+    from data2vec.comparison.settings import arm_recipe
 
     base = arm_recipe(default, "a", {})
     assert recipe.objective.teacher.anneal_steps == round(base.objective.teacher.anneal_steps * 100 / base.train.steps)

@@ -12,8 +12,8 @@ import pytest
 
 import data2vec
 from data2vec.cli import main
-from data2vec.compare.compare import build_plan
-from data2vec.compare.result import Comparison
+from data2vec.comparison.compare import build_plan
+from data2vec.comparison.result import Comparison
 from data2vec.errors import UserError
 from data2vec.run_dir import Run
 from data2vec.settings import JsonDict

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from data2vec.compare.result import DEV, ArmResult, Comparison, Row
+from data2vec.comparison.result import DEV, ArmResult, Comparison, Row
 
 
 def format_tables(comparison: Comparison) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.probing import Features, LabelledSet, probe_scores
+from data2vec.comparison.probing import Features, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.selection import RowSelection
 from data2vec.distributed import Process, resolve_device
@@ -307,7 +307,7 @@ def _finetune(
     details: JsonDict = {}
     complete = resolve_recipe(evaluation.recipe, model, None, None, overrides, scratch)
     if extra_flops:
-        cost = importlib.import_module("data2vec.compare.flops").step_cost(complete).flops
+        cost = importlib.import_module("data2vec.comparison.flops").step_cost(complete).flops
         details = {"flops_per_step": cost, "extra_steps": round(extra_flops / cost)}
         overrides["train.steps"] = complete.train.steps + details["extra_steps"]
     run = out / "run"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.evaluations import Scores
-from data2vec.compare.plan import Outcome, Outcomes, Plan
+from data2vec.comparison.evaluations import Scores
+from data2vec.comparison.plan import Outcome, Outcomes, Plan
 from data2vec.settings import JsonDict
 
 DEV = "dev"
@@ -88,7 +88,7 @@ class Comparison:
     """The comparison file, with absolute paths."""
 
     def __str__(self) -> str:
-        from data2vec.compare.table import format_tables
+        from data2vec.comparison.table import format_tables
 
         return format_tables(self)
 

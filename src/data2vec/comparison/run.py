@@ -20,9 +20,9 @@ from types import FrameType
 import torch
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.evaluations import evaluate
-from data2vec.compare.plan import EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
-from data2vec.compare.settings import ComparisonSettings
+from data2vec.comparison.evaluations import evaluate
+from data2vec.comparison.plan import EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
+from data2vec.comparison.settings import ComparisonSettings
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
 from data2vec.train.pretrain import pretrain
@@ -200,7 +200,7 @@ class _Worker:
     def run(self, job: Job) -> Outcome:
         """Run a job. A process that dies makes it fail."""
         if self.process is None:
-            command = [sys.executable, "-m", "data2vec.compare.run", str(self.plan.out)]
+            command = [sys.executable, "-m", "data2vec.comparison.run", str(self.plan.out)]
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment, start_new_session=True
             )

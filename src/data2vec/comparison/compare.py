@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.page import write_page
-from data2vec.compare.plan import Outcomes, Plan
-from data2vec.compare.result import Comparison, summarize
-from data2vec.compare.run import read_outcomes, run_plan
-from data2vec.compare.settings import load_comparison, recipes_as_arms
+from data2vec.comparison.page import write_page
+from data2vec.comparison.plan import Outcomes, Plan
+from data2vec.comparison.result import Comparison, summarize
+from data2vec.comparison.run import read_outcomes, run_plan
+from data2vec.comparison.settings import load_comparison, recipes_as_arms
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError, did_you_mean
 from data2vec.recipe.yaml_format import dump_yaml
@@ -85,7 +85,7 @@ def write_results(plan: Plan, outcomes: Outcomes) -> Comparison:
 
 def describe_plan(plan: Plan, only: Sequence[str] = ()) -> str:
     """The arms with steps, operations a step and estimated time, and the number of jobs; costs are counted and timed."""
-    from data2vec.compare.table import markdown
+    from data2vec.comparison.table import markdown
 
     settings, rows, total = plan.settings, [], 0.0
     for arm in only or settings.arms:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from data2vec.compare.evaluations import FinetuneEvaluation, ProbeEvaluation, Scores, finetune_overrides, labelled_sets
-from data2vec.compare.probing import PROBE_METRICS, LabelledSet, probe_scores
+from data2vec.comparison.evaluations import FinetuneEvaluation, ProbeEvaluation, Scores, finetune_overrides, labelled_sets
+from data2vec.comparison.probing import PROBE_METRICS, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset, Rows, column_value
 from data2vec.data.text import read_text
 from data2vec.errors import CorruptExample, UserError

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from data2vec.compare.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
+from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
 from data2vec.errors import UserError, did_you_mean
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data2vec.compare.settings import comparison_names, comparison_summary, load_comparison, recipes_as_arms
+from data2vec.comparison.settings import comparison_names, comparison_summary, load_comparison, recipes_as_arms
 from data2vec.errors import UserError
 
 PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from data2vec.atomic_io import atomic_write
-from data2vec.compare.evaluations import FinetuneEvaluation, Scores
-from data2vec.compare.flops import StepCost, step_cost
-from data2vec.compare.settings import Combination, ComparisonSettings, arm_recipe, combinations, online_probe
+from data2vec.comparison.evaluations import FinetuneEvaluation, Scores
+from data2vec.comparison.flops import StepCost, step_cost
+from data2vec.comparison.settings import Combination, ComparisonSettings, arm_recipe, combinations, online_probe
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
