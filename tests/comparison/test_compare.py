@@ -42,7 +42,7 @@ def test_compare_two_arms_gives_scores_of_each_seed_with_paired_differences(
     assert slow.difference is None
     assert Comparison.read(tmp_path / "out" / "results.json") == result
     assert (tmp_path / "out" / "table.md").read_text(encoding="utf-8") == str(result)
-    steps = [step for step, _ in result.arms[0].curves[1]]
+    steps = [flops for flops, _ in result.arms[0].curves[1]]
     assert steps == [number * result.arms[0].flops_per_step for number in (1, 2, 3)]
     page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
     assert "<svg" in page and "slow" in page and "http://" not in page.replace("http://www.w3.org", "")
@@ -109,7 +109,16 @@ def test_compare_finetunes_trained_and_scratch_arms_alike(raw: JsonDict, picture
     assert steps["a"] == steps["scratch"] == 2 < steps["longer"]
 
 
+def test_compare_has_trivial_baselines_in_the_table(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
+    raw |= {"seeds": [1], "arms": {"untrained": {"untrained": True}}, "trivial": True}
+    result = data2vec.compare(raw, tmp_path, pictures)
+    assert result.row("majority class", "shade", "test", "linear accuracy").mean == 0.5
+    assert [arm.kind for arm in result.arms] == ["untrained", "trivial"]
+    assert "| majority class" in str(result)
+
+
 def test_compare_in_two_processes_gives_the_same_scores(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
+    raw |= {"seeds": [1]}
     one = data2vec.compare(raw, tmp_path / "one", pictures)
     two = data2vec.compare(raw, tmp_path / "two", pictures, processes=2)
     assert two.rows == one.rows

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data2vec.comparison.evaluations import EvalData, Evaluation, FinetuneEvaluation, finetune_overrides
 from pydantic import TypeAdapter
 
+from data2vec.comparison.evaluations import EvalData, Evaluation, FinetuneEvaluation, finetune_overrides
 from data2vec.recipe.yaml_format import parse_yaml
 
 FILES = sorted(Path(str(resources.files("data2vec") / "comparisons")).glob("*.yaml"))

@@ -11,7 +11,7 @@ import torch
 
 from data2vec.atomic_io import atomic_write
 from data2vec.comparison.page import write_page
-from data2vec.comparison.plan import Outcomes, Plan
+from data2vec.comparison.plan import TRIVIAL, Outcomes, Plan
 from data2vec.comparison.result import Comparison, summarize
 from data2vec.comparison.run import read_outcomes, run_plan
 from data2vec.comparison.settings import load_comparison, recipes_as_arms
@@ -65,10 +65,11 @@ def build_plan(
     if processes < 1:
         raise UserError(f"--processes {processes}: must be at least 1")
     settings = load_comparison(comparison, overrides, data)
-    if wrong := [arm for arm in only if arm not in settings.arms]:
-        raise UserError(f"--only {wrong[0]!r}: is not an arm{did_you_mean(wrong[0], settings.arms)}; one of "
-                        f"{', '.join(settings.arms)}")  # fmt: skip
     plan = Plan(settings, Path(out).resolve(), processes)
+    known = plan.selected()
+    if wrong := [arm for arm in only if arm not in known]:
+        hint = did_you_mean(wrong[0], known)
+        raise UserError(f"--only {wrong[0]!r}: is not an arm{hint}; one of {', '.join(known)}")
     plan.out.mkdir(parents=True, exist_ok=True)
     return plan
 
@@ -88,8 +89,8 @@ def describe_plan(plan: Plan, only: Sequence[str] = ()) -> str:
     from data2vec.comparison.table import markdown
 
     settings, rows, total = plan.settings, [], 0.0
-    for arm in only or settings.arms:
-        if not settings.arms[arm].is_trained:
+    for arm in plan.selected(only):
+        if arm == TRIVIAL or not settings.arms[arm].is_trained:
             rows.append([arm, "–", "–", "–", "–", "–"])
             continue
         for combination in (every := plan.combinations(arm)):

@@ -27,6 +27,8 @@ from data2vec.settings import JsonDict
 
 POINTS = 8
 """Probes along a run, and checkpoints."""
+TRIVIAL = "trivial baselines"
+"""The name of what stands beside the arms: hand-made features, and the most frequent class."""
 BUDGETED = ("train.steps", "train.seed")
 """Settings of a recipe that a comparison sets."""
 
@@ -98,7 +100,7 @@ class Plan:
         """`processes`: jobs that will run at a time; steps are timed with as many cores as one of them gets."""
         self.settings, self.out, self.processes = settings, out, processes
         self._recipes: dict[str, Recipe] = {}
-        slugs = [folder_name(name) for name in (*settings.arms, *settings.evaluations)]
+        slugs = [folder_name(name) for name in (*settings.arms, *settings.evaluations, TRIVIAL)]
         if len(set(slugs)) < len(slugs):
             raise UserError(f"arms, evaluations: folders {', '.join(slugs)} would coincide; use names that differ in letters")
 
@@ -230,10 +232,27 @@ class Plan:
 
     def jobs(self, outcomes: Outcomes, only: Sequence[str] = ()) -> Iterator[Job]:
         """All jobs that these outcomes allow, done ones included; those of some arms only, if `only` names them."""
-        for arm in only or self.settings.arms:
+        for arm in self.selected(only):
+            if arm == TRIVIAL:
+                yield from self._trivial_jobs()
+                continue
             yield from self._pretraining_jobs(arm, outcomes)
             for evaluation in self.finetunings(arm):
                 yield from self._finetuning_jobs(arm, evaluation, outcomes)
+
+    def selected(self, only: Sequence[str] = ()) -> list[str]:
+        """The names of what has jobs: all arms and the trivial baselines, or those in `only`."""
+        return list(only) or [*self.settings.arms, *([TRIVIAL] if self.settings.trivial else [])]
+
+    def trivial_folder(self, evaluation: str, seed: int) -> str:
+        """The job of the trivial baselines of an evaluation."""
+        return f"{folder_name(TRIVIAL)}/{folder_name(evaluation)}/seed-{seed}"
+
+    def _trivial_jobs(self) -> Iterator[Job]:
+        for evaluation in self.settings.evaluations:
+            for seed in self.settings.seeds:
+                task = EvaluationTask(evaluation, {})
+                yield Job(self.trivial_folder(evaluation, seed), TRIVIAL, seed, False, None, None, (task,))
 
     def finetunings(self, arm: str) -> list[str]:
         """The evaluations that have jobs of their own: those by fine-tuning, of arms that take part in it."""
@@ -291,7 +310,10 @@ class Plan:
     def job_count(self, only: Sequence[str] = ()) -> int:
         """The number of jobs, if none fails."""
         total, seeds = 0, len(self.settings.seeds)
-        for arm in only or self.settings.arms:
+        for arm in self.selected(only):
+            if arm == TRIVIAL:
+                total += seeds * len(self.settings.evaluations)
+                continue
             sizes = [len(self.finetune_combinations(arm, each)) for each in self.finetunings(arm)]
             sizes += [] if self.settings.arms[arm].scratch else [len(self.combinations(arm))]
             total += sum(seeds + (size if size > 1 else 0) for size in sizes)

@@ -11,7 +11,8 @@ from typing import Any
 
 from data2vec.atomic_io import atomic_write
 from data2vec.comparison.evaluations import Scores
-from data2vec.comparison.plan import Outcome, Outcomes, Plan
+from data2vec.comparison.plan import TRIVIAL, Outcome, Outcomes, Plan
+from data2vec.comparison.settings import Arm
 from data2vec.settings import JsonDict
 
 DEV = "dev"
@@ -47,7 +48,7 @@ class ArmResult:
 
     name: str
     kind: str
-    """trained, untrained or scratch."""
+    """trained, untrained, scratch or trivial."""
     recipe: str | None
     """The complete recipe of the first seed, as YAML."""
     settings: JsonDict | None
@@ -67,8 +68,8 @@ class ArmResult:
     """Why jobs failed, by their folder."""
     missing: int
     """Jobs that have not run."""
-    curves: dict[int, list[tuple[float, float]]]
-    """By seed: (operations, accuracy of a linear probe on dev) along the run."""
+    curves: dict[int, list[list[float]]]
+    """By seed: [operations, accuracy of a linear probe on dev] along the run."""
     command: str
     """Runs this arm again, in a new folder."""
 
@@ -122,13 +123,20 @@ def summarize(plan: Plan, outcomes: Outcomes, machine: JsonDict) -> Comparison:
     settings = plan.settings
     scores = {arm: _scores(plan, arm, outcomes) for arm in settings.arms}
     reference = settings.reference_arm
+    for evaluation in settings.evaluations:
+        for seed in settings.seeds:
+            if (outcome := outcomes.get(plan.trivial_folder(evaluation, seed))) is None:
+                continue
+            for name in outcome.evaluations:
+                if (found := outcome.scores(name)) is not None:
+                    scores.setdefault(name, {}).setdefault(evaluation, {})[seed] = found
     rows = [
         row
         for evaluation in settings.evaluations
-        for arm in settings.arms
+        for arm in scores
         for row in _rows(arm, evaluation, scores[arm].get(evaluation, {}), scores[reference].get(evaluation, {}), reference)
     ]
-    arms = [_arm(plan, arm, outcomes) for arm in settings.arms]
+    arms = [_arm(plan, arm, outcomes) for arm in plan.selected()]
     return Comparison(reference, list(settings.seeds), arms, rows, machine, settings.model_dump(mode="json"))
 
 
@@ -181,8 +189,8 @@ def standard_error(values: list[float]) -> float | None:
 
 
 def _arm(plan: Plan, arm: str, outcomes: Outcomes) -> ArmResult:
-    settings = plan.settings.arms[arm]
-    kind = "untrained" if settings.untrained else "scratch" if settings.scratch else "trained"
+    settings = Arm(untrained=True) if arm == TRIVIAL else plan.settings.arms[arm]
+    kind = "trivial" if arm == TRIVIAL else "untrained" if settings.untrained else "scratch" if settings.scratch else "trained"
     chosen = plan.chosen(arm, outcomes) if settings.is_trained else None
     trained: JsonDict = {"recipe": None, "steps": None, "flops_per_step": None, "flops": None}
     if chosen is not None:
@@ -203,12 +211,12 @@ def _arm(plan: Plan, arm: str, outcomes: Outcomes) -> ArmResult:
         **trained,
         settings=chosen,
         tuning=tuning,
-        finetuning={name: _finetuning(plan, arm, name, outcomes) for name in plan.finetunings(arm)},
+        finetuning={name: _finetuning(plan, arm, name, outcomes) for name in ([] if arm == TRIVIAL else plan.finetunings(arm))},
         seconds={seed: run.seconds for seed, run in runs.items() if settings.is_trained},
         failed={job.folder: reason for job in own if (reason := failure(outcomes.get(job.folder))) is not None},
         missing=sum(job.folder not in outcomes for job in own),
         curves={
-            seed: [(step * trained["flops_per_step"], value) for step, value in run.curve]
+            seed: [[step * trained["flops_per_step"], value] for step, value in run.curve]
             for seed, run in runs.items()
             if run.curve and chosen is not None
         },

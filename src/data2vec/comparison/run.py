@@ -21,10 +21,13 @@ import torch
 
 from data2vec.atomic_io import atomic_write
 from data2vec.comparison.evaluations import evaluate
-from data2vec.comparison.plan import EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
+from data2vec.comparison.plan import TRIVIAL, EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.comparison.settings import ComparisonSettings
+from data2vec.comparison.trivial import trivial_baselines
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
+from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 from data2vec.train.pretrain import pretrain
 
 
@@ -46,21 +49,32 @@ def execute(job: Job, settings: ComparisonSettings, out: Path) -> Outcome:
             raise
         except Exception as error:
             failed, collapsed = _reason(error), isinstance(error, Unhealthy)
-    evaluations = {}
-    for task in job.evaluations if failed is None else ():
-        seed, data = job.seed, settings.evaluations[task.name]
+    evaluations: dict[str, JsonDict] = {}
+    if job.arm == TRIVIAL:
         try:
-            own = None if job.train or job.model is not None else recipe
-            target = folder / folder_name(task.name)
-            scores = evaluate(data, model, own, seed, target, task.settings, task.extra_flops)
-            evaluations[task.name] = asdict(scores)
-        except Interrupted:
-            raise
+            found = trivial_baselines(settings.evaluations[job.evaluations[0].name], job.seed)
+            evaluations = {name: asdict(scores) for name, scores in found.items()}
         except Exception as error:
-            evaluations[task.name] = {"failed": _reason(error)}
+            failed = _reason(error)
+    elif failed is None:
+        own = None if model is not None else recipe
+        evaluations = {task.name: _evaluate(task, job.seed, settings, model, own, folder) for task in job.evaluations}
     outcome = Outcome(job.to_json(), failed, collapsed, seconds, curve, evaluations)
     write_outcome(outcome, folder)
     return outcome
+
+
+def _evaluate(
+    task: EvaluationTask, seed: int, settings: ComparisonSettings, model: Path | None, recipe: Recipe | None, folder: Path
+) -> JsonDict:
+    """The scores of an evaluation, or why it failed."""
+    evaluation, target = settings.evaluations[task.name], folder / folder_name(task.name)
+    try:
+        return asdict(evaluate(evaluation, model, recipe, seed, target, task.settings, task.extra_flops))
+    except Interrupted:
+        raise
+    except Exception as error:
+        return {"failed": _reason(error)}
 
 
 def write_outcome(outcome: Outcome, folder: Path) -> None:
@@ -186,6 +200,9 @@ def _run_parallel(plan: Plan, ready: Callable[[], list[Job]]) -> Iterator[Outcom
         finally:
             for worker in workers:
                 worker.stop()
+            pool.shutdown()
+            for worker in workers:
+                worker.close()
 
 
 class _Worker:
@@ -211,7 +228,8 @@ class _Worker:
             self.process.stdin.flush()
         if self.process.stdout.readline() and (outcome := read_outcome(job, self.plan.out)) is not None:
             return outcome
-        status, self.process = self.process.wait(), None
+        self.process.stdout.close()
+        status, self.process = self._close(self.process), None
         reason = f"its process ended with status {status}; see {job.folder}/log.txt"
         outcome = Outcome(job.to_json(), reason, False, 0.0, [], {})
         if not self.stopping:
@@ -221,10 +239,19 @@ class _Worker:
     def stop(self) -> None:
         """End the process, after a checkpoint if a job runs."""
         self.stopping = True
-        if (process := self.process) is not None:
-            assert process.stdin is not None
+        if self.process is not None:
+            self._close(self.process)
+
+    def close(self) -> None:
+        """Release the pipe of answers, once no thread reads from it."""
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def _close(self, process: "subprocess.Popen[str]") -> int:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-            process.wait()
+        return process.wait()
 
 
 @contextlib.contextmanager
