@@ -117,6 +117,14 @@ def test_compare_has_trivial_baselines_in_the_table(raw: JsonDict, pictures: Pat
     assert "| majority class" in str(result)
 
 
+def test_compare_only_one_arm_needs_nothing_of_the_others(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
+    raw |= {"seeds": [1]}
+    raw["arms"]["absent"] = {"recipe": "absent.yaml"}
+    result = data2vec.compare(raw, tmp_path, pictures, only=["fast"])
+    assert [arm.name for arm in result.arms] == ["fast"]
+    assert {row.difference for row in result.rows} == {None}  # the reference has not run
+
+
 def test_compare_in_two_processes_gives_the_same_scores(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
     raw |= {"seeds": [1]}
     one = data2vec.compare(raw, tmp_path / "one", pictures)

@@ -45,10 +45,10 @@ def compare(
 
         def say(line: str, outcomes: Outcomes) -> None:
             print(f"data2vec: {line}", file=sys.stderr, flush=True)
-            write_results(plan, outcomes)
+            write_results(plan, outcomes, only)
 
         run_plan(plan, only, say)
-        return write_results(plan, read_outcomes(plan))
+        return write_results(plan, read_outcomes(plan, only), only)
 
 
 def build_plan(
@@ -74,9 +74,9 @@ def build_plan(
     return plan
 
 
-def write_results(plan: Plan, outcomes: Outcomes) -> Comparison:
+def write_results(plan: Plan, outcomes: Outcomes, only: Sequence[str] = ()) -> Comparison:
     """Write results.json, table.md and compare.html of all outcomes so far."""
-    result = summarize(plan, outcomes, _machine())
+    result = summarize(plan, outcomes, _machine(), only)
     result.write(plan.out / "results.json")
     with atomic_write(plan.out / "table.md") as tmp:
         tmp.write_text(str(result), encoding="utf-8")

@@ -244,6 +244,10 @@ class Plan:
         """The names of what has jobs: all arms and the trivial baselines, or those in `only`."""
         return list(only) or [*self.settings.arms, *([TRIVIAL] if self.settings.trivial else [])]
 
+    def started(self, only: Sequence[str] = ()) -> list[str]:
+        """Those in `only`, and those that have a folder already; all without `only`."""
+        return [arm for arm in self.selected() if not only or arm in only or (self.out / folder_name(arm)).exists()]
+
     def trivial_folder(self, evaluation: str, seed: int) -> str:
         """The job of the trivial baselines of an evaluation."""
         return f"{folder_name(TRIVIAL)}/{folder_name(evaluation)}/seed-{seed}"

@@ -4,7 +4,7 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,8 @@ def _with_seeds(raw: JsonDict, *keys: str) -> JsonDict:
     return raw | {key: {int(seed): value for seed, value in raw[key].items()} for key in keys}
 
 
-def summarize(plan: Plan, outcomes: Outcomes, machine: JsonDict) -> Comparison:
-    """The result of all outcomes so far."""
+def summarize(plan: Plan, outcomes: Outcomes, machine: JsonDict, only: Sequence[str] = ()) -> Comparison:
+    """The result of all outcomes so far, of the arms in `only` and of those that have a folder."""
     settings = plan.settings
     scores = {arm: _scores(plan, arm, outcomes) for arm in settings.arms}
     reference = settings.reference_arm
@@ -134,9 +134,11 @@ def summarize(plan: Plan, outcomes: Outcomes, machine: JsonDict) -> Comparison:
         row
         for evaluation in settings.evaluations
         for arm in scores
-        for row in _rows(arm, evaluation, scores[arm].get(evaluation, {}), scores[reference].get(evaluation, {}), reference)
+        for row in _rows(
+            arm, evaluation, scores[arm].get(evaluation, {}), scores.get(reference, {}).get(evaluation, {}), reference
+        )
     ]
-    arms = [_arm(plan, arm, outcomes) for arm in plan.selected()]
+    arms = [_arm(plan, arm, outcomes) for arm in plan.started(only)]
     return Comparison(reference, list(settings.seeds), arms, rows, machine, settings.model_dump(mode="json"))
 
 

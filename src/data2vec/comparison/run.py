@@ -103,12 +103,12 @@ def must_repeat(outcome: Outcome) -> bool:
     return failed or any("failed" in scores for scores in outcome.evaluations.values())
 
 
-def read_outcomes(plan: Plan) -> dict[str, Outcome]:
-    """The outcomes of all jobs that have one."""
+def read_outcomes(plan: Plan, only: Sequence[str] = ()) -> dict[str, Outcome]:
+    """The outcomes of all jobs that have one; `only` leaves out the costs of arms that are neither in it nor started."""
     outcomes: dict[str, Outcome] = {}
     while True:
         before = len(outcomes)
-        for job in list(plan.jobs(outcomes)):
+        for job in list(plan.jobs(outcomes, plan.started(only))):
             if job.folder not in outcomes and (outcome := read_outcome(job, plan.out)) is not None:
                 outcomes[job.folder] = outcome
         if len(outcomes) == before:
@@ -121,7 +121,7 @@ def run_plan(
     """Run all jobs that are not done; returns the outcomes of all. `say` gets a line and all outcomes after each job.
 
     Raises KeyboardInterrupt or Interrupted after the running jobs saved a checkpoint: the same call resumes them."""
-    outcomes = {folder: each for folder, each in read_outcomes(plan).items() if not must_repeat(each)}
+    outcomes = {folder: each for folder, each in read_outcomes(plan, only).items() if not must_repeat(each)}
     own = [job for job in plan.jobs(outcomes, only) if job.folder in outcomes]
     progress = _Progress(plan.job_count(only), len(own))
 
