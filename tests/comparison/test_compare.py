@@ -61,6 +61,9 @@ def test_compare_with_other_settings_in_the_same_folder_is_refused(raw: JsonDict
     data2vec.compare(raw, tmp_path, pictures)
     with pytest.raises(UserError, match="slow/seed-1 was made with other settings"):
         data2vec.compare(raw | {"budget": {"steps": 4}}, tmp_path, pictures)
+    raw["evaluations"]["shade"]["knn_k"] = 3
+    with pytest.raises(UserError, match=r"slow/seed-1 was made with other settings \(recipe, evaluations\)"):
+        data2vec.compare(raw, tmp_path, pictures)
 
 
 def test_compare_at_equal_flops_differs_by_less_than_a_step(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class EvaluationTask:
     """An evaluation in a job."""
 
     name: str
+    definition: JsonDict
+    """Its section of the comparison file, so that a changed one is noticed."""
     settings: Combination
     """A combination of the evaluation's grid."""
     extra_flops: float = 0.0
@@ -255,8 +257,12 @@ class Plan:
     def _trivial_jobs(self) -> Iterator[Job]:
         for evaluation in self.settings.evaluations:
             for seed in self.settings.seeds:
-                task = EvaluationTask(evaluation, {})
-                yield Job(self.trivial_folder(evaluation, seed), TRIVIAL, seed, False, None, None, (task,))
+                tasks = (self._task(evaluation),)
+                yield Job(self.trivial_folder(evaluation, seed), TRIVIAL, seed, False, None, None, tasks)
+
+    def _task(self, evaluation: str, settings: Combination | None = None, extra_flops: float = 0.0) -> EvaluationTask:
+        definition = self.settings.evaluations[evaluation].model_dump(mode="json")
+        return EvaluationTask(evaluation, definition, settings or {}, extra_flops)
 
     def finetunings(self, arm: str) -> list[str]:
         """The evaluations that have jobs of their own: those by fine-tuning, of arms that take part in it."""
@@ -267,7 +273,7 @@ class Plan:
     def _pretraining_jobs(self, arm: str, outcomes: Outcomes) -> Iterator[Job]:
         settings, tune = self.settings.arms[arm], self.settings.tune
         probes = [name for name, each in self.settings.evaluations.items() if not isinstance(each, FinetuneEvaluation)]
-        tasks = tuple(EvaluationTask(name, {}) for name in probes)
+        tasks = tuple(self._task(name) for name in probes)
         if settings.untrained:
             for seed in self.settings.seeds:
                 recipe = arm_recipe(self.settings, arm, {}).model_dump(mode="json")
@@ -277,7 +283,7 @@ class Plan:
         every = self.combinations(arm)
         for combination in every if len(every) > 1 else ():
             raw = self.recipe(arm, combination, tune.seed, tune.budget).model_dump(mode="json")
-            selecting = (EvaluationTask(self.selecting, {}),)
+            selecting = (self._task(self.selecting),)
             yield Job(self.tuning_folder(arm, combination), arm, tune.seed, True, raw, None, selecting)
         if (combination := self.chosen(arm, outcomes)) is not None:  # type: ignore[assignment]
             for seed in self.settings.seeds:
@@ -301,7 +307,7 @@ class Plan:
 
         def job(name: str, seed: int, model: str | None, combination: Combination) -> Job:
             folder = self.finetune_folder(arm, evaluation, name)
-            return Job(folder, arm, seed, False, recipe, model, (EvaluationTask(evaluation, combination, extra),))
+            return Job(folder, arm, seed, False, recipe, model, (self._task(evaluation, combination, extra),))
 
         every, first = self.finetune_combinations(arm, evaluation), self.settings.seeds[0]
         if len(every) > 1 and first in models:
