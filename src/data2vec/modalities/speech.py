@@ -103,6 +103,11 @@ class WaveformEncoder(LocalEncoder):
             self.mask_vector = nn.Parameter(torch.empty(width).uniform_())
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        x, padding = self.extract(batch)
+        return self.project(self.norm(x)), padding
+
+    def extract(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The output of the convolutions (B, T, C), before norm and projection, and the padding (B, T) or None."""
         samples = (~batch.padding).sum(1) if batch.padding is not None else None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
             x = self.conv(batch.input, samples if self.padding_invariant else None)
@@ -111,7 +116,7 @@ class WaveformEncoder(LocalEncoder):
         padding = None
         if samples is not None:
             padding = torch.arange(x.shape[1], device=x.device) >= self.conv.length(samples)[:, None]
-        return self.project(self.norm(x)), padding
+        return x, padding
 
 
 class SpeechExamples(ExampleDataset):

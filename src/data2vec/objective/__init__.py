@@ -10,6 +10,7 @@ from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSetting
 from data2vec.objective.baselines.codes import Codes, CodesSettings
 from data2vec.objective.baselines.input_regression import InputRegression, InputRegressionSettings
 from data2vec.objective.baselines.mlm import MLM, MLMSettings
+from data2vec.objective.baselines.wav2vec2 import Wav2Vec2, Wav2Vec2Settings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings
 
@@ -28,6 +29,8 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "ObjectiveSettings",
+    "Wav2Vec2",
+    "Wav2Vec2Settings",
     "build_objective",
     "objective_class",
 ]
@@ -38,6 +41,7 @@ OBJECTIVES: dict[str, tuple[type[Objective], type[ObjectiveSettings]]] = {
     "input_regression": (InputRegression, InputRegressionSettings),
     "codes": (Codes, CodesSettings),
     "mlm": (MLM, MLMSettings),
+    "wav2vec2": (Wav2Vec2, Wav2Vec2Settings),
 }
 """The shipped objectives by name, each with the class of its `objective:` section."""
 

@@ -58,7 +58,7 @@ class Recipe(Settings):
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()
     """The method: masks, teacher, targets, loss. `name` is data2vec, data2vec2, or one to compare with: input_regression,
-    codes or mlm;
+    codes, mlm or wav2vec2;
     or a fine-tuning task: ctc or classify. The other keys depend on it."""
     health: HealthSettings = HealthSettings()
     """When pre-training stops because representations have collapsed."""
