@@ -117,6 +117,10 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to evaluate on (default: a held-out fifth of --data)")
     verb.add_argument("--labels", metavar="COLUMN", help="the label column")
+    tokens = "of a text model: predict hidden tokens of this unlabelled text instead; --valid is then held-out text"
+    verb.add_argument("--tokens", metavar="TEXT", help=tokens)
+    view = "with --tokens: predict a token from its neighbours, or see <mask> in its place (default: neighbours)"
+    verb.add_argument("--view", choices=("neighbours", "mask_token"), help=view)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as probe.knn_k=20")
 
     verb = _add_verb(verbs, "features", _features, "extract features of files or a data set into one file", cli_help.FEATURES)
@@ -279,9 +283,18 @@ def _transcribe(arguments: argparse.Namespace) -> None:
 
 def _probe(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.probing.probe import probe
+    from data2vec.tasks.probing.token_readout import token_readout
 
-    label = [] if arguments.labels is None else [f"probe.label={json.dumps(arguments.labels)}"]
-    print(probe(arguments.model, arguments.data, arguments.valid, [*arguments.overrides, *label]))
+    a = arguments
+    if a.tokens is not None:
+        if a.data is not None or a.labels is not None:
+            raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
+        print(token_readout(a.model, a.tokens, a.valid, a.view or "neighbours", overrides=a.overrides))
+        return
+    if a.view is not None:
+        raise UserError(f"--view {a.view} has no effect without --tokens TEXT")
+    label = [] if a.labels is None else [f"probe.label={json.dumps(a.labels)}"]
+    print(probe(a.model, a.data, a.valid, [*a.overrides, *label]))
 
 
 def _features(arguments: argparse.Namespace) -> None:
