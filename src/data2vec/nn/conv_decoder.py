@@ -67,7 +67,12 @@ class ConvDecoder(nn.Module):
             init_weights(self.head, s.head_init)
 
     def forward(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Predictions (N, K·D) at the positions `masked` (N,), indices into all R·T positions.
+        """Predictions (N, K·D) at the positions `masked` (N,): the head on the vectors of `decode`."""
+        predictions: Tensor = self.head(self.decode(x, visible, masked, grid))
+        return predictions
+
+    def decode(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Vectors (N, W) before the head, at the positions `masked` (N,), indices into all R·T positions.
 
         `x` (R, P, D): the student's vectors at the positions `visible` (R, P), indices within a row. `grid`: the shape of a
         row's positions. Raises UserError when the kernel has another number of axes."""
@@ -85,8 +90,7 @@ class ConvDecoder(nn.Module):
             z = conv(y.permute(0, 3, 1, 2))[..., :rows, :columns].permute(0, 2, 3, 1)  # an even kernel gives one position more
             z = norm_gelu(z)
             y = y + z if self.settings.residual and y.shape == z.shape else z
-        predictions: Tensor = self.head(y.flatten(0, 2).index_select(0, masked))
-        return predictions
+        return y.flatten(0, 2).index_select(0, masked)
 
     def draw_noise(self, count: int, width: int, like: Tensor) -> Tensor:
         """Noise (count, width) for masked positions, of the dtype and on the device of `like`."""

@@ -65,7 +65,12 @@ class TransformerDecoder(nn.Module):
         self._positions: tuple[Tensor, tuple[int, ...]] = torch.empty(0), ()
 
     def forward(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Predictions (N, K·D) at the positions `masked` (N,), indices into all R·T positions.
+        """Predictions (N, K·D) at the positions `masked` (N,): the head on the vectors of `decode`."""
+        predictions: Tensor = self.head(self.decode(x, visible, masked, grid))
+        return predictions
+
+    def decode(self, x: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Vectors (N, W) before the head, at the positions `masked` (N,), indices into all R·T positions.
 
         `x` (R, P, D): the student's vectors at the positions `visible` (R, P), indices within a row. `grid`: the shape of a
         row's positions."""
@@ -74,9 +79,8 @@ class TransformerDecoder(nn.Module):
         row_start = torch.arange(R, device=x.device)[:, None] * T
         everywhere = self.mask_vector.to(inputs.dtype).expand(R * T, -1)
         y = everywhere.index_copy(0, (visible + row_start).flatten(), inputs).view(R, T, -1)
-        y = self.layers(y + self.positions(grid, y))
-        predictions: Tensor = self.head(y.flatten(0, 1).index_select(0, masked))
-        return predictions
+        z: Tensor = self.layers(y + self.positions(grid, y))
+        return z.flatten(0, 1).index_select(0, masked)
 
     def positions(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
         """Fixed positions (T, W) of `grid`, of the dtype and on the device of `like`; kept until the grid changes."""

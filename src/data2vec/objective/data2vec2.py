@@ -67,6 +67,7 @@ class Data2Vec2(LatentObjective):
                 f"objective.cls_loss: {settings.cls_loss} needs an extra token; set encoder.extra_tokens to 1, or this to 0"
             )
         self.decoder = build_decoder(settings.decoder, encoder.transformer.settings.width, settings.target.predictions)
+        self.build_input_target(settings.decoder.width)
         if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
             vector.requires_grad_(False)  # masked positions are left out, not replaced by a mask vector
 
@@ -86,11 +87,12 @@ class Data2Vec2(LatentObjective):
 
         # A light decoder predicts the masked ones. All views of a sample have the same targets: index i of the B·M·T
         # positions belongs to sample i // (T·M).
-        prediction = self.decoder(context, visible, masked, self.student.grid(batch)).float()  # (N, K·D)
+        vectors = self.decoder.decode(context, visible, masked, self.student.grid(batch))  # (N, W)
+        prediction = self.decoder.head(vectors).float()  # (N, K·D)
         (views, T), M = mask.shape, len(mask) // len(targets)
         masked_targets = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
-        loss = errors.sum()
+        loss = self.total_loss(errors, vectors, batch)
 
         if self.settings.cls_loss:
             mean_target = targets.mean(1).unflatten(-1, (-1, extra.shape[-1])).mean(1)  # (B, D), also of layers

@@ -7,10 +7,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveSettings
+from data2vec.objective.input_target import InputTarget, InputTargetSettings
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import Teacher, TeacherSettings
 
@@ -22,6 +24,8 @@ class LatentSettings(ObjectiveSettings):
     """How the teacher follows the student (section 3.3)."""
     target: TargetSettings = TargetSettings()
     """What is predicted (section 3.3)."""
+    input_target: InputTargetSettings | None = None
+    """A warm start: the input is predicted too, with a weight that fades; null: off, as in the paper."""
     loss: Literal["smooth_l1", "l2", "l1"] = "smooth_l1"
     """The error of an element: smooth L1 with `beta`; its square, as with `beta` 0; or its absolute value."""
     beta: Annotated[float, Field(ge=0)] = 0.0
@@ -56,12 +60,37 @@ class LatentObjective(Objective):
         named = {"1/sqrt(width)": 1 / math.sqrt(shape.width), "1/width": 1 / shape.width}
         self.loss_scale = named[settings.loss_scale] if isinstance(settings.loss_scale, str) else settings.loss_scale
         self.teacher = Teacher(encoder, settings.teacher, steps)
+        self.input_target: InputTarget | None = None
+        self.input_weight = 0.0
+        """The weight of the warm start in the current step."""
+
+    @property
+    def may_skip_parameters(self) -> bool:
+        """Whether a step may leave trainable parameters without gradients."""
+        return super().may_skip_parameters or self.input_target is not None
+
+    def build_input_target(self, width: int) -> None:
+        """Add the head of the warm start, if there is one, for vectors of this width."""
+        if self.settings.input_target is not None:
+            self.input_target = InputTarget(self.settings.input_target, width, self.student, self.modality, self.steps)
 
     def error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The loss of each position (N,), of predictions and targets (N, K·D): summed over D, scaled, and averaged over K."""
         s = self.settings
         elements = (prediction - target).abs() if s.loss == "l1" else smooth_l1(prediction, target, s.beta)
         return elements.sum(-1) * (self.loss_scale / s.target.predictions)
+
+    def total_loss(self, errors: Tensor, vectors: Tensor, batch: MaskedBatch) -> Tensor:
+        """The sum of `errors` (N,) over the masked positions; during a warm start mixed with the loss of predicting the input
+        from the vectors (N, W) before the prediction head."""
+        if not self.input_weight or self.input_target is None:
+            return errors.sum()
+        input_errors: Tensor = self.input_target(vectors, batch)
+        return (1 - self.input_weight) * errors.sum() + self.input_weight * input_errors.sum()
+
+    def before_step(self, step: int) -> None:
+        """To be called before optimizer step number `step` (counted from 1): sets the weight of the warm start."""
+        self.input_weight = self.input_target.weight(step) if self.input_target is not None else 0.0
 
     def after_step(self, step: int) -> None:
         """To be called after optimizer step number `step` (counted from 1): updates the teacher."""
