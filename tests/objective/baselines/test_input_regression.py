@@ -56,10 +56,10 @@ def test_masked_input_does_not_reach_the_prediction(view: str) -> None:
 
 
 def test_normalized_target_has_mean_0_and_variance_1_at_every_position() -> None:
-    whole, batch = rival("input_regression", "vision", normalize=True), batch2("vision")
-    target = compute_input(whole.features, batch, normalize=True)
+    whole, batch = rival("input_regression", "vision", normalize="position"), batch2("vision")
+    target = compute_input(whole.features, batch, normalize="position")
     assert target.mean(-1).abs().max() < 1e-5 and (target.var(-1) - 1).abs().max() < 1e-3
-    raw = compute_input(whole.features, batch, normalize=False)
+    raw = compute_input(whole.features, batch, normalize="none")
     torch.testing.assert_close(target, (raw - raw.mean(-1, keepdim=True)) / raw.std(-1, keepdim=True), atol=1e-4, rtol=1e-4)
 
 
@@ -77,11 +77,11 @@ def test_loss_equals_that_of_mae_in_transformers() -> None:
     decoder = {f"decoder_{key}": value for key, value in small.items()}
     torch.manual_seed(0)
     mae = ViTMAEForPreTraining(ViTMAEConfig(image_size=20, patch_size=4, norm_pix_loss=True, **small, **decoder))
-    whole, batch = rival("input_regression", "vision", normalize=True), batch2("vision", masks=1)
+    whole, batch = rival("input_regression", "vision", normalize="position"), batch2("vision", masks=1)
     theirs = mae(batch.input)
     # They flatten a patch as rows, columns, channels; we as channels, rows, columns.
     prediction = theirs.logits.view(3, 25, 16, 3).transpose(2, 3).flatten(2)
-    errors = F.mse_loss(prediction, compute_input(whole.features, batch, normalize=True), reduction="none").mean(-1)
+    errors = F.mse_loss(prediction, compute_input(whole.features, batch, normalize="position"), reduction="none").mean(-1)
     torch.testing.assert_close(errors[theirs.mask.bool()].mean(), theirs.loss)
 
 

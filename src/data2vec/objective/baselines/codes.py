@@ -23,6 +23,7 @@ from data2vec.modalities.base import InputFeatures, Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.masked_prediction import (
+    InputNorm,
     MaskedPrediction,
     MaskedPredictionSettings,
     at_predicted,
@@ -42,8 +43,8 @@ class CodesSettings(MaskedPredictionSettings):
     """The objective: prediction of k-means codes."""
     features: Literal["mfcc", "log_mel", "raw", "hog", "layer"] = "mfcc"
     """What is clustered: features of the input, or the output of a block of a trained model."""
-    normalize: bool = False
-    """Normalize the features of each position by their mean and standard deviation first."""
+    normalize: InputNorm = "none"
+    """Normalization of the features: of each position (MAE: norm_pix_loss), or of each feature over the micro-batch."""
     clusters: Count = 100
     """K: codes, each a cluster (HuBERT: 100 of MFCCs, then 500 of a layer)."""
     fit_positions: Count = 100_000

@@ -16,6 +16,7 @@ from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.masked_prediction import (
+    InputNorm,
     MaskedPrediction,
     MaskedPredictionSettings,
     at_predicted,
@@ -34,8 +35,8 @@ class InputRegressionSettings(MaskedPredictionSettings):
     features: Literal["raw", "log_mel", "hog"] = "raw"
     """What is predicted: the pixels of a patch or the samples of a frame; log-mel powers (speech); or histograms of oriented
     gradients (vision)."""
-    normalize: bool = False
-    """Normalize the features of each position by their mean and standard deviation (MAE: norm_pix_loss)."""
+    normalize: InputNorm = "none"
+    """Normalization of the features: of each position (MAE: norm_pix_loss), or of each feature over the micro-batch."""
     loss: Literal["l2", "l1"] = "l2"
     """Squared or absolute error, as a mean over the features of a position."""
 

@@ -20,6 +20,7 @@ from data2vec.objective.base import Objective, ObjectiveSettings
 from data2vec.objective.data2vec2 import visible_positions
 from data2vec.objective.diagnostics import effective_rank, mean_std
 from data2vec.objective.masking import FixedBlockMask, RandomMask
+from data2vec.objective.targets import NORMS
 
 
 class MaskedPredictionSettings(ObjectiveSettings):
@@ -79,14 +80,20 @@ def input_features(modality: Modality, name: str) -> InputFeatures:
     return features[name]
 
 
+InputNorm = Literal["none", "position", "batch"]
+"""Normalization of input features: of each position by its mean and standard deviation over F (MAE: norm_pix_loss, which adds
+1e-6 to the variance); or of each feature by those over a micro-batch."""
+
+
 @torch.no_grad()
-def compute_input(features: InputFeatures, batch: MaskedBatch, normalize: bool) -> Tensor:
-    """Input features (B, T, F) in float32; `normalize`: each position less its mean over F, over its standard deviation (MAE,
-    which adds 1e-6 to the variance)."""
+def compute_input(features: InputFeatures, batch: MaskedBatch, normalize: InputNorm) -> Tensor:
+    """Input features (B, T, F) in float32, normalized."""
     with torch.autocast(batch.input.device.type, enabled=False):
         x = features.compute(batch).float()
-        if not normalize:
+        if normalize == "none":
             return x
+        if normalize == "batch":
+            return NORMS["batch"](x)
         return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
 
 
