@@ -120,3 +120,27 @@ def test_pairs_of_texts_give_ridge_and_cosine_scores(tmp_path: Path) -> None:
     scores = evaluate(evaluation, None, recipe, 1, tmp_path / "out")
     assert scores.dev.keys() == {"ridge spearman", "cosine spearman"}
     assert scores.test["test"]["cosine spearman"] > 0.3
+
+
+def test_token_readout_of_a_regular_text_gains_nats_in_the_layer_chosen_on_dev(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    order = [bytes([97 + letter]).decode() for letter in rng.permutation(26)]
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.txt").write_text("\n".join("".join(order) * 4 for _ in range(40)))
+    text = {"modality.vocab_size": 261, "data.block_size": 16, "data.train": str(tmp_path / "train.txt")}
+    recipe = load_recipe("text/v2-tiny", {**SMALL, **text, "objective.target.top_k": 2})
+    paths = {name: str(tmp_path / f"{name}.txt") for name in ("train", "dev", "test")}
+    tokens = {"train": paths["train"], "dev": paths["dev"], "test": {"test": paths["test"]}}
+    evaluation = build(kind="tokens", max_tokens=400, **tokens)
+    scores = evaluate(evaluation, None, recipe, 1, tmp_path / "out")
+    assert scores.dev.keys() == scores.test["test"].keys() == {"nats below unigrams"}
+    assert scores.higher_is_better == {"nats below unigrams": True}
+    assert scores.test["test"]["nats below unigrams"] > 0.9 * scores.details["unigrams"]["test test"]
+    assert scores.details["tokens"] == {"train": 400, "dev": 100, "test test": 100}
+    assert scores.details["layer"] in (1, 2)
+
+
+def test_token_readout_of_a_vision_model_is_refused(data: Path, tmp_path: Path) -> None:
+    evaluation = build(kind="tokens", train=str(data), dev=str(data), test={"test": str(data)})
+    with pytest.raises(UserError, match="only text models have tokens to read out"):
+        evaluate(evaluation, None, small_recipe(), 1, tmp_path / "out")

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from data2vec.comparison.evaluations import FinetuneEvaluation, ProbeEvaluation
+from data2vec.comparison.evaluations import FinetuneEvaluation, ProbeEvaluation, TokenEvaluation
 from data2vec.comparison.trivial import image_histograms, log_mel_statistics, trivial_baselines
 
 PARTS = {"train": [0, 0.5], "dev": [0.5, 0.75], "test": [0.75, 1]}
@@ -43,6 +43,10 @@ def test_baselines_of_fine_tuning_have_its_metric(tones: Path) -> None:
 
 def test_recognition_has_no_trivial_baselines(tones: Path) -> None:
     assert trivial_baselines(FinetuneEvaluation(recipe="speech/ctc-tiny", **sets(tones)), 1) == {}
+
+
+def test_token_readout_has_no_trivial_baselines() -> None:
+    assert trivial_baselines(TokenEvaluation.model_validate({"train": "a", "dev": "b", "test": {"test": "c"}}), 1) == {}
 
 
 def test_log_mel_statistics_find_the_band_of_a_tone() -> None:

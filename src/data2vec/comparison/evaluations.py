@@ -1,4 +1,4 @@
-"""The evaluations of a comparison: a probe of frozen features, or fine-tuning.
+"""The evaluations of a comparison: a probe or a token read-out of frozen features, or fine-tuning.
 
 All choices (layer, regularisation, best step) are made on the `dev` set; the `test` sets are only reported.
 """
@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.tasks.probing.dataset import ProbeSet
 from data2vec.tasks.probing.features import pool_features
 from data2vec.tasks.probing.probe import untrained_encoder
+from data2vec.tasks.probing.token_readout import MAX_TOKENS, Unigrams, View, hide_tokens, readout_gains, require_text
 from data2vec.train.finetune import finetune, resolve_recipe
 
 
@@ -70,6 +72,11 @@ class _Labelled(Settings):
     """What layer, regularisation, settings and the best step are chosen on."""
     test: Annotated[dict[str, Data], Field(min_length=1)]
     """What is reported, by name."""
+
+    @property
+    def sets(self) -> dict[str, EvalData]:
+        """All of them: `train`, `dev` and "test NAME"."""
+        return {"train": self.train, "dev": self.dev, **{f"test {name}": data for name, data in self.test.items()}}
 
     def below(self, root: Path) -> Self:
         """With all paths relative to `root`."""
@@ -114,7 +121,19 @@ class FinetuneEvaluation(_Labelled):
     """Values to try, by dotted key."""
 
 
-Evaluation = Annotated[ProbeEvaluation | FinetuneEvaluation, Field(discriminator="kind")]
+class TokenEvaluation(_Labelled):
+    """Nats below unigrams of a linear read-out of hidden tokens from frozen features of a text model; the layer is chosen on
+    `dev`. No labels. The same tokens are hidden for all arms and seeds; arms with different tokenizers are not comparable."""
+
+    kind: Literal["tokens"] = "tokens"
+    """A token read-out."""
+    view: View = "neighbours"
+    """Predict a hidden token from the features of its two neighbours, or see <mask> in its place (mask_token)."""
+    max_tokens: Annotated[int, Field(gt=0)] = MAX_TOKENS
+    """Hidden tokens of `train`; a quarter as many of each other set."""
+
+
+Evaluation = Annotated[ProbeEvaluation | FinetuneEvaluation | TokenEvaluation, Field(discriminator="kind")]
 """Any evaluation."""
 
 
@@ -147,7 +166,7 @@ class Scores:
 
 
 def evaluate(
-    evaluation: ProbeEvaluation | FinetuneEvaluation,
+    evaluation: ProbeEvaluation | FinetuneEvaluation | TokenEvaluation,
     model: Path | None,
     recipe: Recipe | None,
     seed: int,
@@ -167,12 +186,14 @@ def evaluate(
         return Scores.read(path)
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    if isinstance(evaluation, ProbeEvaluation):
-        if settings or extra_flops:
-            raise ValueError("a probe has no settings and no FLOPs")
+    if isinstance(evaluation, FinetuneEvaluation):
+        scores = _finetune(evaluation, model, recipe, seed, out, settings or {}, extra_flops)
+    elif settings or extra_flops:
+        raise ValueError("a probe has no settings and no FLOPs")
+    elif isinstance(evaluation, ProbeEvaluation):
         scores = _probe(evaluation, model, recipe, seed)
     else:
-        scores = _finetune(evaluation, model, recipe, seed, out, settings or {}, extra_flops)
+        scores = _tokens(evaluation, model, recipe, seed)
     scores.details["seconds"] = round(time.monotonic() - start, 3)
     scores.write(path)
     return scores
@@ -181,12 +202,7 @@ def evaluate(
 def labelled_sets(evaluation: ProbeEvaluation, modality: Modality) -> dict[str, tuple[list[ExampleDataset], np.ndarray]]:
     """The examples of each set, `train`, `dev` and "test NAME", and their labels (n,); of pairs, those of both texts."""
     found = {}
-    sets = {
-        "train": evaluation.train,
-        "dev": evaluation.dev,
-        **{f"test {name}": data for name, data in evaluation.test.items()},
-    }
-    for name, data in sets.items():
+    for name, data in evaluation.sets.items():
         column = None if evaluation.metric == "spearman" else evaluation.label
         data = data.stratified(column)
         rows = modality.selected_rows(data.data, data.rows, name)
@@ -225,6 +241,29 @@ def _probe(evaluation: ProbeEvaluation, model: Path | None, recipe: Recipe | Non
         for name, (examples, labels) in labelled_sets(evaluation, modality).items():
             sets[name] = _features(encoder, modality, name, examples, labels, process)
     return Scores(*probe_scores(evaluation.metric, sets, evaluation.knn_k, evaluation.regularisation, seed))
+
+
+def _tokens(evaluation: TokenEvaluation, model: Path | None, recipe: Recipe | None, seed: int) -> Scores:
+    with TemporaryDirectory() as folder:
+        loaded = load(model) if model is not None else untrained_model(recipe, seed, Path(folder))
+        modality = load_recipe(loaded.recipe, {"data.streaming": False}).build_modality()
+        require_text(modality)
+        sets = {}
+        for name, data in evaluation.sets.items():
+            examples = modality.examples(modality.selected_rows(data.data, data.rows, name))
+            count = evaluation.max_tokens if name == "train" else ceil(evaluation.max_tokens / 4)
+            sets[name] = hide_tokens(examples, np.arange(len(examples)), count, seed=0)
+    encoder, unigrams = loaded.encoder.to(resolve_device(loaded.recipe.train.device)).eval(), Unigrams(sets["train"])
+    gains = readout_gains(encoder, sets, unigrams, evaluation.view, seed)
+    layer = max(range(len(gains)), key=lambda index: gains[index]["dev"])
+    metric, found = "nats below unigrams", gains[layer]
+    details: JsonDict = {
+        "layer": layer + 1,
+        "unigrams": {name: unigrams.cross_entropy(hidden) for name, hidden in sets.items()},
+        "classes": len(unigrams.log_probs),
+        "tokens": {name: len(hidden.tokens) for name, hidden in sets.items()},
+    }
+    return Scores({metric: found["dev"]}, {name: {metric: found[f"test {name}"]} for name in evaluation.test}, details)
 
 
 def _features(

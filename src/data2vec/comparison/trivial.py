@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from data2vec.comparison.evaluations import FinetuneEvaluation, ProbeEvaluation, Scores, finetune_overrides, labelled_sets
+from data2vec.comparison.evaluations import (
+    FinetuneEvaluation,
+    ProbeEvaluation,
+    Scores,
+    TokenEvaluation,
+    finetune_overrides,
+    labelled_sets,
+)
 from data2vec.comparison.probing import PROBE_METRICS, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset, Rows, column_value
 from data2vec.data.text import read_text
@@ -29,11 +36,14 @@ PATCH, CENTROIDS, PATCHES = 6, 200, 100_000
 """Side of a patch in pixels, k-means centroids, and the number of patches that they are fitted to."""
 
 
-def trivial_baselines(evaluation: ProbeEvaluation | FinetuneEvaluation, seed: int) -> dict[str, Scores]:
+def trivial_baselines(evaluation: ProbeEvaluation | FinetuneEvaluation | TokenEvaluation, seed: int) -> dict[str, Scores]:
     """The scores of trivial baselines by name, under the metrics of the evaluation; regularisation and classifier are chosen on
-    its dev set. None for recognition, multi-label classification and other tasks that they cannot do.
+    its dev set. None for recognition, multi-label classification and other tasks that they cannot do, nor for token read-outs,
+    whose unit is the difference to one.
 
     Raises UserError for unusable data."""
+    if isinstance(evaluation, TokenEvaluation):
+        return {}
     probe = evaluation if isinstance(evaluation, ProbeEvaluation) else _as_probe(evaluation, seed)
     if probe is None:
         return {}
