@@ -23,7 +23,11 @@ def fitted(kind: str = "speech", **changes: object) -> tuple:
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("speech", {}), ("vision", {"features": "hog", "head": "linear"}), ("vision", {"features": "raw", "normalize": "position"})],
+    [
+        ("speech", {}),
+        ("vision", {"features": "hog", "head": "linear"}),
+        ("vision", {"features": "raw", "normalize": "position"}),
+    ],
 )
 def test_loss_is_the_cross_entropy_of_the_nearest_cluster(kind: str, changes: dict[str, object]) -> None:
     whole, batch = fitted(kind, **changes)
