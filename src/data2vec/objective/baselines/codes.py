@@ -28,10 +28,10 @@ from data2vec.objective.baselines.masked_prediction import (
     MaskedPredictionSettings,
     at_predicted,
     compute_input,
-    encoder_stats,
     input_features,
     linear_head,
 )
+from data2vec.objective.diagnostics import representation_stats
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -145,7 +145,7 @@ class Codes(MaskedPrediction):
 
         stats = {}
         if measure:
-            stats = encoder_stats(features, context) | {
+            stats = representation_stats(batch, features, context) | {
                 "accuracy": (logits.argmax(-1) == target).float().mean(),
                 "code_perplexity": perplexity(F.one_hot(target, self.settings.clusters).float().mean(0)),
                 "prediction_perplexity": perplexity(logits.detach().softmax(-1).mean(0)),

@@ -21,10 +21,10 @@ from data2vec.objective.baselines.masked_prediction import (
     MaskedPredictionSettings,
     at_predicted,
     compute_input,
-    encoder_stats,
     input_features,
     linear_head,
 )
+from data2vec.objective.diagnostics import representation_stats
 
 
 class InputRegressionSettings(MaskedPredictionSettings):
@@ -64,5 +64,5 @@ class InputRegression(MaskedPrediction):
         stats = {}
         if measure:
             explained = 1 - (prediction - target).square().mean() / target.var(0, correction=0).mean().clamp(min=1e-12)
-            stats = encoder_stats(features, context) | {"explained_variance": explained.detach()}
+            stats = representation_stats(batch, features, context) | {"explained_variance": explained.detach()}
         return ObjectiveOutput(errors.sum(), len(errors), errors.detach(), stats)

@@ -18,7 +18,6 @@ from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveSettings
 from data2vec.objective.data2vec2 import visible_positions
-from data2vec.objective.diagnostics import effective_rank, mean_std
 from data2vec.objective.masking import FixedBlockMask, RandomMask
 from data2vec.objective.targets import NORMS
 
@@ -95,14 +94,6 @@ def compute_input(features: InputFeatures, batch: MaskedBatch, normalize: InputN
         if normalize == "batch":
             return NORMS["batch"](x)
         return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
-
-
-def encoder_stats(features: Tensor, context: Tensor) -> dict[str, Tensor]:
-    """Standard deviation and effective rank of the local features (B, T, D) and the student's vectors (B·M, …, D)."""
-    with torch.no_grad():
-        stages = {"local_encoder": features.flatten(0, 1).float(), "student": context.flatten(0, 1).float()}
-        stats = {f"{name}_std": mean_std(x) for name, x in stages.items()}
-        return stats | {f"{name}_rank": effective_rank(x) for name, x in stages.items()}
 
 
 def linear_head(width: int, outputs: int) -> nn.Linear:

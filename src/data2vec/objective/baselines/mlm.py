@@ -20,9 +20,9 @@ from data2vec.objective.baselines.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionSettings,
     at_predicted,
-    encoder_stats,
     linear_head,
 )
+from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.masking import MaskSettings, TokenMask
 
 COUNTED_TOKENS = 200_000
@@ -87,7 +87,7 @@ class MLM(MaskedPrediction):
         stats = {}
         if measure:
             unigram = -self.token_log_frequency.index_select(0, target).mean()
-            stats = encoder_stats(features, context) | {
+            stats = representation_stats(batch, features, context) | {
                 "accuracy": (logits.argmax(-1) == target).float().mean(),
                 "nats_below_unigram": unigram - errors.detach().mean(),
             }
