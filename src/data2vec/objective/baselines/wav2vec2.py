@@ -18,7 +18,8 @@ from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.codes import perplexity
-from data2vec.objective.baselines.masked_prediction import MaskedPrediction, MaskedPredictionSettings, encoder_stats
+from data2vec.objective.baselines.masked_prediction import MaskedPrediction, MaskedPredictionSettings
+from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.masking import SpanMask
 
 Count = Annotated[int, Field(gt=0)]
@@ -96,6 +97,10 @@ class Wav2Vec2(MaskedPrediction):
             raise UserError("objective.name: wav2vec2 needs convolutional features; use codes or input_regression")
         if not settings.mask.equal:
             raise UserError("objective.mask.equal: false, but wav2vec2 needs rows of equal masked size; set it to true")
+        if settings.mask.min_spans < 2:
+            raise UserError(
+                "objective.mask.min_spans: 1 may mask a single position of a row, which then has no distractors; set it to 2"
+            )
         local_encoder: Any = encoder.local_encoder
         self.quantizer = Quantizer(settings, local_encoder.norm.normalized_shape[0])
         self.project_quantized = nn.Linear(settings.quantized_width, settings.quantized_width)
@@ -133,7 +138,7 @@ class Wav2Vec2(MaskedPrediction):
 
         stats = {}
         if measure:
-            stats = encoder_stats(features, context) | {
+            stats = representation_stats(batch, features, context) | {
                 "accuracy": (logits.argmax(-1) == 0).float().mean(),
                 "code_perplexity": torch.stack([perplexity(p) for p in used]).sum(),
                 "prob_perplexity": prob_perplexity.detach(),
@@ -143,10 +148,12 @@ class Wav2Vec2(MaskedPrediction):
 
 
 def draw_distractors(rows: int, count: int, distractors: int, device: torch.device) -> Tensor:
-    """(N, K): for each of `count` = N masked positions, as many in each of `rows`, K others of its row, with replacement."""
+    """(N, K): for each of `count` = N masked positions, as many in each of `rows`, K others of its row, with replacement.
+
+    A row has two or more."""
     per_row = count // rows
     own = torch.arange(count, device=device)
-    drawn = torch.randint(max(per_row - 1, 1), (count, distractors), device=device)
+    drawn = torch.randint(per_row - 1, (count, distractors), device=device)
     drawn = drawn + (drawn >= (own % per_row)[:, None])  # never itself
     return (own // per_row * per_row)[:, None] + drawn
 
