@@ -249,3 +249,14 @@ def test_renamed_keys_are_unknown_and_their_new_names_known() -> None:
     known = {key for name in recipe_names() for key, _ in iter_settings(type(load_recipe(name)))}
     assert not known & RENAMED.keys()
     assert set(RENAMED.values()) <= known
+
+
+@pytest.mark.parametrize("overrides", [["objective.teacher.half_life=0.05"], {"objective.teacher.half_life": 0.05}])
+def test_half_life_as_an_override_replaces_the_decays_of_a_recipe(overrides: Any) -> None:
+    teacher = load_recipe("vision/v2-tiny", overrides).objective.teacher
+    assert (teacher.half_life, teacher.decay, teacher.end_decay, teacher.anneal_steps) == (0.05, None, None, None)
+
+
+def test_half_life_and_decay_as_overrides_are_refused() -> None:
+    with pytest.raises(UserError, match="half_life and decay are two schedules; set decay to null, or half_life to null"):
+        load_recipe("vision/v2-tiny", ["objective.teacher.half_life=0.05", "objective.teacher.decay=0.9"])

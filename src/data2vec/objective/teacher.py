@@ -29,6 +29,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 """A share of the steps of the run."""
 
 
+DECAYS = ("decay", "end_decay", "anneal_steps")
+"""The settings that a half-life replaces."""
+
+
 class Schedule(NamedTuple):
     """τ over the steps: linear from `decay` to `end_decay` over `anneal_steps`."""
 
@@ -81,12 +85,12 @@ class TeacherSettings(Settings):
     @classmethod
     def _half_life_replaces_decay(cls, raw: Any) -> Any:
         """Without the defaults of the decays where half-lives are given."""
-        by_decay = dict.fromkeys(("decay", "end_decay", "anneal_steps"))
+        by_decay = dict.fromkeys(DECAYS)
         return by_decay | raw if isinstance(raw, dict) and raw.get("half_life") is not None else raw
 
     @model_validator(mode="after")
     def _one_schedule(self) -> Self:
-        by_decay = {key: getattr(self, key) for key in ("decay", "end_decay", "anneal_steps")}
+        by_decay = {key: getattr(self, key) for key in DECAYS}
         given = [key for key, value in by_decay.items() if value is not None]
         if self.half_life is not None and given:
             raise ValueError(

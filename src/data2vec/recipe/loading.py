@@ -11,10 +11,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from data2vec.errors import UserError, did_you_mean
+from data2vec.objective.teacher import DECAYS
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
+
+REPLACED = {"objective.teacher.half_life": tuple(f"objective.teacher.{key}" for key in DECAYS)}
+"""By key, the settings of a recipe that become null when the key is overridden and they are not."""
 
 
 def load_recipe(
@@ -36,8 +40,9 @@ def load_recipe(
         raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
     for section, values in (defaults or {}).items():
         raw[section] = {**values, **(raw.get(section) or {})}
-    items = overrides.items() if isinstance(overrides, Mapping) else [_parse_override(entry) for entry in overrides]
-    for key, value in items:
+    items = list(overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides))
+    replaced = [(key, None) for by, keys in REPLACED.items() if dict(items).get(by) is not None for key in keys]
+    for key, value in replaced + items:
         _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
     return validate_recipe(raw, where)
 
