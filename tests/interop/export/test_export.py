@@ -79,7 +79,10 @@ def ran(file: Path, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
         ("text/v2-tiny", "pt2", CLASSIFIER, {"position_padding": "none"}),
         ("vision/v1-tiny", "onnx", CLASSIFIER, {"positions": "relative"}),
         ("vision/v1-tiny", "pt2", None, {"positions": "relative", "position_tables": 2}),
+        ("text/v1-tiny", "onnx", FIRST, {"positions": "conv"}),
+        ("text/v2-tiny", "pt2", None, {"positions": "alibi"}),
         ("vision/v2-tiny", "onnx", None, {}),
+        ("vision/v2-tiny", "pt2", CLASSIFIER, {"stem": "conv"}),
     ],
 )
 @torch.no_grad()

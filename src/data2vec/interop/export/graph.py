@@ -115,6 +115,10 @@ class TextGraph(Graph):
         "lengths": "int64 (B,), number of tokens",
     }
 
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.encoder = padding_invariant(self.encoder)
+
     def forward(self, ids: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
         return self.outputs(*self.encoder(Batch(ids.masked_fill(padding, PAD), padding=padding)))
