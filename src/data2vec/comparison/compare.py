@@ -40,6 +40,7 @@ def compare(
     The same call resumes an interrupted comparison, and does nothing on a finished one. Writes results.json, table.md and
     compare.html. A run that fails is reported as failed; the others go on. Raises UserError for wrong settings."""
     plan = build_plan(comparison, out, data, overrides, only, processes)
+    plan.out.mkdir(parents=True, exist_ok=True)
     with _exclusive(plan.out):
         _write_settings(plan)
 
@@ -70,7 +71,6 @@ def build_plan(
     if wrong := [arm for arm in only if arm not in known]:
         hint = did_you_mean(wrong[0], known)
         raise UserError(f"--only {wrong[0]!r}: is not an arm{hint}; one of {', '.join(known)}")
-    plan.out.mkdir(parents=True, exist_ok=True)
     return plan
 
 

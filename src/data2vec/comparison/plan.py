@@ -96,7 +96,7 @@ Outcomes = Mapping[str, Outcome]
 
 
 class Plan:
-    """The jobs of a comparison in an output folder, where costs are kept."""
+    """The jobs of a comparison in an output folder, where costs are kept if it exists."""
 
     def __init__(self, settings: ComparisonSettings, out: Path, processes: int = 1):
         """`processes`: jobs that will run at a time; steps are timed with as many cores as one of them gets."""
@@ -123,8 +123,10 @@ class Plan:
                 raise UserError("data.train: no training data; set it in `data` of the file, or as data.train=DATA")
             with _threads(self.processes):
                 self._costs[key] = step_cost(recipe)
-            with atomic_write(self.out / "costs.json") as tmp:
-                tmp.write_text(json.dumps({k: asdict(v) for k, v in self._costs.items()}, indent=1) + "\n", encoding="utf-8")
+            if self.out.exists():
+                costs = {key: asdict(cost) for key, cost in self._costs.items()}
+                with atomic_write(self.out / "costs.json") as tmp:
+                    tmp.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
         return self._costs[key]
 
     def steps(self, arm: str, combination: Combination, share: float = 1.0) -> int:
