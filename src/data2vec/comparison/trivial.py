@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data2vec.comparison.evaluations import (
@@ -25,13 +26,14 @@ from data2vec.data.dataset import ExampleDataset, Rows, column_value
 from data2vec.data.text import read_text
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
+from data2vec.modalities.log_mel import HOP, WINDOW, log_mel
 from data2vec.modalities.text import Text
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.task_settings import ClassificationSettings
 from data2vec.settings import JsonDict
 
-WINDOW, HOP, BANDS = 400, 160, 40
-"""Samples of a window and of a step of the spectrogram, and mel bands."""
+BANDS = 40
+"""Mel bands of the spectrogram."""
 PATCH, CENTROIDS, PATCHES = 6, 200, 100_000
 """Side of a patch in pixels, k-means centroids, and the number of patches that they are fitted to."""
 
@@ -173,23 +175,9 @@ def _each(inputs: Inputs, compute: Callable[[Any], np.ndarray]) -> FeatureSets:
 
 def log_mel_statistics(waveform: np.ndarray) -> np.ndarray:
     """(80,) mean and standard deviation over time of the log energies of 40 mel bands of a 16 kHz waveform."""
-    waveform = np.pad(waveform, (0, max(0, WINDOW - len(waveform))))
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP] * np.hanning(WINDOW)
-    power = np.square(np.abs(np.fft.rfft(frames, 512)))
-    log_mel = np.log(power @ _mel_filters() + 1e-6)
-    return np.concatenate([log_mel.mean(0), log_mel.std(0)])
-
-
-def _mel_filters() -> np.ndarray:
-    """(257, 40): triangles evenly spaced on the mel scale, from 20 Hz to 8 kHz."""
-
-    def mel(hertz: Any) -> Any:
-        return 2595 * np.log10(1 + np.asarray(hertz) / 700)
-
-    edges = np.linspace(mel(20), mel(8000), BANDS + 2)
-    bins = mel(np.fft.rfftfreq(512, 1 / 16000))[:, None]
-    rising, falling = (bins - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - bins) / np.diff(edges)[1:]
-    return np.maximum(0, np.minimum(rising, falling))
+    windows = 1 + max(0, len(waveform) - WINDOW) // HOP
+    bands = log_mel(torch.from_numpy(waveform)[None], windows, WINDOW / 2, HOP, BANDS)[0]  # (windows, 40)
+    return torch.cat([bands.mean(0), bands.std(0, correction=0)]).numpy()
 
 
 def image_histograms(image: np.ndarray) -> np.ndarray:
