@@ -16,9 +16,11 @@ from data2vec.comparison.evaluations import (
     finetune_overrides,
     labelled_sets,
 )
+from data2vec.comparison.flops import step_cost
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.train.finetune import resolve_recipe
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "data.workers": 0, "train.device": "cpu"}
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60)}
@@ -70,10 +72,15 @@ def test_higher_is_better_is_false_for_errors_of_any_classifier() -> None:
     assert scores.higher_is_better == {"wer": False, "linear accuracy": True, "ridge mean_squared_error": False}
 
 
+QUICK: dict[str, Any] = {
+    **{"train.steps": 3, "train.schedule": {"name": "cosine", "warmup_steps": 1}, "train.device": "cpu"},
+    **{"data.batch_size": 8, "data.micro_batch_size": 8, "data.workers": 0},
+    **{"log.report": False, "objective.mixing": None},
+}
+
+
 def test_finetune_from_scratch_scores_dev_and_test_and_resumes(data: Path, tmp_path: Path) -> None:
-    quick = {"train.steps": 3, "data.workers": 0, "train.device": "cpu", "log.report": False, "objective.mixing": None}
-    quick |= {"data.batch_size": 8, "data.micro_batch_size": 8, "train.schedule": {"name": "cosine", "warmup_steps": 1}}
-    settings = {**quick, "encoder.layers": 1}
+    settings = {**QUICK, "encoder.layers": 1}
     evaluation = build(kind="finetune", recipe="vision/classify-tiny", settings=settings, fraction=0.5, **sets(data))
     scores = evaluate(evaluation, None, None, 1, tmp_path / "out", {"train.lr": 1e-4})
     assert next(iter(scores.dev)) == "accuracy"
@@ -85,6 +92,16 @@ def test_finetune_from_scratch_scores_dev_and_test_and_resumes(data: Path, tmp_p
     again = evaluate(evaluation, None, None, 1, tmp_path / "out", {"train.lr": 1e-4})
     assert (again.dev, again.test) == (scores.dev, scores.test)
     assert json.loads((tmp_path / "out" / "test test.json").read_text())["examples"] == 6
+
+
+def test_extra_flops_prolong_finetuning_by_the_steps_that_cost_them(data: Path, tmp_path: Path) -> None:
+    settings = {**QUICK, "encoder.layers": 1}
+    evaluation = build(kind="finetune", recipe="vision/classify-tiny", settings=settings, **sets(data))
+    complete = resolve_recipe(evaluation.recipe, None, None, None, finetune_overrides(evaluation, 1), scratch=False)
+    cost = step_cost(complete).flops
+    scores = evaluate(evaluation, None, None, 1, tmp_path / "out", extra_flops=1.8 * cost)
+    assert (scores.details["flops_per_step"], scores.details["extra_steps"], scores.details["steps"]) == (cost, 2, 5)
+    assert load_recipe(tmp_path / "out" / "run" / "recipe.yaml").train.steps == 5
 
 
 def test_finetune_overrides_refuse_a_recipe_for_pretraining(data: Path) -> None:

@@ -3,7 +3,6 @@
 All choices (layer, regularisation, best step) are made on the `dev` set; the `test` sets are only reported.
 """
 
-import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from data2vec.atomic_io import atomic_write
+from data2vec.comparison.flops import step_cost
 from data2vec.comparison.probing import Features, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.selection import RowSelection
@@ -346,7 +346,7 @@ def _finetune(
     details: JsonDict = {}
     complete = resolve_recipe(evaluation.recipe, model, None, None, overrides, scratch)
     if extra_flops:
-        cost = importlib.import_module("data2vec.comparison.flops").step_cost(complete).flops
+        cost = step_cost(complete).flops
         details = {"flops_per_step": cost, "extra_steps": round(extra_flops / cost)}
         overrides["train.steps"] = complete.train.steps + details["extra_steps"]
     run = out / "run"
