@@ -305,11 +305,11 @@ def fit_readout(
     features: Mapping[str, Tensor], classes: Mapping[str, Tensor], log_unigrams: Tensor, seed: int
 ) -> dict[str, float]:
     """The cross-entropy in nats of a linear softmax classifier, fitted to features (n, D) and classes (n,) of `train`, on the
-    other sets. It starts at the unigrams (C,), and stops when the cross-entropy of `dev` no longer decreases."""
+    other sets. It starts at the unigrams (C,), and stops when the cross-entropy of `dev` no longer decreases. If it never does,
+    as with weak signals, it starts again at a tenth and a hundredth of the learning rate."""
     x, y = features["train"], classes["train"]
     weight = torch.zeros(len(log_unigrams), x.shape[1], device=x.device, requires_grad=True)
     bias = log_unigrams.clone().requires_grad_()
-    optimizer = torch.optim.Adam([weight, bias], LR)
 
     @torch.no_grad()
     def cross_entropy(name: str) -> float:
@@ -318,17 +318,25 @@ def fit_readout(
             classes[name]
         )
 
-    best, best_weights = cross_entropy("dev"), (weight.detach().clone(), bias.detach().clone())
-    generator = torch.Generator().manual_seed(seed)
-    for step, rows in zip(range(1, MAX_STEPS + 1), _shuffled_batches(len(x), generator), strict=False):
-        rows = rows.to(x.device)
-        optimizer.zero_grad()
-        F.cross_entropy(F.linear(x[rows], weight, bias), y[rows]).backward()
-        optimizer.step()
-        if step % DEV_EVERY == 0:
-            if (loss := cross_entropy("dev")) >= best:
-                break
-            best, best_weights = loss, (weight.detach().clone(), bias.detach().clone())
+    start = best = cross_entropy("dev")
+    best_weights = weight.detach().clone(), bias.detach().clone()
+    for lr in (LR, LR / 10, LR / 100):
+        if best < start:
+            break
+        with torch.no_grad():
+            weight.zero_()
+            bias.copy_(log_unigrams)
+        optimizer = torch.optim.Adam([weight, bias], lr)
+        batches = _shuffled_batches(len(x), torch.Generator().manual_seed(seed))
+        for step, rows in zip(range(1, MAX_STEPS + 1), batches, strict=False):
+            rows = rows.to(x.device)
+            optimizer.zero_grad()
+            F.cross_entropy(F.linear(x[rows], weight, bias), y[rows]).backward()
+            optimizer.step()
+            if step % DEV_EVERY == 0:
+                if (loss := cross_entropy("dev")) >= best:
+                    break
+                best, best_weights = loss, (weight.detach().clone(), bias.detach().clone())
     weight, bias = best_weights
     return {name: cross_entropy(name) for name in features if name != "train"}
 
