@@ -79,7 +79,8 @@ def test_base_model_trains_one_step_with_finite_gradients(name: str) -> None:
     batch = MaskedBatch(batch.input, mask=hidden, masked_indices=hidden.flatten().nonzero()[:, 0])
     output = whole.train()(batch, measure=True)
     output.loss.backward()
-    assert torch.isfinite(output.loss) and all(torch.isfinite(value) for value in output.stats.values())
+    assert torch.isfinite(output.loss)
+    assert [key for key, value in output.stats.items() if not torch.isfinite(value)] == ["content_r2"]  # needs several inputs
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in last(whole).parameters())
 
 
