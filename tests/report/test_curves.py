@@ -1,6 +1,8 @@
 import numpy as np
 
-from data2vec.report.curves import LOSS, POINTS, RANK, STAGES, STD, Panel, has_values, plot_curves, series
+from data2vec.report.curves import LOSS, POINTS, R2, RANK, STAGES, STD, Panel, has_values, plot_curves, series
+
+R2_PANEL = Panel("Prediction R²", "", R2, "")
 
 
 def lines(n: int, **values: float) -> list[dict[str, float]]:
@@ -35,6 +37,7 @@ def test_plot_curves_scales_the_axis_to_the_values() -> None:
     assert (scale, low) == ("linear", 0)
     scale, (low, _) = axis(RANK, [*lines(5, target_rank=100), {"step": 6, "target_rank": 99}])
     assert scale == "linear" and low > 90
+    assert axis(R2_PANEL, [*lines(3, r2=0.5), {"step": 4, "r2": -1.0}])[1][0] < -1
 
 
 def test_plot_curves_labels_a_line_per_stage() -> None:

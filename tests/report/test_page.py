@@ -13,7 +13,7 @@ from data2vec.run_dir import Run
 from helpers import browser
 
 CURVES = {"Loss", "Standard deviation", "Rank", "Gradient norm", "Update/weight ratio", "Learning rate", "EMA decay"}
-CURVES |= {"Between-input variance", "Throughput", "Data loading wait"}
+CURVES |= {"Variance of the targets", "Prediction R²", "Throughput", "Data loading wait"}
 EXAMPLES = {"Masked positions", "Loss by position", "Features", "Attention", "Variance of each block"}
 
 

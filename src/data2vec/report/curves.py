@@ -146,7 +146,7 @@ def series(metrics: Sequence[JsonMapping], key: str) -> np.ndarray:
 
 
 def _set_scale(axes: "Axes", panel: Panel) -> None:
-    """A log axis, an axis from 0, or, for values that differ little, the default."""
+    """A log axis, an axis from 0, or, for values that differ little or are negative, the default."""
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.zeros(1)])
     low, high = values.min(), values.max()
     if panel.log and low > 0 and high > 30 * low:
@@ -154,7 +154,7 @@ def _set_scale(axes: "Axes", panel: Panel) -> None:
     elif panel.percent:
         axes.set_ylim(0, min(1, 1.1 * high) or 1)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    elif low < 0.8 * high:
+    elif 0 <= low < 0.8 * high:
         axes.set_ylim(0, None)
     if axes.get_yscale() == "linear" and not panel.percent:
         axes.ticklabel_format(axis="y", useOffset=False)
