@@ -65,7 +65,7 @@ def test_recipe_that_sets_its_own_steps_is_refused(tmp_path: Path) -> None:
 
 
 def test_jobs_with_a_grid_start_with_the_seed_of_tuning(tmp_path: Path) -> None:
-    found = plan(tmp_path, arms={"a": {"grid": {"train.lr": [1e-3, 2e-3]}}})
+    found = plan(tmp_path, arms={"a": {"grid": {"train.lr": [1e-3, 2e-3]}}}, trivial=False)
     assert [job.folder for job in found.jobs({})] == ["a/tune/lr=0.001", "a/tune/lr=0.002"]
     scores = {"a/tune/lr=0.001": outcome(0.5), "a/tune/lr=0.002": outcome(0.6)}
     jobs = list(found.jobs(scores))[2:]

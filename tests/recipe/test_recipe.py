@@ -5,6 +5,7 @@ import pytest
 
 import data2vec
 from data2vec.errors import UserError
+from data2vec.nn.transformer_decoder import TransformerDecoderSettings
 from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary, validate_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.renamed_keys import RENAMED
@@ -260,3 +261,11 @@ def test_half_life_as_an_override_replaces_the_decays_of_a_recipe(overrides: Any
 def test_half_life_and_decay_as_overrides_are_refused() -> None:
     with pytest.raises(UserError, match="half_life and decay are two schedules; set decay to null, or half_life to null"):
         load_recipe("vision/v2-tiny", ["objective.teacher.half_life=0.05", "objective.teacher.decay=0.9"])
+
+
+@pytest.mark.parametrize("base", ["vision/v2-tiny", load_recipe("vision/v2-tiny")], ids=["name", "recipe"])
+def test_another_kind_as_an_override_starts_its_section_anew(base: Any) -> None:
+    decoder = load_recipe(base, ["objective.decoder.layers=2", "objective.decoder.kind=transformer"]).objective.decoder
+    assert decoder == TransformerDecoderSettings(layers=2)
+    same = load_recipe(base, ["objective.decoder.kind=conv"])
+    assert same.objective.decoder == load_recipe(base).objective.decoder

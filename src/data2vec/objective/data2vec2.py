@@ -47,7 +47,7 @@ class Data2Vec2Settings(LatentSettings):
     """What is masked: the same number of positions in every view, so that the visible ones are a dense batch."""
     decoder: AnyDecoderSettings = DecoderSettings()
     """Predicts the targets at masked positions from the student's vectors at visible ones. `kind`: conv or transformer; the
-    other keys depend on it, so that replacing it replaces the section: "objective.decoder={kind: transformer, layers: 2}"."""
+    other keys depend on it, so that another one starts the section anew."""
     cls_loss: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the class-token loss: the last extra token predicts the mean of the targets over all positions (images)."""
     cls_reduction: Literal["mean", "sum"] = "mean"

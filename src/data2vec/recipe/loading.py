@@ -28,7 +28,8 @@ def load_recipe(
 ) -> Recipe:
     """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
 
-    `defaults`: values by section for what the recipe leaves out.
+    `defaults`: values by section for what the recipe leaves out. An override with another `kind` starts a section anew, in any
+    order of the overrides, since the recipe's other settings are those of the old kind.
 
     Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
     if isinstance(recipe, Recipe):
@@ -42,7 +43,7 @@ def load_recipe(
         raw[section] = {**values, **(raw.get(section) or {})}
     items = list(overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides))
     replaced = [(key, None) for by, keys in REPLACED.items() if dict(items).get(by) is not None for key in keys]
-    for key, value in replaced + items:
+    for key, value in sorted(replaced + items, key=lambda item: not item[0].endswith(".kind")):
         _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
     return validate_recipe(raw, where)
 
@@ -139,4 +140,6 @@ def _set_by_key(raw: JsonDict, path: list[str], value: Any) -> None:
     if value is None and len(path) == 1 and isinstance(section := raw.get(path[0]), dict):
         example = next(iter(section), "KEY")
         raise UserError(f"{path[0]}: is a section and cannot be emptied; set its keys, such as {path[0]}.{example}=VALUE")
+    if path[-1] == "kind" and raw.get("kind", value) != value:
+        raw.clear()  # the other settings are those of another kind
     raw[path[-1]] = value
