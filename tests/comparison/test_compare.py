@@ -17,6 +17,7 @@ from data2vec.comparison.result import Comparison
 from data2vec.errors import UserError
 from data2vec.run_dir import Run
 from data2vec.settings import JsonDict
+from data2vec.train.train_step import TrainStep
 
 FINETUNE = {"train.steps": 2, "data.batch_size": 16, "data.micro_batch_size": 8, "data.workers": 0, "train.device": "cpu"}
 
@@ -135,6 +136,30 @@ def test_compare_in_two_processes_gives_the_same_scores(raw: JsonDict, pictures:
     assert two.rows == one.rows
 
 
+def test_compare_interrupted_while_training_resumes_the_run(
+    raw: JsonDict, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw |= {"seeds": [1], "arms": {"a": {}}, "budget": {"steps": 8}}
+    make_step = TrainStep.__call__
+
+    def interrupt(self: Any, step: int, *rest: Any, **more: Any) -> Any:
+        if step == 6:
+            raise KeyboardInterrupt
+        return make_step(self, step, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            data2vec.compare(raw, tmp_path, pictures)
+    run = Run(tmp_path / "a" / "seed-1" / "run")
+    assert run.checkpoints and not (run.folder.parent / "outcome.json").exists()
+    reached = int(run.checkpoints[0].name[5:])
+    result = data2vec.compare(raw, tmp_path, pictures)
+    assert [start["step"] for start in run.starts] == [0, reached]
+    assert result.arms[0].missing == 0
+
+
+@pytest.mark.slow
 def test_compare_interrupted_resumes_from_the_checkpoint(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
     raw |= {"seeds": [1], "arms": {"a": {}}, "budget": {"steps": 400}}
     (tmp_path / "c.yaml").write_text(json.dumps(raw), encoding="utf-8")
@@ -145,7 +170,7 @@ def test_compare_interrupted_resumes_from_the_checkpoint(raw: JsonDict, pictures
     while process.poll() is None and len(run.metrics) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130, error
     assert run.checkpoints
     assert not (run.folder.parent / "outcome.json").exists()
