@@ -129,6 +129,7 @@ def test_compare_only_one_arm_needs_nothing_of_the_others(raw: JsonDict, picture
     assert {row.difference for row in result.rows} == {None}  # the reference has not run
 
 
+@pytest.mark.slow
 def test_compare_in_two_processes_gives_the_same_scores(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
     raw |= {"seeds": [1]}
     one = data2vec.compare(raw, tmp_path / "one", pictures)

@@ -62,7 +62,15 @@ def test_every_base_and_large_recipe_has_a_parameter_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["speech/v1-base", "vision/v1-base", "text/v1-base", "speech/v2-base", "vision/v2-base", "text/v2-base"]
+    "name",
+    [
+        "speech/v1-base",
+        pytest.param("vision/v1-base", marks=pytest.mark.slow),
+        "text/v1-base",
+        "speech/v2-base",
+        "vision/v2-base",
+        "text/v2-base",
+    ],
 )
 def test_base_model_trains_one_step_with_finite_gradients(name: str) -> None:
     torch.manual_seed(0)

@@ -71,10 +71,10 @@ def ran(file: Path, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("name", "form", "head", "changes"),
     [
-        ("speech/v1-tiny", "onnx", CTC, {}),
+        pytest.param("speech/v1-tiny", "onnx", CTC, {}, marks=pytest.mark.slow),
         ("speech/v1-tiny", "pt2", None, {"conv_norm": "group", "conv_bias": True}),
         ("speech/v2-tiny", "onnx", CLASSIFIER, {"conv_norm": "group", "position_padding": "none", "position_kernel": 4}),
-        ("speech/v2-tiny", "pt2", CLASSIFIER, {}),
+        pytest.param("speech/v2-tiny", "pt2", CLASSIFIER, {}, marks=pytest.mark.slow),
         ("text/v1-tiny", "onnx", FIRST, {}),
         ("text/v2-tiny", "pt2", CLASSIFIER, {"position_padding": "none"}),
         ("vision/v1-tiny", "onnx", CLASSIFIER, {"positions": "relative"}),
