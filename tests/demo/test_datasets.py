@@ -23,6 +23,7 @@ def test_write_images_makes_a_folder_per_digit(tmp_path: Path) -> None:
     assert pixels.max() > 200 > 50 > pixels.min()
 
 
+@pytest.mark.slow
 def test_write_text_keeps_held_out_passages_out_of_training(tmp_path: Path) -> None:
     folders = write_text(tmp_path, labelled=20, heldout=10)
     rows = {path: [line.split("\t") for line in path.read_text().splitlines()] for path in (folders.labelled, folders.heldout)}

@@ -64,9 +64,9 @@ def test_every_base_and_large_recipe_has_a_parameter_count() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "speech/v1-base",
+        pytest.param("speech/v1-base", marks=pytest.mark.slow),
         pytest.param("vision/v1-base", marks=pytest.mark.slow),
-        "text/v1-base",
+        pytest.param("text/v1-base", marks=pytest.mark.slow),
         "speech/v2-base",
         "vision/v2-base",
         "text/v2-base",

@@ -72,7 +72,7 @@ def ran(file: Path, given: tuple[Tensor, ...]) -> dict[str, Tensor]:
     ("name", "form", "head", "changes"),
     [
         pytest.param("speech/v1-tiny", "onnx", CTC, {}, marks=pytest.mark.slow),
-        ("speech/v1-tiny", "pt2", None, {"conv_norm": "group", "conv_bias": True}),
+        pytest.param("speech/v1-tiny", "pt2", None, {"conv_norm": "group", "conv_bias": True}, marks=pytest.mark.slow),
         ("speech/v2-tiny", "onnx", CLASSIFIER, {"conv_norm": "group", "position_padding": "none", "position_kernel": 4}),
         pytest.param("speech/v2-tiny", "pt2", CLASSIFIER, {}, marks=pytest.mark.slow),
         ("text/v1-tiny", "onnx", FIRST, {}),
@@ -108,6 +108,7 @@ def test_exported_file_gives_the_outputs_of_the_model(name: str, form: str, head
                 torch.testing.assert_close(logits, model.head(hidden)[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_exported_file_has_metadata(tmp_path: Path) -> None:
     model = replace(made("speech/v1-tiny", CTC), license="mit")
     about = {"model": "data2vec speech: 2 blocks of width 32, 4 heads", "sampling_rate": "16000", "license": "mit"}
