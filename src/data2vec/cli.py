@@ -366,7 +366,7 @@ def _parse_seeds(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")] if "," in text else list(range(1, int(text) + 1))
     except ValueError:
-        raise UserError(f"--seeds {text}: is no number and no list of numbers, such as 4,5") from None
+        raise UserError(f"--seeds {text}: is neither a number nor a list of numbers, such as 4,5") from None
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -154,8 +154,8 @@ def create_run_dir(folder: Path, recipe: Recipe) -> Run:
 
 
 @contextmanager
-def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
-    """Lock the run folder against other runs, such as one that was believed dead.
+def exclusive_lock(folder: Path, process: Process, holder: str = "another process is training") -> Iterator[None]:
+    """Lock an output folder against other processes, such as one that was believed dead; `holder` says who has it, in errors.
 
     Raises UserError on every process when it is locked already."""
     files: list[TextIO] = []
@@ -166,9 +166,7 @@ def exclusive_lock(folder: Path, process: Process) -> Iterator[None]:
             # fcntl.lockf, not filelock: a flock would live on in forked data workers after this process is killed.
             fcntl.lockf(files[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(
-                f"--out {folder}: another process is training in this folder; wait until it ends, or stop it"
-            ) from None
+            raise UserError(f"--out {folder}: {holder} in this folder; wait until it ends, or stop it") from None
 
     try:
         process.on_main_process(lock)

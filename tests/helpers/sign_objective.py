@@ -6,10 +6,10 @@ from data2vec.batch import MaskedBatch
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import ObjectiveOutput
+from data2vec.objective.base import at_predicted
 from data2vec.objective.baselines.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionSettings,
-    at_predicted,
     input_features,
     linear_head,
 )

@@ -1,10 +1,8 @@
 """`compare()`: several objectives or settings at an equal budget, evaluated alike."""
 
-import fcntl
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from data2vec.comparison.settings import load_comparison, recipes_as_arms
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError, did_you_mean
 from data2vec.recipe.yaml_format import dump_yaml
+from data2vec.run_dir import exclusive_lock
 from data2vec.settings import JsonMapping
 from data2vec.train.provenance import describe_machine
 
@@ -41,7 +40,7 @@ def compare(
     compare.html. A run that fails is reported as failed; the others go on. Raises UserError for wrong settings."""
     plan = build_plan(comparison, out, data, overrides, only, processes)
     plan.out.mkdir(parents=True, exist_ok=True)
-    with _exclusive(plan.out):
+    with exclusive_lock(plan.out, Process(resolve_device("auto")), "another comparison runs"):
         _write_settings(plan)
 
         def say(line: str, outcomes: Outcomes) -> None:
@@ -119,13 +118,3 @@ def _write_settings(plan: Plan) -> None:
 
 def _machine() -> dict[str, object]:
     return describe_machine(Process(resolve_device("auto"))) | {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
-
-
-@contextmanager
-def _exclusive(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--out {out}: another comparison runs in this folder; wait until it ends, or stop it") from None
-        yield

@@ -11,11 +11,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
 from data2vec.errors import UserError, did_you_mean
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe, parse_override, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.validation_errors import explain_error
-from data2vec.recipe.yaml_format import parse_yaml
-from data2vec.settings import JsonDict, JsonMapping, Settings
+from data2vec.recipe.yaml_format import head_comment, parse_yaml
+from data2vec.settings import JsonDict, JsonMapping, Settings, settings_classes
 
 PATHS = ("data.train", "data.tokenizer", "init")
 """Settings of a recipe that are paths relative to the folder of the data."""
@@ -176,7 +176,8 @@ def load_comparison(
         raw = parse_yaml(text, where)
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a comparison is a mapping with the keys {', '.join(ComparisonSettings.model_fields)}")
-    for key, value in _parsed(overrides):
+    items = overrides.items() if isinstance(overrides, Mapping) else (parse_override(e, "budget.flops=1e12") for e in overrides)
+    for key, value in items:
         _set(raw, key, value)
     probes = [key for key in raw.get("data") or {} if str(key).startswith("probe.")]
     if probes and raw.get("evaluations") is not None:
@@ -237,8 +238,7 @@ def comparison_names() -> list[str]:
 
 def comparison_summary(name: str) -> str:
     """The description of a shipped comparison: the comment at its head."""
-    lines = _text(name).splitlines()
-    return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    return head_comment(_text(name))
 
 
 def _names(root: Path) -> Iterator[str]:
@@ -255,17 +255,6 @@ def _text(source: str) -> str:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         hint = did_you_mean(source, comparison_names()) or "; 'data2vec compare --list' lists the shipped ones"
         raise UserError(f"comparison {source} cannot be read: {reason}{hint}") from None
-
-
-def _parsed(overrides: Iterable[str] | JsonMapping) -> Iterator[tuple[str, Any]]:
-    if isinstance(overrides, Mapping):
-        yield from overrides.items()
-        return
-    for entry in overrides:
-        key, equals, value = entry.partition("=")
-        if not equals or not key:
-            raise UserError(f"{entry!r} is not an override: write key=value, such as budget.flops=1e12")
-        yield key, parse_yaml(value, key) if value else None
 
 
 def _set(raw: JsonDict, key: str, value: Any) -> None:
@@ -305,8 +294,6 @@ def _evaluation(raw: Any, where: str) -> Any:
 
 def evaluation_classes() -> list[Any]:
     """The kinds of evaluations."""
-    from data2vec.settings import settings_classes
-
     return settings_classes(ComparisonSettings.model_fields["evaluations"].annotation.__args__[1])  # type: ignore[union-attr]
 
 

@@ -79,7 +79,7 @@ def shared_local_encoder(run: History) -> Cause | None:
 
 
 def learned_positions(run: History) -> Cause | None:
-    """A learned vector for each position, which tells the student what the targets there have in common."""
+    """A learned vector for each position, from which the student learns what the targets there have in common."""
     if run.recipe.get("modality.positions") != "learned":
         return None
     return Cause(

@@ -19,7 +19,7 @@ from data2vec.modalities.base import Modality
 from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer_decoder import TransformerDecoder, TransformerDecoderSettings
-from data2vec.objective.base import ObjectiveOutput
+from data2vec.objective.base import ObjectiveOutput, at_predicted
 from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.latent import LatentObjective, LatentSettings
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
@@ -85,18 +85,17 @@ class Data2Vec2(LatentObjective):
         visible = visible_positions(mask, len(masked))  # (B·M, P)
         extra, context = self.student.encode_visible(features, padding, mask, visible)  # (B·M, E, D), (B·M, P, D)
 
-        # A light decoder predicts the masked ones. All views of a sample have the same targets: index i of the B·M·T
-        # positions belongs to sample i // (T·M).
+        # A light decoder predicts the masked ones. All views of a sample have the same targets.
         vectors = self.decoder.decode(context, visible, masked, self.student.grid(batch))  # (N, W)
         prediction = self.decoder.head(vectors).float()  # (N, K·D)
-        (views, T), M = mask.shape, len(mask) // len(targets)
-        masked_targets = targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)  # (N, K·D)
+        masked_targets = at_predicted(targets, batch)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
         loss = self.total_loss(errors, vectors, batch)
 
         if self.settings.cls_loss:
             mean_target = targets.mean(1).unflatten(-1, (-1, extra.shape[-1])).mean(1)  # (B, D), also of layers
-            mean_target = mean_target.repeat_interleave(M, dim=0)  # (B·M, D)
+            views = len(mask)
+            mean_target = mean_target.repeat_interleave(views // len(targets), dim=0)  # (B·M, D)
             cls_error = (extra[:, -1].float() - mean_target).square().sum() * self.loss_scale
             # The loop divides the loss by N. To come out as a mean over the views, this sum over them is multiplied by
             # N / (B·M) here; as released, it is multiplied by N, and comes out as the sum.

@@ -18,6 +18,7 @@ from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
+from data2vec.objective.base import at_predicted
 from data2vec.objective.targets import NORMS, Norms
 from data2vec.settings import Settings
 
@@ -77,16 +78,13 @@ class InputTarget(nn.Module):
     def forward(self, vectors: Tensor, batch: MaskedBatch) -> Tensor:
         """The loss of each masked position (N,), from its vector (N, W): the squared error summed over F and divided by
         sqrt(F), the scale of data2vec's loss; or the cross-entropy of the token, in nats."""
-        masked, (views, T) = batch.masked_indices, batch.mask.shape
-        M = views // len(batch)
-        samples = masked // (T * M) * T + masked % T
         prediction = self.head(vectors).float()
         if self.features is None:
-            return F.cross_entropy(prediction, batch.input.flatten().index_select(0, samples), reduction="none")
+            return F.cross_entropy(prediction, at_predicted(batch.input, batch), reduction="none")
         with torch.no_grad(), torch.autocast(batch.input.device.type, enabled=False):
             features = self.features.compute(batch).float()  # (B, T, F)
             for norm in self.settings.norms:
                 features = NORMS[norm](features)
-        target = features.flatten(0, 1).index_select(0, samples)  # (N, F)
+        target = at_predicted(features, batch)  # (N, F)
         errors: Tensor = (prediction - target).square().sum(-1) / math.sqrt(target.shape[-1])
         return errors

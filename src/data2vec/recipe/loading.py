@@ -14,7 +14,7 @@ from data2vec.errors import UserError, did_you_mean
 from data2vec.objective.teacher import DECAYS
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.validation_errors import explain_error
-from data2vec.recipe.yaml_format import parse_yaml
+from data2vec.recipe.yaml_format import head_comment, parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
 
 REPLACED = {"objective.teacher.half_life": tuple(f"objective.teacher.{key}" for key in DECAYS)}
@@ -41,7 +41,7 @@ def load_recipe(
         raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
     for section, values in (defaults or {}).items():
         raw[section] = {**values, **(raw.get(section) or {})}
-    items = list(overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides))
+    items = list(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
     replaced = [(key, None) for by, keys in REPLACED.items() if dict(items).get(by) is not None for key in keys]
     for key, value in sorted(replaced + items, key=lambda item: not item[0].endswith(".kind")):
         _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
@@ -100,8 +100,7 @@ def recipe_names() -> list[str]:
 
 def recipe_summary(name: str) -> str:
     """The description of a shipped recipe: the comment at its head."""
-    lines = _recipe_text(name)[0].splitlines()
-    return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    return head_comment(_recipe_text(name)[0])
 
 
 def _recipe_text(recipe: str) -> tuple[str, str]:
@@ -123,10 +122,11 @@ def _recipe_text(recipe: str) -> tuple[str, str]:
     )
 
 
-def _parse_override(entry: str) -> tuple[str, Any]:
+def parse_override(entry: str, example: str = "train.lr=1e-3") -> tuple[str, Any]:
+    """Key and value of "key=value". Raises UserError, with an `example`, for anything else."""
     key, equals, value = entry.partition("=")
     if not equals or not key:
-        raise UserError(f"{entry!r} is not an override: write key=value, such as train.lr=1e-3")
+        raise UserError(f"{entry!r} is not an override: write key=value, such as {example}")
     return key, parse_yaml(value, key) if value else None
 
 

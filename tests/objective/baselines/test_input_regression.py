@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from data2vec.errors import UserError
+from data2vec.objective.base import at_predicted
 from data2vec.objective.baselines.input_regression import InputRegressionSettings
-from data2vec.objective.baselines.masked_prediction import at_predicted, compute_input
+from data2vec.objective.baselines.masked_prediction import compute_input
 from data2vec.objective.masking import SpanMask
 from helpers.rivals import rival
 from helpers.sensor_modality import Sensor, SensorSettings

@@ -21,12 +21,11 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import ObjectiveOutput
+from data2vec.objective.base import ObjectiveOutput, at_predicted
 from data2vec.objective.baselines.masked_prediction import (
     InputNorm,
     MaskedPrediction,
     MaskedPredictionSettings,
-    at_predicted,
     compute_input,
     input_features,
     linear_head,

@@ -14,12 +14,11 @@ from torch.nn import functional as F
 from data2vec.batch import MaskedBatch
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import ObjectiveOutput
+from data2vec.objective.base import ObjectiveOutput, at_predicted
 from data2vec.objective.baselines.masked_prediction import (
     InputNorm,
     MaskedPrediction,
     MaskedPredictionSettings,
-    at_predicted,
     compute_input,
     input_features,
     linear_head,

@@ -63,13 +63,6 @@ class MaskedPrediction(Objective):
         return context, self.decoder(context, visible, batch.masked_indices, self.student.grid(batch))
 
 
-def at_predicted(targets: Tensor, batch: MaskedBatch) -> Tensor:
-    """Targets (B, T, …) of every sample at the predicted positions of its views, (N, …)."""
-    masked, (views, T) = batch.masked_indices, batch.mask.shape
-    M = views // len(targets)
-    return targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)
-
-
 def input_features(modality: Modality, name: str) -> InputFeatures:
     """The named features of a modality's raw input. Raises UserError for a modality without them."""
     features = modality.input_features()

@@ -15,11 +15,10 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import ObjectiveOutput
+from data2vec.objective.base import ObjectiveOutput, at_predicted
 from data2vec.objective.baselines.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionSettings,
-    at_predicted,
     linear_head,
 )
 from data2vec.objective.diagnostics import representation_stats
