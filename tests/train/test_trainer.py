@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -261,7 +262,7 @@ def test_report_failure_is_one_line_on_stderr(
     ("number", "error"),
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted), (signal.SIGUSR1, Interrupted)],
 )
-def test_stop_signal_saves_a_checkpoint_first(
+def test_stop_signal_to_all_processes_saves_a_checkpoint_first(
     number: int, error: type[BaseException], tiny: dict[str, Any], whole: Run, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
@@ -269,13 +270,16 @@ def test_stop_signal_saves_a_checkpoint_first(
     def interrupt() -> None:
         while len(run.metrics) < 4:
             time.sleep(0.001)
-        os.kill(os.getpid(), number)
+        workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+        for process in (*workers, os.getpid()):  # as terminals and job schedulers do
+            os.kill(process, number)
+        assert workers
 
     before = signal.getsignal(number)
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(error):
-        pretrain(run.folder, tiny, **{"train.steps": 1000, "train.checkpoint_every": 1000})
+        pretrain(run.folder, tiny, **{"train.steps": 1000, "train.checkpoint_every": 1000, "data.workers": 1})
     thread.join()
     assert signal.getsignal(number) == before
     reached = run.metrics[-1]["step"]

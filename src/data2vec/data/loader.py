@@ -181,8 +181,11 @@ class MicroBatchSampler(Sampler[MicroBatch]):
 
 def init_worker(worker: int) -> None:
     """Set up a process that loads examples."""
-    # The training process handles Ctrl-C and ends its workers.
+    # Terminals and job schedulers signal every process of a job. The training process acts on it and needs its workers until the
+    # step is complete; one that it ends itself, or leaves behind, goes after a minute.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
     # Threads of the tokenizers library do not survive the fork: a worker that used them would deadlock.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
