@@ -254,8 +254,20 @@ def test_renamed_keys_are_unknown_and_their_new_names_known() -> None:
 
 @pytest.mark.parametrize("overrides", [["objective.teacher.half_life=0.05"], {"objective.teacher.half_life": 0.05}])
 def test_half_life_as_an_override_replaces_the_decays_of_a_recipe(overrides: Any) -> None:
-    teacher = load_recipe("vision/v2-tiny", overrides).objective.teacher
+    teacher = load_recipe("vision/v2-base", overrides).objective.teacher
     assert (teacher.half_life, teacher.decay, teacher.end_decay, teacher.anneal_steps) == (0.05, None, None, None)
+
+
+def test_decays_as_overrides_replace_the_half_lives_of_a_recipe() -> None:
+    decays = {"objective.teacher.decay": 0.9, "objective.teacher.end_decay": 0.99, "objective.teacher.anneal_steps": 10}
+    teacher = load_recipe("vision/v2-tiny", decays).objective.teacher
+    assert (teacher.half_life, teacher.end_half_life, teacher.anneal) == (None, None, None)
+    assert teacher.schedule(100)._asdict() == {"decay": 0.9, "end_decay": 0.99, "anneal_steps": 10}
+
+
+def test_one_of_three_decays_as_an_override_of_half_lives_is_refused() -> None:
+    with pytest.raises(UserError, match="null needs a half_life; set it, or a number"):
+        load_recipe("vision/v2-tiny", ["objective.teacher.end_decay=0.99"])
 
 
 def test_half_life_and_decay_as_overrides_are_refused() -> None:

@@ -31,6 +31,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 DECAYS = ("decay", "end_decay", "anneal_steps")
 """The settings that a half-life replaces."""
+HALF_LIVES = ("half_life", "end_half_life", "anneal")
+"""The settings that decays replace."""
 
 
 class Schedule(NamedTuple):
@@ -57,7 +59,8 @@ class TeacherSettings(Settings):
     """Steps over which τ increases linearly (fairseq: ema_anneal_end_step); null with a half-life."""
     half_life: Share | None = None
     """Instead of the three settings above: the share of the run's steps after which the teacher has forgotten half of its
-    weights, so that a schedule fits runs of any length. τ is 0.5^(1 / (share · steps)). As an override it replaces them."""
+    weights, so that a schedule fits runs of any length. τ is 0.5^(1 / (share · steps)). As an override it replaces them, and they
+    replace it."""
     end_half_life: Share | None = None
     """The same from the end of `anneal` on; null: as at the start."""
     anneal: Share | None = None

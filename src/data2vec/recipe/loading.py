@@ -11,15 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from data2vec.errors import UserError, did_you_mean
-from data2vec.objective.teacher import DECAYS
+from data2vec.objective.teacher import DECAYS, HALF_LIVES
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import head_comment, parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
-
-REPLACED = {"objective.teacher.half_life": tuple(f"objective.teacher.{key}" for key in DECAYS)}
-"""By key, the settings of a recipe that become null when the key is overridden and they are not."""
-
 
 def load_recipe(
     recipe: str | Path | Recipe,
@@ -42,10 +38,20 @@ def load_recipe(
     for section, values in (defaults or {}).items():
         raw[section] = {**values, **(raw.get(section) or {})}
     items = list(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
-    replaced = [(key, None) for by, keys in REPLACED.items() if dict(items).get(by) is not None for key in keys]
-    for key, value in sorted(replaced + items, key=lambda item: not item[0].endswith(".kind")):
+    for key, value in sorted(_replaced_schedule(raw, dict(items)) + items, key=lambda item: not item[0].endswith(".kind")):
         _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
     return validate_recipe(raw, where)
+
+
+def _replaced_schedule(raw: JsonDict, overrides: JsonMapping) -> list[tuple[str, None]]:
+    """The settings of the recipe's teacher schedule that become null because overrides set the other kind of schedule."""
+    prefix = "objective.teacher."
+    if overrides.get(f"{prefix}half_life") is not None:
+        return [(prefix + key, None) for key in DECAYS]
+    teacher = (raw.get("objective") or {}).get("teacher") or {}
+    if teacher.get("half_life") is not None and any(overrides.get(prefix + key) is not None for key in DECAYS):
+        return [(prefix + key, None) for key in (*HALF_LIVES, *DECAYS)]
+    return []
 
 
 def validate_recipe(raw: JsonDict, where: str) -> Recipe:
