@@ -25,7 +25,7 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
 
-POINTS = 8
+POINTS = 5
 """Probes along a run, and checkpoints."""
 TRIVIAL = "trivial baselines"
 """The name of what stands beside the arms: hand-made features, and the most frequent class."""
