@@ -81,6 +81,6 @@ def test_jobs_ignore_failed_combinations(tmp_path: Path) -> None:
     assert found.chosen("a", {"a/tune/lr=0.001": outcome(None), "a/tune/lr=0.002": outcome(None)}) is None
 
 
-def test_recipe_of_a_seed_is_probed_eight_times_along_the_run(tmp_path: Path) -> None:
+def test_recipe_of_a_seed_is_probed_five_times_along_the_run(tmp_path: Path) -> None:
     recipe = plan(tmp_path, budget={"steps": 80}).recipe("a", {}, 1, probe=True)
-    assert (recipe.probe.data, recipe.probe.valid, recipe.probe.every) == ("train", "dev", 10)
+    assert (recipe.probe.data, recipe.probe.valid, recipe.probe.every) == ("train", "dev", 16)

@@ -8,7 +8,8 @@ from data2vec.health.collapse import HealthSettings, stop_reason
 from data2vec.health.verdict import Finding, Verdict, verdict
 from data2vec.recipe.loading import load_recipe
 
-SPEECH = load_recipe("speech/v2-tiny", {"train.steps": 150}).flat()
+DECAYS = {"objective.teacher.decay": 0.99, "objective.teacher.end_decay": 0.9995, "objective.teacher.anneal_steps": 150}
+SPEECH = load_recipe("speech/v2-tiny", {"train.steps": 150} | DECAYS).flat()
 STEPS = (1, 10, 20, 40, 70, 100, 120, 150)
 HEALTHY: dict[str, Any] = {
     "step": STEPS,

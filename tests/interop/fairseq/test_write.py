@@ -18,7 +18,7 @@ from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from helpers.official_files import MODELS, TEACHERS, content, save
 
-RELEASED = [name for name in recipe_names() if "tiny" not in name and "/v" in name]
+RELEASED = [name for name in recipe_names() if not name.endswith(("tiny", "small")) and "/v" in name]
 FRONT = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
 LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", "Ä", "B")
 
