@@ -106,9 +106,9 @@ class Comparison:
             tmp.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @staticmethod
-    def read(path: Path) -> "Comparison":
+    def read(path: str | Path) -> "Comparison":
         """Read what `write` has written."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
         raw["arms"] = [ArmResult(**_with_seeds(arm, "seconds", "curves")) for arm in raw["arms"]]
         raw["rows"] = [Row(**_with_seeds(row, "values")) for row in raw["rows"]]
         return Comparison(**raw)

@@ -6,8 +6,9 @@ from data2vec.comparison.result import DEV, ArmResult, Comparison, Row
 
 
 def format_tables(comparison: Comparison) -> str:
-    """A table of the arms, and one of each evaluation by its selecting metric, with differences to the reference."""
-    parts = [markdown(HEAD, [arm_cells(arm) for arm in comparison.arms])]
+    """The summary, a table of the arms, and one of each evaluation by its selecting metric, with differences to the reference."""
+    parts = [f"Test sets, {SUMMARY_NOTE}.\n\n{markdown(*summary_table(comparison))}"] if comparison.rows else []
+    parts.append(markdown(HEAD, [arm_cells(arm) for arm in comparison.arms]))
     for name, note, head, rows in evaluation_tables(comparison):
         parts.append(f"{name}: {note}\n\n{markdown(head, rows)}")
     failed = [f"- {arm.name}: {folder}: {reason}" for arm in comparison.arms for folder, reason in arm.failed.items()]
@@ -42,6 +43,23 @@ def arm_cells(arm: ArmResult) -> list[str]:
 
 def _settings(combination: dict[str, object] | None) -> str:
     return ", ".join(f"{key}={value}" for key, value in (combination or {}).items())
+
+
+SUMMARY_NOTE = "mean ± standard error over the seeds"
+
+
+def summary_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table with a line for each arm and a column for each test set, by the selecting metric."""
+    found: dict[str, dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    selecting = {row.evaluation: row.metric for row in reversed(comparison.rows)}
+    for row in comparison.rows:
+        if row.set == DEV or row.metric != selecting[row.evaluation]:
+            continue
+        name = row.evaluation if row.set == "test" else f"{row.evaluation}, {row.set}"
+        columns[title := f"{name}: {row.metric}"] = None
+        found.setdefault(row.arm, {})[title] = score_cells(row)[0]
+    return ["arm", *columns], [[arm, *(cells.get(title, "–") for title in columns)] for arm, cells in found.items()]
 
 
 def evaluation_tables(comparison: Comparison) -> Iterator[tuple[str, str, list[str], list[list[str]]]]:
