@@ -22,7 +22,11 @@ COLOURS = ("#3a7ca5", "#d1495b", "#2a9d8f", "#b07d12", "#7b5ea7", "#8a8a8a", "#c
 def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page."""
     summary = f"<p>Test sets, {SUMMARY_NOTE}.</p>{_table(*summary_table(comparison))}" if comparison.rows else ""
-    sections = [_section("Summary", summary) if summary else "", _curves(comparison.arms), _section("Arms", _table(HEAD, [arm_cells(arm) for arm in comparison.arms]))]
+    sections = [
+        _section("Summary", summary) if summary else "",
+        _curves(comparison.arms),
+        _section("Arms", _table(HEAD, [arm_cells(arm) for arm in comparison.arms])),
+    ]
     for title, note, head, rows in evaluation_tables(comparison):
         sections.append(_section(title, f"<p>{escape(note)}</p>{_table(head, rows)}"))
     failed = [f"<li>{escape(arm.name)}: {escape(folder)}: {escape(reason)}</li>" for arm in comparison.arms

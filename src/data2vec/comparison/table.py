@@ -6,7 +6,7 @@ from data2vec.comparison.result import DEV, ArmResult, Comparison, Row
 
 
 def format_tables(comparison: Comparison) -> str:
-    """The summary, a table of the arms, and one of each evaluation by its selecting metric, with differences to the reference."""
+    """The summary, a table of the arms, and one of each evaluation by its selecting metric, with paired differences."""
     parts = [f"Test sets, {SUMMARY_NOTE}.\n\n{markdown(*summary_table(comparison))}"] if comparison.rows else []
     parts.append(markdown(HEAD, [arm_cells(arm) for arm in comparison.arms]))
     for name, note, head, rows in evaluation_tables(comparison):

@@ -181,8 +181,8 @@ class MicroBatchSampler(Sampler[MicroBatch]):
 
 def init_worker(worker: int) -> None:
     """Set up a process that loads examples."""
-    # Terminals and job schedulers signal every process of a job. The training process acts on it and needs its workers until the
-    # step is complete; one that it ends itself, or leaves behind, goes after a minute.
+    # Terminals and job schedulers signal every process of a job. The training process acts on it, and needs its workers until
+    # the step is complete; one that it ends itself, or leaves behind, goes after a minute.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))

@@ -59,8 +59,8 @@ class TeacherSettings(Settings):
     """Steps over which τ increases linearly (fairseq: ema_anneal_end_step); null with a half-life."""
     half_life: Share | None = None
     """Instead of the three settings above: the share of the run's steps after which the teacher has forgotten half of its
-    weights, so that a schedule fits runs of any length. τ is 0.5^(1 / (share · steps)). As an override it replaces them, and they
-    replace it."""
+    weights, so that a schedule fits runs of any length. τ is 0.5^(1 / (share · steps)). As an override it replaces them,
+    and they replace it."""
     end_half_life: Share | None = None
     """The same from the end of `anneal` on; null: as at the start."""
     anneal: Share | None = None

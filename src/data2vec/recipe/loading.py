@@ -17,6 +17,7 @@ from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import head_comment, parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
 
+
 def load_recipe(
     recipe: str | Path | Recipe,
     overrides: Iterable[str] | JsonMapping = (),
