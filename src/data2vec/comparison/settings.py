@@ -17,6 +17,8 @@ from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import head_comment, parse_yaml
 from data2vec.settings import JsonDict, JsonMapping, Settings, settings_classes
 
+ONLINE_EXAMPLES = 2000
+"""Examples of each set that probes along a run use at most: they draw the curves, and are several times cheaper so."""
 PATHS = ("data.train", "data.tokenizer", "init")
 """Settings of a recipe that are paths relative to the folder of the data."""
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
@@ -345,6 +347,6 @@ def online_probe(settings: ComparisonSettings) -> JsonDict:
             train, dev = (each.stratified(evaluation.label) for each in (evaluation.train, evaluation.dev))
             rows = {"probe.data_rows": train.rows, "probe.valid_rows": dev.rows}
             paths: JsonDict = {"probe.data": train.data, "probe.valid": dev.data, "probe.label": evaluation.label}
-            paths["probe.knn_k"] = evaluation.knn_k
+            paths |= {"probe.knn_k": evaluation.knn_k, "probe.max_examples": ONLINE_EXAMPLES}
             return paths | {key: value.model_dump(mode="json") for key, value in rows.items()}
     return {}
