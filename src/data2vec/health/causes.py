@@ -16,6 +16,8 @@ GOOD_UPDATE_RATIO = 0.005
 """The ratio at a learning rate that works."""
 MIN_TEACHER_DECAY = 0.9
 """Below this decay the teacher forgets within ten steps: it is the student rather than an average of it."""
+GOOD_TEACHER_DECAY = 0.96
+"""The first decay of short runs that work: half of the weights are forgotten in 17 steps."""
 
 
 class Cause(NamedTuple):
@@ -46,8 +48,12 @@ def teacher_too_fast(run: History) -> Cause | None:
     if not min(run.values("ema_decay"), default=1) < MIN_TEACHER_DECAY:
         return None
     name, value = teacher_schedule(run)
-    suggestion = "0.999; 0.99 for runs of a few hundred steps" if name.endswith(".decay") else "0.01"
-    return Cause(f"{name}={value:g} is too low, so the teacher follows too fast", f"{name}={suggestion}")
+    why = f"{name}={value:g} is too low, so the teacher follows too fast"
+    if name.endswith(".decay"):
+        return Cause(why, f"{name}=0.999; 0.99 for runs of a few hundred steps")
+    steps = run.recipe["train.steps"]
+    share = math.log(0.5) / math.log(GOOD_TEACHER_DECAY) / steps
+    return Cause(f"{why} in a run of {steps} steps", f"{name}={min(share, 1):.1g}, or more train.steps")
 
 
 def teacher_schedule(run: History) -> tuple[str, float]:
