@@ -206,6 +206,14 @@ def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
             "modality.positions=learned",
             "modality.positions=conv",
         ),
+        (
+            LEARNS_POSITION,
+            {"modality__name": "text", "objective__target__per_layer_norms": ["instance"]},
+            "watch",
+            "learns position, not content",
+            "<s>, which begins every block, is an outlier",
+            "objective.target.per_layer_norms=[instance, layer]",
+        ),
         (LR_TOO_LOW, {"train__lr": 2e-6}, "watch", "the loss does not fall", "train.lr=2e-06 is too low", "train.lr=0.0006"),
         (ON_A_LINE, {}, "watch", "fewer than two dimensions are used (prediction_rank 7", "train.lr", "warm-up"),
         (

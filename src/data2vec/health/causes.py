@@ -94,6 +94,17 @@ def learned_positions(run: History) -> Cause | None:
     )
 
 
+def first_token_outlier(run: History) -> Cause | None:
+    """Targets of text whose variance is that of the first token: with instance norm alone, one outlier holds it."""
+    norms = [*run.recipe.get("objective.target.per_layer_norms", []), *run.recipe.get("objective.target.final_norms", [])]
+    if run.recipe.get("modality.name") != "text" or "instance" not in norms or "layer" in norms[norms.index("instance") :]:
+        return None
+    return Cause(
+        "<s>, which begins every block, is an outlier that holds the variance of the targets under instance norm alone",
+        "objective.target.per_layer_norms=[instance, layer]",
+    )
+
+
 def predictable_from_position(run: History) -> Cause:
     """A task that can be solved from the position alone."""
     decoder = " and objective.decoder" if "objective.decoder.kernel" in run.recipe else ""

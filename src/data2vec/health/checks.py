@@ -65,7 +65,12 @@ def positional_collapse(run: History) -> Finding | None:
         return None
     level: Level = "collapsed" if run.stays_above(name, 0.99) else "watch"
     symptom = f"positional collapse: the targets depend on position and hardly on the input ({run.describe_change(name)})"
-    special = causes.shared_local_encoder, causes.learned_positions, causes.predictable_from_position
+    special = (
+        causes.shared_local_encoder,
+        causes.learned_positions,
+        causes.first_token_outlier,
+        causes.predictable_from_position,
+    )
     return Finding(level, symptom, *likely_cause(run, *special))
 
 
@@ -78,7 +83,11 @@ def learns_position(run: History) -> Finding | None:
         f"the run learns position, not content ({run.describe_change(share)}; {run.describe_change(content)}; "
         f"r2 {run.values('r2')[-1]:.3g})"
     )
-    return Finding("watch", symptom, *likely_cause(run, causes.learned_positions, causes.predictable_from_position))
+    return Finding(
+        "watch",
+        symptom,
+        *likely_cause(run, causes.learned_positions, causes.first_token_outlier, causes.predictable_from_position),
+    )
 
 
 def dead_local_encoder(run: History) -> Finding | None:
