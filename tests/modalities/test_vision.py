@@ -93,12 +93,28 @@ def test_corrupt_images_raise_corrupt_example(picture, encoded, tmp_path, monkey
         load(png[: len(png) // 2], "cut.png")
     with pytest.raises(CorruptExample, match=r"words\.png: not an image"):
         load(b"words", "words.png")
-    with pytest.raises(CorruptExample, match=r"gone\.png: No such file"):
+    with pytest.raises(CorruptExample, match=r"gone\.png: no such file"):
         load(None, str(tmp_path / "gone.png"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for content in (whole, png):
         with pytest.raises(CorruptExample, match="possible decompression bomb"):
             load(content, "bomb")
+
+
+def test_center_crop_of_a_strip_equals_that_of_the_whole_and_needs_little_memory(picture):
+    """A strip is cut before it is enlarged: as a whole, a line of 30,000 pixels would take gigabytes."""
+    for width, height in ((60, 2), (2, 60), (101, 3), (40, 30)):
+        image = array(picture(width, height))
+        scale = 37 / min(width, height)
+        whole = resize(image, (int(height * scale + 1e-6), int(width * scale + 1e-6)))
+        top, left = (round((size - 32) / 2) for size in whole.shape[1:])
+        difference = center_crop(image, 32).int() - whole[:, top : top + 32, left : left + 32].int()
+        assert difference.abs().max() <= (8 if max(width, height) > 60 else 0), "by less than a pixel, of the rounded size"
+    for shape in ((1, 30000), (30000, 1), (2, 30001)):
+        line = torch.arange(shape[0] * shape[1]).remainder(251).to(torch.uint8).view(1, *shape).repeat(3, 1, 1)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            assert center_crop(line, 224).shape == (3, 224, 224)
+        assert max(event.self_cpu_memory_usage for event in profile.key_averages()) < 50e6
 
 
 @pytest.mark.parametrize("size", [(224, 224), (17, 31), (100, 40)])

@@ -3,18 +3,26 @@
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from tempfile import NamedTemporaryFile
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from data2vec.data.cache import cached, fingerprint
-from data2vec.data.dataset import Rows, Signal
+from data2vec.data.corrupt import decoding
+from data2vec.data.dataset import Rows, Signal, array_of
 from data2vec.errors import CorruptExample
 
 SAMPLE_RATE = 16000
 """Samples per second after resampling."""
 MAX_RECORDING_SECONDS = 4 * 3600.0
 """Longer recordings are refused, as a recording is decoded in one piece."""
+BLOCK_FRAMES = 2**20
+"""Frames of a file that are decoded at a time."""
+SILENCE = 1e-3
+"""Below this peak, -60 dB, a clip is silent; relative to the channels, their mean is."""
+MAX_PEAK = 1e15
+"""Samples above this are scaled to 1 before they are squared, which would give inf and turn the clip into silence."""
 CACHE_DURATIONS_FROM = 10_000
 """Durations of datasets with at least this many rows are cached."""
 
@@ -26,44 +34,124 @@ class AudioHeader(NamedTuple):
     rate: int
     channels: int
     frames: int
+    format: str
+    """Container and encoding, such as "WAV PCM_16"."""
 
 
 def read_audio_header(audio: Signal) -> AudioHeader:
-    """The header of {"bytes", "path"}. Raises CorruptExample."""
-    import soundfile
-
-    try:
-        info = soundfile.info(_source(audio))
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise CorruptExample(f"{_name(audio)}: {_reason(error)}") from None
-    _check_duration(audio, info.frames / info.samplerate)
-    return AudioHeader(info.frames / info.samplerate, info.samplerate, info.channels, info.frames)
+    """The header of a signal. Raises CorruptExample."""
+    with decoding(audio, _unnamed(audio)):
+        if audio.get("array") is not None:
+            return _read_array(audio)[1]
+        with _open(audio) as file:
+            return _header(file)
 
 
 def decode_audio(audio: Signal) -> np.ndarray:
-    """{"bytes", "path"} as (S,) float32 samples at 16 kHz, the mean of the channels.
+    """A signal as (S,) float32 samples at 16 kHz, the mean of the channels.
 
-    Raises CorruptExample, also for a file with fewer samples than its header says."""
+    Raises CorruptExample, also for a file with fewer samples than its header says, and for channels that cancel each other."""
+    with decoding(audio, _unnamed(audio)), np.errstate(over="ignore", invalid="ignore"):
+        if audio.get("array") is not None:
+            waveform, header = _read_array(audio)
+        else:
+            waveform, header = _read_file(audio)
+        waveform = _resample(waveform, header.rate)
+        if not np.isfinite(waveform).all():
+            raise CorruptExample("contains NaN or inf samples, or samples beyond the range of float32")
+        return waveform
+
+
+def _open(audio: Signal) -> Any:
+    """The `soundfile.SoundFile` of bytes or of a path."""
     import soundfile
+
+    content, name = audio.get("bytes"), str(audio.get("path") or "")
+    if content is None:
+        return soundfile.SoundFile(name)
+    try:
+        return soundfile.SoundFile(io.BytesIO(content))
+    except soundfile.LibsndfileError:
+        # An MP3 file with something else before its first frame is only recognised by its name.
+        if not name.lower().endswith(".mp3"):
+            raise
+        with NamedTemporaryFile(suffix=".mp3") as file:
+            file.write(content)
+            file.flush()
+            return soundfile.SoundFile(file.name)
+
+
+def _header(file: Any) -> AudioHeader:
+    """Raises CorruptExample without samples, or with too many."""
+    form = f"{file.format} {file.subtype}"
+    return _checked(AudioHeader(file.frames / file.samplerate, file.samplerate, file.channels, file.frames, form))
+
+
+def _read_array(audio: Signal) -> tuple[np.ndarray, AudioHeader]:
+    samples, rate = samples_from_array(audio["array"]), audio.get("sampling_rate")
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not rate > 0 or rate != int(rate):
+        raise CorruptExample(f"a sampling rate of {rate!r}; it must be a number of samples per second, such as 16000")
+    return samples, _checked(AudioHeader(len(samples) / int(rate), int(rate), 1, len(samples), "array"))
+
+
+def samples_from_array(array: Any) -> np.ndarray:
+    """(S,) float32 samples of an array of any byte order and stride, a tensor or a list; integers are scaled to -1..1 by their
+    type, those of lists and of 64 bits as 16 bits.
+
+    Raises CorruptExample with what is wanted, for several channels and for other content."""
+    samples = array_of(array)
+    if samples.ndim == 2 and 1 in samples.shape:
+        samples = samples.reshape(-1)
+    if samples.ndim != 1:
+        channels = "; average the channels, or pick one" if samples.ndim == 2 else ""
+        raise CorruptExample(f"audio of shape {samples.shape}; it must be (S,), the samples of one channel{channels}")
+    kind, size = samples.dtype.kind, samples.dtype.itemsize
+    if not samples.size:
+        return np.zeros(0, np.float32)
+    if kind == "f":
+        return np.ascontiguousarray(samples, np.float32)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if kind != "i":
+        raise CorruptExample(f"{samples.dtype} samples; give floats from -1 to 1, int16 or int32")
+    if size == 8 and not (samples.min() >= -(2**15) and samples.max() < 2**15):
+        values = f"{samples.dtype} samples from {samples.min()} to {samples.max()}"
+        raise CorruptExample(f"{values}, whose full scale is unknown; give floats from -1 to 1, int16 or int32")
+    return samples.astype(np.float32) / np.float32(2**15 if size == 8 else 2 ** (8 * size - 1))
+
+
+def _read_file(audio: Signal) -> tuple[np.ndarray, AudioHeader]:
+    """(S,) samples of a file, the mean of its channels, and its header."""
+    with _open(audio) as file:
+        header = _header(file)
+        parts, loudest = list[np.ndarray](), 0.0
+        # In blocks, as every channel takes memory; and not by `file.read()`, which refuses encodings that cannot be searched.
+        while len(block := file.read(BLOCK_FRAMES, "float32", always_2d=True)):
+            parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+            if block.shape[1] > 1:
+                loudest = max(loudest, float(np.abs(block).max()))
+    waveform = parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.float32)])
+    if len(waveform) < 0.98 * header.frames:
+        raise CorruptExample(f"truncated, only {len(waveform)} of {header.frames} samples can be decoded")
+    if loudest > SILENCE and float(np.abs(waveform).max()) < SILENCE * loudest:
+        raise CorruptExample("its channels cancel each other (opposite phase), so their mean is silent; keep one of them")
+    return waveform, header
+
+
+def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
+    if rate == SAMPLE_RATE:
+        return waveform
     import soxr
 
-    try:
-        with soundfile.SoundFile(_source(audio)) as file:
-            rate, frames = file.samplerate, file.frames
-            _check_duration(audio, frames / rate)
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise CorruptExample(f"{_name(audio)}: {_reason(error)}") from None
-    if len(samples) < 0.98 * frames:
-        raise CorruptExample(f"{_name(audio)}: truncated, only {len(samples)} of {frames} samples can be decoded")
-    waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if not np.isfinite(waveform).all():
-        raise CorruptExample(f"{_name(audio)}: contains NaN or inf samples")
-    return waveform if rate == SAMPLE_RATE else soxr.resample(waveform, rate, SAMPLE_RATE)
+    if round(len(waveform) * SAMPLE_RATE / rate) < 1:
+        raise CorruptExample(f"{len(waveform)} samples at {rate} Hz are too short for one at {SAMPLE_RATE} Hz")
+    return soxr.resample(waveform, rate, SAMPLE_RATE)
 
 
 def normalize_waveform(waveform: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the full clip; silence stays zero."""
+    if (peak := np.abs(waveform).max(initial=0)) > MAX_PEAK:
+        waveform = waveform / peak
     waveform = waveform - waveform.mean()
     waveform /= np.sqrt(np.square(waveform).mean() + np.float32(1e-5))  # waveform.var() would compute the mean again
     return waveform
@@ -103,23 +191,18 @@ def _measure_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
     return seconds, [item for item in results if isinstance(item, str)]
 
 
-def _check_duration(audio: Signal, seconds: float) -> None:
-    if not seconds > 0:
-        raise CorruptExample(f"{_name(audio)}: it lasts 0 s")
-    if seconds > MAX_RECORDING_SECONDS:
+def _checked(header: AudioHeader) -> AudioHeader:
+    """The same header. Raises CorruptExample without samples, or with too many."""
+    if not header.seconds > 0:
+        raise CorruptExample("it lasts 0 s: it is empty, or its end is missing")
+    if header.seconds > MAX_RECORDING_SECONDS:
         raise CorruptExample(
-            f"{_name(audio)}: it lasts {seconds:g} s, at most {MAX_RECORDING_SECONDS:g} s are allowed; split it into pieces of "
-            "a few minutes"
+            f"it lasts {header.seconds:g} s, at most {MAX_RECORDING_SECONDS:g} s are allowed; split it into pieces of a few "
+            "minutes"
         )
+    return header
 
 
-def _name(audio: Signal) -> str:
-    return audio["path"] or f"an unnamed clip of {len(audio['bytes'] or b'')} bytes"
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error).rstrip(".")
-
-
-def _source(audio: Signal) -> str | BinaryIO:
-    return io.BytesIO(audio["bytes"]) if audio["bytes"] is not None else audio["path"]
+def _unnamed(audio: Signal | None) -> str:
+    content = (audio or {}).get("bytes")
+    return "an unnamed clip" if content is None else f"an unnamed clip of {len(content)} bytes"

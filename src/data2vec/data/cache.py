@@ -58,7 +58,9 @@ def column_paths(rows: Any, column: str) -> list[str]:
     import pyarrow.compute as pc
 
     values = rows.data.column(column)
-    if not pa.types.is_struct(values.type) or pc.struct_field(values, "bytes").null_count < len(values):
+    if not pa.types.is_struct(values.type) or min(map(values.type.get_field_index, ("bytes", "path"))) < 0:
+        return []
+    if pc.struct_field(values, "bytes").null_count < len(values):
         return []
     paths = pc.struct_field(values, "path")
     return (paths if rows._indices is None else paths.take(rows._indices.column(0))).to_pylist()

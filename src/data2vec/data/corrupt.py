@@ -1,12 +1,54 @@
-"""Corrupt examples: skipped, counted and logged; too many of them stop the run."""
+"""Corrupt examples: named with a reason, skipped, counted and logged; too many of them stop the run."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import sqrt
 
-from data2vec.errors import RunStopped
+from data2vec.data.dataset import Signal
+from data2vec.errors import CorruptExample, RunStopped
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def decoding(signal: Signal | None, unnamed: str) -> Iterator[None]:
+    """A block that decodes a signal: whatever it raises becomes a CorruptExample with the path, or `unnamed`, and a reason.
+
+    Decoders raise anything on damaged content, so no type of error is left out."""
+    signal = signal or {}
+    try:
+        yield
+    except Exception as error:
+        raise CorruptExample(f"{signal.get('path') or unnamed}: {_reason(error, signal)}") from None
+
+
+def _reason(error: Exception, signal: Signal) -> str:
+    if not isinstance(error, CorruptExample) and (problem := _file_problem(signal)):
+        return problem
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    text = " ".join(text.split()).rstrip(".")
+    if isinstance(error, MemoryError):
+        return "decoding it needs more memory than there is"
+    plain = isinstance(error, CorruptExample | OSError | RuntimeError | ValueError) and text
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
+def _file_problem(signal: Signal) -> str | None:
+    """Why the file of a signal cannot be opened; None if it can, or if the signal has its content."""
+    if any(signal.get(content) is not None for content in ("bytes", "array")):
+        return None
+    if signal.get("path") is None:
+        return "neither content nor a path is given"
+    try:
+        with open(signal["path"], "rb"):
+            return None
+    except FileNotFoundError:
+        return "no such file"
+    except IsADirectoryError:
+        return "a folder, not a file"
+    except (OSError, ValueError, TypeError) as error:
+        return getattr(error, "strerror", None) or str(error)
 
 
 class CorruptExamples:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -16,18 +17,34 @@ from data2vec.settings import JsonDict, Settings
 Row = JsonDict
 """One row of a dataset: the signal in column `audio`, `image` or `text`, undecoded, and any other columns."""
 Signal = JsonDict
-"""Undecoded audio, image or text: {"bytes": its content or None, "path": where it is or None}."""
+"""Undecoded audio, image or text: {"bytes": its content or None, "path": where it is or None}; or audio or an image in memory,
+{"array": samples or pixels, "path": its name}, audio with "sampling_rate"."""
 Rows = Any
 """A `datasets.Dataset`, a `datasets.IterableDataset` or a list of `Row`; the library has no type stubs."""
+
+
+def array_of(value: Any) -> np.ndarray:
+    """A tensor on any device, an array or a nested list as an array in the byte order of the machine, without gradients.
+
+    Raises ValueError for lists of unequal lengths."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError("lists of unequal lengths are no array") from None
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class DataSettings(Settings):
     """The `data:` section that all modalities share; each adds its own crops, sizes and batch."""
 
     train: str | None = None
-    """Training data: a folder, a parquet file, tar shards, a URL such as s3://…, or a dataset on the hub."""
+    """Training data: a folder, a parquet file, tar shards, a URL such as s3://…, or a dataset on the hub, hf://owner/name."""
     valid: str | None = None
-    """Validation data, in the same forms."""
+    """Validation data, in the same forms: labelled in fine-tuning; in pre-training, the loss on it is measured every
+    `probe.every` steps."""
     train_rows: RowSelection = RowSelection()
     """The rows of `train` to use; all by default."""
     valid_rows: RowSelection = RowSelection()
@@ -64,6 +81,11 @@ class ExampleDataset(ABC):
     """(n,) what each example adds to a batch: seconds of audio; 1 for an image or a block of text."""
     corrupt: Sequence[str] = ()
     """ "name: reason" of every example that was left out because it cannot be read."""
+
+    @property
+    def total(self) -> int:
+        """The number of examples that `data.max_corrupt` is a fraction of, with those that were left out."""
+        return len(self) + len(self.corrupt)
 
     @abstractmethod
     def load(self, index: int, limit: float | None, rng: np.random.Generator | None) -> Any:

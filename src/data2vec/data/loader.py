@@ -88,7 +88,7 @@ class Loader:
     def _count_steps(self, examples: ExampleDataset) -> int:
         """Steps of an epoch. Raises UserError for less than one."""
         settings = self.modality.data
-        self.corrupt = CorruptExamples(settings.max_corrupt, len(examples) + len(examples.corrupt))
+        self.corrupt = CorruptExamples(settings.max_corrupt, examples.total)
         self.corrupt.add(examples.corrupt)
         batches = self._epoch_batches(examples, 0)
         if len(batches) < self.per_step:

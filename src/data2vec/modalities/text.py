@@ -24,7 +24,7 @@ from data2vec.data.tokenizer import (
     random_ids,
     save_tokenizer,
 )
-from data2vec.errors import UserError
+from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import (
     Alibi,
@@ -132,6 +132,11 @@ class TextBlocks(ExampleDataset):
                     f"use more text or smaller blocks{example}"
                 )
         self.costs = np.ones(len(self.tokens) // (self.block_size - 1))
+        self.documents = len(rows)
+
+    @property
+    def total(self) -> int:
+        return self.documents
 
     @property
     def tokens(self) -> np.ndarray:
@@ -169,6 +174,8 @@ class LabelledTexts(ExampleDataset):
         first = encode_texts(self.tokenizer, ["".join(read_text(row))])[0]
         if self.second is None:
             return torch.tensor([START, *first[: self.block_size - 2], END])
+        if row[self.second] is None:
+            raise CorruptExample(f"example {index}: without a {self.second!r}")
         second = encode_texts(self.tokenizer, [str(row[self.second])])[0]
         room = self.block_size - 4
         first = first[: max(room - len(second), min(len(first), (room + 1) // 2))]

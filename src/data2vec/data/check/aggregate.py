@@ -5,8 +5,12 @@ from collections.abc import Iterable
 from math import frexp
 from typing import Any
 
+import numpy as np
+
+from data2vec.data.bucketing import bucket_by_length
 from data2vec.data.check.inspect import CATEGORIES, MEASURES, Finding
-from data2vec.data.check.report import FLAGS, Distribution, KindReport
+from data2vec.data.check.report import FLAGS, RECIPE_NEEDS, Distribution, KindReport, RecipeNeeds, Usable
+from data2vec.data.masked_batches import micro_batches_per_step
 from data2vec.data.sources.formats import SignalKind
 
 
@@ -15,7 +19,7 @@ class Aggregate:
 
     def __init__(self, kind: SignalKind):
         self.kind = kind
-        self.columns = ("name", "label", "problem", "digest", "bytes", *MEASURES[kind], *CATEGORIES[kind])
+        self.columns = ("name", "label", "problem", "damaged", "digest", "bytes", *MEASURES[kind], *CATEGORIES[kind])
         # An empty name is a temporary database, kept in memory until it grows too large, and deleted when it is closed.
         self.table = sqlite3.connect("")
         self.table.execute(f"create table examples ({', '.join(map(_quoted, self.columns))})")
@@ -37,14 +41,32 @@ class Aggregate:
             number,
             int(size),
             self._column("select name || ': ' || problem from examples where problem is not null"),
+            self._column("select name || ': ' || problem from examples where damaged"),
             self._duplicates(),
             {classes[label] if classes and label >= 0 else str(label): n for label, n in labels.items()},
             {name: distribution for name in MEASURES[self.kind] if (distribution := self._distribution(_quoted(name)))},
             dict(self._rows(f"select {octave}, count(*) from readable where {octave} is not null group by 1 order by 1")),
             {name: self._counted(name) for name in CATEGORIES[self.kind]},
             {title: self._column(f"select name from readable where {how}") for title, (how, _) in FLAGS[self.kind].items()},
+            {needs.recipe: self._usable(needs) for needs in RECIPE_NEEDS[self.kind]},
             token_counter,
         )
+
+    def _usable(self, needs: RecipeNeeds) -> Usable:
+        """What training by a recipe would use, cut into steps as by its loader."""
+        if self.kind == "text":
+            tokens = self._column("select total(tokens) from readable")[0]
+            costs = np.ones(int(tokens) // needs.unit_size)
+        elif self.kind == "image":
+            costs = np.ones(self._column("select count(*) from readable")[0])
+        else:
+            seconds = self.table.execute(
+                f"select min(seconds, {needs.longest}) from readable where seconds >= {needs.shortest}"
+            )
+            costs = np.fromiter((cost for (cost,) in seconds), np.float64)
+        batches = bucket_by_length(costs, needs.micro_batch, np.random.default_rng(0))
+        steps = len(batches) // micro_batches_per_step(needs.batch, needs.micro_batch)
+        return Usable(len(costs), float(costs.sum()) * needs.unit_size, steps)
 
     def close(self) -> None:
         """Delete the table."""

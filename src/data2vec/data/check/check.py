@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import tarfile
 from collections.abc import Iterator
@@ -62,7 +63,11 @@ def check(
     files = _files(where, split)
     kinds = _kinds(where, split, files) if kind is None else [kind]
     parts = tuple(_check_kind(where, each, split, files, loaded_tokenizer, workers) for each in kinds)
-    found = DataReport(where, split, parts, _other_files(files or [], kinds))
+    settings = ""
+    if loaded_tokenizer is not None:
+        size = loaded_tokenizer.get_vocab_size()
+        settings = f" data.tokenizer={shlex.quote(str(tokenizer))} modality.vocab_size={size}"
+    found = DataReport(where, split, parts, _other_files(files or [], kinds), settings)
     if out is not None:
         Path(out).write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
@@ -194,7 +199,7 @@ class _Examples(Dataset[list[Finding]]):
 
     def _examine(self, name: str, row: Row | str) -> Finding:
         if isinstance(row, str):
-            return {"problem": row}
+            return {"problem": row, "damaged": 1}
         label = row.get("label")
         kept = label if isinstance(label, str | int) else None  # not a score or a list of labels
         return {"label": kept} | inspect_example(self.kind, row, name, self.tokenizer)

@@ -3,12 +3,12 @@
 import hashlib
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from data2vec.data.audio import decode_audio
-from data2vec.data.dataset import Row, Signal
-from data2vec.data.image import decode_image
+from data2vec.data.audio import decode_audio, read_audio_header
+from data2vec.data.corrupt import decoding
+from data2vec.data.dataset import Row, Signal, array_of
+from data2vec.data.image import decode_image, image_content
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, encode_texts
@@ -30,37 +30,43 @@ CATEGORIES: dict[SignalKind, tuple[str, ...]] = {
 
 
 Finding = JsonDict
-"""What was found in one example, by name."""
+"""What was found in one example, by name; or `damaged`: 1 and the `problem` of a shard that cannot be read to its end."""
 
 
 def inspect_example(kind: SignalKind, row: Row, name: str, tokenizer: Tokenizer | None = None) -> Finding:
     """`bytes`, `digest`, and the MEASURES and CATEGORIES of an example; if decoding fails, what is known and the `problem`."""
     found: Finding = {}
+    signal = row[kind]
+    if isinstance(signal, dict) and _in_memory(signal):
+        signal = {**signal, "path": name}
     try:
-        found["digest"], found["bytes"], content = _content(kind, row[kind], name)
-        found |= _INSIDE[kind](content, tokenizer)
+        if signal is None:
+            raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "empty")
+        with decoding(signal if isinstance(signal, dict) else {"bytes": b""}, name):
+            found["digest"], found["bytes"] = _digest(signal)
+        found |= _INSIDE[kind](signal, tokenizer)
     except CorruptExample as error:
         found["problem"] = str(error).removeprefix(f"{name}: ")
-    except OSError as error:
-        found["problem"] = error.strerror or str(error)
-    except Exception as error:  # any error that a corrupt file causes in a decoder is a result here
-        found["problem"] = f"{type(error).__name__}: {error}"
     return found
 
 
-def _content(kind: SignalKind, signal: Any, name: str) -> tuple[bytes, int, Any]:
-    """The hash and size of the content, and the signal; a text file is not loaded, since it may be larger than memory."""
-    if signal is None:
-        raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "empty")
-    if kind == "text" and isinstance(signal, dict) and signal["bytes"] is None:
-        with open(signal["path"], "rb") as file:
-            return hashlib.file_digest(file, _hash).digest(), file.tell(), signal
+def _in_memory(signal: Signal) -> bool:
+    return any(signal.get(content) is not None for content in ("bytes", "array"))
+
+
+def _digest(signal: Any) -> tuple[bytes, int]:
+    """Hash and size of the content; a file is not loaded, since it may be larger than memory."""
+    content: bytes
     if isinstance(signal, str):
         content = signal.encode()
+    elif signal.get("array") is not None:
+        content = array_of(signal["array"]).tobytes()
+    elif signal.get("bytes") is not None:
+        content = signal["bytes"]
     else:
-        content = signal["bytes"] if signal["bytes"] is not None else Path(signal["path"]).read_bytes()
-        signal = {"bytes": content, "path": name}
-    return _hash(content).digest(), len(content), signal
+        with open(signal["path"], "rb") as file:
+            return hashlib.file_digest(file, _hash).digest(), file.tell()
+    return _hash(content).digest(), len(content)
 
 
 def _hash(content: bytes = b"") -> hashlib.blake2b:
@@ -68,24 +74,21 @@ def _hash(content: bytes = b"") -> hashlib.blake2b:
 
 
 def _audio(audio: Signal, _: object) -> Finding:
-    import soundfile
-
-    wave = decode_audio(audio)
-    with soundfile.SoundFile(io.BytesIO(audio["bytes"])) as file:
-        return {
-            "seconds": file.frames / file.samplerate,
-            "peak": float(wave.max() - wave.min()) / 2,
-            "sample rate": f"{file.samplerate} Hz",
-            "channels": {1: "mono", 2: "stereo"}.get(file.channels, str(file.channels)),
-            "format": f"{file.format} {file.subtype}",
-        }
+    wave, header = decode_audio(audio), read_audio_header(audio)
+    return {
+        "seconds": header.seconds,
+        "peak": float(wave.max() - wave.min()) / 2,
+        "sample rate": f"{header.rate} Hz",
+        "channels": {1: "mono", 2: "stereo"}.get(header.channels, str(header.channels)),
+        "format": header.format,
+    }
 
 
 def _image(image: Signal, _: object) -> Finding:
     from PIL import Image
 
     _, height, width = decode_image(image).shape
-    with Image.open(io.BytesIO(image["bytes"])) as opened:
+    with decoding(image, "an unnamed image"), Image.open(io.BytesIO(image_content(image))) as opened:
         named = {"format": opened.format, "mode": opened.mode}
     sides = {"shorter side": min(width, height), "width": width, "height": height}
     return sides | {"size": f"{width} x {height}"} | named

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from data2vec.data.audio import SILENCE
 from data2vec.data.dataset import DataSettings
 from data2vec.data.sources.formats import SignalKind
 
@@ -18,7 +19,7 @@ FLAGS: dict[SignalKind, dict[str, tuple[str, str]]] = {
             ", skipped except by the tiny recipes (data.min_seconds)",
         ),
         f"over {LONG_SECONDS:g} s": (f"seconds > {LONG_SECONDS}", ", cropped to that length (data.max_seconds)"),
-        "silent": ("peak < 0.001", ", peak below -60 dB"),
+        "silent": (f"peak < {SILENCE}", ", peak below -60 dB"),
     },
     "image": {"tiny": ('"shorter side" < 64', " with a side under 64 pixels")},
     "text": {"empty": ("characters = 0", "")},
@@ -37,6 +38,16 @@ class Distribution:
     total: float
 
 
+class Usable(NamedTuple):
+    """What a recipe can train on."""
+
+    examples: int
+    amount: float
+    """Seconds, images or tokens."""
+    steps: int
+    """Steps of an epoch."""
+
+
 @dataclass(frozen=True)
 class KindReport:
     """What was found in the examples of one kind of signal."""
@@ -46,6 +57,8 @@ class KindReport:
     bytes: int
     unreadable: list[str]
     """ "name: reason" of each."""
+    damaged: list[str]
+    """Those of them that are shards whose rest cannot be read, which ends a training run."""
     duplicates: list[list[str]]
     """Groups of names of examples with identical content."""
     classes: dict[str, int]
@@ -58,6 +71,8 @@ class KindReport:
     """Sample rates, channels, sizes, formats and modes, the most frequent first."""
     flagged: dict[str, list[str]]
     """Names of examples that are short, long, silent, small or empty."""
+    usable: dict[str, Usable]
+    """What training would use, by the recipes that may be suggested."""
     token_counter: str | None
     """The tokenizer that tokens were counted with, for the report."""
 
@@ -76,6 +91,8 @@ class DataReport:
     """One for each kind of signal in the dataset."""
     other_files: str | None
     """Files that were not read, counted by ending."""
+    tokenizer_settings: str = ""
+    """The settings with which training uses the tokenizer that tokens were counted with, if one was given."""
 
     def __str__(self) -> str:
         lines: list[str] = []
@@ -83,7 +100,8 @@ class DataReport:
             lines += [f"{self.where}: {part.kind}", *(f"  {key:<14}{text}" for key, text in self._rows(part)), ""]
         if self.other_files:
             lines += [f"not read: {self.other_files}", ""]
-        return "\n".join([*lines, *(advice(part, self.where, self.split) for part in self.parts)])
+        own = {"text": self.tokenizer_settings}
+        return "\n".join([*lines, *(advice(part, self.where, self.split, own.get(part.kind, "")) for part in self.parts)])
 
     def _rows(self, part: KindReport) -> Iterator[tuple[str, str]]:
         """(title, text) of each line about one kind."""
@@ -128,50 +146,74 @@ class DataReport:
         return name.removeprefix(f"{self.where.rstrip('/')}/")
 
 
-class _RecipeNeeds(NamedTuple):
-    """What the recipes of a modality need."""
+class RecipeNeeds(NamedTuple):
+    """What a recipe needs of the data, in units: seconds, images or tokens."""
 
-    modality: str
+    recipe: str
+    batch: float
+    micro_batch: float
+    """Both as in its `data:` section."""
     unit: str
-    step: float
-    """Units per training step of v2-tiny."""
-    min_measure: float
-    """The smallest usable example, by its first measure."""
-    base: float
-    """From this many units on, v2-base is suggested."""
-    base_min_measure: float
-    """If there are examples of at least this size."""
+    unit_size: int = 1
+    """Units in one example of a batch: of text, the tokens of a block."""
+    shortest: float = 0
+    longest: float = math.inf
+    """Seconds of the shortest clip it uses, and what longer ones are cropped to."""
+    enough: float = 0
+    """The units from which on it is suggested."""
+    side: int = 0
+    """Pixels of the shorter side of the largest image from which on it is suggested."""
 
 
-RECIPE_NEEDS: dict[SignalKind, _RecipeNeeds] = {
-    "audio": _RecipeNeeds("speech", "seconds", 8, 0.3, 36_000, SHORT_SECONDS),
-    "image": _RecipeNeeds("vision", "images", 64, 0, 10_000, 64),
-    "text": _RecipeNeeds("text", "tokens", 8 * 127, 0, 10_000_000, 0),
+RECIPE_NEEDS: dict[SignalKind, tuple[RecipeNeeds, RecipeNeeds]] = {
+    "audio": (
+        RecipeNeeds("speech/v2-base", 500, 62.5, "seconds", shortest=SHORT_SECONDS, longest=LONG_SECONDS, enough=36_000),
+        RecipeNeeds("speech/v2-tiny", 8, 8, "seconds", shortest=0.3, longest=4),
+    ),
+    "image": (
+        RecipeNeeds("vision/v2-base", 256, 16, "images", enough=10_000, side=64),
+        RecipeNeeds("vision/v2-tiny", 64, 32, "images"),
+    ),
+    "text": (
+        RecipeNeeds("text/v2-base", 64, 4, "tokens", unit_size=511, enough=10_000_000),
+        RecipeNeeds("text/v2-tiny", 8, 8, "tokens", unit_size=127),
+    ),
 }
+"""The recipes that a check suggests, the larger first."""
 
 
-def advice(part: KindReport, where: str, split: str) -> str:
-    """One sentence: the command to train with, or what to fix first."""
-    needs = RECIPE_NEEDS[part.kind]
+def advice(part: KindReport, where: str, split: str, settings: str = "") -> str:
+    """One sentence: the command to train with, or what to fix first. `settings`: more settings of the command."""
+    *_, needs = RECIPE_NEEDS[part.kind]
+    usable = part.usable[needs.recipe]
     allowed = max(1, int(DataSettings().max_corrupt * part.examples))
     first = next(iter(part.distributions.values()), None)
     if first is None:
         return f"Not ready: no example can be read as {part.kind}."
+    if part.damaged:
+        return f"Fix first: {part.damaged[0]}; it would end the run: copy or create it again."
     if len(part.unreadable) > allowed:
         share = min(1.0, len(part.unreadable) / part.examples + 0.005)
         return (
             f"Fix first: {len(part.unreadable):,} of {part.examples:,} examples cannot be read, data.max_corrupt tolerates "
             f"{allowed:,}: repair or remove them, or set data.max_corrupt={share:.2f}."
         )
-    if first.max < needs.min_measure:
-        return f"Fix first: all clips are shorter than {needs.min_measure:g} s: join them, or lower data.min_seconds."
-    amount = part.readable if part.kind == "image" else first.total
-    if amount < needs.step:
-        batch = f"a step of {needs.modality}/v2-tiny needs {needs.step:g} {needs.unit}"
-        return f"Not ready: {batch}, but there are only {amount:g}: add data, or lower the batch."
-    size = "base" if amount >= needs.base and first.max >= needs.base_min_measure else "tiny"
+    if not usable.examples and first.max < needs.shortest:
+        return f"Fix first: all clips are shorter than {needs.shortest:g} s: join them, or lower data.min_seconds."
+    size = needs.batch * needs.unit_size
+    if usable.amount < size or not usable.steps:
+        batch = f"a step of {needs.recipe} needs {size:g} {needs.unit}"
+        cropped = f" after clips are cropped to {needs.longest:g} s" if first.max > needs.longest else ""
+        return f"Not ready: {batch}, but there are only {usable.amount:g}{cropped}: add data, or lower the batch."
+    recipe = next(
+        each.recipe
+        for each in RECIPE_NEEDS[part.kind]
+        if (found := part.usable[each.recipe]).steps
+        and found.amount >= max(each.enough, each.batch * each.unit_size)
+        and first.max >= each.side
+    )
     other = f" data.split={shlex.quote(split)}" if split != "train" else ""
-    return f"Ready: data2vec pretrain {needs.modality}/v2-{size} data.train={shlex.quote(where)}{other}"
+    return f"Ready: data2vec pretrain {recipe} data.train={shlex.quote(where)}{other}{settings}"
 
 
 def _bars(histogram: dict[float, int]) -> Iterator[tuple[str, str]]:

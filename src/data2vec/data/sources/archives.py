@@ -25,9 +25,20 @@ def read_archives(archives: Sequence[tuple[str, str]], kind: SignalKind) -> Iter
             raise UserError(f"{archive} is not a complete tar archive: {error}; copy or create it again") from None
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive that ends as it should: the library takes a cut in front of a member for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it ends before its end marker") from None
+
+
 def _read_archive(archive: str, kind: SignalKind) -> Iterator[Row]:
     name, sample = None, Row()
-    with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
         for member in tar:
             folder, _, last = member.name.rpartition("/")
             stem, _, ending = last.partition(".")
