@@ -113,7 +113,7 @@ def test_load_of_the_old_format_names_format_and_version(speech_model: Path, tmp
 
 def test_features_without_input_or_of_an_unreadable_file_raises(speech_model: Path, tmp_path: Path) -> None:
     model = data2vec.load(speech_model)
-    with pytest.raises(UserError, match="inputs is empty"):
+    with pytest.raises(UserError, match="inputs: is empty; give at least one"):
         model.features([])
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(UserError, match=r"a\.wav"):

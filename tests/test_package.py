@@ -24,7 +24,7 @@ ROOMS = (
     ("objective",),
     ("health",),
     ("recipe",),
-    ("run_dir", "model_card", "feature_extraction"),
+    ("run_dir", "model_card", "feature_extraction", "inputs"),
     ("model",),
     ("interop",),
     ("tasks",),

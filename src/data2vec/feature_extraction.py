@@ -1,28 +1,26 @@
-"""Feature extraction from a user's inputs, in batches of similar length that do not change any input's features.
+"""Feature extraction, in batches of similar length that do not change any input's features, and in chunks of long recordings.
 
 Shapes: B inputs, T positions of the longest, L requested layers, D width.
 """
 
-import io
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from data2vec.batch import Batch
-from data2vec.data.audio import SAMPLE_RATE
 from data2vec.data.bucketing import pad_by_length
-from data2vec.errors import CorruptExample, UserError
+from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
+from data2vec.modalities.chunking import Chunk
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.heads import mean_pool
-from data2vec.settings import JsonDict
+from data2vec.nn.heads import Head, head_input, mean_pool
 
 Layers = Literal["last", "all", "mean"] | int | Sequence[float]
 """The encoder's output, after its final norm if it has one ("last"); the output of every block ("all") or their mean ("mean");
@@ -83,11 +81,15 @@ def num_positions(modality: Modality, item: object) -> int:
 
 def collate_by_length(modality: Modality, items: Sequence[object], limit: int) -> Iterator[tuple[list[int], Batch]]:
     """Batches of items of similar length, each with the indices of its items: at most `limit` positions including padding, of
-    which few are padding; or a single item."""
+    which few are padding; or a single item. Items that are encoded in chunks are single."""
     lengths = [num_positions(modality, item) for item in items]
     shapes = None if modality.supports_padding else [_shape(item) for item in items]
     for indices in pad_by_length(lengths, limit, shapes):
-        yield indices, modality.collate([items[index] for index in indices])
+        batch = modality.collate([items[index] for index in indices])
+        if len(indices) > 1 and modality.chunks(batch):
+            yield from (([index], modality.collate([items[index]])) for index in indices)
+        else:
+            yield indices, batch
 
 
 def _shape(item: object) -> object:
@@ -110,6 +112,47 @@ def batch_features(encoder: Encoder, batch: Batch, layers: LayerWeights) -> tupl
     return torch.stack([each for each in sums if each is not None]), padding
 
 
+Encode = Callable[[Batch], tuple[Tensor, Tensor | None]]
+"""From a batch to vectors (…, B, T, D), one for each position, and the padding (B, T) or None."""
+
+
+def encode_chunks(
+    encoder: Encoder, encode: Encode, batch: Batch, chunks: Sequence[Chunk] | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """What `encode` gives for a batch on the device and in the precision of the encoder: at once; or, for a single row and its
+    `chunks` (`Modality.chunks`), for the positions of one chunk after the other, without their context."""
+    weight = next(encoder.parameters())
+    parts: Sequence[Chunk | None] = chunks or [None]
+    for chunk in parts:
+        part = (batch if chunk is None else Batch(batch.input[:, chunk.samples])).to(weight.device)
+        if part.input.is_floating_point():
+            part.input = part.input.to(weight.dtype)
+        x, padding = encode(part)
+        yield (x, padding) if chunk is None else (x[..., chunk.kept, :], None)
+
+
+def joined(chunks: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """The vectors (…, B, T, D) of all positions, and the padding."""
+    parts = list(chunks)
+    return parts[0] if len(parts) == 1 else (torch.cat([x for x, _ in parts], -2), None)
+
+
+def pooled(chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """The mean (…, B, D) over the positions that are not padding, holding one chunk at a time."""
+    means = [(mean_pool(x, padding), x.shape[-2]) for x, padding in chunks]
+    if len(means) == 1:
+        return means[0][0]
+    return torch.stack([mean * count for mean, count in means]).sum(0) / sum(count for _, count in means)
+
+
+def head_logits(
+    encoder: Encoder, head: Head, batch: Batch, chunks: Sequence[Chunk] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Logits of a batch, (B, T, V) or (B, V), and the padding (B, T) or None."""
+    x, padding = joined(encode_chunks(encoder, partial(head_input, encoder, head), batch, chunks))
+    return head(x, padding), padding
+
+
 @torch.inference_mode()
 def extract_features(
     encoder: Encoder, modality: Modality, items: Sequence[object], layers: LayerWeights, pool: bool, batch: int | None = None
@@ -117,67 +160,11 @@ def extract_features(
     """The features of each input, (L, T, D) cut to its own length or (L, D) if pooled, and its length, in input order.
 
     The encoder must keep padding from changing the output (`data2vec.nn.encoder.padding_invariant`)."""
-    device = next(encoder.parameters()).device
     results: list[Any] = [None] * len(items)
-    for rows, part in collate_by_length(modality, items, max_positions(device, batch)):
-        x, padding = batch_features(encoder, part.to(device), layers)
-        lengths = [x.shape[2]] * len(rows) if padding is None else (~padding).sum(1).tolist()
-        pooled = mean_pool(x, padding) if pool else None
+    for rows, part in collate_by_length(modality, items, max_positions(next(encoder.parameters()).device, batch)):
+        chunks = encode_chunks(encoder, partial(batch_features, encoder, layers=layers), part, modality.chunks(part))
+        lengths = [num_positions(modality, items[index]) for index in rows]
+        x = pooled(chunks) if pool else joined(chunks)[0]
         for row, (index, length) in enumerate(zip(rows, lengths, strict=True)):
-            results[index] = (x[:, row, :length] if pooled is None else pooled[:, row], length)
+            results[index] = (x[:, row] if pool else x[:, row, :length], length)
     return results
-
-
-def read_input(modality: Modality, value: object, name: str) -> Tensor:
-    """One input, ready to be collated: a file path; an array or tensor of (S,) samples at 16 kHz, (H, W, 3) bytes or (T,) token
-    ids; a string of text; or a row of a dataset. `name` stands for arrays in error messages.
-
-    Raises CorruptExample when it cannot be decoded, and UserError when this model does not accept such inputs."""
-    kind = getattr(modality, "kind", None)
-    if kind == "text" and not isinstance(value, str | Path | dict):
-        return _token_ids(modality, value, name)
-    row = value if kind is None or isinstance(value, dict) else _dataset_row(kind, value, name)
-    examples = modality.labelled([row])
-    if not len(examples):
-        raise CorruptExample((*examples.corrupt, f"{name}: too short for a single position")[0])
-    return examples.load(0, None, None)
-
-
-def _dataset_row(kind: str, value: object, name: str) -> JsonDict:
-    if kind == "text" and isinstance(value, str):
-        return {"text": value}
-    if isinstance(value, str | Path):
-        return {kind: {"bytes": None, "path": str(value)}}
-    array, content = torch.as_tensor(value).cpu(), io.BytesIO()
-    if kind == "audio":
-        import soundfile
-
-        if array.ndim != 1:
-            raise UserError(f"{name}: audio of shape {tuple(array.shape)}; it must be (S,), mono samples at 16 kHz")
-        array = array.float() if array.is_floating_point() else array
-        soundfile.write(content, array.numpy(), SAMPLE_RATE, format="WAV", subtype="FLOAT")
-    else:
-        from PIL import Image
-
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != torch.uint8:
-            raise UserError(f"{name}: an image of {array.dtype} {tuple(array.shape)}; it must be uint8 (H, W, 3)")
-        Image.fromarray(array.numpy()).save(content, "BMP")
-    return {kind: {"bytes": content.getvalue(), "path": name}}
-
-
-def _token_ids(modality: Modality, value: object, name: str) -> Tensor:
-    ids = torch.as_tensor(value).cpu()
-    settings: Any = modality.settings
-    size, most = settings.vocab_size, settings.max_length
-    if ids.ndim != 1 or ids.is_floating_point() or not 1 <= len(ids) <= most or ids.min() < 0 or ids.max() >= size:
-        raise UserError(f"{name}: must be a string, or a 1-D array of 1 to {most} token ids from 0 to {size - 1}")
-    return ids.long()
-
-
-def require_tokenizer(modality: Modality) -> None:
-    """Raises UserError for a text model without a tokenizer."""
-    if getattr(modality, "kind", None) == "text" and getattr(modality.data, "tokenizer", None) is None:
-        raise UserError(
-            "this text model has no tokenizer: put its tokenizer.json, or vocab.json and merges.txt, into the model folder, or "
-            "pass token ids"
-        )

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from data2vec.atomic_io import atomic_dir
 from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import CorruptExample, UserError
-from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights, read_input, require_tokenizer
+from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights
+from data2vec.inputs import list_inputs, read_input
 from data2vec.modalities.base import Modality
 from data2vec.model_card import render_model_card
 from data2vec.nn.encoder import Encoder, build_encoder, padding_invariant
@@ -60,7 +61,7 @@ class Model:
         save_model_folder(self, Path(folder))
 
     def push_to_hub(self, name: str, private: bool | None = None, token: str | None = None) -> str:
-        """Upload the model folder to the hub as "owner/name" and return its URL. Load it with `data2vec.load(name)`.
+        """Upload the model folder to the hub as "owner/name" and return its URL. Load it with `data2vec.load("hf://owner/name")`.
 
         Raises UserError if the hub refuses the upload."""
         from huggingface_hub import HfApi
@@ -82,24 +83,28 @@ class Model:
 
         return data2vec.load(model)
 
-    def features(
-        self, inputs: Sequence[Any], layers: Layers = "last", pool: bool = False, batch: int | None = None
-    ) -> FeatureBatch:
-        """Contextual features of each input, in order. Batching does not change them.
+    def to(self, *args: Any, **kwargs: Any) -> "Model":
+        """Move the model to another device or precision, such as `torch.bfloat16`, as `torch.nn.Module.to` does; returns it."""
+        self.encoder.to(*args, **kwargs)
+        if self.head is not None:
+            self.head.to(*args, **kwargs)
+        return self
 
-        `inputs`: file paths; or arrays or tensors of shape (S,) samples at 16 kHz or (H, W, 3) uint8; for text, strings (a text
-        file as a `Path`) or token ids, special tokens included. The sampling rate of an array cannot be checked.
+    def features(self, inputs: Any, layers: Layers = "last", pool: bool = False, batch: int | None = None) -> FeatureBatch:
+        """Contextual features of each input, in order, in the precision of the encoder. Batching does not change them.
+
+        `inputs`: a list, or a single one. Audio: the path of a file, (S,) samples at 16 kHz, whose rate cannot be checked, or a
+        pair (samples, sampling rate). Images: a path, a Pillow image, (H, W, 3), (3, H, W) or (H, W) of integers from 0 to 255
+        or floats from 0 to 1. Text: a string, a text file as a `Path`, or token ids, special tokens included. Of each kind: the
+        bytes of a file, or a row of a dataset. Recordings of more than 40 seconds are encoded in overlapping chunks.
         `layers`: "last" for the encoder's output, after its final norm if it has one; "all" for the output of every block;
         "mean" for their mean; a number for one block, counted from 1, or from the end if negative; a sequence with a weight for
         each block for their weighted sum. `pool`: the mean over the positions of each input. `batch`: the maximum number of
         positions per batch, padding included (a second of speech has 50); the default depends on the device.
 
         Raises UserError for an unreadable input and for a layer that does not exist."""
-        if not len(inputs):
-            raise UserError("features: inputs is empty; pass at least one input")
         weights = layer_weights(layers, len(self.encoder.transformer.blocks))
-        if any(isinstance(each, str | Path) for each in inputs):
-            require_tokenizer(self.modality)
+        inputs = list_inputs(self.modality, inputs)
         try:
             items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
         except CorruptExample as error:

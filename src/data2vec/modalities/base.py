@@ -22,6 +22,7 @@ from data2vec.data.sources.formats import SignalKind
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.sources.selection import RowSelection, select_rows
 from data2vec.errors import UserError
+from data2vec.modalities.chunking import Chunk
 from data2vec.nn.position_encoders import PositionEncoder
 from data2vec.settings import Settings
 
@@ -138,6 +139,10 @@ class Modality(ABC):
     @abstractmethod
     def collate(self, items: Sequence[Any]) -> Batch:
         """Batch decoded examples; shorter ones are padded and marked in `padding`."""
+
+    def chunks(self, batch: Batch) -> Sequence[Chunk] | None:
+        """How the input of a batch, a single long row, is encoded in chunks; None: at once."""
+        return None
 
     def replace(self, batch: Batch, replaced: np.ndarray, rng: np.random.Generator) -> Tensor:
         """The student's raw input with random content at `replaced` (B, T); only for masks with `random` > 0."""

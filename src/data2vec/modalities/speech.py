@@ -15,6 +15,7 @@ from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform, r
 from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
+from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, Chunk, split_into_chunks
 from data2vec.modalities.log_mel import CEPSTRA, MEL_BANDS, frame_signal, log_mel, mfcc
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length, receptive_field
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
@@ -144,6 +145,10 @@ class SpeechExamples(ExampleDataset):
                 )
             raise UserError(f"none of the {len(rows)} clips can be read (such as {self.corrupt[0]}): use other data")
 
+    @property
+    def total(self) -> int:
+        return len(self.rows)
+
     def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
         """(S,) samples at 16 kHz of the normalized clip, cropped to `limit` seconds at a random place (`rng`), or at the start
         without `rng`."""
@@ -209,3 +214,10 @@ class Speech(Modality):
 
     def collate(self, items: Sequence[Tensor]) -> Batch:
         return Batch.stack(items)
+
+    def chunks(
+        self, batch: Batch, chunk_seconds: float = CHUNK_SECONDS, overlap_seconds: float = OVERLAP_SECONDS
+    ) -> Sequence[Chunk] | None:
+        """None if the batch is no longer than a chunk."""
+        chunks = split_into_chunks(batch.input.shape[1], chunk_seconds, overlap_seconds, self.settings.conv_layers)
+        return chunks if len(chunks) > 1 else None

@@ -132,10 +132,10 @@ def encoder_states(encoder: Encoder, head: Head, x: Tensor, padding: Tensor | No
     return [output.block for output in encoder.block_outputs(x, padding)]
 
 
-def head_logits(encoder: Encoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Logits of a batch, (B, T, V) or (B, V), and the padding (B, T) or None."""
+def head_input(encoder: Encoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """What `head` is applied to, (B, T, D), for a batch, and the padding (B, T) or None."""
     x, padding = encoder.local_encoder(batch)
-    return head(head.combine(encoder_states(encoder, head, x, padding)), padding), padding
+    return head.combine(encoder_states(encoder, head, x, padding)), padding
 
 
 def mean_pool(x: Tensor, padding: Tensor | None = None) -> Tensor:

@@ -71,8 +71,12 @@ class Recipe(Settings):
     log: LogSettings = LogSettings()
     """What is logged during training, and how often."""
     init: str | None = None
-    """A trained model to start from: a run or model folder, an official .pt, a transformers folder, or a model name on the hub.
-    Its encoder must have the shape of the recipe's."""
+    """A trained model to start from: a run or model folder, an official .pt, a transformers folder, or hf://owner/name. Its
+    encoder must have the shape of the recipe's."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The class is made by `recipe_class`, where pickle does not find it."""
+        return _unpickle, (self.modality.name, self.objective.name, self.model_dump(mode="json"))
 
     def build_modality(self) -> Modality:
         """The modality of this recipe, with its settings."""
@@ -102,3 +106,7 @@ def recipe_class(modality: str, objective: str = "data2vec2") -> type[Recipe]:
         for name, kind in own.items()
     }
     return create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, **sections)
+
+
+def _unpickle(modality: str, objective: str, values: JsonDict) -> Recipe:
+    return recipe_class(modality, objective).model_validate(values)

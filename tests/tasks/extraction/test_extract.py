@@ -273,7 +273,7 @@ def test_invalid_arguments_raise(speech: Model, clips: Path, tmp_path: Path) -> 
         with pytest.raises(UserError, match=said):
             data2vec.features(speech, clips, tmp_path / out)
     for given, said in (
-        ([], "no inputs; give at least one"),
+        ([], "inputs: is empty; give at least one"),
         ([clips, clips / "a" / "0.wav"], "is a folder: give one dataset alone, or files"),
         ("nowhere", "there is no such folder"),
         ([clips / "a" / "2.wav", tmp_path / "gone.wav"], r"none of the 2 inputs can be decoded: .*2\.wav: .*gone\.wav: "),

@@ -5,9 +5,10 @@ import torch
 
 from data2vec.batch import LabelledBatch
 from data2vec.errors import UserError
+from data2vec.feature_extraction import head_logits
 from data2vec.nn import heads
 from data2vec.nn.encoder import build_encoder
-from data2vec.nn.heads import ClassifierSettings, CTCSettings, build_head, head_logits
+from data2vec.nn.heads import ClassifierSettings, CTCSettings, build_head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 from data2vec.tasks.finetuning.supervised import SupervisedObjective, classification_loss, recognition_loss

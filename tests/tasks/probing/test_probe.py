@@ -13,6 +13,7 @@ from PIL import Image
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.modalities.speech import Speech
 from data2vec.model import Model, load_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
@@ -66,6 +67,21 @@ def test_probe_of_random_labels_is_at_chance(vision: Model, tmp_path: Path) -> N
     grey = dict.fromkeys(COLOURS, (128, 128, 128))
     found = probe(vision, pictures(tmp_path / "a", grey, 20, 0), pictures(tmp_path / "b", grey, 20, 1))
     assert max(row.linear for row in found.rows) < 0.6
+
+
+def test_pooled_features_of_long_recordings_equal_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks of 2 s; also of a shorter recording of the same batch."""
+    monkeypatch.setattr(Speech.chunks, "__defaults__", (2.0, 1.0))
+    this, rng = model("speech/v1-tiny", {"data.micro_batch_seconds": 60.0}), np.random.default_rng(0)
+    waves = [0.1 * rng.standard_normal(size).astype(np.float32) for size in (80000, 79000, 30000)]
+    for i, wave in enumerate(waves):
+        soundfile.write(tmp_path / f"{i}.wav", wave, 16000, subtype="FLOAT")
+    rows = [{"audio": {"bytes": None, "path": str(tmp_path / f"{i}.wav")}, "label": "a"} for i in range(3)]
+    examples = this.modality.labelled(rows)
+    probe_set = ProbeSet("probe.data", examples, np.arange(3), np.array(["a"] * 3))
+    vectors, _ = pool_features([this.encoder], this.modality, probe_set, Process(torch.device("cpu")))
+    expected = this.features(waves, "all", pool=True).hidden
+    np.testing.assert_allclose(vectors[0], expected, atol=1e-5)
 
 
 def test_best_returns_the_layer_with_the_highest_score(vision: Model, data: tuple[Path, Path]) -> None:

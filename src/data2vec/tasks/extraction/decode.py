@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from data2vec.data.dataset import Rows
 from data2vec.data.loader import init_worker
 from data2vec.errors import CorruptExample, UserError
-from data2vec.feature_extraction import num_positions, read_input
+from data2vec.feature_extraction import num_positions
+from data2vec.inputs import read_input
 from data2vec.modalities.base import Modality
 
 CHUNK = 32

@@ -2,10 +2,12 @@
 
 import copy
 import hashlib
+import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +22,8 @@ from data2vec.feature_extraction import (
     extract_features,
     layer_weights,
     max_positions,
-    require_tokenizer,
 )
+from data2vec.inputs import list_inputs, require_tokenizer
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
@@ -62,7 +64,7 @@ class FeatureFile:
 
 def features(
     model: Model | str | Path,
-    inputs: str | Path | Sequence[object],
+    inputs: Any,
     out: str | Path,
     layers: Layers = "last",
     pool: bool = False,
@@ -122,16 +124,12 @@ def features(
     return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
 
 
-def _rows(modality: Modality, inputs: str | Path | Sequence[object]) -> Rows:
+def _rows(modality: Modality, inputs: Any) -> Rows:
     """A dataset, or the list of inputs. Raises UserError if there are none."""
     if isinstance(inputs, str | Path):
         require_tokenizer(modality)
         return modality.rows(str(inputs))
-    rows = list(inputs)
-    if not rows:
-        raise UserError("features: no inputs; give at least one")
-    if any(isinstance(row, str | Path) for row in rows):
-        require_tokenizer(modality)
+    rows = list_inputs(modality, inputs)
     if folder := next((row for row in rows if isinstance(row, Path) and row.is_dir()), None):
         raise UserError(f"{folder} is a folder: give one dataset alone, or files")
     return rows
@@ -157,10 +155,7 @@ def _content_digest(modality: Modality, rows: Rows) -> str:
         if isinstance(row, Path) and row.exists():
             stat = row.stat()
             row = f"{row}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        if not isinstance(row, str | Path | dict):
-            array = torch.as_tensor(row).numpy(force=True)
-            row = array.shape, array.tobytes()
-        digest.update(repr(row).encode())
+        digest.update(row.encode() if isinstance(row, str) else pickle.dumps(row))
     return digest.hexdigest()
 
 

@@ -1,16 +1,16 @@
 """Mean-pooled features of frozen encoders: one vector per example and layer."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.feature_extraction import batch_features, layer_weights
+from data2vec.feature_extraction import batch_features, encode_chunks, layer_weights, pooled
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder, padding_invariant
-from data2vec.nn.heads import mean_pool
 from data2vec.tasks.eval_batches import read_batches
 from data2vec.tasks.probing.dataset import ProbeSet
 
@@ -28,7 +28,11 @@ def pool_features(
     weights = layer_weights("all", len(encoders[0].transformer.blocks))
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for rows, batch in read_batches(modality, probe_set.examples, probe_set.indices, process, "features"):
-        means = [mean_pool(*batch_features(encoder, batch, weights)) for encoder in encoders]
+        chunks = modality.chunks(batch)
+        means = [
+            pooled(encode_chunks(encoder, partial(batch_features, encoder, layers=weights), batch, chunks))
+            for encoder in encoders
+        ]
         parts.append((rows, torch.stack(means).float().cpu().numpy()))
     parts = process.all_gather(parts)
     if not parts:

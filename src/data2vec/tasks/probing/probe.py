@@ -89,7 +89,7 @@ def probe(
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
     if not isinstance(model, Model):
-        out = out if out is not None else Path(model) / "probe.json"
+        out = Path(model) / "probe.json" if out is None and Path(model).is_dir() else out
         model = load(model)
     datasets = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
     # The recipe's selection of rows is of its own data.

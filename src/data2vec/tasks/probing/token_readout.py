@@ -24,7 +24,8 @@ from data2vec.batch import Batch
 from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import max_positions, require_tokenizer
+from data2vec.feature_extraction import max_positions
+from data2vec.inputs import require_tokenizer
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from data2vec.errors import UserError
+from data2vec.modalities.chunking import split_into_chunks
 from data2vec.nn.conv_feature_extractor import WAV2VEC, output_length
-from data2vec.tasks.asr.long_audio import join_logits, split_into_chunks
 
 LAYERS = ((4, 6, 3), (4, 3, 2))
 STRIDE = math.prod(stride for _, _, stride in LAYERS)
@@ -22,12 +22,12 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("samples", [*range(600, 620), 59, 12, 120, 121])
 @pytest.mark.parametrize("overlap", [54, 60, 90])
-def test_joined_logits_equal_those_of_the_whole_recording(network: nn.Module, samples: int, overlap: int) -> None:
+def test_kept_outputs_joined_equal_those_of_the_whole_recording(network: nn.Module, samples: int, overlap: int) -> None:
     wave = torch.randn(1, 1, samples)
     with torch.no_grad():
         whole = network(wave)[0].T
         pieces = split_into_chunks(samples, 120, overlap, LAYERS, rate=1)
-        joined = join_logits([network(wave[..., piece.samples])[0].T for piece in pieces], pieces)
+        joined = torch.cat([network(wave[..., piece.samples])[0].T[piece.kept] for piece in pieces])
     assert joined.shape == whole.shape == (output_length(LAYERS, samples), 5)
     torch.testing.assert_close(joined, whole)
 
@@ -35,7 +35,7 @@ def test_joined_logits_equal_those_of_the_whole_recording(network: nn.Module, sa
 def test_each_frame_comes_from_the_chunk_with_the_farthest_cut() -> None:
     pieces = split_into_chunks(1000, 120, 60, LAYERS, rate=1)
     lengths = [output_length(LAYERS, piece.samples.stop - piece.samples.start) for piece in pieces]
-    taken = join_logits([torch.full((n, 1), i) for i, n in enumerate(lengths)], pieces)[:, 0].tolist()
+    taken = [i for i, piece in enumerate(pieces) for _ in range(lengths[i])[piece.kept]]
     for frame, chosen in enumerate(taken):
         room = {}
         for i, (piece, n) in enumerate(zip(pieces, lengths, strict=True)):
