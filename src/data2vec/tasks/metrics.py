@@ -56,6 +56,16 @@ SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], Scores]] = {
 }
 
 
+def chance_scores(problem_type: str, labels: np.ndarray) -> Scores:
+    """What guessing reaches against `labels`, classes (n,) or multi-hot (n, V): always the most frequent class; and a random
+    order, whose mean average precision is the mean frequency of the classes that occur."""
+    if problem_type == "single_label_classification":
+        return {"accuracy": float(np.bincount(labels).max() / len(labels))}
+    if problem_type == "multi_label_classification":
+        return {"map": float(labels[:, labels.any(0)].mean())}
+    return {}
+
+
 def is_better(metric: str, one: float, other: float) -> bool:
     """Whether the value `one` of a metric is better than `other`."""
     return one < other if metric in LOWER_IS_BETTER else one > other

@@ -142,16 +142,17 @@ class FinetuneTask:
         assert model.head is not None
         encoder, head = model.encoder.to(self.process.device), model.head.to(self.process.device)
         predictions = predict(encoder, head, model.modality, self.eval_set, self.process)
-        found, _ = compute_scores(predictions, head, self.eval_set, self.process, self.recipe.objective)
-        scores = {f"valid_{name}": value for name, value in found.items()}
+        found = compute_scores(predictions, head, self.eval_set, self.process, self.recipe.objective)
         metric = self.recipe.objective.metric
-        if f"valid_{metric}" not in scores:
-            raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {', '.join(found)}")
-        value, best = scores[f"valid_{metric}"], self.state.get("best")
-        if best is None or is_better(metric, value, best["value"]):
+        if metric not in found.scores:
+            raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {', '.join(found.scores)}")
+        value, best = found.scores[metric], self.state.get("best")
+        # Of equal scores the later model: all are 100 % until a recognizer has learned more than blanks.
+        if best is None or (value == value and not is_better(metric, best["value"], value)):
             self.state["best"] = {"step": step, "metric": metric, "value": value}
             self._write_model(weights, run)
-        return scores
+        measured = found.scores | found.evidence | {"examples": found.examples}
+        return {f"valid_{name}": value for name, value in measured.items()}
 
     def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss or the gradient norm is NaN or inf."""

@@ -39,6 +39,24 @@ def test_encode_matches_the_case_of_the_labels() -> None:
         mixed.encode("The Cat")
 
 
+@pytest.mark.parametrize("text", ["CAFÉ", "café", "CAFE\u0301", " cafe\u0301 ", "Cafe\u0301"])
+def test_normalize_gives_the_case_and_the_composed_form_of_the_labels(text: str) -> None:
+    capitals = CTCVocabulary(["<s>", "|", *"CAFÉ"])
+    assert capitals.normalize(text) == "CAFÉ"
+    assert capitals.decode(capitals.encode(text)) == "CAFÉ"
+    assert CTCVocabulary.from_texts([text.lower()]).normalize(text) == "café"
+    accents = CTCVocabulary(["<s>", "|", *"CAFE", "\u0301"])
+    assert [accents.labels[i] for i in accents.encode(text)] == [*"CAFE", "\u0301", "|"]
+    mixed = CTCVocabulary(["<s>", "|", *"CAFÉcafé"])
+    assert mixed.normalize("Cafe\u0301  Ca") == "Café Ca"
+
+
+def test_unspelled_counts_the_characters_without_a_label() -> None:
+    assert LETTERS.unspelled("7 Äh, 7!") == {"7": 2, "Ä": 1, ",": 1, "!": 1}
+    assert LETTERS.unspelled("the cat") == {}
+    assert CTCVocabulary(["<blank>", "你", "好"]).unspelled("你 好") == {" ": 1}
+
+
 def test_special_labels_are_neither_encoded_nor_decoded() -> None:
     assert LETTERS.decode([0, 1, 2, 3, 5]) == "E"
     with pytest.raises(UserError, match="'<', '>'"):

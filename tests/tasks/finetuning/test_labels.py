@@ -60,6 +60,9 @@ def test_invalid_labels_are_left_out_with_a_warning(caplog: pytest.LogCaptureFix
     kept, labels = encode_labels(["AB", None, "A~"], found, "here")
     assert kept.tolist() == [0] and len(labels) == 1
     assert "here: 2 of 3 examples are left out" in caplog.text and "no label" in caplog.text and "'~'" in caplog.text
+    caplog.clear()
+    encode_labels(["AB", "A~", "C~ é", "b"], found, "here")
+    assert "here: 4 characters have no label: '~' (2), 'C' (1), 'É' (1); the labels are A B" in caplog.text
     with pytest.raises(UserError, match="no example has a usable label"):
         encode_labels([None], found, "here")
 

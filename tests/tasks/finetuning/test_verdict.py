@@ -20,10 +20,48 @@ def test_overfitting_is_reported_with_the_best_step() -> None:
     assert "wer 0.5 at step 200, 0.8 at step 500" in found.symptom and found.suggestion.startswith("train.steps=200")
 
 
-def test_wer_of_one_after_half_of_the_steps_is_reported() -> None:
-    assert judge_run(lines([1.0, 1.0]), RECIPE).state == "healthy"  # it is too early to say
-    (found,) = judge_run(lines([1.0] * 6), RECIPE).findings
-    assert "hardly any word is recognised (word error rate 100% at step 600)" in found.symptom
+def judged(step: int, recipe: Any = RECIPE, **scores: float) -> list[str]:
+    """The findings on a run whose validation at this step of 1000 has these scores and evidence."""
+    last = {f"valid_{name}": value for name, value in ({"examples": 100} | scores).items()}
+    found = judge_run([{"step": step, "loss": 1.0, "data_wait": 0.0, **last}], recipe).findings
+    return [f"{finding.symptom}: {finding.suggestion}" for finding in found]
+
+
+RECOGNIZED = {"wer": 0.6, "wer_uncased": 0.6, "wer_shuffled": 1.1, "empty": 0.0, "blank": 0.7}
+
+
+def test_blank_transcripts_after_half_of_the_steps_are_reported() -> None:
+    blank = {"wer": 1.0, "wer_uncased": 1.0, "wer_shuffled": 1.0, "empty": 1.0, "blank": 1.0}
+    assert judged(200, **blank) == []  # it is too early to say
+    (found,) = judged(600, **blank)
+    assert found.startswith("at step 600 all transcripts are blank (100% are empty, the blank is the best label of 100%")
+    assert "more train.steps" in found
+    assert judged(600, **RECOGNIZED) == []
+
+
+def test_transcripts_at_chance_are_those_that_fit_other_recordings_as_well() -> None:
+    (found,) = judged(600, **RECOGNIZED | {"wer": 0.98, "wer_uncased": 0.98, "wer_shuffled": 1.0})
+    assert "the transcripts are at chance (word error rate 98%, 100% against the transcripts of other recordings)" in found
+    assert judged(600, **RECOGNIZED | {"wer": 1.2, "wer_uncased": 1.2, "wer_shuffled": 1.9}) == [], "bad, but not by chance"
+    without = {key: value for key, value in RECOGNIZED.items() if key != "wer_shuffled"}
+    assert judged(600, **without | {"wer": 1.0}) == []
+
+
+def test_errors_of_case_are_reported_as_a_case_mismatch() -> None:
+    (found,) = judged(600, **RECOGNIZED | {"wer": 0.99, "wer_uncased": 0.2, "wer_shuffled": 1.0})
+    assert "most errors are a case mismatch (word error rate 99%, 20% without regard to case)" in found
+    assert "objective.vocabulary" in found
+    assert judged(600, **RECOGNIZED | {"wer": 0.05, "wer_uncased": 0.01}) == []
+
+
+def test_classes_predicted_by_chance_are_reported() -> None:
+    recipe = load_recipe("speech/classify-tiny", {"train.steps": 1000})
+    (found,) = judged(600, recipe, accuracy=0.55, chance_accuracy=0.5)
+    assert "the classes are not predicted more often than by chance (accuracy 55.0%, 50.0% by chance, on 100 examples)" in found
+    assert judged(600, recipe, accuracy=0.65, chance_accuracy=0.5) == []
+    assert judged(600, recipe, accuracy=0.55, chance_accuracy=0.5, examples=10000) == []
+    (found,) = judged(600, recipe, map=0.1, chance_map=0.09)
+    assert "not predicted better than by chance (map 10.0%" in found
 
 
 def test_non_finite_loss_is_a_collapse() -> None:

@@ -58,6 +58,7 @@ def tune_weights(
 
     if len(logits) != len(references):
         raise ValueError(f"{len(logits)} utterances, {len(references)} references")
+    references = [search.vocabulary.normalize(text) for text in references]
     low, high = zip(*ranges.values(), strict=True)
     sample = qmc.scale(qmc.LatinHypercube(len(ranges), rng=seed).random(trials), low, high)
     start = {name: getattr(search.settings, name) for name in RANGES}
@@ -65,7 +66,7 @@ def tune_weights(
     results = []
     for weights in tqdm(candidates, "weights", unit="trial", leave=False, disable=None):
         candidate = search.with_weights(**weights)
-        texts = [candidate(each[None], [len(each)])[0].text for each in logits]
+        texts = [search.vocabulary.normalize(candidate(each[None], [len(each)])[0].text) for each in logits]
         results.append(Trial(error_rates(texts, references).wer, **weights))
     results.sort(key=lambda t: (t.wer, t.lm_weight + abs(t.word_score) + abs(t.silence_score)))
     return TuningResult(search.with_weights(**results[0].weights), tuple(results))

@@ -1,8 +1,9 @@
 """The vocabulary of a CTC head: text to label ids, and back."""
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from data2vec.errors import UserError
@@ -42,28 +43,47 @@ class CTCVocabulary:
         """The letters of these texts, most frequent first, after fairseq's special labels and "|".
 
         Raises UserError if a text contains "|"."""
-        counts = Counter(letter for text in texts for word in text.split() for letter in word)
+        counts = Counter(letter for text in texts for letter in "".join(unicodedata.normalize("NFC", text).split()))
         if SEPARATOR in counts:
             raise UserError(
                 f"the texts contain {SEPARATOR!r} {counts[SEPARATOR]} times, which separates words in the vocabulary; remove it"
             )
         return cls((*SPECIAL, SEPARATOR, *sorted(counts, key=lambda letter: (-counts[letter], letter))))
 
+    def normalize(self, text: str) -> str:
+        """The text as this vocabulary writes it: composed characters (Unicode NFC), single spaces, and the case of the labels
+        if they have only one. Transcripts are encoded, and references and hypotheses compared, in this form."""
+        return " ".join(self._match_case(unicodedata.normalize("NFC", text)).split())
+
     def encode(self, text: str) -> list[int]:
         """The label ids of a text, longest match first; a separator also follows the last word, as in fairseq.
 
-        The text is converted to upper or lower case if the vocabulary has only one case. Raises UserError naming characters
-        that no label spells."""
-        words = self._match_case(text).split()
-        end = [] if self.separator is None else [self.separator]
-        if end:
-            parts = words
-        else:
-            parts = ["".join(WORD_BOUNDARY + word for word in words) if self.word_boundary_prefix else " ".join(words)]
-        if unknown := sorted(set("".join(self._longest_match.sub("", part) for part in parts))):
+        The text is normalized first. Raises UserError naming characters that no label spells."""
+        parts, end = self._parts(text), [] if self.separator is None else [self.separator]
+        if unknown := sorted(set(self._unspelled(parts))):
             names = ", ".join(map(repr, unknown))
             raise UserError(f"no label spells {names} in {text!r}; remove the text, or spell it with {self.preview}")
         return [i for part in parts for i in (*(self.ids[label] for label in self._longest_match.findall(part)), *end)]
+
+    def unspelled(self, text: str) -> Counter[str]:
+        """How often the text has each character that no label spells."""
+        return Counter(self._unspelled(self._parts(text)))
+
+    def _parts(self, text: str) -> list[str]:
+        """What is spelled by labels: the words, or all of the text where no label separates words."""
+        parts = self._split(self.normalize(text))
+        if self._unspelled(parts):  # unless accents are labels of their own
+            decomposed = self._split(unicodedata.normalize("NFD", self.normalize(text)))
+            return parts if self._unspelled(decomposed) else decomposed
+        return parts
+
+    def _split(self, text: str) -> list[str]:
+        if self.separator is not None:
+            return text.split()
+        return ["".join(WORD_BOUNDARY + word for word in text.split()) if self.word_boundary_prefix else text]
+
+    def _unspelled(self, parts: list[str]) -> str:
+        return "".join(self._longest_match.sub("", part) for part in parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of label ids whose repeats are already collapsed."""
@@ -80,11 +100,13 @@ class CTCVocabulary:
         """Whether label `i` starts a new word, whatever precedes it."""
         return self.word_boundary_prefix and self.labels[i].startswith(WORD_BOUNDARY)
 
-    def _match_case(self, text: str) -> str:
+    @cached_property
+    def _match_case(self) -> Callable[[str], str]:
+        """Converts a text to the case of the labels, if they have only one."""
         letters = "".join(self.ids)
         if letters.lower() == letters.upper() or letters not in (letters.lower(), letters.upper()):
-            return text
-        return text.upper() if letters == letters.upper() else text.lower()
+            return str
+        return str.upper if letters == letters.upper() else str.lower
 
     @cached_property
     def _longest_match(self) -> re.Pattern[str]:

@@ -1,8 +1,10 @@
 """Evaluation of a fine-tuned model on labelled data."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from torch import Tensor
 from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
+from data2vec.feature_extraction import head_logits
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
-from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head, head_logits
+from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, TaskSettings
@@ -26,11 +29,13 @@ from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.decoding import build_decoder
 from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.tune import tune_weights
-from data2vec.tasks.asr.vocabulary import CTCVocabulary
+from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
 from data2vec.tasks.eval_batches import read_batches
-from data2vec.tasks.finetuning.labels import Targets, encode_labels, read_labels, targets_from_head
-from data2vec.tasks.metrics import SCORES, Scores, error_rates
+from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head
+from data2vec.tasks.finetuning.verdict import explain_scores
+from data2vec.tasks.metrics import SCORES, Scores, chance_scores, error_rates
 
+log = logging.getLogger(__name__)
 Prediction = tuple[int, Tensor]
 """(index in the evaluation set, logits (V,) or (T, V)) of one example."""
 
@@ -43,7 +48,7 @@ class EvalSet:
     indices: np.ndarray
     """(n,) indices of the examples with a usable label."""
     labels: Sequence[Any]
-    """(n,) encoded by `Targets.encode`; for recognition, the transcripts themselves."""
+    """(n,) encoded by `Targets.encode`; for recognition, the transcripts as the vocabulary writes them."""
     left_out: int
     """Number of examples without a usable label."""
 
@@ -57,9 +62,12 @@ def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, 
     except UserError as error:
         raise UserError(str(error) if str(error).startswith("data.") else f"{name}: {error}") from None
     values = read_labels(examples, label, where)
-    if targets.head.name == "ctc":  # characters outside the vocabulary count as errors; the clips are not left out
+    if isinstance(targets, Transcripts):  # characters outside the vocabulary count as errors; the clips are not left out
         indices = [index for index, value in enumerate(values) if value is not None]
-        return EvalSet(examples, np.array(indices), [str(values[index]) for index in indices], len(values) - len(indices))
+        texts = [targets.vocabulary.normalize(str(values[index])) for index in indices]
+        if unspelled := targets.describe_invalid(texts):
+            log.warning("%s: %s; they count as errors", where, unspelled)
+        return EvalSet(examples, np.array(indices), texts, len(values) - len(indices))
     encoded_indices, labels = encode_labels(values, targets, where)
     return EvalSet(examples, encoded_indices, labels, len(values) - len(labels))
 
@@ -71,16 +79,29 @@ def predict(encoder: Encoder, head: Head, modality: Modality, eval_set: EvalSet,
     Examples of similar length share a batch; padding does not change any of them."""
     encoder = padding_invariant(encoder)
     for rows, batch in read_batches(modality, eval_set.examples, eval_set.indices, process, "validation"):
-        logits, padding = head_logits(encoder, head, batch)
+        logits, padding = head_logits(encoder, head, batch, modality.chunks(batch))
         lengths = [None] * len(rows) if padding is None else (~padding).sum(1).tolist()
         for row, each, length in zip(rows, logits.float().cpu(), lengths, strict=True):
             yield int(row), each if each.ndim == 1 else each[:length]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The scores of predictions, and what they are to be judged by."""
+
+    scores: Scores
+    examples: int
+    """Number of examples they are of."""
+    evidence: Scores
+    """Of classes: `chance_` and a score, what guessing would reach. Of recognition: `wer_uncased`, the word error rate without
+    regard to case; `empty`, the share of empty hypotheses; `blank`, the share of frames whose most likely label is the blank;
+    and `wer_shuffled`, the word error rate of hypotheses against the references of other utterances, unless all are equal."""
+
+
 def compute_scores(
     predictions: Iterable[Prediction], head: Head, eval_set: EvalSet, process: Process, task: TaskSettings
-) -> tuple[Scores, int]:
-    """The scores of the head's task over the predictions of all processes, and the number of examples they are of.
+) -> Scored:
+    """The scores of the head's task over the predictions of all processes.
 
     For recognition with a language model or lexicon, `wer` and `cer` are of the beam search, and `wer_greedy` of greedy
     decoding."""
@@ -91,32 +112,45 @@ def compute_scores(
     outputs = process.all_gather([(index, logits.numpy()) for index, logits in predictions])
     labels, logits = _in_order(outputs, eval_set)
     settings: ClassifierSettings = head.settings
-    if settings.problem_type == "multi_label_classification":
-        multi_hot = np.zeros((len(logits), len(settings.labels)), np.int64)
-        for row, numbers in zip(multi_hot, labels, strict=True):
-            row[numbers] = 1
-        return SCORES[settings.problem_type](np.stack(logits), multi_hot), len(outputs)
     scale = task.label_scale if settings.problem_type == "regression" else 1.0
-    return SCORES[settings.problem_type](np.stack(logits) * scale, np.array(labels)), len(outputs)
+    encoded = np.array(labels) if settings.problem_type != "multi_label_classification" else np.zeros_like(logits, np.int64)
+    if settings.problem_type == "multi_label_classification":
+        for row, numbers in zip(encoded, labels, strict=True):
+            row[numbers] = 1
+    scores = SCORES[settings.problem_type](np.stack(logits) * scale, encoded)
+    chance = {f"chance_{name}": value for name, value in chance_scores(settings.problem_type, encoded).items()}
+    return Scored(scores, len(outputs), chance)
 
 
 def _recognition_scores(
     predictions: Iterable[Prediction], head: CTC, eval_set: EvalSet, process: Process, decode: DecodeSettings
-) -> tuple[Scores, int]:
+) -> Scored:
     vocabulary = CTCVocabulary(head.settings.labels)
     greedy, decoder = GreedyDecoder(vocabulary), build_decoder(vocabulary, decode)
     beam_search = isinstance(decoder, BeamSearch)
     outputs = []
     for index, logits in predictions:
         batch = logits[None], [len(logits)]
-        greedy_text = greedy(*batch)[0].text
-        outputs.append((index, (greedy_text, decoder(*batch)[0].text if beam_search else greedy_text)))
-    references, texts = _in_order(process.all_gather(outputs), eval_set)
-    rates = error_rates([text for _, text in texts], references)
+        texts = [greedy(*batch)[0].text, *([decoder(*batch)[0].text] if beam_search else [])]
+        outputs.append(
+            (index, ([vocabulary.normalize(text) for text in texts], (logits.argmax(-1) == BLANK).float().mean().item()))
+        )
+    references, found = _in_order(process.all_gather(outputs), eval_set)
+    hypotheses = [texts[-1] for texts, _ in found]
+    rates = error_rates(hypotheses, references)
     scores = {"wer": rates.wer, "cer": rates.cer}
     if beam_search:
-        scores["wer_greedy"] = error_rates([text for text, _ in texts], references).wer
-    return scores, len(texts)
+        scores["wer_greedy"] = error_rates([texts[0] for texts, _ in found], references).wer
+    evidence = {
+        "wer_uncased": error_rates([text.casefold() for text in hypotheses], [text.casefold() for text in references]).wer,
+        "empty": float(np.mean([not text for text in hypotheses])),
+        "blank": float(np.mean([blank for _, blank in found])),
+    }
+    order = np.random.default_rng(0).permutation(len(found))
+    others = [(hypotheses[i], references[j]) for i, j in pairwise([*order, order[0]]) if references[i] != references[j]]
+    if others:
+        evidence["wer_shuffled"] = error_rates(*zip(*others, strict=True)).wer
+    return Scored(scores, len(found), evidence)
 
 
 def _in_order(outputs: list[tuple[int, Any]], eval_set: EvalSet) -> tuple[list[Any], list[Any]]:
@@ -143,6 +177,8 @@ class Evaluation:
     """Number of examples without a usable label, or that cannot be decoded."""
     weights: dict[str, float] = field(default_factory=dict)
     """The best beam search weights, if they were tuned on this data."""
+    evidence: dict[str, float] = field(default_factory=dict)
+    """What the scores are to be judged by (`Scored.evidence`)."""
 
     def __str__(self) -> str:
         rows = [
@@ -151,7 +187,9 @@ class Evaluation:
         ]
         left_out = f"; {self.left_out} left out" if self.left_out else ""
         tuned = [f"best: objective.decode.{name}={value:.3g}" for name, value in self.weights.items()]
-        return "\n".join([*rows, f"on {self.examples} examples{left_out}", *tuned])
+        fault = explain_scores(self.scores | self.evidence, self.examples)
+        judged = [f"{fault.symptom}. Likely cause: {fault.cause}"] if fault else []
+        return "\n".join([*rows, f"on {self.examples} examples{left_out}", *judged, *tuned])
 
 
 def evaluate(
@@ -191,8 +229,9 @@ def evaluate(
         weights = _tuned_weights(predictions, head, eval_set, task, tune)
         assert isinstance(task, RecognitionSettings)
         task = task.model_copy(update={"decode": task.decode.model_copy(update=weights)})
-    scores, count = compute_scores(predictions, head, eval_set, process, task)
-    evaluation = Evaluation(scores, count, eval_set.left_out + len(eval_set.indices) - count, weights)
+    found = compute_scores(predictions, head, eval_set, process, task)
+    left_out = eval_set.left_out + len(eval_set.indices) - found.examples
+    evaluation = Evaluation(found.scores, found.examples, left_out, weights, found.evidence)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"
     if out is not None:

@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,8 @@ from data2vec.tasks.asr.vocabulary import CTCVocabulary
 log = logging.getLogger(__name__)
 SHOWN = 5
 """How many examples a message names."""
+MAX_LETTERS = 20
+"""How many characters a message names."""
 
 
 class Targets(ABC):
@@ -35,6 +38,10 @@ class Targets(ABC):
     def collate(self, values: Sequence[Any]) -> Tensor:
         """The encoded labels of a batch as one tensor."""
 
+    def describe_invalid(self, values: Sequence[object]) -> str:
+        """What the labels have in common that cannot be encoded; "" if there is no more to say than for each by itself."""
+        return ""
+
     def class_probabilities(self, labels: Tensor) -> Tensor:
         """Collated labels as class probabilities (B, V). Raises UserError if the targets are not classes."""
         raise UserError("objective.mixing: only class labels can be mixed; set it to null")
@@ -49,6 +56,17 @@ class Transcripts(Targets):
 
     def encode(self, value: object) -> list[int]:
         return self.vocabulary.encode(str(value))
+
+    def describe_invalid(self, values: Sequence[object]) -> str:
+        """The characters without a label, the most frequent first, with their numbers."""
+        counts = Counter[str]()
+        for value in values:
+            counts.update(self.vocabulary.unspelled(str(value)))
+        if not counts:
+            return ""
+        names = ", ".join(f"{letter!r} ({count})" for letter, count in counts.most_common(MAX_LETTERS))
+        more = f" and {len(counts) - MAX_LETTERS} more" if len(counts) > MAX_LETTERS else ""
+        return f"{counts.total()} characters have no label: {names}{more}; the labels are {self.vocabulary.preview}"
 
     def collate(self, values: Sequence[list[int]]) -> Tensor:
         rows = [torch.tensor(value, dtype=torch.long) for value in values]
@@ -159,6 +177,8 @@ def encode_labels(values: Sequence[object], targets: Targets, where: str) -> tup
             len(values),
             "; ".join(invalid[:SHOWN]),
         )
+        if shared := targets.describe_invalid([value for value in values if value is not None]):
+            log.warning("%s: %s", where, shared)
     return np.array(indices), encoded
 
 

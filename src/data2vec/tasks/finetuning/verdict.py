@@ -1,6 +1,8 @@
 """The verdict on any run, pre-training or fine-tuning."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
 from data2vec.health.collapse import NON_FINITE, is_finite
@@ -11,6 +13,11 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.settings import JsonMapping
 from data2vec.tasks.metrics import is_better
 
+MOST_EMPTY = 0.99
+"""With a larger share of empty transcripts, all count as blank."""
+MOST_SHUFFLED = 0.95
+"""Transcripts whose word error rate is a larger share of that against other recordings have little to do with their own."""
+
 
 def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
     """The verdict on a run from its metrics so far."""
@@ -19,7 +26,7 @@ def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
     return verdict(
         metrics,
         recipe.flat(),
-        (non_finite_loss, update_too_large, overfitting, at_chance, dataloader_bound, unreadable_examples),
+        (non_finite_loss, update_too_large, overfitting, poor_scores, dataloader_bound, unreadable_examples),
     )
 
 
@@ -54,14 +61,63 @@ def overfitting(run: History) -> Finding | None:
     )
 
 
-def at_chance(run: History) -> Finding | None:
-    """Recognition is still at chance level halfway through training."""
-    values = [line["valid_wer"] for line in run.lines if "valid_wer" in line]
-    if run.step < run.recipe["train.steps"] / 2 or not values or min(values) < 0.9:
+def poor_scores(run: History) -> Finding | None:
+    """From half of the steps on: validation scores that say nothing about the input, or much about case."""
+    line = next((line for line in reversed(run.lines) if "valid_examples" in line), None)
+    if line is None or run.step < run.recipe["train.steps"] / 2:
         return None
-    return Finding(
-        "watch",
-        f"hardly any word is recognised (word error rate {values[-1]:.0%} at step {run.step})",
-        "too few steps or labels, too much masking, or too low a learning rate; a CTC model learns blanks first",
-        "more train.steps, smaller batches, a lower objective.mask.prob, or a higher train.lr",
-    )
+    scores = {name.removeprefix("valid_"): value for name, value in line.items() if name.startswith("valid_")}
+    fault = explain_scores(scores, scores["examples"])
+    return Finding("watch", f"at step {line['step']} {fault.symptom}", fault.cause, fault.suggestion) if fault else None
+
+
+class Fault(NamedTuple):
+    """What is wrong with scores."""
+
+    symptom: str
+    cause: str
+    suggestion: str
+
+
+def explain_scores(scores: Mapping[str, float], examples: int) -> Fault | None:
+    """What is wrong with the scores of a validation, by their evidence (`Scored` of an evaluation): all outputs
+    are blank, most errors are of case, or the outputs are no better than chance. None if nothing is."""
+    if "wer_uncased" in scores:
+        return _explain_recognition(scores["wer"], scores)
+    for metric, better in (("accuracy", "more often"), ("map", "better")):
+        chance = scores.get(f"chance_{metric}")
+        # Two standard errors of the score of guessing, which a lucky draw of the examples reaches.
+        if chance is not None and scores[metric] <= chance + 2 * math.sqrt(chance * (1 - chance) / examples):
+            return Fault(
+                f"the classes are not predicted {better} than by chance ({metric} {scores[metric]:.1%}, {chance:.1%} by "
+                f"chance, on {examples} examples)",
+                "too few steps, labels or validation examples, a learning rate that does not fit, or labels of other inputs",
+                "more train.steps, another train.lr, or more labels; check that the labels belong to their inputs",
+            )
+    return None
+
+
+def _explain_recognition(wer: float, scores: Mapping[str, float]) -> Fault | None:
+    learning = "more train.steps, smaller batches, a lower objective.mask.prob, or a higher train.lr"
+    if scores["empty"] > MOST_EMPTY:
+        return Fault(
+            f"all transcripts are blank ({scores['empty']:.0%} are empty, the blank is the best label of {scores['blank']:.0%} "
+            "of the frames)",
+            "too few steps or labels, too much masking, or too low a learning rate; a CTC model learns blanks first",
+            learning,
+        )
+    if wer > 0.1 and scores["wer_uncased"] < wer / 2:
+        return Fault(
+            f"most errors are a case mismatch (word error rate {wer:.0%}, {scores['wer_uncased']:.0%} without regard to case)",
+            "the labels have both cases, and the transcripts are written in another one than was learned",
+            "write all transcripts in the same case, or set objective.vocabulary to labels of one case",
+        )
+    shuffled = scores.get("wer_shuffled")
+    if shuffled is not None and wer >= MOST_SHUFFLED * shuffled:
+        return Fault(
+            f"the transcripts are at chance (word error rate {wer:.0%}, {shuffled:.0%} against the transcripts of other "
+            "recordings)",
+            "too few steps or labels, too much masking, or too low a learning rate; or transcripts of other recordings",
+            f"{learning}; check that the transcripts belong to their recordings",
+        )
+    return None
