@@ -70,7 +70,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
-    model = "a run folder, a model folder, an official .pt, a transformers folder, or a model name on the hub"
+    model = "a run folder, a model folder, an official .pt, a transformers folder, or hf://owner/name on the hub"
 
     verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text and speech, without downloads")
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")
@@ -113,7 +113,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb = _add_verb(
         verbs, "probe", _probe, "evaluate frozen features by a linear probe and kNN", cli_help.PROBE, _probe_settings
     )
-    verb.add_argument("model", metavar="MODEL", type=Path, help="a run folder or a model folder")
+    verb.add_argument("model", metavar="MODEL", help=model)
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to evaluate on (default: a held-out fifth of --data)")
     verb.add_argument("--labels", metavar="COLUMN", help="the label column")

@@ -109,7 +109,7 @@ CONVERT = """\
 examples:
   data2vec convert audio_base_ls.pt speech/ --to data2vec --license mit
   data2vec convert runs/photos photos-hf/ --to transformers
-  data2vec convert owner/name mine.pt --to fairseq
+  data2vec convert hf://owner/name mine.pt --to fairseq
 
 formats:
   data2vec           a model folder, with the teacher and everything needed to continue pre-training
@@ -124,7 +124,7 @@ examples:
   data2vec features RUN a.flac b.flac --out ab.safetensors       the encoder's output, 50 vectors per second
   data2vec features RUN clips/ --out clips.npy --layers 8        the output of block 8; -1 is the last block, all is every block
   data2vec features RUN photos/ --out photos.parquet --pool      one vector per input, with its label
-  data2vec features RUN owner/name --split test --out test.npy --layers mean --pool
+  data2vec features RUN hf://owner/name --split test --out test.npy --layers mean --pool
 
 Finished shards are kept in FILE.parts/: after an interruption, the same command resumes after the last one. Unreadable inputs
 are skipped, counted and named; their length is 0. docs/features.md describes the file formats.
@@ -133,10 +133,10 @@ CHECK = """\
 examples:
   data2vec check clips/
   data2vec check books/ --tokenizer run/model --json check.json
-  data2vec check owner/name --split validation --kind image
+  data2vec check hf://owner/name --split validation --kind image
 """
 EXPORT = """\
 examples:
   data2vec export RUN --out speech.onnx
-  data2vec export owner/name --out vision.pt2 --tolerance 1e-5
+  data2vec export hf://owner/name --out vision.pt2 --tolerance 1e-5
 """

@@ -116,7 +116,7 @@ def test_push_to_hub_and_load_by_name(speech: Model, tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, ignore_patterns: hub[name])
     assert speech.push_to_hub("owner/name", private=True, token="secret") == "https://hub/owner/name"
     assert "library_name: data2vec" in (tmp_path / "hub" / "README.md").read_text()
-    model = Model.from_pretrained("owner/name")
+    model = Model.from_pretrained("hf://owner/name")
     assert all(torch.equal(a, b) for a, b in zip(model.encoder.parameters(), speech.encoder.parameters(), strict=True))
 
 
@@ -125,8 +125,8 @@ def test_unknown_hub_name_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("no way there")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
-    with pytest.raises(UserError, match="owner/name: no such file or folder, and not available on the hub"):
-        data2vec.load("owner/name")
+    with pytest.raises(UserError, match=r"hf://owner/name: is not available on the hub \(no way there\)"):
+        data2vec.load("hf://owner/name")
 
 
 def test_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:

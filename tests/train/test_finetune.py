@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import data2vec
+import data2vec.train.finetune as finetune_module
 from data2vec import cli
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.distributed import process_group
@@ -20,6 +21,7 @@ from data2vec.nn.heads import Classifier
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.tasks.asr.ngram import estimate_ngram
+from data2vec.tasks.finetuning.evaluate import Scored
 from data2vec.train.finetune import FinetuneTask
 from data2vec.train.sweep import sweep
 
@@ -377,6 +379,23 @@ def test_commands_finetune_evaluate_and_transcribe_succeed(
     assert said.out.startswith(f"{clip}\t") and "skipped" in said.err
     lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == [clip, str(tmp_path / "none.wav")] and lines[1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"), [([1.0, 1.0, 1.0], 3), ([0.5, 0.4, 0.4], 3), ([0.4, 0.5, 0.4], 3), ([0.3, 0.4, float("nan")], 1)]
+)
+def test_of_equal_validation_scores_the_later_model_is_kept(
+    values: list[float], kept: int, labelled: Path, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remaining = iter([float("nan"), *values])
+    monkeypatch.setattr(finetune_module, "compute_scores", lambda *arguments: Scored({"wer": next(remaining)}, 24, {}))
+    where = data(labelled, "speech")
+    changes = settings("speech", 6, objective__validate_every=2, objective__channel_mask=None, objective__freeze_steps=0)
+    run = data2vec.finetune("speech/ctc-v1-base-10h", given["speech-v1"], where, where, changes, tmp_path / "run")
+    steps = [line["step"] for line in run.metrics if "valid_wer" in line]
+    assert steps == [1, 2, 4, 6]
+    state = json.loads((run.checkpoints[0] / "state.json").read_text())
+    assert state["task"]["best"] == {"step": steps[kept], "metric": "wer", "value": values[kept - 1]}
 
 
 def test_evaluate_of_a_model_without_a_head_is_refused(given: dict[str, Path], labelled: Path) -> None:

@@ -27,9 +27,10 @@ class ProbeSettings(Settings):
     knn_k: Annotated[int, Field(gt=0)] = 10
     """k of the nearest-neighbour classifier (cosine distance)."""
     max_examples: Annotated[int, Field(gt=0)] = 10000
-    """Maximum number of examples of `data`, and of `valid`, sampled with the seed of the run."""
+    """Maximum number of examples of `data` and `valid`, and of `data.valid` in pre-training, sampled with the run's seed."""
     every: Annotated[int, Field(gt=0)] = 1000
-    """Optimizer steps between probes during training; the first and the last step are always probed."""
+    """Optimizer steps between probes, and between measurements of the loss on `data.valid`, during pre-training; the first and
+    the last step are always probed."""
 
 
 class SupervisedSettings(Settings):

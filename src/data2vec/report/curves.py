@@ -50,7 +50,8 @@ def _single(title: str, unit: str, key: str, caption: str, percent: bool = False
     return Panel(title, unit, {key: (title, BLUE)}, caption, percent=percent, log=log)
 
 
-LOSS = _single("Loss", "per prediction", "loss", "In pre-training it may rise as the targets get harder.", log=True)
+LOSSES = {"loss": ("training", BLUE), "valid_loss": ("held-out data", RED)}
+LOSS = Panel("Loss", "per prediction", LOSSES, "In pre-training it may rise as the targets get harder.", log=True)
 STD = Panel("Standard deviation", "over positions", _stages("std"), "Near 0: every vector is the same, collapse.", log=True)
 RANK = Panel("Rank", "effective dimensions", _stages("rank"), "Number of directions in use. Near 1: collapse.")
 SHARES = {

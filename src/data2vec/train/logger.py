@@ -79,6 +79,8 @@ class NullLogger:
 def _status(line: JsonDict) -> str:
     parts = [f"loss {line['loss']:.4f}", f"{line['samples_per_second']:.1f} samples/s"]
     parts += [f"{name} std {line[key]:.3f}" for name in ("target", "prediction") if (key := f"{name}_std") in line]
+    if "valid_loss" in line:
+        parts.insert(1, f"held out {line['valid_loss']:.4f}")
     if "probe_linear" in line:
         parts.append(f"probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN")
     parts.append(f"data wait {line['data_wait']:.0%}")

@@ -21,6 +21,7 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.online import OnlineProbe
+from data2vec.train.held_out_loss import HeldOutLoss
 from data2vec.train.init_from import init_pretraining, load_encoder_weights, tokenizer_of
 from data2vec.train.parallel import full_state_dict
 from data2vec.train.trainer import run_training
@@ -51,7 +52,7 @@ def pretrain(
 
 
 class PretrainTask:
-    """Self-supervised pre-training, with a probe of the student if the recipe has labelled data for it."""
+    """Self-supervised pre-training, with a probe of the student and the loss on held-out data, if the recipe has these data."""
 
     def __init__(self, recipe: Recipe, process: Process, resume: bool = False):
         self.recipe, self.process, self.state = recipe, process, JsonDict()
@@ -64,7 +65,8 @@ class PretrainTask:
         self.objective = recipe.build_objective()
         self.init_message = None if resume else self._prepare_objective(rows)
         self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None
-        self.evaluate_every = recipe.probe.every if self.probe else None
+        self.held_out_loss = HeldOutLoss(recipe, self.loader.examples, process) if recipe.data.valid is not None else None
+        self.evaluate_every = recipe.probe.every if self.probe or self.held_out_loss else None
 
     def _prepare_objective(self, rows: Rows) -> str | None:
         """Load what a new run starts from, and fit targets that are made of the training data; lines for the log."""
@@ -85,9 +87,9 @@ class PretrainTask:
             yield from step
 
     def evaluate(self, step: int, run: Run) -> JsonDict:
-        """The accuracies of the probe on the student."""
-        assert self.probe is not None
-        return self.probe(full_state_dict(self.objective.student))
+        """The accuracies of the probe on the student, and the loss on held-out data."""
+        probed = self.probe(full_state_dict(self.objective.student)) if self.probe else {}
+        return probed | (self.held_out_loss(self.objective) if self.held_out_loss else {})
 
     def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss is NaN or inf, or targets or predictions have collapsed."""
@@ -119,6 +121,7 @@ def _resolve_recipe(recipe: str | Path | Recipe, data: str | None, overrides: It
     paths = {
         "init": resolved.init,
         "data.train": train,
+        "data.valid": resolved.data.valid,
         "objective.model": getattr(resolved.objective, "model", None),
         "probe.data": resolved.probe.data,
         "probe.valid": resolved.probe.valid,

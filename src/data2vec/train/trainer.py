@@ -1,5 +1,6 @@
 """The training loop. It knows steps, files and signals; modality, method and labels belong to the `TrainingTask`."""
 
+import logging
 import math
 import os
 import signal
@@ -21,6 +22,7 @@ from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.run_length import unfinished_schedules
 from data2vec.report.page import build_report_at_end
 from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, latest_checkpoint
 from data2vec.settings import JsonDict, JsonMapping
@@ -31,6 +33,7 @@ from data2vec.train.optimizer import learning_rate
 from data2vec.train.provenance import log_start
 from data2vec.train.train_step import StepOutput, TrainStep
 
+log = logging.getLogger(__name__)
 Metrics = JsonDict
 
 
@@ -83,6 +86,7 @@ def run_training(
     with process_group(recipe.train.device) as process:
         process.on_main_process(lambda: check_run_dir(folder, recipe, resume))
         process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
+        process.on_main_process(lambda: _warn_unfinished(recipe))
         checkpoint = process.on_main_process(lambda: latest_checkpoint(folder))
         trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint)
         run = process.on_main_process(lambda: create_run_dir(folder, recipe))
@@ -95,6 +99,11 @@ def run_training(
         del trainer
         process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
     return run
+
+
+def _warn_unfinished(recipe: Recipe) -> None:
+    for line in unfinished_schedules(recipe):
+        log.warning("%s", line)
 
 
 class Trainer:

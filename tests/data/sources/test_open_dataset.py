@@ -217,14 +217,14 @@ def test_hub_dataset_by_name_and_config(monkeypatch):
         return datasets.Dataset.from_dict({"content": ["a"], "other": [1]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = open_dataset("someone/something:small", "text", split="test")
+    rows = open_dataset("hf://someone/something:small", "text", split="test")
     assert asked == {"arguments": ("someone/something", "small"), "split": "test", "streaming": False}
     assert rows[0] == {"text": "a", "other": 1}
 
 
 def test_unreachable_hub_is_a_user_error():
-    with pytest.raises(UserError, match="someone/nothing") as error:
-        open_dataset("someone/nothing", "text")
+    with pytest.raises(UserError, match="hf://someone/nothing") as error:
+        open_dataset("hf://someone/nothing", "text")
     assert "\n" not in str(error.value)
 
 

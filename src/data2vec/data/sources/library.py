@@ -17,7 +17,7 @@ def load_library_dataset(path: str, *arguments: Any, **options: Any) -> Rows:
     try:
         return load_dataset(*arguments, **options)
     except DatasetNotFoundError:
-        raise UserError(f"{path}: there is no such folder or file, and no such dataset on the hub") from None
+        raise UserError(f"{path}: there is no such dataset on the hub") from None
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise UserError(error_reason(path, error)) from None
 

@@ -1,6 +1,5 @@
 """Open a dataset, wherever it is: a folder, a file, a URL or a dataset on the hub."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from data2vec.data.sources.formats import (
     formats_for,
     with_ending,
 )
+from data2vec.data.sources.hub import hub_name, no_such_path
 from data2vec.data.sources.library import dataset_from_generator, error_reason, load_library_dataset, shuffled_stream
 from data2vec.data.sources.local import list_files, media_rows
 from data2vec.data.sources.remote import file_version, list_remote_files
@@ -25,14 +25,12 @@ from data2vec.data.sources.splits import files_of_split
 from data2vec.data.sources.tables import TEXT_COLUMNS, read_json_lines, table_rows
 from data2vec.errors import UserError
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
-
 
 def open_dataset(path: str, kind: SignalKind, split: str = "train", streaming: bool = False) -> Rows:
     """The rows of a dataset: a `datasets.Dataset`, memory-mapped or of file paths; with `streaming` an `IterableDataset`.
 
     `path` is a folder, a file (parquet, tar, jsonl, tsv, csv or a single media file), a URL of parquet, tar or jsonl that
-    fsspec can read, or "owner/name" or "owner/name:config" on the hub. `split` is used where there are several splits.
+    fsspec can read, or "hf://owner/name" or "hf://owner/name:config" on the hub. `split` is used where there are several.
     Signals are in column `audio` or `image` as {"bytes", "path"}, not decoded; texts in `text`, as a string, or as {"bytes",
     "path"} for files. Classes are in `label`. Other columns are kept. Nothing is written next to the data; Arrow copies go to
     the cache of the `datasets` library.
@@ -41,13 +39,13 @@ def open_dataset(path: str, kind: SignalKind, split: str = "train", streaming: b
     local = Path(path.removeprefix("file://")).expanduser()
     if local.exists():
         rows = _open_local(local, kind, split, streaming)
+    elif (hub := hub_name(path, "dataset")) is not None:
+        name, _, config = hub.partition(":")
+        rows = load_library_dataset(path, name, config or None, split=split, streaming=streaming)
     elif "://" in path:
         rows = _open_remote(path, kind, split, streaming)
-    elif _HUB_NAME.fullmatch(path):
-        name, _, config = path.partition(":")
-        rows = load_library_dataset(path, name, config or None, split=split, streaming=streaming)
     else:
-        raise UserError(f"{path}: there is no such folder or file (a dataset on the hub is written owner/name)")
+        raise no_such_path(path)
     return _rename_signal_column(rows, kind, path)
 
 

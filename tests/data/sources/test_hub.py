@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import datasets
+import pytest
+from huggingface_hub import constants
+
+import data2vec
+from data2vec import cli
+from data2vec.data.sources.hub import hub_name
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.errors import UserError
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*arguments: object, **options: object) -> None:
+        pytest.fail(f"the hub was asked for {arguments} {options}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.setattr(datasets, "load_dataset", asked)
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_names_with_the_prefix_are_of_the_hub() -> None:
+    assert hub_name("hf://owner/name", "model") == "owner/name"
+    assert hub_name("hf://owner/name:config", "dataset") == "owner/name:config"
+    for path in (
+        "owner/name",
+        "name",
+        "runs/photos",
+        "a/b/c",
+        "/a/b",
+        "./a",
+        "../b",
+        "hf://datasets/owner/name/data/",
+        "s3://a/b",
+    ):
+        assert hub_name(path, "dataset") is None
+    assert hub_name("hf://owner/name:config", "model") is None
+
+
+def test_names_in_the_cache_need_no_prefix(hub_cache: Path) -> None:
+    (hub_cache / "models--owner--model").mkdir(parents=True)
+    (hub_cache / "datasets--owner--set").mkdir()
+    (Path(datasets.config.HF_DATASETS_CACHE) / "owner___prepared").mkdir(parents=True)
+    assert hub_name("owner/model", "model") == "owner/model"
+    assert hub_name("owner/set:small", "dataset") == "owner/set:small"
+    assert hub_name("owner/prepared", "dataset") == "owner/prepared"
+    assert hub_name("owner/model", "dataset") is hub_name("owner/set", "model") is None
+
+
+@pytest.mark.usefixtures("hub_cache", "no_network")
+@pytest.mark.parametrize("path", ["runs/photos", "data/clps", "facebook/data2vec-audio-base"])
+def test_a_path_that_does_not_exist_is_never_sent_to_the_hub(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"{path}: there is no such folder or file; for the hub, write hf://{path}"
+    with pytest.raises(UserError, match=f"^{message}$"):
+        data2vec.load(path)
+    with pytest.raises(UserError, match=f"^{message}$"):
+        open_dataset(path, "audio")
+    for words in (
+        ["check", path],
+        ["probe", path, "--data", "x"],
+        ["features", path, "x.wav", "--out", "x.npy"],
+        ["pretrain", "vision/v2-tiny", "--out", "nowhere", f"data.train={path}"],
+        ["finetune", "vision/classify-tiny", "--out", "nowhere", "--model", path, "data.train=x"],
+        ["transcribe", path, "x.wav"],
+        ["convert", path, "nowhere", "--to", "data2vec"],
+    ):
+        assert cli.main(words) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("hub_cache", "no_network")
+def test_a_plain_word_and_a_long_path_get_a_plain_message() -> None:
+    for path in ("clips", "a/b/clips", "./clips", "../data/clips"):
+        for call in (data2vec.load, lambda path: open_dataset(path, "audio")):
+            with pytest.raises(UserError, match=r": there is no such folder or file$"):
+                call(path)
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_names_of_the_hub_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, ignore_patterns: asked.append(name) or tmp_path)
+    with pytest.raises(UserError, match="is not a data2vec run or model folder"):
+        data2vec.load("hf://owner/name")
+    assert asked == ["owner/name"]
