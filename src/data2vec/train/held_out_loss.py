@@ -66,7 +66,7 @@ class HeldOutLoss:
         loader: DataLoader[Loaded] = DataLoader(
             self.batches,
             batch_size=None,
-            sampler=[self.micro_batches[index % number] for index in own],  # type: ignore[arg-type]
+            sampler=[self.micro_batches[index % number] for index in own],
             num_workers=self.workers,
             worker_init_fn=init_worker,
             generator=torch.Generator(),  # else creating the iterator would advance the global random state
