@@ -43,5 +43,9 @@ def test_plot_curves_scales_the_axis_to_the_values() -> None:
 def test_plot_curves_labels_a_line_per_stage() -> None:
     metrics = lines(3, local_encoder_std=1, student_std=2, target_std=3, prediction_std=4)
     loss, std = plot_curves(metrics, [LOSS, STD]).axes
-    assert [line.get_label() for line in loss.lines] == ["Loss"] and loss.get_legend() is None
+    assert [line.get_label() for line in loss.lines] == ["training"] and loss.get_legend() is None
+    metrics[-1]["valid_loss"] = 1.5
+    (loss,) = plot_curves(metrics, [LOSS]).axes
+    assert [line.get_label() for line in loss.lines] == ["training", "held-out data"]
+    assert loss.lines[1].get_xydata().tolist() == [[metrics[-1]["step"], 1.5]]
     assert [text.get_text() for text in std.get_legend().get_texts()] == [name for name, _ in STAGES.values()]
