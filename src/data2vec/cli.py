@@ -131,6 +131,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--layers", metavar="LAYERS", type=_parse_layers, default="last", help=layers)
     verb.add_argument("--pool", action="store_true", help="average over positions: one vector per input")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
+    verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     verb.add_argument("--batch", metavar="N", type=int, help="maximum positions per batch (default: depends on the device)")
 
@@ -140,6 +141,8 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("data", metavar="DATA", help="any form that data.train accepts: a folder, file, archive or hub data set")
     verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: detected)")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
+    verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
+    verb.add_argument("--labels", metavar="COLUMN", default="label", help="the column of classes (default: %(default)s)")
     verb.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for token counts (default: one trained on the text)")
     verb.add_argument("--workers", metavar="N", type=int, help="reader processes (default: one per core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="also write all findings, with all file names, as JSON")
@@ -302,7 +305,7 @@ def _features(arguments: argparse.Namespace) -> None:
 
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
-    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch))
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column))
 
 
 def _parse_layers(text: str) -> "Layers | str":
@@ -316,7 +319,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from data2vec.data.check.check import check
 
     a = arguments
-    print(check(a.data, kind=a.kind, split=a.split, tokenizer=a.tokenizer, workers=a.workers, out=a.json))
+    print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels))
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -45,7 +45,8 @@ examples:
   data2vec finetune text/glue-v1-cola --model M --out grid --sweep train.lr=1e-5,2e-5 --seeds 5 data.train=…
 
 Data is a folder with one folder per class, a folder with metadata.csv, a .tsv or .parquet file, or a hub data set;
-objective.label names the label column. RUN/model is the checkpoint with the best validation score.
+data.label names the label column, data.split and data.valid_split the splits. RUN/model is the checkpoint with the best
+validation score.
 
 settings, given as key=value: those of 'data2vec pretrain --help', and (defaults in parentheses):
 """
@@ -134,6 +135,7 @@ examples:
   data2vec check clips/
   data2vec check books/ --tokenizer run/model --json check.json
   data2vec check hf://owner/name --split validation --kind image
+  data2vec check reviews.csv --column review --labels stars
 """
 EXPORT = """\
 examples:

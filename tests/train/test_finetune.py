@@ -310,8 +310,9 @@ def test_finetune_with_unusable_labels_drops_and_reports_them(
         changes,
         tmp_path / "run",
     )
-    assert "1 of 24 examples are left out: invalid label" in caplog.text and "'Ö'" in caplog.text
-    assert "1 of 23 transcripts are too long for their audio and do not train (example 2: 121 positions" in caplog.text
+    assert "2 of 24 examples are left out: invalid label" in caplog.text and "'Ö'" in caplog.text
+    assert "example 1: no label" in caplog.text  # an empty cell
+    assert "1 of 22 transcripts are too long for their audio and do not train (example 2: 121 positions" in caplog.text
     assert run.metrics[-1]["valid_wer"] > 0  # what cannot be spelled is an error, not left out
 
 
@@ -402,3 +403,87 @@ def test_evaluate_of_a_model_without_a_head_is_refused(given: dict[str, Path], l
     with pytest.raises(UserError, match="has no head; fine-tune it first"):
         data2vec.evaluate(given["vision-v2"], str(labelled / "vision"))
     assert isinstance(data2vec.load(given["vision-v2"]), Model)
+
+
+def coloured(root: Path, **classes: int) -> Path:
+    """Dark and bright pictures, as many as named of each class, in class folders."""
+    from PIL import Image
+
+    rng = np.random.default_rng(len(str(root)))
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            low = 128 * (name == "bright")
+            Image.fromarray(rng.integers(low, low + 128, (32, 32, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_one_folder_of_splits_is_trained_on_train_and_validated_on_valid(
+    given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split, number in {"train": 8, "val": 3, "test": 5}.items():
+        coloured(tmp_path / "set" / split, dark=number, bright=number)
+    where, changes = str(tmp_path / "set"), settings("vision", 1)
+    run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], where, where, changes, tmp_path / "run")
+    with process_group("cpu") as process:
+        task = FinetuneTask(load_recipe(run.recipe), process)
+    assert len(task.loader.examples or ()) == 16 and len(task.eval_set.indices) == 6
+    assert data2vec.evaluate(run.folder).examples == data2vec.evaluate(run.folder, where).examples == 6
+    assert data2vec.evaluate(run.folder, where, {"data.valid_split": "test"}).examples == 10
+    assert data2vec.evaluate(run.folder, where, {"data.valid_split": "all"}).examples == 32
+    assert data2vec.evaluate(run.folder, str(tmp_path / "set" / "test")).examples == 10
+    for override, message in (
+        ("data.valid_split=eval2", r"data\.valid: .* has no split 'eval2', only test \(10\), train \(16\), val \(6\)"),
+        ("data.split=test", r"data\.split: 'test' is of data\.train; set data\.valid_split=test"),
+    ):
+        with pytest.raises(UserError, match=message):
+            data2vec.evaluate(run.folder, where, [override])
+    shutil.rmtree(tmp_path / "set" / "val")
+    with pytest.raises(UserError, match=r"data\.valid: .* has no split 'valid', only test \(10\), train \(16\)"):
+        data2vec.evaluate(run.folder, where)
+
+
+def test_classes_are_compared_by_name_at_evaluation(given: dict[str, Path], tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset
+
+    folder = coloured(tmp_path / "set", dark=12, bright=12)
+    changes = settings("vision", 40, train__lr=2e-3, train__schedule__warmup_steps=5)
+    run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], str(folder), str(folder), changes, tmp_path / "run")
+    head = data2vec.load(run.folder).head
+    assert isinstance(head, Classifier) and head.settings.labels == ("bright", "dark")
+    expected = data2vec.evaluate(run.folder).scores["accuracy"]
+    assert expected > 0.9
+    paths = sorted(folder.rglob("*.png"))
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    for names in (["bright", "dark"], ["dark", "bright", "grey"]):
+        labels = [names.index(path.parent.name) for path in paths]
+        rows = Dataset.from_dict({"image": images, "label": labels}).cast_column("label", ClassLabel(names=names))
+        assert data2vec.evaluate(run.folder, rows).scores["accuracy"] == expected
+    rows = Dataset.from_dict({"image": images, "label": [0, 1] * 12})
+    with pytest.raises(UserError, match="'0' is none of the 2 classes of the training data, bright, dark"):
+        data2vec.evaluate(run.folder, rows)
+
+
+@pytest.mark.parametrize("missing", ["", None, -1])
+def test_examples_without_a_label_are_left_out_and_counted(
+    missing: Any, labelled: Path, given: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from datasets import ClassLabel, Dataset
+
+    paths = sorted((labelled / "vision").rglob("*.png"))
+    if missing == "":
+        table = tmp_path / "table.csv"
+        table.write_text("file,class\n" + "".join(f"{p},{p.parent.name if i else ''}\n" for i, p in enumerate(paths)))
+        where: Any = str(table)
+    else:
+        names = ["bright", "dark"]
+        labels = [names.index(path.parent.name) if i else missing for i, path in enumerate(paths)]
+        images = [{"bytes": path.read_bytes(), "path": None} for path in paths]
+        where = Dataset.from_dict({"image": images, "class": labels}).cast_column("class", ClassLabel(names=names))
+    changes = settings("vision", 1) | {"data.label": "class"}
+    run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], where, where, changes, tmp_path / "run")
+    assert "1 of 24 examples are left out: invalid label (example 0: no label)" in caplog.text
+    found = data2vec.evaluate(run.folder)
+    assert (found.examples, found.left_out) == (23, 1)
+    head = data2vec.load(run.folder).head
+    assert isinstance(head, Classifier) and head.settings.labels == ("bright", "dark")

@@ -20,7 +20,10 @@ from data2vec.atomic_io import atomic_write
 from data2vec.comparison.flops import step_cost
 from data2vec.comparison.probing import Features, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset
+from data2vec.data.sources.open_dataset import list_splits
 from data2vec.data.sources.selection import RowSelection
+from data2vec.data.sources.shards import Request
+from data2vec.data.sources.splits import TEST, VALID
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.interop.load import load
@@ -199,13 +202,19 @@ def evaluate(
     return scores
 
 
+def _reader(modality: Modality, name: str) -> Modality:
+    """What reads the set `name`: of data with splits, the split that it is named by."""
+    split = name.split()[0] if name != "dev" else VALID
+    return modality.reading(split, split=split, column=None)
+
+
 def labelled_sets(evaluation: ProbeEvaluation, modality: Modality) -> dict[str, tuple[list[ExampleDataset], np.ndarray]]:
     """The examples of each set, `train`, `dev` and "test NAME", and their labels (n,); of pairs, those of both texts."""
     found = {}
     for name, data in evaluation.sets.items():
         column = None if evaluation.metric == "spearman" else evaluation.label
         data = data.stratified(column)
-        rows = modality.selected_rows(data.data, data.rows, name)
+        rows = _reader(modality, name).selected_rows(data.data, data.rows, name)
         views = [rows]
         if evaluation.second is not None:
             if evaluation.second not in rows.features:
@@ -250,7 +259,7 @@ def _tokens(evaluation: TokenEvaluation, model: Path | None, recipe: Recipe | No
         require_text(modality)
         sets = {}
         for name, data in evaluation.sets.items():
-            examples = modality.examples(modality.selected_rows(data.data, data.rows, name))
+            examples = modality.examples(_reader(modality, name).selected_rows(data.data, data.rows, name))
             count = evaluation.max_tokens if name == "train" else ceil(evaluation.max_tokens / 4)
             sets[name] = hide_tokens(examples, np.arange(len(examples)), count, seed=0)
     encoder, unigrams = loaded.encoder.to(resolve_device(loaded.recipe.train.device)).eval(), Unigrams(sets["train"])
@@ -355,7 +364,9 @@ def _finetune(
     column = task.label if _has_classes(task) else None
     found = {}
     for name, data in {"dev": evaluation.dev, **{f"test {name}": data for name, data in evaluation.test.items()}}.items():
-        selection = {"data.valid_rows": data.stratified(column).rows.model_dump(mode="json")}
+        selection: JsonDict = {"data.valid_rows": data.stratified(column).rows.model_dump(mode="json")}
+        if name != "dev" and list_splits(Request(data.data, complete.build_modality().kind, complete.data.column)):
+            selection["data.valid_split"] = TEST
         found[name] = evaluate_model(run, data.data, selection, out / f"{name.replace('/', '-')}.json")
     dev = {task.metric: found["dev"].scores[task.metric], **found["dev"].scores}
     details |= {

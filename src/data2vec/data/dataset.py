@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from data2vec.batch import Batch
+from data2vec.data.sources.columns import class_names, label_value
 from data2vec.data.sources.selection import RowSelection
 from data2vec.errors import UserError
 from data2vec.settings import JsonDict, Settings
@@ -50,7 +51,14 @@ class DataSettings(Settings):
     valid_rows: RowSelection = RowSelection()
     """The rows of `valid` to use; all by default."""
     split: str = "train"
-    """The split to read from a dataset that has several."""
+    """The split of `train` to use: a name in the data, such as train-clean-100, or train, valid or test for all names that
+    stand for it; all: everything. Data without splits counts as train."""
+    valid_split: str = "valid"
+    """The split of `valid` to use, in the same way. Data without splits counts as valid."""
+    column: str | None = None
+    """The column of the audio, image or text, or of the paths of its files. None: one with a known name, or the only one."""
+    label: str | None = None
+    """The column of the labels or transcripts of `train` and `valid`. None: the one that `objective.label` names."""
     streaming: bool = False
     """Read sequentially in bounded memory instead of indexing the dataset first."""
     num_streams: Annotated[int, Field(gt=0)] = 16
@@ -123,12 +131,11 @@ class DataPipeline(Protocol):
 
 
 def column_value(rows: Rows, index: int, column: str) -> Any:
-    """The value of `column` in row `index`; a class as its name. Raises UserError when there is no such column."""
-    if isinstance(rows, list):
-        columns, class_names = rows[index], None
-    else:
-        columns, class_names = rows.features, getattr(rows.features.get(column), "names", None)
+    """The value of `column` in row `index`: a class, or a list of them, by name; None if it is missing, which is null, NaN,
+    empty or the class -1. Raises UserError when there is no such column."""
+    columns = rows[index] if isinstance(rows, list) else rows.features
     if column not in columns:
         raise UserError(f"there is no column {column!r} in the data, only {', '.join(columns)}")
-    value = rows[index][column] if isinstance(rows, list) else rows[column][index]
-    return class_names[value] if class_names and value is not None and value >= 0 else value
+    if isinstance(rows, list):
+        return label_value(columns[column])
+    return label_value(rows[column][index], class_names(columns[column]))

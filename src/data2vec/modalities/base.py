@@ -7,10 +7,11 @@ A modality supplies how raw input becomes a sequence of vectors (`build_local_en
 Shapes: B batch, T positions, D width, H heads, E extra tokens (such as CLS).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from data2vec.data.dataset import DataSettings, ExampleDataset, Rows
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.sources.selection import RowSelection, select_rows
+from data2vec.data.sources.splits import ALL, TRAIN, VALID
 from data2vec.errors import UserError
 from data2vec.modalities.chunking import Chunk
 from data2vec.nn.position_encoders import PositionEncoder
@@ -84,6 +86,9 @@ class Modality(ABC):
     """Whether inputs of different lengths can share a batch with the results they have alone, given a position encoder that
     zeroes padding in every layer (`data2vec.nn.position_encoders.PaddingMode`)."""
 
+    whole_split: str = TRAIN
+    """The split that data without splits counts as."""
+
     input_width: int | None = None
     """Numbers per position, of a custom modality whose batches have an `input` (B, T, …) with all of them: its "raw"
     `input_features`."""
@@ -115,11 +120,25 @@ class Modality(ABC):
 
     def rows(self, path: str) -> Rows:
         """Open the dataset at `path`, as the `data:` section says. Raises UserError when it holds nothing of this kind."""
-        return open_dataset(path, self.kind, self.data.split, self.data.streaming)
+        data = self.data
+        return open_dataset(path, self.kind, data.split, data.streaming, data.column, self.whole_split)
 
     def selected_rows(self, path: str, selection: RowSelection, name: str) -> Rows:
-        """The rows of the dataset at `path` that `selection`, the setting `name`, selects. Raises UserError if that is none."""
-        return select_rows(self.rows(path), selection, name, getattr(self, "kind", None))
+        """The rows of the dataset at `path` that `selection`, the setting `name`, selects. A selection by column `split`
+        replaces `data.split`. Raises UserError if that is none."""
+        by_split = "split" in {**selection.where, **selection.exclude}
+        reader = self.reading(self.whole_split, split=ALL) if by_split else self
+        return select_rows(reader.rows(path), selection, name, getattr(self, "kind", None))
+
+    def reading(self, whole_split: str = TRAIN, **changes: Any) -> Self:
+        """The same modality with another `whole_split` and other settings of `data`."""
+        other = copy.copy(self)
+        other.whole_split, other.data = whole_split, self.data.model_copy(update=changes)
+        return other
+
+    def validation(self) -> Self:
+        """The same modality, which reads `data.valid_split`."""
+        return self.reading(VALID, split=self.data.valid_split)
 
     @abstractmethod
     def examples(self, rows: Rows) -> ExampleDataset:

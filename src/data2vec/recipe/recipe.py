@@ -78,6 +78,11 @@ class Recipe(Settings):
         """The class is made by `recipe_class`, where pickle does not find it."""
         return _unpickle, (self.modality.name, self.objective.name, self.model_dump(mode="json"))
 
+    @property
+    def task(self) -> AnyObjective:
+        """The `objective:` section of fine-tuning, with the label column that `data.label` names, if it names one."""
+        return self.objective if self.data.label is None else self.objective.model_copy(update={"label": self.data.label})
+
     def build_modality(self) -> Modality:
         """The modality of this recipe, with its settings."""
         return modality_class(self.modality.name)(self.modality, self.data)

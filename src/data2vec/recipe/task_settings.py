@@ -24,6 +24,8 @@ class ProbeSettings(Settings):
     """The rows of `valid` to use; all by default."""
     label: str = "label"
     """The label column."""
+    column: str | None = None
+    """The column of the audio, image or text. None: one with a known name, or the only one."""
     knn_k: Annotated[int, Field(gt=0)] = 10
     """k of the nearest-neighbour classifier (cosine distance)."""
     max_examples: Annotated[int, Field(gt=0)] = 10000

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data2vec.data.loader import Loader
+from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.health.collapse import is_finite
@@ -45,8 +46,8 @@ from data2vec.train.trainer import run_training
 def finetune(
     recipe: str | Path | Recipe,
     model: str | Path | None = None,
-    data: str | None = None,
-    valid: str | None = None,
+    data: Any = None,
+    valid: Any = None,
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     resume: bool = False,
@@ -57,7 +58,8 @@ def finetune(
     `recipe`: a shipped name such as "speech/ctc-v1-base-10h", a YAML file, or a Recipe. Encoder settings that it does not set,
     such as sizes, are those of the model. `model`: anything that `data2vec.load` opens; None: an encoder with new weights, of
     the recipe's own shape. `scratch`: the model's encoder, but with new weights, as a baseline. `data` and `valid`: labelled
-    data, instead of the recipe's `data.train` and `data.valid`. The rest is as in `data2vec.pretrain`.
+    data, as paths, or as a `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.train` and `data.valid`. The rest
+    is as in `data2vec.pretrain`.
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
     folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
@@ -79,7 +81,7 @@ class FinetuneTask:
         torch.manual_seed(recipe.train.seed)
         self.objective = self._build_objective(modality)
         self.init_message = None if resume else self._init_objective()
-        task, valid = recipe.objective, recipe.data.valid
+        task, valid = recipe.task, recipe.data.valid
         assert isinstance(task, SupervisedSettings)
         self.evaluate_every = None if valid is None else task.validate_every
         if valid is not None:
@@ -91,7 +93,7 @@ class FinetuneTask:
 
     def _build_loader(self, modality: Modality) -> Loader:
         recipe, process = self.recipe, self.process
-        task: TaskSettings = recipe.objective
+        task: TaskSettings = recipe.task
         where = str(recipe.data.train)
         examples = modality.labelled(modality.selected_rows(where, recipe.data.train_rows, "data.train_rows"))
         values = read_labels(examples, task.label, where)
@@ -191,8 +193,8 @@ class FinetuneTask:
 def resolve_recipe(
     recipe: str | Path | Recipe,
     model: Any,
-    data: str | None,
-    valid: str | None,
+    data: Any,
+    valid: Any,
     overrides: Iterable[str] | JsonMapping,
     scratch: bool,
 ) -> Recipe:
@@ -213,7 +215,10 @@ def resolve_recipe(
     if source is not None and not source.recipe.encoder.final_norm:  # which can be removed, but not added without weights
         known["encoder.final_norm"] = False
     resolved = load_recipe(load_recipe(recipe, known, defaults), overrides)
-    paths = {"data.train": data or resolved.data.train, "data.valid": valid or resolved.data.valid}
+    paths: dict[str, str | None] = {
+        "data.train": resolved.data.train if data is None else data_path(data),
+        "data.valid": resolved.data.valid if valid is None else data_path(valid),
+    }
     if paths["data.train"] is None:
         raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
     if model is not None and not scratch:

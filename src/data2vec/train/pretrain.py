@@ -8,6 +8,7 @@ import torch
 
 from data2vec.data.dataset import Rows
 from data2vec.data.loader import Loader
+from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.health.collapse import stop_reason
@@ -29,16 +30,17 @@ from data2vec.train.trainer import run_training
 
 def pretrain(
     recipe: str | Path | Recipe,
-    data: str | None = None,
+    data: Any = None,
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Run:
     """Pre-train a model, and write it, its metrics and its checkpoints to a run folder.
 
-    `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: the training data, instead of the
-    recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or ["train.lr=1e-3"]. `out`: the run folder, by default
-    runs/NAME-OF-THE-RECIPE. `resume`: resume from the latest complete checkpoint in `out`, bit-exactly.
+    `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: the training data, as a path, or as a
+    `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or
+    ["train.lr=1e-3"]. `out`: the run folder, by default runs/NAME-OF-THE-RECIPE. `resume`: resume from the latest complete
+    checkpoint in `out`, bit-exactly.
 
     Under torchrun every process calls this; restarted processes resume automatically. Raises UserError for wrong arguments,
     and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
@@ -112,10 +114,10 @@ class PretrainTask:
         self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
 
 
-def _resolve_recipe(recipe: str | Path | Recipe, data: str | None, overrides: Iterable[str] | JsonMapping) -> Recipe:
+def _resolve_recipe(recipe: str | Path | Recipe, data: Any, overrides: Iterable[str] | JsonMapping) -> Recipe:
     """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""
     resolved = load_recipe(recipe, overrides)
-    train = data if data is not None else resolved.data.train
+    train = data_path(data) if data is not None else resolved.data.train
     if train is None:
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")
     paths = {

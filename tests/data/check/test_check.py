@@ -422,3 +422,55 @@ def test_a_clip_is_unreadable_exactly_where_training_leaves_it_out(tmp_path, wav
     elif content != "huge_rate":  # whose header is that of a clip of no length, which is left out before it is decoded
         with pytest.raises(CorruptExample, match=reason):
             examples.load(0, None, None)
+
+
+def test_report_shows_the_splits_and_what_is_read_first(tmp_path, clips):
+    folder = clips(4)
+    for name, number in (("train-clean", 2), ("dev", 1), ("notes", 1)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(number):
+            (tmp_path / "set" / name / f"{i}.flac").write_bytes((folder / f"00{i}.flac").read_bytes())
+    found = check(tmp_path / "set", workers=0)
+    assert only(found).splits == {"dev": 1, "train-clean": 2} and only(found).examples == 2
+    text = str(found)
+    assert "splits        dev (1), train-clean (2); train is read" in text
+    assert "first         train-clean/0.flac" in text and "train-clean/1.flac" in text and "dev/0.flac" not in text
+    assert only(check(tmp_path / "set", split="dev", workers=0)).first == [str(tmp_path / "set" / "dev" / "0.flac")]
+    with pytest.raises(UserError, match=r"has no split 'test', only dev \(1\), train-clean \(2\); notes/ belong to none"):
+        check(tmp_path / "set", split="test", workers=0)
+
+
+def test_report_shows_the_beginning_of_the_first_texts_of_the_column(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "id,review,stars\n" + "".join(f"tt{i},review {i} {'word ' * 30},{i % 2}\n" for i in range(5))
+    )
+    with pytest.raises(UserError, match=r"several columns can hold text, id, review, stars; name one by data\.column"):
+        check(tmp_path / "a.csv", workers=0)
+    found = check(tmp_path / "a.csv", workers=0, column="review", label="stars")
+    assert [text[:10] for text in only(found).first] == ["'review 0 ", "'review 1 ", "'review 2 "]
+    assert only(found).classes == {"0": 3, "1": 2} and "first         'review 0 word" in str(found)
+    with pytest.raises(UserError, match="label: there is no column 'starz' in the data, only id, text, stars"):
+        check(tmp_path / "a.csv", workers=0, column="review", label="starz")
+
+
+def test_examples_without_a_label_are_counted(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,\nc,y\nd, \n")
+    found = check(tmp_path / "a.csv", workers=0)
+    assert only(found).classes == {"x": 1, "y": 1} and only(found).unlabelled == 2
+    assert "classes       2: x (1), y (1); 2 without" in str(found)
+
+
+def test_dataset_in_memory_is_checked():
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": ["x", "y"]})
+    assert only(check(rows, workers=0)).classes == {"x": 1, "y": 1}
+    both = datasets.DatasetDict({"train": rows, "test": rows.select([0])})
+    found = check(both, split="test", workers=0)
+    assert only(found).examples == 1 and only(found).splits == {"test": 1, "train": 1}
+
+
+def test_lists_of_transcripts_are_no_documents(tmp_path, clips):
+    folder = clips(2)
+    (folder / "1.trans.txt").write_text("000 WORDS\n")
+    assert [part.kind for part in check(folder, workers=0).parts] == ["audio"]

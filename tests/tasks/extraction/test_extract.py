@@ -179,7 +179,7 @@ def test_text_tables_strings_files_and_token_ids_are_inputs(tmp_path: Path) -> N
     data2vec.features(text, texts, tmp_path / "strings.parquet")
     one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("table", "strings"))
     assert one["features"].to_pylist() == other["features"].to_pylist()
-    assert one["kind"].to_pylist() == [0, 1, 2, 3]
+    assert one["kind"].to_pylist() == ["0", "1", "2", "3"]
     assert one["name"].to_pylist() == ["input 1", "input 2", "input 3", "input 4"]
     data2vec.features(text, [tmp_path / "a.txt", [0, 5, 2]], tmp_path / "file.npy")
     hidden, lengths, names, about = read(tmp_path / "file.npy")

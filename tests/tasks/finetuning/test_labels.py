@@ -12,6 +12,7 @@ from data2vec.tasks.finetuning.labels import (
     balancing_repeats,
     encode_labels,
     split_labels,
+    targets_from_head,
     targets_from_labels,
     warn_long_transcripts,
 )
@@ -35,10 +36,37 @@ def test_numeric_classes_are_sorted_by_value() -> None:
     assert found.class_probabilities(torch.tensor([1, 0])).tolist() == [[0, 1], [1, 0]]
 
 
+def test_order_of_classes_does_not_depend_on_that_of_the_examples() -> None:
+    names = ["10", "9", "01", "1", "1.0", "nan", "inf", "b", "a", "-2", "1_0"]
+    expected = ("-2", "01", "1", "1.0", "9", "10", "1_0", "a", "b", "inf", "nan")
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(names))
+        assert targets_from_labels([names[i] for i in order], ClassificationSettings()).head.labels == expected
+
+
+@pytest.mark.parametrize("missing", [None, "", " ", float("nan")])
+def test_missing_label_is_no_class_and_is_left_out(missing: object, caplog: pytest.LogCaptureFixture) -> None:
+    found = targets_from_labels(["cat", missing, "dog"], ClassificationSettings())
+    assert found.head.labels == ("cat", "dog")
+    kept, labels = encode_labels(["cat", missing, "dog"], found, "here")
+    assert kept.tolist() == [0, 2] and labels == [0, 1]
+    assert "here: 1 of 3 examples are left out: invalid label (example 1: no label)" in caplog.text
+
+
+def test_labels_are_encoded_by_the_names_in_the_head() -> None:
+    head = targets_from_labels(["b", "a"], ClassificationSettings()).head
+    found = targets_from_head(head, ClassificationSettings())
+    assert [found.encode(name) for name in ("a", "b")] == [0, 1]
+    for other in (0, "c", "A"):
+        with pytest.raises(ValueError, match=f"{str(other)!r} is none of the 2 classes of the training data, a, b"):
+            found.encode(other)
+
+
 def test_multi_label_targets_are_multi_hot() -> None:
     found = targets_from_labels(["dog|rain", "rain"], ClassificationSettings(problem_type="multi_label_classification"))
     assert found.head.labels == ("dog", "rain")
     assert found.collate([found.encode("rain, dog"), found.encode("rain")]).tolist() == [[1, 1], [0, 1]]
+    assert found.collate([found.encode([])]).tolist() == [[0, 0]], "an empty list is a label"
     assert split_labels(["a", "b"]) == split_labels("a;b") == split_labels(" a | b ") == ["a", "b"]
 
 

@@ -218,3 +218,35 @@ def test_texts_of_a_table_are_probed_as_separate_examples(tmp_path: Path) -> Non
     found = probe(text, tmp_path / "train.tsv", tmp_path / "valid.tsv", {"probe.label": "kind"})
     assert (found.train, found.valid, found.chance) == (80, 80, 0.5)
     assert found.best("linear").linear > 0.9
+
+
+def test_examples_without_a_label_are_left_out_and_counted(
+    vision: Model, data: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = sorted(data[0].rglob("*.png"))
+    rows = "".join(f"{path.relative_to(data[0])},{path.parent.name if i else ''}\n" for i, path in enumerate(files))
+    (data[0] / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    settings = load_recipe("vision/v1-tiny", {"probe.data": str(data[0]), "probe.valid": str(data[1])}).probe
+    train, valid = load_probe_sets(vision.modality, settings, 0)
+    assert (len(train.indices), len(valid.indices)) == (23, 12) and set(train.classes) == set(COLOURS)
+    assert "1 of 24 examples are left out: no label (examples 0)" in caplog.text
+    (data[0] / "metadata.csv").write_text("file_name,label\n" + "".join(f"{path.relative_to(data[0])},\n" for path in files))
+    with pytest.raises(UserError, match=r"probe\.label: no example in .* has a 'label'"):
+        load_probe_sets(vision.modality, settings, 0)
+
+
+def test_one_folder_of_splits_is_probed_on_train_and_valid(vision: Model, tmp_path: Path) -> None:
+    for seed, (split, count) in enumerate({"train": 6, "dev": 3, "test": 5}.items()):
+        pictures(tmp_path / split, COLOURS, count, seed)
+    settings = load_recipe("vision/v1-tiny", {"probe.data": str(tmp_path), "probe.valid": str(tmp_path)}).probe
+    train, valid = load_probe_sets(vision.modality, settings, 0)
+    assert (len(train.indices), len(valid.indices)) == (18, 9)
+
+
+def test_numbers_in_a_text_table_are_no_classes(vision: Model, data: tuple[Path, Path]) -> None:
+    files = sorted(data[0].rglob("*.png"))
+    rows = "".join(f"{path.relative_to(data[0])},{i / 7:.2f}\n" for i, path in enumerate(files))
+    (data[0] / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    settings = load_recipe("vision/v1-tiny", {"probe.data": str(data[0]), "probe.valid": str(data[1])}).probe
+    with pytest.raises(UserError, match=r"holds numbers such as 0\.14, not classes"):
+        load_probe_sets(vision.modality, settings, 0)

@@ -31,8 +31,8 @@ class Aggregate:
         values = ([each.get(column) for column in self.columns] for each in found)
         self.table.executemany(f"insert into examples values ({', '.join('?' * len(self.columns))})", values)
 
-    def report(self, classes: list[str] | None, token_counter: str | None) -> KindReport:
-        """The report of all examples. `classes`: the class names of integer labels."""
+    def report(self, token_counter: str | None, first: list[str], splits: dict[str, int]) -> KindReport:
+        """The report of all examples. The arguments are those of `KindReport`."""
         number, size = self.table.execute("select count(*), total(bytes) from examples").fetchone()
         octave = f"octave({_quoted(MEASURES[self.kind][0])})"
         labels = self._counted("label")
@@ -43,13 +43,16 @@ class Aggregate:
             self._column("select name || ': ' || problem from examples where problem is not null"),
             self._column("select name || ': ' || problem from examples where damaged"),
             self._duplicates(),
-            {classes[label] if classes and label >= 0 else str(label): n for label, n in labels.items()},
+            {str(label): n for label, n in labels.items()},
+            self._column("select count(*) from readable where label is null")[0] if labels else 0,
             {name: distribution for name in MEASURES[self.kind] if (distribution := self._distribution(_quoted(name)))},
             dict(self._rows(f"select {octave}, count(*) from readable where {octave} is not null group by 1 order by 1")),
             {name: self._counted(name) for name in CATEGORIES[self.kind]},
             {title: self._column(f"select name from readable where {how}") for title, (how, _) in FLAGS[self.kind].items()},
             {needs.recipe: self._usable(needs) for needs in RECIPE_NEEDS[self.kind]},
             token_counter,
+            first,
+            splits,
         )
 
     def _usable(self, needs: RecipeNeeds) -> Usable:

@@ -18,9 +18,13 @@ from data2vec.data.check.aggregate import Aggregate
 from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
 from data2vec.data.dataset import Row, Rows
-from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TEXT_TABLES, SignalKind, count_endings, with_ending
+from data2vec.data.sources.columns import NoSignal, class_names, label_value
+from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TABLES, SignalKind, count_endings, with_ending
+from data2vec.data.sources.library import data_path, saved_datasets
 from data2vec.data.sources.local import list_files
-from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.data.sources.open_dataset import list_splits, read_dataset
+from data2vec.data.sources.shards import Request
+from data2vec.data.sources.splits import TRAIN, NoSplit, SplitChoice
 from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data2vec.errors import CorruptExample, UserError
@@ -31,27 +35,33 @@ TRAINING_CHARACTERS = 16 * 2**20
 """At most this many characters are used to train it."""
 CHUNK = 16
 """Examples that are sent to a worker at a time."""
-TABLES = (*TEXT_TABLES, *SHARDS)
+FIRST = 3
+"""How many examples are shown."""
+PREVIEW_CHARACTERS = 60
+"""How much of a text is shown."""
 T = TypeVar("T")
 
 
 def check(
-    where: str | Path,
+    where: Any,
     kind: SignalKind | None = None,
-    split: str = "train",
+    split: str = TRAIN,
     tokenizer: str | Path | None = None,
     workers: int | None = None,
     out: str | Path | None = None,
+    column: str | None = None,
+    label: str = "label",
 ) -> DataReport:
     """Read a dataset and report what it contains. An unreadable example is part of the report, not an error.
 
-    `where` and `split` are what `data.train` and `data.split` may be. `kind`: audio, image or text; by default every
-    kind that the dataset contains. `tokenizer`: the folder of the tokenizer to count tokens with; by default one is trained on
-    the text, up to its first 16 million characters. `workers`: processes, by default one per core. `out`: a JSON file for
-    the complete report.
+    `where`, `split` and `column` are what `data.train`, `data.split` and `data.column` may be; or a `datasets.Dataset` or
+    `DatasetDict`. `label`: the column whose classes are counted. `kind`: audio, image or text; by default every kind that the
+    dataset contains. `tokenizer`: the folder of the tokenizer to count tokens with; by default one is trained on the text, up
+    to its first 16 million characters. `workers`: processes, by default one per core. `out`: a JSON file for the complete
+    report.
 
-    Raises UserError when there is no such dataset, or nothing of this kind in it."""
-    where = str(where)
+    Raises UserError when there is no such dataset, no such split, or nothing of this kind in it."""
+    where = data_path(where)
     if kind not in (None, *MEDIA):
         raise UserError(f"kind: {kind!r} is none of {', '.join(MEDIA)}")
     if out is not None and not Path(out).absolute().parent.is_dir():
@@ -60,43 +70,52 @@ def check(
     if workers < 0:
         raise UserError(f"workers: {workers} is not a number of processes; use 0 or more (0: in this process)")
     loaded_tokenizer = load_tokenizer(tokenizer) if tokenizer is not None else None
-    files = _files(where, split)
-    kinds = _kinds(where, split, files) if kind is None else [kind]
-    parts = tuple(_check_kind(where, each, split, files, loaded_tokenizer, workers) for each in kinds)
+    files = _files(where)
+    request = Request(where, kind or "text", column, label, files is None or bool(with_ending(files, SHARDS)))
+    choice = SplitChoice(split)
+    parts, missing = list[KindReport](), list[NoSplit]()
+    for each in _kinds(request, choice, files) if kind is None else [kind]:
+        try:
+            parts.append(_check_kind(request._replace(kind=each), choice, loaded_tokenizer, workers))
+        except NoSplit as error:  # such as a README.txt beside audio in split folders
+            missing.append(error)
+    if not parts:
+        raise missing[0]
     settings = ""
     if loaded_tokenizer is not None:
         size = loaded_tokenizer.get_vocab_size()
         settings = f" data.tokenizer={shlex.quote(str(tokenizer))} modality.vocab_size={size}"
-    found = DataReport(where, split, parts, _other_files(files or [], kinds), settings)
+    others = _other_files(files or [], [part.kind for part in parts])
+    found = DataReport(where, split, tuple(parts), others, settings)
     if out is not None:
         Path(out).write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
 
 
-def _files(where: str, split: str) -> list[str] | None:
-    """The files of a local dataset; None for a URL or a dataset on the hub."""
+def _files(where: str) -> list[str] | None:
+    """The paths of the files of a local dataset; None for a URL, a dataset on the hub or a saved one."""
     path = Path(where.removeprefix("file://")).expanduser()
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and saved_datasets(path)):
         return None
-    return [str(file) for file in list_files(path, split)[1]] if path.is_dir() else [str(path)]
+    return [str(path / file) for file in list_files(path)] if path.is_dir() else [str(path)]
 
 
-def _kinds(where: str, split: str, files: list[str] | None) -> list[SignalKind]:
+def _kinds(request: Request, choice: SplitChoice, files: list[str] | None) -> list[SignalKind]:
     """The kinds of the files, by their endings; for tables, archives and hub datasets the first kind that they contain."""
     if files is not None:
         if found := [kind for kind in MEASURES if with_ending(files, MEDIA[kind])]:
             return found
-        if not with_ending(files, TABLES):
-            raise UserError(f"{where}: no audio, image or text found; found {count_endings(files)}")
-    members, reasons = _members(with_ending(files or [], ARCHIVES)), dict[SignalKind, str]()
+        if not with_ending(files, (*TABLES, *ARCHIVES)):
+            raise UserError(f"{request.where}: no audio, image or text found; found {count_endings(files)}")
+    members, reasons = _members(with_ending(files or [], ARCHIVES)), dict[SignalKind, NoSignal]()
     # An archive without the requested kind is read to its end, so start with the kind of its first members.
     for kind in sorted(MEASURES, key=lambda kind: not with_ending(members, MEDIA[kind])):
         try:
-            open_dataset(where, kind, split, streaming=True)
+            read_dataset(request._replace(kind=kind, streaming=True), choice)
             return [kind]
-        except UserError as error:
-            reasons[kind] = str(error)
-    raise UserError(reasons["text"])
+        except NoSignal as error:
+            reasons[kind] = error
+    raise reasons["text"]
 
 
 def _members(shards: list[str]) -> list[str]:
@@ -113,16 +132,16 @@ def _members(shards: list[str]) -> list[str]:
 def _other_files(files: list[str], kinds: list[SignalKind]) -> str | None:
     """The files that are not read, counted by ending."""
     wanted = tuple(ending for kind in kinds for ending in MEDIA[kind])
-    read = wanted if with_ending(files, wanted) else TABLES
+    read = wanted if with_ending(files, wanted) else (*TABLES, *ARCHIVES)
     aside = set(files) - set(with_ending(files, (*read, "metadata.csv")))
     return count_endings(sorted(aside)) if aside else None
 
 
-def _check_kind(
-    where: str, kind: SignalKind, split: str, files: list[str] | None, tokenizer: Tokenizer | None, workers: int
-) -> KindReport:
-    streaming = files is None or bool(with_ending(files, SHARDS))
-    rows = open_dataset(where, kind, split, streaming)
+def _check_kind(request: Request, choice: SplitChoice, tokenizer: Tokenizer | None, workers: int) -> KindReport:
+    kind, label = request.kind, request.label
+    rows = read_dataset(request, choice)
+    if label != "label" and label not in rows.features:
+        raise UserError(f"label: there is no column {label!r} in the data, only {', '.join(rows.features)}")
     token_counter = None
     if kind == "text":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # otherwise the library warns for every worker
@@ -132,19 +151,28 @@ def _check_kind(
             tokenizer = train_tokenizer(texts, VOCABULARY)
             token_counter = f"a {VOCABULARY}-id tokenizer trained on {'all text' if whole else 'its beginning (an estimate)'}"
     loader = DataLoader(
-        _Examples(kind, tokenizer),
+        _Examples(kind, tokenizer, label, class_names(rows.features.get(label))),
         batch_size=None,
         sampler=_chunks(_numbered(rows, kind)),
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=_ignore_interrupt if workers else None,
     )
+    first = [_preview(name, row, kind) for name, row in islice(_numbered(rows, kind), FIRST)]
     with closing(Aggregate(kind)) as aggregate:
-        with _bar(None if streaming else len(rows), kind) as bar:
+        with _bar(len(rows) if hasattr(rows, "__len__") else None, kind) as bar:
             for found in loader:
                 aggregate.add(found)
                 bar.update(len(found))
-        return aggregate.report(getattr(rows.features.get("label"), "names", None), token_counter)
+        return aggregate.report(token_counter, first, list_splits(request))
+
+
+def _preview(name: str, row: Row | str, kind: SignalKind) -> str:
+    """The beginning of a text; otherwise the name of an example."""
+    if isinstance(row, str) or not isinstance(row[kind], str):
+        return name
+    text = " ".join(row[kind].split())
+    return repr(text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]}…")
 
 
 def _bar(total: int | None, kind: SignalKind) -> Any:
@@ -191,8 +219,8 @@ def _chunks(rows: Iterator[T]) -> Iterator[list[T]]:
 class _Examples(Dataset[list[Finding]]):
     """Runs `inspect_example` on rows, in the workers."""
 
-    def __init__(self, kind: SignalKind, tokenizer: Tokenizer | None):
-        self.kind, self.tokenizer = kind, tokenizer
+    def __init__(self, kind: SignalKind, tokenizer: Tokenizer | None, label: str, classes: list[str] | None):
+        self.kind, self.tokenizer, self.label, self.classes = kind, tokenizer, label, classes
 
     def __getitem__(self, chunk: list[tuple[str, Row | str]]) -> list[Finding]:
         return [{"name": name} | self._examine(name, row) for name, row in chunk]
@@ -200,7 +228,7 @@ class _Examples(Dataset[list[Finding]]):
     def _examine(self, name: str, row: Row | str) -> Finding:
         if isinstance(row, str):
             return {"problem": row, "damaged": 1}
-        label = row.get("label")
+        label = label_value(row.get(self.label), self.classes)
         kept = label if isinstance(label, str | int) else None  # not a score or a list of labels
         return {"label": kept} | inspect_example(self.kind, row, name, self.tokenizer)
 

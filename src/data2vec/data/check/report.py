@@ -63,6 +63,8 @@ class KindReport:
     """Groups of names of examples with identical content."""
     classes: dict[str, int]
     """Examples per class, the largest class first; empty without labels."""
+    unlabelled: int
+    """Readable examples without a label, if others have one."""
     distributions: dict[str, Distribution]
     """Of seconds and peak (audio); shorter side, width and height (image); tokens, words and characters (text)."""
     histogram: dict[float, int]
@@ -75,6 +77,10 @@ class KindReport:
     """What training would use, by the recipes that may be suggested."""
     token_counter: str | None
     """The tokenizer that tokens were counted with, for the report."""
+    first: list[str]
+    """The first examples: the beginning of their text, or their names."""
+    splits: dict[str, int]
+    """Files, or rows of a table, by the split that they are named by."""
 
     @property
     def readable(self) -> int:
@@ -108,8 +114,13 @@ class DataReport:
         unreadable = part.unreadable
         readable = f"; {part.readable:,} readable, {len(unreadable):,} unreadable" if unreadable else ", all readable"
         yield "examples", f"{part.examples:,}{readable}; {_size(part.bytes)}"
+        if part.splits:
+            yield "splits", f"{_most_frequent(part.splits)}; {self.split} is read"
+        for index, value in enumerate(part.first):
+            yield "" if index else "first", self._short(value)
         if part.classes:
-            yield "classes", f"{len(part.classes):,}: {_most_frequent(part.classes)}"
+            unlabelled = f"; {part.unlabelled:,} without" if part.unlabelled else ""
+            yield "classes", f"{len(part.classes):,}: {_most_frequent(part.classes)}{unlabelled}"
         if total := part.distributions.get("seconds"):
             yield "total", f"{total.total / 3600:.2f} hours"
         if total := part.distributions.get("tokens"):

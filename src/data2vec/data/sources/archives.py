@@ -1,65 +1,217 @@
 """Tar archives in webdataset layout as rows, read from start to end."""
 
 import json
+import logging
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from data2vec.data.dataset import Row
-from data2vec.data.sources.formats import MEDIA, SignalKind
+from data2vec.data.sources.formats import MEDIA, SignalKind, is_hidden
 from data2vec.data.sources.remote import open_binary
+from data2vec.data.sources.splits import SplitChoice, listed, split_of_folders
+from data2vec.data.sources.tables import stream_fields
 from data2vec.errors import UserError
+from data2vec.settings import JsonDict
+
+log = logging.getLogger(__name__)
+
+SIDECARS = (".json", ".cls", ".txt")
+"""Members that tell something of the example they belong to."""
 
 
-def read_archives(archives: Sequence[tuple[str, str]], kind: SignalKind) -> Iterator[Row]:
-    """Rows of tar archives, given as (path or URL, version): files that share a name up to its first dot are one example.
-
-    `.cls` becomes column `label`; the fields of `.json` and the content of `.txt` become columns. Nothing is unpacked to disk.
-    Raises UserError for a damaged archive."""
-    columns: list[str] | None = None
-    for archive, _ in archives:
-        try:
-            for row in _read_archive(archive, kind):
-                columns = columns if columns is not None else list(row)
-                yield {name: row.get(name) for name in columns}
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{archive} is not a complete tar archive: {error}; copy or create it again") from None
+DAMAGE = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error)
+"""The errors of an archive that is not complete."""
+_REPORTED: set[tuple[str, str]] = set()
+"""Streamed archives of which this process has reported what is in no example; they are read again in every epoch."""
 
 
-class _Member(tarfile.TarInfo):
+class _WholeMember(tarfile.TarInfo):
     """A member of an archive that ends as it should: the library takes a cut in front of a member for the end."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_WholeMember":
         try:
             return super().fromtarfile(archive)
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
             raise tarfile.ReadError("it ends before its end marker") from None
 
 
-def _read_archive(archive: str, kind: SignalKind) -> Iterator[Row]:
-    name, sample = None, Row()
-    with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar:
-        for member in tar:
-            folder, _, last = member.name.rpartition("/")
-            stem, _, ending = last.partition(".")
-            if not member.isfile() or not stem:
+class _Member(NamedTuple):
+    path: str
+    folder: str
+    stem: str
+    """Without folders and ending."""
+    ending: str
+    """From the last dot, in lower case."""
+    content: bytes
+
+    @property
+    def key(self) -> str:
+        """What the members of one example have in common: folders, and the name up to its first dot."""
+        return f"{self.folder}/{self.stem.partition('.')[0]}".strip("/")
+
+    @property
+    def own_key(self) -> str:
+        """Folders, and the name up to its last dot."""
+        return f"{self.folder}/{self.stem}".strip("/")
+
+    @property
+    def extension(self) -> str:
+        """From the first dot, without it: left.png."""
+        return f"{self.stem}{self.ending}".partition(".")[2].lower()
+
+
+def read_archives(
+    archives: Sequence[tuple[str, str]],
+    kind: SignalKind,
+    column: str | None = None,
+    choice: SplitChoice = SplitChoice(),  # noqa: B008  # immutable
+) -> Iterator[Row]:
+    """Rows of tar archives, given as (path or URL, version): the signal in column `kind`; `key`; `fields`, what else is known
+    of it, in JSON; and `left_out`, the members around it that are in no row.
+
+    Members one after another that share a name up to its first dot are one example; if several of them are signals, each of
+    these is one. `.cls` is the field `label`, `.txt` the field `txt`, the keys of an object in `.json` are fields. `column`
+    (`data.column`): only signals with this extension; for text, this field of `.json`. Nothing is unpacked to disk.
+
+    Raises UserError for a damaged archive, and when a member would overwrite another one."""
+    left_out: list[str] = []
+    for archive, _ in archives:
+        held: Row | None = None
+        try:
+            for row in _read_archive(archive, kind, column, choice, left_out):
+                if held is not None:
+                    yield held
+                held = row | {"left_out": left_out.copy()}
+                left_out.clear()
+        except DAMAGE as error:
+            if held is not None:
+                yield held
+            raise UserError(f"{archive} is not a complete tar archive: {error}; copy or create it again") from None
+        if held is not None:
+            held["left_out"] += left_out
+            left_out.clear()
+            yield held
+
+
+def stream_archives(label: str, **arguments: Any) -> Iterator[Row]:
+    """`read_archives(**arguments)` for streams, whose rows have the same columns: the signal, `key`, `label` and `split`.
+
+    `label`: the field that is the label."""
+    for archive in arguments.pop("archives"):
+        left_out: list[str] = []
+        for row in read_archives([archive], **arguments):
+            left_out += row.pop("left_out")
+            yield row | stream_fields(row.pop("fields"), label)
+        if left_out and archive not in _REPORTED:
+            log.warning("%s: %d members are in no example: %s", archive[0], len(left_out), listed(left_out))
+            _REPORTED.add(archive)
+
+
+def _read_archive(
+    archive: str, kind: SignalKind, column: str | None, choice: SplitChoice, left_out: list[str]
+) -> Iterator[Row]:
+    signals, other_splits = set[str](), set[str]()
+    damage: list[Exception] = []
+    for _, group in groupby(_members(archive, kind, left_out, damage), lambda member: member.key):
+        members = list(group)
+        found = split_of_folders(members[0].folder)
+        if not choice.includes(found):
+            if (folder := _name(archive, f"{found.name if found else members[0].folder}/")) not in other_splits:
+                other_splits.add(folder)
+                left_out.append(folder)
+            continue
+        for own_key, row in _examples(archive, kind, column, members, left_out):
+            if own_key in signals:
+                raise UserError(
+                    f"{archive}: several members are the {kind} {own_key}; rename all but one, or name an ending by data.column"
+                )
+            signals.add(own_key)
+            yield row
+    if damage:  # after the last members that are complete
+        raise damage[0]
+
+
+def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[Exception]) -> Iterator[_Member]:
+    """The files that are a signal or may belong to one, without hidden ones; others are `left_out`. An error that ends the
+    archive too early is added to `damage`."""
+    try:
+        with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeMember) as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                if member.isdir() or is_hidden(member.name):
+                    continue
+                stem, dot, ending = name.rpartition(".")
+                ending = (dot + ending).lower()
+                source = tar.extractfile(member) if member.isfile() and ending in (*MEDIA[kind], *SIDECARS) else None
+                if source is None:
+                    left_out.append(_name(archive, member.name))
+                    continue
+                folder = "/".join(part for part in folder.split("/") if part not in ("", ".", ".."))
+                yield _Member(member.name, folder, stem, ending, source.read())
+    except DAMAGE as error:
+        damage.append(error)
+
+
+def _name(archive: str, member: str) -> str:
+    return f"{archive.rpartition('/')[2]}/{member}"
+
+
+def _examples(
+    archive: str, kind: SignalKind, column: str | None, members: Sequence[_Member], left_out: list[str]
+) -> Iterator[tuple[str, Row]]:
+    """(key up to the last dot, row) of each example among members that share a name up to its first dot."""
+    fields: dict[str, JsonDict] = {}
+    signals: list[tuple[_Member, bytes]] = []
+    for member in members:
+        if member.ending in MEDIA[kind]:
+            if column is None or column.lower() in (member.extension, member.ending[1:]) or kind == "text":
+                signals.append((member, member.content))
+            else:
+                left_out.append(_name(archive, member.path))
+            continue
+        try:
+            if member.path in fields:
+                raise UserError(f"{archive}: two members are named {member.path}; rename or remove one")
+            fields[member.path] = _fields(member)
+        except ValueError:
+            left_out.append(_name(archive, member.path))
+    by_path = {member.path: member for member in members}
+    if kind == "text" and (not signals or column is not None):
+        name = column or "text"
+        signals = [
+            (by_path[path], values.pop(name).encode()) for path, values in fields.items() if isinstance(values.get(name), str)
+        ]
+    used: set[str] = set()
+    for signal, content in signals:
+        known: JsonDict = {}
+        for path, values in fields.items():
+            stem = by_path[path].stem
+            if len(signals) > 1 and stem != signal.stem and not signal.stem.startswith(f"{stem}."):
                 continue
-            if (folder, stem) != name:
-                if kind in sample:
-                    yield sample
-                name, sample = (folder, stem), {"key": f"{folder}/{stem}".strip("/")}
-            source = tar.extractfile(member)
-            content = source.read() if source else b""
-            ending = ending.lower()
-            if f".{ending.rpartition('.')[2]}" in MEDIA[kind]:
-                sample[kind] = {"bytes": content, "path": f"{archive}/{member.name}"}
-            elif ending == "json":
-                fields = json.loads(content)
-                if kind == "text" and isinstance(fields.get("text"), str):
-                    fields["text"] = {"bytes": fields["text"].encode(), "path": f"{archive}/{member.name}"}
-                sample |= {k: v for k, v in fields.items() if k == kind or isinstance(v, str | int | float)}
-            elif ending in ("cls", "txt"):
-                words = content.decode(errors="replace").strip()
-                sample["label" if ending == "cls" else "txt"] = int(words) if ending == "cls" and words.isdigit() else words
-    if kind in sample:
-        yield sample
+            used.add(path)
+            for name, value in values.items():
+                name = f"json.{name}" if name in (kind, "key") else name
+                if known.setdefault(name, value) != value:
+                    raise UserError(f"{archive}: {path} has another {name} for {signal.path} than a member before it; keep one")
+        key = signal.key if len(signals) == 1 else signal.own_key
+        row = {"key": key, kind: {"bytes": content, "path": f"{archive}/{signal.path}"}, "fields": json.dumps(known)}
+        yield signal.own_key, row
+    left_out += [_name(archive, path) for path in fields if path not in used]
+
+
+def _fields(member: _Member) -> JsonDict:
+    """What a member tells of its example. Raises ValueError if it is not UTF-8, or no object in JSON."""
+    text = member.content.decode("utf-8-sig")
+    if member.ending == ".cls":
+        return {"label": text.strip()}
+    if member.ending == ".txt":
+        return {"txt": text.strip()}
+    fields: Any = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("no object")
+    return fields

@@ -8,7 +8,10 @@ from typing import Literal
 SignalKind = Literal["audio", "image", "text"]
 
 MEDIA: dict[SignalKind, tuple[str, ...]] = {
-    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus"),
+    "audio": (
+        *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph"),
+        *(".w64", ".rf64"),
+    ),
     "image": (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico", ".pcx"),
@@ -16,10 +19,13 @@ MEDIA: dict[SignalKind, tuple[str, ...]] = {
     "text": (".txt",),
 }
 """Files that hold one example."""
+TRANSCRIPTS = ".trans.txt"
+"""The ending of LibriSpeech's lists of transcripts, which are no documents."""
 PARQUET = (".parquet",)
 JSON_LINES = (".jsonl",)
 TEXT_TABLES = (".tsv", ".csv")
-ARCHIVES = (".tar", ".tgz", ".tar.gz")
+TABLES = (*TEXT_TABLES, *JSON_LINES, *PARQUET)
+ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 SHARDS = (*PARQUET, *JSON_LINES, *ARCHIVES)
 """Files that hold many examples and can be streamed."""
 
@@ -31,9 +37,19 @@ def formats_for(kind: SignalKind) -> tuple[tuple[str, ...], ...]:
     return MEDIA[kind], PARQUET, ARCHIVES
 
 
+def is_example(name: str) -> bool:
+    """Whether a file holds one example, not many."""
+    return name.lower().endswith(tuple(ending for endings in MEDIA.values() for ending in endings))
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file, or a folder of its relative path, is hidden, or was added to an archive by macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/") if part not in (".", ".."))
+
+
 def with_ending(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
-    """Those of `names` that have one of the endings, in any case."""
-    return [name for name in names if name.lower().endswith(endings)]
+    """Those of `names` that have one of the endings, in any case, without lists of transcripts."""
+    return [name for name in names if name.lower().endswith(endings) and not name.lower().endswith(TRANSCRIPTS)]
 
 
 def count_endings(names: Sequence[str]) -> str:

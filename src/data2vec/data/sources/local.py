@@ -1,56 +1,83 @@
 """Local folders: their files, and media files as rows with labels or metadata."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data2vec.data.dataset import Rows
-from data2vec.data.sources.formats import SignalKind
-from data2vec.data.sources.splits import SPLITS, find_split
-from data2vec.data.sources.tables import read_table
+from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden
+from data2vec.data.sources.splits import SplitName, without_split_folder
+from data2vec.data.sources.tables import ArrowTable
 from data2vec.errors import UserError
 
+CLIPS = "clips"
+"""A folder beside a table that its paths are relative to if they are not relative to the table: Common Voice's."""
+TRIED_PATHS = 100
+"""How many paths of a table are tried."""
 
-def list_files(folder: Path, split: str) -> tuple[Path, list[Path]]:
-    """All files below `folder`, sorted and without hidden ones, and the folder they were taken from.
 
-    When all sub-folders are named like splits, only the files of `split`."""
-    inside = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if inside and all(name.lower() in SPLITS for name in inside):
-        folder = folder / inside[find_split(inside, split, folder)]
-    paths: list[Path] = []
+def list_files(folder: Path) -> list[str]:
+    """All files below `folder` as sorted relative paths, without hidden ones."""
+    paths: list[str] = []
     visited: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
-        paths += [] if real in visited else [Path(root, name) for name in files if not name.startswith(".")]
+        folders[:] = [] if real in visited else [name for name in folders if not is_hidden(name)]
+        names = [] if real in visited else [name for name in files if not is_hidden(name)]
+        inside = Path(root).relative_to(folder).as_posix()
+        paths += names if inside == "." else [f"{inside}/{name}" for name in names]
         visited.add(real)
-    return folder, sorted(paths)
+    return sorted(paths)
 
 
-def media_rows(folder: Path, files: Sequence[Path], kind: SignalKind, is_folder: bool) -> Rows:
-    """Rows of file paths, with the columns of `folder`/metadata.csv, or with the sub-folders as labels, if `is_folder`.
+def base_folder(folder: Path, paths: Sequence[str]) -> Path:
+    """What the paths in a table are relative to: its folder; or a folder clips in it, if one of the paths is only there."""
+    clips = folder / CLIPS
+    return clips if not _any_exists(folder, paths) and _any_exists(clips, paths) else folder
 
-    The folder builders of the `datasets` library would hash and copy every file."""
+
+def _any_exists(folder: Path, paths: Sequence[str]) -> bool:
+    return any((folder / path).exists() for path in paths)
+
+
+def media_rows(folder: Path, files: Sequence[str], splits: Sequence[SplitName | None], kind: SignalKind) -> ArrowTable:
+    """A table of files, given as relative paths: with the folders they are in as labels, where these are one deep below the
+    folder or a split; audio files with the transcripts in LibriSpeech's lists beside them."""
+    table = signal_table([str(folder / file) for file in files], kind)
+    inside = [without_split_folder(file, split).split("/") for file, split in zip(files, splits, strict=True)]
+    depths = {len(parts) for parts in inside}
+    if depths in ({2}, {1, 2}):
+        table = table.append_column("label", _text([parts[0] if len(parts) == 2 else None for parts in inside]))
+    if kind == "audio" and (transcripts := _read_transcripts({folder / Path(file).parent for file in files})):
+        found = [
+            transcripts.get(str(Path(file).with_suffix(""))) for file in table[kind].combine_chunks().field("path").to_pylist()
+        ]
+        table = table.append_column("transcript", _text(found))
+    return table
+
+
+def signal_table(paths: Sequence[str], kind: SignalKind) -> ArrowTable:
+    """A table with the column `kind`: {"bytes": None, "path"} of each file."""
     import pyarrow as pa
-    from datasets import Dataset
 
-    columns: dict[str, list[Any]] = {}
-    metadata = folder / "metadata.csv"
-    if is_folder and metadata.is_file():
-        columns = read_table(metadata, text_columns=("file_name", "transcript", "text"))
-        if "file_name" not in columns:
-            raise UserError(f"{metadata} has no column file_name, only {', '.join(columns)}")
-        files = [folder / name for name in columns.pop("file_name")]
-    elif is_folder and (labels := _class_folders(folder, files)):
-        columns = {"label": labels}
-    paths = pa.array([str(path) for path in files], pa.string())
-    signal = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], ["bytes", "path"])
-    return Dataset(pa.table({kind: signal} | {name: pa.array(values) for name, values in columns.items() if name != kind}))
+    signal = [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())]
+    return pa.table({kind: pa.StructArray.from_arrays(signal, ["bytes", "path"])})
 
 
-def _class_folders(folder: Path, files: Sequence[Path]) -> list[str] | None:
-    """The sub-folder of each file, when all files are exactly one folder deep."""
-    inside = [path.relative_to(folder).parts for path in files]
-    return [parts[0] for parts in inside] if all(len(parts) == 2 for parts in inside) else None
+def _text(values: Sequence[str | None]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values, pa.string())
+
+
+def _read_transcripts(folders: Iterable[Path]) -> dict[str, str]:
+    """The transcripts in the lists (`.trans.txt`) of folders, by the path of the audio without its ending."""
+    found: dict[str, str] = {}
+    for folder in sorted(folders):
+        for path in sorted(folder.glob(f"*{TRANSCRIPTS}")):
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError:
+                raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
+            found |= {str(folder / name): text for name, _, text in (line.partition(" ") for line in lines)}
+    return found

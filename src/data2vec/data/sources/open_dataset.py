@@ -1,11 +1,14 @@
 """Open a dataset, wherever it is: a folder, a file, a URL or a dataset on the hub."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data2vec.data.dataset import Rows
-from data2vec.data.sources.archives import read_archives
+from data2vec.data.sources.columns import NoSignal, class_names, label_value
 from data2vec.data.sources.formats import (
     ARCHIVES,
     JSON_LINES,
@@ -15,112 +18,281 @@ from data2vec.data.sources.formats import (
     SignalKind,
     count_endings,
     formats_for,
+    is_example,
     with_ending,
 )
 from data2vec.data.sources.hub import hub_name, no_such_path
-from data2vec.data.sources.library import dataset_from_generator, error_reason, load_library_dataset, shuffled_stream
+from data2vec.data.sources.library import dataset_from_table, load_library_dataset, load_saved, saved_datasets, shuffled_stream
+from data2vec.data.sources.listings import METADATA, find_listings, listing_source, path_columns, read_listing
 from data2vec.data.sources.local import list_files, media_rows
-from data2vec.data.sources.remote import file_version, list_remote_files
-from data2vec.data.sources.splits import files_of_split
-from data2vec.data.sources.tables import TEXT_COLUMNS, read_json_lines, table_rows
+from data2vec.data.sources.remote import list_remote_files
+from data2vec.data.sources.shards import Request, read_shards
+from data2vec.data.sources.signals import to_signals
+from data2vec.data.sources.splits import (
+    ALL,
+    SPLITS,
+    TRAIN,
+    Source,
+    SplitChoice,
+    SplitName,
+    count_splits,
+    listed,
+    name_splits,
+    no_split,
+    pick_split,
+    split_of_name,
+    split_of_value,
+)
 from data2vec.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def open_dataset(path: str, kind: SignalKind, split: str = "train", streaming: bool = False) -> Rows:
+
+def open_dataset(
+    path: str,
+    kind: SignalKind,
+    split: str = TRAIN,
+    streaming: bool = False,
+    column: str | None = None,
+    whole: str = TRAIN,
+    label: str = "label",
+) -> Rows:
     """The rows of a dataset: a `datasets.Dataset`, memory-mapped or of file paths; with `streaming` an `IterableDataset`.
 
-    `path` is a folder, a file (parquet, tar, jsonl, tsv, csv or a single media file), a URL of parquet, tar or jsonl that
-    fsspec can read, or "hf://owner/name" or "hf://owner/name:config" on the hub. `split` is used where there are several.
+    `path` is a folder, a file (parquet, tar, jsonl, tsv, csv or a single media file), a folder written by `save_to_disk` of the
+    `datasets` library, a URL of parquet, tar or jsonl that fsspec can read, or "hf://owner/name" or "hf://owner/name:config" on
+    the hub.
+    `split`: a name in the data, a word that stands for it, or "all"; data without splits counts as split `whole`. `column`: the
+    column of the signal; None: one with a known name, or the only one. `label`: the column of labels, for streams.
+
     Signals are in column `audio` or `image` as {"bytes", "path"}, not decoded; texts in `text`, as a string, or as {"bytes",
-    "path"} for files. Classes are in `label`. Other columns are kept. Nothing is written next to the data; Arrow copies go to
-    the cache of the `datasets` library.
+    "path"} for files. Other columns are kept; streams of jsonl and tar keep only `label` and `split`. Nothing is written next
+    to the data; Arrow copies go to the caches.
 
-    Raises UserError when there is no such dataset, or nothing of this kind in it."""
+    Raises UserError when there is no such dataset, nothing of this kind in it, no such split, and when it cannot be told which
+    column is the signal."""
+    return read_dataset(Request(path, kind, column, label, streaming), SplitChoice(split, whole))
+
+
+def read_dataset(request: Request, choice: SplitChoice) -> Rows:
+    """The rows of a split of a dataset. Raises UserError, as `open_dataset` does."""
+    source = find_source(request)
+    if source is None:
+        rows = _load_from_hub(request.where, choice, request.streaming)
+        return to_signals(rows, request.kind, request.column, request.where)
+    picked = pick_split(source.splits, source.names, choice, source.where)
+    indices = range(len(source.names)) if picked is None else picked
+    named = any(source.splits)
+    rows = source.read(list(indices), SplitChoice() if named else choice)
+    in_archives = all(source.names[index].lower().endswith(ARCHIVES) for index in indices)
+    by_column = _split_by_column(rows, choice, source.where, named, in_archives)
+    if picked is None and (by_column is None or next(iter(by_column), None) is None) and not in_archives:
+        raise no_split(source.where, choice.split, source.splits, source.names)
+    return rows if by_column is None else by_column
+
+
+def list_splits(request: Request) -> dict[str, int]:
+    """The number of local or remote files, or of the rows of a table that is not streamed, by the split that they are named by;
+    empty if they are named by none."""
+    source = find_source(request)
+    if source is None:
+        return {}
+    if named := count_splits(source.splits):
+        return named
+    rows = source.read(list(range(len(source.names))), SplitChoice())
+    feature = (rows.features or {}).get("split")
+    if feature is None or not hasattr(rows, "__len__"):
+        return {}
+    values = [label_value(value, class_names(feature)) for value in rows["split"][:]]
+    return count_splits(None if value is None else split_of_value(value) for value in values)
+
+
+def find_source(request: Request) -> Source | None:
+    """The files, rows or saved splits of a dataset; None for a dataset on the hub. Raises UserError if there are none."""
+    path = request.where
     local = Path(path.removeprefix("file://")).expanduser()
+    if local.is_dir():
+        return _folder_source(request, local)
     if local.exists():
-        rows = _open_local(local, kind, split, streaming)
-    elif (hub := hub_name(path, "dataset")) is not None:
-        name, _, config = hub.partition(":")
-        rows = load_library_dataset(path, name, config or None, split=split, streaming=streaming)
-    elif "://" in path:
-        rows = _open_remote(path, kind, split, streaming)
-    else:
-        raise no_such_path(path)
-    return _rename_signal_column(rows, kind, path)
+        return _file_source(request, local)
+    if hub_name(path, "dataset") is not None:
+        return None
+    if "://" in path:
+        return _remote_source(request)
+    raise no_such_path(path)
 
 
-def _open_local(path: Path, kind: SignalKind, split: str, streaming: bool) -> Rows:
-    folder, files = list_files(path, split) if path.is_dir() else (path.parent, [path])
-    for endings in formats_for(kind):
-        matching = [p for p in files if p.name.lower().endswith(endings)]
-        if endings in (TEXT_TABLES, JSON_LINES):
-            matching = [p for p in matching if p.parent == folder and p.name != "metadata.csv"]
-        if not matching:
-            continue
+def _folder_source(request: Request, root: Path) -> Source:
+    kind = request.kind
+    if parts := saved_datasets(root):
+        return _saved_source(request, parts)
+    files = list_files(root)
+    readable = with_ending(files, tuple(ending for endings in formats_for(kind) for ending in endings))
+    readable = [name for name in readable if name.rpartition("/")[2].lower() not in METADATA]
+    if listings := find_listings(root, files, kind, request.column):
+        media = with_ending(readable, MEDIA[kind])
+        source = listing_source(request.where, root, listings, media, kind)
+        if others := sorted({*readable} - {*media} - {listing.name for listing in listings}):
+            _warn_left_out(request, others, f"tables that list files ({listed(listing.name for listing in listings)})")
+        return _streamed(source) if request.streaming else source
+    if not readable:
+        raise _nothing_found(request, formats_for(kind), files)
+    splits = dict(zip(readable, name_splits(readable, is_example, request.where), strict=True))
+    is_divided = None not in splits.values() or any(split is not None and split.split == TRAIN for split in splits.values())
+
+    def read(indices: list[int], choice: SplitChoice) -> Rows:
+        endings, names = _one_format([readable[index] for index in indices], request)
+        if endings != MEDIA[kind]:
+            return read_shards(request, endings, [str(root / name) for name in names], choice)
+        return _read_media(request, root, names, [splits[name] if is_divided else None for name in names])
+
+    return Source(request.where, readable, list(splits.values()), read)
+
+
+def _file_source(request: Request, path: Path) -> Source:
+    kind, endings = request.kind, _format_of(path.name, request.kind)
+    if endings is None and path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES)):  # of files
+        listing = read_listing(path, path_columns(path, kind), kind, request.column, "")
+        source = listing_source(request.where, path.parent, [listing], [], kind).as_named()
+        return _streamed(source) if request.streaming else source
+    if endings is None:
+        raise _nothing_found(request, formats_for(kind), [path.name])
+
+    def read(indices: list[int], choice: SplitChoice) -> Rows:
         if endings == MEDIA[kind]:
-            rows = media_rows(folder, matching, kind, path.is_dir())
-            return shuffled_stream(rows) if streaming else rows
-        names = [p.as_posix() for p in matching]
-        names = files_of_split(names, split) if path.is_dir() else names
-        if endings == TEXT_TABLES:
-            rows = table_rows([Path(name) for name in names])
-            return shuffled_stream(rows) if streaming else rows
-        return _open_shards(str(path), endings, names, kind, streaming)
-    raise _nothing_found(str(path), kind, formats_for(kind), [p.name for p in files])
+            return _read_media(request, path.parent, [path.name], [None])
+        return read_shards(request, endings, [str(path)], choice)
+
+    return Source(request.where, [path.name], [None], read)
 
 
-def _open_remote(url: str, kind: SignalKind, split: str, streaming: bool) -> Rows:
-    formats = tuple(endings for endings in formats_for(kind) if endings in (PARQUET, JSON_LINES, ARCHIVES))
-    files = list_remote_files(url, split, tuple(ending for endings in formats for ending in endings))
-    for endings in formats:
-        if matching := with_ending(files, endings):
-            matching = matching if url.lower().endswith(endings) else files_of_split(matching, split)
-            return _open_shards(url, endings, matching, kind, streaming)
-    raise _nothing_found(url, kind, formats, files)
+def _remote_source(request: Request) -> Source:
+    formats = tuple(endings for endings in formats_for(request.kind) if endings in (PARQUET, JSON_LINES, ARCHIVES))
+    root, urls = list_remote_files(request.where, tuple(ending for endings in formats for ending in endings))
+    readable = with_ending(urls, tuple(ending for endings in formats for ending in endings))
+    if not readable:
+        raise _nothing_found(request, formats, urls)
+    names = [url.removeprefix(root).strip("/") for url in readable]
+
+    def read(indices: list[int], choice: SplitChoice) -> Rows:
+        endings, files = _one_format([readable[index] for index in indices], request)
+        return read_shards(request, endings, files, choice)
+
+    source = Source(request.where, names, name_splits(names, is_example, request.where), read)
+    return source.as_named() if "*" in request.where or request.where == readable[0] else source
 
 
-def _open_shards(path: str, endings: tuple[str, ...], files: Sequence[str], kind: SignalKind, streaming: bool) -> Rows:
-    if endings == PARQUET:
-        return load_library_dataset(path, "parquet", data_files=list(files), split="train", streaming=streaming)
-    # The library's cache is keyed by these arguments, so they include the version of each file.
-    versions = [(name, "" if streaming else file_version(name)) for name in files]
-    if endings == JSON_LINES:
-        return dataset_from_generator(path, read_json_lines, streaming, files=versions)
-    return dataset_from_generator(path, read_archives, streaming, archives=versions, kind=kind)
+def _saved_source(request: Request, parts: Mapping[str, Path]) -> Source:
+    names = list(parts)
+    splits = _splits_of_parts(names)
+
+    def read(indices: list[int], choice: SplitChoice) -> Rows:
+        from datasets import concatenate_datasets
+
+        rows = concatenate_datasets([load_saved(parts[names[index]]) for index in indices])
+        rows = to_signals(rows, request.kind, request.column, request.where, parts[names[0]])
+        return rows.to_iterable_dataset(num_shards=max(1, min(1024, len(rows) // 8))) if request.streaming else rows
+
+    return Source(request.where, names, splits, read)
 
 
-def _nothing_found(path: str, kind: SignalKind, formats: Sequence[tuple[str, ...]], files: Sequence[str]) -> UserError:
-    endings = " ".join(ending for endings in formats for ending in endings)
-    return UserError(f"{path}: no {kind} found; searched for {endings}; found {count_endings(files)}")
+def _splits_of_parts(names: Sequence[str]) -> list[SplitName | None]:
+    """The splits of a saved dataset or of one on the hub, whose names may be any; a single one is the whole of it."""
+    return [split_of_name(name) or SplitName(name, name) for name in names] if len(names) > 1 else [None]
 
 
-def _rename_signal_column(rows: Rows, kind: SignalKind, path: str) -> Rows:
-    """Rename the column that holds the signal to `kind`, and turn decoding by the library off."""
-    from datasets import Audio, Image, Value
+def _load_from_hub(path: str, choice: SplitChoice, streaming: bool) -> Rows:
+    """A split of a dataset on the hub; if it has none of this name, the one that the name stands for."""
+    from datasets import concatenate_datasets
 
-    if rows.features is None:
+    name, _, config = str(hub_name(path, "dataset")).partition(":")
+    if choice.split.lower() != ALL:
         try:
-            rows = rows._resolve_features()
-        except StopIteration:
-            raise UserError(f"{path}: no example in it can be read as {kind}") from None
-        except (ValueError, OSError) as error:
-            raise UserError(error_reason(path, error)) from None
-    features = rows.features or {}
-    media: Any = {"audio": Audio, "image": Image}.get(kind)
-    if kind == "text":
-        columns = [name for name in TEXT_COLUMNS if name in features]
-        columns += [name for name, feature in features.items() if feature == Value("string") and name != "path"]
-    else:
-        columns = [name for name, feature in features.items() if isinstance(feature, media)]
-        columns += [name for name in (kind, "bytes") if name in features]
-        columns += [name for name, feature in features.items() if feature == Value("binary")]
-    if not columns:
-        raise UserError(f"{path}: no column holds {kind}; the columns are {', '.join(features) or 'none'}")
-    if columns[0] != kind:
-        rows = rows.rename_column(columns[0], kind)
-    for name, feature in rows.features.items():
-        if isinstance(feature, Audio | Image):
-            rows = rows.cast_column(name, type(feature)(decode=False))
-        elif name == kind != "text" and isinstance(feature, Value):  # bytes, or the path of a file
-            rows = rows.cast_column(name, media(decode=False))
-    return rows
+            return load_library_dataset(path, name, config or None, split=choice.split, streaming=streaming)
+        except UserError as error:
+            if "Unknown split" not in str(error):
+                raise
+    parts = load_library_dataset(path, name, config or None, streaming=streaming)
+    names = list(parts)
+    if (picked := pick_split(splits := _splits_of_parts(names), names, choice, path)) is None:
+        raise no_split(path, choice.split, splits, names)
+    return concatenate_datasets([parts[names[index]] for index in picked])
+
+
+def _one_format(names: Sequence[str], request: Request) -> tuple[tuple[str, ...], list[str]]:
+    """The first of the formats that the files have, and the files of that format; the others are left out, with a warning."""
+    for endings in formats_for(request.kind):
+        if matching := with_ending(names, endings):
+            if left_out := sorted(set(names) - set(matching)):
+                _warn_left_out(request, left_out, count_endings(matching))
+            return endings, matching
+    raise _nothing_found(request, formats_for(request.kind), names)
+
+
+def _warn_left_out(request: Request, files: Sequence[str], read: str) -> None:
+    log.warning(
+        "%s: %d files of other formats are left out, as there are %s: %s (such as %s); read them by themselves",
+        *(request.where, len(files), read, count_endings(files), files[0]),
+    )
+
+
+def _format_of(name: str, kind: SignalKind) -> tuple[str, ...] | None:
+    return next((endings for endings in formats_for(kind) if name.lower().endswith(endings)), None)
+
+
+def _read_media(request: Request, root: Path, names: Sequence[str], splits: Sequence[SplitName | None]) -> Rows:
+    if request.column is not None:
+        raise UserError(
+            f"data.column: {request.column!r}: {request.where} holds {request.kind} files, not a table with columns"
+        )
+    rows = dataset_from_table(media_rows(root, names, splits, request.kind))
+    return shuffled_stream(rows) if request.streaming else rows
+
+
+def _streamed(source: Source) -> Source:
+    """The same, whose rows are shuffled and streamed."""
+    return replace(source, read=lambda indices, choice: shuffled_stream(source.read(indices, choice)))
+
+
+def _nothing_found(request: Request, formats: Sequence[tuple[str, ...]], files: Sequence[str]) -> NoSignal:
+    endings = " ".join(ending for endings in formats for ending in endings)
+    return NoSignal(f"{request.where}: no {request.kind} found; searched for {endings}; found {count_endings(files)}")
+
+
+def _split_by_column(rows: Rows, choice: SplitChoice, where: str, named: bool, keep_unnamed: bool) -> Rows | None:
+    """The rows whose column `split` names the split; None if there is no such column.
+
+    `named`: the files are of this split by their names already, so the column must not tell another one. `keep_unnamed`: also
+    the rows where it is empty."""
+    feature = (rows.features or {}).get("split")
+    names = class_names(feature)
+    if choice.split.lower() == ALL or (names is None and "string" not in getattr(feature, "dtype", "")):
+        return None
+    if not hasattr(rows, "__len__"):
+        if named:
+            return None
+        return rows.filter(partial(_is_in_split, names=names, choice=choice, keep_unnamed=keep_unnamed), input_columns="split")
+    values = [label_value(value, names) for value in rows["split"][:]]
+    found = [None if value is None else split_of_value(value) for value in values]
+    is_split = all(value is None or split is not None for value, split in zip(values, found, strict=True))
+    if named:
+        others = [split.name for split in found if split is not None and not choice.includes(split)] if is_split else []
+        if others and choice.split.lower() in SPLITS:
+            raise UserError(
+                f"{where}: the files are named by split {choice.split}, but column split of {len(others)} rows is "
+                f"{listed(others)}; correct or remove the column, or read all rows by data.split={ALL}"
+            )
+        return None
+    if not is_split and choice.split == choice.whole:  # a column of another meaning
+        return None
+    if not is_split:
+        found = [None if value is None else SplitName(str(value), str(value)) for value in values]
+    picked = pick_split(found, [f"row {number}" for number in range(1, len(found) + 1)], choice, f"{where}, column split")
+    return None if picked is None else rows.select(picked)
+
+
+def _is_in_split(value: Any, names: list[str] | None, choice: SplitChoice, keep_unnamed: bool) -> bool:
+    value = label_value(value, names)
+    if value is None:
+        return keep_unnamed or choice.split == choice.whole
+    return choice.includes(split_of_value(value)) or str(value).lower() == choice.split.lower()

@@ -5,7 +5,7 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from data2vec.data.sources.splits import SPLITS, find_split
+from data2vec.data.sources.formats import is_hidden
 from data2vec.errors import UserError
 
 
@@ -33,26 +33,25 @@ def file_system(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: not a supported URL: {error}") from None
 
 
-def list_remote_files(url: str, split: str, endings: tuple[str, ...]) -> list[str]:
-    """The URLs of one file, of all files that match a pattern with *, or of all files below a folder; sorted, without hidden
-    ones. When all sub-folders of a folder are named like splits, only the files of `split`.
+def list_remote_files(url: str, endings: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The URL of the folder, and those of one file, of all files that match a pattern with *, or of all files below a folder;
+    sorted, without hidden ones.
 
     Raises UserError when there are none, or they cannot be reached."""
     fs, root = file_system(url)
     try:
         if "*" in root:
-            paths = fs.glob(root)
+            paths, root = fs.glob(root), root.partition("*")[0].rpartition("/")[0]
         elif root.lower().endswith(endings):  # asking whether it is a folder could download it
-            paths = [root] if fs.exists(root) else []
+            paths, root = [root] if fs.exists(root) else [], root.rpartition("/")[0]
         else:
-            paths = _files_in_folder(sorted(fs.find(root)), root.rstrip("/") + "/", split)
-    except UserError:
-        raise
+            paths, root = fs.find(root), root.rstrip("/")
     except Exception as error:  # each file system raises its own errors
         raise UserError(f"{url} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+    paths = [path for path in sorted(paths) if not is_hidden(path[len(root) :])]
     if not paths:
         raise UserError(f"{url}: there is no such file or folder, or it is empty")
-    return [fs.unstrip_protocol(path) for path in sorted(paths)]
+    return fs.unstrip_protocol(root), [fs.unstrip_protocol(path) for path in paths]
 
 
 def file_version(path: str) -> str:
@@ -61,12 +60,3 @@ def file_version(path: str) -> str:
         return str(file_system(path)[0].ukey(path))
     stat = os.stat(path)
     return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _files_in_folder(files: list[str], root: str, split: str) -> list[str]:
-    inside = {path: path.removeprefix(root).split("/") for path in files}
-    folders = sorted({parts[0] for parts in inside.values() if len(parts) > 1})
-    if folders and all(name.lower() in SPLITS for name in folders):
-        folder = folders[find_split(folders, split, root)]
-        inside = {path: parts for path, parts in inside.items() if parts[0] == folder}
-    return [path for path, parts in inside.items() if not any(part.startswith(".") for part in parts)]

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from data2vec.data.cache import column_paths
+from data2vec.data.sources.columns import class_names, label_value
 from data2vec.errors import UserError, did_you_mean
 from data2vec.settings import Settings
 
@@ -117,11 +118,8 @@ def _column(rows: Any, column: str, name: str, kind: str | None) -> list[str | N
             return [str(path) for path in paths]
         raise UserError(f"{name}: there is no column {column!r} in the data; the columns are {_listed(columns)}")
     values = [row[column] for row in rows] if features is None else rows[column]
-    names = getattr(features[column], "names", None) if features is not None else None
-    return [
-        None if value is None else names[value] if names and isinstance(value, int) and value >= 0 else str(value)
-        for value in values
-    ]
+    names = class_names(features[column]) if features is not None else None
+    return [None if (label := label_value(value, names)) is None else str(label) for value in values]
 
 
 def _listed(names: Iterable[str]) -> str:

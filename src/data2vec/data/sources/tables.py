@@ -1,35 +1,107 @@
-"""Tables as rows: csv, tsv and jsonl."""
+"""Tables as columns: csv and tsv, whose cells are text as written; jsonl and parquet, which have types."""
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from data2vec.data.dataset import Row, Rows
+import numpy as np
+
+from data2vec.data.dataset import Row
+from data2vec.data.sources.columns import find_column
+from data2vec.data.sources.formats import JSON_LINES, PARQUET
 from data2vec.data.sources.remote import open_binary
 from data2vec.errors import UserError
 
-TEXT_COLUMNS = ("text", "sentence", "sentence1", "content", "document")
-"""Columns that are taken for the text, in order of preference."""
+ArrowTable = Any
+"""A `pyarrow.Table`; the library has no type stubs."""
+PEEKED_ROWS = 1000
+"""Rows in which the column of the signal is looked for."""
 
 
-def table_rows(files: Sequence[Path]) -> Rows:
-    """Rows of csv and tsv files that have the same columns."""
-    from datasets import Dataset
-
-    first, *others = [read_table(path, text_columns=(*TEXT_COLUMNS, "sentence2")) for path in files]
-    for path, table in zip(files[1:], others, strict=True):
-        if list(table) != list(first):
-            raise UserError(f"{path} has columns {', '.join(table)}, but {files[0].name} has {', '.join(first)}")
-        first = {name: values + table[name] for name, values in first.items()}
-    return Dataset.from_dict(first)
+def read_table(path: Path) -> ArrowTable:
+    """A csv, tsv, jsonl or parquet file. Raises UserError for a malformed one."""
+    if path.name.lower().endswith(PARQUET):
+        return _read_parquet(path)
+    if path.name.lower().endswith(JSON_LINES):
+        return record_columns(_records(path))
+    return _read_text_table(path)
 
 
-def read_table(path: Path, text_columns: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """The columns of a csv (with quoting) or tsv file (without quoting or escapes).
+def first_values(path: Path) -> dict[str, list[str]]:
+    """The text in the first rows of a table, by column, without reading all of it; empty if it is malformed."""
+    if path.name.lower().endswith(PARQUET):
+        return _first_of_parquet(path)
+    if path.name.lower().endswith(JSON_LINES):
+        records = [fields for _, fields in islice(_json_lines(str(path)), PEEKED_ROWS) if fields is not None]
+        names = dict.fromkeys(name for fields in records for name in fields)
+        return {name: [value for fields in records if isinstance(value := fields.get(name), str)] for name in names}
+    with _long_fields(), open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            rows = list(islice(_csv_reader(path, file), PEEKED_ROWS + 1))
+        except (csv.Error, UnicodeDecodeError):
+            return {}
+    return {name: list(column) for name, *column in zip_longest(*rows, fillvalue="")} if rows else {}
 
-    Columns of numbers become numbers, except `text_columns`. Raises UserError for malformed tables."""
+
+def _first_of_parquet(path: Path) -> dict[str, list[str]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def is_text(kind: Any) -> bool:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+    found: dict[str, list[str]] = {}
+    try:
+        file = parquet.ParquetFile(path)
+        for field in file.schema_arrow:
+            # Content may be large: one row is enough.
+            rows = PEEKED_ROWS if is_text(field.type) else 1 if _is_signal(field.type) else 0
+            batch = next(file.iter_batches(rows, columns=[field.name]), None) if rows else None
+            values = [] if batch is None else _paths(batch.column(0)).to_pylist()
+            found[field.name] = [value for value in values if isinstance(value, str) and value]
+    except (pa.ArrowException, OSError):
+        return {}
+    return found
+
+
+def _is_signal(kind: Any) -> bool:
+    """Whether a type is {"bytes", "path"}."""
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(index).name for index in range(kind.num_fields)}
+
+
+def _paths(column: Any) -> Any:
+    """The paths of a column of {"bytes", "path"} without bytes; another column as it is."""
+    import pyarrow.compute as pc
+
+    if not _is_signal(column.type) or pc.struct_field(column, "bytes").null_count < len(column):
+        return column
+    return pc.struct_field(column, "path")
+
+
+def concat_tables(tables: Sequence[ArrowTable], names: Sequence[str]) -> ArrowTable:
+    """Tables one after another; a column that one of them lacks is null there. Raises UserError for different types."""
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{', '.join(names)}: a column has different types in them: {error}") from None
+
+
+def rename_column(table: ArrowTable, name: str) -> ArrowTable:
+    """The table with another name for a column `name`, which is needed for something else."""
+    return table.rename_columns([f"original_{name}" if column == name else column for column in table.column_names])
+
+
+def _read_text_table(path: Path) -> ArrowTable:
+    """A csv (with quoting) or tsv file (without quoting or escapes); all columns are text as written."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -42,17 +114,12 @@ def read_table(path: Path, text_columns: Sequence[str] = ()) -> dict[str, list[A
         return "skip"
 
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            names = next(
-                (
-                    row
-                    for row in csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
-                    if row
-                ),
-                [],
-            )
+        with _long_fields(), open(path, encoding="utf-8-sig", newline="") as file:
+            names = next(_csv_reader(path, file), [])
         if not names:
-            return {}
+            raise UserError(f"{path} is empty: its first line must name the columns")
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UserError(f"{path} has several columns {twice[0]!r}; rename or remove all but one")
         table = arrow_csv.read_csv(
             path,
             # In one block, as a row must not be longer than a block; without threads, which do not count rows.
@@ -64,7 +131,6 @@ def read_table(path: Path, text_columns: Sequence[str] = ()) -> dict[str, list[A
                 ignore_empty_lines=not tabs,
                 invalid_row_handler=skip,
             ),
-            # As text, so that no type is guessed and nothing becomes null; `_parse_numbers` converts whole columns.
             convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
         )
     except (csv.Error, UnicodeDecodeError, pa.ArrowInvalid) as error:
@@ -74,45 +140,129 @@ def read_table(path: Path, text_columns: Sequence[str] = ()) -> dict[str, list[A
     if invalid:
         row = invalid[0]
         raise UserError(f"{path}, row {row.number}: {row.actual_columns} fields, but the header has {row.expected_columns}")
-    columns = {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
-    return {name: values if name in text_columns else _parse_numbers(values) for name, values in columns.items()}
+    return table
 
 
-def _parse_numbers(values: list[str]) -> list[Any]:
-    for kind in (int, float):
-        try:
-            return [kind(value) for value in values]
-        except ValueError:
-            continue
-    return values
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lets the csv module read fields of any length."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
-def read_json_lines(files: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """Rows of jsonl files, given as (path or URL, version). A line that cannot be parsed gives a row without text."""
-    columns: dict[str, None] | None = None
-    for path, _ in files:
-        with open_binary(path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                columns = columns if columns is not None else _json_columns(path)
-                try:
-                    fields = json.loads(line.decode())
-                    text = fields["text"]
-                except (ValueError, KeyError, TypeError):
-                    fields, text = {}, None
-                text = text if isinstance(text, str) else None
-                yield {"text": text, "path": f"{path}, line {number}"} | {name: fields.get(name) for name in columns}
+def _csv_reader(path: Path, file: TextIO) -> Iterator[list[str]]:
+    """The rows of a csv (with quoting) or tsv file (without), without blank ones."""
+    tabs = path.suffix.lower() == ".tsv"
+    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
+    return (row for row in reader if row)
 
 
-def _json_columns(path: str) -> dict[str, None]:
-    """The columns besides the text: the plain fields of the first line that can be parsed."""
+def _read_parquet(path: Path) -> ArrowTable:
+    """Dictionary-encoded columns are decoded, views become strings."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a complete parquet file: {' '.join(str(error).split())}") from None
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
+        if pa.types.is_string_view(table.schema.field(index).type):
+            table = table.set_column(index, field.name, table.column(index).cast(pa.large_string()))
+        table = table.set_column(index, field.name, _paths(table.column(index)))
+    return table
+
+
+def _records(path: Path) -> Iterator[Row]:
+    for number, fields in _json_lines(str(path)):
+        if fields is None:
+            raise UserError(f"{path}, line {number} is not a JSON object in UTF-8; repair or remove it")
+        yield fields
+
+
+def _json_lines(path: str) -> Iterator[tuple[int, Row | None]]:
+    """(number, object) of the lines of a jsonl file or URL that are not blank; None for one that is no JSON object."""
     with open_binary(path) as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             try:
-                first = json.loads(line.decode())
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
+                    fields = json.loads(text)
+                    yield number, fields if isinstance(fields, dict) else None
             except ValueError:
-                continue
-            if isinstance(first, dict):
-                return {key: None for key, value in first.items() if isinstance(value, str | int | float) and key != "text"}
-    return {}
+                yield number, None
+
+
+def find_text_column(files: Sequence[str], column: str | None, where: str) -> str:
+    """The field of jsonl files that holds the text: `column`, a known name, or the only one with text, in the first lines."""
+    seen: dict[str, bool] = {}
+    lines = (fields for path in files for _, fields in _json_lines(path) if fields is not None)
+    for fields in islice(lines, PEEKED_ROWS):
+        seen |= {name: seen.get(name, False) or isinstance(value, str) for name, value in fields.items()}
+    candidates = {name: "text" for name, is_text in seen.items() if is_text}
+    return find_column(candidates, "text", column, where, seen)
+
+
+def read_json_lines(files: Sequence[tuple[str, str]], column: str) -> Iterator[Row]:
+    """Rows of jsonl files, given as (path or URL, version): `text`, the field `column`; `path`, the file and line; and the
+    others as `fields`, in JSON. A line that cannot be parsed, or without a text, gives a row without text."""
+    for path, _ in files:
+        for number, fields in _json_lines(path):
+            text = (fields or {}).pop(column, None)
+            text = text if isinstance(text, str) else None
+            yield {"text": text, "path": f"{path}, line {number}", "fields": json.dumps(fields or {})}
+
+
+def stream_json_lines(label: str, **arguments: Any) -> Iterator[Row]:
+    """`read_json_lines(**arguments)` for streams, whose rows have the same columns: `text`, `path`, `label` and `split`.
+
+    `label`: the field that is the label."""
+    for row in read_json_lines(**arguments):
+        yield row | stream_fields(row.pop("fields"), label)
+
+
+def stream_fields(fields: str, label: str) -> Row:
+    """The columns of a stream that come from fields, given as JSON: `label` and `split`, as text; None if it is no class."""
+    values = json.loads(fields)
+    found = {"label": values.get(label), "split": values.get("split")}
+    return {name: str(value) if isinstance(value, str | int) else None for name, value in found.items()}
+
+
+def record_columns(records: Iterable[Mapping[str, Any]]) -> ArrowTable:
+    """A table of all keys of the records, null where a record has none.
+
+    Numbers, text, booleans, and lists of these keep their type; a column of several types is text as written in JSON, and
+    objects are, too."""
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for count, record in enumerate(records, 1):
+        for name, value in record.items():
+            values = columns.setdefault(name, [])
+            values += [None] * (count - 1 - len(values)) + [value]
+    table = pa.table({"": pa.nulls(count)}).select([])  # has rows, even without columns
+    for name, values in columns.items():
+        table = table.append_column(name, _array(values + [None] * (count - len(values))))
+    return table
+
+
+def _array(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    present = [value for value in values if value is not None]
+    types = {type(value) for value in present}
+    if types == {list}:
+        ends = np.cumsum([0, *(len(value or ()) for value in values)])
+        offsets = pa.array(ends, pa.int64(), mask=np.array([*(value is None for value in values), False]))
+        return pa.LargeListArray.from_arrays(offsets, _array([item for value in present for item in value]))
+    if types in ({str}, {bool}, {int}, {float}, {int, float}, set()):
+        try:
+            return pa.array(values, pa.float64() if float in types else None)
+        except OverflowError:  # an integer of more than 64 bits
+            pass
+    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])

@@ -14,6 +14,7 @@ import torch
 
 from data2vec.data.cache import fingerprint
 from data2vec.data.dataset import Rows
+from data2vec.data.sources.library import data_path
 from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import (
@@ -71,12 +72,14 @@ def features(
     device: str = "auto",
     split: str = "train",
     batch: int | None = None,
+    column: str | None = None,
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
-    `model`: a Model, or anything that `data2vec.load` opens. `inputs`: a dataset in any form that `data.train` accepts, of
-    which `split` is used; or a list of inputs as for `Model.features`. `out`: a .safetensors, .npy or .parquet file
-    (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `device`: auto, cpu, cuda or cuda:N.
+    `model`: a Model, or anything that `data2vec.load` opens. `inputs`: a dataset in any form that `data.train` accepts, or a
+    `datasets.Dataset` or `DatasetDict`, of which `split` is used; or a list of inputs as for `Model.features`. `out`: a
+    .safetensors, .npy or .parquet file (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `column`: the
+    column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N.
 
     Finished shards are kept in the folder `out`.parts: the same call resumes after the last one. Inputs that cannot be
     decoded are skipped and listed.
@@ -91,7 +94,9 @@ def features(
     model, torch_device = load(model), resolve_device(device)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
-    modality = load_recipe(model.recipe, {"data.streaming": False, "data.split": split}).build_modality()
+    changes = {"data.streaming": False, "data.split": split, "data.column": column}
+    modality = load_recipe(model.recipe, changes).build_modality()
+    inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
     rows = _rows(modality, inputs)
     settings = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from data2vec.data.dataset import ExampleDataset
+from data2vec.data.sources.library import data_path
+from data2vec.data.sources.splits import VALID
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import head_logits
@@ -57,8 +59,9 @@ def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, 
     """The labelled data at `where`; `name` is the setting that errors mention.
 
     Raises UserError if there is none, or no usable label in it."""
+    reader = modality.validation()
     try:
-        examples = modality.labelled(modality.selected_rows(where, modality.data.valid_rows, "data.valid_rows"))
+        examples = modality.labelled(reader.selected_rows(where, modality.data.valid_rows, "data.valid_rows"))
     except UserError as error:
         raise UserError(str(error) if str(error).startswith("data.") else f"{name}: {error}") from None
     values = read_labels(examples, label, where)
@@ -194,17 +197,17 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | Model,
-    data: str | None = None,
+    data: Any = None,
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     tune: int = 0,
 ) -> Evaluation:
     """Evaluate a fine-tuned model on labelled data.
 
-    `model`: a run, or anything that `data2vec.load` opens and that has a head. `data`: labelled data, instead of the recipe's
-    `data.valid`. `overrides`: of the recipe, such as {"objective.label": "text"}. `tune`: try this many beam search weights on
-    this data, and use the best. The result is also written to `out`, by default evaluation.json in the model's folder, if the
-    model was given as a folder.
+    `model`: a run, or anything that `data2vec.load` opens and that has a head. `data`: labelled data, as a path, or as a
+    `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.valid`; of its split valid. `overrides`: of the recipe,
+    such as {"objective.label": "text"}. `tune`: try this many beam search weights on this data, and use the best. The result is
+    also written to `out`, by default evaluation.json in the model's folder, if the model was given as a folder.
 
     Raises UserError if the model has no head, or if there is no usable data."""
     loaded = load(model)
@@ -212,13 +215,16 @@ def evaluate(
         raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
     recipe = _task_recipe(model, loaded)
     if data is not None:  # the recipe's selection is of other data
-        recipe = load_recipe(recipe, {"data.valid_rows": {}})
+        recipe = load_recipe(recipe, {"data.valid_rows": {}, "data.valid_split": VALID})
+    split = recipe.data.split
     recipe = load_recipe(recipe, overrides)
-    recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data}))
+    if recipe.data.split != split:
+        raise UserError(f"data.split: {recipe.data.split!r} is of data.train; set data.valid_split={recipe.data.split}")
+    recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data_path(data)}))
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
     modality, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
-    task = recipe.objective
+    task = recipe.task
     assert isinstance(task, TaskSettings)
     eval_set = load_eval_set(modality, recipe.data.valid, targets_from_head(loaded.head.settings, task), task.label)
     encoder, head = loaded.encoder.to(process.device), loaded.head.to(process.device)

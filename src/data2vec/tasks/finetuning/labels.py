@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data2vec.data.dataset import ExampleDataset
+from data2vec.data.sources.columns import is_missing
 from data2vec.errors import UserError
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings, TaskSettings
@@ -84,7 +85,8 @@ class Classes(Targets):
     def encode(self, value: object) -> Any:
         names = split_labels(value) if self.multi_label else [str(value)]
         if unknown := [name for name in names if name not in self.class_ids]:
-            raise ValueError(f"{unknown[0]!r} is none of the {len(self.class_ids)} classes of the training data")
+            known = ", ".join(list(self.class_ids)[:SHOWN]) + (", …" if len(self.class_ids) > SHOWN else "")
+            raise ValueError(f"{unknown[0]!r} is none of the {len(self.class_ids)} classes of the training data, {known}")
         ids = [self.class_ids[name] for name in names]
         return ids if self.multi_label else ids[0]
 
@@ -127,6 +129,7 @@ def targets_from_labels(
     if settings.problem_type == "regression":
         return Numbers(settings)
     multi_label = settings.problem_type == "multi_label_classification"
+    values = [value for value in values if not is_missing(value)]
     names = {name for value in values for name in (split_labels(value) if multi_label else [str(value)])}
     if len(names) < 2:
         raise UserError(
@@ -150,7 +153,6 @@ def read_labels(examples: ExampleDataset, column: str, where: str) -> list[objec
         values = [examples.label(index, column) for index in range(len(examples))]
     except UserError as error:
         raise UserError(f"objective.label: {error} ({where})") from None
-    values = [None if value is None or (isinstance(value, float) and np.isnan(value)) else value for value in values]
     if all(value is None for value in values):
         raise UserError(f"objective.label: no example in {where} has a {column!r}")
     return values
@@ -161,7 +163,7 @@ def encode_labels(values: Sequence[object], targets: Targets, where: str) -> tup
     indices, encoded, invalid = [], [], []
     for index, value in enumerate(values):
         try:
-            if value is None:
+            if is_missing(value):
                 raise ValueError("no label")
             encoded.append(targets.encode(value))
             indices.append(index)
@@ -220,6 +222,7 @@ def _classifier(names: Sequence[str], settings: ClassificationSettings) -> Class
 def _natural(name: str) -> tuple[int, float, str]:
     """Sort key: numbers by value, before other names."""
     try:
-        return 0, float(name), name
+        number = float(name)
     except ValueError:
-        return 1, 0.0, name
+        number = np.nan
+    return (0, number, name) if np.isfinite(number) else (1, 0.0, name)

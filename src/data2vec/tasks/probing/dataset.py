@@ -1,5 +1,6 @@
 """The labelled data of a probe: training and validation sets."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.recipe.task_settings import ProbeSettings
 
+log = logging.getLogger(__name__)
+SHOWN = 5
+"""How many examples a message names."""
 VALID_FRACTION = 0.2
 """The fraction of `probe.data` that is held out if there is no `probe.valid`."""
 
@@ -40,7 +44,7 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
         raise UserError("probe.data: no labelled data; set probe.data to a folder of class folders, or a table with labels")
     train = _load("probe.data", settings.data, settings.data_rows, modality, settings, seed)
     if settings.valid is not None:
-        valid = _load("probe.valid", settings.valid, settings.valid_rows, modality, settings, seed)
+        valid = _load("probe.valid", settings.valid, settings.valid_rows, modality.validation(), settings, seed)
     else:
         train, valid = _split(train, seed)
     classes = np.unique(train.classes)
@@ -58,14 +62,14 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
 
 def _load(name: str, where: str, selection: RowSelection, modality: Modality, settings: ProbeSettings, seed: int) -> ProbeSet:
     try:
-        rows = modality.selected_rows(where, selection, f"{name}_rows")
+        rows = modality.reading(modality.whole_split, column=settings.column).selected_rows(where, selection, f"{name}_rows")
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(f"{name}_rows") else f"{name}: {error}") from None
     examples = modality.labelled(rows)
-    indices = np.arange(len(examples))
-    if len(indices) > settings.max_examples:
-        indices = np.random.default_rng(seed).permutation(len(indices))[: settings.max_examples]
-    return ProbeSet(name, examples, indices, _classes(examples, indices, settings.label, where))
+    order = np.arange(len(examples))
+    if len(order) > settings.max_examples:
+        order = np.random.default_rng(seed).permutation(order)
+    return ProbeSet(name, examples, *_labelled(examples, order, settings, where))
 
 
 def _split(probe_set: ProbeSet, seed: int) -> tuple[ProbeSet, ProbeSet]:
@@ -82,13 +86,38 @@ def _split(probe_set: ProbeSet, seed: int) -> tuple[ProbeSet, ProbeSet]:
     return probe_set.subset(np.sort(train)), probe_set.subset(np.sort(valid))
 
 
-def _classes(examples: ExampleDataset, indices: np.ndarray, column: str, where: str) -> np.ndarray:
+def _labelled(
+    examples: ExampleDataset, order: np.ndarray, settings: ProbeSettings, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) the first `max_examples` of `order` that have a label, and (n,) their classes. Those without one are logged."""
+    column, indices, missing = settings.label, list[int](), list[int]()
+    values: list[Any] = []
     try:
-        values: list[Any] = [examples.label(int(index), column) for index in indices]
+        for index in order.tolist():
+            if (value := examples.label(index, column)) is None:
+                missing.append(index)
+                continue
+            indices.append(index)
+            values.append(value)
+            if len(indices) == settings.max_examples:
+                break
     except UserError as error:
         raise UserError(f"probe.label: {error} ({where})") from None
-    if missing := sum(value is None for value in values):
-        raise UserError(f"probe.label: {missing} of {len(values)} examples in {where} have no {column!r}; label or remove them")
-    if any(isinstance(value, float) and not value.is_integer() for value in values):
-        raise UserError(f"probe.label: {column!r} in {where} holds numbers such as {values[0]:g}, not classes")
-    return np.array([str(value) for value in values])
+    if not indices:
+        raise UserError(f"probe.label: no example in {where} has a {column!r}")
+    if missing:
+        shown = ", ".join(map(str, missing[:SHOWN]))
+        message = "%s: %d of %d examples are left out: no %s (examples %s)"
+        log.warning(message, where, len(missing), len(missing) + len(indices), column, shown)
+    if (number := next(filter(_has_decimals, values), None)) is not None:
+        raise UserError(f"probe.label: {column!r} in {where} holds numbers such as {number}, not classes")
+    return np.array(indices), np.array([str(value) for value in values])
+
+
+def _has_decimals(value: Any) -> bool:
+    """Whether a label is a number with decimals, also as text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return bool(np.isfinite(number)) and not number.is_integer()

@@ -9,11 +9,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
 from data2vec.interop.load import load
 from data2vec.model import Model
@@ -75,22 +77,23 @@ class Probe:
 
 def probe(
     model: Model | str | Path,
-    data: str | Path | None = None,
-    valid: str | Path | None = None,
+    data: Any = None,
+    valid: Any = None,
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
 ) -> Probe:
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
-    `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, instead of the recipe's
-    `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is held out. `overrides`: of the recipe,
-    such as {"probe.label": "speaker"}. The result is also written to `out`, by default probe.json in the model's folder if the
-    model was given as a folder.
+    `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, as paths, or as a `datasets.Dataset`
+    or `DatasetDict`, instead of the recipe's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
+    held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
+    probe.json in the model's folder if the model was given as a folder.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
     if not isinstance(model, Model):
         out = Path(model) / "probe.json" if out is None and Path(model).is_dir() else out
         model = load(model)
+    data, valid = (None if each is None else data_path(each) for each in (data, valid))
     datasets = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
     # The recipe's selection of rows is of its own data.
     other_rows: JsonDict = {f"{key}_rows": {} for key, path in datasets.items() if path is not None or data is not None}

@@ -1,0 +1,134 @@
+"""Files of many examples as rows: parquet, jsonl, csv, tsv and tar."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data2vec.data.cache import cached
+from data2vec.data.dataset import Rows
+from data2vec.data.sources.archives import read_archives, stream_archives
+from data2vec.data.sources.columns import NoSignal
+from data2vec.data.sources.formats import ARCHIVES, JSON_LINES, PARQUET, SignalKind
+from data2vec.data.sources.library import dataset_from_generator, dataset_from_table, load_library_dataset, shuffled_stream
+from data2vec.data.sources.remote import file_version
+from data2vec.data.sources.signals import to_signals
+from data2vec.data.sources.splits import ALL, SplitChoice, listed
+from data2vec.data.sources.tables import (
+    ArrowTable,
+    concat_tables,
+    find_text_column,
+    read_json_lines,
+    read_table,
+    record_columns,
+    rename_column,
+    stream_json_lines,
+)
+from data2vec.errors import UserError
+from data2vec.settings import JsonDict
+
+log = logging.getLogger(__name__)
+
+
+class Request(NamedTuple):
+    """What is read, and how."""
+
+    where: str
+    """The dataset, for messages."""
+    kind: SignalKind
+    column: str | None = None
+    """The column of the signal (`data.column`)."""
+    label: str = "label"
+    """The column that a stream of jsonl or tar keeps as `label`; without streaming all are kept."""
+    streaming: bool = False
+
+
+def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str], choice: SplitChoice) -> Rows:
+    """The rows of files (paths or URLs) of one format. `choice`: the members of archives to read. Raises UserError."""
+    where, kind, column, label, streaming = request
+    if endings == PARQUET:
+        rows = load_library_dataset(where, "parquet", data_files=list(files), split="train", streaming=streaming)
+        folders = {str(Path(file).parent) for file in files} if "://" not in files[0] else set()
+        return to_signals(rows, kind, column, where, Path(folders.pop()) if len(folders) == 1 else None)
+    if endings == ARCHIVES:
+        arguments: JsonDict = {"archives": _versions(files, streaming), "kind": kind, "column": column, "choice": choice}
+        signal = {"key": "string", kind: {"bytes": "binary", "path": "string"}}
+        return _read_archives(request, _features(signal), arguments)
+    if endings == JSON_LINES:
+        arguments = {"files": _versions(files, streaming), "column": find_text_column(files, column, where)}
+        signal = {"text": "string", "path": "string"}
+        if streaming:
+            features = _features({**signal, "label": "string", "split": "string"})
+            return dataset_from_generator(where, stream_json_lines, features, True, label=label, **arguments)
+        rows = dataset_from_generator(where, read_json_lines, _features({**signal, "fields": "string"}), False, **arguments)
+        return _with_fields(rows, kind)
+    table = to_signals(dataset_from_table(_read_tables([Path(file) for file in files])), kind, column, where)
+    return shuffled_stream(table) if streaming else table
+
+
+def _read_archives(request: Request, features: Mapping[str, Any], arguments: Mapping[str, Any]) -> Rows:
+    where, kind, label = request.where, request.kind, request.label
+    choice = arguments["choice"]
+    nothing = NoSignal(
+        f"{where}: no example in it can be read as {kind}{f' of split {choice.split}' if choice.split != ALL else ''}"
+    )
+    if request.streaming:
+        features = {**features, **_features({"label": "string", "split": "string"})}
+        rows = dataset_from_generator(where, stream_archives, features, True, label=label, **arguments)
+        if next(iter(rows), None) is None:
+            raise nothing
+        return rows
+    from datasets import List, Value
+
+    features = {**features, "fields": Value("string"), "left_out": List(Value("string"))}
+    try:
+        rows = dataset_from_generator(where, read_archives, features, False, **arguments)
+    except NoSignal:
+        raise nothing from None
+    if left_out := [name for names in rows["left_out"][:] for name in names]:
+        log.warning("%s: %d members are in no example: %s", where, len(left_out), listed(left_out))
+    return _with_fields(rows.remove_columns("left_out"), kind)
+
+
+def _features(types: Mapping[str, Any]) -> dict[str, Any]:
+    from datasets import Value
+
+    return {name: Value(kind) if isinstance(kind, str) else _features(kind) for name, kind in types.items()}
+
+
+def _versions(files: Sequence[str], streaming: bool) -> list[tuple[str, str]]:
+    """Each file with its version, so that the library's cache, which is keyed by the arguments of a generator, notices
+    changes."""
+    return [(name, "" if streaming else file_version(name)) for name in files]
+
+
+def _read_tables(files: Sequence[Path]) -> ArrowTable:
+    """Text tables that have the same columns."""
+    first, *others = [read_table(path) for path in files]
+    for path, table in zip(files[1:], others, strict=True):
+        if set(table.column_names) != set(first.column_names):
+            raise UserError(
+                f"{path} has columns {', '.join(table.column_names)}, but {files[0].name} has {', '.join(first.column_names)}; "
+                "read them one by one, or make them alike"
+            )
+    return concat_tables([first, *others], [path.name for path in files])
+
+
+def _with_fields(rows: Rows, kind: SignalKind) -> Rows:
+    """The rows with a column for each key in `fields`, which is an object in JSON. They are kept in the cache,
+    memory-mapped."""
+    import pyarrow as pa
+
+    def write(file: Any) -> None:
+        table = record_columns(json.loads(fields.as_py()) for fields in rows.data.column("fields"))
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+    columns = pa.ipc.open_file(pa.memory_map(str(cached(f"columns-{rows._fingerprint}.arrow", write)))).read_all()
+    columns, table = rename_column(columns, kind), rows.data.table.drop_columns(["fields"])
+    for name in columns.column_names:
+        if name in table.column_names:  # `path` or `key`, which data may have itself
+            table = table.drop_columns([name])
+        table = table.append_column(name, columns[name])
+    return dataset_from_table(table, f"{rows._fingerprint}-fields")

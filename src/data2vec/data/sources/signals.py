@@ -1,0 +1,209 @@
+"""The signal of each row in one form: column `audio` or `image` as {"bytes", "path"}, undecoded; column `text` as a string."""
+
+import io
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data2vec.data.dataset import Row, Rows, Signal
+from data2vec.data.sources.columns import KNOWN_COLUMNS, find_column
+from data2vec.data.sources.formats import MEDIA, SignalKind
+from data2vec.data.sources.library import dataset_from_generator, dataset_from_table, error_reason
+from data2vec.data.sources.local import TRIED_PATHS, base_folder
+from data2vec.errors import UserError
+
+READ_ROWS = 16
+"""Rows that are read at a time to be converted."""
+
+
+def to_signals(rows: Rows, kind: SignalKind, column: str | None, where: str, folder: Path | None = None) -> Rows:
+    """Rename the column that holds the signal to `kind`, and bring it into one form.
+
+    `column`: its name (`data.column`). `folder`: what relative paths in it are relative to. Raises UserError if there is no
+    such column, or if several can be it."""
+    from datasets import Audio, Image
+
+    if rows.features is None:
+        try:
+            rows = rows._resolve_features()
+        except StopIteration:
+            raise UserError(f"{where}: it has no rows") from None
+        except (ValueError, OSError) as error:
+            raise UserError(error_reason(where, error)) from None
+    forms = {name: form for name, feature in (rows.features or {}).items() if (form := _form(feature, kind))}
+    if column is None:
+        forms = _likely(forms, kind, rows)
+    chosen = find_column(forms, kind, column, where, rows.features or {})
+    for name, feature in rows.features.items():
+        if isinstance(feature, Audio | Image):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    if not hasattr(rows, "__len__"):
+        return _converted_stream(rows, chosen, forms[chosen], kind, where, folder)
+    if chosen != kind:
+        rows = rows.rename_column(kind, f"original_{kind}") if kind in rows.features else rows
+        rows = rows.rename_column(chosen, kind)
+    if forms[chosen] == "text":
+        return rows
+    rows = rows if rows._indices is None else rows.flatten_indices()
+    if forms[chosen] != "decoded":
+        return _replace_signal(rows, kind, forms[chosen], where, folder)
+    arguments = {"rows": rows, "kind": kind, "dtype": _sample_type(rows.features[kind], where), "where": where}
+    features = {**rows.features, kind: _signal_feature()}
+    return dataset_from_generator(where, _encode_rows, features, False, f"{rows._fingerprint}-encoded", **arguments)
+
+
+def encode_audio(audio: Mapping[str, Any] | None, dtype: str, name: str) -> Signal:
+    """Decoded audio, {"array": (samples) or (channels, samples), "sampling_rate"}, as a file without loss, the same each time.
+
+    `dtype`: of the samples: floats, int16 or int32. `name`: what messages call it."""
+    import soundfile
+
+    path = (audio or {}).get("path") or name
+    if audio is None or audio["array"] is None or not audio["sampling_rate"]:
+        return {"bytes": None, "path": f"{path}, which has no samples or no sampling rate"}
+    samples = np.asarray(audio["array"], dtype if dtype in _PCM else np.float32)
+    samples = samples.T if samples.ndim == 2 and samples.shape[0] < samples.shape[1] else samples
+    file = io.BytesIO()
+    soundfile.write(file, samples, int(audio["sampling_rate"]), format="AU", subtype=_PCM.get(dtype, "FLOAT"))
+    return {"bytes": file.getvalue(), "path": path}
+
+
+_PCM = {"int16": "PCM_16", "int32": "PCM_32"}
+
+
+def _form(feature: Any, kind: SignalKind) -> str | None:
+    """How a column can hold the signal: text; signal, {"bytes", "path"}; decoded, {"array", "sampling_rate"}; bytes; or
+    path."""
+    from datasets import Audio, Image, Value
+
+    if isinstance(feature, Value):
+        if "string" in feature.dtype:
+            return "text" if kind == "text" else "path"
+        return "bytes" if "binary" in feature.dtype else None
+    if isinstance(feature, {"audio": Audio, "image": Image}.get(kind, ())):
+        return "signal"
+    keys = set(feature) if isinstance(feature, dict) else set()
+    if keys >= {"bytes", "path"}:
+        return "signal"
+    return "decoded" if keys >= {"array", "sampling_rate"} and kind == "audio" else None
+
+
+def _likely(forms: dict[str, str], kind: SignalKind, rows: Rows) -> dict[str, str]:
+    """The columns that are taken for the signal if none is named: content before paths, and no column of another kind."""
+    if kind == "text":
+        return {name: form for name, form in forms.items() if form == "text" or name in KNOWN_COLUMNS["text"]}
+    of_others = {name for other in KNOWN_COLUMNS if other != kind for name in KNOWN_COLUMNS[other]} - {*KNOWN_COLUMNS[kind]}
+    content = {name: form for name, form in forms.items() if form != "path" and name not in of_others}
+    if content or not forms:
+        return content
+    first: Row = next(iter(rows.select_columns(list(forms))), {})
+    return {name: form for name, form in forms.items() if str(first.get(name)).lower().endswith(MEDIA[kind])}
+
+
+def _signal_feature() -> dict[str, Any]:
+    from datasets import Value
+
+    return {"bytes": Value("binary"), "path": Value("string")}
+
+
+def _sample_type(feature: Any, where: str) -> str:
+    """The type of the samples of decoded audio. Raises UserError for one whose full scale is unknown."""
+    samples = feature["array"]
+    while not hasattr(samples, "dtype"):
+        samples = samples[0] if isinstance(samples, list) else samples.feature
+    if "float" not in samples.dtype and samples.dtype not in _PCM:
+        raise UserError(
+            f"{where}: the samples are of type {samples.dtype}, whose range is unknown; save them as float32 or int16"
+        )
+    return samples.dtype
+
+
+def _converted_stream(rows: Rows, chosen: str, form: str, kind: SignalKind, where: str, folder: Path | None) -> Rows:
+    from datasets import Audio, Features, Image
+
+    features = {f"original_{kind}" if name == kind != chosen else name: each for name, each in rows.features.items()}
+    if form == "text" and chosen == kind:
+        return rows
+    dtype = _sample_type(features[chosen], where) if form == "decoded" else ""
+    text = features.pop(chosen)
+    features = {kind: text if form == "text" else _signal_feature(), **features}
+    # The library would encode columns of its types Audio and Image anew, which needs other packages.
+    features = {name: _signal_feature() if isinstance(each, Audio | Image) else each for name, each in features.items()}
+    removed = list({chosen, kind} & {*rows.features} - {*features})
+    convert = partial(_convert_row, chosen=chosen, form=form, kind=kind, dtype=dtype, where=where, folder=folder)
+    return rows.map(convert, features=Features(features), remove_columns=removed)
+
+
+def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, dtype: str, where: str, folder: Path | None) -> Row:
+    found = {f"original_{kind}": row[kind]} if kind in row and kind != chosen else {}
+    value = row[chosen]
+    if form == "decoded":
+        return found | {kind: encode_audio(value, dtype, f"{where}, a row")}
+    if form == "text":
+        return found | {kind: value}
+    if form == "bytes":
+        value = {"bytes": value, "path": None}
+    elif form == "path":
+        value = {"bytes": None, "path": value}
+    content, path = (value["bytes"], value["path"]) if value is not None else (None, None)
+    if content is None:
+        base = None if folder is None or not path else base_folder(folder, [path])
+        path = _local_path(path, where, base) if path else f"{where}, a row that is empty"
+    return found | {kind: {"bytes": content, "path": path}}
+
+
+def _local_path(path: str, where: str, folder: Path | None) -> str:
+    """The file that a row names. Raises UserError for the URL of a file, or a relative path in data that is not local."""
+    if "://" in path:
+        raise UserError(f"{where} names files by URLs, such as {path}; download them, or save their content in the table")
+    if folder is None and not Path(path).is_absolute():
+        raise UserError(
+            f"{where} names files by paths, such as {path}, that are relative to no folder here; save their content in it"
+        )
+    return path if folder is None else str(folder / path)
+
+
+def _encode_rows(rows: Rows, kind: SignalKind, dtype: str, where: str) -> Iterator[Row]:
+    batches = rows.with_format("arrow")
+    for start in range(0, len(rows), READ_ROWS):
+        table = batches[start : start + READ_ROWS]
+        others = table.drop_columns([kind]).to_pylist()
+        for index, (audio, other) in enumerate(zip(table[kind], others, strict=True)):
+            value = dict(audio.items()) if audio.is_valid else None
+            if value is not None:
+                array = value["array"]
+                flat = array.is_valid and array.values.null_count == 0 and not hasattr(array.values, "values")
+                value = {name: item.as_py() for name, item in value.items() if name != "array"}
+                value["array"] = array.values.to_numpy(zero_copy_only=False) if flat else array.as_py()
+            yield other | {kind: encode_audio(value, dtype, f"{where}, row {start + index + 1}")}
+
+
+def _replace_signal(rows: Rows, kind: SignalKind, form: str, where: str, folder: Path | None) -> Rows:
+    """Without a copy of the content, which stays where it is, memory-mapped."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = rows.data.table
+    paths: list[str | None] = [None] * len(rows)
+    content = column = table[kind]
+    if form == "signal":
+        content, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path").to_pylist()
+    elif form == "path":
+        content, paths = pa.chunked_array([pa.nulls(len(rows), pa.binary())]), column.to_pylist()
+    empty = np.flatnonzero(pc.is_null(content).to_numpy())
+    if form == "signal" and not len(empty):
+        return rows
+    base = None if folder is None else base_folder(folder, [path for path in paths[:TRIED_PATHS] if path])
+    for index in empty.tolist():
+        path = paths[index]
+        paths[index] = _local_path(path, where, base) if path else f"{where}, row {index + 1}, which is empty"
+    chunks, start = [], 0
+    for chunk in content.chunks:
+        names = pa.array(paths[start : start + len(chunk)], pa.string())
+        chunks.append(pa.StructArray.from_arrays([chunk, names], ["bytes", "path"]))
+        start += len(chunk)
+    replaced = table.set_column(table.column_names.index(kind), kind, pa.chunked_array(chunks))
+    return dataset_from_table(replaced, f"{rows._fingerprint}-{kind}")

@@ -1,0 +1,156 @@
+"""Every member of an archive is in an example, or named as left out; none overwrites another."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.errors import UserError
+from data2vec.settings import JsonDict
+from helpers.archives import write_tar
+
+
+def read(path: Path, kind: Any = "audio", streaming: bool = False, **options: Any) -> dict[str, Any]:
+    """The rows by key: the content of the signal; and without streaming their other columns."""
+    found = {}
+    for row in open_dataset(str(path), kind, streaming=streaming, **options):
+        known: JsonDict = {name: value for name, value in row.items() if name not in ("key", kind) and value is not None}
+        found[row["key"]] = (row[kind]["bytes"].decode(), known)
+    return found
+
+
+def contents(path: Path, **options: Any) -> dict[str, str]:
+    return {key: content for key, (content, _) in read(path, **options).items()}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (["a.flac", "a.cls", "b.flac", "b.cls"], {"a": "a.flac", "b": "b.flac"}),
+        (["1.5_s.flac", "2.5_s.flac"], {"1": "1.5_s.flac", "2": "2.5_s.flac"}),
+        (["v1.c1.flac", "v1.c2.flac", "v1.c3.flac"], {f"v1.c{i}": f"v1.c{i}.flac" for i in (1, 2, 3)}),
+        (["2024.01.flac", "2025.01.flac", "2024.02.flac"], {"2024": "2024.02.flac", "2025": "2025.01.flac"}),
+        (["x.left.wav", "x.right.wav", "x.json"], {"x.left": "x.left.wav", "x.right": "x.right.wav"}),
+        (["d/a.flac", "e/a.flac", "./f/a.flac"], {"d/a": "d/a.flac", "e/a": "e/a.flac", "f/a": "./f/a.flac"}),
+        (["A.FLAC", "b.Wav"], {"A": "A.FLAC", "b": "b.Wav"}),
+    ],
+)
+def test_each_member_that_is_a_signal_is_an_example(
+    tmp_path: Path, members: list[str], expected: dict[str, str], streaming: bool
+) -> None:
+    path = write_tar(tmp_path / "s.tar", {name: "{}" if name.endswith(".json") else name for name in members})
+    rows = list(open_dataset(str(path), "audio", streaming=streaming))
+    signals = [name for name in members if not name.endswith((".cls", ".json"))]
+    assert [row["audio"]["bytes"].decode() for row in rows] == signals
+    assert contents(path, streaming=streaming) == expected
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_list_or_broken_json_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, streaming: bool) -> None:
+    members = {"a.wav": "A", "a.json": '[{"start": 0}]', "b.wav": "B", "b.json": '{"label": "x"}', "c.wav": "C", "c.json": "{"}
+    path = write_tar(tmp_path / "s.tar", members)
+    assert contents(path, streaming=streaming) == {"a": "A", "b": "B", "c": "C"}
+    assert read(path, streaming=streaming)["b"][1] == {"label": "x"}
+    assert "2 members are in no example: s.tar/a.json, s.tar/c.json" in caplog.text
+
+
+def test_columns_are_those_of_all_members(tmp_path: Path) -> None:
+    members: dict[str, str] = {"a.wav": "A", "b.wav": "B"}
+    members |= {"b.json": json.dumps({"label": ["x", "y"], "n": 1, "deep": {"k": 1}}), "c.wav": "C", "c.json": '{"n": 2}'}
+    rows = open_dataset(str(write_tar(tmp_path / "s.tar", members)), "audio")
+    assert rows["label"][:] == [None, ["x", "y"], None]
+    assert rows["n"][:] == [None, 1, 2] and rows["deep"][:] == [None, '{"k": 1}', None]
+
+
+def test_fields_of_several_members_come_together(tmp_path: Path) -> None:
+    members = {"x.left.wav": "L", "x.left.txt": "left", "x.right.wav": "R", "x.json": '{"speaker": "0012"}', "x.other.txt": "?"}
+    path = write_tar(tmp_path / "s.tar", members)
+    assert read(path) == {
+        "x.left": ("L", {"txt": "left", "speaker": "0012"}),
+        "x.right": ("R", {"speaker": "0012"}),
+    }
+
+
+def test_labels_stay_as_written(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", {"a.wav": "A", "a.cls": "\ufeff01\n", "b.wav": "B", "b.cls": "1_0"})
+    assert {key: known for key, (_, known) in read(path).items()} == {"a": {"label": "01"}, "b": {"label": "1_0"}}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("a.wav", "1"), ("a.wav", "2")],
+        [("a.wav", "1"), ("b.wav", "2"), ("a.wav", "3")],
+        [("a.wav", "1"), ("a.flac", "2")],
+        [("a.wav", "1"), ("a.json", '{"n": 1}'), ("a.json", '{"n": 2}')],
+        [("a.wav", "1"), ("a.json", '{"label": "x"}'), ("a.cls", "y")],
+    ],
+)
+def test_member_that_overwrites_another_is_refused(tmp_path: Path, members: list[tuple[str, str]], streaming: bool) -> None:
+    path = write_tar(tmp_path / "s.tar", members)
+    with pytest.raises(UserError, match=r"s\.tar: "):
+        list(open_dataset(str(path), "audio", streaming=streaming))
+
+
+def test_ending_may_be_named_by_the_column(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_tar(tmp_path / "s.tar", {"a.wav": "1", "a.flac": "2", "b.near.wav": "3", "b.far.wav": "4"})
+    assert contents(path, column="flac") == {"a": "2"}
+    assert contents(path, column="near.wav") == {"b": "3"}
+    assert "s.tar/b.far.wav" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_members_that_belong_to_nothing_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, streaming: bool
+) -> None:
+    members = {
+        "README.txt": "?",
+        "a.wav": "A",
+        "a.npy": "0",
+        "a.cls": "x",
+        ".DS_Store": "",
+        "__MACOSX/a.wav": "",
+        "z.json": "{}",
+    }
+    path = write_tar(tmp_path / "s.tar", members)
+    assert contents(path, streaming=streaming) == {"a": "A"}
+    assert "3 members are in no example: s.tar/README.txt, s.tar/a.npy, s.tar/z.json" in caplog.text
+    caplog.clear()
+    contents(path)
+    contents(path)
+    assert caplog.text.count("3 members") == (1 if streaming else 2) + streaming, "also when it is read from the cache"
+
+
+def test_link_in_an_archive_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_tar(tmp_path / "s.tar", {"a.wav": "A"})
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("b.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.wav"
+        tar.addfile(link)
+    assert contents(path) == {"a": "A"} and "1 members are in no example: s.tar/b.wav" in caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_text_is_a_member_or_a_field(tmp_path: Path, streaming: bool) -> None:
+    members = {"a.txt": "A", "a.json": '{"text": "other", "label": "x"}', "b.json": '{"text": "B"}', "c.json": '{"body": "C"}'}
+    path = write_tar(tmp_path / "s.tar", members)
+    assert contents(path, kind="text", streaming=streaming) == {"a": "A", "b": "B"}
+    assert contents(path, kind="text", column="body", streaming=streaming) == {"c": "C"}
+    if not streaming:
+        assert read(path, kind="text")["a"][1] == {"json.text": "other", "label": "x"}
+
+
+def test_field_of_the_name_of_the_signal_does_not_replace_it(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", {"a.wav": "A", "a.json": '{"audio": "a.wav", "key": 7}'})
+    assert read(path) == {"a": ("A", {"json.audio": "a.wav", "json.key": 7})}
+
+
+@pytest.mark.parametrize("ending", ["tar.xz", "tar.bz2", "tgz"])
+def test_compressed_archives_are_read(tmp_path: Path, ending: str) -> None:
+    write_tar(tmp_path / f"s.{ending}", {"a.wav": "A"}, mode=f"w:{ending.replace('tgz', 'gz').rpartition('.')[2]}")
+    assert contents(tmp_path) == {"a": "A"}

@@ -1,0 +1,170 @@
+"""Every row and cell of a table is kept, as written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.data.sources.tables import first_values, read_table, record_columns
+from data2vec.errors import UserError
+
+IDS = ["0012", "7", "12e3", "1_0", "123456789012345678901", "1.0", "NaN", "null", "True", "-0", " x "]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_ids_and_labels_stay_as_written(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps({"text": "t", "id": value, "label": value}) + "\n" for value in IDS))
+    else:
+        mark = "\t" if ending == "tsv" else ","
+        path.write_text("".join(mark.join(row) + "\n" for row in [("text", "id", "label"), *(("t", v, v) for v in IDS)]))
+    rows = open_dataset(str(path), "text")
+    assert rows["id"][:] == rows["label"][:] == IDS
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_columns_of_metadata_stay_as_written(tmp_path: Path, ending: str) -> None:
+    for number in range(len(IDS)):
+        (tmp_path / f"{number}.wav").write_bytes(b"")
+    path = tmp_path / f"metadata.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps({"file_name": f"{i}.wav", "id": v}) + "\n" for i, v in enumerate(IDS)))
+    else:
+        mark = "\t" if ending == "tsv" else ","
+        path.write_text(f"file_name{mark}id\n" + "".join(f"{i}.wav{mark}{v}\n" for i, v in enumerate(IDS)))
+    assert open_dataset(str(tmp_path), "audio")["id"][:] == IDS
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_byte_order_mark_belongs_to_no_cell(tmp_path: Path, ending: str) -> None:
+    lines = {"csv": "text,label\none,x\n", "tsv": "text\tlabel\none\tx\n", "jsonl": '{"text": "one", "label": "x"}\n'}
+    (tmp_path / f"a.{ending}").write_text(lines[ending], encoding="utf-8-sig")
+    for streaming in (False, True):
+        (row,) = open_dataset(str(tmp_path), "text", streaming=streaming)
+        assert (row["text"], row["label"]) == ("one", "x")
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        (['{"text": "a"}', '{"text": "b", "label": "x"}'], [None, "x"]),
+        (['{"text": "a", "label": null}', '{"text": "b", "label": "x"}'], [None, "x"]),
+        (['{"text": "a", "label": ["x", "y"]}', '{"text": "b", "label": []}'], [["x", "y"], []]),
+        (['{"text": "a", "label": 1}', '{"text": "b", "label": "x"}'], ["1", "x"]),
+        (['{"text": "a", "label": [1, "x"]}', '{"text": "b"}'], [["1", "x"], None]),
+        (['{"text": "a", "label": 1}', '{"text": "b", "label": 2}'], [1, 2]),
+        (['{"text": "a", "label": 1}', '{"text": "b", "label": 2.5}'], [1.0, 2.5]),
+        (['{"text": "a", "label": 123456789012345678901}', '{"text": "b", "label": 2}'], ["123456789012345678901", "2"]),
+        (['{"text": "a", "label": {"k": [1]}}', '{"text": "b", "label": null}'], ['{"k": [1]}', None]),
+        (['{"text": "a", "label": true}', '{"text": "b", "label": false}'], [True, False]),
+    ],
+)
+def test_fields_of_all_lines_become_columns(tmp_path: Path, lines: list[str], labels: list[Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    for _ in range(2):  # from the file, and from the cache
+        rows = open_dataset(str(path), "text")
+        assert rows["text"][:] == ["a", "b"] and rows["label"][:] == labels
+    path.write_text("\n".join(lines[::-1]) + "\n")
+    assert open_dataset(str(path), "text")["label"][:] == labels[::-1]
+
+
+def test_records_of_different_keys_become_one_table() -> None:
+    table = record_columns([{"a": 1}, {}, {"b": [[1, 2], None]}, {"a": 2, "c": None}])
+    assert table.to_pydict() == {"a": [1, None, None, 2], "b": [None, None, [[1, 2], None], None], "c": [None] * 4}
+    assert record_columns([{}, {}]).num_rows == 2 and record_columns([]).num_rows == 0
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_long_cells_are_read(tmp_path: Path, ending: str) -> None:
+    long = "x" * 300_000
+    lines = {"csv": f"text,label\n{long},a\n", "tsv": f"text\tlabel\n{long}\ta\n", "jsonl": json.dumps({"text": long}) + "\n"}
+    path = tmp_path / f"a.{ending}"
+    path.write_text(lines[ending])
+    assert open_dataset(str(path), "text")["text"][0] == long
+    assert first_values(path)["text"] == [long]
+
+
+def test_header_longer_than_the_limit_of_csv_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{'x' * 200_000},text\n1,words\n")
+    assert open_dataset(str(tmp_path / "a.csv"), "text")["text"][:] == ["words"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "is empty: its first line must name the columns"),
+        ("a.csv", "text,text\na,b\n", "has several columns 'text'"),
+        ("a.csv", "text,label\na\n", "row 2: 1 fields, but the header has 2"),
+        ("a.tsv", "text\tlabel\na\tb\tc\n", "row 2: 3 fields, but the header has 2"),
+        ("a.jsonl", "[1, 2]\n", "is not a JSON object"),
+        ("a.parquet", "no table", "is not a complete parquet file"),
+    ],
+)
+def test_malformed_table_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_tables_with_different_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\n")
+    (tmp_path / "b.csv").write_text("text,class\nb,y\n")
+    with pytest.raises(UserError, match=r"b\.csv has columns text, class, but a\.csv has text, label"):
+        open_dataset(str(tmp_path), "text")
+
+
+def test_tables_of_lines_in_folders_are_all_read(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "more/b.jsonl", "more/deep/c.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    assert open_dataset(str(tmp_path), "text")["text"][:] == ["a.jsonl", "more/b.jsonl", "more/deep/c.jsonl"]
+
+
+def test_files_that_metadata_does_not_list_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.wav", "b.wav", "sub/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "metadata.csv").write_text("file_name\na.wav\n")
+    assert len(open_dataset(str(tmp_path), "audio")) == 1
+    assert "2 audio files are left out, as metadata.csv does not list them: b.wav, sub/c.wav" in caplog.text
+
+
+def test_files_beside_the_folder_of_metadata_are_read_without_it(tmp_path: Path) -> None:
+    for name in ("a/x.wav", "b/y.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a" / "metadata.csv").write_text("file_name,words\nx.wav,X\n")
+    rows = open_dataset(str(tmp_path), "audio")
+    assert [Path(row["audio"]["path"]).name for row in rows] == ["x.wav", "y.wav"] and rows["words"][:] == ["X", None]
+
+
+def test_metadata_without_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    (tmp_path / "metadata.csv").write_text("LJ001|Printing\nLJ002|in\n")
+    with pytest.raises(UserError, match=r"has no column file_name with the paths of audio files, only LJ001|Printing"):
+        open_dataset(str(tmp_path), "audio")
+
+
+def test_rows_of_one_table_may_name_a_file_several_times(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.wav").write_bytes(b"")
+        (tmp_path / folder / "metadata.csv").write_text("file_name,caption\nx.wav,1\nx.wav,2\n")
+    assert open_dataset(str(tmp_path), "audio")["caption"][:] == ["1", "2", "1", "2"]
+
+
+def test_files_of_one_name_in_other_places_are_different_files(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.wav").write_bytes(b"")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.csv").write_text(f"file\n{tmp_path}/here/x.wav\n")
+    (tmp_path / "set" / "test.csv").write_text("file\n../there/x.wav\n")
+    for split, folder in (("train", "here"), ("test", "there")):
+        (row,) = open_dataset(str(tmp_path / "set"), "audio", split)
+        assert row["audio"]["path"].endswith(f"{folder}/x.wav")
+    assert len(open_dataset(str(tmp_path / "set"), "audio", "all")) == 2
