@@ -160,7 +160,7 @@ def test_labelled_texts_are_padded_and_truncated(tmp_path):
         LabelledTexts(rows, SMALL, 300)
     examples = LabelledTexts(rows, SMALL, 300, train_tokenizer(SENTENCES, 300))
     batch = Batch.stack([examples.load(0), examples.load(1)], PAD)
-    assert [examples.label(i, "label") for i in range(2)] == [1, 0]
+    assert [examples.label(i, "label") for i in range(2)] == ["1", "0"]
     assert batch.input.shape == (2, 16)
     assert batch.input[1, -1] == 2
     length = len(examples.load(0))

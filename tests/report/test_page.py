@@ -80,7 +80,7 @@ def test_report_of_a_collapsed_run_has_verdict_and_suggestion(copied: Run) -> No
     text = build_report(copied.folder).read_text(encoding="utf-8")
     verdict = re.search('<section class="verdict collapsed">(.*?)</section>', text, re.DOTALL)
     assert verdict
-    assert "Collapsed" in verdict[1] and "Suggestion: " in verdict[1] and "train.lr" in verdict[1]
+    assert "Collapsed" in verdict[1] and "Suggestion: " in verdict[1] and "objective.teacher.half_life" in verdict[1]
 
 
 @only("images")

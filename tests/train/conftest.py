@@ -16,6 +16,8 @@ TINY: dict[str, Any] = {
     "encoder.ffn_width": 32,
     "encoder.dropout": 0.1,
     "encoder.drop_path": 0.1,
+    "objective.teacher.decay": 0.99,
+    "objective.teacher.end_decay": 0.999,
     "objective.teacher.anneal_steps": 4,
     "data.batch_size": 16,
     "data.micro_batch_size": 8,

@@ -336,10 +336,10 @@ def test_split_of_a_hub_dataset_may_be_named_by_a_synonym(monkeypatch: pytest.Mo
         return everything if split is None else everything[split]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert open_dataset("owner/name", "text", "valid")["text"][:] == ["b"]
-    assert open_dataset("owner/name", "text", "all")["text"][:] == ["a", "b", "c"]
+    assert open_dataset("hf://owner/name", "text", "valid")["text"][:] == ["b"]
+    assert open_dataset("hf://owner/name", "text", "all")["text"][:] == ["a", "b", "c"]
     with pytest.raises(UserError, match=r"owner/name has no split 'extra', only test \(1\), train \(1\), validation \(1\)"):
-        open_dataset("owner/name", "text", "extra")
+        open_dataset("hf://owner/name", "text", "extra")
 
 
 def test_list_splits_counts_files_and_rows(tmp_path: Path) -> None:

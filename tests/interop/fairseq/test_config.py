@@ -19,7 +19,7 @@ from data2vec.interop.fairseq.key_mapping import BEIT
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
-RELEASED = [name for name in recipe_names() if "tiny" not in name and "/v" in name]
+RELEASED = [name for name in recipe_names() if not name.endswith(("tiny", "small")) and "/v" in name]
 NOT_IN_FAIRSEQ = {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
 """Settings of the shipped recipes that are listed as lost where they differ."""
 

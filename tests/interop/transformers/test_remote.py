@@ -41,7 +41,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vision-relative": ("vision/v2-tiny", {"image": 12, "patch": 4, "positions": "relative"}, {}),
     "vision-tables": ("vision/v2-tiny", {"image": 12, "patch": 4, "positions": "relative", "position_tables": 3}, {}),
     "text": ("text/v2-base", {"vocab_size": 60, "max_length": 24}, {"prenet_layers": 1}),
-    "text-pre": ("text/v2-tiny", {"positions": "learned", "vocab_size": 60, "max_length": 24, "embedding_norm": False, "scale_embedding": True}, PRE),
+    "text-pre": (
+        "text/v2-tiny",
+        {"positions": "learned", "vocab_size": 60, "max_length": 24, "embedding_norm": False, "scale_embedding": True},
+        PRE,
+    ),
 }
 HEADS = {
     "ctc": ("speech", CTCSettings(labels=("<pad>", "|", "E", "T", "A"))),

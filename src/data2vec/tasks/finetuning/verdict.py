@@ -44,7 +44,7 @@ def non_finite_loss(run: History) -> Finding | None:
 def overfitting(run: History) -> Finding | None:
     """The validation score has been better before."""
     metric = run.recipe["objective.metric"]
-    seen = [(line[name], line["step"]) for line in run.lines if (name := f"valid_{metric}") in line]
+    seen = [(line[name], line["step"]) for line in run.lines if line.get(name := f"valid_{metric}") is not None]
     if len(seen) < 3:
         return None
     best = seen[0]
