@@ -37,7 +37,8 @@ class HeldOutLoss:
             paths = {f"data.{key}": str(Path(folder, name)) for key, name in files.items()}
             modality = load_recipe(recipe, {"data.streaming": False} | paths).build_modality()
             try:
-                rows = modality.selected_rows(str(recipe.data.valid), recipe.data.valid_rows, "data.valid_rows")
+                reader = modality.validation()
+                rows = reader.selected_rows(str(recipe.data.valid), recipe.data.valid_rows, "data.valid_rows")
                 held_out = modality.examples(rows)
             except UserError as error:
                 raise UserError(str(error) if str(error).startswith("data.valid") else f"data.valid: {error}") from None

@@ -81,12 +81,11 @@ def check(
             missing.append(error)
     if not parts:
         raise missing[0]
-    settings = ""
+    settings = "" if column is None else f" data.column={shlex.quote(column)}"
     if loaded_tokenizer is not None:
         size = loaded_tokenizer.get_vocab_size()
-        settings = f" data.tokenizer={shlex.quote(str(tokenizer))} modality.vocab_size={size}"
-    others = _other_files(files or [], [part.kind for part in parts])
-    found = DataReport(where, split, tuple(parts), others, settings)
+        settings += f" data.tokenizer={shlex.quote(str(tokenizer))} modality.vocab_size={size}"
+    found = DataReport(where, split, tuple(parts), _other_files(files or [], [part.kind for part in parts]), settings)
     if out is not None:
         Path(out).write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
@@ -205,7 +204,7 @@ def _numbered(rows: Rows, kind: SignalKind) -> Iterator[tuple[str, Row | str]]:
             for row in rows.shard(num_shards=parts, index=part):
                 number += 1
                 content = row[kind]
-                path = content["path"] if isinstance(content, dict) else row.get("path")
+                path = content.get("path") if isinstance(content, dict) else row.get("path")
                 yield path or row.get("key") or f"example {number}", row
         except (UserError, ValueError, OSError) as error:
             yield f"part {part + 1} of {parts}", f"the rest cannot be read: {' '.join(str(error).split())}"

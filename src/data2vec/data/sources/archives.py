@@ -121,9 +121,11 @@ def _read_archive(
         members = list(group)
         found = split_of_folders(members[0].folder)
         if not choice.includes(found):
-            if (folder := _name(archive, f"{found.name if found else members[0].folder}/")) not in other_splits:
-                other_splits.add(folder)
-                left_out.append(folder)
+            member = members[0]
+            top = f"{found.name}/" if found else f"{member.folder}/" if member.folder else member.path
+            if top not in other_splits:
+                other_splits.add(top)
+                left_out.append(_name(archive, top))
             continue
         for own_key, row in _examples(archive, kind, column, members, left_out):
             if own_key in signals:

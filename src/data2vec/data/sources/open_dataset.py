@@ -60,14 +60,13 @@ def open_dataset(
     """The rows of a dataset: a `datasets.Dataset`, memory-mapped or of file paths; with `streaming` an `IterableDataset`.
 
     `path` is a folder, a file (parquet, tar, jsonl, tsv, csv or a single media file), a folder written by `save_to_disk` of the
-    `datasets` library, a URL of parquet, tar or jsonl that fsspec can read, or "hf://owner/name" or "hf://owner/name:config" on
-    the hub.
-    `split`: a name in the data, a word that stands for it, or "all"; data without splits counts as split `whole`. `column`: the
-    column of the signal; None: one with a known name, or the only one. `label`: the column of labels, for streams.
+    `datasets` library, a URL of parquet, tar or jsonl that fsspec can read, or "hf://owner/name" or "hf://owner/name:config"
+    on the hub. `split`: a name in the data, a word that stands for it, or "all"; data without splits counts as split `whole`.
+    `column`: the column of the signal; None: one with a known name, or the only one. `label`: the column of labels of streams.
 
-    Signals are in column `audio` or `image` as {"bytes", "path"}, not decoded; texts in `text`, as a string, or as {"bytes",
-    "path"} for files. Other columns are kept; streams of jsonl and tar keep only `label` and `split`. Nothing is written next
-    to the data; Arrow copies go to the caches.
+    Signals are in column `audio` or `image` as {"bytes", "path"}, not decoded (decoded audio stays as it is); texts in `text`,
+    as a string, or as {"bytes", "path"} for files. Other columns are kept; streams of jsonl and tar keep only `label` and
+    `split`. Nothing is written next to the data; Arrow copies go to the caches.
 
     Raises UserError when there is no such dataset, nothing of this kind in it, no such split, and when it cannot be told which
     column is the signal."""

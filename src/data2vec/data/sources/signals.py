@@ -1,22 +1,18 @@
-"""The signal of each row in one form: column `audio` or `image` as {"bytes", "path"}, undecoded; column `text` as a string."""
+"""The signal of each row in one form: column `audio` or `image` as {"bytes", "path"}, undecoded; decoded audio as {"array",
+"sampling_rate"}; column `text` as a string."""
 
-import io
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data2vec.data.dataset import Row, Rows, Signal
+from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.columns import KNOWN_COLUMNS, find_column
 from data2vec.data.sources.formats import MEDIA, SignalKind
-from data2vec.data.sources.library import dataset_from_generator, dataset_from_table, error_reason
+from data2vec.data.sources.library import dataset_from_table, error_reason
 from data2vec.data.sources.local import TRIED_PATHS, base_folder
 from data2vec.errors import UserError
-
-READ_ROWS = 16
-"""Rows that are read at a time to be converted."""
 
 
 def to_signals(rows: Rows, kind: SignalKind, column: str | None, where: str, folder: Path | None = None) -> Rows:
@@ -45,33 +41,9 @@ def to_signals(rows: Rows, kind: SignalKind, column: str | None, where: str, fol
     if chosen != kind:
         rows = rows.rename_column(kind, f"original_{kind}") if kind in rows.features else rows
         rows = rows.rename_column(chosen, kind)
-    if forms[chosen] == "text":
+    if forms[chosen] in ("text", "decoded"):
         return rows
-    rows = rows if rows._indices is None else rows.flatten_indices()
-    if forms[chosen] != "decoded":
-        return _replace_signal(rows, kind, forms[chosen], where, folder)
-    arguments = {"rows": rows, "kind": kind, "dtype": _sample_type(rows.features[kind], where), "where": where}
-    features = {**rows.features, kind: _signal_feature()}
-    return dataset_from_generator(where, _encode_rows, features, False, f"{rows._fingerprint}-encoded", **arguments)
-
-
-def encode_audio(audio: Mapping[str, Any] | None, dtype: str, name: str) -> Signal:
-    """Decoded audio, {"array": (samples) or (channels, samples), "sampling_rate"}, as a file without loss, the same each time.
-
-    `dtype`: of the samples: floats, int16 or int32. `name`: what messages call it."""
-    import soundfile
-
-    path = (audio or {}).get("path") or name
-    if audio is None or audio["array"] is None or not audio["sampling_rate"]:
-        return {"bytes": None, "path": f"{path}, which has no samples or no sampling rate"}
-    samples = np.asarray(audio["array"], dtype if dtype in _PCM else np.float32)
-    samples = samples.T if samples.ndim == 2 and samples.shape[0] < samples.shape[1] else samples
-    file = io.BytesIO()
-    soundfile.write(file, samples, int(audio["sampling_rate"]), format="AU", subtype=_PCM.get(dtype, "FLOAT"))
-    return {"bytes": file.getvalue(), "path": path}
-
-
-_PCM = {"int16": "PCM_16", "int32": "PCM_32"}
+    return _replace_signal(rows if rows._indices is None else rows.flatten_indices(), kind, forms[chosen], where, folder)
 
 
 def _form(feature: Any, kind: SignalKind) -> str | None:
@@ -109,40 +81,25 @@ def _signal_feature() -> dict[str, Any]:
     return {"bytes": Value("binary"), "path": Value("string")}
 
 
-def _sample_type(feature: Any, where: str) -> str:
-    """The type of the samples of decoded audio. Raises UserError for one whose full scale is unknown."""
-    samples = feature["array"]
-    while not hasattr(samples, "dtype"):
-        samples = samples[0] if isinstance(samples, list) else samples.feature
-    if "float" not in samples.dtype and samples.dtype not in _PCM:
-        raise UserError(
-            f"{where}: the samples are of type {samples.dtype}, whose range is unknown; save them as float32 or int16"
-        )
-    return samples.dtype
-
-
 def _converted_stream(rows: Rows, chosen: str, form: str, kind: SignalKind, where: str, folder: Path | None) -> Rows:
     from datasets import Audio, Features, Image
 
-    features = {f"original_{kind}" if name == kind != chosen else name: each for name, each in rows.features.items()}
-    if form == "text" and chosen == kind:
+    if form in ("text", "decoded") and chosen == kind:
         return rows
-    dtype = _sample_type(features[chosen], where) if form == "decoded" else ""
-    text = features.pop(chosen)
-    features = {kind: text if form == "text" else _signal_feature(), **features}
+    features = {f"original_{kind}" if name == kind != chosen else name: each for name, each in rows.features.items()}
+    kept = features.pop(chosen)
+    features = {kind: kept if form in ("text", "decoded") else _signal_feature(), **features}
     # The library would encode columns of its types Audio and Image anew, which needs other packages.
     features = {name: _signal_feature() if isinstance(each, Audio | Image) else each for name, each in features.items()}
     removed = list({chosen, kind} & {*rows.features} - {*features})
-    convert = partial(_convert_row, chosen=chosen, form=form, kind=kind, dtype=dtype, where=where, folder=folder)
+    convert = partial(_convert_row, chosen=chosen, form=form, kind=kind, where=where, folder=folder)
     return rows.map(convert, features=Features(features), remove_columns=removed)
 
 
-def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, dtype: str, where: str, folder: Path | None) -> Row:
+def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, where: str, folder: Path | None) -> Row:
     found = {f"original_{kind}": row[kind]} if kind in row and kind != chosen else {}
     value = row[chosen]
-    if form == "decoded":
-        return found | {kind: encode_audio(value, dtype, f"{where}, a row")}
-    if form == "text":
+    if form in ("text", "decoded"):
         return found | {kind: value}
     if form == "bytes":
         value = {"bytes": value, "path": None}
@@ -164,21 +121,6 @@ def _local_path(path: str, where: str, folder: Path | None) -> str:
             f"{where} names files by paths, such as {path}, that are relative to no folder here; save their content in it"
         )
     return path if folder is None else str(folder / path)
-
-
-def _encode_rows(rows: Rows, kind: SignalKind, dtype: str, where: str) -> Iterator[Row]:
-    batches = rows.with_format("arrow")
-    for start in range(0, len(rows), READ_ROWS):
-        table = batches[start : start + READ_ROWS]
-        others = table.drop_columns([kind]).to_pylist()
-        for index, (audio, other) in enumerate(zip(table[kind], others, strict=True)):
-            value = dict(audio.items()) if audio.is_valid else None
-            if value is not None:
-                array = value["array"]
-                flat = array.is_valid and array.values.null_count == 0 and not hasattr(array.values, "values")
-                value = {name: item.as_py() for name, item in value.items() if name != "array"}
-                value["array"] = array.values.to_numpy(zero_copy_only=False) if flat else array.as_py()
-            yield other | {kind: encode_audio(value, dtype, f"{where}, row {start + index + 1}")}
 
 
 def _replace_signal(rows: Rows, kind: SignalKind, form: str, where: str, folder: Path | None) -> Rows:
