@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -96,5 +97,5 @@ def sweep(
 
 def best_score(run: Run, metric: str) -> float:
     """The best validation score of a run."""
-    values = [line[f"valid_{metric}"] for line in run.metrics if f"valid_{metric}" in line]
-    return (min if metric in LOWER_IS_BETTER else max)(values)
+    values = [value for line in run.metrics if (value := line.get(f"valid_{metric}")) is not None]
+    return (min if metric in LOWER_IS_BETTER else max)(values, default=math.nan)

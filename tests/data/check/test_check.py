@@ -353,6 +353,17 @@ def test_text_that_is_ready_with_a_given_tokenizer_trains_with_it(tmp_path):
     assert batches[0].input.shape == (8, 128)
 
 
+def test_decoded_audio_of_parquet_is_read_by_check_and_training(tmp_path, wave):
+    import datasets
+
+    signals = [{"array": wave(2.0, 8000, seed=i)[:, 0].tolist(), "sampling_rate": 8000} for i in range(5)]
+    datasets.Dataset.from_dict({"audio": signals, "label": ["a"] * 5}).to_parquet(tmp_path / "a.parquet")
+    part = only(check(tmp_path / "a.parquet", workers=0))
+    assert (part.readable, part.counts["sample rate"], part.distributions["seconds"].total) == (5, {"8000 Hz": 5}, 10)
+    assert ready_recipe(tmp_path / "a.parquet") == "speech/v2-tiny"
+    assert first_batches("speech/v2-tiny", tmp_path / "a.parquet")[0].input.shape == (4, 32000)
+
+
 def test_the_tolerated_number_of_bad_examples_is_that_of_training(tmp_path, wave):
     """Of all examples: also of the clips that are left out as too short, and of documents rather than blocks."""
     content = io.BytesIO()

@@ -20,6 +20,12 @@ def test_overfitting_is_reported_with_the_best_step() -> None:
     assert "wer 0.5 at step 200, 0.8 at step 500" in found.symptom and found.suggestion.startswith("train.steps=200")
 
 
+def test_a_score_that_is_not_finite_is_no_overfitting() -> None:
+    assert (
+        judge_run([*lines([0.9, 0.5]), {"step": 300, "loss": 1.0, "data_wait": 0.0, "valid_wer": None}], RECIPE).findings == ()
+    )
+
+
 def judged(step: int, recipe: Any = RECIPE, **scores: float) -> list[str]:
     """The findings on a run whose validation at this step of 1000 has these scores and evidence."""
     last = {f"valid_{name}": value for name, value in ({"examples": 100} | scores).items()}

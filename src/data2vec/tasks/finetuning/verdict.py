@@ -44,7 +44,8 @@ def non_finite_loss(run: History) -> Finding | None:
 def overfitting(run: History) -> Finding | None:
     """The validation score has been better before."""
     metric = run.recipe["objective.metric"]
-    seen = [(line[name], line["step"]) for line in run.lines if line.get(name := f"valid_{metric}") is not None]
+    name = f"valid_{metric}"
+    seen = [(line[name], line["step"]) for line in run.lines if line.get(name) is not None]  # NaN is logged as null
     if len(seen) < 3:
         return None
     best = seen[0]
@@ -66,7 +67,9 @@ def poor_scores(run: History) -> Finding | None:
     line = next((line for line in reversed(run.lines) if "valid_examples" in line), None)
     if line is None or run.step < run.recipe["train.steps"] / 2:
         return None
-    scores = {name.removeprefix("valid_"): value for name, value in line.items() if name.startswith("valid_")}
+    scores = {
+        name.removeprefix("valid_"): value for name, value in line.items() if name.startswith("valid_") and value is not None
+    }
     fault = explain_scores(scores, scores["examples"])
     return Finding("watch", f"at step {line['step']} {fault.symptom}", fault.cause, fault.suggestion) if fault else None
 
@@ -82,12 +85,12 @@ class Fault(NamedTuple):
 def explain_scores(scores: Mapping[str, float], examples: int) -> Fault | None:
     """What is wrong with the scores of a validation, by their evidence (`Scored` of an evaluation): all outputs
     are blank, most errors are of case, or the outputs are no better than chance. None if nothing is."""
-    if "wer_uncased" in scores:
+    if {"wer", "wer_uncased"} <= scores.keys():
         return _explain_recognition(scores["wer"], scores)
     for metric, better in (("accuracy", "more often"), ("map", "better")):
         chance = scores.get(f"chance_{metric}")
         # Two standard errors of the score of guessing, which a lucky draw of the examples reaches.
-        if chance is not None and scores[metric] <= chance + 2 * math.sqrt(chance * (1 - chance) / examples):
+        if chance is not None and scores.get(metric, math.nan) <= chance + 2 * math.sqrt(chance * (1 - chance) / examples):
             return Fault(
                 f"the classes are not predicted {better} than by chance ({metric} {scores[metric]:.1%}, {chance:.1%} by "
                 f"chance, on {examples} examples)",
