@@ -455,7 +455,7 @@ def test_report_shows_the_beginning_of_the_first_texts_of_the_column(tmp_path):
     (tmp_path / "a.csv").write_text(
         "id,review,stars\n" + "".join(f"tt{i},review {i} {'word ' * 30},{i % 2}\n" for i in range(5))
     )
-    with pytest.raises(UserError, match=r"several columns can hold text, id, review, stars; name one by data\.column"):
+    with pytest.raises(UserError, match=r"several columns can hold text, review, stars; name one by data\.column"):
         check(tmp_path / "a.csv", workers=0)
     found = check(tmp_path / "a.csv", workers=0, column="review", label="stars")
     assert [text[:10] for text in only(found).first] == ["'review 0 ", "'review 1 ", "'review 2 "]

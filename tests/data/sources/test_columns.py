@@ -43,15 +43,23 @@ def refusal(path: Path, kind: Any, **options: Any) -> str:
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_ids_are_not_taken_for_the_text(tmp_path: Path, ending: str, streaming: bool) -> None:
-    path = table(tmp_path / f"reviews.{ending}", [{"doc_id": "tt01", "review": "no wit", "label": "0"}] * 2)
-    assert "several columns can hold text, doc_id, review; name one by data.column" in refusal(
-        path, "text", streaming=streaming
-    )
-    rows = open_dataset(str(path), "text", column="review", streaming=streaming)
+@pytest.mark.parametrize("name", ["doc_id", "id", "ID", "idx", "page-url"])
+def test_ids_are_not_taken_for_the_text(tmp_path: Path, name: str, ending: str, streaming: bool) -> None:
+    path = table(tmp_path / f"reviews.{ending}", [{name: "tt01", "review": "no wit", "label": "0"}] * 2)
+    rows = open_dataset(str(path), "text", streaming=streaming)
     assert [row["text"] for row in rows] == ["no wit"] * 2
     if not streaming:
-        assert rows["doc_id"][:] == ["tt01"] * 2 and rows["label"][:] == ["0"] * 2
+        assert rows[name][:] == ["tt01"] * 2 and rows["label"][:] == ["0"] * 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_several_columns_that_can_be_the_text_are_asked_for(tmp_path: Path, ending: str, streaming: bool) -> None:
+    path = table(tmp_path / f"reviews.{ending}", [{"id": "1", "film": "Up", "review": "no wit", "label": "0"}] * 2)
+    assert "several columns can hold text, film, review; name one by data.column" in refusal(path, "text", streaming=streaming)
+    for column, value in (("film", "Up"), ("review", "no wit"), ("id", "1")):
+        rows = open_dataset(str(path), "text", column=column, streaming=streaming)
+        assert [row["text"] for row in rows] == [value] * 2
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

@@ -109,7 +109,7 @@ def check_layout(layout: dict[str, tuple[str | None, str]]) -> str:
             assert max(Counter(everything).values()) == 1
             assert {*counts, *everything} <= {*roles}
             missing = {*roles} - {*everything}
-            assert not missing or warnings.tell("left out", "in no example"), missing
+            assert not missing or warnings.tell("left out", "no example"), missing
             for split, names in parts.items():
                 assert len({roles[name] for name in names} - {None}) <= 1, (split, names)
             outcome = "read"
@@ -122,7 +122,7 @@ def check_layout(layout: dict[str, tuple[str | None, str]]) -> str:
                     continue
                 assert {*found} <= {*roles} and not {roles[name] for name in found} & others, (role, found)
                 left_out = {name for name, of in roles.items() if of in (role, None)} - {*found}
-                assert not left_out or warnings.tell("left out", "in no example", f"split {role} is"), (role, left_out)
+                assert not left_out or warnings.tell("left out", "no example", f"split {role} is"), (role, left_out)
             return outcome
     finally:
         logging.getLogger("data2vec.data.sources").removeHandler(warnings)

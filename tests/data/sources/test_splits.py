@@ -111,7 +111,7 @@ def test_folders_beside_splits_are_left_out_and_named(tmp_path: Path, caplog: py
     assert read(tmp_path) == ["train/a.wav"] and not caplog.text
     write(tmp_path, "docs/example.wav", "demo.wav")
     assert read(tmp_path) == ["train/a.wav"]
-    assert "2 of 4 files or rows are left out" in caplog.text and "demo.wav, docs/" in caplog.text
+    assert "2 of 4 files or rows: " in caplog.text and "demo.wav, docs/" in caplog.text
     assert read(tmp_path, "docs") == ["docs/example.wav"]
     assert read(tmp_path, "all") == ["demo.wav", "docs/example.wav", "test/b.wav", "train/a.wav"]
 
@@ -144,7 +144,7 @@ def test_coco_as_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert read(tmp_path, "val2017", "image") == read(tmp_path, "valid", "image") == ["val2017/3.jpg"]
     write(tmp_path, "unlabeled2017/5.jpg")
     caplog.clear()
-    assert len(read(tmp_path, kind="image")) == 2 and "1 of 5 files or rows are left out" in caplog.text
+    assert len(read(tmp_path, kind="image")) == 2 and "1 of 5 files or rows: unlabeled2017/" in caplog.text
     assert read(tmp_path, "unlabeled2017", "image") == ["unlabeled2017/5.jpg"]
 
 
@@ -354,12 +354,14 @@ def test_list_splits_counts_files_and_rows(tmp_path: Path) -> None:
 def test_files_of_other_formats_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, "a.jsonl", "b.txt", "c.txt")
     assert read(tmp_path, kind="text") == ["a.jsonl"]
-    assert "2 files of other formats are left out, as there are 1 .jsonl: 2 .txt (such as b.txt)" in caplog.text
+    assert "left out as there are 1 .jsonl, files of other formats: 2 .txt (such as b.txt)" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
     write(tmp_path / "set", "a.wav", "b.tar", "c.parquet")
     (tmp_path / "set" / "metadata.csv").write_text("file_name\na.wav\n")
     assert read(tmp_path / "set") == ["a.wav"]
-    assert "2 files of other formats are left out, as there are tables that list files (metadata.csv)" in caplog.text
+    assert (
+        "left out as there are tables that list files (metadata.csv), files of other formats: 1 .tar, 1 .parquet" in caplog.text
+    )
 
 
 def test_streams_of_loose_files_are_split(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_files_that_metadata_does_not_list_are_counted_and_named(tmp_path: Path,
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "metadata.csv").write_text("file_name\na.wav\n")
     assert len(open_dataset(str(tmp_path), "audio")) == 1
-    assert "2 audio files are left out, as metadata.csv does not list them: b.wav, sub/c.wav" in caplog.text
+    assert "left out as metadata.csv does not list them, 2 of 3 audio files: b.wav, sub/c.wav" in caplog.text
 
 
 def test_files_beside_the_folder_of_metadata_are_read_without_it(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_missing_label_is_no_class_and_is_left_out(missing: object, caplog: pyte
     assert "here: 1 of 3 examples are left out: invalid label (example 1: no label)" in caplog.text
 
 
+def test_lists_are_no_classes_of_single_label_classification() -> None:
+    with pytest.raises(UserError, match=r"label holds lists, such as \['a', 'b'\]; set objective.problem_type=multi_label"):
+        targets_from_labels(["a", ["a", "b"]], ClassificationSettings())
+    with pytest.raises(ValueError, match="is a list, not a class"):
+        targets_from_labels(["a", "b"], ClassificationSettings()).encode(["a"])
+
+
 def test_labels_are_encoded_by_the_names_in_the_head() -> None:
     head = targets_from_labels(["b", "a"], ClassificationSettings()).head
     found = targets_from_head(head, ClassificationSettings())

@@ -22,7 +22,7 @@ from data2vec.data.sources.columns import NoSignal, class_names, label_value
 from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TABLES, SignalKind, count_endings, with_ending
 from data2vec.data.sources.library import data_path, saved_datasets
 from data2vec.data.sources.local import list_files
-from data2vec.data.sources.open_dataset import list_splits, read_dataset
+from data2vec.data.sources.open_dataset import read_dataset
 from data2vec.data.sources.shards import Request
 from data2vec.data.sources.splits import TRAIN, NoSplit, SplitChoice
 from data2vec.data.text import read_text
@@ -138,7 +138,7 @@ def _other_files(files: list[str], kinds: list[SignalKind]) -> str | None:
 
 def _check_kind(request: Request, choice: SplitChoice, tokenizer: Tokenizer | None, workers: int) -> KindReport:
     kind, label = request.kind, request.label
-    rows = read_dataset(request, choice)
+    rows, splits = read_dataset(request, choice)
     if label != "label" and label not in rows.features:
         raise UserError(f"label: there is no column {label!r} in the data, only {', '.join(rows.features)}")
     token_counter = None
@@ -163,7 +163,7 @@ def _check_kind(request: Request, choice: SplitChoice, tokenizer: Tokenizer | No
             for found in loader:
                 aggregate.add(found)
                 bar.update(len(found))
-        return aggregate.report(token_counter, first, list_splits(request))
+        return aggregate.report(token_counter, first, splits)
 
 
 def _preview(name: str, row: Row | str, kind: SignalKind) -> str:

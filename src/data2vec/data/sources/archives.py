@@ -108,7 +108,7 @@ def stream_archives(label: str, **arguments: Any) -> Iterator[Row]:
             left_out += row.pop("left_out")
             yield row | stream_fields(row.pop("fields"), label)
         if left_out and archive not in _REPORTED:
-            log.warning("%s: %d members are in no example: %s", archive[0], len(left_out), listed(left_out))
+            log.warning("%s: members in no example, %d: %s", archive[0], len(left_out), listed(left_out))
             _REPORTED.add(archive)
 
 

@@ -1,6 +1,7 @@
 """Which column of a table is what: the signal, by setting, name or type; and labels as text, missing ones as None."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +15,8 @@ KNOWN_COLUMNS: dict[SignalKind, tuple[str, ...]] = {
     "text": ("text", "sentence", "sentence1", "content", "document"),
 }
 """Columns that are taken for the signal, in order of preference."""
-NOT_TEXT = ("label", "labels", "split", "key", *FILE_COLUMNS)
-"""Columns that are not taken for the text, if another one can be."""
+NOT_TEXT = re.compile(rf"labels?|split|key|{'|'.join(FILE_COLUMNS)}|(.*[_\W])?(id|ids|idx|index|uuid|url)", re.IGNORECASE)
+"""Names of columns that are not taken for the text, if another one can be."""
 
 
 class NoSignal(UserError):
@@ -38,7 +39,7 @@ def find_column(candidates: Mapping[str, str], kind: SignalKind, column: str | N
         )
     if known := next((name for name in KNOWN_COLUMNS[kind] if name in candidates), None):
         return known
-    likely = [name for name in candidates if kind != "text" or name not in NOT_TEXT] or list(candidates)
+    likely = [name for name in candidates if kind != "text" or not NOT_TEXT.fullmatch(name)] or list(candidates)
     if len(likely) == 1:
         return likely[0]
     if not likely:

@@ -133,8 +133,8 @@ def listing_source(where: str, root: Path, listings: Sequence[Listing], files: S
                 "folder as the data"
             )
         if left_out:
-            message = "%s: %d %s files are left out, as %s does not list them: %s"
-            log.warning(message, where, len(left_out), kind, which, listed(left_out))
+            message = "%s: left out as %s does not list them, %d of %d %s files: %s"
+            log.warning(message, where, which, len(left_out), len(indices), kind, listed(left_out))
         if len(listings) > 1 or loose:
             first_table: dict[str, str] = {}
             once = [
@@ -143,7 +143,7 @@ def listing_source(where: str, root: Path, listings: Sequence[Listing], files: S
                 if index >= len(tables) or first_table.setdefault(paths[index], tables[index].name) == tables[index].name
             ]
             if len(once) < len(taken):
-                message = "%s: %d of %d rows are left out, as another table lists the same file"
+                message = "%s: left out as another table lists the same file, %d of %d rows"
                 log.warning(message, where, len(taken) - len(once), len(taken))
             # In the order of files without tables, so that a table in a folder changes no run on all folders.
             taken = sorted(once, key=order.__getitem__)

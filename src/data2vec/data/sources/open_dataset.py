@@ -70,40 +70,35 @@ def open_dataset(
 
     Raises UserError when there is no such dataset, nothing of this kind in it, no such split, and when it cannot be told which
     column is the signal."""
-    return read_dataset(Request(path, kind, column, label, streaming), SplitChoice(split, whole))
+    return read_dataset(Request(path, kind, column, label, streaming), SplitChoice(split, whole))[0]
 
 
-def read_dataset(request: Request, choice: SplitChoice) -> Rows:
-    """The rows of a split of a dataset. Raises UserError, as `open_dataset` does."""
+def read_dataset(request: Request, choice: SplitChoice) -> tuple[Rows, dict[str, int]]:
+    """The rows of a split, as `open_dataset`; and the number of files, or rows, of each split of the dataset by its name in it.
+
+    The numbers are empty if nothing is named by a split, and for a dataset on the hub or a column of streamed rows."""
     source = find_source(request)
     if source is None:
         rows = _load_from_hub(request.where, choice, request.streaming)
-        return to_signals(rows, request.kind, request.column, request.where)
+        return to_signals(rows, request.kind, request.column, request.where), {}
     picked = pick_split(source.splits, source.names, choice, source.where)
     indices = range(len(source.names)) if picked is None else picked
-    named = any(source.splits)
-    rows = source.read(list(indices), SplitChoice() if named else choice)
+    if named := count_splits(source.splits):
+        rows = source.read(list(indices), SplitChoice())
+        _refuse_other_splits(rows, choice, source.where)
+        return rows, named
+    rows = source.read(list(indices), choice)
     in_archives = all(source.names[index].lower().endswith(ARCHIVES) for index in indices)
-    by_column = _split_by_column(rows, choice, source.where, named, in_archives)
+    by_column, found = _pick_by_column(rows, choice, source.where, in_archives)
     if picked is None and (by_column is None or next(iter(by_column), None) is None) and not in_archives:
         raise no_split(source.where, choice.split, source.splits, source.names)
-    return rows if by_column is None else by_column
+    return rows if by_column is None else by_column, found
 
 
 def list_splits(request: Request) -> dict[str, int]:
-    """The number of local or remote files, or of the rows of a table that is not streamed, by the split that they are named by;
-    empty if they are named by none."""
+    """The numbers of `read_dataset`, without reading data whose files are named by splits."""
     source = find_source(request)
-    if source is None:
-        return {}
-    if named := count_splits(source.splits):
-        return named
-    rows = source.read(list(range(len(source.names))), SplitChoice())
-    feature = (rows.features or {}).get("split")
-    if feature is None or not hasattr(rows, "__len__"):
-        return {}
-    values = [label_value(value, class_names(feature)) for value in rows["split"][:]]
-    return count_splits(None if value is None else split_of_value(value) for value in values)
+    return {} if source is None else count_splits(source.splits) or read_dataset(request, SplitChoice())[1]
 
 
 def find_source(request: Request) -> Source | None:
@@ -230,8 +225,8 @@ def _one_format(names: Sequence[str], request: Request) -> tuple[tuple[str, ...]
 
 def _warn_left_out(request: Request, files: Sequence[str], read: str) -> None:
     log.warning(
-        "%s: %d files of other formats are left out, as there are %s: %s (such as %s); read them by themselves",
-        *(request.where, len(files), read, count_endings(files), files[0]),
+        "%s: left out as there are %s, files of other formats: %s (such as %s); read them by themselves",
+        *(request.where, read, count_endings(files), files[0]),
     )
 
 
@@ -258,36 +253,51 @@ def _nothing_found(request: Request, formats: Sequence[tuple[str, ...]], files: 
     return NoSignal(f"{request.where}: no {request.kind} found; searched for {endings}; found {count_endings(files)}")
 
 
-def _split_by_column(rows: Rows, choice: SplitChoice, where: str, named: bool, keep_unnamed: bool) -> Rows | None:
-    """The rows whose column `split` names the split; None if there is no such column.
-
-    `named`: the files are of this split by their names already, so the column must not tell another one. `keep_unnamed`: also
-    the rows where it is empty."""
-    feature = (rows.features or {}).get("split")
-    names = class_names(feature)
-    if choice.split.lower() == ALL or (names is None and "string" not in getattr(feature, "dtype", "")):
+def _splits_of_rows(rows: Rows) -> tuple[list[SplitName | None], bool] | None:
+    """What the column `split` of rows names, and whether all of that are words for splits; None if there is no such column, or
+    if its values are not known beforehand."""
+    names = _split_classes(rows)
+    if names is None or not hasattr(rows, "__len__"):
         return None
-    if not hasattr(rows, "__len__"):
-        if named:
-            return None
-        return rows.filter(partial(_is_in_split, names=names, choice=choice, keep_unnamed=keep_unnamed), input_columns="split")
-    values = [label_value(value, names) for value in rows["split"][:]]
+    values = [label_value(value, names or None) for value in rows["split"][:]]
     found = [None if value is None else split_of_value(value) for value in values]
-    is_split = all(value is None or split is not None for value, split in zip(values, found, strict=True))
-    if named:
-        others = [split.name for split in found if split is not None and not choice.includes(split)] if is_split else []
-        if others and choice.split.lower() in SPLITS:
-            raise UserError(
-                f"{where}: the files are named by split {choice.split}, but column split of {len(others)} rows is "
-                f"{listed(others)}; correct or remove the column, or read all rows by data.split={ALL}"
-            )
-        return None
-    if not is_split and choice.split == choice.whole:  # a column of another meaning
-        return None
-    if not is_split:
-        found = [None if value is None else SplitName(str(value), str(value)) for value in values]
-    picked = pick_split(found, [f"row {number}" for number in range(1, len(found) + 1)], choice, f"{where}, column split")
-    return None if picked is None else rows.select(picked)
+    if all(value is None or split is not None for value, split in zip(values, found, strict=True)):
+        return found, True
+    return [None if value is None else SplitName(str(value), str(value)) for value in values], False
+
+
+def _split_classes(rows: Rows) -> list[str] | None:
+    """The class names of the column `split`, none of a column of text; None if there is no such column."""
+    feature = (rows.features or {}).get("split")
+    return class_names(feature) or ([] if "string" in getattr(feature, "dtype", "") else None)
+
+
+def _refuse_other_splits(rows: Rows, choice: SplitChoice, where: str) -> None:
+    """Raise UserError if the column `split` of files that are named by a split names another one."""
+    if choice.split.lower() not in SPLITS or (column := _splits_of_rows(rows)) is None or not column[1]:
+        return
+    if others := [split.name for split in column[0] if split is not None and not choice.includes(split)]:
+        raise UserError(
+            f"{where}: the files are named by split {choice.split}, but column split of {len(others)} rows is "
+            f"{listed(others)}; correct or remove the column, or read all rows by data.split={ALL}"
+        )
+
+
+def _pick_by_column(rows: Rows, choice: SplitChoice, where: str, keep_unnamed: bool) -> tuple[Rows | None, dict[str, int]]:
+    """The rows whose column `split` names the split, None if there is no such column; and the number of rows of each split.
+
+    `keep_unnamed`: also the rows of a stream where it is empty."""
+    if (column := _splits_of_rows(rows)) is not None:
+        found, is_split = column
+        if not is_split and choice.split == choice.whole:  # a column of another meaning
+            return None, {}
+        picked = pick_split(found, [f"row {number}" for number in range(1, len(found) + 1)], choice, f"{where}, column split")
+        counts = count_splits(found) if is_split else {}
+        return None if picked is None else rows if len(picked) == len(rows) else rows.select(picked), counts
+    if (names := _split_classes(rows)) is None or choice.split.lower() == ALL:
+        return None, {}
+    is_in_split = partial(_is_in_split, names=names or None, choice=choice, keep_unnamed=keep_unnamed)
+    return rows.filter(is_in_split, input_columns="split"), {}
 
 
 def _is_in_split(value: Any, names: list[str] | None, choice: SplitChoice, keep_unnamed: bool) -> bool:

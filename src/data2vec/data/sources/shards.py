@@ -87,7 +87,7 @@ def _read_archives(request: Request, features: Mapping[str, Any], arguments: Map
     except NoSignal:
         raise nothing from None
     if left_out := [name for names in rows["left_out"][:] for name in names]:
-        log.warning("%s: %d members are in no example: %s", where, len(left_out), listed(left_out))
+        log.warning("%s: members in no example, %d: %s", where, len(left_out), listed(left_out))
     return _with_fields(rows.remove_columns("left_out"), kind)
 
 

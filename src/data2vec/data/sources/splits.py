@@ -170,8 +170,8 @@ def pick_split(splits: Sequence[SplitName | None], names: Sequence[str], choice:
     left_out = [index for name in of_split if name not in chosen for index in groups[name]] + rest
     if left_out and asked in SPLITS:  # otherwise only a part of a split was asked for
         log.warning(
-            "%s: %d of %d files or rows are left out, as they are not named by a split, or not just %s: %s; %s reads all",
-            *(where, len(left_out), len(splits), split, listed(_tops(names[index] for index in left_out)), f"data.split={ALL}"),
+            "%s: left out as they are not named by a split, or not just %s, %d of %d files or rows: %s; %s reads all",
+            *(where, split, len(left_out), len(splits), listed(_tops(names[index] for index in left_out)), f"data.split={ALL}"),
         )
     return sorted(index for name in chosen for index in groups[name])
 

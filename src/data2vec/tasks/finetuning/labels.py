@@ -83,6 +83,8 @@ class Classes(Targets):
         self.head = _classifier(names, settings)
 
     def encode(self, value: object) -> Any:
+        if isinstance(value, list) and not self.multi_label:
+            raise ValueError(f"{value} is a list, not a class")
         names = split_labels(value) if self.multi_label else [str(value)]
         if unknown := [name for name in names if name not in self.class_ids]:
             known = ", ".join(list(self.class_ids)[:SHOWN]) + (", …" if len(self.class_ids) > SHOWN else "")
@@ -130,6 +132,11 @@ def targets_from_labels(
         return Numbers(settings)
     multi_label = settings.problem_type == "multi_label_classification"
     values = [value for value in values if not is_missing(value)]
+    if not multi_label and (several := next((value for value in values if isinstance(value, list)), None)) is not None:
+        raise UserError(
+            f"objective.label: {settings.label} holds lists, such as {several}; set "
+            "objective.problem_type=multi_label_classification, or name another column"
+        )
     names = {name for value in values for name in (split_labels(value) if multi_label else [str(value)])}
     if len(names) < 2:
         raise UserError(

@@ -109,6 +109,8 @@ def _labelled(
         shown = ", ".join(map(str, missing[:SHOWN]))
         message = "%s: %d of %d examples are left out: no %s (examples %s)"
         log.warning(message, where, len(missing), len(missing) + len(indices), column, shown)
+    if (several := next((value for value in values if isinstance(value, list)), None)) is not None:
+        raise UserError(f"probe.label: {column!r} in {where} holds lists, such as {several}, not classes; name another column")
     if (number := next(filter(_has_decimals, values), None)) is not None:
         raise UserError(f"probe.label: {column!r} in {where} holds numbers such as {number}, not classes")
     return np.array(indices), np.array([str(value) for value in values])
