@@ -481,7 +481,13 @@ def test_dataset_in_memory_is_checked():
     assert only(found).examples == 1 and only(found).splits == {"test": 1, "train": 1}
 
 
-def test_lists_of_transcripts_are_no_documents(tmp_path, clips):
+def test_lists_of_files_and_transcripts_are_read(tmp_path, clips):
     folder = clips(2)
     (folder / "1.trans.txt").write_text("000 WORDS\n")
-    assert [part.kind for part in check(folder, workers=0).parts] == ["audio"]
+    found = check(folder, workers=0)
+    assert only(found).kind == "audio" and found.other_files is None
+    (folder / "train_manifest.json").write_text('{"audio_filepath": "000.flac"}\n')
+    (folder / "speakers.tsv").write_text("id\tname\n0\tA\n")
+    found = check(folder, workers=0)
+    assert only(found).examples == 1 and found.other_files == "1 .tsv"
+    assert only(check(folder / "train_manifest.json", workers=0)).examples == 1

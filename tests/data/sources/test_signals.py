@@ -112,6 +112,21 @@ def test_table_of_paths_in_any_format(tmp_path: Path, ending: str, column: str, 
     assert (found["id"], found["text"]) == ("0012", "HELLO")
 
 
+@STREAMING
+def test_manifest_of_json_lines_may_end_in_json(tmp_path: Path, streaming: bool) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_bytes(wav())
+    row = {"audio_filepath": "a.wav", "duration": 0.1, "text": "hello"}
+    (tmp_path / "train_manifest.json").write_text(json.dumps(row) + "\n")
+    (tmp_path / "dev_manifest.json").write_text(json.dumps(row | {"audio_filepath": str(tmp_path / "b.wav")}) + "\n")
+    (tmp_path / "info.json").write_text(json.dumps({"version": 1, "files": ["a.wav"]}, indent=1))
+    for path, split, name in (("train_manifest.json", "train", "a"), (".", "train", "a"), (".", "valid", "b")):
+        (found,) = open_dataset(str(tmp_path / path), "audio", split, streaming=streaming)
+        assert found["text"] == "hello" and found["audio"]["path"] == str(tmp_path / f"{name}.wav")
+    with pytest.raises(UserError, match=r"info\.json: no column holds audio"):
+        open_dataset(str(tmp_path / "info.json"), "audio", streaming=streaming)
+
+
 def test_rows_of_a_manifest_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(wav())
     cases = {

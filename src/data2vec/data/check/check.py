@@ -19,8 +19,19 @@ from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
 from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.columns import NoSignal, class_names, label_value
-from data2vec.data.sources.formats import ARCHIVES, MEDIA, SHARDS, TABLES, SignalKind, count_endings, with_ending
+from data2vec.data.sources.formats import (
+    ARCHIVES,
+    MANIFESTS,
+    MEDIA,
+    SHARDS,
+    TABLES,
+    TRANSCRIPTS,
+    SignalKind,
+    count_endings,
+    with_ending,
+)
 from data2vec.data.sources.library import data_path, saved_datasets
+from data2vec.data.sources.listings import path_columns
 from data2vec.data.sources.local import list_files
 from data2vec.data.sources.open_dataset import read_dataset
 from data2vec.data.sources.shards import Request
@@ -104,7 +115,7 @@ def _kinds(request: Request, choice: SplitChoice, files: list[str] | None) -> li
     if files is not None:
         if found := [kind for kind in MEASURES if with_ending(files, MEDIA[kind])]:
             return found
-        if not with_ending(files, (*TABLES, *ARCHIVES)):
+        if not with_ending(files, (*TABLES, *ARCHIVES, *MANIFESTS)):
             raise UserError(f"{request.where}: no audio, image or text found; found {count_endings(files)}")
     members, reasons = _members(with_ending(files or [], ARCHIVES)), dict[SignalKind, NoSignal]()
     # An archive without the requested kind is read to its end, so start with the kind of its first members.
@@ -131,8 +142,10 @@ def _members(shards: list[str]) -> list[str]:
 def _other_files(files: list[str], kinds: list[SignalKind]) -> str | None:
     """The files that are not read, counted by ending."""
     wanted = tuple(ending for kind in kinds for ending in MEDIA[kind])
-    read = wanted if with_ending(files, wanted) else (*TABLES, *ARCHIVES)
-    aside = set(files) - set(with_ending(files, (*read, "metadata.csv")))
+    read = (*wanted, TRANSCRIPTS) if with_ending(files, wanted) else (*TABLES, *ARCHIVES)
+    aside = {file for file in files if not file.lower().endswith(read)}
+    tables = with_ending([*aside], (*TABLES, *MANIFESTS))
+    aside -= {table for table in tables for kind in kinds if path_columns(Path(table), kind)}
     return count_endings(sorted(aside)) if aside else None
 
 

@@ -24,6 +24,8 @@ TRANSCRIPTS = ".trans.txt"
 PARQUET = (".parquet",)
 JSON_LINES = (".jsonl",)
 TEXT_TABLES = (".tsv", ".csv")
+MANIFESTS = (".json",)
+"""Tables that list files: JSON lines under another name, as NeMo writes them."""
 TABLES = (*TEXT_TABLES, *JSON_LINES, *PARQUET)
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 SHARDS = (*PARQUET, *JSON_LINES, *ARCHIVES)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.columns import FILE_COLUMNS, find_column
-from data2vec.data.sources.formats import MEDIA, TABLES, SignalKind, is_example, with_ending
+from data2vec.data.sources.formats import MANIFESTS, MEDIA, TABLES, SignalKind, is_example, with_ending
 from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import Source, SplitChoice, SplitName, listed, name_splits
@@ -52,7 +52,7 @@ def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: st
 
     Raises UserError for a metadata table without a column of files."""
     found = []
-    for name in with_ending(files, TABLES):
+    for name in with_ending(files, (*TABLES, *MANIFESTS)):
         is_metadata = name.rpartition("/")[2].lower() in METADATA
         if is_metadata or (kind != "text" and "/" not in name):
             columns = path_columns(root / name, kind)

@@ -12,6 +12,7 @@ from data2vec.data.sources.columns import NoSignal, class_names, label_value
 from data2vec.data.sources.formats import (
     ARCHIVES,
     JSON_LINES,
+    MANIFESTS,
     MEDIA,
     PARQUET,
     TEXT_TABLES,
@@ -145,7 +146,7 @@ def _folder_source(request: Request, root: Path) -> Source:
 
 def _file_source(request: Request, path: Path) -> Source:
     kind, endings = request.kind, _format_of(path.name, request.kind)
-    if endings is None and path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES)):  # of files
+    if endings is None and path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES, *MANIFESTS)):  # of files
         listing = read_listing(path, path_columns(path, kind), kind, request.column, "")
         source = listing_source(request.where, path.parent, [listing], [], kind).as_named()
         return _streamed(source) if request.streaming else source

@@ -12,7 +12,7 @@ import numpy as np
 
 from data2vec.data.dataset import Row
 from data2vec.data.sources.columns import find_column
-from data2vec.data.sources.formats import JSON_LINES, PARQUET
+from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET
 from data2vec.data.sources.remote import open_binary
 from data2vec.errors import UserError
 
@@ -20,13 +20,15 @@ ArrowTable = Any
 """A `pyarrow.Table`; the library has no type stubs."""
 PEEKED_ROWS = 1000
 """Rows in which the column of the signal is looked for."""
+FIRST_LINE_BYTES = 2**16
+"""A longer first line of a .json file is no line of a table."""
 
 
 def read_table(path: Path) -> ArrowTable:
-    """A csv, tsv, jsonl or parquet file. Raises UserError for a malformed one."""
+    """A csv, tsv, jsonl or parquet file, or one of JSON lines that ends in .json. Raises UserError for a malformed one."""
     if path.name.lower().endswith(PARQUET):
         return _read_parquet(path)
-    if path.name.lower().endswith(JSON_LINES):
+    if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)):
         return record_columns(_records(path))
     return _read_text_table(path)
 
@@ -35,7 +37,9 @@ def first_values(path: Path) -> dict[str, list[str]]:
     """The text in the first rows of a table, by column, without reading all of it; empty if it is malformed."""
     if path.name.lower().endswith(PARQUET):
         return _first_of_parquet(path)
-    if path.name.lower().endswith(JSON_LINES):
+    if path.name.lower().endswith(MANIFESTS) and not _has_json_lines(path):
+        return {}
+    if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)):
         records = [fields for _, fields in islice(_json_lines(str(path)), PEEKED_ROWS) if fields is not None]
         names = dict.fromkeys(name for fields in records for name in fields)
         return {name: [value for fields in records if isinstance(value := fields.get(name), str)] for name in names}
@@ -67,6 +71,16 @@ def _first_of_parquet(path: Path) -> dict[str, list[str]]:
     except (pa.ArrowException, OSError):
         return {}
     return found
+
+
+def _has_json_lines(path: Path) -> bool:
+    """Whether the first line of a file is a JSON object, without reading a file of one long line."""
+    with open(path, "rb") as file:
+        line = file.readline(FIRST_LINE_BYTES)
+    try:
+        return isinstance(json.loads(line.decode("utf-8-sig")), dict)
+    except ValueError:
+        return False
 
 
 def _is_signal(kind: Any) -> bool:
