@@ -50,8 +50,8 @@ def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
     made = Batch(raw[name](rows or ROWS[recipe.objective.name][name]))
     views = len(made.input) * recipe.objective.masks_per_sample
     mask = recipe.objective.mask.draw(views, modality.grid(made), np.random.default_rng(0))
-    hidden = torch.from_numpy(mask.hidden)
-    return MaskedBatch(made.input, made.padding, mask=hidden, masked_indices=hidden.flatten().nonzero()[:, 0])
+    masked = torch.from_numpy(mask.masked)
+    return MaskedBatch(made.input, made.padding, mask=masked, masked_indices=masked.flatten().nonzero()[:, 0])
 
 
 def operations(recipe: Recipe, given: MaskedBatch) -> float:

@@ -66,7 +66,7 @@ class Case:
     prenet: int = 0
     """Blocks that the official code keeps apart from the others."""
     noise: Tensor | None = None
-    """What stood at hidden positions before the official decoder, (B·M, T, D)."""
+    """What stood at masked positions before the official decoder, (B·M, T, D)."""
 
 
 def masked(plain: Batch, mask: Tensor, **more: Tensor) -> MaskedBatch:

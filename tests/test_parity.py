@@ -114,7 +114,7 @@ def figures(name: str) -> dict[str, float]:
         batch = Batch((4 + 45 * wave(2, 20, phase=0.5).abs()).long())
     T = int(torch.tensor(modality.grid(batch)).prod())
     values = wave(2 * recipe.objective.masks_per_sample, T, phase=0.25)
-    equal = isinstance(objective, Data2Vec2)  # hides the same number in every row
+    equal = isinstance(objective, Data2Vec2)  # masks the same number in every row
     mask = values >= values.sort(1, descending=True).values[:, [T * 3 // 5]] if equal else values > 0.2
     masked = MaskedBatch(batch.input, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
     output = objective(masked, measure=True)

@@ -55,7 +55,7 @@ class MaskedBatch(Batch):
     """A batch for pre-training."""
 
     mask: Tensor
-    """Bool (B·M, T), True = hidden from the student: M masks a sample, sample by sample; M is 1 in data2vec 1."""
+    """Bool (B·M, T), True = masked in the student's input: M masks a sample, sample by sample; M is 1 in data2vec 1."""
     masked_indices: Tensor
     """Int64 (N,), the flat indices of the predicted positions, which are those where `mask` is True unless the masks predict
     others too (BERT); computed by the loader to avoid a device sync in the training step."""

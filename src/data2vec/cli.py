@@ -117,7 +117,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to evaluate on (default: a held-out fifth of --data)")
     verb.add_argument("--labels", metavar="COLUMN", help="the label column")
-    tokens = "of a text model: predict hidden tokens of this unlabelled text instead; --valid is then held-out text"
+    tokens = "of a text model: predict masked tokens of this unlabelled text instead; --valid is then held-out text"
     verb.add_argument("--tokens", metavar="TEXT", help=tokens)
     view = "with --tokens: predict a token from its neighbours, or see <mask> in its place (default: neighbours)"
     verb.add_argument("--view", choices=("neighbours", "mask_token"), help=view)

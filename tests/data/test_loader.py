@@ -12,12 +12,12 @@ from helpers.toy_modality import Toy, ToyData, content, line, loader, rows, take
 
 
 class Numbered:
-    """Row number `r` of those that are drawn for a group hides the binary digits of 64·k + r, with k drawn for the group."""
+    """The binary digits of 64·k + r are the mask of row r of a group, with k drawn for the group."""
 
     def draw(self, rows, grid, rng):
         numbers = 64 * rng.integers(4) + np.arange(rows)
-        hidden = numbers[:, None] >> np.arange(grid[0]) & 1 == 1
-        return SimpleNamespace(hidden=hidden, replaced=None, predicted=hidden)
+        masked = numbers[:, None] >> np.arange(grid[0]) & 1 == 1
+        return SimpleNamespace(masked=masked, replaced=None, predicted=masked)
 
 
 def several(data, rank=0, world=1, mask=None, masks=3, **settings):

@@ -102,8 +102,8 @@ def load(tmp_path):
 
 class Half:
     def draw(self, rows, grid, rng):
-        hidden = rng.random((rows, *grid)) < 0.5
-        return SimpleNamespace(hidden=hidden, replaced=None, predicted=hidden)
+        masked = rng.random((rows, *grid)) < 0.5
+        return SimpleNamespace(masked=masked, replaced=None, predicted=masked)
 
 
 def take(loader, first, number, places=None):

@@ -38,9 +38,9 @@ def positions(kind: str, extra_tokens: int = 0, **changes: Any) -> PositionEncod
 
 
 def views(samples: int = 2, masks: int = 1, kept: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (B, 12, 16), what is hidden (B·M, 12), and the other positions (B·M, P) in order."""
+    """Features (B, 12, 16), what is masked (B·M, 12), and the other positions (B·M, P) in order."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(samples, 12, 16, generator=generator)
     places = torch.rand(samples * masks, 12, generator=generator).argsort(1)[:, :kept].sort(1).values
-    hidden = torch.ones(samples * masks, 12, dtype=torch.bool).scatter(1, places, False)
-    return x, hidden, places
+    masked = torch.ones(samples * masks, 12, dtype=torch.bool).scatter(1, places, False)
+    return x, masked, places

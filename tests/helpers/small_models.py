@@ -75,7 +75,7 @@ def objective2(kind: str = "speech", encoder_changes: dict[str, Any] | None = No
 
 
 def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -> MaskedBatch:
-    """20 positions, 25 of an image; half of them hidden in each view."""
+    """20 positions, 25 of an image; half of them masked in each view."""
     generator = torch.Generator().manual_seed(seed)
     given = {
         "speech": torch.randn(rows, 405, generator=generator),
@@ -83,8 +83,8 @@ def batch2(kind: str = "speech", rows: int = 3, masks: int = 4, seed: int = 0) -
         "text": torch.randint(4, 39, (rows, 20), generator=generator),
     }[kind.split("-")[0]]
     grid = (5, 5) if kind.startswith("vision") else (20,)
-    hidden = FixedBlockMask(length=2).draw(rows * masks, grid, np.random.default_rng(seed)).hidden
-    return with_masks(given, torch.from_numpy(hidden))
+    masked = FixedBlockMask(length=2).draw(rows * masks, grid, np.random.default_rng(seed)).masked
+    return with_masks(given, torch.from_numpy(masked))
 
 
 def targets_of(

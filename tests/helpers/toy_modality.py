@@ -67,7 +67,7 @@ Toy.__abstractmethods__ = frozenset()
 class Mask:
     def draw(self, rows, grid, rng, lengths=None):
         drawn = rng.random((rows, *grid))
-        return SimpleNamespace(hidden=drawn < 0.4, replaced=drawn > 0.8, predicted=drawn < 0.4)
+        return SimpleNamespace(masked=drawn < 0.4, replaced=drawn > 0.8, predicted=drawn < 0.4)
 
 
 def rows(n=60, costs=None, broken=()):

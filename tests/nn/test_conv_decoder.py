@@ -97,11 +97,11 @@ def test_noise_is_at_masked_positions_only() -> None:
     x, visible, masked = views(8, 500, 200)
     given = seen(model, x, visible, masked, 500)
     torch.testing.assert_close(given.gather(1, visible[..., None].expand(-1, -1, 6)), x)
-    hidden = given.reshape(-1, 6)[masked]
-    assert hidden.numel() == 14400
-    assert abs(hidden.mean().item()) < 5 * 0.25 / 120
-    assert hidden.std().item() == pytest.approx(0.25, rel=0.03)  # five standard errors
-    assert len(hidden.unique()) > 14_000, "fresh at every place"
+    noise = given.reshape(-1, 6)[masked]
+    assert noise.numel() == 14400
+    assert abs(noise.mean().item()) < 5 * 0.25 / 120
+    assert noise.std().item() == pytest.approx(0.25, rel=0.03)  # five standard errors
+    assert len(noise.unique()) > 14_000, "fresh at every place"
     assert not torch.equal(given, seen(model, x, visible, masked, 500)), "and at every call"
     still = seen(decoder(noise_std=0.0), x, visible, masked, 500)
     assert still.reshape(-1, 6)[masked].abs().max() == 0
@@ -140,7 +140,7 @@ def test_views_do_not_influence_each_other() -> None:
     x, visible, masked = views(3, 12, 5)
     other = torch.cat([x[:2], torch.randn_like(x[2:])])
     one, two = (model(y, visible, masked, (3, 4)) for y in (x, other))
-    torch.testing.assert_close(one[:14], two[:14])  # 7 hidden in each of the first two
+    torch.testing.assert_close(one[:14], two[:14])  # 7 masked in each of the first two
     assert not torch.allclose(one[14:], two[14:])
 
 

@@ -1,4 +1,4 @@
-"""The encoder on kept positions only: the same as on all of them, with what is hidden out of sight."""
+"""The encoder on kept positions only: the same as on all of them, with what is masked out of sight."""
 
 from typing import Any
 
@@ -35,8 +35,8 @@ def test_encode_visible_with_all_positions_visible_equals_the_full_forward(
     kind: str, extra: int, padding: Tensor | None
 ) -> None:
     model = encoder(kind, extra)
-    x, hidden, kept = views(masks=2, kept=12)
-    first, context = model.encode_visible(x, padding, hidden, kept)
+    x, masked, kept = views(masks=2, kept=12)
+    first, context = model.encode_visible(x, padding, masked, kept)
     assert first.shape == (4, extra, 16) and context.shape == (4, 12, 16)
     whole = model.transformer(model.position_encoder(x, padding), padding, model.position_encoder.bias(12))
     whole = whole.repeat_interleave(2, dim=0)
@@ -52,12 +52,12 @@ def test_encode_visible_equals_full_sequence_with_masked_positions_as_padding(
     kind: str, extra: int, padding: Tensor | None
 ) -> None:
     model = encoder(kind, extra)
-    x, hidden, kept = views(masks=3)
-    first, context = model.encode_visible(x, padding, hidden, kept)
-    blanked = x.repeat_interleave(3, dim=0).masked_fill(hidden[..., None], 0)
+    x, masked, kept = views(masks=3)
+    first, context = model.encode_visible(x, padding, masked, kept)
+    blanked = x.repeat_interleave(3, dim=0).masked_fill(masked[..., None], 0)
     absent = None if padding is None else padding.repeat_interleave(3, dim=0)
     placed = model.position_encoder(blanked, absent)
-    unseen = hidden if absent is None else hidden | absent
+    unseen = masked if absent is None else masked | absent
     whole = model.transformer(placed, unseen, model.position_encoder.bias(12))
     there = ~gather_positions(unseen[..., None], kept)[..., 0]
     torch.testing.assert_close(first, whole[:, :extra], atol=1e-5, rtol=1e-5)
@@ -69,35 +69,35 @@ def test_encode_visible_equals_full_sequence_with_masked_positions_as_padding(
 @given(seed=st.integers(0, 2**32 - 1), masks=st.integers(1, 3), kept=st.integers(1, 11), view=st.integers(0, 99))
 def test_encode_visible_of_a_view_ignores_its_masked_positions(kind: str, seed: int, masks: int, kept: int, view: int) -> None:
     model = encoder(kind, extra=1)
-    x, hidden, places = views(seed=seed, masks=masks, kept=kept)
-    view %= len(hidden)
+    x, masked, places = views(seed=seed, masks=masks, kept=kept)
+    view %= len(masked)
     other = x.clone()
-    other[view // masks] += 3 * hidden[view][:, None]
-    one, two = (torch.cat(model.encode_visible(y, None, hidden, places), dim=1) for y in (x, other))
+    other[view // masks] += 3 * masked[view][:, None]
+    one, two = (torch.cat(model.encode_visible(y, None, masked, places), dim=1) for y in (x, other))
     assert torch.equal(one[view], two[view])
 
 
 @each
 def test_encode_visible_gradient_of_masked_positions_is_zero(kind: str) -> None:
     model = encoder(kind, extra=1)
-    x, hidden, kept = views(masks=2)
+    x, masked, kept = views(masks=2)
     x.requires_grad_()
-    _, context = model.encode_visible(x, None, hidden, kept)
+    _, context = model.encode_visible(x, None, masked, kept)
     for view in range(4):
         gradient = torch.autograd.grad((context[view] * torch.randn(5, 16)).sum(), x, retain_graph=True)[0]
         reached = gradient.abs().amax(-1) > 0
-        assert torch.equal(reached[view // 2], ~hidden[view])
+        assert torch.equal(reached[view // 2], ~masked[view])
         assert not reached[1 - view // 2].any()
 
 
 @each
 def test_encode_visible_with_padding_visible_does_not_attend_to_it(kind: str) -> None:
     model = encoder(kind, extra=1)
-    x, hidden, kept = views(masks=2, kept=7)
+    x, masked, kept = views(masks=2, kept=7)
     there = ~gather_positions(PADDING[..., None], kept)[..., 0]
     assert not there.all(), "some padding is kept"
     other = torch.where(PADDING[..., None], torch.randn(x.shape), x)
-    one, two = (model.encode_visible(y, PADDING, hidden, kept) for y in (x, other))
+    one, two = (model.encode_visible(y, PADDING, masked, kept) for y in (x, other))
     torch.testing.assert_close(one[0], two[0])
     torch.testing.assert_close(one[1][there], two[1][there])
 
@@ -105,13 +105,13 @@ def test_encode_visible_with_padding_visible_does_not_attend_to_it(kind: str) ->
 @each
 def test_encode_visible_gradient_of_many_views_is_the_sum_over_views(kind: str) -> None:
     model = encoder(kind, extra=1)
-    x, hidden, kept = views(samples=2, masks=3)
+    x, masked, kept = views(samples=2, masks=3)
     x.requires_grad_()
     weights = torch.randn(6, 6, 16)
     wanted = [x, *model.parameters()]
 
     def gradients(rows: slice) -> list[Tensor]:
-        y = torch.cat(model.encode_visible(x, None, hidden[rows], kept[rows]), dim=1)
+        y = torch.cat(model.encode_visible(x, None, masked[rows], kept[rows]), dim=1)
         return list(torch.autograd.grad((y * weights[rows]).sum(), wanted, allow_unused=True, materialize_grads=True))
 
     together = gradients(slice(None))

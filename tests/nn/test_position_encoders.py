@@ -106,26 +106,26 @@ def test_visible_positions_of_a_view_ignore_its_masked_positions(
     kind: str, seed: int, masks: int, kept: int, view: int
 ) -> None:
     this = positions(kind)
-    x, hidden, places = views(seed=seed, masks=masks, kept=kept)
-    view %= len(hidden)
+    x, masked, places = views(seed=seed, masks=masks, kept=kept)
+    view %= len(masked)
     other = x.clone()
-    other[view // masks] += 3 * hidden[view][:, None]  # at all that this view does not see, and only there
+    other[view // masks] += 3 * masked[view][:, None]  # at all that this view does not see, and only there
     before = x.clone()
-    one, two = (this.encode_visible_positions(y, None, hidden, places) for y in (x, other))
-    assert one.shape == (len(hidden), kept, 16)
+    one, two = (this.encode_visible_positions(y, None, masked, places) for y in (x, other))
+    assert one.shape == (len(masked), kept, 16)
     assert torch.equal(one[view], two[view])
     assert torch.equal(x, before), "what it was given is left as it was"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_visible_positions_gradient_reaches_visible_positions_only(kind: str) -> None:
-    x, hidden, kept = views(masks=3)
+    x, masked, kept = views(masks=3)
     x.requires_grad_()
-    visible = positions(kind).encode_visible_positions(x, None, hidden, kept)
-    for view in range(len(hidden)):
+    visible = positions(kind).encode_visible_positions(x, None, masked, kept)
+    for view in range(len(masked)):
         gradient = torch.autograd.grad((visible[view] * torch.randn(5, 16)).sum(), x, retain_graph=True)[0]
         reached = gradient.abs().amax(-1) > 0
-        assert torch.equal(reached[view // 3], ~hidden[view])
+        assert torch.equal(reached[view // 3], ~masked[view])
         assert not reached[1 - view // 3].any()
 
 
@@ -133,30 +133,30 @@ def test_visible_positions_gradient_reaches_visible_positions_only(kind: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_visible_positions_with_nothing_masked_equal_the_full_forward(kind: str, padded: bool) -> None:
     this = positions(kind)
-    x, hidden, kept = views(masks=2, kept=12)
+    x, masked, kept = views(masks=2, kept=12)
     padding = torch.arange(12) >= torch.tensor([12, 8])[:, None] if padded else None
     whole = this(x, padding).repeat_interleave(2, dim=0)
-    torch.testing.assert_close(this.encode_visible_positions(x, padding, hidden, kept), whole)
+    torch.testing.assert_close(this.encode_visible_positions(x, padding, masked, kept), whole)
 
 
 def test_conv_encoder_of_a_view_sees_zeros_at_masked_positions() -> None:
     this = positions("conv")
-    x, hidden, kept = views(masks=2)
-    blanked = x.repeat_interleave(2, dim=0).masked_fill(hidden[..., None], 0)
+    x, masked, kept = views(masks=2)
+    blanked = x.repeat_interleave(2, dim=0).masked_fill(masked[..., None], 0)
     torch.testing.assert_close(
-        this.encode_visible_positions(x, None, hidden, kept), gather_positions(this(blanked, None), kept)
+        this.encode_visible_positions(x, None, masked, kept), gather_positions(this(blanked, None), kept)
     )
 
 
 @pytest.mark.parametrize("kind", ["conv", "conv-alibi"])
 def test_conv_encoder_of_a_view_sees_padding_only_in_mode_none(kind: str) -> None:
-    x, hidden, kept = views(masks=2)
+    x, masked, kept = views(masks=2)
     padding = torch.arange(12) >= torch.tensor([12, 6])[:, None]
     other = torch.where(padding[..., None], torch.randn(x.shape), x)
     modes: tuple[PaddingMode, ...] = ("zero_input", "none", "zero_every_layer")
     for mode in modes:
         this = positions(kind, padding=mode)
-        one, two = (this.encode_visible_positions(y, padding, hidden, kept) for y in (x, other))
+        one, two = (this.encode_visible_positions(y, padding, masked, kept) for y in (x, other))
         there = ~gather_positions(padding[..., None], kept)[..., 0]
         assert torch.equal(one[there], two[there]) is (mode != "none")
 

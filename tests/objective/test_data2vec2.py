@@ -48,7 +48,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 
 
 @every_kind
-def test_what_is_visible_is_what_is_not_hidden_in_order(kind: str) -> None:
+def test_what_is_visible_is_what_is_not_masked_in_order(kind: str) -> None:
     given = batch2(kind)
     kept = visible_positions(given.mask, len(given.masked_indices))
     assert kept.tolist() == [(~row).nonzero()[:, 0].tolist() for row in given.mask]
@@ -109,13 +109,13 @@ def test_targets_are_those_of_the_masked_positions_of_each_view(kind: str, seen:
     assert seen["prediction"].dtype == seen["target"].dtype == torch.float32
 
 
-def test_the_student_sees_nothing_of_hidden_patches(seen: dict[str, Tensor]) -> None:
+def test_the_student_sees_nothing_of_masked_patches(seen: dict[str, Tensor]) -> None:
     """Other pixels there move the targets, and leave the predictions as they were."""
     whole, given = objective2("vision"), batch2("vision", masks=1)
-    hidden = given.mask.view(3, 1, 5, 5).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    masked = given.mask.view(3, 1, 5, 5).repeat_interleave(4, 2).repeat_interleave(4, 3)
     whole(given)
     before = dict(seen)
-    whole(replace(given, input=torch.where(hidden, torch.randn(3, 3, 20, 20), given.input)))
+    whole(replace(given, input=torch.where(masked, torch.randn(3, 3, 20, 20), given.input)))
     assert torch.equal(seen["prediction"], before["prediction"])
     assert not torch.allclose(seen["target"], before["target"], atol=0.1)
 
@@ -185,7 +185,7 @@ def saved(model: Encoder, T: int, kept: int, masks: int) -> int:
     torch.manual_seed(0)
     x = torch.randn(1, T, 16, requires_grad=True)
     places = torch.rand(masks, T).argsort(1)[:, :kept]
-    hidden = torch.ones(masks, T, dtype=torch.bool).scatter(1, places, False)
+    masked = torch.ones(masks, T, dtype=torch.bool).scatter(1, places, False)
     known = {p.untyped_storage().data_ptr() for p in (x, *model.parameters())}
     found: dict[int, Tensor] = {}
 
@@ -195,7 +195,7 @@ def saved(model: Encoder, T: int, kept: int, masks: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = model.encode_visible(x, None, hidden, places)
+        y = model.encode_visible(x, None, masked, places)
     assert y[1].requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 

@@ -21,32 +21,32 @@ def runs(row: np.ndarray) -> list[int]:
 
 
 @given(seeds, st.integers(1, 6), st.integers(3, 300), st.floats(0, 1), st.integers(1, 20))
-def test_spans_hide_something_and_leave_something(seed: int, rows: int, T: int, prob: float, length: int) -> None:
-    hidden = SpanMask(prob=prob, length=length).draw(rows, (T,), np.random.default_rng(seed)).hidden
-    counts = hidden.sum(1)
-    assert hidden.shape == (rows, T)
+def test_spans_mask_something_and_leave_something_visible(seed: int, rows: int, T: int, prob: float, length: int) -> None:
+    masked = SpanMask(prob=prob, length=length).draw(rows, (T,), np.random.default_rng(seed)).masked
+    counts = masked.sum(1)
+    assert masked.shape == (rows, T)
     assert (counts >= 1).all() and (counts < T).all()
     assert len(set(counts)) == 1
 
 
 @given(seeds, st.lists(st.integers(3, 200), min_size=1, max_size=5), st.integers(1, 12))
-def test_spans_never_hide_padding(seed: int, lengths: list[int], length: int) -> None:
+def test_spans_never_mask_padding(seed: int, lengths: list[int], length: int) -> None:
     T = max(lengths) + 5
-    hidden = SpanMask(length=length).draw(len(lengths), (T,), np.random.default_rng(seed), np.array(lengths)).hidden
-    assert not (hidden & (np.arange(T) >= np.array(lengths)[:, None])).any()
-    assert len(set(hidden.sum(1))) == 1
+    masked = SpanMask(length=length).draw(len(lengths), (T,), np.random.default_rng(seed), np.array(lengths)).masked
+    assert not (masked & (np.arange(T) >= np.array(lengths)[:, None])).any()
+    assert len(set(masked.sum(1))) == 1
 
 
 @given(seeds, st.integers(60, 400), st.integers(2, 12))
 def test_spans_are_whole_in_a_single_row(seed: int, T: int, length: int) -> None:
-    hidden = SpanMask(prob=0.5, length=length).draw(1, (T,), np.random.default_rng(seed)).hidden[0]
-    assert min(runs(hidden)) >= length
+    masked = SpanMask(prob=0.5, length=length).draw(1, (T,), np.random.default_rng(seed)).masked[0]
+    assert min(runs(masked)) >= length
 
 
 @given(seeds, st.integers(3, 30))
 def test_spans_shrink_on_short_inputs(seed: int, T: int) -> None:
-    hidden = SpanMask(prob=0.65, length=10).draw(2, (T,), np.random.default_rng(seed)).hidden
-    assert 1 <= hidden.sum(1).min() <= hidden.sum(1).max() < T
+    masked = SpanMask(prob=0.65, length=10).draw(2, (T,), np.random.default_rng(seed)).masked
+    assert 1 <= masked.sum(1).min() <= masked.sum(1).max() < T
 
 
 def test_an_input_too_short_for_a_span_is_told() -> None:
@@ -65,10 +65,10 @@ def test_equalising_only_shows(seed: int, rows: int, T: int) -> None:
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 200), st.integers(1, 6))
-def test_tokens_are_hidden_replaced_or_kept(seed: int, rows: int, T: int, length: int) -> None:
+def test_tokens_are_masked_replaced_or_kept(seed: int, rows: int, T: int, length: int) -> None:
     rng = np.random.default_rng(seed)
     mask = TokenMask(prob=0.3, length=length, keep=0.2, random=0.3).draw(rows, (T,), rng)
-    assert mask.replaced is not None and not (mask.hidden & mask.replaced).any()
+    assert mask.replaced is not None and not (mask.masked & mask.replaced).any()
     assert TokenMask(random=0.0).draw(rows, (T,), rng).replaced is None
 
 
@@ -76,21 +76,21 @@ def test_tokens_have_the_shares_of_bert() -> None:
     mask = TokenMask().draw(200, (512,), np.random.default_rng(0))
     assert mask.replaced is not None
     chosen = 0.15 * 512 * 200
-    assert mask.hidden.sum() / chosen == pytest.approx(0.8, abs=0.02)
+    assert mask.masked.sum() / chosen == pytest.approx(0.8, abs=0.02)
     assert mask.replaced.sum() / chosen == pytest.approx(0.1, abs=0.015)
 
 
 @given(seeds, st.integers(1, 5), st.integers(4, 16), st.integers(4, 16), st.floats(0.1, 0.8))
-def test_blocks_hide_at_most_what_is_asked(seed: int, rows: int, H: int, W: int, share: float) -> None:
+def test_blocks_mask_at_most_what_is_asked(seed: int, rows: int, H: int, W: int, share: float) -> None:
     patches = max(1, int(share * H * W))
-    hidden = BlockMask(patches=patches, min_patches=min(4, patches)).draw(rows, (H, W), np.random.default_rng(seed)).hidden
-    assert hidden.shape == (rows, H * W) and (hidden.sum(1) <= patches).all()
-    assert hidden.any()
+    masked = BlockMask(patches=patches, min_patches=min(4, patches)).draw(rows, (H, W), np.random.default_rng(seed)).masked
+    assert masked.shape == (rows, H * W) and (masked.sum(1) <= patches).all()
+    assert masked.any()
 
 
 @given(seeds)
 def test_a_single_block_is_a_rectangle(seed: int) -> None:
-    mask = BlockMask(patches=12, min_patches=12, max_patches=12).draw(1, (8, 8), np.random.default_rng(seed)).hidden
+    mask = BlockMask(patches=12, min_patches=12, max_patches=12).draw(1, (8, 8), np.random.default_rng(seed)).masked
     grid = mask.reshape(8, 8)
     rows, columns = np.flatnonzero(grid.any(1)), np.flatnonzero(grid.any(0))
     first = grid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -105,29 +105,29 @@ def test_block_mask_needs_a_grid_and_a_visible_patch() -> None:
 
 
 @given(seeds, st.integers(1, 5), grids, shares, shares, st.integers(1, 7), st.booleans())
-def test_fixed_blocks_hide_the_same_number_in_every_row(
+def test_fixed_blocks_mask_the_same_number_in_every_row(
     seed: int, rows: int, grid: tuple[int, ...], prob: float, adjust: float, length: int, inverse: bool
 ) -> None:
     T, mask = int(np.prod(grid)), FixedBlockMask(prob=prob, adjust=adjust, length=length, inverse=inverse)
     count = T - int(T * (1 - prob)) if inverse else int(T * prob)
     if count in (0, T):
-        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or none.*$"):
+        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* masks all or none.*$"):
             mask.draw(rows, grid, np.random.default_rng(seed))
     else:
-        hidden = mask.draw(rows, grid, np.random.default_rng(seed)).hidden
-        assert hidden.shape == (rows, T) and hidden.dtype == bool
-        assert (hidden.sum(1) == count).all()
+        masked = mask.draw(rows, grid, np.random.default_rng(seed)).masked
+        assert masked.shape == (rows, T) and masked.dtype == bool
+        assert (masked.sum(1) == count).all()
 
 
 @given(seeds, st.integers(1, 5), st.integers(1, 300), shares)
-def test_random_positions_hide_the_same_number_in_every_row(seed: int, rows: int, T: int, prob: float) -> None:
+def test_random_masks_have_the_same_number_in_every_row(seed: int, rows: int, T: int, prob: float) -> None:
     count = T - int(T * (1 - prob))
     if count in (0, T):
-        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* hides all or none.*$"):
+        with pytest.raises(UserError, match=r"^objective\.mask\.prob: .* masks all or none.*$"):
             RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed))
     else:
-        hidden = RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed)).hidden
-        assert hidden.shape == (rows, T) and (hidden.sum(1) == count).all()
+        masked = RandomMask(prob=prob).draw(rows, (T,), np.random.default_rng(seed)).masked
+        assert masked.shape == (rows, T) and (masked.sum(1) == count).all()
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -136,8 +136,8 @@ def test_a_fixed_block_is_whole_where_no_border_cuts_it(grid: tuple[int, ...], l
     """With room for one block in a row: a square where it fits, and single positions for what a border cuts off."""
     share = length ** len(grid) / np.prod(grid)  # a power of two, so that 1 - share is exact
     mask = FixedBlockMask(prob=1 - share if inverse else share, adjust=0, length=length, inverse=inverse)
-    hidden = mask.draw(2000, grid, np.random.default_rng(0)).hidden
-    blocks = (hidden != inverse).reshape(-1, *grid)
+    masked = mask.draw(2000, grid, np.random.default_rng(0)).masked
+    blocks = (masked != inverse).reshape(-1, *grid)
     extents = [(np.ptp(axis) + 1) for block in blocks for axis in np.nonzero(block)]
     whole = (np.reshape(extents, (-1, len(grid))) == length).all(1).mean()
     expected = np.prod([(side - length + 1) / side for side in grid])
@@ -151,9 +151,9 @@ def test_the_same_seed_gives_the_same_masks() -> None:
         (FixedBlockMask(), line), (FixedBlockMask(length=3, inverse=True), image), (RandomMask(), line),
     ):  # fmt: skip
         first, again, other = (mask.draw(4, grid, np.random.default_rng(seed)) for seed in (3, 3, 4))
-        assert (first.hidden == again.hidden).all()
-        assert (first.hidden != other.hidden).any()
-        assert len({row.tobytes() for row in first.hidden}) == 4
+        assert (first.masked == again.masked).all()
+        assert (first.masked != other.masked).any()
+        assert len({row.tobytes() for row in first.masked}) == 4
 
 
 # Means and standard errors of 1,600 to 4,000 masks of the official code; T = positions, R = rows of a batch.
@@ -171,22 +171,22 @@ def test_spans_are_distributed_as_in_the_official_code(
     mask: SpanMask | TokenMask, grid: tuple[int], rows: int, count: float, longest_run: float, spread: float
 ) -> None:
     rng = np.random.default_rng(0)
-    hidden = np.concatenate([mask.draw(rows, grid, rng).hidden for _ in range(2400 // rows)])
-    counts = hidden.sum(1)
+    masked = np.concatenate([mask.draw(rows, grid, rng).masked for _ in range(2400 // rows)])
+    counts = masked.sum(1)
     # rows of a batch share their count: so many fewer are independent
     assert abs(counts.mean() - count) < 5 * spread * (rows / 2400 + rows / 2400) ** 0.5
     assert counts.std() == pytest.approx(spread, rel=0.15)
-    assert np.mean([length for row in hidden for length in runs(row)]) == pytest.approx(longest_run, rel=0.06)
+    assert np.mean([length for row in masked for length in runs(row)]) == pytest.approx(longest_run, rel=0.06)
 
 
 @pytest.mark.parametrize(("patches", "count", "same_right"), [(75, 74.50, 0.889), (120, 119.52, 0.883)])
 def test_blocks_are_distributed_as_in_the_official_code(patches: int, count: float, same_right: float) -> None:
-    hidden = BlockMask(patches=patches).draw(2000, (14, 14), np.random.default_rng(0)).hidden.reshape(-1, 14, 14)
-    counts = hidden.sum((1, 2))
+    masked = BlockMask(patches=patches).draw(2000, (14, 14), np.random.default_rng(0)).masked.reshape(-1, 14, 14)
+    counts = masked.sum((1, 2))
     assert counts.mean() == pytest.approx(count, abs=0.15)  # five standard errors of 2,000 + 2,000
     assert counts.max() == patches
-    assert (hidden[:, :, 1:] == hidden[:, :, :-1]).mean() == pytest.approx(same_right, abs=0.006)
-    assert hidden.mean(0)[0, 0] < 0.5 * hidden.mean(0)[7, 7]
+    assert (masked[:, :, 1:] == masked[:, :, :-1]).mean() == pytest.approx(same_right, abs=0.006)
+    assert masked.mean(0)[0, 0] < 0.5 * masked.mean(0)[7, 7]
 
 
 # Of 1,600 to 4,000 masks of the official code, as those above. Ends: the first and the last position, then their neighbours.
@@ -203,9 +203,9 @@ def test_masks_of_version_2_are_distributed_as_in_the_official_code(
     mask: FixedBlockMask | RandomMask, T: int, count: int, rows: float, run: float, spread: float, of_one: float,
     of_five: float, ends: tuple[float, float],
 ) -> None:  # fmt: skip
-    hidden = mask.draw(2400, (T,), np.random.default_rng(0)).hidden
-    assert (hidden.sum(1) == count).all()
-    each = [runs(row) for row in hidden]
+    masked = mask.draw(2400, (T,), np.random.default_rng(0)).masked
+    assert (masked.sum(1) == count).all()
+    each = [runs(row) for row in masked]
     lengths = np.concatenate(each)
     numbers = np.array([len(row) for row in each])
     assert abs(numbers.mean() - rows) < 5 * spread * (2 / 1600) ** 0.5
@@ -213,7 +213,7 @@ def test_masks_of_version_2_are_distributed_as_in_the_official_code(
     assert lengths.mean() == pytest.approx(run, rel=0.02)
     assert (lengths == 1).mean() == pytest.approx(of_one, abs=0.015)
     assert (lengths == 5).mean() == pytest.approx(of_five, abs=0.015)
-    share = hidden.mean(0)
+    share = masked.mean(0)
     assert [(share[i] + share[-1 - i]) / 2 for i in (0, 1)] == pytest.approx(ends, abs=0.055)  # five standard errors
     assert share[16:-16].mean() == pytest.approx(count / T, abs=0.006)
 
@@ -231,14 +231,14 @@ def test_masks_of_images_are_distributed_as_in_the_official_code(
     inside: float,
 ) -> None:  # fmt: skip
     mask = FixedBlockMask(prob=prob, adjust=adjust, length=3, inverse=True)
-    hidden = mask.draw(4000, (side, side), np.random.default_rng(0)).hidden.reshape(-1, side, side)
-    assert (hidden.sum((1, 2)) == count).all()
-    assert (hidden[:, :, 1:] == hidden[:, :, :-1]).mean() == pytest.approx(same_right, abs=0.003)
-    assert (hidden[:, 1:] == hidden[:, :-1]).mean() == pytest.approx(same_right, abs=0.003)
+    masked = mask.draw(4000, (side, side), np.random.default_rng(0)).masked.reshape(-1, side, side)
+    assert (masked.sum((1, 2)) == count).all()
+    assert (masked[:, :, 1:] == masked[:, :, :-1]).mean() == pytest.approx(same_right, abs=0.003)
+    assert (masked[:, 1:] == masked[:, :-1]).mean() == pytest.approx(same_right, abs=0.003)
     within = np.zeros((3, 3, 3), int)
     within[1] = ndimage.generate_binary_structure(2, 1)
-    assert ndimage.label(~hidden, within)[1] / 4000 == pytest.approx(components, abs=5 * 2.4 * (2 / 4000) ** 0.5)
-    share = hidden.mean(0)
+    assert ndimage.label(~masked, within)[1] / 4000 == pytest.approx(components, abs=5 * 2.4 * (2 / 4000) ** 0.5)
+    share = masked.mean(0)
     assert share[[0, 0, -1, -1], [0, -1, 0, -1]].mean() == pytest.approx(corner, abs=0.02)
     edges = [share[0, 1:-1], share[-1, 1:-1], share[1:-1, 0], share[1:-1, -1]]
     assert np.mean(edges) == pytest.approx(edge, abs=0.005)

@@ -196,9 +196,9 @@ def test_masked_input_of_the_teacher_is_that_of_the_student() -> None:
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         targets_of(whole, given, features)
-    hidden = (seen[0] == whole.student.local_encoder.mask_vector).all(-1)
-    assert hidden.sum(1).tolist() == [5, 5, 5]
-    assert torch.equal(seen[0][~hidden], features[~hidden])
+    masked = (seen[0] == whole.student.local_encoder.mask_vector).all(-1)
+    assert masked.sum(1).tolist() == [5, 5, 5]
+    assert torch.equal(seen[0][~masked], features[~masked])
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 

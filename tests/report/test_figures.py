@@ -50,10 +50,10 @@ def test_plot_components_shows_several_examples_if_the_renderer_can(several: boo
 
 
 def test_plot_masks_covers_masked_positions() -> None:
-    recorder, hidden = Recorder(), RNG.random((2, 5, 7)) < 0.5
-    plot_masks(recorder, hidden)
+    recorder, masked = Recorder(), RNG.random((2, 5, 7)) < 0.5
+    plot_masks(recorder, masked)
     assert recorder.names == ["input", "mask 1", "mask 2", "mask 3"]
-    np.testing.assert_array_equal(recorder.colours[1:, 0, :, 3] > 0, hidden[0, :3])
+    np.testing.assert_array_equal(recorder.colours[1:, 0, :, 3] > 0, masked[0, :3])
     assert recorder.colours[0].max() == 0
 
 

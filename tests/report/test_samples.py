@@ -35,13 +35,13 @@ def test_masked_errors_are_nan_except_at_masked_positions(opened: tuple[Recipe, 
     batches = list(sample.masked_batches(recipe.objective.mask, views, 3))
     errors = masked_errors(objective, batches)
     assert errors.shape == (n, 3 * views, T)
-    hidden = torch.cat([batch.mask.view(n, views, T) for batch in batches], 1).numpy()
-    np.testing.assert_array_equal(~np.isnan(errors), hidden)
+    masked = torch.cat([batch.mask.view(n, views, T) for batch in batches], 1).numpy()
+    np.testing.assert_array_equal(~np.isnan(errors), masked)
     torch.manual_seed(0)
     with torch.inference_mode():
         first = objective(batches[0])
     assert np.nansum(errors[:, :views]) == pytest.approx(float(first.errors.sum()), rel=1e-4)
-    assert not np.array_equal(hidden[:, :views], hidden[:, views : 2 * views])
+    assert not np.array_equal(masked[:, :views], masked[:, views : 2 * views])
 
 
 def test_attention_weights_are_those_of_the_given_blocks_and_first_example(opened: tuple[Recipe, Sample, Objective]) -> None:

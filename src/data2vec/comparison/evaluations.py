@@ -39,7 +39,7 @@ from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.tasks.probing.dataset import ProbeSet
 from data2vec.tasks.probing.features import pool_features
 from data2vec.tasks.probing.probe import untrained_encoder
-from data2vec.tasks.probing.token_readout import MAX_TOKENS, Unigrams, View, hide_tokens, readout_gains, require_text
+from data2vec.tasks.probing.token_readout import MAX_TOKENS, Unigrams, View, mask_tokens, readout_gains, require_text
 from data2vec.train.finetune import finetune, resolve_recipe
 
 
@@ -125,15 +125,15 @@ class FinetuneEvaluation(_Labelled):
 
 
 class TokenEvaluation(_Labelled):
-    """Nats below unigrams of a linear read-out of hidden tokens from frozen features of a text model; the layer is chosen on
-    `dev`. No labels. The same tokens are hidden for all arms and seeds; arms with different tokenizers are not comparable."""
+    """Nats below unigrams of a linear read-out of masked tokens from frozen features of a text model; the layer is chosen on
+    `dev`. No labels. The same tokens are masked for all arms and seeds; arms with different tokenizers are not comparable."""
 
     kind: Literal["tokens"] = "tokens"
     """A token read-out."""
     view: View = "neighbours"
-    """Predict a hidden token from the features of its two neighbours, or see <mask> in its place (mask_token)."""
+    """Predict a masked token from the features of its two neighbours, or see <mask> in its place (mask_token)."""
     max_tokens: Annotated[int, Field(gt=0)] = MAX_TOKENS
-    """Hidden tokens of `train`; a quarter as many of each other set."""
+    """Masked tokens of `train`; a quarter as many of each other set."""
 
 
 Evaluation = Annotated[ProbeEvaluation | FinetuneEvaluation | TokenEvaluation, Field(discriminator="kind")]
@@ -261,16 +261,16 @@ def _tokens(evaluation: TokenEvaluation, model: Path | None, recipe: Recipe | No
         for name, data in evaluation.sets.items():
             examples = modality.examples(_reader(modality, name).selected_rows(data.data, data.rows, name))
             count = evaluation.max_tokens if name == "train" else ceil(evaluation.max_tokens / 4)
-            sets[name] = hide_tokens(examples, np.arange(len(examples)), count, seed=0)
+            sets[name] = mask_tokens(examples, np.arange(len(examples)), count, seed=0)
     encoder, unigrams = loaded.encoder.to(resolve_device(loaded.recipe.train.device)).eval(), Unigrams(sets["train"])
     gains = readout_gains(encoder, sets, unigrams, evaluation.view, seed)
     layer = max(range(len(gains)), key=lambda index: gains[index]["dev"])
     metric, found = "nats below unigrams", gains[layer]
     details: JsonDict = {
         "layer": layer + 1,
-        "unigrams": {name: unigrams.cross_entropy(hidden) for name, hidden in sets.items()},
+        "unigrams": {name: unigrams.cross_entropy(masked) for name, masked in sets.items()},
         "classes": len(unigrams.log_probs),
-        "tokens": {name: len(hidden.tokens) for name, hidden in sets.items()},
+        "tokens": {name: len(masked.tokens) for name, masked in sets.items()},
     }
     return Scores({metric: found["dev"]}, {name: {metric: found[f"test {name}"]} for name in evaluation.test}, details)
 

@@ -61,8 +61,8 @@ class DrawnMask(Protocol):
     """Masks for R rows of T positions (`data2vec.objective.masking.Mask`)."""
 
     @property
-    def hidden(self) -> np.ndarray:
-        """(R, T): hidden from the student."""
+    def masked(self) -> np.ndarray:
+        """(R, T): masked in the student's input."""
 
     @property
     def replaced(self) -> np.ndarray | None:
@@ -134,8 +134,8 @@ class MaskedBatches(BatchDataset):
         # Drawn for all rows, so that they do not depend on which process loads which row.
         rng = np.random.default_rng((*micro_batch.seed, MASK))
         drawn = self.mask.draw(size * self.masks, self.modality.grid(batch), rng)
-        hidden, predicted = (
-            bools.reshape(size, self.masks, -1)[micro_batch.rank_rows] for bools in (drawn.hidden, drawn.predicted)
+        mask, predicted = (
+            bools.reshape(size, self.masks, -1)[micro_batch.rank_rows] for bools in (drawn.masked, drawn.predicted)
         )
         replaced_input = None
         if drawn.replaced is not None:
@@ -143,7 +143,7 @@ class MaskedBatches(BatchDataset):
         masked = MaskedBatch(
             batch.input,
             batch.padding,
-            mask=torch.from_numpy(np.ascontiguousarray(hidden)).flatten(0, 1),
+            mask=torch.from_numpy(np.ascontiguousarray(mask)).flatten(0, 1),
             masked_indices=torch.from_numpy(np.flatnonzero(predicted)),
             replaced_input=replaced_input,
         )

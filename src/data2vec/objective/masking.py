@@ -1,4 +1,4 @@
-"""Which positions are hidden from the student (paper, section 3.2): spans of speech, blocks of patches, tokens of text.
+"""Which positions are masked in the student's input (paper, section 3.2): spans of speech, blocks of patches, tokens of text.
 
 Masks are drawn on the CPU, for all rows of a group at once. R rows, T positions.
 """
@@ -21,17 +21,17 @@ Bools = np.ndarray
 class Mask:
     """Masks of a group of rows."""
 
-    hidden: Bools
-    """(R, T): hidden from the student."""
+    masked: Bools
+    """(R, T): masked in the student's input."""
     replaced: Bools | None = None
     """(R, T): replaced by random content in the student's input; None when none are."""
     selected: Bools | None = None
-    """(R, T): predicted, if these are not the hidden ones alone."""
+    """(R, T): predicted, if these are not the masked ones alone."""
 
     @property
     def predicted(self) -> Bools:
         """(R, T): predicted."""
-        return self.hidden if self.selected is None else self.selected
+        return self.masked if self.selected is None else self.selected
 
 
 class SpanMask(Settings):
@@ -45,12 +45,12 @@ class SpanMask(Settings):
     min_spans: Count = 1
     """Minimum number of spans in a row."""
     equal: bool = True
-    """Make random hidden positions visible again until all rows hide the same number."""
+    """Make random masked positions visible again until all rows have the same number of masked ones."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
         """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding.
 
-        Raises UserError when a row is too short to hide anything and still show something."""
+        Raises UserError when a row is too short for both masked and visible positions."""
         T = int(np.prod(grid))
         valid = np.full(rows, T) if lengths is None else np.asarray(lengths)
         if (short := valid.min()) < self.min_spans + 2:
@@ -62,8 +62,8 @@ class SpanMask(Settings):
         count = np.minimum(count, valid - 2)
         length = np.where(valid - self.length <= count, valid - count - 1, self.length)
         # The released code never starts a span at the last position where it would fit (docs/differences.md).
-        hidden = draw_spans(T, count, length, valid - length, rng) & (np.arange(T) < valid[:, None])
-        return Mask(equalise_counts(hidden, rng) if self.equal else hidden)
+        masked = draw_spans(T, count, length, valid - length, rng) & (np.arange(T) < valid[:, None])
+        return Mask(equalise_counts(masked, rng) if self.equal else masked)
 
 
 class TokenMask(Settings):
@@ -91,20 +91,20 @@ class TokenMask(Settings):
         uniform = rng.random(selected.shape)
         replaced = selected & (uniform < self.random)
         unchanged = selected & (uniform >= self.random) & (uniform < self.random + self.keep)
-        hidden = selected & ~replaced & ~unchanged
-        return Mask(hidden, replaced if self.random else None, selected if self.predict == "selected" else None)
+        masked = selected & ~replaced & ~unchanged
+        return Mask(masked, replaced if self.random else None, selected if self.predict == "selected" else None)
 
 
 class BlockMask(Settings):
-    """Rectangles of patches (BEiT; vision), drawn until `patches` are hidden or ten draws in a row do not fit."""
+    """Rectangles of patches (BEiT; vision), drawn until `patches` are masked or ten draws in a row do not fit."""
 
     kind: Literal["block"] = "block"
     patches: Count = 120
-    """Number of hidden patches: 120 of 14 x 14 (fairseq: num_mask_patches)."""
+    """Number of masked patches: 120 of 14 x 14 (fairseq: num_mask_patches)."""
     min_patches: Count = 16
     """Patches of the smallest rectangle."""
     max_patches: Count | None = None
-    """Patches of the largest rectangle; None: as many as are still to be hidden."""
+    """Patches of the largest rectangle; None: as many as are still to be masked."""
     aspect: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Aspect ratio of a rectangle, height over width: between this and its inverse."""
 
@@ -119,15 +119,15 @@ class BlockMask(Settings):
             raise UserError(
                 f"objective.mask.patches: {self.patches} patches of a {H} x {W} grid leave none visible: set fewer than {H * W}"
             )
-        hidden = np.zeros((rows, H, W), bool)
+        masked = np.zeros((rows, H, W), bool)
         tries = np.zeros(rows, int)
         down, across = np.arange(H)[:, None], np.arange(W)
         while True:
-            unfinished = np.flatnonzero((hidden.sum((1, 2)) < self.patches) & (tries < 10))
+            unfinished = np.flatnonzero((masked.sum((1, 2)) < self.patches) & (tries < 10))
             if not len(unfinished):
-                return Mask(hidden.reshape(rows, -1))
+                return Mask(masked.reshape(rows, -1))
             n = len(unfinished)
-            max_area = self.patches - hidden[unfinished].sum((1, 2))
+            max_area = self.patches - masked[unfinished].sum((1, 2))
             max_area = max_area if self.max_patches is None else np.minimum(max_area, self.max_patches)
             area = self.min_patches + (max_area - self.min_patches) * rng.random(n)
             ratio = np.exp(np.log(self.aspect) * (1 - 2 * rng.random(n)))
@@ -135,9 +135,9 @@ class BlockMask(Settings):
             top = np.floor(rng.random(n) * (H - h + 1))[:, None, None]
             left = np.floor(rng.random(n) * (W - w + 1))[:, None, None]
             block = (down >= top) & (down < top + h[:, None, None]) & (across >= left) & (across < left + w[:, None, None])
-            added = (block & ~hidden[unfinished]).sum((1, 2))
+            added = (block & ~masked[unfinished]).sum((1, 2))
             fits = (h < H) & (w < W) & (added > 0) & (added <= max_area)
-            hidden[unfinished[fits]] |= block[fits]
+            masked[unfinished[fits]] |= block[fits]
             tries[unfinished] = np.where(fits, 0, tries[unfinished] + 1)
 
 
@@ -148,21 +148,21 @@ class FixedBlockMask(Settings):
 
     kind: Literal["fixed-block"] = "fixed-block"
     prob: Share = 0.5
-    """R: share of the positions that is hidden (fairseq: mask_prob)."""
+    """R: share of the positions that is masked (fairseq: mask_prob)."""
     adjust: Share = 0.05
     """A: added to the share when blocks are drawn, since blocks overlap (fairseq: mask_prob_adjust)."""
     length: Count = 5
     """Side of a block."""
     inverse: bool = False
-    """Whether the blocks stay visible and everything else is hidden (images)."""
+    """Whether the blocks stay visible and everything else is masked (images)."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
-        """Masks for `rows` sequences or images of `grid` positions. Raises UserError when nothing is hidden or nothing left."""
+        """Masks for `rows` sequences or images of `grid` positions. Raises UserError when none or all would be masked."""
         T, share = int(np.prod(grid)), 1 - self.prob if self.inverse else self.prob
         final = int(T * share)
         if not 0 < final < T:
             raise UserError(
-                f"objective.mask.prob: {self.prob} of {T} positions hides all or none: leave out shorter examples, "
+                f"objective.mask.prob: {self.prob} of {T} positions masks all or none: leave out shorter examples, "
                 "or set another share"
             )
         centres = np.unravel_index(
@@ -183,20 +183,20 @@ class RandomMask(Settings):
 
     kind: Literal["random"] = "random"
     prob: Share = 0.48
-    """R: share of the positions that is hidden (fairseq: mask_prob)."""
+    """R: share of the positions that is masked (fairseq: mask_prob)."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
-        """Masks for `rows` sequences of `grid` positions. Raises UserError when nothing is hidden or nothing left."""
+        """Masks for `rows` sequences of `grid` positions. Raises UserError when none or all would be masked."""
         T = int(np.prod(grid))
         num_visible = int(T * (1 - self.prob))
         if not 0 < num_visible < T:
-            raise UserError(f"objective.mask.prob: {self.prob} of {T} positions hides all or none: set another share")
+            raise UserError(f"objective.mask.prob: {self.prob} of {T} positions masks all or none: set another share")
         return Mask(~smallest_of_row(num_visible, rng.random((rows, T))))
 
 
 MaskSettings = Annotated[SpanMask | TokenMask | BlockMask | FixedBlockMask | RandomMask, Field(discriminator="kind")]
 EqualMaskSettings = Annotated[FixedBlockMask | RandomMask, Field(discriminator="kind")]
-"""The masks that always hide the same number of positions in every row."""
+"""The masks that have the same number of masked positions in every row."""
 
 
 def draw_spans(T: int, count: np.ndarray, length: np.ndarray, starts: np.ndarray, rng: np.random.Generator) -> Bools:
@@ -213,12 +213,12 @@ def draw_spans(T: int, count: np.ndarray, length: np.ndarray, starts: np.ndarray
     return edges[:, :T].cumsum(1) > 0
 
 
-def equalise_counts(hidden: Bools, rng: np.random.Generator) -> Bools:
-    """Make random hidden positions visible again until every row hides as many as the row with the fewest."""
-    fewest = int(hidden.sum(1).min())
-    if fewest == hidden.shape[1]:
-        return hidden
-    return smallest_of_row(fewest, np.where(hidden, rng.random(hidden.shape), 2.0))
+def equalise_counts(masked: Bools, rng: np.random.Generator) -> Bools:
+    """Make random masked positions visible again until every row has as many masked ones as the row with the fewest."""
+    fewest = int(masked.sum(1).min())
+    if fewest == masked.shape[1]:
+        return masked
+    return smallest_of_row(fewest, np.where(masked, rng.random(masked.shape), 2.0))
 
 
 def smallest_of_row(count: int, keys: np.ndarray) -> Bools:

@@ -161,8 +161,8 @@ class Teacher(nn.Module):
             features, padding = local_encoder(batch)
         if self.settings.mask_prob:
             rank = torch.rand(features.shape[:2], device=features.device).argsort(1)
-            hidden = rank < round(self.settings.mask_prob * features.shape[1])
-            features = local_encoder.apply_mask(features, hidden, batch.input)
+            masked = rank < round(self.settings.mask_prob * features.shape[1])
+            features = local_encoder.apply_mask(features, masked, batch.input)
         if self.settings.context == "masked":
             unseen = ~(batch.mask if batch.teacher_visible is None else batch.teacher_visible)
             padding = unseen if padding is None else padding | unseen

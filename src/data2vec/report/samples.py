@@ -46,10 +46,10 @@ class Sample:
         n = len(self.batch)
         for _ in range(count):
             drawn = mask.draw(n * views, self.grid, rng)
-            hidden = torch.from_numpy(np.ascontiguousarray(drawn.hidden))
+            masked = torch.from_numpy(np.ascontiguousarray(drawn.masked))
             indices = torch.from_numpy(np.flatnonzero(drawn.predicted))
             view = None if drawn.replaced is None else self.modality.replace(self.batch, drawn.replaced, rng)
-            yield MaskedBatch(self.batch.input, self.batch.padding, mask=hidden, masked_indices=indices, replaced_input=view)
+            yield MaskedBatch(self.batch.input, self.batch.padding, mask=masked, masked_indices=indices, replaced_input=view)
 
 
 def load_sample(modality: Modality, where: str, count: int = 4) -> Sample:

@@ -22,8 +22,8 @@ def test_loss_is_the_error_at_masked_positions(kind: str, features: str, loss: s
     whole, batch = rival("input_regression", kind, features=features, loss=loss), batch2(kind, masks=1)
     output = whole(batch)
     x, _ = whole.student.local_encoder(batch)
-    hidden = torch.where(batch.mask[..., None], whole.student.local_encoder.mask_vector, x)
-    prediction = whole.head(whole.student.encode(hidden, None))
+    masked = torch.where(batch.mask[..., None], whole.student.local_encoder.mask_vector, x)
+    prediction = whole.head(whole.student.encode(masked, None))
     target = modality(kind).input_features()[features].compute(batch)
     errors = (prediction - target).abs() if loss == "l1" else (prediction - target) ** 2
     torch.testing.assert_close(output.loss, errors.mean(-1)[batch.mask].sum())
@@ -50,7 +50,7 @@ def test_masked_input_does_not_reach_the_prediction(view: str) -> None:
     batch = batch2("vision", masks=4 if view == "visible" else 1)
     before = whole.head(whole.encode_masked(batch, *whole.student.local_encoder(batch))[1])
     features, padding = whole.student.local_encoder(batch)
-    everywhere = batch.mask.view(len(features), -1, features.shape[1]).all(1)  # hidden in every view
+    everywhere = batch.mask.view(len(features), -1, features.shape[1]).all(1)  # masked in every view
     assert everywhere.any()
     changed = torch.where(everywhere[..., None], 100.0, features)
     assert torch.equal(before, whole.head(whole.encode_masked(batch, changed, padding)[1]))

@@ -48,15 +48,15 @@ def test_decoder_is_the_token_embedding_and_both_uses_give_it_gradients() -> Non
     assert whole.bias.grad is not None and sum(p.shape == (40, 16) for p in whole.parameters()) == 1
 
 
-def test_selected_tokens_are_all_predicted_and_most_are_hidden() -> None:
+def test_selected_tokens_are_all_predicted_and_most_are_masked() -> None:
     drawn = TokenMask(prob=0.3, predict="selected").draw(200, (100,), np.random.default_rng(0))
-    hidden, predicted = drawn.hidden.sum(), drawn.predicted.sum()
-    assert (drawn.predicted >= drawn.hidden).all() and (drawn.predicted >= drawn.replaced).all()
-    assert hidden / predicted == pytest.approx(0.8, abs=0.02) and drawn.replaced.sum() / predicted == pytest.approx(
+    masked, predicted = drawn.masked.sum(), drawn.predicted.sum()
+    assert (drawn.predicted >= drawn.masked).all() and (drawn.predicted >= drawn.replaced).all()
+    assert masked / predicted == pytest.approx(0.8, abs=0.02) and drawn.replaced.sum() / predicted == pytest.approx(
         0.1, abs=0.02
     )
     alone = TokenMask(prob=0.3).draw(200, (100,), np.random.default_rng(0))
-    assert (alone.predicted == alone.hidden).all() and (alone.hidden == drawn.hidden).all()
+    assert (alone.predicted == alone.masked).all() and (alone.masked == drawn.masked).all()
 
 
 def test_unigram_baseline_is_counted_once() -> None:

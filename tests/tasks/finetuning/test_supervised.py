@@ -82,8 +82,8 @@ def test_masked_positions_and_channels_get_no_gradients(fill: str) -> None:
     y = this._apply_masks(x, LabelledBatch(x, labels=torch.zeros(len(x)), mask=mask, channel_mask=channels))
     y.sum().backward()
     assert x.grad is not None
-    hidden = mask[..., None] | channels[:, None]
-    assert not x.grad[hidden.expand_as(x)].any() and (x.grad[~hidden.expand_as(x)] == 1).all()
+    masked = mask[..., None] | channels[:, None]
+    assert not x.grad[masked.expand_as(x)].any() and (x.grad[~masked.expand_as(x)] == 1).all()
     assert not y[channels[:, None].expand_as(y)].any()
 
 

@@ -13,10 +13,10 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.probing.token_readout import (
-    HiddenTokens,
+    MaskedTokens,
     Unigrams,
     View,
-    hide_tokens,
+    mask_tokens,
     readout_features,
     readout_gains,
     token_readout,
@@ -63,7 +63,7 @@ def one_hot_encoder(scale: float = 1.0) -> Encoder:
 def gains(encoder: Encoder, view: View, random: bool = False) -> tuple[list[dict[str, float]], float]:
     examples = Blocks(900, random)
     parts = np.split(np.arange(900), 3)
-    sets = {name: hide_tokens(examples, part, 1000, 0) for name, part in zip(("train", "dev", "test"), parts, strict=True)}
+    sets = {name: mask_tokens(examples, part, 1000, 0) for name, part in zip(("train", "dev", "test"), parts, strict=True)}
     unigrams = Unigrams(sets["train"])
     return readout_gains(encoder, sets, unigrams, view, 0), unigrams.cross_entropy(sets["test"])
 
@@ -91,35 +91,35 @@ def test_neighbours_that_are_independent_of_the_token_gain_nothing() -> None:
 
 
 def test_neighbour_features_are_those_of_the_adjacent_tokens() -> None:
-    hidden = hide_tokens(Blocks(3), np.arange(3), 100, 0)
-    left, right = readout_features(one_hot_encoder(), hidden, "neighbours")[0].split(WIDTH, 1)
-    row, column = hidden.mask.nonzero(as_tuple=True)
-    assert torch.equal(left.argmax(1), hidden.blocks[row, column - 1])
-    assert torch.equal(right.argmax(1), hidden.blocks[row, column + 1])
+    masked = mask_tokens(Blocks(3), np.arange(3), 100, 0)
+    left, right = readout_features(one_hot_encoder(), masked, "neighbours")[0].split(WIDTH, 1)
+    row, column = masked.mask.nonzero(as_tuple=True)
+    assert torch.equal(left.argmax(1), masked.blocks[row, column - 1])
+    assert torch.equal(right.argmax(1), masked.blocks[row, column + 1])
 
 
 @pytest.mark.parametrize("positions", ["learned", "conv", "alibi"])
 @pytest.mark.parametrize("view", ["neighbours", "mask_token"])
-def test_features_do_not_depend_on_hidden_tokens(view: View, positions: str) -> None:
+def test_features_do_not_depend_on_masked_tokens(view: View, positions: str) -> None:
     changes = {"encoder.width": 16, "encoder.ffn_width": 16, "encoder.layers": 2, "objective.target.top_k": 2}
     recipe = load_recipe("text/v1-tiny", {**changes, "modality.vocab_size": 300, "modality.positions": positions})
     encoder = build_encoder(recipe.build_modality(), recipe.encoder).eval()
-    hidden = hide_tokens(Blocks(3), np.arange(3), 100, 0)
-    others = HiddenTokens(hidden.blocks.masked_fill(hidden.mask, 200), hidden.mask)
-    assert torch.equal(readout_features(encoder, hidden, view), readout_features(encoder, others, view))
+    masked = mask_tokens(Blocks(3), np.arange(3), 100, 0)
+    others = MaskedTokens(masked.blocks.masked_fill(masked.mask, 200), masked.mask)
+    assert torch.equal(readout_features(encoder, masked, view), readout_features(encoder, others, view))
 
 
-def test_hidden_tokens_are_15_percent_never_adjacent_and_not_at_the_ends() -> None:
-    hidden = hide_tokens(Blocks(600), np.arange(600), 2000, 0)
-    assert hidden.mask.sum(1).unique().tolist() == [round(0.15 * (T - 2))]
-    assert not (hidden.mask[:, 1:] & hidden.mask[:, :-1]).any()
-    assert hidden.mask.any(0).tolist() == [False] + [True] * (T - 2) + [False]
-    assert 2000 <= len(hidden.tokens) < 2004
+def test_masked_tokens_are_15_percent_never_adjacent_and_not_at_the_ends() -> None:
+    masked = mask_tokens(Blocks(600), np.arange(600), 2000, 0)
+    assert masked.mask.sum(1).unique().tolist() == [round(0.15 * (T - 2))]
+    assert not (masked.mask[:, 1:] & masked.mask[:, :-1]).any()
+    assert masked.mask.any(0).tolist() == [False] + [True] * (T - 2) + [False]
+    assert 2000 <= len(masked.tokens) < 2004
 
 
-def test_classes_are_tokens_hidden_at_least_twice_and_one_for_all_others() -> None:
+def test_classes_are_tokens_masked_at_least_twice_and_one_for_all_others() -> None:
     blocks = torch.tensor([[0, 9, 5, 9, 6, 7, 7]])
-    unigrams = Unigrams(HiddenTokens(blocks, torch.tensor([[False, True, False, True, False, True, False]])))
+    unigrams = Unigrams(MaskedTokens(blocks, torch.tensor([[False, True, False, True, False, True, False]])))
     assert unigrams.ids.tolist() == [9]
     assert unigrams.classes(torch.tensor([[9, 7], [4, 9]])).tolist() == [[0, 1], [1, 0]]
     assert unigrams.log_probs.exp().tolist() == pytest.approx([2 / 6, 4 / 6])

@@ -81,5 +81,5 @@ def _draw_masks(spans: SpanMask, lengths: Sequence[int], seeds: Sequence[tuple[i
     mask = np.zeros((len(lengths), max(lengths)), bool)
     for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
         if length >= spans.min_spans + 2:
-            mask[row, :length] = spans.draw(1, (length,), np.random.default_rng(seed)).hidden[0]
+            mask[row, :length] = spans.draw(1, (length,), np.random.default_rng(seed)).masked[0]
     return torch.from_numpy(mask)

@@ -1,10 +1,10 @@
 """Token read-out: what a text model's frozen features reveal of tokens that it does not see, in nats below unigrams.
 
-15 % of the tokens of each block of text are hidden, never two adjacent ones. A linear softmax classifier predicts each of them
+15 % of the tokens of each block of text are masked, never two adjacent ones. A linear softmax classifier predicts each of them
 from the features of a layer. Its cross-entropy on held-out text is compared with that of the tokens' frequencies, which is
 what features without any information achieve: 0 nats gained.
 
-Shapes: N blocks, B of them in a batch, T tokens of a block, n hidden tokens, L layers, D width, C classes.
+Shapes: N blocks, B of them in a batch, T tokens of a block, n masked tokens, L layers, D width, C classes.
 """
 
 import json
@@ -34,25 +34,25 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.probing.probe import untrained_encoder
 
-HIDDEN = 0.15
-"""The fraction of a block's tokens that is hidden."""
+MASKED_FRACTION = 0.15
+"""The fraction of a block's tokens that is masked."""
 MAX_TOKENS = 20_000
-"""Hidden tokens that the classifier is fitted to; a quarter as many are held out for each of dev and test."""
+"""Masked tokens that the classifier is fitted to; a quarter as many are held out for each of dev and test."""
 BATCH, LR, MAX_STEPS, DEV_EVERY = 1024, 3e-3, 1000, 20
-"""Adam: hidden tokens per step, learning rate, most steps, and steps between evaluations on the dev set."""
+"""Adam: masked tokens per step, learning rate, most steps, and steps between evaluations on the dev set."""
 EPSILON = 1e-3
 """Added to the eigenvalues of the correlation matrix for whitening."""
 
 View = Literal["neighbours", "mask_token"]
-"""What the encoder sees and which features predict a hidden token. neighbours: it sees the other tokens only, without any mask
+"""What the encoder sees and which features predict a masked token. neighbours: it sees the other tokens only, without any mask
 token, and the features of the tokens to the left and to the right predict; the same for models with and without mask tokens in
-training. mask_token: it sees <mask> in place of hidden tokens, and the features at that position predict; models trained on
+training. mask_token: it sees <mask> in place of masked tokens, and the features at that position predict; models trained on
 visible positions only, such as data2vec 2, have never seen <mask>."""
 
 
 @dataclass(frozen=True)
 class LayerGains:
-    """Nats gained over unigrams by one layer's features, per hidden token of the dev and of the test set."""
+    """Nats gained over unigrams by one layer's features, per masked token of the dev and of the test set."""
 
     layer: int
     """From 1, the output of the first block."""
@@ -73,7 +73,7 @@ class TokenReadout:
     classes: int
     """C: the tokens that occur at least twice among those that the classifier is fitted to; and one class for all others."""
     tokens: dict[str, int]
-    """The number of hidden tokens in the set for fitting ("train"), dev and test."""
+    """The number of masked tokens in the set for fitting ("train"), dev and test."""
 
     @property
     def best(self) -> LayerGains:
@@ -98,7 +98,7 @@ class TokenReadout:
                 f"{'best dev':>8}" + "".join(f"{value:10.3f}" for value in chosen),
                 f"{'at layer':>8}{best.layer:10d}{best.layer:10d}{untrained.layer:10d}{untrained.layer:10d}",
                 f"Nats below the {self.unigrams:.3f} of unigrams on test; view {self.view}; {self.classes} classes; "
-                f"hidden tokens: {counts}.",
+                f"masked tokens: {counts}.",
             ]
         )
 
@@ -116,7 +116,7 @@ def token_readout(
 
     `model`: a Model, or the folder of a run or model. `data`: text that the classifier is fitted to, in any form that
     `data.train` accepts. `valid`: held-out text, of which the first half is the dev set and the second half the test set; None:
-    `data` is split 60:20:20, in each case with the documents in random order. `view`: see `View`. `max_tokens`: hidden tokens
+    `data` is split 60:20:20, in each case with the documents in random order. `view`: see `View`. `max_tokens`: masked tokens
     to fit to; a quarter as many are in each of the dev and the test set. `overrides`: of the recipe, such as {"train.seed": 1}.
     The result is also written to `out`, by default token_readout.json in the model's folder if it was given as a folder.
 
@@ -136,7 +136,7 @@ def token_readout(
         dev, test = ((held_out, part) for part in _consecutive(held_out, (0.5,), str(valid)))
         blocks = {"train": (train, np.arange(len(train))), "dev": dev, "test": test}
     sets = {
-        name: hide_tokens(examples, indices, max_tokens if name == "train" else ceil(max_tokens / 4), seed)
+        name: mask_tokens(examples, indices, max_tokens if name == "train" else ceil(max_tokens / 4), seed)
         for name, (examples, indices) in blocks.items()
     }
     unigrams, device = Unigrams(sets["train"]), resolve_device(recipe.train.device)
@@ -183,29 +183,29 @@ def _consecutive(examples: ExampleDataset, ends: tuple[float, ...], where: str) 
 
 
 @dataclass(frozen=True, eq=False)
-class HiddenTokens:
-    """Blocks of text with some tokens hidden, equally many in each block."""
+class MaskedTokens:
+    """Blocks of text with some tokens masked, equally many in each block."""
 
     blocks: Tensor
     """(N, T) token ids."""
     mask: Tensor
-    """Bool (N, T), True = hidden."""
+    """Bool (N, T), True = masked."""
 
     @property
     def tokens(self) -> Tensor:
-        """(n,) the hidden tokens."""
+        """(n,) the masked tokens."""
         return self.blocks[self.mask]
 
 
-def hide_tokens(examples: ExampleDataset, indices: np.ndarray, max_tokens: int, seed: int) -> HiddenTokens:
-    """Hide 15 % of the tokens in blocks drawn from `indices` of `examples`, about `max_tokens` in all (whole blocks).
+def mask_tokens(examples: ExampleDataset, indices: np.ndarray, max_tokens: int, seed: int) -> MaskedTokens:
+    """Mask 15 % of the tokens in blocks drawn from `indices` of `examples`, about `max_tokens` in all (whole blocks).
 
-    The first and the last token of a block and both neighbours of a hidden token stay visible."""
+    The first and the last token of a block and both neighbours of a masked token stay visible."""
     if max_tokens < 1:
-        raise UserError(f"max_tokens: {max_tokens} hidden tokens; at least 1 is needed")
+        raise UserError(f"max_tokens: {max_tokens} masked tokens; at least 1 is needed")
     rng = np.random.default_rng(seed)
     length = len(examples.load(int(indices[0]), None, None))
-    count = max(1, round(HIDDEN * (length - 2)))
+    count = max(1, round(MASKED_FRACTION * (length - 2)))
     indices = np.sort(rng.permutation(indices)[: ceil(max_tokens / count)])
     blocks = torch.stack([examples.load(int(index), None, None) for index in indices])
     mask = torch.zeros(blocks.shape, dtype=torch.bool)
@@ -213,15 +213,15 @@ def hide_tokens(examples: ExampleDataset, indices: np.ndarray, max_tokens: int, 
         # count distinct numbers, pushed apart by one each, are a uniformly drawn set without neighbours
         drawn = np.sort(rng.choice(length - 1 - count, count, replace=False)) + np.arange(count) + 1
         row[torch.from_numpy(drawn)] = True
-    return HiddenTokens(blocks, mask)
+    return MaskedTokens(blocks, mask)
 
 
 class Unigrams:
     """The classes that tokens are predicted as, and their frequencies in the blocks that the classifier is fitted to.
 
-    Tokens that are hidden there at least twice are classes; all others are one class, the last one."""
+    Tokens that are masked there at least twice are classes; all others are one class, the last one."""
 
-    def __init__(self, train: HiddenTokens):
+    def __init__(self, train: MaskedTokens):
         ids, counts = train.tokens.unique(return_counts=True)
         self.ids = ids[counts > 1]
         counts = self.classes(train.blocks[:, 1:]).flatten().bincount(minlength=len(self.ids) + 1)
@@ -234,13 +234,13 @@ class Unigrams:
         known = self.ids[found] == tokens if len(self.ids) else torch.zeros_like(tokens, dtype=torch.bool)
         return torch.where(known, found, len(self.ids))
 
-    def cross_entropy(self, hidden: HiddenTokens) -> float:
-        """In nats, of the hidden tokens."""
-        return -float(self.log_probs[self.classes(hidden.tokens)].mean())
+    def cross_entropy(self, masked: MaskedTokens) -> float:
+        """In nats, of the masked tokens."""
+        return -float(self.log_probs[self.classes(masked.tokens)].mean())
 
 
 def readout_gains(
-    encoder: Encoder, sets: Mapping[str, HiddenTokens], unigrams: Unigrams, view: View, seed: int
+    encoder: Encoder, sets: Mapping[str, MaskedTokens], unigrams: Unigrams, view: View, seed: int
 ) -> list[dict[str, float]]:
     """Nats below unigrams of each layer's read-out, by set, without `train`, which it is fitted to; `dev` stops its training.
 
@@ -248,11 +248,11 @@ def readout_gains(
 
     Raises UserError if features are NaN or inf."""
     device = next(encoder.parameters()).device
-    features = {name: readout_features(encoder, hidden, view) for name, hidden in sets.items()}
-    classes = {name: unigrams.classes(hidden.tokens).to(device) for name, hidden in sets.items()}
+    features = {name: readout_features(encoder, masked, view) for name, masked in sets.items()}
+    classes = {name: unigrams.classes(masked.tokens).to(device) for name, masked in sets.items()}
     if not all(x.isfinite().all() for x in features.values()):
         raise UserError("this encoder's features are NaN or inf: its training diverged, see metrics.jsonl")
-    baseline = {name: unigrams.cross_entropy(hidden) for name, hidden in sets.items()}
+    baseline = {name: unigrams.cross_entropy(masked) for name, masked in sets.items()}
     gains = []
     for layer in tqdm(range(len(features["train"])), "read-outs", unit="layer", leave=False, disable=None):
         x = whiten({name: each[layer] for name, each in features.items()})
@@ -262,13 +262,13 @@ def readout_gains(
 
 
 @torch.no_grad()
-def readout_features(encoder: Encoder, hidden: HiddenTokens, view: View) -> Tensor:
-    """The features of all hidden tokens in the output of every block: (L, n, D) with `mask_token`, (L, n, 2·D) with
+def readout_features(encoder: Encoder, masked: MaskedTokens, view: View) -> Tensor:
+    """The features of all masked tokens in the output of every block: (L, n, D) with `mask_token`, (L, n, 2·D) with
     `neighbours`, those of the left one first."""
     device = next(encoder.parameters()).device
-    rows = max(1, max_positions(device) // hidden.blocks.shape[1])
+    rows = max(1, max_positions(device) // masked.blocks.shape[1])
     compute = _neighbour_features if view == "neighbours" else _mask_token_features
-    batches = zip(hidden.blocks.split(rows), hidden.mask.split(rows), strict=True)
+    batches = zip(masked.blocks.split(rows), masked.mask.split(rows), strict=True)
     parts = [torch.stack([*compute(encoder, blocks.to(device), mask.to(device))]) for blocks, mask in batches]
     return torch.cat(parts, 1).float()
 
