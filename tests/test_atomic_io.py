@@ -1,10 +1,12 @@
 """Files and folders are complete or absent."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data2vec.atomic_io import atomic_dir, atomic_write
+from data2vec.atomic_io import atomic_dir, atomic_write, merge_dir
+from data2vec.errors import UserError
 
 
 def test_atomic_write_replaces_the_file_when_the_block_ends(tmp_path: Path) -> None:
@@ -64,3 +66,53 @@ def test_atomic_dir_starts_empty_after_a_crash(tmp_path: Path) -> None:
     with atomic_dir(tmp_path / "model") as tmp:
         assert not list(tmp.iterdir())
     assert not list((tmp_path / "model").iterdir())
+
+
+def test_merge_dir_replaces_its_own_files_and_leaves_all_others(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config", "weights", "letter", "head"):
+        (folder / name).write_text("old")
+    with merge_dir(folder, "config", obsolete=("head", "absent")) as tmp:
+        for name in ("config", "weights"):
+            (tmp / name).write_text("new")
+        assert (folder / "config").read_text() == "old"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"config": "new", "weights": "new", "letter": "old"}
+
+
+def test_merge_dir_with_an_error_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("old")
+
+    def interrupted_write() -> None:
+        with merge_dir(tmp_path, "config") as tmp:
+            (tmp / "config").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted_write()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config": "old"}
+
+
+@pytest.mark.parametrize("writer", [atomic_write, atomic_dir, lambda path: merge_dir(path, "config")])
+def test_second_writer_of_a_path_is_refused_and_changes_nothing(writer: Any, tmp_path: Path) -> None:
+    """The lock belongs to an open file, so another one of this process stands for another process."""
+    path = tmp_path / "result"
+    with writer(path) as tmp:
+        content = tmp if tmp.is_file() else tmp / "config"
+        content.write_text("first")
+        with pytest.raises(UserError, match="result: another process is writing it"), writer(path):
+            pass
+    assert (path if path.is_file() else path / "config").read_text() == "first"
+    with writer(path):
+        pass
+
+
+def test_a_path_of_the_other_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="is a folder; choose the name of a file"), atomic_write(tmp_path / "folder"):
+        pass
+    (tmp_path / "file").write_text("precious")
+    for writer in (atomic_dir, lambda path: merge_dir(path, "config")):
+        with pytest.raises(UserError, match="is a file; choose the name of a folder"), writer(tmp_path / "file"):
+            pass
+    assert (tmp_path / "file").read_text() == "precious"

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +50,50 @@ def test_load_after_save_pretrained_gives_equal_weights_in_evaluation_mode(speec
     assert "3 blocks of width 32" in (speech_model / "README.md").read_text()
 
 
-def test_save_pretrained_replaces_an_existing_folder(speech_model: Path, tmp_path: Path) -> None:
-    model = data2vec.load(speech_model)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "old.txt").write_text("old")
+def test_save_pretrained_into_a_folder_leaves_what_others_wrote(speech_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes" / "letter.txt").write_text("dear")
+    (folder / "head.safetensors").write_text("not ours")
+    (folder / "config.json").write_text("of another program")
+    data2vec.load(speech_model).save_pretrained(folder)
+    assert (folder / "notes" / "letter.txt").read_text() == "dear"
+    assert (folder / "head.safetensors").read_text() == "not ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["project"]
+    assert not list(folder.glob(".*"))
+    data2vec.load(folder)
+
+
+def test_save_pretrained_over_an_earlier_model_removes_its_other_weights(speech_model: Path, tmp_path: Path) -> None:
+    model, folder = data2vec.load(speech_model), tmp_path / "model"
+    replace(model, pretraining={"teacher.weight": torch.ones(2)}).save_pretrained(folder)
+    assert "teacher.weight" in data2vec.load(folder).pretraining
+    (folder / "tokenizer.json").write_text("{}")  # of the user: a speech model has none
     model.save_pretrained(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert not (folder / "old.txt").exists()
+    assert not data2vec.load(folder).pretraining
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md", "tokenizer.json"}
+
+
+def test_save_pretrained_into_the_current_folder_is_in_place(
+    speech_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = data2vec.load(speech_model)
+    for _ in range(2):
+        model.save_pretrained(".")
+        assert {path.name for path in Path().iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    data2vec.load(tmp_path)
+
+
+def test_save_pretrained_never_replaces_a_file_by_a_folder(speech_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("precious")
+    with pytest.raises(UserError, match="model: is a file; choose the name of a folder"):
+        data2vec.load(speech_model).save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "precious"
+    (tmp_path / "folder" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a folder, but a file of that name has to be written"):
+        data2vec.load(speech_model).save_pretrained(tmp_path / "folder")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["model.safetensors"]
 
 
 def test_save_model_folder_of_text_includes_the_tokenizer(tmp_path: Path) -> None:

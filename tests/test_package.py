@@ -17,8 +17,8 @@ HEAVY = ("datasets", "sklearn", "scipy", "matplotlib", "PIL", "soundfile", "soxr
 
 # Imports go one way: a room may import those before it in this list, and itself. Rooms of one line do not know each other.
 ROOMS = (
-    ("errors", "settings", "batch", "atomic_io"),
-    ("distributed",),
+    ("errors", "settings", "batch"),
+    ("distributed", "atomic_io"),
     ("nn", "data"),
     ("modalities",),
     ("objective",),

@@ -1,44 +1,89 @@
 """Writing files and folders that are either complete or absent, also after a crash, a kill -9 or a full disk.
 
-Content is written to a temporary path beside its target, synced to the disk (fsync) and renamed.
+Content is written to a temporary path beside its target, synced to the disk (fsync) and renamed. One process at a time writes
+to a path; a second one is refused.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data2vec.errors import UserError
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for the content of the file `path`, which it replaces when the block ends without an error."""
+    """Yield a temporary path for the content of the file `path`, which it replaces when the block ends without an error.
+
+    Raises UserError when `path` is a folder, or another process is writing it."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; choose the name of a file")
     tmp = temporary_path(path)
-    try:
-        yield tmp
-        sync_and_rename(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with _only_writer(tmp, path, folder=False):
+        try:
+            yield tmp
+            sync_and_rename(tmp, path)
+        finally:
+            tmp.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder, which replaces `folder` when the block ends without an error."""
+    """Yield an empty temporary folder, which replaces `folder` and all that is in it when the block ends without an error.
+
+    For folders that nobody else writes to; see `merge_dir`. Raises UserError when `folder` is a file, or another process is
+    writing it."""
+    _refuse_file(folder)
     tmp, old = temporary_path(folder), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(tmp, ignore_errors=True)  # left by a crash
-    tmp.mkdir(parents=True)
-    try:
-        yield tmp
-        for path in (*tmp.rglob("*"), tmp):
-            sync(path)
-        if folder.exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_writer(tmp, folder, folder=True):
+        try:
+            yield tmp
+            for path in (*tmp.rglob("*"), tmp):
+                sync(path)
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            tmp.rename(folder)
+            sync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        tmp.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
+
+
+@contextmanager
+def merge_dir(folder: Path, last: str, obsolete: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield an empty temporary folder, whose files are added to `folder` when the block ends without an error.
+
+    Files of the same name are replaced; `obsolete` files of an earlier writing are removed; all others are left alone. `last`:
+    the file without which the folder is not read. It is removed first and added last, so that files of two writings are never
+    read together. Raises UserError when `folder` is a file, or another process is writing it."""
+    folder = folder.resolve()
+    if not folder.exists():
+        with atomic_dir(folder) as tmp:
+            yield tmp
+        return
+    _refuse_file(folder)
+    tmp = folder / ".data2vec.tmp"
+    with _only_writer(tmp, folder, folder=True):
+        try:
+            yield tmp
+            files = sorted(tmp.iterdir(), key=lambda path: path.name == last)
+            for path in files:
+                if (folder / path.name).is_dir():
+                    raise UserError(f"{folder / path.name}: is a folder, but a file of that name has to be written")
+                sync(path)
+            for path in (folder / name for name in (last, *obsolete)):
+                if path.is_file():
+                    path.unlink()
+            for path in files:
+                path.replace(folder / path.name)
+            sync(folder)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
 
 
 def sync_and_rename(tmp: Path, path: Path) -> None:
@@ -59,3 +104,49 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; choose the name of a folder")
+
+
+@contextmanager
+def _only_writer(tmp: Path, target: Path, folder: bool) -> Iterator[None]:
+    """Create `tmp` empty, a folder or a file, in place of what a crash has left, and lock it.
+
+    The lock (flock) belongs to the open file: it goes with the process, however that ends."""
+    handle = _lock(tmp, target) if tmp.exists() else None
+    try:
+        if folder:
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir(exist_ok=True)
+            if handle is not None:
+                os.close(handle)
+            handle = _lock(tmp, target)
+        elif handle is None:
+            tmp.touch()
+            handle = _lock(tmp, target)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(tmp: Path, target: Path) -> int:
+    busy = UserError(f"{target}: another process is writing it; wait until it ends, or choose another name")
+    try:
+        handle = os.open(tmp, os.O_RDONLY)
+    except FileNotFoundError:  # renamed by the other one a moment ago
+        raise busy from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_current = os.path.samestat(os.fstat(handle), tmp.stat())
+    except (BlockingIOError, FileNotFoundError):
+        is_current = False
+    except OSError:  # a file system without locks
+        is_current = True
+    if not is_current:
+        os.close(handle)
+        raise busy
+    return handle

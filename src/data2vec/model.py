@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from data2vec.atomic_io import atomic_dir
+from data2vec.atomic_io import merge_dir
 from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights
@@ -32,7 +32,7 @@ from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
 
 FORMAT = "data2vec model 2"
-WEIGHTS, HEAD, PRETRAINING = "model.safetensors", "head.safetensors", "pretraining.safetensors"
+CONFIG, WEIGHTS, HEAD, PRETRAINING = "config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors"
 TOKENIZER = ("tokenizer.json", "vocab.json")
 
 
@@ -57,7 +57,10 @@ class Model:
     """The license of the weights, for the model card."""
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save as a model folder, which replaces one of that name. Load it with `data2vec.load(folder)`."""
+        """Save as a model folder. Load it with `data2vec.load(folder)`.
+
+        In an existing folder, files of an earlier model are replaced, and all others are left alone. Raises UserError if
+        `folder` is a file."""
         save_model_folder(self, Path(folder))
 
     def push_to_hub(self, name: str, private: bool | None = None, token: str | None = None) -> str:
@@ -122,13 +125,13 @@ class Model:
 def save_model_folder(
     model: Model, folder: Path, examples: ExampleDataset | None = None, metrics: Sequence[JsonDict] = ()
 ) -> None:
-    """Write a model folder, replacing one of that name.
+    """Write a model folder. In an existing one, files of an earlier model are replaced, and all others are left alone.
 
     `examples`: the training examples, for what a modality saves of them (text: its tokenizer). `metrics`: the logged steps of
     the run, for the model card."""
     from data2vec import __version__
 
-    with atomic_dir(folder) as tmp:
+    with merge_dir(folder, CONFIG, _optional_files(folder)) as tmp:
         config: JsonDict = {"format": FORMAT, "version": __version__, "files": model.modality.save(tmp, examples)}
         config |= {"recipe": model.recipe.model_dump(mode="json"), "source": model.source, "license": model.license}
         save_model(model.encoder, str(tmp / WEIGHTS), metadata={"format": "pt"})
@@ -137,8 +140,18 @@ def save_model_folder(
             save_model(model.head, str(tmp / HEAD), metadata={"format": "pt"})
         if model.pretraining:
             save_file({key: value.contiguous() for key, value in model.pretraining.items()}, tmp / PRETRAINING)
-        (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        (tmp / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         (tmp / "README.md").write_text(render_model_card(model, metrics), encoding="utf-8")
+
+
+def _optional_files(folder: Path) -> tuple[str, ...]:
+    """The files that a model in this folder may have and another may not: none, unless the folder is one of ours."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        is_ours, has_tokenizer = str(config["format"]).startswith("data2vec model"), bool(config.get("files"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return (HEAD, PRETRAINING, *(TOKENIZER if has_tokenizer else ())) if is_ours else ()
 
 
 def load_model_folder(path: str | Path) -> Model:

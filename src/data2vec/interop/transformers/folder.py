@@ -27,7 +27,7 @@ def read_transformers_folder(folder: Path) -> Model:
 
 
 def write_transformers_folder(model: Model, folder: Path) -> list[str]:
-    """Write a model folder that transformers opens, in place of an existing one.
+    """Write a model folder that transformers opens; other files in it are left alone.
 
     Version 1 is written for the classes of transformers if they support it, everything else with its own model code. Returns a
     description of each part of the model that is left out. Raises UserError, naming the setting, for an unsupported model."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data2vec.atomic_io import atomic_dir
+from data2vec.atomic_io import merge_dir
 from data2vec.errors import UserError
 from data2vec.interop.key_mapping import Table, TensorMap, foreign_keys, to_foreign_keys, to_our_keys
 from data2vec.interop.transformers.card import omitted_parts, usage_example
@@ -88,7 +88,7 @@ def write_native_folder(model: Model, folder: Path) -> list[str]:
     settings = None if model.head is None else model.head.settings.model_dump(mode="json")
     config[HINT] = {"recipe": stored_recipe, "head": settings, "source": model.source, "license": model.license}
     tensors = _tensors(family, model) | head_tensors
-    with atomic_dir(folder) as tmp:
+    with merge_dir(folder, "config.json") as tmp:
         save_file(tensors, tmp / "model.safetensors", metadata={"format": "pt"})
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         write_processors(model, tmp)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data2vec.atomic_io import atomic_dir
+from data2vec.atomic_io import merge_dir
 from data2vec.errors import UserError
 from data2vec.interop.transformers.card import omitted_parts, usage_example
 from data2vec.interop.transformers.config import unsupported_setting
@@ -70,7 +70,7 @@ DEFAULT_CLASSIFIERS: dict[str, JsonDict] = {
 
 
 def write_remote_folder(model: Model, folder: Path) -> list[str]:
-    """Write a model folder that transformers opens, in place of an existing one.
+    """Write a model folder that transformers opens; other files in it are left alone.
 
     Returns a description of each part of the model that is left out. Raises UserError for an unsupported modality or head."""
     config = _config(model)
@@ -78,7 +78,7 @@ def write_remote_folder(model: Model, folder: Path) -> list[str]:
     if model.head is not None:
         tensors = {f"encoder.{name}": value for name, value in tensors.items()}
         tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
-    with atomic_dir(folder) as tmp:
+    with merge_dir(folder, "config.json") as tmp:
         save_file({key: value.contiguous() for key, value in tensors.items()}, tmp / "model.safetensors", {"format": "pt"})
         (tmp / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
         shutil.copyfile(CODE, tmp / CODE.name)
