@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from pyarrow import parquet
 
 from data2vec.data.audio import decode_audio
+from data2vec.data.sources.columns import class_names, label_value
 from data2vec.data.sources.library import data_path
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.text import read_text
@@ -220,6 +221,13 @@ def test_saved_audio_and_images_are_read(tmp_path: Path, picture: Any, encoded: 
         assert first_of(tmp_path / "images", "image", streaming)["image"]["bytes"] == encoded(picture(), "PNG")
     before = sorted(path.name for path in (tmp_path / "sounds").iterdir())
     assert before == ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"], "nothing is written there"
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch", "pandas"])
+def test_format_of_a_dataset_in_memory_changes_no_label(form: str) -> None:
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}).cast_column("label", ClassLabel(names=["neg", "pos"]))
+    opened = open_dataset(data_path(rows.with_format(form)), "text")
+    assert [label_value(value, class_names(opened.features["label"])) for value in opened["label"]] == ["pos", None]
 
 
 def test_dataset_in_memory_is_saved_to_the_cache_once(tmp_path: Path) -> None:

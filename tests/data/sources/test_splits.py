@@ -167,6 +167,13 @@ def test_class_that_is_called_like_a_split_is_a_class(tmp_path: Path, caplog: py
     assert open_dataset(str(tmp_path / "crashes"), "image", "all")["label"][:] == ["car", "crash_test"]
 
 
+def test_folder_train_with_class_folders_is_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "train/cat/1.png", "train/dog/2.png", "docs/logo.png", "unlabeled/a/3.png")
+    rows = open_dataset(str(tmp_path), "image")
+    assert rows["label"][:] == ["cat", "dog"] and read(tmp_path, kind="image") == ["train/cat/1.png", "train/dog/2.png"]
+    assert "2 of 4 files or rows: docs/, unlabeled/" in caplog.text
+
+
 def test_folder_of_one_split_is_not_read_as_another(tmp_path: Path) -> None:
     write(tmp_path, "clips/a.wav", "test/b.wav")
     assert "has no split 'train', only test (1); clips/ belong to none: set data.split" in refusal(tmp_path, "train")
@@ -285,6 +292,20 @@ def test_folders_in_an_archive_divide_it(tmp_path: Path, streaming: bool) -> Non
     assert "can be read as image of split valid" in refusal(tmp_path, "valid", "image", streaming=streaming)
 
 
+def test_members_beside_the_splits_of_an_archive_are_in_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tar(tmp_path / "x.tar", {f"{name}.wav": name for name in ("train/a", "docs/b", "val/c", "d")})
+    for split, whole, expected in (("train", "train", "train/a"), ("valid", "valid", "val/c")):
+        caplog.clear()
+        assert read(tmp_path, split, whole=whole) == [expected]
+        assert "left out as they are in no folder that is named by a split, 2 of 3 members: docs/b, d;" in caplog.text
+        assert "x.tar: only some of its folders are named by a split, docs/b" in refusal(
+            tmp_path, split, whole=whole, streaming=True
+        )
+    assert len(read(tmp_path, "all")) == len(read(tmp_path, "all", streaming=True)) == 4
+    write_tar(tmp_path / "x.tar", {"test/a.wav": "a", "docs/b.wav": "b"})
+    assert "can be read as audio of split train" in refusal(tmp_path, "train")
+
+
 def test_name_of_an_archive_comes_before_the_folders_in_it(tmp_path: Path) -> None:
     write_tar(tmp_path / "train.tar", {"train/1.png": "a", "x/2.png": "b"})
     write_tar(tmp_path / "test.tar", {"1.png": "c"})
@@ -303,6 +324,9 @@ def test_saved_datasets_are_read_by_split(tmp_path: Path) -> None:
     assert read(tmp_path / "one", "train", "text") == ["e"] and read(tmp_path / "all", "all", "text") == ["a", "b", "c", "d"]
     assert "has no split 'valid', only test (1), train (1), unsupervised (1)" in refusal(tmp_path / "all", "valid", "text")
     assert "has no split 'test'" in refusal(tmp_path / "one", "test", "text")
+    DatasetDict({"train": Dataset.from_dict({"text": ["a"]})}).save_to_disk(tmp_path / "only")
+    assert read(tmp_path / "only", "train", "text") == ["a"]
+    assert "has no split 'valid', only train (1)" in refusal(tmp_path / "only", "valid", "text", whole="valid")
 
 
 def test_remote_files_are_split_as_local_ones(tmp_path: Path) -> None:

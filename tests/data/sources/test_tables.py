@@ -110,6 +110,19 @@ def test_malformed_table_is_refused(tmp_path: Path, name: str, content: str, mes
         read_table(tmp_path / name)
 
 
+def test_line_with_half_of_a_surrogate_pair_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud83d"}\n{"text": "\\ud83d\\ude00"}\n')
+    for streaming in (False, True):
+        rows = open_dataset(str(tmp_path / "a.jsonl"), "text", streaming=streaming)
+        assert [row["text"] for row in rows] == [None, "\U0001f600"]
+
+
+def test_lines_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n', encoding="utf-16")
+    with pytest.raises(UserError, match=r"no line of a.jsonl is a JSON object in UTF-8"):
+        open_dataset(str(tmp_path), "text")
+
+
 def test_tables_with_different_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,x\n")
     (tmp_path / "b.csv").write_text("text,class\nb,y\n")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from data2vec.data.dataset import Row
 from data2vec.data.sources.formats import MEDIA, SignalKind, is_hidden
 from data2vec.data.sources.remote import open_binary
-from data2vec.data.sources.splits import SplitChoice, listed, split_of_folders
+from data2vec.data.sources.splits import ALL, SplitChoice, listed, split_of_folders
 from data2vec.data.sources.tables import stream_fields
 from data2vec.errors import UserError
 from data2vec.settings import JsonDict
@@ -72,7 +72,8 @@ def read_archives(
     choice: SplitChoice = SplitChoice(),  # noqa: B008  # immutable
 ) -> Iterator[Row]:
     """Rows of tar archives, given as (path or URL, version): the signal in column `kind`; `key`; `fields`, what else is known
-    of it, in JSON; and `left_out`, the members around it that are in no row.
+    of it, in JSON; `left_out`, the members around it that are in no row; `in_split`, whether it is in a folder that is named by
+    a split; and `beside_splits`, whether a member so far is.
 
     Members one after another that share a name up to its first dot are one example; if several of them are signals, each of
     these is one. `.cls` is the field `label`, `.txt` the field `txt`, the keys of an object in `.json` are fields. `column`
@@ -80,13 +81,14 @@ def read_archives(
 
     Raises UserError for a damaged archive, and when a member would overwrite another one."""
     left_out: list[str] = []
+    splits = set[str]()
     for archive, _ in archives:
         held: Row | None = None
         try:
-            for row in _read_archive(archive, kind, column, choice, left_out):
+            for row in _read_archive(archive, kind, column, choice, left_out, splits):
                 if held is not None:
                     yield held
-                held = row | {"left_out": left_out.copy()}
+                held = row | {"left_out": left_out.copy(), "beside_splits": bool(splits)}
                 left_out.clear()
         except DAMAGE as error:
             if held is not None:
@@ -94,6 +96,7 @@ def read_archives(
             raise UserError(f"{archive} is not a complete tar archive: {error}; copy or create it again") from None
         if held is not None:
             held["left_out"] += left_out
+            held["beside_splits"] = bool(splits)
             left_out.clear()
             yield held
 
@@ -101,11 +104,19 @@ def read_archives(
 def stream_archives(label: str, **arguments: Any) -> Iterator[Row]:
     """`read_archives(**arguments)` for streams, whose rows have the same columns: the signal, `key`, `label` and `split`.
 
-    `label`: the field that is the label."""
+    `label`: the field that is the label. Raises UserError if only some members are in folders that are named by a split."""
+    is_divided = arguments.get("choice", SplitChoice()).split != ALL
     for archive in arguments.pop("archives"):
         left_out: list[str] = []
+        outside: str | None = None
         for row in read_archives([archive], **arguments):
             left_out += row.pop("left_out")
+            outside = outside if row.pop("in_split") else outside or row["key"]
+            if row.pop("beside_splits") and outside is not None and is_divided:
+                raise UserError(
+                    f"{archive[0]}: only some of its folders are named by a split, {outside} is in none of them; read it "
+                    "by data.streaming=false, or all of it by data.split=all, or put these members in an archive of their own"
+                )
             yield row | stream_fields(row.pop("fields"), label)
         if left_out and archive not in _REPORTED:
             log.warning("%s: members in no example, %d: %s", archive[0], len(left_out), listed(left_out))
@@ -113,13 +124,15 @@ def stream_archives(label: str, **arguments: Any) -> Iterator[Row]:
 
 
 def _read_archive(
-    archive: str, kind: SignalKind, column: str | None, choice: SplitChoice, left_out: list[str]
+    archive: str, kind: SignalKind, column: str | None, choice: SplitChoice, left_out: list[str], splits: set[str]
 ) -> Iterator[Row]:
+    """`splits`: the splits that folders are named by are added to it."""
     signals, other_splits = set[str](), set[str]()
     damage: list[Exception] = []
     for _, group in groupby(_members(archive, kind, left_out, damage), lambda member: member.key):
         members = list(group)
         found = split_of_folders(members[0].folder)
+        splits |= {found.split} if found else set()
         if not choice.includes(found):
             member = members[0]
             top = f"{found.name}/" if found else f"{member.folder}/" if member.folder else member.path
@@ -133,7 +146,7 @@ def _read_archive(
                     f"{archive}: several members are the {kind} {own_key}; rename all but one, or name an ending by data.column"
                 )
             signals.add(own_key)
-            yield row
+            yield row | {"in_split": found is not None}
     if damage:  # after the last members that are complete
         raise damage[0]
 

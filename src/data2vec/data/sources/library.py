@@ -80,7 +80,7 @@ def load_saved(folder: Path) -> Rows:
     from datasets import Dataset
 
     try:
-        return Dataset.load_from_disk(str(folder), keep_in_memory=False)
+        return Dataset.load_from_disk(str(folder), keep_in_memory=False).with_format(None)  # such as "torch"
     except (ValueError, OSError) as error:
         raise UserError(error_reason(str(folder), error)) from None
 

@@ -192,8 +192,10 @@ def _saved_source(request: Request, parts: Mapping[str, Path]) -> Source:
 
 
 def _splits_of_parts(names: Sequence[str]) -> list[SplitName | None]:
-    """The splits of a saved dataset or of one on the hub, whose names may be any; a single one is the whole of it."""
-    return [split_of_name(name) or SplitName(name, name) for name in names] if len(names) > 1 else [None]
+    """The splits of a saved dataset or of one on the hub, whose names may be any; a single one that is named by no split is the
+    whole of it."""
+    found = [split_of_name(name) for name in names]
+    return [split or SplitName(name, name) for split, name in zip(found, names, strict=True)] if len(names) > 1 else found
 
 
 def _load_from_hub(path: str, choice: SplitChoice, streaming: bool) -> Rows:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data2vec.data.cache import cached
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.archives import read_archives, stream_archives
@@ -81,14 +83,25 @@ def _read_archives(request: Request, features: Mapping[str, Any], arguments: Map
         return rows
     from datasets import List, Value
 
-    features = {**features, "fields": Value("string"), "left_out": List(Value("string"))}
+    about = {"left_out": List(Value("string")), "in_split": Value("bool"), "beside_splits": Value("bool")}
+    features = {**features, "fields": Value("string"), **about}
     try:
         rows = dataset_from_generator(where, read_archives, features, False, **arguments)
     except NoSignal:
         raise nothing from None
     if left_out := [name for names in rows["left_out"][:] for name in names]:
         log.warning("%s: members in no example, %d: %s", where, len(left_out), listed(left_out))
-    return _with_fields(rows.remove_columns("left_out"), kind)
+    in_split = np.array(rows["in_split"][:])
+    if choice.split != ALL and any(rows["beside_splits"][:]) and not in_split.all():
+        outside = rows.select(np.flatnonzero(~in_split))["key"][:]
+        if len(outside) == len(rows):
+            raise nothing
+        message = (
+            "%s: left out as they are in no folder that is named by a split, %d of %d members: %s; data.split=%s reads all"
+        )
+        log.warning(message, where, len(outside), len(rows), listed(outside), ALL)
+        rows = rows.select(np.flatnonzero(in_split)).flatten_indices()
+    return _with_fields(rows.remove_columns(list(about)), kind)
 
 
 def _features(types: Mapping[str, Any]) -> dict[str, Any]:

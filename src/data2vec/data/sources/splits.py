@@ -108,8 +108,8 @@ def split_of_value(value: object) -> SplitName | None:
 def name_splits(paths: Sequence[str], is_example: Callable[[str], bool], where: str) -> list[SplitName | None]:
     """The split of each file, given as relative paths with forward slashes; None where no name stands for one.
 
-    `is_example`: whether a file holds one example, not many. A folder train among others of which none is named by a split may
-    as well be a class: it is none, with a warning."""
+    `is_example`: whether a file holds one example, not many. A folder train without folders in it, among others of which none
+    is named by a split, may as well be a class: it is none, with a warning."""
     split = [path.rpartition("/")[::2] for path in paths]
     variants: dict[tuple[str, str], set[str]] = {}
     for folder, file in split:
@@ -226,11 +226,14 @@ def _pattern(file: str) -> tuple[str, set[str]]:
 
 
 def _is_class(name: SplitName, folders: Sequence[str]) -> bool:
-    """Whether a name is that of a folder train that has other folders beside it."""
+    """Whether a name is that of a folder train that has other folders beside it, and none in it."""
     paths = [folder.split("/") for folder in folders if folder]
     depth = next((path.index(name.name) for path in paths if name.name in path), None)
-    beside = {path[depth] for path in paths if len(path) > depth} if depth is not None else set()
-    return name.split == TRAIN and len(beside) > 1
+    if name.split != TRAIN or depth is None:
+        return False
+    deep = [path for path in paths if len(path) > depth]
+    has_folders = any(path[depth] == name.name and len(path) > depth + 1 for path in deep)
+    return not has_folders and len({path[depth] for path in deep}) > 1
 
 
 def _is_named(path: str, name: str) -> bool:

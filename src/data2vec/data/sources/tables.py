@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from data2vec.data.dataset import Row
-from data2vec.data.sources.columns import find_column
+from data2vec.data.sources.columns import NoSignal, find_column
 from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET
 from data2vec.data.sources.remote import open_binary
 from data2vec.errors import UserError
@@ -206,6 +206,8 @@ def _json_lines(path: str) -> Iterator[tuple[int, Row | None]]:
             try:
                 if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                     fields = json.loads(text)
+                    if "\\u" in text:
+                        json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair is no text
                     yield number, fields if isinstance(fields, dict) else None
             except ValueError:
                 yield number, None
@@ -217,6 +219,8 @@ def find_text_column(files: Sequence[str], column: str | None, where: str) -> st
     lines = (fields for path in files for _, fields in _json_lines(path) if fields is not None)
     for fields in islice(lines, PEEKED_ROWS):
         seen |= {name: seen.get(name, False) or isinstance(value, str) for name, value in fields.items()}
+    if not seen:
+        raise NoSignal(f"{where}: no line of {Path(files[0]).name} is a JSON object in UTF-8")
     candidates = {name: "text" for name, is_text in seen.items() if is_text}
     return find_column(candidates, "text", column, where, seen)
 
