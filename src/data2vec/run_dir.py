@@ -124,7 +124,7 @@ def check_run_dir(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml); omit --resume to start a new run")
     if changed := changed_settings(load_run_recipe(folder), recipe):
         raise UserError(
-            "\n".join(
+            *(
                 f"--resume: {key} is {new!r}, but {old!r} in the run in {folder}; keep {old!r}, or start a new run with --out"
                 for key, old, new in changed
             )

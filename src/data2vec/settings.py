@@ -17,7 +17,7 @@ class Settings(BaseModel):
     """Frozen and validated. Settings are defined beside what they set; defaults are the paper's values; an unknown key is an
     error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def flat(self) -> dict[str, Any]:
         """Every setting as a plain value by its dotted key, such as `train.lr`."""

@@ -304,7 +304,7 @@ def _validate(kind: Any, raw: Any, where: str) -> Any:
         return kind.model_validate(raw)
     except ValidationError as errors:
         problems = (explain_error(error, kind) for error in errors.errors())
-        raise UserError("\n".join(f"{where}{key}: {problem}{hint}" for key, problem, hint in problems)) from None
+        raise UserError(*(f"{where}{key}: {problem}{hint}" for key, problem, hint in problems)) from None
 
 
 def _below(settings: ComparisonSettings, root: Path) -> ComparisonSettings:
@@ -337,7 +337,7 @@ def arm_recipe(settings: ComparisonSettings, name: str, combination: JsonMapping
     try:
         return load_recipe(str(recipe), {**data, **(arm.settings if not arm.scratch else {}), **combination})
     except UserError as error:
-        raise UserError("\n".join(f"arms.{name}: {line}" for line in str(error).splitlines())) from None
+        raise UserError(*(f"arms.{name}: {line}" for line in error.args)) from None
 
 
 def online_probe(settings: ComparisonSettings) -> JsonDict:

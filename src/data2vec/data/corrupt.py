@@ -1,14 +1,13 @@
 """Corrupt examples: named with a reason, skipped, counted and logged; too many of them stop the run."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import sqrt
 
 from data2vec.data.dataset import Signal
-from data2vec.errors import CorruptExample, RunStopped
+from data2vec.errors import CorruptExample, RunStopped, get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @contextmanager

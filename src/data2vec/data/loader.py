@@ -5,7 +5,6 @@ number of the micro-batch. So the position in an indexed dataset is just a step 
 of every stream.
 """
 
-import logging
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,9 +29,9 @@ from data2vec.data.masked_batches import (
     rank_stride,
 )
 from data2vec.data.streaming import Streams, count_rows_read
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Loader:

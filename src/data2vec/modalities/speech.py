@@ -1,6 +1,5 @@
 """Speech: 16 kHz waveforms, embedded by convolutions into 50 positions per second."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 from data2vec.batch import Batch
 from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform, read_durations
 from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, Chunk, split_into_chunks
 from data2vec.modalities.log_mel import CEPSTRA, MEL_BANDS, frame_signal, log_mel, mfcc
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length, receptive_field
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 MIN_SECONDS = 0.025
 """The receptive field of the convolutional feature extractor: a shorter clip has no position."""

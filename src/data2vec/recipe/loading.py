@@ -5,17 +5,22 @@ All errors of a recipe are reported at once, a line each.
 
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from data2vec.errors import UserError, did_you_mean
+from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.validation_errors import explain_error
+from data2vec.recipe.value_limits import impossible_values
 from data2vec.recipe.yaml_format import head_comment, parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
+
+MAX_PROBLEMS = 50
+"""Of a recipe that are reported."""
 
 
 def load_recipe(
@@ -59,6 +64,8 @@ def validate_recipe(raw: JsonDict, where: str) -> Recipe:
     """The recipe of a raw mapping. `where` names its source in errors.
 
     Raises UserError with a line for each error."""
+    if impossible := list(islice(impossible_values(raw), MAX_PROBLEMS)):
+        raise UserError(*(f"{where}: {key}: {problem}" for key, problem in impossible))
     raw = {key: {} if value is None and key != "init" else value for key, value in raw.items()}
     problems: dict[str, list[tuple[str, str]]] = {}
     model: type[Recipe] = Recipe
@@ -83,7 +90,8 @@ def validate_recipe(raw: JsonDict, where: str) -> Recipe:
         lines = [
             f"{key}: {', or '.join(problem for problem, _ in several)}{several[-1][1]}" for key, several in problems.items()
         ]
-        raise UserError("\n".join(f"{where}: {line}" for line in lines))
+        more = [f"and {len(lines) - MAX_PROBLEMS} more"] if len(lines) > MAX_PROBLEMS else []
+        raise UserError(*(f"{where}: {line}" for line in lines[:MAX_PROBLEMS] + more))
     return recipe
 
 
@@ -124,7 +132,7 @@ def _recipe_text(recipe: str) -> tuple[str, str]:
     if recipe in recipe_names():
         return (resources.files("data2vec") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
     raise UserError(
-        f"there is no recipe {recipe!r}{did_you_mean(recipe, recipe_names())} "
+        f"there is no recipe {quoted(recipe)}{did_you_mean(recipe, recipe_names())} "
         "('data2vec recipes' lists them; the name of a file ends in .yaml)"
     )
 
@@ -133,7 +141,7 @@ def parse_override(entry: str, example: str = "train.lr=1e-3") -> tuple[str, Any
     """Key and value of "key=value". Raises UserError, with an `example`, for anything else."""
     key, equals, value = entry.partition("=")
     if not equals or not key:
-        raise UserError(f"{entry!r} is not an override: write key=value, such as {example}")
+        raise UserError(f"{quoted(entry)} is not an override: write key=value, such as {example}")
     return key, parse_yaml(value, key) if value else None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from data2vec.errors import did_you_mean
+from data2vec.errors import did_you_mean, quoted
 from data2vec.recipe.renamed_keys import RENAMED
 from data2vec.settings import iter_settings, settings_classes
 
@@ -32,15 +32,15 @@ def explain_error(error: "ErrorDetails", model: type[BaseModel]) -> tuple[str, s
     if kind == "union_tag_not_found":
         return tag, f"is missing; one of {', '.join(name for option in options for name in _tags(option))}", ""
     if kind == "union_tag_invalid":
-        allowed = context["expected_tags"]
-        return tag, f"{context['tag']!r} is not one of {allowed}", did_you_mean(context["tag"], re.findall("'(.*?)'", allowed))
+        allowed, name = context["expected_tags"], context["tag"]
+        return tag, f"{quoted(name)} is not one of {allowed}", did_you_mean(name, re.findall("'(.*?)'", allowed))
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return key, "should be a section with settings", f", not {value!r}"
+        return key, "should be a section with settings", f", not {quoted(value)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     message = message[0].lower() + message[1:]
     if kind == "value_error":
         return key, message, ""
-    wrong = ", not empty" if value is None else f", not {value!r}"
+    wrong = ", not empty" if value is None else f", not {quoted(value)}"
     if "expected" in context and isinstance(value, str):
         wrong += did_you_mean(value, re.findall("'(.*?)'", context["expected"]))
     return key, message, wrong

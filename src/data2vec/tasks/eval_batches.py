@@ -1,6 +1,5 @@
 """One pass over labelled examples for evaluation, in batches of similar length, divided among the processes."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +12,11 @@ from data2vec.data.bucketing import sort_by_length
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.loader import init_worker
 from data2vec.distributed import Process
-from data2vec.errors import CorruptExample
+from data2vec.errors import CorruptExample, get_logger
 from data2vec.feature_extraction import collate_by_length, max_positions
 from data2vec.modalities.base import Modality
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 LoadedGroup = tuple[list[tuple[np.ndarray, Batch]], list[str]]
 """The batches of a group, each with its rows, and the errors of the examples that cannot be decoded."""

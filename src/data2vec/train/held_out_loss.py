@@ -1,6 +1,5 @@
 """The loss of pre-training on held-out data."""
 
-import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,13 +12,13 @@ from data2vec.data.dataset import ExampleDataset
 from data2vec.data.loader import init_worker
 from data2vec.data.masked_batches import Loaded, LoadedBatch, MaskedBatches
 from data2vec.distributed import Process
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.objective import Objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class HeldOutLoss:

@@ -1,12 +1,11 @@
 """Starting from a trained model instead of new weights: `init=MODEL`."""
 
-import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.load import load
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder
@@ -14,7 +13,7 @@ from data2vec.objective import Objective
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 NON_ARCHITECTURAL = (
     *("dropout", "drop_path", "layerdrop", "init", "_std", "grad_scale", "prenet_layers", "position_padding"),
     *("final_norm", "position_tables", ".mean", ".std"),

@@ -1,6 +1,5 @@
 """The training loop. It knows steps, files and signals; modality, method and labels belong to the `TrainingTask`."""
 
-import logging
 import math
 import os
 import signal
@@ -17,7 +16,7 @@ import torch
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import merge_stream_states
 from data2vec.distributed import Process, process_group
-from data2vec.errors import Interrupted, RunStopped, Unhealthy
+from data2vec.errors import Interrupted, RunStopped, Unhealthy, get_logger
 from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.objective.training_objective import AnyTrainingObjective
@@ -33,7 +32,7 @@ from data2vec.train.optimizer import learning_rate
 from data2vec.train.provenance import log_start
 from data2vec.train.train_step import StepOutput, TrainStep
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Metrics = JsonDict
 
 

@@ -1,7 +1,6 @@
 """Tar archives in webdataset layout as rows, read from start to end."""
 
 import json
-import logging
 import lzma
 import tarfile
 import zlib
@@ -14,10 +13,10 @@ from data2vec.data.sources.formats import MEDIA, SignalKind, is_hidden
 from data2vec.data.sources.remote import open_binary
 from data2vec.data.sources.splits import ALL, SplitChoice, listed, split_of_folders
 from data2vec.data.sources.tables import stream_fields
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.settings import JsonDict
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 SIDECARS = (".json", ".cls", ".txt")
 """Members that tell something of the example they belong to."""

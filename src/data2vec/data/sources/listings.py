@@ -1,6 +1,5 @@
 """Tables that list files: metadata.csv beside them, or any table with a column of paths, such as Common Voice's or NeMo's."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import Source, SplitChoice, SplitName, listed, name_splits
 from data2vec.data.sources.tables import ArrowTable, concat_tables, first_values, read_table, rename_column
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 METADATA = tuple(f"metadata{ending}" for ending in TABLES)
 """The names of tables that list the files of their folder and of those below it."""

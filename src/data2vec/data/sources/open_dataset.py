@@ -1,6 +1,5 @@
 """Open a dataset, wherever it is: a folder, a file, a URL or a dataset on the hub."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,9 +43,9 @@ from data2vec.data.sources.splits import (
     split_of_name,
     split_of_value,
 )
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def open_dataset(

@@ -1,6 +1,5 @@
 """Selection of rows of a dataset: by the values of columns, by a fixed part, and by a random fraction."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -10,10 +9,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from data2vec.data.cache import column_paths
 from data2vec.data.sources.columns import class_names, label_value
-from data2vec.errors import UserError, did_you_mean
+from data2vec.errors import UserError, did_you_mean, get_logger
 from data2vec.settings import Settings
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SHOWN = 10
 """How many values or columns a message names."""
 PATH = "path"

@@ -1,7 +1,6 @@
 """Files of many examples as rows: parquet, jsonl, csv, tsv and tar."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +26,10 @@ from data2vec.data.sources.tables import (
     rename_column,
     stream_json_lines,
 )
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.settings import JsonDict
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Request(NamedTuple):

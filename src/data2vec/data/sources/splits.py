@@ -5,7 +5,6 @@ file that holds one example does if its name is nothing but such a word and numb
 file beside it differs in that word only, as in wiki.train.txt and wiki.test.txt. Of several such names in a path the first
 counts."""
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from data2vec.data.dataset import Rows
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TRAIN, VALID, TEST, ALL = "train", "valid", "test", "all"
 SPLITS = (

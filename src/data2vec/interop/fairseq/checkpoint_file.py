@@ -1,12 +1,11 @@
 """The content of an official checkpoint: weights under current key names, configuration, labels."""
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.key_mapping import (
     HEADS,
     PORT_PREFIX,
@@ -20,7 +19,7 @@ from data2vec.interop.fairseq.key_mapping import (
 from data2vec.interop.safe_load import safe_load, to_plain
 from data2vec.settings import JsonMapping
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 PREDICTION_HEAD = re.compile(r"^(final_proj|lm_head|encoder\.regression_head)\.|\.decoder\.")
 """The prediction head of version 1 or the decoder of version 2."""

@@ -758,7 +758,7 @@ def fairseq_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[FairseqCon
         else:
             wrong.append(f"{key}: {ours!r} is not supported by the official {family} model; it has {official!r}")
     if wrong:
-        raise UserError("\n".join(wrong))
+        raise UserError(*wrong)
     return model, task, lost
 
 

@@ -1,16 +1,15 @@
 """The heads of fine-tuned official models: CTC, image and sentence classifiers, their settings and key tables."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.key_mapping import BEIT, FairseqConfig, Family
 from data2vec.interop.key_mapping import Table, affine
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

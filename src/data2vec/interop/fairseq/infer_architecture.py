@@ -4,7 +4,6 @@ says from the released recipe.
 `architecture_from_tensors` gives sizes under the names of official configurations; `infer_recipe` puts everything together.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data2vec.data.tokenizer import has_tokenizer
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.config import Sections, fairseq_config, mlp_ratio, parse_conv_layers, recipe_sections
 from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, count_modules
@@ -22,7 +21,7 @@ from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 ENCODER_SETTINGS = {
     "_name", "supported_modality", "type", "layer_type", "layer_norm_first", "normalize_before", "activation_fn", "norm_eps",

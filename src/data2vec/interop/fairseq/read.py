@@ -1,6 +1,5 @@
 """Reading an official checkpoint as a `Model`; files of any fairseq version or of the vision code."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint, open_checkpoint
 from data2vec.interop.fairseq.heads import head_of_checkpoint
 from data2vec.interop.fairseq.infer_architecture import architecture_from_tensors, config_contradictions, infer_recipe
@@ -21,7 +20,7 @@ from data2vec.nn.position_encoders import sincos_positions
 from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.recipe import Recipe
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 POSITIONS = "modality_encoders.IMAGE.fixed_positional_encoder.positions"
 

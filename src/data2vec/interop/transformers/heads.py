@@ -1,13 +1,12 @@
 """Heads of fine-tuned models for the Data2Vec classes in transformers, and from them."""
 
-import logging
 from collections.abc import Mapping
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.key_mapping import TensorMap, to_foreign_keys
 from data2vec.interop.transformers.config import HINT, NativeFamily, as_yaml, unsupported_setting
 from data2vec.model import Model
@@ -15,7 +14,7 @@ from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.settings import JsonDict, JsonMapping
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
 FIXED_SETTINGS: Mapping[str, JsonMapping] = {

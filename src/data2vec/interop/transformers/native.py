@@ -1,7 +1,6 @@
 """Folders for the classes that transformers itself has for version 1: Data2VecAudio, Data2VecVision, Data2VecText."""
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data2vec.atomic_io import merge_dir
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.key_mapping import Table, TensorMap, foreign_keys, to_foreign_keys, to_our_keys
 from data2vec.interop.transformers.card import omitted_parts, usage_example
 from data2vec.interop.transformers.config import (
@@ -31,7 +30,7 @@ from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 RECOMPUTED = ("position_ids", "token_type_ids", "relative_position_index")
 """Ends of the names of buffers that older versions stored and that are recomputed."""

@@ -1,13 +1,12 @@
 """Files of transformers that describe how raw input becomes model input: preprocessor, tokenizer and vocabulary."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.data.tokenizer import END, MASK, SPECIAL, START, save_tokenizer
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import VisionSettings
@@ -15,7 +14,7 @@ from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
 from data2vec.settings import JsonDict
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BICUBIC = 3
 """Pillow's number of the filter."""

@@ -4,7 +4,6 @@ transformers has no classes for version 2. Parameters have our names, after `enc
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data2vec.atomic_io import merge_dir
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.interop.transformers.card import omitted_parts, usage_example
 from data2vec.interop.transformers.config import unsupported_setting
 from data2vec.interop.transformers.processors import read_processors, write_processors
@@ -28,7 +27,7 @@ from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import validate_recipe
 from data2vec.settings import JsonDict, JsonMapping
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 MODULE = "modeling_data2vec2"
 CODE = Path(__file__).parent / "remote_code" / f"{MODULE}.py"

@@ -1,15 +1,14 @@
 """Lexicons: the words a beam search may output, and the labels that spell them."""
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Lexicon = list[tuple[str, list[int]]]
 """Words and their label ids; a word occurs once for each of its spellings."""

@@ -1,7 +1,6 @@
 """Evaluation of a fine-tuned model on labelled data."""
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -16,7 +15,7 @@ from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
 from data2vec.distributed import Process, resolve_device
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.feature_extraction import head_logits
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
@@ -37,7 +36,7 @@ from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels
 from data2vec.tasks.finetuning.verdict import explain_scores
 from data2vec.tasks.metrics import SCORES, Scores, chance_scores, error_rates
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Prediction = tuple[int, Tensor]
 """(index in the evaluation set, logits (V,) or (T, V)) of one example."""
 

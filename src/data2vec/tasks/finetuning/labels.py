@@ -1,6 +1,5 @@
 """Labels of a dataset, encoded as the targets of a head."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from torch import Tensor
 
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.columns import is_missing
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings, TaskSettings
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SHOWN = 5
 """How many examples a message names."""
 MAX_LETTERS = 20

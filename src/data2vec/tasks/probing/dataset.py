@@ -1,6 +1,5 @@
 """The labelled data of a probe: training and validation sets."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +7,11 @@ import numpy as np
 
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.selection import RowSelection
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.modalities.base import Modality
 from data2vec.recipe.task_settings import ProbeSettings
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SHOWN = 5
 """How many examples a message names."""
 VALID_FRACTION = 0.2
