@@ -1,9 +1,12 @@
 """Masks: what always holds, and how they are distributed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import ndimage
 
 from data2vec.errors import UserError
@@ -12,12 +15,51 @@ from data2vec.objective.masking import BlockMask, FixedBlockMask, RandomMask, Sp
 seeds = st.integers(0, 2**32 - 1)
 grids = st.one_of(st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 16), st.integers(1, 16)))
 shares = st.floats(0, 1)
+lengths = st.integers(1, 20)
+sequence_masks = st.one_of(
+    st.builds(SpanMask, prob=shares, length=lengths, min_spans=st.integers(1, 4), equal=st.booleans()),
+    st.builds(TokenMask, prob=shares, length=lengths, keep=st.floats(0, 0.45), random=st.floats(0, 0.45)),
+    st.builds(TokenMask, prob=shares, length=lengths, keep=shares, random=shares, predict=st.just("selected")),
+    st.builds(FixedBlockMask, prob=shares, adjust=shares, length=st.integers(1, 7), inverse=st.booleans()),
+    st.builds(RandomMask, prob=shares),
+)
+block_masks = st.builds(
+    BlockMask,
+    patches=st.integers(1, 40),
+    min_patches=st.integers(1, 20),
+    max_patches=st.none() | st.integers(1, 40),
+    aspect=st.floats(0.05, 1),
+)
+small_grids = st.tuples(st.integers(1, 8), st.integers(1, 8))
 
 
 def runs(row: np.ndarray) -> list[int]:
     """Lengths of the maximal stretches of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
     return (edges[1::2] - edges[::2]).tolist()
+
+
+@given(
+    seeds,
+    st.integers(1, 6),
+    st.one_of(st.tuples(sequence_masks, st.tuples(st.integers(1, 60))), st.tuples(sequence_masks | block_masks, small_grids)),
+)
+def test_every_row_has_a_predicted_and_a_visible_position_or_it_is_an_error(seed: int, rows: int, case: Any) -> None:
+    mask, grid = case
+    drawn, message = None, ""
+    try:
+        drawn = mask.draw(rows, grid, np.random.default_rng(seed))
+    except UserError as error:
+        message = str(error)
+    if drawn is None:
+        assert message.startswith(("objective.mask.", "a sequence of "))
+        return
+    changed = drawn.masked if drawn.replaced is None else drawn.masked | drawn.replaced
+    assert drawn.masked.shape == (rows, np.prod(grid))
+    assert drawn.predicted.any(1).all() and not changed.all(1).any()
+    assert (drawn.predicted | ~drawn.masked).all(), "all that is masked is predicted"
+    if not isinstance(mask, TokenMask | BlockMask) and getattr(mask, "equal", True):
+        assert len(set(drawn.masked.sum(1))) == 1
 
 
 @given(seeds, st.integers(1, 6), st.integers(3, 300), st.floats(0, 1), st.integers(1, 20))
@@ -64,12 +106,32 @@ def test_equalising_only_shows(seed: int, rows: int, T: int) -> None:
     assert (after.sum(1) == before.sum(1).min()).all()
 
 
-@given(seeds, st.integers(1, 4), st.integers(1, 200), st.integers(1, 6))
+@given(seeds, st.integers(1, 4), st.integers(2, 200), st.integers(1, 6))
 def test_tokens_are_masked_replaced_or_kept(seed: int, rows: int, T: int, length: int) -> None:
     rng = np.random.default_rng(seed)
     mask = TokenMask(prob=0.3, length=length, keep=0.2, random=0.3).draw(rows, (T,), rng)
     assert mask.replaced is not None and not (mask.masked & mask.replaced).any()
     assert TokenMask(random=0.0).draw(rows, (T,), rng).replaced is None
+
+
+@pytest.mark.parametrize("T", [2, 3, 5])
+def test_short_texts_have_a_masked_and_an_unselected_token(T: int) -> None:
+    mask = TokenMask(prob=0.9, length=2, keep=0.3, random=0.3).draw(500, (T,), np.random.default_rng(0))
+    assert mask.replaced is not None and not (mask.masked & mask.replaced).any()
+    assert mask.masked.any(1).all() and not (mask.masked | mask.replaced).all(1).any()
+    if T > 2:
+        assert 0 < mask.replaced.mean() < 0.3
+
+
+def test_tokens_of_a_single_position_are_refused() -> None:
+    with pytest.raises(UserError, match="a sequence of 1 position is too short for a masked and a visible one"):
+        TokenMask().draw(2, (5,), np.random.default_rng(0), np.array([5, 1]))
+
+
+def test_token_mask_that_masks_none_of_what_it_predicts_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"keep \+ random: 1 of the selected positions leaves none masked"):
+        TokenMask(keep=0.5, random=0.5)
+    assert TokenMask(keep=0.5, random=0.5, predict="selected").draw(3, (9,), np.random.default_rng(0)).predicted.any(1).all()
 
 
 def test_tokens_have_the_shares_of_bert() -> None:
@@ -86,6 +148,45 @@ def test_blocks_mask_at_most_what_is_asked(seed: int, rows: int, H: int, W: int,
     masked = BlockMask(patches=patches, min_patches=min(4, patches)).draw(rows, (H, W), np.random.default_rng(seed)).masked
     assert masked.shape == (rows, H * W) and (masked.sum(1) <= patches).all()
     assert masked.any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "grid"),
+    [
+        (BlockMask(patches=18, min_patches=16), (6, 6)),
+        (BlockMask(patches=18, min_patches=6), (6, 6)),
+        (BlockMask(patches=1, min_patches=1), (2, 2)),
+        (BlockMask(patches=6, min_patches=6), (3, 4)),
+    ],
+)
+def test_blocks_leave_no_image_unmasked_on_small_grids(mask: BlockMask, grid: tuple[int, int]) -> None:
+    assert mask.draw(20_000, grid, np.random.default_rng(0)).masked.any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "grid"),
+    [(BlockMask(patches=3, min_patches=1), (1, 8)), (BlockMask(patches=8, min_patches=8, max_patches=8, aspect=1), (3, 3))],
+)
+def test_blocks_that_cannot_fit_are_refused(mask: BlockMask, grid: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=r"^objective\.mask\.min_patches: no rectangle of .* fits in a \d x \d grid: set fewer"):
+        mask.draw(1, grid, np.random.default_rng(0))
+
+
+@given(seeds, block_masks, small_grids)
+def test_first_rectangles_are_those_that_draws_have(seed: int, mask: BlockMask, grid: tuple[int, int]) -> None:
+    rng = np.random.default_rng(seed)
+    max_area = min(mask.patches, mask.max_patches or mask.patches)
+    area = mask.min_patches + (max_area - mask.min_patches) * rng.random(3000)
+    ratio = mask.aspect ** (1 - 2 * rng.random(3000))
+    sides = np.rint(np.sqrt([area * ratio, area / ratio])).astype(int)
+    fits = (sides > 0).all(0) & (np.array(grid) > sides.T).all(1) & (sides.prod(0) <= max_area)
+    drawn = set(map(tuple, sides[:, fits].T))
+    try:
+        first = set(map(tuple, mask._first_rectangles(*grid).T))
+    except UserError:
+        first = set()
+    assert drawn <= first
+    assert all(h < grid[0] and w < grid[1] and h * w <= max_area for h, w in first)
 
 
 @given(seeds)

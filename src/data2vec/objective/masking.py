@@ -1,13 +1,14 @@
 """Which positions are masked in the student's input (paper, section 3.2): spans of speech, blocks of patches, tokens of text.
 
-Masks are drawn on the CPU, for all rows of a group at once. R rows, T positions.
+Masks are drawn on the CPU, for all rows of a group at once. R rows, T positions. Every row has a position that is predicted and
+one that is visible; where that is impossible, UserError says so.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data2vec.errors import UserError
 from data2vec.settings import Settings
@@ -81,22 +82,45 @@ class TokenMask(Settings):
     predict: Literal["masked", "selected"] = "masked"
     """What is predicted: of the selected positions those that are masked, as in data2vec; or all of them, as in BERT."""
 
+    @model_validator(mode="after")
+    def _some_are_masked(self) -> Self:
+        if self.predict == "masked" and self.keep + self.random >= 1:
+            raise ValueError(
+                f"keep + random: {self.keep + self.random:g} of the selected positions leaves none masked, and only masked "
+                "ones are predicted: set less than 1, or predict to selected"
+            )
+        return self
+
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
-        """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding."""
+        """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding.
+
+        At least one token of a row is not selected, and where only masked ones are predicted, at least one is masked. Raises
+        UserError when a row has a single position."""
         T = int(np.prod(grid))
         valid = np.full(rows, T) if lengths is None else np.asarray(lengths)
+        if valid.min() < 2:
+            raise UserError("a sequence of 1 position is too short for a masked and a visible one: leave out shorter examples")
         count = np.maximum(1, np.floor(self.prob * valid / self.length + rng.random(rows)).astype(int))
         selected = draw_spans(T, np.minimum(count, valid), np.full(rows, self.length), valid, rng)
-        selected &= np.arange(T) < valid[:, None]
+        present = np.arange(T) < valid[:, None]
+        selected &= present
+        if (all_selected := (selected == present).all(1)).any():
+            selected[all_selected] &= ~random_position(present[all_selected], rng)
         uniform = rng.random(selected.shape)
         replaced = selected & (uniform < self.random)
         unchanged = selected & (uniform >= self.random) & (uniform < self.random + self.keep)
         masked = selected & ~replaced & ~unchanged
+        if self.predict == "masked" and (none := ~masked.any(1)).any():
+            masked[none] = random_position(selected[none], rng)
+            replaced &= ~masked
         return Mask(masked, replaced if self.random else None, selected if self.predict == "selected" else None)
 
 
 class BlockMask(Settings):
-    """Rectangles of patches (BEiT; vision), drawn until `patches` are masked or ten draws in a row do not fit."""
+    """Rectangles of patches (BEiT; vision), drawn until `patches` are masked or ten draws in a row do not fit.
+
+    The released code leaves an image unmasked whose first ten draws do not fit, which is common on small grids. Here the tenth
+    is then one that fits."""
 
     kind: Literal["block"] = "block"
     patches: Count = 120
@@ -119,6 +143,7 @@ class BlockMask(Settings):
             raise UserError(
                 f"objective.mask.patches: {self.patches} patches of a {H} x {W} grid leave none visible: set fewer than {H * W}"
             )
+        first = self._first_rectangles(H, W)
         masked = np.zeros((rows, H, W), bool)
         tries = np.zeros(rows, int)
         down, across = np.arange(H)[:, None], np.arange(W)
@@ -132,6 +157,9 @@ class BlockMask(Settings):
             area = self.min_patches + (max_area - self.min_patches) * rng.random(n)
             ratio = np.exp(np.log(self.aspect) * (1 - 2 * rng.random(n)))
             h, w = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
+            unmasked = (tries[unfinished] == 9) & ~masked[unfinished].any((1, 2))
+            if unmasked.any():
+                h[unmasked], w[unmasked] = first[:, rng.integers(first.shape[1], size=unmasked.sum())]
             top = np.floor(rng.random(n) * (H - h + 1))[:, None, None]
             left = np.floor(rng.random(n) * (W - w + 1))[:, None, None]
             block = (down >= top) & (down < top + h[:, None, None]) & (across >= left) & (across < left + w[:, None, None])
@@ -139,6 +167,26 @@ class BlockMask(Settings):
             fits = (h < H) & (w < W) & (added > 0) & (added <= max_area)
             masked[unfinished[fits]] |= block[fits]
             tries[unfinished] = np.where(fits, 0, tries[unfinished] + 1)
+
+    def _first_rectangles(self, H: int, W: int) -> np.ndarray:
+        """(2, N): all heights and widths that a draw can have and that fit an unmasked image. Raises UserError when none do."""
+        max_area = min(self.patches, self.max_patches or self.patches)
+        h, w = np.indices((H, W)).reshape(2, -1)
+        h, w = np.stack([h, w])[:, (h > 0) & (w > 0) & (h * w <= max_area)]
+        # Sides are rounded, so that in log space the sides of a draw are in a box. It has to meet the box of areas and aspects,
+        # which stands on a corner: two convex shapes meet if their projections meet on the normals of all sides.
+        (low_h, low_w), (high_h, high_w) = np.log([h - 0.5, w - 0.5]), np.log([h + 0.5, w + 0.5])
+        low, high = np.log(sorted((self.min_patches, max_area)))
+        tilt = -np.log(self.aspect)
+        fits = (low_h + low_w < high) & (high_h + high_w > low) & (low_h - high_w < tilt) & (high_h - low_w > -tilt)
+        for low_side, high_side in ((low_h, high_h), (low_w, high_w)):
+            fits &= (2 * low_side < high + tilt) & (2 * high_side > low - tilt)
+        if not fits.any():
+            raise UserError(
+                f"objective.mask.min_patches: no rectangle of {self.min_patches} patches, of at most {max_area}, with aspect "
+                f"{self.aspect:g} to {1 / self.aspect:g} fits in a {H} x {W} grid: set fewer, or mask.kind to random"
+            )
+        return np.stack([h, w])[:, fits]
 
 
 class FixedBlockMask(Settings):
@@ -219,6 +267,11 @@ def equalise_counts(masked: Bools, rng: np.random.Generator) -> Bools:
     if fewest == masked.shape[1]:
         return masked
     return smallest_of_row(fewest, np.where(masked, rng.random(masked.shape), 2.0))
+
+
+def random_position(candidates: Bools, rng: np.random.Generator) -> Bools:
+    """(R, T): one of the positions that are True in each row of `candidates`."""
+    return smallest_of_row(1, np.where(candidates, rng.random(candidates.shape), 2.0))
 
 
 def smallest_of_row(count: int, keys: np.ndarray) -> Bools:

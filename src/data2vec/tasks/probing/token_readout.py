@@ -205,6 +205,8 @@ def mask_tokens(examples: ExampleDataset, indices: np.ndarray, max_tokens: int, 
         raise UserError(f"max_tokens: {max_tokens} masked tokens; at least 1 is needed")
     rng = np.random.default_rng(seed)
     length = len(examples.load(int(indices[0]), None, None))
+    if length < 3:
+        raise UserError(f"modality.max_length: {length} tokens; at least 3 are needed for a token with two neighbours")
     count = max(1, round(MASKED_FRACTION * (length - 2)))
     indices = np.sort(rng.permutation(indices)[: ceil(max_tokens / count)])
     blocks = torch.stack([examples.load(int(index), None, None) for index in indices])
