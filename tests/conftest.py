@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+import signal
 
 # Before torch is imported: two test processes on two cores, each with one thread, are faster than four threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,3 +15,6 @@ pytest_plugins = ["helpers.fixtures", "helpers.foreign_pickles"]
 # The same examples in every run, and no opinion on how long one takes: machines are shared.
 settings.register_profile("data2vec", deadline=None, derandomize=True)
 settings.load_profile("data2vec")
+
+# A shell ignores Ctrl-C for what it runs in the background, and the commands that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)

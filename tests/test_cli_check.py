@@ -74,7 +74,6 @@ def test_ctrl_c_exits_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
         [*COMMAND, str(tmp_path / "d"), "--workers", "1"],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for jobs in the background
     )
     children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     while not children.read_text():

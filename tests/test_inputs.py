@@ -185,6 +185,7 @@ def test_a_model_can_be_used_from_threads(models: dict[str, Model]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_model_has_the_same_features(models: dict[str, Model]) -> None:
     model = models["speech"]
     whole, blocks = copy.deepcopy(model), copy.deepcopy(model)
