@@ -69,6 +69,12 @@ class MaskedBatch(Batch):
         """The student's raw signal, before masking."""
         return self.input if self.replaced_input is None else self.replaced_input
 
+    def at_predicted(self, targets: Tensor) -> Tensor:
+        """Targets (B, T, …) of every sample at the predicted positions of its views, (N, …)."""
+        views, T = self.mask.shape
+        M = views // len(targets)
+        return targets.flatten(0, 1).index_select(0, self.masked_indices // (T * M) * T + self.masked_indices % T)
+
 
 @dataclass(eq=False, kw_only=True)
 class LabelledBatch(Batch):

@@ -2,7 +2,7 @@
 
 import torch
 
-from data2vec.nn.attention import attention_mask
+from data2vec.nn.transformer import attention_mask
 
 MASK_KINDS = ["none", "bias", "padding", "both", "bias of each row", "both of each row"]
 

@@ -6,7 +6,6 @@ from data2vec.batch import MaskedBatch
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective import ObjectiveOutput
-from data2vec.objective.base import at_predicted
 from data2vec.objective.baselines.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionSettings,
@@ -37,7 +36,7 @@ class Sign(MaskedPrediction):
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
         local, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         _, predicted = self.encode_masked(batch, local, padding)  # (N, D)
-        target = at_predicted(self.features.compute(batch) > 0, batch).float()  # (N, F)
+        target = batch.at_predicted(self.features.compute(batch) > 0).float()  # (N, F)
         logits = self.head(predicted).float()
         errors = self.settings.weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
         return ObjectiveOutput(errors.sum(), len(errors), errors.detach())

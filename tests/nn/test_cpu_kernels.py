@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data2vec.nn import cpu_kernels
-from data2vec.nn.cpu_kernels import conv1d, draw_keep_mask, norm_gelu, use_cpu_kernels
+from data2vec.nn.cpu_kernels import Dropout, conv1d, draw_keep_mask, norm_gelu, use_cpu_kernels
 from data2vec.nn.transformer import Block, TransformerSettings
 from helpers.attention_masks import MASK_KINDS, build_attention_mask
 
@@ -131,3 +131,23 @@ def test_conv1d_takes_an_input_that_is_not_contiguous() -> None:
 def test_conv1d_refuses_an_input_shorter_than_its_kernel() -> None:
     with pytest.raises(ValueError, match="2 steps is shorter than the kernel of 3"):
         conv1d(torch.randn(1, 2, 4), torch.randn(4, 4, 3), 2)
+
+
+def test_dropout_keeps_the_configured_share_and_the_mean() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1_000_003, requires_grad=True)
+    y = Dropout(0.3)(x)
+    kept = (y != 0).float().mean().item()
+    assert abs(kept - 0.7) < 0.003  # five standard errors are 0.0023
+    torch.testing.assert_close(y[y != 0].unique(), torch.tensor([1 / 0.7]))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+
+
+def test_dropout_is_seeded_and_off_in_evaluation() -> None:
+    x, dropout = torch.randn(101), Dropout(0.5)
+    torch.manual_seed(1)
+    first = dropout(x)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x), first)
+    assert torch.equal(dropout.eval()(x), x)

@@ -7,8 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.errors import UserError
-from data2vec.nn.cpu_kernels import norm_gelu
-from data2vec.nn.dropout import Dropout
+from data2vec.nn.cpu_kernels import Dropout, norm_gelu
 from data2vec.nn.transformer import init_weights
 from data2vec.settings import Settings
 

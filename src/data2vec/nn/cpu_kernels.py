@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -157,6 +157,19 @@ def _weights(qkv: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, 
 
 
 # --- dropout
+
+
+class Dropout(nn.Module):
+    """Zero elements with probability `p` in training, and scale the rest by 1 / (1 - p)."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return dropout(x, self.p) if use_cpu_kernels(x) else F.dropout(x, self.p)
 
 
 def dropout(x: Tensor, p: float) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data2vec.nn.attention import Bias
 from data2vec.nn.cpu_kernels import norm_gelu
+from data2vec.nn.transformer import Bias
 
 PaddingMode = Literal["zero_input", "none", "zero_every_layer"]
 """How padding is treated. zero_input: padded positions are zero in the input of the first convolution; none: they are treated

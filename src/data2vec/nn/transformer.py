@@ -1,4 +1,5 @@
-"""The Transformer of all models: post-norm or pre-norm blocks, with an optional attention bias from the position encoder."""
+"""The Transformer of all models: self-attention, and post-norm or pre-norm blocks, with an optional attention bias from the
+position encoder."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, NamedTuple, cast
@@ -6,16 +7,17 @@ from typing import Annotated, Literal, NamedTuple, cast
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data2vec.nn import cpu_kernels
-from data2vec.nn.attention import Attention, Bias, attention_mask
-from data2vec.nn.cpu_kernels import use_cpu_kernels
-from data2vec.nn.dropout import Dropout, DropPath
+from data2vec.nn.cpu_kernels import Dropout, use_cpu_kernels
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 
+Bias = Tensor | list[Tensor] | None
+"""What is added to the attention logits: one tensor for all blocks, a list with one per block, or nothing."""
 
 BlockState = Literal["attention", "ffn", "residual", "block"]
 """A state inside a block: the output of its self-attention, or of its feed-forward part, before the residual addition; the sum
@@ -82,6 +84,82 @@ class TransformerSettings(Settings):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
+
+
+class Attention(nn.Module):
+    """Self-attention: q, k and v in one matrix, (3D, D) in this order, each split into heads."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, key_bias: bool = True):
+        super().__init__()
+        self.heads = heads
+        self.dropout = Dropout(dropout)
+        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
+        self.q_bias = self.v_bias = None
+        if not key_bias:
+            self.q_bias = nn.Parameter(torch.zeros(width))
+            self.v_bias = nn.Parameter(torch.zeros(width))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`x` (B, T, D) to (B, T, D). `mask` broadcasts to (B, H, T, T): bool, True = attend; or float, added to the logits."""
+        B, T, D = x.shape
+        qkv, mask = self._project(x, mask)
+        p = self.dropout.p if self.training else 0.0
+        if cpu_kernels.prefers_cpu_attention(qkv, mask, p):
+            y = cpu_kernels.attention(qkv, mask, p)
+        else:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).transpose(1, 2).reshape(B, T, D)
+        output: Tensor = self.out(y)
+        return output
+
+    def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The attention weights (B, H, T, T) of the same input, without dropout."""
+        return cpu_kernels.attention_weights(*self._project(x, mask))
+
+    def _project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Queries, keys and values (B, T, 3, H, D/H) of `x`, and the mask in their precision."""
+        B, T, D = x.shape
+        bias: Tensor | None = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).view(B, T, 3, self.heads, D // self.heads)
+        return qkv, mask.to(qkv.dtype) if mask is not None and mask.is_floating_point() else mask
+
+
+def attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
+    """Combine a bias (H, E+T, E+T) or (B, H, E+T, E+T) with padding (B, T) into the mask of `Attention`.
+
+    `extra`: E, the number of extra tokens, which are never padding."""
+    if bias is not None and bias.ndim == 3:
+        bias = bias.unsqueeze(0)  # fused kernels support 2 and 4 axes only
+    if padding is None:
+        return bias
+    absent = F.pad(padding, (extra, 0))[:, None, None, :]  # (B, 1, 1, E+T)
+    return ~absent if bias is None else bias.masked_fill(absent, float("-inf"))
+
+
+class DropPath(nn.Module):
+    """Zero a residual branch with probability `p` for each sample, and scale it by 1 / (1 - p) for the others."""
+
+    keep_prob: Tensor
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.enabled = p > 0
+        # A buffer: a Python number would be compiled into the code, and every block compiled separately.
+        self.register_buffer("keep_prob", torch.tensor(1 - p), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.draw_factor(x)
+        return x if factor is None else x * factor
+
+    def draw_factor(self, x: Tensor) -> Tensor | None:
+        """The factor for each sample of `x`, (B, 1, …): 0 or 1 / (1 - p). None stands for 1 everywhere."""
+        if not self.training or not self.enabled:
+            return None
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.keep_prob
+        return (keep / self.keep_prob).to(x.dtype)
 
 
 class Block(nn.Module):

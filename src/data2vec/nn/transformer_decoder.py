@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data2vec.nn.dropout import Dropout
+from data2vec.nn.cpu_kernels import Dropout
 from data2vec.nn.position_encoders import sincos_positions
 from data2vec.nn.transformer import Transformer, TransformerSettings
 from data2vec.settings import Settings

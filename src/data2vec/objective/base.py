@@ -67,10 +67,3 @@ class Objective(TrainingObjective[MaskedBatch]):
     def num_targets(self, batch: MaskedBatch) -> int:
         """N, the number of predicted positions, by which the loss is divided over the global batch."""
         return len(batch.masked_indices)
-
-
-def at_predicted(targets: Tensor, batch: MaskedBatch) -> Tensor:
-    """Targets (B, T, …) of every sample at the predicted positions of its views, (N, …)."""
-    masked, (views, T) = batch.masked_indices, batch.mask.shape
-    M = views // len(targets)
-    return targets.flatten(0, 1).index_select(0, masked // (T * M) * T + masked % T)

@@ -19,7 +19,7 @@ from data2vec.modalities.base import Modality
 from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer_decoder import TransformerDecoder, TransformerDecoderSettings
-from data2vec.objective.base import ObjectiveOutput, at_predicted
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.latent import LatentObjective, LatentSettings
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
@@ -88,7 +88,7 @@ class Data2Vec2(LatentObjective):
         # A light decoder predicts the masked ones. All views of a sample have the same targets.
         vectors = self.decoder.decode(context, visible, masked, self.student.grid(batch))  # (N, W)
         prediction = self.decoder.head(vectors).float()  # (N, K·D)
-        masked_targets = at_predicted(targets, batch)  # (N, K·D)
+        masked_targets = batch.at_predicted(targets)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
         loss = self.total_loss(errors, vectors, batch)
 

@@ -18,7 +18,6 @@ from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import at_predicted
 from data2vec.objective.targets import NORMS, Norms
 from data2vec.settings import Settings
 
@@ -80,11 +79,11 @@ class InputTarget(nn.Module):
         sqrt(F), the scale of data2vec's loss; or the cross-entropy of the token, in nats."""
         prediction = self.head(vectors).float()
         if self.features is None:
-            return F.cross_entropy(prediction, at_predicted(batch.input, batch), reduction="none")
+            return F.cross_entropy(prediction, batch.at_predicted(batch.input), reduction="none")
         with torch.no_grad(), torch.autocast(batch.input.device.type, enabled=False):
             features = self.features.compute(batch).float()  # (B, T, F)
             for norm in self.settings.norms:
                 features = NORMS[norm](features)
-        target = at_predicted(features, batch)  # (N, F)
+        target = batch.at_predicted(features)  # (N, F)
         errors: Tensor = (prediction - target).square().sum(-1) / math.sqrt(target.shape[-1])
         return errors

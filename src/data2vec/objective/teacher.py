@@ -12,10 +12,9 @@ from torch.nn import functional as F
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import LocalEncoder
-from data2vec.nn.attention import Bias
 from data2vec.nn.ema import update_ema
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.transformer import BlockOutput, BlockState
+from data2vec.nn.transformer import Bias, BlockOutput, BlockState
 from data2vec.settings import Settings
 
 Decay = Annotated[float, Field(ge=0, le=1)]

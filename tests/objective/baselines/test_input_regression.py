@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from data2vec.errors import UserError
-from data2vec.objective.base import at_predicted
 from data2vec.objective.baselines.input_regression import InputRegressionSettings
 from data2vec.objective.baselines.masked_prediction import compute_input
 from data2vec.objective.masking import SpanMask
@@ -68,7 +67,7 @@ def test_targets_of_several_views_are_those_of_their_sample() -> None:
     batch = batch2("speech", rows=3, masks=4)
     targets = torch.arange(3 * 20).view(3, 20, 1)
     expected = targets.repeat_interleave(4, dim=0)[batch.mask]
-    assert torch.equal(at_predicted(targets, batch), expected)
+    assert torch.equal(batch.at_predicted(targets), expected)
 
 
 def test_loss_equals_that_of_mae_in_transformers() -> None:

@@ -21,7 +21,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import ObjectiveOutput, at_predicted
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.masked_prediction import (
     InputNorm,
     MaskedPrediction,
@@ -138,7 +138,7 @@ class Codes(MaskedPrediction):
         features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         context, predicted = self.encode_masked(batch, features, padding)  # (B·M, …, D), (N, D)
 
-        target = nearest_code(at_predicted(compute_input(self.features, batch, self.settings.normalize), batch), self.codebook)
+        target = nearest_code(batch.at_predicted(compute_input(self.features, batch, self.settings.normalize)), self.codebook)
         logits = self.head(predicted).float()  # (N, K)
         errors = F.cross_entropy(logits, target, reduction="none")  # (N,)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from data2vec.batch import MaskedBatch
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import ObjectiveOutput, at_predicted
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.masked_prediction import (
     InputNorm,
     MaskedPrediction,
@@ -55,7 +55,7 @@ class InputRegression(MaskedPrediction):
         features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         context, predicted = self.encode_masked(batch, features, padding)  # (B·M, …, D), (N, D)
 
-        target = at_predicted(compute_input(self.features, batch, self.settings.normalize), batch)  # (N, F)
+        target = batch.at_predicted(compute_input(self.features, batch, self.settings.normalize))  # (N, F)
         prediction = self.head(predicted).float()  # (N, F)
         loss = F.mse_loss if self.settings.loss == "l2" else F.l1_loss
         errors = loss(prediction, target, reduction="none").mean(-1)  # (N,)

@@ -15,7 +15,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
-from data2vec.objective.base import ObjectiveOutput, at_predicted
+from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionSettings,
@@ -78,7 +78,7 @@ class MLM(MaskedPrediction):
         features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         context, predicted = self.encode_masked(batch, features, padding)  # (B·M, …, D), (N, D)
 
-        target = at_predicted(batch.input, batch)  # (N,)
+        target = batch.at_predicted(batch.input)  # (N,)
         embeddings = self.student.get_parameter("local_encoder.tokens.weight")  # (V, D), which the decoder shares
         logits = F.linear(self.head(predicted), embeddings, self.bias).float()  # (N, V)
         errors = F.cross_entropy(logits, target, reduction="none")  # (N,)

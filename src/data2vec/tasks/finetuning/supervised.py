@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from data2vec.batch import LabelledBatch
 from data2vec.errors import UserError
-from data2vec.nn.dropout import Dropout
+from data2vec.nn.cpu_kernels import Dropout
 from data2vec.nn.ema import update_ema
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import Classifier, Head, encoder_states
