@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data2vec import __version__, cli_help
+from data2vec.custom_classes import trust_class
 from data2vec.errors import Interrupted, RunStopped, UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:
         arguments.overrides += rest
     try:
+        for setting in ("modality", "objective"):
+            if getattr(arguments, setting, None) is not None:
+                trust_class(getattr(arguments, setting), f"--{setting}")
         arguments.call(arguments)
         sys.stdout.flush()
         return 0
@@ -70,7 +74,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
-    model = "a run folder, a model folder, an official .pt, a transformers folder, or hf://owner/name on the hub"
+    model = "a run folder, a model folder, an official .pt, a transformers folder, or hf://owner/name[@revision] on the hub"
 
     verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text and speech, without downloads")
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")
@@ -185,6 +189,11 @@ def _build_parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one with every default")
     verb.add_argument("name", metavar="NAME", nargs="?", help="the recipe to print, a shipped name or a YAML file")
+
+    for name in sorted(verbs.choices.keys() - {"demo", "check", "compare", "ablate"}):
+        for setting in ("modality", "objective"):
+            what = f"the {setting} class outside the package that the recipe or model names; importing it runs its module"
+            verbs.choices[name].add_argument(f"--{setting}", metavar="MODULE:CLASS", help=what)
     return parser
 
 
@@ -224,7 +233,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _pretrain(arguments: argparse.Namespace) -> None:
     from data2vec.train.pretrain import pretrain
 
-    run = pretrain(arguments.recipe, overrides=arguments.overrides, out=arguments.out, resume=arguments.resume)
+    a = arguments
+    run = pretrain(a.recipe, overrides=a.overrides, out=a.out, resume=a.resume, modality=a.modality)
     if _is_main_process():
         print(f"model: {run.model}")
         if run.report.exists():
@@ -243,9 +253,10 @@ def _finetune(arguments: argparse.Namespace) -> None:
         if wrong := [setting for setting in a.sweep if not setting.partition("=")[2]]:
             raise UserError(f"--sweep {wrong[0]!r}: no values; write key=value,value, such as train.lr=1e-4,3e-4")
         grid = {key: values.split(",") for key, _, values in (setting.partition("=") for setting in a.sweep)}
-        print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out))
+        print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out, a.modality))
         return
-    run = finetune(a.recipe, a.model, overrides=a.overrides, out=a.out, resume=a.resume, scratch=a.scratch)
+    settings = {"overrides": a.overrides, "out": a.out, "resume": a.resume, "scratch": a.scratch, "modality": a.modality}
+    run = finetune(a.recipe, a.model, **settings)
     if _is_main_process():
         print(f"model: {run.model}")
         if run.report.exists():
@@ -256,7 +267,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.finetuning.evaluate import evaluate
 
-    print(evaluate(arguments.model, overrides=arguments.overrides, tune=arguments.tune))
+    a = arguments
+    print(evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality))
 
 
 def _transcribe(arguments: argparse.Namespace) -> None:
@@ -268,7 +280,7 @@ def _transcribe(arguments: argparse.Namespace) -> None:
     a = arguments
     decode = DecodeSettings(lm=a.lm, lexicon=a.lexicon, beam=a.beam, lm_weight=a.lm_weight, word_score=a.word_score)
     lines, unreadable = [], 0
-    for transcript in transcribe(a.model, a.audio, decode, device=a.device):
+    for transcript in transcribe(a.model, a.audio, decode, device=a.device, modality=a.modality):
         lines.append(json.dumps(asdict(transcript), ensure_ascii=False))
         if transcript.error is not None:
             unreadable += 1
@@ -297,7 +309,7 @@ def _probe(arguments: argparse.Namespace) -> None:
     if a.view is not None:
         raise UserError(f"--view {a.view} has no effect without --tokens TEXT")
     label = [] if a.labels is None else [f"probe.label={json.dumps(a.labels)}"]
-    print(probe(a.model, a.data, a.valid, [*a.overrides, *label]))
+    print(probe(a.model, a.data, a.valid, [*a.overrides, *label], modality=a.modality))
 
 
 def _features(arguments: argparse.Namespace) -> None:
@@ -305,7 +317,7 @@ def _features(arguments: argparse.Namespace) -> None:
 
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
-    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column))
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality))
 
 
 def _parse_layers(text: str) -> "Layers | str":
@@ -376,7 +388,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from data2vec.interop.convert import convert
     from data2vec.interop.load import load
 
-    model = load(arguments.model)
+    model = load(arguments.model, arguments.modality)
     source = arguments.source or model.source or _ask("Source of the weights, for the model card")
     license = arguments.license or model.license or _ask("License of the weights, such as mit or cc-by-nc-4.0")
     print(convert(model, arguments.dest, arguments.to, source, license))
@@ -393,20 +405,20 @@ def _ask(question: str) -> str | None:
 def _export(arguments: argparse.Namespace) -> None:
     from data2vec.interop.export.export import export
 
-    print(export(arguments.model, arguments.out, arguments.tolerance))
+    print(export(arguments.model, arguments.out, arguments.tolerance, arguments.modality))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from data2vec.report.page import build_report
 
-    print(build_report(arguments.run))
+    print(build_report(arguments.run, arguments.modality))
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
     from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary
 
     if arguments.name:
-        print(load_recipe(arguments.name).to_yaml(), end="")
+        print(load_recipe(arguments.name, modality=arguments.modality).to_yaml(), end="")
         return
     for name in recipe_names():
         print(f"{name:26} {recipe_summary(name)}")

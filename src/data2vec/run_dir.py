@@ -23,7 +23,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.settings import JsonDict
+from data2vec.settings import JsonDict, JsonMapping
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -88,13 +88,15 @@ def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
             return
 
 
-def load_run_recipe(folder: Path) -> Recipe:
-    """The recipe of a run. Raises UserError if it is not valid, with one line if another version of data2vec wrote it."""
+def load_run_recipe(folder: Path, overrides: JsonMapping | None = None) -> Recipe:
+    """The recipe of a run, which may be a stranger's and name no class to import.
+
+    Raises UserError if it is not valid, with one line if another version of data2vec wrote it."""
     from data2vec import __version__
 
     run = Run(folder)
     try:
-        return load_recipe(run.recipe)
+        return load_recipe(run.recipe, overrides or {}, trusted=False)
     except UserError as error:
         writer = run.starts[-1].get("data2vec") if run.starts else None
         if writer is None or writer == __version__:

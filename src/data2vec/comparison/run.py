@@ -34,7 +34,7 @@ from data2vec.train.pretrain import pretrain
 def execute(job: Job, settings: ComparisonSettings, out: Path) -> Outcome:
     """Run a job, and write its outcome. A failure is part of the outcome; an interruption is raised."""
     folder = out / job.folder
-    recipe = None if job.recipe is None else validate_recipe(job.recipe, job.folder)
+    recipe = None if job.recipe is None else validate_recipe(job.recipe, job.folder, trusted=True)
     failed, collapsed, curve, seconds = None, False, list[tuple[int, float]](), 0.0
     model = out / job.model / "run" if job.model is not None else None
     if job.train:

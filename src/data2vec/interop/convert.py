@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data2vec.custom_classes import CustomClass
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.interop.load import load
@@ -34,19 +35,25 @@ class Conversion:
 
 
 def convert(
-    model: str | Path | Model, dest: str | Path, to: Form, source: str | None = None, license: str | None = None
+    model: str | Path | Model,
+    dest: str | Path,
+    to: Form,
+    source: str | None = None,
+    license: str | None = None,
+    modality: CustomClass | None = None,
 ) -> Conversion:
     """Write a model in another form, and read it back to verify that its weights are the same.
 
     `model`: anything that `data2vec.load` opens. `to`: "data2vec" is a model folder; "transformers" a folder for
     `from_pretrained`, for version 2 with its model code; "fairseq" an official checkpoint (`.pt`). `source` and `license` (a
-    licence id of the hub, such as "cc-by-nc-4.0") go into the model card and replace what the model says.
+    licence id of the hub, such as "cc-by-nc-4.0") go into the model card and replace what the model says. `modality`: see
+    `data2vec.load`.
 
     Raises UserError when `dest` exists, or when the model cannot be represented in that form."""
     path = Path(dest).expanduser()
     if path.exists() and (path.is_file() or any(path.iterdir())):
         raise UserError(f"{dest}: already exists; choose another name")
-    model = load(model)
+    model = load(model, modality)
     model = replace(model, source=source or model.source, license=license or model.license)
     if model.head is not None and to != "data2vec":
         settings = model.head.settings

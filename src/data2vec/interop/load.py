@@ -3,32 +3,56 @@
 import json
 from pathlib import Path
 
-from data2vec.data.sources.hub import hub_name, no_such_path
+from data2vec.custom_classes import CustomClass, trust_class, trusted_class
+from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.read import read_fairseq_checkpoint
 from data2vec.interop.transformers.folder import read_transformers_folder
 from data2vec.model import Model, load_model_folder
 
 
-def load(model: str | Path | Model) -> Model:
+def load(
+    model: str | Path | Model,
+    modality: CustomClass | None = None,
+    objective: CustomClass | None = None,
+    revision: str | None = None,
+) -> Model:
     """A trained model, on the CPU, in evaluation mode.
 
     `model`: a run folder or a model folder; a folder of transformers' `save_pretrained`; an official checkpoint (`.pt`, `.pth`)
     of version 1 or 2, pre-trained or fine-tuned; or such a folder on the hub, "hf://owner/name", or "owner/name" if it has been
-    downloaded before.
+    downloaded before. `modality` and `objective`: the class outside the package that the model needs, or its name
+    "package.module:Class"; nothing that a model names is imported. `revision`: the commit, tag or branch on the hub.
 
     Raises UserError when there is none, when its files are damaged or refused, when weights are missing, and for models that
     are not supported."""
-    if isinstance(model, Model):
-        return model
+    for custom, setting in ((modality, "modality"), (objective, "objective")):
+        if custom is not None:
+            trust_class(custom, setting)
+    loaded = model if isinstance(model, Model) else _load(model, revision)
+    if modality is not None and type(loaded.modality) is not trusted_class(name := trust_class(modality, "modality"), "", ""):
+        raise UserError(f"modality: {name}, but {_shown(model)} is a model of modality {loaded.recipe.modality.name}")
+    return loaded
+
+
+def _shown(model: str | Path | Model) -> str:
+    return "this" if isinstance(model, Model) else str(model)
+
+
+def _load(model: str | Path, revision: str | None) -> Model:
     path = Path(model).expanduser()
+    if revision is not None and path.exists():
+        raise UserError(f"revision: {revision}, but {model} is a path; revisions are of models on the hub, hf://owner/name")
     if path.is_file():
         return read_fairseq_checkpoint(path)
     if not path.exists():
         name = hub_name(str(model), "model")
         if name is None:
             raise no_such_path(str(model))
-        path = _download(name)
+        name, named = split_revision(name)
+        if named is not None and revision not in (None, named):
+            raise UserError(f"revision: {revision}, but {model} names {named}; name one")
+        path = _download(name, revision or named)
     if is_transformers_folder(path):
         return read_transformers_folder(path)
     return load_model_folder(path)
@@ -42,12 +66,15 @@ def is_transformers_folder(folder: Path) -> bool:
         return False
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(name, ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot"]))
+        patterns = ["*.safetensors", "*.json", "*.txt", "*.bin", "*.md"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except RevisionNotFoundError:
+        raise UserError(f"hf://{name}: has no revision {revision}; use a commit, tag or branch of it") from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"hf://{name}: is not available on the hub ({reason})") from None

@@ -1,9 +1,9 @@
 """Objectives of pre-training: data2vec, data2vec 2.0, and the objectives that they are compared with (`baselines`)."""
 
-import importlib
 from typing import Any
 
-from data2vec.errors import UserError, did_you_mean
+from data2vec.custom_classes import trusted_class
+from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
@@ -47,21 +47,19 @@ OBJECTIVES: dict[str, tuple[type[Objective], type[ObjectiveSettings]]] = {
 
 
 def objective_class(name: str) -> tuple[type[Objective], type[ObjectiveSettings]]:
-    """The classes of an `objective.name`: a shipped name, or "module:Class" for a custom one, whose `Settings` is the class of
-    its section. Raises UserError."""
+    """The classes of an `objective.name`: a shipped name, or "module:Class" for a custom one that the caller has named, whose
+    `Settings` is the class of its section. Raises UserError."""
     if name in OBJECTIVES:
         return OBJECTIVES[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise UserError(
-            f"objective.name: {name!r} is not one of {', '.join(OBJECTIVES)}, nor 'module:Class'"
+            f"objective.name: {quoted(name)} is not one of {', '.join(OBJECTIVES)}, nor 'module:Class'"
             f"{did_you_mean(name, OBJECTIVES)}"
         )
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-        return found, found.Settings
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"objective.name: {name!r} cannot be imported: {error}") from None
+    found: Any = trusted_class(name, "objective.name", "objective")
+    if not (isinstance(found, type) and issubclass(found, Objective) and hasattr(found, "Settings")):
+        raise UserError(f"objective.name: {quoted(name)} is not a subclass of data2vec.objective.Objective with Settings")
+    return found, found.Settings
 
 
 def build_objective(encoder: Encoder, settings: ObjectiveSettings, modality: Modality, steps: int) -> Objective:

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
-from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
+from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.value_limits import impossible_values
 from data2vec.recipe.yaml_format import head_comment, parse_yaml
@@ -27,11 +28,17 @@ def load_recipe(
     recipe: str | Path | Recipe,
     overrides: Iterable[str] | JsonMapping = (),
     defaults: Mapping[str, JsonMapping] | None = None,
+    modality: CustomClass | None = None,
+    trusted: bool = True,
 ) -> Recipe:
     """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
 
     `defaults`: values by section for what the recipe leaves out. An override with another `kind` starts a section anew, in any
     order of the overrides, since the recipe's other settings are those of the old kind.
+
+    `modality`: the class of a custom modality, or its name "package.module:Class"; a recipe may also name it itself, as
+    `modality.name`. `trusted`: whether it may, as in a file that the user wrote; in the recipe.yaml of a run folder it never
+    may.
 
     Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
     if isinstance(recipe, Recipe):
@@ -43,10 +50,29 @@ def load_recipe(
         raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
     for section, values in (defaults or {}).items():
         raw[section] = {**values, **(raw.get(section) or {})}
+    if modality is not None:
+        name = trust_class(modality, "modality")
+        own = _name_of(raw.get("modality"))
+        if own not in (None, name):
+            raise UserError(f"modality: {name}, but modality.name is {quoted(own)} in {where}; name the same")
+        if isinstance(raw.get("modality") or {}, dict):
+            raw["modality"] = {**(raw.get("modality") or {}), "name": name}
     items = list(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
     for key, value in sorted(_replaced_schedule(raw, dict(items)) + items, key=lambda item: not item[0].endswith(".kind")):
         _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
-    return validate_recipe(raw, where)
+        if key in ("modality.name", "objective.name") and isinstance(value, str) and ":" in value:
+            try:
+                trust_class(value, key)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+    return validate_recipe(raw, where, trusted and not _is_of_run(recipe))
+
+
+def _is_of_run(recipe: str | Path | Recipe) -> bool:
+    """Whether a recipe is the file that a run has written, maybe on a stranger's machine."""
+    if isinstance(recipe, Recipe) or Path(recipe).name != "recipe.yaml":
+        return False
+    return any((Path(recipe).parent / name).exists() for name in ("metrics.jsonl", "machine.json", "checkpoints", "model"))
 
 
 def _replaced_schedule(raw: JsonDict, overrides: JsonMapping) -> list[tuple[str, None]]:
@@ -60,8 +86,8 @@ def _replaced_schedule(raw: JsonDict, overrides: JsonMapping) -> list[tuple[str,
     return []
 
 
-def validate_recipe(raw: JsonDict, where: str) -> Recipe:
-    """The recipe of a raw mapping. `where` names its source in errors.
+def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:
+    """The recipe of a raw mapping. `where` names its source in errors. `trusted`: whether it may name classes to import.
 
     Raises UserError with a line for each error."""
     if impossible := list(islice(impossible_values(raw), MAX_PROBLEMS)):
@@ -73,6 +99,8 @@ def validate_recipe(raw: JsonDict, where: str) -> Recipe:
     try:
         if name is None:
             raise UserError(f"modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'")
+        if trusted:
+            trust_named_classes(name, objective)
         model = recipe_class(name)
         model = recipe_class(name, objective or "data2vec2")
     except UserError as unknown:

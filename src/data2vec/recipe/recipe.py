@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, SerializeAsAny, create_model
 from pydantic.fields import FieldInfo
 
+from data2vec.custom_classes import trust_class, trusted_class
 from data2vec.data.dataset import DataSettings
-from data2vec.errors import UserError, did_you_mean
+from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.health.collapse import HealthSettings
 from data2vec.modalities.base import Modality, ModalitySettings
 from data2vec.nn.encoder import Encoder, build_encoder
@@ -29,17 +30,28 @@ MODALITIES = {
 
 
 def modality_class(name: str) -> type[Modality]:
-    """The class of a `modality.name`: a shipped name, or "module:Class" for a custom one. Raises UserError."""
-    target = MODALITIES.get(name, name)
-    module, colon, attribute = target.partition(":")
-    if not colon:
-        raise UserError(
-            f"modality.name: {name!r} is not one of {', '.join(MODALITIES)}, nor 'module:Class'{did_you_mean(name, MODALITIES)}"
-        )
-    try:
+    """The class of a `modality.name`: a shipped name, or "module:Class" for a custom one that the caller has named.
+
+    Raises UserError."""
+    if name in MODALITIES:
+        module, _, attribute = MODALITIES[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"modality.name: {name!r} cannot be imported: {error}") from None
+    if ":" not in name:
+        raise UserError(
+            f"modality.name: {quoted(name)} is not one of {', '.join(MODALITIES)}, nor 'module:Class'"
+            f"{did_you_mean(name, MODALITIES)}"
+        )
+    found = trusted_class(name, "modality.name", "modality")
+    if not (isinstance(found, type) and issubclass(found, Modality)):
+        raise UserError(f"modality.name: {quoted(name)} is not a subclass of data2vec.modalities.base.Modality")
+    return found
+
+
+def trust_named_classes(modality: str | None, objective: str | None) -> None:
+    """Import the classes outside the package that a recipe names, which the caller has written. Raises UserError."""
+    for section, name in (("modality", modality), ("objective", objective)):
+        if name is not None and ":" in name:
+            trust_class(name, f"{section}.name")
 
 
 if TYPE_CHECKING:  # which member it is depends on its name, which a type checker cannot follow
@@ -98,14 +110,17 @@ class Recipe(Settings):
         return dump_yaml(self.model_dump(mode="json"))
 
 
-@lru_cache
 def recipe_class(modality: str, objective: str = "data2vec2") -> type[Recipe]:
     """The recipe class of one modality, with its own `modality` and `data` sections, and with the `objective` section of a
     custom objective. Raises UserError for an unknown one."""
-    cls = modality_class(modality)
-    own: dict[str, type[Settings]] = {"modality": cls.Settings, "data": cls.Data}
-    if ":" in objective:
-        own["objective"] = objective_class(objective)[1]
+    return _recipe_class(modality_class(modality), objective_class(objective)[1] if ":" in objective else None)
+
+
+@lru_cache
+def _recipe_class(modality: type[Modality], objective: type[Settings] | None) -> type[Recipe]:
+    own: dict[str, type[Settings]] = {"modality": modality.Settings, "data": modality.Data}
+    if objective is not None:
+        own["objective"] = objective
     sections: JsonDict = {
         name: (kind, FieldInfo(default_factory=kind, description=Recipe.model_fields[name].description))
         for name, kind in own.items()
@@ -114,4 +129,5 @@ def recipe_class(modality: str, objective: str = "data2vec2") -> type[Recipe]:
 
 
 def _unpickle(modality: str, objective: str, values: JsonDict) -> Recipe:
+    trust_named_classes(modality, objective)  # which this process's parent has used
     return recipe_class(modality, objective).model_validate(values)

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from data2vec.atomic_io import atomic_write
+from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.errors import UserError
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
@@ -29,10 +30,13 @@ STATES = {
 }
 
 
-def build_report(run: str | Path) -> Path:
-    """Write `report.html` of a run, finished or not, replacing an earlier one; returns its path.
+def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
+    """Write `report.html` of a run, finished or not, replacing an earlier one; returns its path. `modality`: see
+    `data2vec.load`.
 
     Raises UserError if `run` is not a run folder, or its recipe is not valid in this version."""
+    if modality is not None:
+        trust_class(modality, "modality")
     run_dir = Run(Path(run).expanduser())
     if not run_dir.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.custom_classes import CustomClass
 from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
@@ -52,6 +53,7 @@ def finetune(
     out: str | Path | None = None,
     resume: bool = False,
     scratch: bool = False,
+    modality: CustomClass | None = None,
 ) -> Run:
     """Fine-tune a model on labelled data, and write the best model, its metrics and its checkpoints to a run folder.
 
@@ -63,7 +65,7 @@ def finetune(
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
     folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
-    resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch)
+    resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
     return run_training(folder, resolved, resume, FinetuneTask)
 
 
@@ -197,15 +199,16 @@ def resolve_recipe(
     valid: Any,
     overrides: Iterable[str] | JsonMapping,
     scratch: bool,
+    modality: CustomClass | None = None,
 ) -> Recipe:
     """The complete recipe of this run: settings of encoder and modality default to the model's, and data paths are absolute."""
-    source = None if model is None else load(model)
+    source = None if model is None else load(model, modality)
     defaults: JsonDict = {}
     if source is not None:
         defaults = {part: getattr(source.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
         if (tokenizer := getattr(source.modality.data, "tokenizer", None)) is not None:
             defaults["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
-    first = load_recipe(recipe)
+    first = load_recipe(recipe, modality=modality)
     if not isinstance(first.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for pre-training, not for fine-tuning; 'data2vec recipes' lists both")
     kinds = [each.modality.name for each in (first, *([] if source is None else [source.recipe]))]
@@ -214,7 +217,7 @@ def resolve_recipe(
     known = {} if source is None else weight_semantics(source.recipe)
     if source is not None and not source.recipe.encoder.final_norm:  # which can be removed, but not added without weights
         known["encoder.final_norm"] = False
-    resolved = load_recipe(load_recipe(recipe, known, defaults), overrides)
+    resolved = load_recipe(load_recipe(recipe, known, defaults, modality), overrides)
     paths: dict[str, str | None] = {
         "data.train": resolved.data.train if data is None else data_path(data),
         "data.valid": resolved.data.valid if valid is None else data_path(valid),

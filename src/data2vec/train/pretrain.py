@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from data2vec.custom_classes import CustomClass
 from data2vec.data.dataset import Rows
 from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
@@ -34,18 +35,19 @@ def pretrain(
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     resume: bool = False,
+    modality: CustomClass | None = None,
 ) -> Run:
     """Pre-train a model, and write it, its metrics and its checkpoints to a run folder.
 
     `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: the training data, as a path, or as a
     `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or
     ["train.lr=1e-3"]. `out`: the run folder, by default runs/NAME-OF-THE-RECIPE. `resume`: resume from the latest complete
-    checkpoint in `out`, bit-exactly.
+    checkpoint in `out`, bit-exactly. `modality`: the class of a custom modality, or its name "package.module:Class".
 
     Under torchrun every process calls this; restarted processes resume automatically. Raises UserError for wrong arguments,
     and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
     raise Interrupted."""
-    resolved = _resolve_recipe(recipe, data, overrides)
+    resolved = _resolve_recipe(recipe, data, overrides, modality)
     if isinstance(resolved.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
     return run_training(
@@ -114,9 +116,11 @@ class PretrainTask:
         self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
 
 
-def _resolve_recipe(recipe: str | Path | Recipe, data: Any, overrides: Iterable[str] | JsonMapping) -> Recipe:
+def _resolve_recipe(
+    recipe: str | Path | Recipe, data: Any, overrides: Iterable[str] | JsonMapping, modality: CustomClass | None
+) -> Recipe:
     """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, overrides, modality=modality)
     train = data_path(data) if data is not None else resolved.data.train
     if train is None:
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")

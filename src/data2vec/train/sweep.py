@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data2vec.atomic_io import atomic_write
+from data2vec.custom_classes import CustomClass
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
@@ -67,15 +68,16 @@ def sweep(
     seeds: int = 1,
     overrides: Iterable[str] = (),
     out: str | Path | None = None,
+    modality: CustomClass | None = None,
 ) -> Sweep:
     """Run `data2vec.finetune` with every combination of the values in `grid`, such as {"train.lr": [1e-5, 2e-5]}, and with
-    seeds 1 to `seeds`. Each run has its own folder in `out`, which also gets sweep.json.
+    seeds 1 to `seeds`. Each run has its own folder in `out`, which also gets sweep.json. `modality`: see `data2vec.pretrain`.
 
     Finished runs are skipped and interrupted runs resumed, so the same call completes a sweep. Raises UserError as `finetune`
     does, and when there is no validation data to compare by."""
     sweep_folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}-sweep"
     overrides, grid = list(overrides), grid or {}
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, modality=modality)
     if loaded.data.valid is None:
         raise UserError("data.valid: a sweep needs validation data; give it with data.valid=FOLDER")
     metric = loaded.objective.metric
@@ -87,7 +89,7 @@ def sweep(
         for seed in range(1, seeds + 1):
             words = [*overrides, *(f"{key}={value}" for key, value in settings.items()), f"train.seed={seed}"]
             exists = (folder / f"seed-{seed}" / "recipe.yaml").is_file()
-            runs.append(finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=exists))
+            runs.append(finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=exists, modality=modality))
         cells.append(Cell(settings, [best_score(run, metric) for run in runs]))
     result = Sweep(metric, cells)
     with atomic_write(sweep_folder / "sweep.json") as tmp:

@@ -86,8 +86,33 @@ def test_a_plain_word_and_a_long_path_get_a_plain_message() -> None:
 
 @pytest.mark.usefixtures("hub_cache")
 def test_names_of_the_hub_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, ignore_patterns: asked.append(name) or tmp_path)
-    with pytest.raises(UserError, match="is not a data2vec run or model folder"):
-        data2vec.load("hf://owner/name")
-    assert asked == ["owner/name"]
+    asked: list[tuple[str, str | None]] = []
+
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> Path:
+        assert not any(pattern.endswith(".py") or pattern == "*" for pattern in allow_patterns)
+        return asked.append((name, revision)) or tmp_path
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for name, revision in (("hf://owner/name", None), ("hf://owner/name@v1.0", None), ("hf://owner/name", "abc123")):
+        with pytest.raises(UserError, match="is not a data2vec run or model folder"):
+            data2vec.load(name, revision=revision)
+    assert asked == [("owner/name", None), ("owner/name", "v1.0"), ("owner/name", "abc123")]
+    with pytest.raises(UserError, match="names v1; name one"):
+        data2vec.load("hf://owner/name@v1", revision="v2")
+    with pytest.raises(UserError, match="is a path; revisions are of models on the hub"):
+        data2vec.load(tmp_path, revision="v2")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_revision_of_a_dataset_reaches_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[object, ...], object]] = []
+
+    def load_dataset(*arguments: object, revision: object, **options: object) -> None:
+        asked.append((arguments, revision))
+        raise ValueError("no")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for path in ("hf://owner/name@abc", "hf://owner/name:small@refs/pr/1"):
+        with pytest.raises(UserError, match="cannot be read"):
+            open_dataset(path, "audio")
+    assert asked == [(("owner/name", None), "abc"), (("owner/name", "small"), "refs/pr/1")]

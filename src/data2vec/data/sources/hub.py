@@ -7,18 +7,25 @@ from typing import Literal
 from data2vec.errors import UserError
 
 PREFIX = "hf://"
-_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(:[\w.-]+)?")
+_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(:[\w.-]+)?(@[\w./-]+)?")
 
 
 def hub_name(text: str, kind: Literal["model", "dataset"]) -> str | None:
     """The name on the hub that is meant by "hf://owner/name", or by "owner/name" if a copy of it is in the cache; else None.
 
-    Anything else is a path, so that nothing that is mistyped is sent to the hub. A dataset may be "owner/name:config"."""
+    Anything else is a path, so that nothing that is mistyped is sent to the hub. A dataset may be "owner/name:config", and both
+    may end in "@revision" (`split_revision`)."""
     name = text.removeprefix(PREFIX)
     match = _NAME.fullmatch(name)
     if match is None or (kind == "model" and match[2]):
         return None
     return name if text.startswith(PREFIX) or _is_cached(match[1], kind) else None
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A name on the hub without its revision, and the revision: a commit, tag or branch; None if it has none."""
+    name, _, revision = name.partition("@")
+    return name, revision or None
 
 
 def no_such_path(text: str) -> UserError:

@@ -21,7 +21,7 @@ from data2vec.data.sources.formats import (
     is_example,
     with_ending,
 )
-from data2vec.data.sources.hub import hub_name, no_such_path
+from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.data.sources.library import dataset_from_table, load_library_dataset, load_saved, saved_datasets, shuffled_stream
 from data2vec.data.sources.listings import METADATA, find_listings, listing_source, path_columns, read_listing
 from data2vec.data.sources.local import list_files, media_rows
@@ -201,14 +201,15 @@ def _load_from_hub(path: str, choice: SplitChoice, streaming: bool) -> Rows:
     """A split of a dataset on the hub; if it has none of this name, the one that the name stands for."""
     from datasets import concatenate_datasets
 
-    name, _, config = str(hub_name(path, "dataset")).partition(":")
+    name, revision = split_revision(str(hub_name(path, "dataset")))
+    name, _, config = name.partition(":")
     if choice.split.lower() != ALL:
         try:
-            return load_library_dataset(path, name, config or None, split=choice.split, streaming=streaming)
+            return load_library_dataset(path, name, config or None, split=choice.split, streaming=streaming, revision=revision)
         except UserError as error:
             if "Unknown split" not in str(error):
                 raise
-    parts = load_library_dataset(path, name, config or None, streaming=streaming)
+    parts = load_library_dataset(path, name, config or None, streaming=streaming, revision=revision)
     names = list(parts)
     if (picked := pick_split(splits := _splits_of_parts(names), names, choice, path)) is None:
         raise no_split(path, choice.split, splits, names)

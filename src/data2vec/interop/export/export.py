@@ -20,6 +20,7 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from data2vec.atomic_io import sync_and_rename
+from data2vec.custom_classes import CustomClass
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export.graph import Graph, RawInputs, build_graph
@@ -53,15 +54,17 @@ class Exported:
         return "\n".join([*(f"written: {file}" for file in self.files), *lines, checked])
 
 
-def export(model: str | Path | Model, out: str | Path, tolerance: float = 1e-4) -> Exported:
+def export(
+    model: str | Path | Model, out: str | Path, tolerance: float = 1e-4, modality: CustomClass | None = None
+) -> Exported:
     """Write `model`, anything that `data2vec.load` opens, as `out`: FILE.onnx, or FILE.pt2 for `torch.export.load`.
 
     The file takes raw input in batches of any size, normalizes it, and returns the outputs of encoder and head. Before it gets
-    its name it is run and compared with the model, which computes the same inputs one by one.
+    its name it is run and compared with the model, which computes the same inputs one by one. `modality`: see `data2vec.load`.
 
     Raises UserError for another suffix, a missing library or a custom modality; RunStopped, with nothing written, when file and
     model differ by more than `tolerance`."""
-    model, out = load(model), Path(out).expanduser()
+    model, out = load(model, modality), Path(out).expanduser()
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: unknown format; the suffix must be {' or '.join(SUFFIXES)}")
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from data2vec.batch import Batch
+from data2vec.custom_classes import CustomClass
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.distributed import resolve_device
 from data2vec.errors import CorruptExample, UserError
@@ -48,14 +49,15 @@ def transcribe(
     chunk_seconds: float = CHUNK_SECONDS,
     overlap_seconds: float = OVERLAP_SECONDS,
     device: str = "auto",
+    modality: CustomClass | None = None,
 ) -> Iterator[Transcript]:
     """Transcribe recordings, one after the other.
 
     `model`: anything that `data2vec.load` opens and that was fine-tuned with CTC. `audio`: files, or other inputs as of
     `Model.features`. `decode`: greedy by default. Longer recordings are split into chunks of `chunk_seconds` that overlap by
-    `overlap_seconds` and whose outputs are joined, so only samples and outputs grow with their length. Raises UserError if the
-    model has no CTC head."""
-    loaded = load(model)
+    `overlap_seconds` and whose outputs are joined, so only samples and outputs grow with their length. `modality`: see
+    `data2vec.load`. Raises UserError if the model has no CTC head."""
+    loaded = load(model, modality)
     if not isinstance(loaded.head, CTC):
         raise UserError(f"{model}: has no speech recognition head; fine-tune it with CTC first (data2vec finetune)")
     decoder = build_decoder(CTCVocabulary(loaded.head.settings.labels), decode or DecodeSettings())

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data2vec.custom_classes import CustomClass
 from data2vec.data.cache import fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.library import data_path
@@ -73,13 +74,14 @@ def features(
     split: str = "train",
     batch: int | None = None,
     column: str | None = None,
+    modality: CustomClass | None = None,
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
     `model`: a Model, or anything that `data2vec.load` opens. `inputs`: a dataset in any form that `data.train` accepts, or a
     `datasets.Dataset` or `DatasetDict`, of which `split` is used; or a list of inputs as for `Model.features`. `out`: a
     .safetensors, .npy or .parquet file (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `column`: the
-    column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N.
+    column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N. `modality`: see `data2vec.load`.
 
     Finished shards are kept in the folder `out`.parts: the same call resumes after the last one. Inputs that cannot be
     decoded are skipped and listed.
@@ -91,29 +93,29 @@ def features(
         raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist; create it first")
-    model, torch_device = load(model), resolve_device(device)
+    model, torch_device = load(model, modality), resolve_device(device)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     changes = {"data.streaming": False, "data.split": split, "data.column": column}
-    modality = load_recipe(model.recipe, changes).build_modality()
+    reader = load_recipe(model.recipe, changes).build_modality()
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
-    rows = _rows(modality, inputs)
+    rows = _rows(reader, inputs)
     settings = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],
         "pool": pool,
-        "seconds_per_position": modality.seconds_per_position,
+        "seconds_per_position": reader.seconds_per_position,
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
         "model": _model_digest(model),
     }
     internal = {
-        "content": _content_digest(modality, rows),
+        "content": _content_digest(reader, rows),
         "split": split,
         "device": torch_device.type,
         "batch": batch_positions,
     }
     shards = ShardWriter(out.with_name(f"{out.name}.parts"), settings | internal)
     encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
-    for shard in _compute_shards(padding_invariant(encoder), modality, rows, shards.num_inputs, weights, pool, batch_positions):
+    for shard in _compute_shards(padding_invariant(encoder), reader, rows, shards.num_inputs, weights, pool, batch_positions):
         shards.add(shard)
 
     lengths, names, unreadable = shards.index()
@@ -122,7 +124,7 @@ def features(
         raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
     layer_axis = () if weights is None or layers != "all" else (len(weights),)
     shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
-    columns = metadata_columns(rows, getattr(modality, "kind", ""))
+    columns = metadata_columns(rows, getattr(reader, "kind", ""))
     metadata = settings | {"unreadable": unreadable}
     write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
     shards.remove()

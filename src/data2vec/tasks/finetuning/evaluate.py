@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.custom_classes import CustomClass
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
@@ -25,6 +26,7 @@ from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, TaskSettings
+from data2vec.run_dir import load_run_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.decoding import build_decoder
@@ -200,16 +202,18 @@ def evaluate(
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     tune: int = 0,
+    modality: CustomClass | None = None,
 ) -> Evaluation:
     """Evaluate a fine-tuned model on labelled data.
 
     `model`: a run, or anything that `data2vec.load` opens and that has a head. `data`: labelled data, as a path, or as a
     `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.valid`; of its split valid. `overrides`: of the recipe,
     such as {"objective.label": "text"}. `tune`: try this many beam search weights on this data, and use the best. The result is
-    also written to `out`, by default evaluation.json in the model's folder, if the model was given as a folder.
+    also written to `out`, by default evaluation.json in the model's folder, if the model was given as a folder. `modality`: see
+    `data2vec.load`.
 
     Raises UserError if the model has no head, or if there is no usable data."""
-    loaded = load(model)
+    loaded = load(model, modality)
     if loaded.head is None:
         raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
     recipe = _task_recipe(model, loaded)
@@ -222,12 +226,12 @@ def evaluate(
     recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data_path(data)}))
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
-    modality, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
+    reader, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
     task = recipe.task
     assert isinstance(task, TaskSettings)
-    eval_set = load_eval_set(modality, recipe.data.valid, targets_from_head(loaded.head.settings, task), task.label)
+    eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(loaded.head.settings, task), task.label)
     encoder, head = loaded.encoder.to(process.device), loaded.head.to(process.device)
-    predictions: Iterable[Prediction] = predict(encoder, head, modality, eval_set, process)
+    predictions: Iterable[Prediction] = predict(encoder, head, reader, eval_set, process)
     weights = {}
     if tune:
         predictions = list(predictions)
@@ -259,10 +263,9 @@ def _tuned_weights(
 
 def _task_recipe(where: str | Path | Model, model: Model) -> Recipe:
     """The recipe of the fine-tuning run; otherwise the model's own, with default settings for the task of its head."""
-    if not isinstance(where, Model) and (file := Path(where) / "recipe.yaml").is_file():
-        return load_recipe(
-            file, {f"data.{key}": str(value) for key, value in model.recipe.data if key == "tokenizer" and value}
-        )
+    if not isinstance(where, Model) and (Path(where) / "recipe.yaml").is_file():
+        tokenizer = {f"data.{key}": str(value) for key, value in model.recipe.data if key == "tokenizer" and value}
+        return load_run_recipe(Path(where), tokenizer)
     assert model.head is not None
     settings = model.head.settings
     task: TaskSettings = RecognitionSettings()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data2vec.custom_classes import CustomClass
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
 from data2vec.interop.load import load
@@ -81,31 +82,32 @@ def probe(
     valid: Any = None,
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
+    modality: CustomClass | None = None,
 ) -> Probe:
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
     `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, as paths, or as a `datasets.Dataset`
     or `DatasetDict`, instead of the recipe's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
     held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
-    probe.json in the model's folder if the model was given as a folder.
+    probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
     if not isinstance(model, Model):
         out = Path(model) / "probe.json" if out is None and Path(model).is_dir() else out
-        model = load(model)
+        model = load(model, modality)
     data, valid = (None if each is None else data_path(each) for each in (data, valid))
     datasets = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
     # The recipe's selection of rows is of its own data.
     other_rows: JsonDict = {f"{key}_rows": {} for key, path in datasets.items() if path is not None or data is not None}
     recipe = load_recipe(load_recipe(model.recipe, other_rows), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
-    settings, modality, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
-    train_set, valid_set = load_probe_sets(modality, settings, seed)
+    settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
+    train_set, valid_set = load_probe_sets(reader, settings, seed)
 
     process = Process(resolve_device(recipe.train.device))
     encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
-    x, train_set = pool_features(encoders, modality, train_set, process)
-    y, valid_set = pool_features(encoders, modality, valid_set, process)
+    x, train_set = pool_features(encoders, reader, train_set, process)
+    y, valid_set = pool_features(encoders, reader, valid_set, process)
     rows = []
     for layer in tqdm(range(x.shape[1]), "classifiers", unit="layer", leave=False, disable=None):
         trained, untrained = (

@@ -122,7 +122,7 @@ def token_readout(
 
     Raises UserError for a model that is not of text or has no tokenizer, and for too little text."""
     if not isinstance(model, Model):
-        out = out if out is not None else Path(model) / "token_readout.json"
+        out = Path(model) / "token_readout.json" if out is None and Path(model).is_dir() else out
         model = load(model)
     recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False})
     modality, seed = recipe.build_modality(), recipe.train.seed
