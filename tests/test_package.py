@@ -1,6 +1,7 @@
 """The package as a whole: what importing it costs, and which part may know which."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -37,11 +38,13 @@ ROOMS = (
 )
 
 
+@functools.cache
 def paths() -> dict[str, Path]:
     found = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
     return {name.removesuffix(".__init__"): path for name, path in found.items()}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in paths().items()}
 
@@ -50,7 +53,7 @@ def imports(tree: ast.AST, known: set[str], lazy: bool) -> set[str]:
     """The package's own modules that `tree` imports, without those only for type checking; `lazy`: also inside functions."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if is_for_type_checking(node):
             continue
         if isinstance(node, ast.FunctionDef) and not lazy:
             continue
@@ -62,6 +65,16 @@ def imports(tree: ast.AST, known: set[str], lazy: bool) -> set[str]:
         else:
             found |= imports(node, known, lazy)
     return found - {""}
+
+
+@functools.cache
+def imports_of(name: str, lazy: bool) -> set[str]:
+    """Those of the module of this name."""
+    return imports(modules()[name], set(modules()), lazy)
+
+
+def is_for_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def within(module: str, parts: set[str]) -> bool:
@@ -76,14 +89,13 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 @pytest.mark.parametrize("rank", range(len(ROOMS)), ids=["+".join(rooms) for rooms in ROOMS])
 def test_a_room_imports_only_rooms_before_it(rank: int) -> None:
-    known = modules()
     before = {room for rooms in ROOMS[:rank] for room in rooms}
     wrong = {
         f"{name} imports {target}"
         for room in ROOMS[rank]
-        for name, tree in known.items()
+        for name in modules()
         if within(name, {room})
-        for target in imports(tree, set(known), lazy=True)
+        for target in imports_of(name, lazy=True)
         if not within(target, before | {room})
     }
     assert not wrong
@@ -95,11 +107,10 @@ def test_every_module_is_in_a_room() -> None:
 
 
 def test_sub_packages_do_not_import_each_other_in_a_circle() -> None:
-    known = modules()
     folders = {name: ".".join(path.parent.relative_to(ROOT).parts) for name, path in paths().items()}
     graph: dict[str, set[str]] = {folder: set() for folder in folders.values()}
     for name, folder in folders.items():
-        others = {folders[target] for target in imports(known[name], set(known), lazy=True) if target in folders}
+        others = {folders[target] for target in imports_of(name, lazy=True) if target in folders}
         graph[folder] |= {other for other in others if not within(other, {folder}) and not within(folder, {other}) and other}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
@@ -122,7 +133,7 @@ def third_party_imports(tree: ast.AST) -> set[str]:
     """The top-level names of other packages that `tree` imports, in functions too, without those only for type checking."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if is_for_type_checking(node):
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
@@ -144,8 +155,7 @@ def test_the_package_declares_its_types() -> None:
 
 
 def test_imports_have_no_cycle() -> None:
-    known = modules()
-    graph = {name: imports(tree, set(known), lazy=False) for name, tree in known.items()}
+    graph = {name: imports_of(name, lazy=False) for name in modules()}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from data2vec.feature_extraction import Layers
+    from data2vec.run_dir import Run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,11 +236,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     a = arguments
     run = pretrain(a.recipe, overrides=a.overrides, out=a.out, resume=a.resume, modality=a.modality)
-    if _is_main_process():
-        print(f"model: {run.model}")
-        if run.report.exists():
-            print(f"report: {run.report}")
-        print(f"next: data2vec probe {run.folder} --data LABELLED")
+    _print_files(run, f"data2vec probe {run.folder} --data LABELLED")
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
@@ -257,11 +254,15 @@ def _finetune(arguments: argparse.Namespace) -> None:
         return
     settings = {"overrides": a.overrides, "out": a.out, "resume": a.resume, "scratch": a.scratch, "modality": a.modality}
     run = finetune(a.recipe, a.model, **settings)
+    _print_files(run, f"data2vec evaluate {run.folder}")
+
+
+def _print_files(run: "Run", next_command: str) -> None:
     if _is_main_process():
         print(f"model: {run.model}")
         if run.report.exists():
             print(f"report: {run.report}")
-        print(f"next: data2vec evaluate {run.folder}")
+        print(f"next: {next_command}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ encoder: {width: 16, layers: 2, heads: 2, ffn_width: 32}
 objective: {name: "helpers.sign_objective:Sign", mask: {kind: random, prob: 0.5}}
 data: {batch_size: 16, micro_batch_size: 8, workers: 0}
 train: {steps: 3, device: cpu, checkpoint_every: 3}
-log: {every: 1}
+log: {every: 1, report: false}
 """
 
 

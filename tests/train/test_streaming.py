@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 import data2vec
 from data2vec.errors import RunStopped
 from data2vec.run_dir import Run
-from data2vec.train import trainer
+from helpers.runs import crash_before, measured
 
-TIMINGS = ("seconds", "samples_per_second", "data_wait")
 WORK = """
 import json, sys
 import data2vec
@@ -55,27 +54,14 @@ def pretrain(out: Path, settings: dict[str, Any], resume: bool = False, **more: 
     return data2vec.pretrain("vision/v1-tiny", overrides=settings | more, out=out, resume=resume)
 
 
-def measured(run: Run) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in run.metrics]
-
-
 @pytest.fixture(scope="module")
 def whole(streamed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
     return pretrain(tmp_path_factory.mktemp("whole") / "run", streamed)
 
 
-def test_resumed_streaming_run_is_bit_equal(
-    whole: Run, streamed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = trainer.TrainStep.__call__
-
-    def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
-        return 1 / 0 if number == 6 else step(self, number, *rest, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.TrainStep, "__call__", crash)
-        with pytest.raises(ZeroDivisionError):
-            pretrain(tmp_path / "run", streamed, **{"data.workers": 2})
+def test_resumed_streaming_run_is_bit_equal(whole: Run, streamed: dict[str, Any], tmp_path: Path) -> None:
+    with crash_before(6):
+        pretrain(tmp_path / "run", streamed, **{"data.workers": 2})
     resumed = pretrain(tmp_path / "run", streamed, resume=True, **{"data.workers": 1})
     assert measured(resumed) == measured(whole)
     one, other = (load_file(run.model / "model.safetensors") for run in (whole, resumed))

@@ -14,6 +14,7 @@ import data2vec
 from data2vec.errors import UserError
 from data2vec.run_dir import Run
 from data2vec.train import trainer
+from helpers.runs import crash_before
 
 
 def pretrain(out: Path, settings: dict[str, Any], resume: bool = False, **more: Any) -> Run:
@@ -157,19 +158,12 @@ def test_tracker_with_an_unknown_name_is_refused_with_the_nearest(tiny: dict[str
         pretrain(tmp_path / "run", tiny | {"log.trackers": ["wandbe"]})
 
 
-def test_tensorboard_after_crash_and_resume_shows_each_step_once(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_after_crash_and_resume_shows_each_step_once(tiny: dict[str, Any], tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    step, settings = trainer.TrainStep.__call__, tiny | {"log.trackers": ["tensorboard"]}
+    settings = tiny | {"log.trackers": ["tensorboard"]}
 
-    def crash(self: Any, number: int, *rest: Any, **more: Any) -> Any:
-        return 1 / 0 if number == 6 else step(self, number, *rest, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.TrainStep, "__call__", crash)
-        with pytest.raises(ZeroDivisionError):
-            pretrain(tmp_path / "run", settings)
+    with crash_before(6):
+        pretrain(tmp_path / "run", settings)
     run = pretrain(tmp_path / "run", settings, resume=True)
     shown = events.EventAccumulator(str(run.folder / "tensorboard"))
     shown.Reload()

@@ -112,10 +112,10 @@ def write_text(out: Path, labelled: int = 80, heldout: int = 40, seed: int = 1) 
         order = rng.permutation(len(passages))[: labelled + heldout]
         for name, part in (("heldout", order[:heldout]), ("labelled", order[heldout:])):
             tasks[name] += [f"{' '.join(passages[i].split()[:60])}\t{chapter}" for i in part]
-    hidden = {row.partition("\t")[0] for row in tasks["heldout"]}
+    unseen = {row.partition("\t")[0] for row in tasks["heldout"]}
     (out / "train").mkdir(parents=True, exist_ok=True)
     for module, passages in _documentation().items():
-        kept = [p for p in passages if not any(passage in p for passage in hidden)]
+        kept = [p for p in passages if not any(passage in p for passage in unseen)]
         if kept:
             (out / "train" / f"{module}.txt").write_text("\n".join(kept) + "\n", encoding="utf-8")
     for name, rows in tasks.items():
