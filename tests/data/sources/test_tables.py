@@ -1,6 +1,7 @@
 """Every row and cell of a table is kept, as written."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,13 @@ def test_files_beside_the_folder_of_metadata_are_read_without_it(tmp_path: Path)
 def test_metadata_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     (tmp_path / "metadata.csv").write_text("LJ001|Printing\nLJ002|in\n")
-    with pytest.raises(UserError, match=r"has no column file_name with the paths of audio files, only LJ001|Printing"):
+    with pytest.raises(UserError, match=r"is separated by \|, as LJ Speech's, which has no header either: write it"):
+        open_dataset(str(tmp_path), "audio")
+    (tmp_path / "metadata.csv").write_text("name,words\na,Printing\n")
+    with pytest.raises(UserError, match=r"has no column file_name with the paths of audio files, only name, words"):
+        open_dataset(str(tmp_path), "audio")
+    (tmp_path / "metadata.csv").write_text("file_name,words\na,Printing\n")
+    with pytest.raises(UserError, match=r"column file_name names files without their endings, such as a; add them"):
         open_dataset(str(tmp_path), "audio")
 
 
@@ -181,3 +188,52 @@ def test_files_of_one_name_in_other_places_are_different_files(tmp_path: Path) -
         (row,) = open_dataset(str(tmp_path / "set"), "audio", split)
         assert row["audio"]["path"].endswith(f"{folder}/x.wav")
     assert len(open_dataset(str(tmp_path / "set"), "audio", "all")) == 2
+
+
+@pytest.mark.parametrize("written", ["audio/fold1/a.wav", "../audio/fold1/a.wav", "a.wav", "fold1\\a.wav"])
+def test_table_in_a_sub_folder_lists_files_of_another(tmp_path: Path, written: str, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("audio/fold1/a.wav", "audio/fold2/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "esc50.csv").write_text(f"filename,category\n{written},dog\n")
+    (row,) = open_dataset(str(tmp_path), "audio")
+    assert os.path.realpath(row["audio"]["path"]) == str(tmp_path / "audio/fold1/a.wav") and row["category"] == "dog"
+    assert "left out as meta/esc50.csv does not list them, 1 of 2 audio files: audio/fold2/b.wav" in caplog.text
+
+
+def test_table_of_files_that_are_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a/1.wav", "b/1.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "train.csv").write_text("file\n1.wav\n")  # may be either
+    assert len(open_dataset(str(tmp_path), "audio")) == 2
+    assert "train.csv is not used: it lists audio files that are not there, such as 1.wav" in caplog.text
+
+
+def test_rows_that_are_parts_of_a_recording_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_bytes(b"")
+    (tmp_path / "x.csv").write_text("path,start,text\na.wav,0,hello\na.wav,2.5,there\n")
+    with pytest.raises(
+        UserError, match=r"by column start, rows are parts of a.wav, but parts of recordings cannot be read; cut"
+    ):
+        open_dataset(str(tmp_path), "audio")
+    (tmp_path / "x.csv").write_text("path,start,text\na.wav,1,hello\nb.wav,2.5,there\nb.wav,2.5,again\n")  # cut from others
+    assert len(open_dataset(str(tmp_path), "audio")) == 3
+    assert "1 of 3 rows of x.csv name a file that another row names" in caplog.text
+
+
+def test_table_of_urls_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("url,caption\nhttps://host/a.png,A\n")
+    with pytest.raises(UserError, match=r"names files by URLs, such as https://host/a.png; download them"):
+        open_dataset(str(tmp_path / "x.csv"), "image")
+
+
+def test_text_in_place_of_a_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("It was a great movie.\nIt was not.\n")
+    with pytest.raises(UserError, match=r"seems to have no header, as its first line has 'It was a great movie.': add one"):
+        open_dataset(str(tmp_path / "x.csv"), "text")
+    assert open_dataset(str(tmp_path / "x.csv"), "text", column="It was a great movie.")["text"][:] == ["It was not."]
+    (tmp_path / "x.csv").write_text("Customer complaint narrative\nIt was not.\n")
+    assert open_dataset(str(tmp_path / "x.csv"), "text")["text"][:] == ["It was not."]

@@ -1,6 +1,7 @@
 """Tables that list files: metadata.csv beside them, or any table with a column of paths, such as Common Voice's or NeMo's."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,21 @@ from data2vec.errors import UserError, get_logger
 
 log = get_logger(__name__)
 
+BEGINNINGS = (
+    "start",
+    "begin",
+    "onset",
+    "start_time",
+    "begin_time",
+    "start_seconds",
+    "start_s",
+    "start_sec",
+    "start_ms",
+    "from",
+)
+"""Columns that say where in a recording a row begins."""
+TABLES_OF_FOLDER = 100
+"""How many tables of a folder are looked at."""
 METADATA = tuple(f"metadata{ending}" for ending in TABLES)
 """The names of tables that list the files of their folder and of those below it."""
 
@@ -31,40 +47,70 @@ class Listing:
     """Its columns, with the files in column `kind`."""
     files: list[str]
     """The path of each row's file."""
-
-    @property
-    def covers(self) -> str:
-        """The start of the relative paths of all files that it should list."""
-        folder = self.name.rpartition("/")[0]
-        return f"{folder}/" if folder else ""
+    covers: str
+    """The start of the relative paths of all files that it should list."""
 
     @property
     def prefix(self) -> str:
         """What precedes the path of a file that this table lists, so that the table can be asked for as a split by its name."""
-        is_metadata = self.name.rpartition("/")[2].lower() in METADATA
-        return "" if is_metadata or not self.name else f"{PurePosixPath(self.name).with_suffix('')}/"
+        return "" if _is_metadata(self.name) or not self.name else f"{PurePosixPath(self.name).with_suffix('')}/"
 
 
 def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: str | None) -> list[Listing]:
-    """The tables among `files` (relative paths) that list files of this kind: metadata tables in any folder, and other tables
-    directly in `root` whose files are there; for texts only the former.
+    """The tables among `files` (relative paths) that list files of this kind: metadata tables, and other tables whose files are
+    there; for texts only the former.
 
     Raises UserError for a metadata table without a column of files."""
     found = []
-    for name in with_ending(files, (*TABLES, *MANIFESTS)):
-        is_metadata = name.rpartition("/")[2].lower() in METADATA
-        if is_metadata or (kind != "text" and "/" not in name):
-            columns = path_columns(root / name, kind)
-            if is_metadata and not columns and not any(other in FILE_COLUMNS for other in first_values(root / name)):
-                raise UserError(
-                    f"{root / name} has no column file_name with the paths of {kind} files, only "
-                    f"{', '.join(first_values(root / name))}; add it, or rename or remove the table"
-                )
-            if columns and (is_metadata or column is None or column in columns):
-                listing = read_listing(root / name, columns, kind, column, name)
-                if is_metadata or any(map(os.path.exists, listing.files[:TRIED_PATHS])):
-                    found.append(listing)
+    media = with_ending(files, MEDIA[kind])
+    for name in _candidates(files, kind):
+        is_metadata = _is_metadata(name)
+        columns = path_columns(root / name, kind)
+        if is_metadata and not columns:
+            _refuse_without_files(root, name, media, kind)
+        if columns and (is_metadata or column is None or column in columns):
+            listing = read_listing(root / name, columns, kind, column, name, root, media)
+            if is_metadata or any(map(os.path.exists, listing.files[:TRIED_PATHS])):
+                found.append(listing)
+            else:
+                message = "%s: %s is not used: it lists %s files that are not there, such as %s"
+                log.warning(message, root, name, kind, _relative(listing.files[0], root))
     return found
+
+
+def _candidates(files: Sequence[str], kind: SignalKind) -> list[str]:
+    """The tables that may list files; of folders with very many, such as one for each file, only the metadata."""
+    tables = with_ending(files, (*TABLES, *MANIFESTS))
+    of_folder = Counter(name.rpartition("/")[0] for name in tables)
+    return [
+        name
+        for name in tables
+        if _is_metadata(name) or (kind != "text" and of_folder[name.rpartition("/")[0]] <= TABLES_OF_FOLDER)
+    ]
+
+
+def _is_metadata(name: str) -> bool:
+    return name.rpartition("/")[2].lower() in METADATA
+
+
+def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: SignalKind) -> None:
+    """Raise UserError for a metadata table without a column of files, or with one of names without endings."""
+    first = first_values(root / name)
+    if any("|" in column for column in first):
+        raise UserError(
+            f"{root / name} is separated by |, as LJ Speech's, which has no header either: write it as csv with a header "
+            "such as file_name,transcript, or rename or remove it"
+        )
+    path_column = next((column for column in FILE_COLUMNS if column in first), None)
+    if path_column is None:
+        raise UserError(
+            f"{root / name} has no column file_name with the paths of {kind} files, only {', '.join(first)}; add it, or rename "
+            "or remove the table"
+        )
+    folder = name.rpartition("/")[0]
+    stems = {os.path.splitext(os.path.relpath(file, folder or "."))[0] for file in media}
+    if without := next((value for value in first[path_column] if value in stems), None):
+        raise UserError(f"{root / name}: column {path_column} names files without their endings, such as {without}; add them")
 
 
 def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
@@ -73,30 +119,86 @@ def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
     return {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
 
 
-def read_listing(path: Path, columns: Mapping[str, str], kind: SignalKind, column: str | None, name: str) -> Listing:
-    """A table of files. Relative paths are relative to the folder of the table, or to a folder clips in it.
+def read_listing(
+    path: Path,
+    columns: Mapping[str, str],
+    kind: SignalKind,
+    column: str | None,
+    name: str,
+    root: Path | None = None,
+    media: Sequence[str] = (),
+) -> Listing:
+    """A table of files. Relative paths are relative to the folder of the table, or to a folder clips in it; if they are not
+    there, to a folder above it, up to `root`, or to any folder below it, if only one of the files `media` in it is meant.
 
-    `columns`: the `path_columns`. Raises UserError if several of them can be it, and for rows without a file."""
+    `columns`: the `path_columns`. Raises UserError if several of them can be it, for rows without a file or with a URL, and if
+    rows are parts of recordings."""
     chosen = find_column(columns, kind, column, str(path), first_values(path))
     table = read_table(path)
     values = table[chosen].to_pylist()
     if missing := [number for number, value in enumerate(values) if not value]:
         raise UserError(f"{path}: row {missing[0] + 1} has no {chosen}{_more(missing)}; fill it in, or remove the row")
+    if url := next((value for value in values if "://" in value), None):
+        raise UserError(f"{path} names files by URLs, such as {url}; download them")
+    _refuse_parts(path, table, values)
+    if any("\\" in value for value in values) and not any((path.parent / value).exists() for value in values[:TRIED_PATHS]):
+        values = [value.replace("\\", "/") for value in values]
+    files, is_elsewhere = _find_files(path.parent, values, root, media)
+    folder = name.rpartition("/")[0]
+    others = rename_column(table.drop_columns([chosen]), kind)
+    signals = signal_table(files, kind)[kind]
+    return Listing(name, others.add_column(0, kind, signals), files, f"{folder}/" if folder and not is_elsewhere else "")
+
+
+def _find_files(folder: Path, values: Sequence[str], root: Path | None, media: Sequence[str]) -> tuple[list[str], bool]:
+    """The files that a table in `folder` lists as `values`; and whether they are outside of it."""
+    tried = values[:TRIED_PATHS]
+    above = [] if root is None else [parent for parent in folder.parents if parent.is_relative_to(root)]
+    for base in (base_folder(folder, tried), *above):
+        if any((base / value).exists() for value in tried):
+            return [str(base / value) for value in values], base in above or any(value.startswith("..") for value in tried)
+    by_name: dict[str, list[str]] = {}
+    for file in media:
+        by_name.setdefault(file.rpartition("/")[2], []).append(file)
+    found = []
+    for value in values:
+        same = [file for file in by_name.get(value.rpartition("/")[2], ()) if f"/{file}".endswith(f"/{value}")]
+        found.append(same[0] if len(same) == 1 else None)
+    if root is None or None in found:
+        return [str(folder / value) for value in values], False
+    return [str(root / file) for file in found if file is not None], True
+
+
+def _refuse_parts(path: Path, table: ArrowTable, values: Sequence[str]) -> None:
+    """Raise UserError if rows are parts of recordings: with an offset, or several of one file that begin at other times."""
     if "offset" in table.column_names and any(map(_is_offset, table["offset"].to_pylist())):
         raise UserError(
             f"{path}: column offset is not 0 in all rows, but parts of recordings cannot be read; cut the recordings"
         )
-    base = base_folder(path.parent, values[:TRIED_PATHS])
-    files = [str(base / value) for value in values]
-    others = rename_column(table.drop_columns([chosen]), kind)
-    return Listing(name, others.add_column(0, kind, signal_table(files, kind)[kind]), files)
+    for name in table.column_names:
+        if name.lower() in BEGINNINGS:
+            first: dict[str, Any] = {}
+            for value, begin in zip(values, table[name].to_pylist(), strict=True):
+                if first.setdefault(value, begin) != begin:
+                    raise UserError(
+                        f"{path}: by column {name}, rows are parts of {value}, but parts of recordings cannot be read; cut the "
+                        "recordings, or remove the column"
+                    )
 
 
-def listing_source(where: str, root: Path, listings: Sequence[Listing], files: Sequence[str], kind: SignalKind) -> Source:
+def listing_source(
+    where: str,
+    root: Path,
+    listings: Sequence[Listing],
+    files: Sequence[str],
+    kind: SignalKind,
+    of_lists: Mapping[str, SplitName] | None = None,
+) -> Source:
     """The rows of tables that list files.
 
     `files`: the relative paths of all files of this kind; those in the folder of a table that does not list them are left out.
-    A row belongs to the split that its table is named by, or else its file. Raises UserError if a file is listed for two."""
+    `of_lists`: the splits of files by `splits_of_lists`. A row belongs to the split that its table is named by, or else its
+    file. Raises UserError if a file is listed for two."""
     tables = [listing for listing in listings for _ in listing.files]
     paths = [os.path.normpath(path) for listing in listings for path in listing.files]
     of_rows = [_relative(path, root) for path in paths]
@@ -107,7 +209,10 @@ def listing_source(where: str, root: Path, listings: Sequence[Listing], files: S
         [listing.table for listing in listings] + [signal_table([str(root / file) for file in loose], kind)] * bool(loose),
         [listing.name for listing in listings],
     )
-    splits = name_splits([*of_rows, *loose, *unlisted], is_example, where)
+    every = [*of_rows, *loose, *unlisted]
+    splits = [
+        (of_lists or {}).get(file, split) for file, split in zip(every, name_splits(every, is_example, where), strict=True)
+    ]
     of_table = name_splits([listing.name for listing in listings], is_example, where)
     split_of_table = {listing.name: split for listing, split in zip(listings, of_table, strict=True)}
     first: dict[str, SplitName] = {}
@@ -134,6 +239,11 @@ def listing_source(where: str, root: Path, listings: Sequence[Listing], files: S
         if left_out:
             message = "%s: left out as %s does not list them, %d of %d %s files: %s"
             log.warning(message, where, which, len(left_out), len(indices), kind, listed(left_out))
+        listed_files = [paths[index] for index in taken if index < len(tables)]
+        if again := len(listed_files) - len(
+            {*zip(listed_files, (tables[i].name for i in taken if i < len(tables)), strict=True)}
+        ):
+            log.warning("%s: %d of %d rows of %s name a file that another row names", where, again, len(listed_files), which)
         if len(listings) > 1 or loose:
             first_table: dict[str, str] = {}
             once = [

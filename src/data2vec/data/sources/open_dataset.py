@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from data2vec.data.sources.local import list_files, media_rows
 from data2vec.data.sources.remote import list_remote_files
 from data2vec.data.sources.shards import Request, read_shards
 from data2vec.data.sources.signals import to_signals
+from data2vec.data.sources.split_lists import splits_of_lists
 from data2vec.data.sources.splits import (
     ALL,
     SPLITS,
@@ -43,6 +45,7 @@ from data2vec.data.sources.splits import (
     split_of_name,
     split_of_value,
 )
+from data2vec.data.sources.tables import PEEKED_ROWS
 from data2vec.errors import UserError, get_logger
 
 log = get_logger(__name__)
@@ -125,13 +128,17 @@ def _folder_source(request: Request, root: Path) -> Source:
     readable = [name for name in readable if name.rpartition("/")[2].lower() not in METADATA]
     if listings := find_listings(root, files, kind, request.column):
         media = with_ending(readable, MEDIA[kind])
-        source = listing_source(request.where, root, listings, media, kind)
+        source = listing_source(request.where, root, listings, media, kind, _splits_of_lists(root, files, media, kind))
         if others := sorted({*readable} - {*media} - {listing.name for listing in listings}):
             _warn_left_out(request, others, f"tables that list files ({listed(listing.name for listing in listings)})")
         return _streamed(source) if request.streaming else source
     if not readable:
         raise _nothing_found(request, formats_for(kind), files)
     splits = dict(zip(readable, name_splits(readable, is_example, request.where), strict=True))
+    for name, split in _splits_of_lists(root, files, with_ending(readable, MEDIA[kind]), kind).items():
+        if (other := splits[name]) is not None and other.split != split.split:
+            raise UserError(f"{request.where}: {split.name} lists {name}, which belongs to {other.name}; correct the list")
+        splits[name] = split
     is_divided = None not in splits.values() or any(split is not None and split.split == TRAIN for split in splits.values())
 
     def read(indices: list[int], choice: SplitChoice) -> Rows:
@@ -141,6 +148,11 @@ def _folder_source(request: Request, root: Path) -> Source:
         return _read_media(request, root, names, [splits[name] if is_divided else None for name in names])
 
     return Source(request.where, readable, list(splits.values()), read)
+
+
+def _splits_of_lists(root: Path, files: Sequence[str], media: Sequence[str], kind: SignalKind) -> dict[str, SplitName]:
+    """As `splits_of_lists`; texts have no lists, as a list is a text itself."""
+    return {} if kind == "text" else splits_of_lists(root, files, media)
 
 
 def _file_source(request: Request, path: Path) -> Source:
@@ -299,6 +311,10 @@ def _pick_by_column(rows: Rows, choice: SplitChoice, where: str, keep_unnamed: b
         return None if picked is None else rows if len(picked) == len(rows) else rows.select(picked), counts
     if (names := _split_classes(rows)) is None or choice.split.lower() == ALL:
         return None, {}
+    if not keep_unnamed:  # as in an indexed dataset, rows without a split belong to none if others have one
+        first = islice(rows.select_columns("split"), PEEKED_ROWS)
+        keep_unnamed = all(split_of_value(label_value(row["split"], names or None)) is None for row in first)
+        keep_unnamed = keep_unnamed and choice.split == choice.whole
     is_in_split = partial(_is_in_split, names=names or None, choice=choice, keep_unnamed=keep_unnamed)
     return rows.filter(is_in_split, input_columns="split"), {}
 
@@ -306,5 +322,5 @@ def _pick_by_column(rows: Rows, choice: SplitChoice, where: str, keep_unnamed: b
 def _is_in_split(value: Any, names: list[str] | None, choice: SplitChoice, keep_unnamed: bool) -> bool:
     value = label_value(value, names)
     if value is None:
-        return keep_unnamed or choice.split == choice.whole
+        return keep_unnamed
     return choice.includes(split_of_value(value)) or str(value).lower() == choice.split.lower()

@@ -23,6 +23,7 @@ from data2vec.data.sources.tables import (
     read_json_lines,
     read_table,
     record_columns,
+    refuse_text_as_header,
     rename_column,
     stream_json_lines,
 )
@@ -64,7 +65,10 @@ def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str]
             return dataset_from_generator(where, stream_json_lines, features, True, label=label, **arguments)
         rows = dataset_from_generator(where, read_json_lines, _features({**signal, "fields": "string"}), False, **arguments)
         return _with_fields(rows, kind)
-    table = to_signals(dataset_from_table(_read_tables([Path(file) for file in files])), kind, column, where)
+    table = dataset_from_table(_read_tables([Path(file) for file in files]))
+    if column is None:
+        refuse_text_as_header(table.column_names, Path(files[0]))
+    table = to_signals(table, kind, column, where)
     return shuffled_stream(table) if streaming else table
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from data2vec.data.dataset import Row
-from data2vec.data.sources.columns import NoSignal, find_column
+from data2vec.data.sources.columns import KNOWN_COLUMNS, NoSignal, find_column
 from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET
 from data2vec.data.sources.remote import open_binary
 from data2vec.errors import UserError
@@ -20,6 +20,8 @@ ArrowTable = Any
 """A `pyarrow.Table`; the library has no type stubs."""
 PEEKED_ROWS = 1000
 """Rows in which the column of the signal is looked for."""
+LONGEST_NAME = 4
+"""The words of a column's name at most; more are a text."""
 FIRST_LINE_BYTES = 2**16
 """A longer first line of a .json file is no line of a table."""
 
@@ -155,6 +157,17 @@ def _read_text_table(path: Path) -> ArrowTable:
         row = invalid[0]
         raise UserError(f"{path}, row {row.number}: {row.actual_columns} fields, but the header has {row.expected_columns}")
     return table
+
+
+def refuse_text_as_header(names: Sequence[str], path: Path) -> None:
+    """Raise UserError if the first line of a text table seems to be a text, and no column has a known name."""
+    if {*names} & {*KNOWN_COLUMNS["text"]}:
+        return
+    if text := next((name for name in names if len(name.split()) > LONGEST_NAME or name.rstrip().endswith((".", "!"))), None):
+        raise UserError(
+            f"{path} seems to have no header, as its first line has {text[:50]!r}: add one that names the columns, such as "
+            "text,label; or name the column with the text by data.column, if this line is the header"
+        )
 
 
 @contextmanager
