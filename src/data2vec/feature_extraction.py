@@ -16,11 +16,13 @@ from torch import Tensor
 
 from data2vec.batch import Batch
 from data2vec.data.bucketing import pad_by_length
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.modalities.base import Modality
 from data2vec.modalities.chunking import Chunk
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import Head, head_input, mean_pool
+
+log = get_logger(__name__)
 
 Layers = Literal["last", "all", "mean"] | int | Sequence[float]
 """The encoder's output, after its final norm if it has one ("last"); the output of every block ("all") or their mean ("mean");
@@ -161,6 +163,10 @@ def extract_features(
 
     The encoder must keep padding from changing the output (`data2vec.nn.encoder.padding_invariant`)."""
     results: list[Any] = [None] * len(items)
+    most = getattr(getattr(modality, "data", None), "block_size", None)  # of text
+    if full := sum(len(item) == most for item in items if isinstance(item, Tensor) and most is not None):
+        message = "features: %d of %d texts have %d tokens, the most that the model takes; what is longer is cut"
+        log.warning(message, full, len(items), most)
     for rows, part in collate_by_length(modality, items, max_positions(next(encoder.parameters()).device, batch)):
         chunks = encode_chunks(encoder, partial(batch_features, encoder, layers=layers), part, modality.chunks(part))
         lengths = [num_positions(modality, items[index]) for index in rows]

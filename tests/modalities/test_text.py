@@ -203,3 +203,14 @@ def test_groups_of_convolutional_positions_must_divide_the_width():
     text = Text(TextSettings(vocab_size=300, positions="conv", position_groups=7), TextData())
     with pytest.raises(UserError, match=r"modality.position_groups: 7 does not divide encoder.width, 16"):
         text.build_position_encoder(16, 2, 0)
+
+
+def test_texts_that_are_cut_are_named_with_their_tokens():
+    tokenizer = train_tokenizer(SENTENCES, 300)
+    short, long = "the cat", "the cat saw the tree " * 8
+    tokens = len(encode_texts(tokenizer, [long])[0])
+    rows = [{"text": text, "label": "x", "more": "the dog"} for text in (short, long, None)]
+    assert LabelledTexts(rows, SMALL, 300, tokenizer).cut(np.arange(3)) == [f"example 1: {tokens} tokens"]
+    pairs = LabelledTexts(rows, SMALL.model_copy(update={"second": "more"}), 300, tokenizer)
+    assert pairs.cut(np.arange(2)) == [f"example 1: {tokens + len(encode_texts(tokenizer, ['the dog'])[0])} tokens"]
+    assert len(pairs.load(1)) == SMALL.block_size

@@ -106,6 +106,10 @@ class ExampleDataset(ABC):
         """The value of `column` for this example. Raises UserError when there is no such column."""
         raise UserError(f"these examples have no column {column!r}")
 
+    def cut(self, indices: np.ndarray) -> list[str]:
+        """ "name: size" of those of the examples that are longer than the model takes, and lose their end."""
+        return []
+
     def __len__(self) -> int:
         return len(self.costs)
 

@@ -181,6 +181,22 @@ class LabelledTexts(ExampleDataset):
         first = first[: max(room - len(second), min(len(first), (room + 1) // 2))]
         return torch.tensor([START, *first, END, END, *second[: room - len(first)], END])
 
+    def cut(self, indices: np.ndarray) -> list[str]:
+        room = self.block_size - (2 if self.second is None else 4)
+        found = []
+        for index in map(int, indices):
+            row = self.rows[index]
+            try:
+                texts = ["".join(read_text(row)), *([] if self.second is None else [str(row[self.second] or "")])]
+                if sum(len(text.encode()) for text in texts) <= room:  # a token has at least one byte
+                    continue
+                tokens = sum(map(len, encode_texts(self.tokenizer, texts)))
+            except (CorruptExample, ValueError):  # skipped and counted when it is loaded
+                continue
+            if tokens > room:
+                found.append(f"example {index}: {tokens} tokens")
+        return found
+
     def label(self, index: int, column: str) -> Any:
         return column_value(self.rows, int(index), column)
 

@@ -34,6 +34,7 @@ from data2vec.tasks.finetuning.labels import (
     encode_labels,
     read_labels,
     targets_from_labels,
+    warn_cut,
     warn_long_transcripts,
 )
 from data2vec.tasks.finetuning.supervised import SupervisedObjective
@@ -105,6 +106,8 @@ class FinetuneTask:
             targets.head = targets.head.model_copy(update={"weighted_layers": recipe.encoder.layers})
         self.targets = targets
         indices, labels = encode_labels(values, self.targets, where)
+        if process.rank == 0:
+            warn_cut(examples, indices, where)
         if task.name == "ctc":
             positions = np.floor(examples.costs[indices] / (modality.seconds_per_position or 1) + 1e-6)
             warn_long_transcripts(indices, labels, positions, where)

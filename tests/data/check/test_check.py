@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import soundfile
+from datasets import Dataset
 from PIL import Image
 
 import data2vec
@@ -491,3 +492,12 @@ def test_lists_of_files_and_transcripts_are_read(tmp_path, clips):
     found = check(folder, workers=0)
     assert only(found).examples == 1 and found.other_files == "1 .tsv"
     assert only(check(folder / "train_manifest.json", workers=0)).examples == 1
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_splits_in_a_column_are_counted(tmp_path, ending):
+    rows = Dataset.from_dict({"text": ["one", "two", "three"], "split": ["train", "dev", "train"]})
+    path = tmp_path / f"a.{ending}"
+    {"jsonl": rows.to_json, "parquet": rows.to_parquet, "csv": rows.to_csv}[ending](str(path))
+    found = check(str(path), workers=0)
+    assert found.parts[0].splits == {"dev": 1, "train": 2} and found.parts[0].examples == 2

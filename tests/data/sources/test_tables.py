@@ -237,3 +237,9 @@ def test_text_in_place_of_a_header_is_refused(tmp_path: Path) -> None:
     assert open_dataset(str(tmp_path / "x.csv"), "text", column="It was a great movie.")["text"][:] == ["It was not."]
     (tmp_path / "x.csv").write_text("Customer complaint narrative\nIt was not.\n")
     assert open_dataset(str(tmp_path / "x.csv"), "text")["text"][:] == ["It was not."]
+
+
+def test_single_labels_among_lists_are_lists_of_one(tmp_path: Path) -> None:
+    lines = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": "y"}, {"text": "c", "label": []}, {"text": "d"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert open_dataset(str(tmp_path), "text")["label"][:] == [["x", "y"], ["y"], [], None]

@@ -125,3 +125,21 @@ def test_too_long_transcripts_are_logged(caplog: pytest.LogCaptureFixture) -> No
     warn_long_transcripts(np.array([5, 6, 8, 9]), encoded, np.array([3, 3, 4, 0]), "train")
     assert "train: 2 of 4 transcripts are too long for their audio" in caplog.text
     assert "example 6: 4 positions needed, 3 given; example 8: 5 positions needed, 4 given" in caplog.text
+
+
+def test_list_that_is_written_as_text_is_a_list() -> None:
+    assert split_labels("['x', 'y z']") == split_labels('["x", "y z"]') == ["x", "y z"]
+    assert split_labels("[]") == [] and split_labels("[1, 2]") == ["1", "2"]
+    for wrong in ("[x, y]", "[['x']]"):
+        with pytest.raises(UserError, match=r"is no list of labels; write \['a', 'b'\] or a\|b"):
+            split_labels(wrong)
+
+
+def test_classes_that_are_probably_one_or_none_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    names = [" cat", "cat", "Dog", "dog", "NaN", "\u00e9", "e\u0301"]
+    found = targets_from_labels(names, ClassificationSettings())
+    assert len(found.head.labels) == 7
+    assert "stay different: ' cat' and 'cat'; 'Dog' and 'dog'" in caplog.text and "'NaN' is a class; where" in caplog.text
+    caplog.clear()
+    targets_from_labels(["cat", "dog", "1", "01"], ClassificationSettings())
+    assert not caplog.text

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -35,7 +36,7 @@ from data2vec.data.sources.listings import path_columns
 from data2vec.data.sources.local import list_files
 from data2vec.data.sources.open_dataset import read_dataset
 from data2vec.data.sources.shards import Request
-from data2vec.data.sources.splits import TRAIN, NoSplit, SplitChoice
+from data2vec.data.sources.splits import ALL, TRAIN, NoSplit, SplitChoice, count_splits, split_of_value
 from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data2vec.errors import CorruptExample, UserError
@@ -152,6 +153,7 @@ def _other_files(files: list[str], kinds: list[SignalKind]) -> str | None:
 def _check_kind(request: Request, choice: SplitChoice, tokenizer: Tokenizer | None, workers: int) -> KindReport:
     kind, label = request.kind, request.label
     rows, splits = read_dataset(request, choice)
+    splits = splits or _splits_of_stream(request)
     if label != "label" and label not in rows.features:
         raise UserError(f"label: there is no column {label!r} in the data, only {', '.join(rows.features)}")
     token_counter = None
@@ -177,6 +179,22 @@ def _check_kind(request: Request, choice: SplitChoice, tokenizer: Tokenizer | No
                 aggregate.add(found)
                 bar.update(len(found))
         return aggregate.report(token_counter, first, splits)
+
+
+def _splits_of_stream(request: Request) -> dict[str, int]:
+    """The number of rows of a local stream by the word for a split in their column `split`; empty if there are none."""
+    if not request.streaming or "://" in request.where or request.where.lower().endswith(ARCHIVES):
+        return {}
+    rows, _ = read_dataset(request, SplitChoice(ALL))
+    if hasattr(rows, "__len__") or "split" not in rows.features or "key" in rows.features:
+        return {}
+    names = class_names(rows.features["split"])
+    try:
+        values = (label_value(row["split"], names) for row in rows.select_columns("split"))
+        found = Counter(split_of_value(value) for value in values if value is not None)
+    except (UserError, OSError):  # the check itself reports a damaged shard
+        return {}
+    return {} if None in found else count_splits(found.elements())
 
 
 def _preview(name: str, row: Row | str, kind: SignalKind) -> str:

@@ -266,8 +266,8 @@ def stream_fields(fields: str, label: str) -> Row:
 def record_columns(records: Iterable[Mapping[str, Any]]) -> ArrowTable:
     """A table of all keys of the records, null where a record has none.
 
-    Numbers, text, booleans, and lists of these keep their type; a column of several types is text as written in JSON, and
-    objects are, too."""
+    Numbers, text, booleans, and lists of these keep their type; beside lists, single values are lists of one; a column of
+    several other types is text as written in JSON, and objects are, too."""
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {}
@@ -287,7 +287,9 @@ def _array(values: list[Any]) -> Any:
 
     present = [value for value in values if value is not None]
     types = {type(value) for value in present}
-    if types == {list}:
+    if list in types and types <= {list, str, int, float, bool}:  # a single label may be written without a list
+        values = [value if value is None or isinstance(value, list) else [value] for value in values]
+        present = [value for value in values if value is not None]
         ends = np.cumsum([0, *(len(value or ()) for value in values)])
         offsets = pa.array(ends, pa.int64(), mask=np.array([*(value is None for value in values), False]))
         return pa.LargeListArray.from_arrays(offsets, _array([item for value in present for item in value]))

@@ -34,7 +34,7 @@ from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.tune import tune_weights
 from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
 from data2vec.tasks.eval_batches import read_batches
-from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head
+from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head, warn_cut
 from data2vec.tasks.finetuning.verdict import explain_scores
 from data2vec.tasks.metrics import SCORES, Scores, chance_scores, error_rates
 
@@ -73,6 +73,7 @@ def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, 
             log.warning("%s: %s; they count as errors", where, unspelled)
         return EvalSet(examples, np.array(indices), texts, len(values) - len(indices))
     encoded_indices, labels = encode_labels(values, targets, where)
+    warn_cut(examples, encoded_indices, where)
     return EvalSet(examples, encoded_indices, labels, len(values) - len(labels))
 
 

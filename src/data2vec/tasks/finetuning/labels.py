@@ -1,5 +1,7 @@
 """Labels of a dataset, encoded as the targets of a head."""
 
+import ast
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from data2vec.tasks.asr.vocabulary import CTCVocabulary
 log = get_logger(__name__)
 SHOWN = 5
 """How many examples a message names."""
+NAMES_OF_NONE = ("nan", "null", "none", "n/a", "na", "<na>", "nil")
+"""What programs write for a missing value."""
 MAX_LETTERS = 20
 """How many characters a message names."""
 
@@ -142,6 +146,7 @@ def targets_from_labels(
             f"objective.label: every example has the {settings.label} {', '.join(names) or 'of no class'!r}; classification "
             "needs at least two classes"
         )
+    _warn_odd_names(sorted(names))
     return Classes(sorted(names, key=_natural), settings)
 
 
@@ -213,11 +218,47 @@ def balancing_repeats(labels: Sequence[Any]) -> np.ndarray:
 
 
 def split_labels(value: object) -> list[str]:
-    """The labels in a cell that may hold several: a list, or names separated by | , or ;"""
+    """The labels in a cell that may hold several: a list, also as text in JSON or Python, or names separated by | , or ;
+
+    Raises UserError for a text in brackets that is no list of labels."""
     if isinstance(value, list | tuple):
         return [str(each) for each in value]
-    text = str(value).replace(";", "|").replace(",", "|")
+    text = str(value).strip()
+    if text.startswith("[") and text.endswith("]"):
+        return [str(each) for each in _written_list(text)]
+    text = text.replace(";", "|").replace(",", "|")
     return [part.strip() for part in text.split("|") if part.strip()]
+
+
+def _written_list(text: str) -> list[Any]:
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, str | int | float) for each in found):
+        raise UserError(f"objective.label: {text[:50]!r} is no list of labels; write ['a', 'b'] or a|b")
+    return found
+
+
+def _warn_odd_names(names: Sequence[str]) -> None:
+    """Warn about classes that are probably one, or none."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    if several := [group for group in alike.values() if len(group) > 1]:
+        log.warning(
+            "classes that differ only in case, spaces or Unicode form stay different: %s",
+            "; ".join(" and ".join(map(repr, group)) for group in several[:SHOWN]),
+        )
+    if missing := [name for name in names if name.strip().casefold() in NAMES_OF_NONE]:
+        log.warning("%s is a class; where it means a missing label, leave the cell empty", ", ".join(map(repr, missing)))
+
+
+def warn_cut(examples: ExampleDataset, indices: np.ndarray, where: str) -> None:
+    """Warn about examples that are longer than the model takes."""
+    if cut := examples.cut(indices):
+        message = "%s: %d of %d examples are cut, as they are longer than data.block_size (%s)"
+        log.warning(message, where, len(cut), len(indices), "; ".join(cut[:SHOWN]))
 
 
 def _classifier(names: Sequence[str], settings: ClassificationSettings) -> ClassifierSettings:
