@@ -24,12 +24,11 @@ from data2vec.data.sources.formats import (
 )
 from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.data.sources.library import dataset_from_table, load_library_dataset, load_saved, saved_datasets, shuffled_stream
-from data2vec.data.sources.listings import METADATA, find_listings, listing_source, path_columns, read_listing
+from data2vec.data.sources.listings import METADATA, find_listings, listing_source, path_columns, read_listing, splits_of_lists
 from data2vec.data.sources.local import list_files, media_rows
 from data2vec.data.sources.remote import list_remote_files
 from data2vec.data.sources.shards import Request, read_shards
 from data2vec.data.sources.signals import to_signals
-from data2vec.data.sources.split_lists import splits_of_lists
 from data2vec.data.sources.splits import (
     ALL,
     SPLITS,
