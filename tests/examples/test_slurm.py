@@ -100,7 +100,7 @@ def test_signalled_job_is_requeued_and_resumes(tmp_path: Path, pictures: Path, f
     assert "interrupted; checkpoint saved at step" in log.read_text()
     assert requeued.read_text() == "requeue 7\n"
     reached = run.metrics[-1]["step"]
-    second = subprocess.run(job(reached + 2), env=environment, capture_output=True, text=True, timeout=100)
+    second = subprocess.run(job(reached + 2), env=environment, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr
     assert [line["step"] for line in run.metrics] == list(range(1, reached + 3))
     assert requeued.read_text() == "requeue 7\n"

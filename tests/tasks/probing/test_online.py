@@ -238,7 +238,7 @@ def test_two_sharded_processes_find_the_scores_of_one(tiny: dict[str, Any], tmp_
         [*command, str(tmp_path / "work.py"), str(tmp_path / "recipe.yaml"), str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
