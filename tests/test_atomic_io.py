@@ -1,11 +1,14 @@
 """Files and folders are complete or absent."""
 
+import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data2vec.atomic_io import atomic_dir, atomic_write, merge_dir
+from data2vec.atomic_io import atomic_dir, atomic_write, merge_dir, write_json, write_text
 from data2vec.errors import UserError
 
 
@@ -31,6 +34,31 @@ def test_atomic_write_with_an_error_keeps_the_old_file(tmp_path: Path) -> None:
         interrupted_write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_json_writes_any_text_as_it_is(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {"label": "naïve", "score": 0.5})
+    text = (tmp_path / "file.json").read_text("utf-8")
+    assert json.loads(text) == {"label": "naïve", "score": 0.5}
+    assert "naïve" in text
+
+
+def test_write_text_to_a_link_replaces_the_file_that_it_points_to(tmp_path: Path) -> None:
+    file, link = tmp_path / "file.txt", tmp_path / "link.txt"
+    link.symlink_to(file)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"
+
+
+def test_write_text_to_a_pipe_writes_into_it(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "text")
+    reader.join()
+    assert (read, pipe.is_fifo()) == (["text"], True)
 
 
 def test_atomic_dir_replaces_the_folder_when_the_block_ends(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ to a path; a second one is refused.
 """
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from data2vec.errors import UserError
 
@@ -18,16 +20,32 @@ from data2vec.errors import UserError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path for the content of the file `path`, which it replaces when the block ends without an error.
 
-    Raises UserError when `path` is a folder, or another process is writing it."""
+    What cannot be replaced, such as a pipe or /dev/stdout, is yielded itself; a link stays one. Raises UserError when `path`
+    is a folder, or another process is writing it."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; choose the name of a file")
-    tmp = temporary_path(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = path.resolve()
+    tmp = temporary_path(target)
     with _only_writer(tmp, path, folder=False):
         try:
             yield tmp
-            sync_and_rename(tmp, path)
+            sync_and_rename(tmp, target)
         finally:
             tmp.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 text atomically."""
+    with atomic_write(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON atomically, indented."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

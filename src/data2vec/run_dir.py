@@ -18,10 +18,10 @@ from typing import TextIO
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_text
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
 
@@ -77,6 +77,15 @@ class Run:
         """The checkpoints, complete or not, newest first."""
         folders = (path for path in (self.folder / "checkpoints").glob("step-*") if path.name[5:].isdigit())
         return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def default_run_dir(recipe: str | Path | Recipe) -> Path:
+    """runs/ and the name of the recipe: a shipped one's with "-" for "/", a file's without its ending, a Recipe's modality."""
+    if isinstance(recipe, Recipe):
+        name = recipe.modality.name
+    else:
+        name = str(recipe).replace("/", "-") if str(recipe) in recipe_names() else Path(recipe).stem
+    return Path("runs") / name
 
 
 def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
@@ -148,8 +157,7 @@ def create_run_dir(folder: Path, recipe: Recipe) -> Run:
     """Create the run folder unless it exists, and write the complete recipe into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "recipe.yaml") as tmp:
-            tmp.write_text(recipe.to_yaml(), encoding="utf-8")
+        write_text(folder / "recipe.yaml", recipe.to_yaml())
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another --out") from None
     return Run(folder)

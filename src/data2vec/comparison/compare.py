@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_text
 from data2vec.comparison.page import write_page
 from data2vec.comparison.plan import TRIVIAL, Outcomes, Plan
 from data2vec.comparison.result import Comparison, summarize
@@ -77,8 +77,7 @@ def write_results(plan: Plan, outcomes: Outcomes, only: Sequence[str] = ()) -> C
     """Write results.json, table.md and compare.html of all outcomes so far."""
     result = summarize(plan, outcomes, _machine(), only)
     result.write(plan.out / "results.json")
-    with atomic_write(plan.out / "table.md") as tmp:
-        tmp.write_text(str(result), encoding="utf-8")
+    write_text(plan.out / "table.md", str(result))
     write_page(result, plan.out / "compare.html")
     return result
 
@@ -109,11 +108,9 @@ def describe_plan(plan: Plan, only: Sequence[str] = ()) -> str:
 
 def _write_settings(plan: Plan) -> None:
     raw = plan.settings.model_dump(mode="json")
-    with atomic_write(plan.out / "comparison.json") as tmp:
-        tmp.write_text(plan.settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(plan.out / "comparison.json", plan.settings.model_dump_json(indent=1) + "\n")
     budget = {key: value for key, value in raw["budget"].items() if value is not None}
-    with atomic_write(plan.out / "comparison.yaml") as tmp:
-        tmp.write_text(dump_yaml(raw | {"budget": budget}), encoding="utf-8")
+    write_text(plan.out / "comparison.yaml", dump_yaml(raw | {"budget": budget}))
 
 
 def _machine() -> dict[str, object]:

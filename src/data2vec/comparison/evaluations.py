@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_json
 from data2vec.comparison.flops import step_cost
 from data2vec.comparison.probing import Features, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset
@@ -159,8 +159,7 @@ class Scores:
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as tmp:
-            tmp.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
     @staticmethod
     def read(path: Path) -> "Scores":
@@ -244,7 +243,7 @@ def _probe(evaluation: ProbeEvaluation, model: Path | None, recipe: Recipe | Non
     with TemporaryDirectory() as folder:
         loaded = load(model) if model is not None else untrained_model(recipe, seed, Path(folder))
         modality = load_recipe(loaded.recipe, {"data.streaming": False}).build_modality()
-        process = Process(resolve_device(loaded.recipe.train.device))
+        process = Process(resolve_device(loaded.recipe.train.device, setting="train.device"))
         encoder = loaded.encoder.to(process.device).eval()
         sets = {}
         for name, (examples, labels) in labelled_sets(evaluation, modality).items():
@@ -262,7 +261,10 @@ def _tokens(evaluation: TokenEvaluation, model: Path | None, recipe: Recipe | No
             examples = modality.examples(_reader(modality, name).selected_rows(data.data, data.rows, name))
             count = evaluation.max_tokens if name == "train" else ceil(evaluation.max_tokens / 4)
             sets[name] = mask_tokens(examples, np.arange(len(examples)), count, seed=0)
-    encoder, unigrams = loaded.encoder.to(resolve_device(loaded.recipe.train.device)).eval(), Unigrams(sets["train"])
+    encoder, unigrams = (
+        loaded.encoder.to(resolve_device(loaded.recipe.train.device, setting="train.device")).eval(),
+        Unigrams(sets["train"]),
+    )
     gains = readout_gains(encoder, sets, unigrams, evaluation.view, seed)
     layer = max(range(len(gains)), key=lambda index: gains[index]["dev"])
     metric, found = "nats below unigrams", gains[layer]

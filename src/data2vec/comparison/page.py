@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_text
 from data2vec.comparison.result import ArmResult, Comparison
 from data2vec.comparison.table import HEAD, SUMMARY_NOTE, arm_cells, evaluation_tables, summary_table
 from data2vec.report.page import render_page
@@ -43,8 +43,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
     budget = ", ".join(f"{value:g} {key}" for key, value in comparison.settings["budget"].items() if value is not None)
     subtitle = escape(f"{budget} per pre-training run · seeds {', '.join(map(str, comparison.seeds))} · {machine}")
     text = render_page(escape(path.parent.name), subtitle, sections)
-    with atomic_write(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def plot_score_curves(arms: Sequence[ArmResult]) -> "Figure":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import FinetuneEvaluation, Scores
 from data2vec.comparison.flops import StepCost, step_cost
 from data2vec.comparison.settings import Combination, ComparisonSettings, arm_recipe, combinations, online_probe
@@ -125,8 +125,7 @@ class Plan:
                 self._costs[key] = step_cost(recipe)
             if self.out.exists():
                 costs = {key: asdict(cost) for key, cost in self._costs.items()}
-                with atomic_write(self.out / "costs.json") as tmp:
-                    tmp.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
+                write_json(self.out / "costs.json", costs)
         return self._costs[key]
 
     def steps(self, arm: str, combination: Combination, share: float = 1.0) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import Scores
 from data2vec.comparison.plan import TRIVIAL, Outcome, Outcomes, Plan
 from data2vec.comparison.settings import Arm
@@ -102,8 +102,7 @@ class Comparison:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        with atomic_write(path) as tmp:
-            tmp.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
     @staticmethod
     def read(path: str | Path) -> "Comparison":

@@ -19,7 +19,7 @@ from types import FrameType
 
 import torch
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import evaluate
 from data2vec.comparison.plan import TRIVIAL, EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.comparison.settings import ComparisonSettings
@@ -80,8 +80,7 @@ def _evaluate(
 def write_outcome(outcome: Outcome, folder: Path) -> None:
     """Write outcome.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "outcome.json") as tmp:
-        tmp.write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "outcome.json", asdict(outcome))
 
 
 def read_outcome(job: Job, out: Path) -> Outcome | None:

@@ -1,12 +1,12 @@
 """The demo: pre-train a tiny model on images, text and speech from embedded data, and measure what it learned."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data2vec.atomic_io import write_json
 from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, write_text
 from data2vec.demo.espeak import require_espeak
 from data2vec.errors import UserError
@@ -56,13 +56,13 @@ def run_demo(out: str | Path = "demo") -> list[DemoResult]:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise UserError(f"--out {out}: exists and is not the output of an earlier demo; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    marker.write_text("[]\n", encoding="utf-8")
+    write_json(marker, [])
     rows = []
     for name, demo_run in demo_runs().items():
         print(f"{name}: {demo_run.recipe}", flush=True)
         shutil.rmtree(out / name, ignore_errors=True)
         rows.append(_train_and_measure(name, demo_run, out / name))
-        marker.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        write_json(marker, [asdict(row) for row in rows])
     print(format_table(rows))
     print(f"\nFigures of each run in {out}/: curves.png, masks.png, components.png.")
     return rows

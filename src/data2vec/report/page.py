@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_text
 from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.errors import UserError
 from data2vec.recipe.recipe import Recipe
@@ -54,8 +54,7 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
         f"<pre>{escape(run_dir.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
     ]
     text = render_page(escape(run_dir.folder.resolve().name), _subtitle(recipe, metrics), sections)
-    with atomic_write(run_dir.report) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+    write_text(run_dir.report, text)
     return run_dir.report
 
 

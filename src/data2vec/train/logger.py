@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_text
 from data2vec.run_dir import read_metrics
 from data2vec.settings import JsonDict
 from data2vec.train.trackers import Tracker
@@ -24,6 +24,7 @@ class RunLogger:
         _remove_lines_after(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
         self.corrupt_path = folder / "corrupt_files.txt"
+        self.corrupt_listed = self.corrupt_path.read_text(encoding="utf-8") if self.corrupt_path.exists() else ""
         self.trackers = trackers
         self.bar = tqdm(
             total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), file=sys.stderr
@@ -36,8 +37,10 @@ class RunLogger:
 
     def log(self, line: JsonDict, corrupt: list[str]) -> None:
         """Log the metrics of one step; `corrupt`: the corrupt examples so far, each "name: reason"."""
-        if corrupt or self.corrupt_path.exists():
-            self.corrupt_path.write_text("".join(f"{name}\n" for name in corrupt), encoding="utf-8")
+        listed = "".join(f"{name}\n" for name in corrupt)
+        if listed != self.corrupt_listed:
+            write_text(self.corrupt_path, listed)
+            self.corrupt_listed = listed
         numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
         self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
@@ -90,5 +93,4 @@ def _status(line: JsonDict) -> str:
 def _remove_lines_after(path: Path, step: int) -> None:
     """Remove the lines of steps that will be repeated after a resume."""
     kept = [text for text, line in read_metrics(path) if line["step"] <= step]
-    with atomic_write(path) as tmp:
-        tmp.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+    write_text(path, "".join(f"{text}\n" for text in kept))

@@ -1,6 +1,5 @@
 """RUN/machine.json: when and on which machine a run was started or resumed. Read it by `Run.starts`."""
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_json
 from data2vec.distributed import Process
 from data2vec.errors import Unhealthy
 from data2vec.run_dir import Run
@@ -67,5 +66,4 @@ def _now() -> str:
 
 
 def _write_starts(run: Path, starts: list[JsonDict]) -> None:
-    with atomic_write(run / "machine.json") as tmp:
-        tmp.write_text(json.dumps(starts, indent=1), encoding="utf-8")
+    write_json(run / "machine.json", starts)

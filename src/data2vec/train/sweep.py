@@ -1,7 +1,6 @@
 """Sweeps: fine-tuning over a grid of settings and over seeds."""
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_json
 from data2vec.custom_classes import CustomClass
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
-from data2vec.run_dir import Run
+from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict
 from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.finetune import finetune
@@ -75,7 +74,7 @@ def sweep(
 
     Finished runs are skipped and interrupted runs resumed, so the same call completes a sweep. Raises UserError as `finetune`
     does, and when there is no validation data to compare by."""
-    sweep_folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}-sweep"
+    sweep_folder = Path(out) if out is not None else Path(f"{default_run_dir(recipe)}-sweep")
     overrides, grid = list(overrides), grid or {}
     loaded = load_recipe(recipe, overrides, modality=modality)
     if loaded.data.valid is None:
@@ -92,8 +91,7 @@ def sweep(
             runs.append(finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=exists, modality=modality))
         cells.append(Cell(settings, [best_score(run, metric) for run in runs]))
     result = Sweep(metric, cells)
-    with atomic_write(sweep_folder / "sweep.json") as tmp:
-        tmp.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+    write_json(sweep_folder / "sweep.json", asdict(result))
     return result
 
 

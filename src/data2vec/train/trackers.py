@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from data2vec.atomic_io import write_text
 from data2vec.errors import UserError
 from data2vec.recipe.recipe import Recipe
 
@@ -125,5 +126,5 @@ def _run_id(folder: Path) -> str:
     """A unique id of this run; the same after a resume."""
     path = folder / "tracking_id.txt"
     if not path.exists():
-        path.write_text(secrets.token_hex(4), encoding="utf-8")
+        write_text(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8")

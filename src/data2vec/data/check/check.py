@@ -1,6 +1,5 @@
 """Check a dataset by decoding every example as training would."""
 
-import json
 import os
 import shlex
 import signal
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+from data2vec.atomic_io import write_json
 from data2vec.data.check.aggregate import Aggregate
 from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
@@ -99,7 +99,7 @@ def check(
         settings += f" data.tokenizer={shlex.quote(str(tokenizer))} modality.vocab_size={size}"
     found = DataReport(where, split, tuple(parts), _other_files(files or [], [part.kind for part in parts]), settings)
     if out is not None:
-        Path(out).write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(Path(out), asdict(found))
     return found
 
 

@@ -6,7 +6,6 @@ Shapes: B inputs, S samples or T tokens of the longest, P positions, D width, V 
 import importlib.util
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.export import Dim
 from torch.nn import functional as F
 
-from data2vec.atomic_io import sync_and_rename
+from data2vec.atomic_io import merge_dir
 from data2vec.custom_classes import CustomClass
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import RunStopped, UserError
@@ -72,9 +71,8 @@ def export(
         raise UserError(f"{out}: ONNX needs {', '.join(missing)}: pip install data2vec[export]")
     graph, generator = build_graph(model).eval(), torch.Generator().manual_seed(0)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as tmp, torch.no_grad():
-            file = Path(tmp) / out.name
+        with merge_dir(out.parent, last=out.name) as tmp, torch.no_grad():
+            file = tmp / out.name
             _write_exported(graph, graph.random_inputs(_sizes(graph, 2, generator), generator), file, _metadata(model))
             difference = _difference(graph, model, _open_exported(file), generator)
             if not difference <= tolerance:
@@ -84,8 +82,6 @@ def export(
             if (tokenizer := getattr(model.modality, "tokenizer", None)) is not None:
                 tokenizer.save(str(file.with_suffix(".tokenizer.json")))
             files = sorted(file.parent.iterdir(), key=lambda each: each != file)
-            for each in reversed(files):
-                sync_and_rename(each, out.with_name(each.name))
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     return Exported(tuple(out.with_name(each.name) for each in files), graph.inputs, _outputs(model), difference)

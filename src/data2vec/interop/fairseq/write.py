@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import atomic_write, write_text
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.config import fairseq_config, family_of_recipe
 from data2vec.interop.fairseq.heads import DICTIONARY, SPECIAL, head_to_fairseq
@@ -165,7 +165,7 @@ def _write_if_absent(path: Path, text: str) -> bool:
     """Write a file unless it exists; whether it has this content now."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return path.read_text(encoding="utf-8") == text
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from math import log10
 from pathlib import Path
 
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -49,7 +50,7 @@ class NGram:
     def save_arpa(self, path: str | Path) -> None:
         """Write an ARPA file, which KenLM and flashlight-text read."""
         orders = [sorted(gram for gram in self.probabilities if len(gram) == n + 1) for n in range(self.order)]
-        with Path(path).open("w", encoding="utf-8") as file:
+        with atomic_write(Path(path)) as tmp, tmp.open("w", encoding="utf-8") as file:
             file.write("\\data\\\n" + "".join(f"ngram {n}={len(grams)}\n" for n, grams in enumerate(orders, 1)))
             for n, grams in enumerate(orders, 1):
                 file.write(f"\n\\{n}-grams:\n")

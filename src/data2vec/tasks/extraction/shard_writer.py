@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import atomic_write, write_text
 from data2vec.errors import UserError
 from data2vec.settings import JsonMapping
 
@@ -48,8 +48,7 @@ class ShardWriter:
         text = json.dumps(settings, ensure_ascii=False)
         if not self.settings_file.exists():
             folder.mkdir(exist_ok=True)
-            with atomic_write(self.settings_file) as tmp:
-                tmp.write_text(text, encoding="utf-8")
+            write_text(self.settings_file, text)
         stored, current = json.loads(self.settings_file.read_text(encoding="utf-8")), json.loads(text)
         for key in stored.keys() | current.keys():
             if stored.get(key) != current.get(key):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import atomic_write, write_text
 from data2vec.settings import JsonDict
 
 
@@ -46,8 +46,7 @@ def write_features(path: Path, table: FeatureTable) -> None:
     if path.suffix == ".npy":
         sidecar = table.metadata | {"names": table.names, "lengths": table.lengths.tolist()}
         text = json.dumps(sidecar, indent=1, ensure_ascii=False)
-        with atomic_write(path.with_name(f"{path.name}.json")) as tmp:
-            tmp.write_text(text, encoding="utf-8")
+        write_text(path.with_name(f"{path.name}.json"), text)
 
 
 def _npy(path: Path, table: FeatureTable) -> None:

@@ -1,6 +1,5 @@
 """Evaluation of a fine-tuned model on labelled data."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.atomic_io import write_json
 from data2vec.custom_classes import CustomClass
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.library import data_path
@@ -227,7 +227,7 @@ def evaluate(
     recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data_path(data)}))
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
-    reader, process = recipe.build_modality(), Process(resolve_device(recipe.train.device))
+    reader, process = recipe.build_modality(), Process(resolve_device(recipe.train.device, setting="train.device"))
     task = recipe.task
     assert isinstance(task, TaskSettings)
     eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(loaded.head.settings, task), task.label)
@@ -245,7 +245,7 @@ def evaluate(
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"
     if out is not None:
-        Path(out).write_text(json.dumps(asdict(evaluation), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(out), asdict(evaluation))
     return evaluation
 
 

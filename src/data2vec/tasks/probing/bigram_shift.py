@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data2vec.atomic_io import atomic_write
+from data2vec.atomic_io import write_text
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.text import read_text
 from data2vec.errors import UserError
@@ -37,9 +37,8 @@ def make_bigram_shift(data: str | Path, out: str | Path, sentences: int = 10_000
     out.mkdir(parents=True, exist_ok=True)
     ends = np.round(np.cumsum([0.0, *SPLITS.values()]) * len(rows)).astype(int)
     for name, first, last in zip(SPLITS, ends[:-1], ends[1:], strict=True):
-        with atomic_write(out / f"{name}.tsv") as tmp:
-            lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in rows[first:last])]
-            tmp.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in rows[first:last])]
+        write_text(out / f"{name}.tsv", "\n".join(lines) + "\n")
 
 
 def _read_sentences(data: str, split: str) -> Iterator[str]:

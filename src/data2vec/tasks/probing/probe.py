@@ -5,7 +5,6 @@ nearest neighbours (cosine distance). The same is measured for the untrained enc
 good already; the difference is what the encoder has learned.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data2vec.atomic_io import write_json
 from data2vec.custom_classes import CustomClass
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
@@ -104,7 +104,7 @@ def probe(
     settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     train_set, valid_set = load_probe_sets(reader, settings, seed)
 
-    process = Process(resolve_device(recipe.train.device))
+    process = Process(resolve_device(recipe.train.device, setting="train.device"))
     encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
     x, train_set = pool_features(encoders, reader, train_set, process)
     y, valid_set = pool_features(encoders, reader, valid_set, process)
@@ -119,7 +119,7 @@ def probe(
     chance = float((valid_set.classes == classes[counts.argmax()]).mean())
     result = Probe(rows, classes.tolist(), len(train_set.classes), len(valid_set.classes), chance)
     if out is not None:
-        Path(out).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(out), asdict(result))
     return result
 
 

@@ -7,7 +7,6 @@ what features without any information achieve: 0 nats gained.
 Shapes: N blocks, B of them in a batch, T tokens of a block, n masked tokens, L layers, D width, C classes.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from data2vec.atomic_io import write_json
 from data2vec.batch import Batch
 from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import resolve_device
@@ -118,7 +118,7 @@ def token_readout(
     `data.train` accepts. `valid`: held-out text, of which the first half is the dev set and the second half the test set; None:
     `data` is split 60:20:20, in each case with the documents in random order. `view`: see `View`. `max_tokens`: masked tokens
     to fit to; a quarter as many are in each of the dev and the test set. `overrides`: of the recipe, such as {"train.seed": 1}.
-    The result is also written to `out`, by default token_readout.json in the model's folder if it was given as a folder.
+    The result is also written to `out`, by default token_readout.json in the model's folder if the model was given as a folder.
 
     Raises UserError for a model that is not of text or has no tokenizer, and for too little text."""
     if not isinstance(model, Model):
@@ -139,7 +139,7 @@ def token_readout(
         name: mask_tokens(examples, indices, max_tokens if name == "train" else ceil(max_tokens / 4), seed)
         for name, (examples, indices) in blocks.items()
     }
-    unigrams, device = Unigrams(sets["train"]), resolve_device(recipe.train.device)
+    unigrams, device = Unigrams(sets["train"]), resolve_device(recipe.train.device, setting="train.device")
     trained, untrained = (
         readout_gains(encoder.to(device).eval(), sets, unigrams, view, seed)
         for encoder in (model.encoder, untrained_encoder(recipe))
@@ -155,7 +155,7 @@ def token_readout(
         {name: len(each.tokens) for name, each in sets.items()},
     )
     if out is not None:
-        Path(out).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(out), asdict(result))
     return result
 
 
