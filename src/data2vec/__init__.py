@@ -26,10 +26,15 @@ if TYPE_CHECKING:
     from data2vec.recipe.loading import load_recipe, recipe_names
     from data2vec.recipe.recipe import Recipe
     from data2vec.run_dir import Run
+    from data2vec.tasks.asr.ngram import estimate_ngram
     from data2vec.tasks.asr.transcribe import transcribe
+    from data2vec.tasks.asr.tune import tune_weights
     from data2vec.tasks.extraction.extract import FeatureFile, features
     from data2vec.tasks.finetuning.evaluate import evaluate
+    from data2vec.tasks.finetuning.verdict import run_verdict
+    from data2vec.tasks.probing.bigram_shift import make_bigram_shift
     from data2vec.tasks.probing.probe import probe
+    from data2vec.tasks.probing.token_readout import token_readout
     from data2vec.train.finetune import finetune
     from data2vec.train.pretrain import pretrain
 
@@ -52,39 +57,49 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "estimate_ngram",
     "evaluate",
     "export",
     "features",
     "finetune",
     "load",
     "load_recipe",
+    "make_bigram_shift",
     "pretrain",
     "probe",
     "recipe_names",
+    "run_verdict",
+    "token_readout",
     "transcribe",
+    "tune_weights",
 ]
 
 _MODULES = {
     "Comparison": "comparison.result",
     "Exported": "interop.export.export",
-    "FeatureFile": "tasks.extraction.extract",
     "FeatureBatch": "feature_extraction",
+    "FeatureFile": "tasks.extraction.extract",
     "Model": "model",
     "Recipe": "recipe.recipe",
     "Run": "run_dir",
     "check": "data.check.check",
     "compare": "comparison.compare",
     "convert": "interop.convert",
+    "estimate_ngram": "tasks.asr.ngram",
     "evaluate": "tasks.finetuning.evaluate",
     "export": "interop.export.export",
     "features": "tasks.extraction.extract",
     "finetune": "train.finetune",
     "load": "interop.load",
     "load_recipe": "recipe.loading",
+    "make_bigram_shift": "tasks.probing.bigram_shift",
     "pretrain": "train.pretrain",
     "probe": "tasks.probing.probe",
     "recipe_names": "recipe.loading",
+    "run_verdict": "tasks.finetuning.verdict",
+    "token_readout": "tasks.probing.token_readout",
     "transcribe": "tasks.asr.transcribe",
+    "tune_weights": "tasks.asr.tune",
 }
 
 

@@ -1,7 +1,8 @@
 """The command `data2vec`: each verb is a thin call to one public function.
 
 Exit status: 0 success; 1 the run, the machine or the program failed; 2 a user error, reported on stderr in lines starting with
-"data2vec: error:"; 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1 after a checkpoint.
+"data2vec: error:" ("data2vec VERB: error:" for a wrong option); 130 interrupted by Ctrl-C; 143 or 138 training stopped by
+SIGTERM or SIGUSR1. Training saves a checkpoint before it stops for a signal.
 """
 
 import argparse
@@ -292,7 +293,9 @@ def _transcribe(arguments: argparse.Namespace) -> None:
         else:
             print(f"{transcript.name}\t{transcript.text}" if len(a.audio) > 1 else transcript.text, flush=True)
     if a.json is not None:
-        a.json.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        from data2vec.atomic_io import write_text
+
+        write_text(a.json, "\n".join([*lines, ""]))
     if unreadable == len(lines):
         raise UserError("none of the audio files can be read")
 

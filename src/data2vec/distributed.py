@@ -107,11 +107,11 @@ def process_group(device: str = "auto") -> Iterator[Process]:
             dist.destroy_process_group()
 
 
-def resolve_device(name: str, local_rank: int = 0, setting: str = "device") -> torch.device:
+def resolve_device(name: str, local_rank: int = 0, setting: str = "--device") -> torch.device:
     """The device that `name` means: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
-    `local_rank`: the index of the GPU that plain "cuda" means. `setting`: what an error names. Raises UserError when there is
-    no such device."""
+    `local_rank`: the index of the GPU that plain "cuda" means. `setting`: the option or key with this value, which an error
+    names. Raises UserError when there is no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -123,8 +123,9 @@ def resolve_device(name: str, local_rank: int = 0, setting: str = "device") -> t
     if device.type == "cuda":
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         count = torch.cuda.device_count()
+        separator = " " if setting.startswith("-") else "="
         if device.index >= count:
-            raise UserError(f"{setting}: '{device}' is not available (PyTorch finds {count} GPUs); use {setting}=cpu")
+            raise UserError(f"{setting}: '{device}' is not available (PyTorch finds {count} GPUs); use {setting}{separator}cpu")
     return device
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.yaml_format import dump_yaml
 from data2vec.settings import JsonMapping
 
@@ -33,11 +34,12 @@ def render_model_card(
     `metrics`: the logged steps of its run. `library` and `usage`: what loads the folder, and example code."""
     recipe, encoder = model.recipe, model.recipe.encoder
     modality: str = recipe.modality.name
+    supervised = isinstance(recipe.objective, SupervisedSettings)  # without pre-training
     head = "" if model.head is None else model.head.settings.name
     metadata = {
         "library_name": library,
         "pipeline_tag": PIPELINE_TAGS.get((modality, head), "feature-extraction"),
-        "tags": [recipe.objective.name, "self-supervised-learning", modality],
+        "tags": [recipe.objective.name, *([] if supervised else ["self-supervised-learning"]), modality],
         **({"license": model.license} if model.license else {}),
     }
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
@@ -51,7 +53,8 @@ def render_model_card(
         labels = model.head.settings.labels
         shown = ", ".join(f"`{label}`" for label in labels[:MAX_LABELS]) + (", …" if len(labels) > MAX_LABELS else "")
         data = "" if recipe.data.train is None else f" on `{recipe.data.train}` for {steps} steps"
-        lines.append(f"Fine-tuned{data}, with a {head} head of {len(labels)} labels: {shown}.")
+        trained = "Trained from scratch" if supervised else "Fine-tuned"
+        lines.append(f"{trained}{data}, with a {head} head of {len(labels)} labels: {shown}.")
     elif recipe.data.train is not None:
         lines.append(f"Pre-trained without labels on `{recipe.data.train}` for {steps} steps.")
     lines += ["", *([f"Source: {model.source}."] if model.source else [])]

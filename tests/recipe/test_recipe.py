@@ -266,7 +266,7 @@ def test_decays_as_overrides_replace_the_half_lives_of_a_recipe() -> None:
 
 
 def test_one_of_three_decays_as_an_override_of_half_lives_is_refused() -> None:
-    with pytest.raises(UserError, match="null needs a half_life; set it, or a number"):
+    with pytest.raises(UserError, match=r"also set objective\.teacher\.decay and objective\.teacher\.anneal_steps"):
         load_recipe("vision/v2-tiny", ["objective.teacher.end_decay=0.99"])
 
 

@@ -205,6 +205,19 @@ def test_finetune_task_frees_the_weights_of_the_source_model(labelled: Path, giv
             assert not any(weight.is_meta for weight in task.objective.parameters())
 
 
+def test_model_trained_from_scratch_records_that_it_was_not_pretrained(labelled: Path, tmp_path: Path) -> None:
+    run = data2vec.finetune(
+        "vision/classify-tiny", data=data(labelled, "vision"), overrides=settings("vision", 1), out=tmp_path / "run"
+    )
+    model = data2vec.load(run.model)
+    assert model.recipe.objective.name == "classify"
+    card = (run.model / "README.md").read_text()
+    assert "Trained from scratch" in card
+    assert "self-supervised" not in card
+    data2vec.convert(run.model, tmp_path / "hf", "transformers")
+    assert "without pre-training" in (tmp_path / "hf" / "README.md").read_text()
+
+
 def test_finetuned_model_converted_opens_in_transformers(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     import transformers
 
@@ -278,6 +291,7 @@ def test_finetune_with_invalid_arguments_names_each_error(
         "finetune", "speech/ctc-tiny", train, "objective.label=words", *(f"{k}={v}" for k, v in RUN.items())
     )
     assert "data.train: no labelled training data" in told("finetune", "speech/ctc-tiny")
+    assert "--scratch: needs --model" in told("finetune", "speech/ctc-tiny", train, "--scratch")
     assert "objective.mask_fill: this model has no mask vector" in told(
         "finetune", "speech/ctc-v1-base-10h", "--model", str(given["speech-v2"]), train, *words("speech")
     )

@@ -14,8 +14,12 @@ from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.interop.load import load
 from data2vec.interop.transformers.folder import write_transformers_folder
 from data2vec.model import Model, save_model_folder
+from data2vec.objective import Data2Vec2Settings
+from data2vec.recipe.task_settings import SupervisedSettings
 
 Form = Literal["data2vec", "transformers", "fairseq"]
+WITHOUT_PRETRAINING = "trained on labels from new weights, without pre-training"
+"""The source of a model that fine-tuning has trained from scratch, in forms that cannot record its objective."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ def convert(
         for key, value in unsupported.items():
             if value not in (None, "mean", "first"):
                 raise UserError(f"head.{key}: {value} cannot be written as {to}; use --to data2vec")
+    if isinstance(model.recipe.objective, SupervisedSettings) and to != "data2vec":
+        # Never pre-trained: the form of version 2 holds any encoder, and its objective says nothing of this one.
+        recipe = model.recipe.model_copy(update={"objective": Data2Vec2Settings()})
+        model = replace(model, recipe=recipe, source=model.source or WITHOUT_PRETRAINING)
     objective = model.recipe.objective.name
     if to != "data2vec" and objective not in ("data2vec", "data2vec2"):
         raise UserError(f"objective.name: {objective} has no form as {to}, which has data2vec and data2vec2; use --to data2vec")

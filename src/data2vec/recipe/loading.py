@@ -81,9 +81,15 @@ def _replaced_schedule(raw: JsonDict, overrides: JsonMapping) -> list[tuple[str,
     if overrides.get(f"{prefix}half_life") is not None:
         return [(prefix + key, None) for key in DECAYS]
     teacher = (raw.get("objective") or {}).get("teacher") or {}
-    if teacher.get("half_life") is not None and any(overrides.get(prefix + key) is not None for key in DECAYS):
-        return [(prefix + key, None) for key in (*HALF_LIVES, *DECAYS)]
-    return []
+    given = [key for key in DECAYS if overrides.get(prefix + key) is not None]
+    if teacher.get("half_life") is None or not given:
+        return []
+    if missing := [prefix + key for key in DECAYS if key not in given]:
+        raise UserError(
+            f"{prefix}{given[0]}: replaces the recipe's half_life, so all of {', '.join(DECAYS)} must be set: "
+            f"also set {' and '.join(missing)}"
+        )
+    return [(prefix + key, None) for key in (*HALF_LIVES, *DECAYS)]
 
 
 def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:

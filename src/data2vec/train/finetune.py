@@ -21,11 +21,10 @@ from data2vec.modalities.base import Modality
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import build_head
-from data2vec.objective import Data2Vec2Settings
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
-from data2vec.run_dir import Run
+from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
 from data2vec.tasks.finetuning.labelled_batches import LabelledBatches, Subset
@@ -65,7 +64,7 @@ def finetune(
     is as in `data2vec.pretrain`.
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
-    folder = Path(out) if out is not None else Path("runs") / f"{str(recipe).replace('/', '-')}"
+    folder = Path(out) if out is not None else default_run_dir(recipe)
     resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
     return run_training(folder, resolved, resume, FinetuneTask)
 
@@ -190,8 +189,8 @@ class FinetuneTask:
             part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
     def _model_recipe(self) -> Recipe:
-        """The recipe in the model: its encoder, and the pre-training it comes from. The run has that of fine-tuning."""
-        objective = Data2Vec2Settings() if self.source is None else self.source.recipe.objective
+        """The recipe in the model: its encoder, and the objective of its pre-training; without any, that of this run."""
+        objective = self.recipe.objective if self.source is None else self.source.recipe.objective
         return self.recipe.model_copy(update={"objective": objective, "init": None})
 
 
@@ -205,6 +204,10 @@ def resolve_recipe(
     modality: CustomClass | None = None,
 ) -> Recipe:
     """The complete recipe of this run: settings of encoder and modality default to the model's, and data paths are absolute."""
+    if scratch and model is None:
+        raise UserError(
+            "--scratch: needs --model, whose shape the new encoder gets; without --model, it has the recipe's and new weights"
+        )
     source = None if model is None else load(model, modality)
     defaults: JsonDict = {}
     if source is not None:

@@ -17,10 +17,10 @@ from data2vec.health.verdict import Verdict, verdict
 from data2vec.interop.load import load
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
-from data2vec.run_dir import Run
+from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.train.held_out_loss import HeldOutLoss
@@ -50,9 +50,7 @@ def pretrain(
     resolved = _resolve_recipe(recipe, data, overrides, modality)
     if isinstance(resolved.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
-    return run_training(
-        Path(out) if out is not None else Path("runs") / _run_name(recipe, resolved), resolved, resume, PretrainTask
-    )
+    return run_training(Path(out) if out is not None else default_run_dir(recipe), resolved, resume, PretrainTask)
 
 
 class PretrainTask:
@@ -137,9 +135,3 @@ def _resolve_recipe(
     if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
         resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
     return resolved
-
-
-def _run_name(recipe: str | Path | Recipe, resolved: Recipe) -> str:
-    if isinstance(recipe, Recipe):
-        return resolved.modality.name
-    return str(recipe).replace("/", "-") if str(recipe) in recipe_names() else Path(recipe).stem

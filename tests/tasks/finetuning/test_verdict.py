@@ -1,5 +1,11 @@
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+import data2vec
+from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.finetuning.verdict import judge_run
 
@@ -78,3 +84,18 @@ def test_pre_training_runs_use_the_pre_training_checks() -> None:
     recipe = load_recipe("vision/v2-tiny")
     still = [{"step": step, "loss": 1.0, "target_std": 0.0001, "prediction_std": 1.0} for step in range(100, 700, 100)]
     assert judge_run(still, recipe).state == "collapsed"
+
+
+@pytest.mark.parametrize(("name", "symptom"), [("speech/ctc-tiny", "wer 0.5"), ("speech/v2-tiny", "target_std")])
+def test_run_verdict_judges_a_run_by_the_checks_of_its_task(name: str, symptom: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(load_recipe(name).to_yaml(), encoding="utf-8")
+    logged = [line | {"target_std": 0.6 / line["step"]} for line in lines([0.9, 0.5, 0.6, 0.7, 0.8])]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged), encoding="utf-8")
+    found = data2vec.run_verdict(tmp_path)
+    assert any(symptom in finding.symptom for finding in found.findings)
+    assert data2vec.run_verdict(data2vec.Run(tmp_path)) == found
+
+
+def test_run_verdict_of_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        data2vec.run_verdict(tmp_path)

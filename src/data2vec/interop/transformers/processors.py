@@ -105,7 +105,12 @@ def _read_vision(folder: Path) -> dict[str, JsonDict]:
     crop = crop.get("height", 0) if isinstance(crop, dict) else crop or 0
     if config.get("size") != {"shortest_edge": round(crop * 256 / 224)} or config.get("resample", BICUBIC) != BICUBIC:
         shown = {key: config.get(key) for key in ("size", "resample", "do_center_crop", "crop_size")}
-        log.warning("%s: its preprocessor crops images by %r; here the centre of 224 of 256 pixels is used", folder, shown)
+        log.warning(
+            "%s: its preprocessor crops images by %r; here they are resized to 256/224 of its "
+            "input size, and the centre is used",
+            folder,
+            shown,
+        )
     return {"modality": {"mean": list(mean), "std": list(std)}}
 
 

@@ -169,7 +169,7 @@ def _head_config(model: Model) -> JsonDict:
     if isinstance(settings, CTCSettings):
         return config | {"vocab_size": len(settings.labels), "pad_token_id": 0}
     if len(settings.labels) == 1 and settings.problem_type == "single_label_classification":
-        raise UserError("head.labels: one label cannot be written for transformers, unless head.problem is regression")
+        raise UserError("head.labels: one label cannot be written for transformers, unless head.problem_type is regression")
     config["problem_type"] = settings.problem_type
     return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
@@ -10,6 +11,7 @@ from data2vec.health.history import History
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.run_dir import Run, load_run_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.metrics import is_better
 
@@ -28,6 +30,14 @@ def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
         recipe.flat(),
         (non_finite_loss, update_too_large, overfitting, poor_scores, dataloader_bound, unreadable_examples),
     )
+
+
+def run_verdict(run: str | Path | Run) -> Verdict:
+    """The health of a run, of pre-training or fine-tuning, finished or not, by its logged steps.
+
+    Raises UserError if `run` is not a run folder, or is one of another version of this package."""
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    return judge_run(Run(folder).metrics, load_run_recipe(folder))
 
 
 def non_finite_loss(run: History) -> Finding | None:
