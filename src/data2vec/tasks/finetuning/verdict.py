@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
 from data2vec.health.collapse import NON_FINITE, is_finite
 from data2vec.health.history import History
@@ -32,11 +33,14 @@ def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
     )
 
 
-def run_verdict(run: str | Path | Run) -> Verdict:
-    """The health of a run, of pre-training or fine-tuning, finished or not, by its logged steps.
+def run_verdict(run: str | Path | Run, modality: CustomClass | None = None) -> Verdict:
+    """The health of a run, of pre-training or fine-tuning, finished or not, by its logged steps. `modality`: see
+    `data2vec.load`.
 
     Raises UserError if `run` is not a run folder, or is one of another version of this package."""
-    folder = run.folder if isinstance(run, Run) else Path(run)
+    if modality is not None:
+        trust_class(modality, "modality")
+    folder = run.folder if isinstance(run, Run) else Path(run).expanduser()
     return judge_run(Run(folder).metrics, load_run_recipe(folder))
 
 
