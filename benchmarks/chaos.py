@@ -245,7 +245,7 @@ def filled_run(number: int, kind: Kind, place: Path, expected: Any, chance: rand
         started = kind.start(place / "run", keep)
         status = started.wait()
         started.kill()
-        if not status or "is full; make room" not in started.log.read_text():
+        if not status or "disk full: no space left" not in started.log.read_text():
             sys.exit(f"{kind.name} on {megabytes} MB: status {status}, not told that it is full:\n{started.log.read_text()}")
         where = fate(place / "run", tally)
         tally["kills"] -= 1

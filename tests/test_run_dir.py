@@ -6,7 +6,7 @@ import pytest
 from data2vec import __version__, cli
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
-from data2vec.run_dir import check_run_dir, load_run_recipe
+from data2vec.run_dir import load_run_recipe, open_checkpoint
 
 
 def run_folder(folder: Path, version: str | None) -> Path:
@@ -21,7 +21,7 @@ def run_folder(folder: Path, version: str | None) -> Path:
 
 def test_resume_of_a_run_of_another_version_names_the_versions_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        check_run_dir(run_folder(tmp_path, "0.1.0"), load_recipe("vision/v1-tiny"), resume=True)
+        open_checkpoint(run_folder(tmp_path, "0.1.0"), load_recipe("vision/v1-tiny"))
     assert str(raised.value) == (
         f"{tmp_path}: written by data2vec 0.1.0; this is {__version__}, which cannot read its recipe "
         "(train.decay: unknown setting; train.decay is now train.weight_decay_on); use data2vec 0.1.0, or train again"

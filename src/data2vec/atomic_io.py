@@ -63,11 +63,11 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
             for path in (*tmp.rglob("*"), tmp):
                 sync(path)
             if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
+                remove_path(old)
                 folder.rename(old)
             tmp.rename(folder)
             sync(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            remove_path(old)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
 
@@ -134,29 +134,42 @@ def _only_writer(tmp: Path, target: Path, folder: bool) -> Iterator[None]:
     """Create `tmp` empty, a folder or a file, in place of what a crash has left, and lock it.
 
     The lock (flock) belongs to the open file: it goes with the process, however that ends."""
-    handle = _lock(tmp, target) if tmp.exists() else None
+    handle = _lock(tmp, target) if tmp.is_file() or tmp.is_dir() else None
     try:
+        remove_path(tmp)
         if folder:
-            shutil.rmtree(tmp, ignore_errors=True)
-            tmp.mkdir(exist_ok=True)
-            if handle is not None:
-                os.close(handle)
-            handle = _lock(tmp, target)
-        elif handle is None:
-            tmp.touch()
-            handle = _lock(tmp, target)
-        yield
+            tmp.mkdir()
+        else:
+            tmp.touch(exist_ok=False)
+    except FileExistsError:
+        raise _busy(target) from None
     finally:
         if handle is not None:
             os.close(handle)
+    handle = _lock(tmp, target)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, not what it leads to; nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _busy(target: Path) -> UserError:
+    return UserError(f"{target}: another process is writing it; wait until it ends, or choose another name")
 
 
 def _lock(tmp: Path, target: Path) -> int:
-    busy = UserError(f"{target}: another process is writing it; wait until it ends, or choose another name")
     try:
-        handle = os.open(tmp, os.O_RDONLY)
+        handle = os.open(tmp, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:  # renamed by the other one a moment ago
-        raise busy from None
+        raise _busy(target) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         is_current = os.path.samestat(os.fstat(handle), tmp.stat())
@@ -166,5 +179,5 @@ def _lock(tmp: Path, target: Path) -> int:
         is_current = True
     if not is_current:
         os.close(handle)
-        raise busy
+        raise _busy(target)
     return handle

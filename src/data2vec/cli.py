@@ -1,11 +1,12 @@
 """The command `data2vec`: each verb is a thin call to one public function.
 
 Exit status: 0 success; 1 the run, the machine or the program failed; 2 a user error, reported on stderr in lines starting with
-"data2vec: error:" ("data2vec VERB: error:" for a wrong option); 130 interrupted by Ctrl-C; 143 or 138 training stopped by
-SIGTERM or SIGUSR1. Training saves a checkpoint before it stops for a signal.
+"data2vec: error:" ("data2vec VERB: error:" for a wrong option); 130 interrupted by Ctrl-C; 143, 138 or 129 training
+stopped by SIGTERM, SIGUSR1 or SIGHUP. Training saves a checkpoint before it stops for a signal.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from data2vec import __version__, cli_help
 from data2vec.custom_classes import trust_class
-from data2vec.errors import Interrupted, RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, UserError, printable
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -44,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except UserError as error:
-        return _report_failure("error", str(error), 2, every_process=False)
+        return _report_failure("error", _with_notes(str(error), error), 2, every_process=False)
     except RunStopped as error:
         status = 128 + error.signal if isinstance(error, Interrupted) else 1
-        return _report_failure("stopped", str(error), status, every_process=False)
+        return _report_failure("stopped", _with_notes(str(error), error), status, every_process=False)
     except KeyboardInterrupt as error:
         return _report_failure("stopped", str(error) or "interrupted", 130, every_process=False)
     except BrokenPipeError:  # the reader of our output has closed it, such as `head`
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         what = " ".join(str(error).split())[:300]
         hint = "set DATA2VEC_TRACEBACK=1 to see the traceback"
-        return _report_failure("failed", f"{type(error).__name__}: {what} ({hint})", 1, every_process=True)
+        return _report_failure("failed", _with_notes(f"{type(error).__name__}: {what} ({hint})", error), 1, every_process=True)
 
 
 def _is_main_process() -> bool:
@@ -66,9 +67,15 @@ def _is_main_process() -> bool:
 
 
 def _report_failure(kind: str, message: str, status: int, every_process: bool) -> int:
-    for line in message.splitlines() if every_process or _is_main_process() else ():
-        print(f"data2vec: {kind}: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        for line in message.splitlines() if every_process or _is_main_process() else ():
+            print(f"data2vec: {kind}: {line}", file=sys.stderr)
     return status
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    """The message, and what was added to the error on its way: which checkpoint was saved, and how to resume."""
+    return "; ".join([message, *map(printable, getattr(error, "__notes__", []))])
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -7,9 +7,12 @@ import ctypes
 import gc
 import os
 import platform
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +31,13 @@ class Process:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    timeout_seconds: float = 1800.0
+    """How long a process waits for the others."""
+
+    @property
+    def alone(self) -> "Process":
+        """This process as the only one, for what it does without the others."""
+        return Process(self.device)
 
     @property
     def is_main_process(self) -> bool:
@@ -77,10 +87,11 @@ class Process:
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[Process]:
+def process_group(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator[Process]:
     """Join the processes that torchrun has started, by its environment variables; leave the group at the end.
 
-    `device`: see `resolve_device`. Raises UserError when it is not available."""
+    `device`: see `resolve_device`. `timeout_seconds`: how long a process waits for the others. Raises UserError when the device
+    is not available."""
     rank, world_size, local_rank = (
         int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
@@ -94,9 +105,10 @@ def process_group(device: str = "auto") -> Iterator[Process]:
         torch.set_flush_denormal(True)
     joined = world_size > 1 and not dist.is_initialized()
     if joined:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if resolved.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if resolved.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:
-        yield Process(resolved, rank, world_size)
+        yield Process(resolved, rank, world_size, timeout_seconds)
         if joined:
             # gloo's threads abort the interpreter when it exits while one of them still holds a DDP reducer
             gc.collect()
@@ -105,6 +117,52 @@ def process_group(device: str = "auto") -> Iterator[Process]:
         torch.set_flush_denormal(flushed)
         if joined:
             dist.destroy_process_group()
+
+
+def is_collective_failure(error: BaseException) -> bool:
+    """Whether an error means that this process waited for the others in vain, or lost them."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def report_end(process: Process, reason: str) -> None:
+    """Let the other processes know why this one ends, or that it lost them (""); see `lost_processes`."""
+    _with_store(process, lambda store: store.set(_end_key(process.rank), reason))
+
+
+def lost_processes(process: Process, patience_seconds: float = 10.0) -> dict[int, str]:
+    """Why the others do not answer, by rank: the reason with which a process ended, or "" if it does not answer at all.
+
+    Every process that lost the others calls this after `report_end`; those that do not are killed, stopped or hang."""
+    reasons: dict[int, str] = dict.fromkeys(set(range(process.world_size)) - {process.rank}, "")
+    answering: list[int] = []
+    end = time.monotonic() + min(patience_seconds, process.timeout_seconds)
+
+    def ask(store: dist.Store) -> None:
+        for rank in reasons:
+            while not store.check([_end_key(rank)]) and time.monotonic() < end:
+                time.sleep(0.1)
+            if store.check([_end_key(rank)]):
+                reasons[rank] = store.get(_end_key(rank)).decode()
+                answering.append(rank)
+
+    _with_store(process, ask)
+    return {rank: reason for rank, reason in reasons.items() if reason or rank not in answering}
+
+
+def _end_key(rank: int) -> str:
+    return f"data2vec/end/{rank}"
+
+
+def _with_store(process: Process, use: Callable[[dist.Store], None]) -> None:
+    """Call `use` with the store that the processes share, for as long as they have patience: its host may hang, too."""
+
+    def call() -> None:
+        with suppress(RuntimeError, ValueError):  # the host has ended
+            use(dist.distributed_c10d._get_default_store())
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(15.0)
 
 
 def resolve_device(name: str, local_rank: int = 0, setting: str = "--device") -> torch.device:

@@ -53,6 +53,10 @@ class RunStopped(_Message):
     """A run that had to stop: a collapse, too many corrupt files, a full disk. The command exits with 1."""
 
 
+class Unwritable(RunStopped):
+    """A run stopped because its folder cannot be written any more: a full disk, or one that became read-only."""
+
+
 class Unhealthy(RunStopped):
     """A run stopped by its own health checks. With several processes, all stop at the same step."""
 

@@ -4,16 +4,19 @@
 sizes and checksums: a checkpoint is complete when every one of them is as listed.
 """
 
+import errno
 import fcntl
+import itertools
 import json
+import os
+import stat
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -21,7 +24,7 @@ from torch import Tensor, nn
 from data2vec.atomic_io import write_text
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
 
@@ -31,12 +34,21 @@ CHANGEABLE_ON_RESUME = (
     "train.shard",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.timeout_minutes",
     "data.workers",
+    "data.timeout_minutes",
     "data.valid",
+    "data.allow_changes",
     "log",
     "probe",
 )
 """Settings that may change when a run is resumed: they affect neither the steps already made nor the steps to come."""
+MAX_BYTES = 2**26
+"""The largest size of a small file of a run folder; a file of metrics may have MAX_METRICS_BYTES."""
+MAX_METRICS_BYTES = 2**32
+SMALL_FILES = ("recipe.yaml", "metrics.jsonl", "machine.json", "corrupt_files.txt", "report.html", "tracking_id.txt")
+MODEL_FILES = ("config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors", "README.md", "tokenizer.json")
+"""What a run writes into its folder besides `checkpoints/` and `model/`."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +75,22 @@ class Run:
 
     @property
     def metrics(self) -> list[JsonDict]:
-        """The logged steps, oldest first. A last line cut short by a crash is left out."""
+        """The logged steps, oldest first. A damaged line, such as a last one cut short by a crash, is left out."""
         return [line for _, line in read_metrics(self.folder / "metrics.jsonl")]
 
     @property
     def starts(self) -> list[JsonDict]:
         """When and on which machine the run was started or resumed, and how that ended (`RUN/machine.json`), oldest first."""
-        path = self.folder / "machine.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        try:
+            starts = json.loads(read_small_file(self.folder / "machine.json") or "[]")
+        except (DamagedFile, ValueError, RecursionError):
+            return []
+        return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
 
     @property
     def checkpoints(self) -> list[Path]:
         """The checkpoints, complete or not, newest first."""
-        folders = (path for path in (self.folder / "checkpoints").glob("step-*") if path.name[5:].isdigit())
+        folders = (path for path in (self.folder / "checkpoints").glob("step-*") if is_checkpoint_name(path.name))
         return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 
 
@@ -88,58 +103,182 @@ def default_run_dir(recipe: str | Path | Recipe) -> Path:
     return Path("runs") / name
 
 
+class DamagedFile(Exception):
+    """A file of a run folder that cannot be what a run has written; `str(error)` is the reason."""
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a checkpoint has this name, step-N."""
+    return name.startswith("step-") and name[5:].isascii() and name[5:].isdigit()
+
+
+def read_small_file(path: Path, max_bytes: int = MAX_BYTES) -> str | None:
+    """The text of a file of a run folder; None if there is none. Raises DamagedFile for what is no regular file of text."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DamagedFile("is not a regular file")
+            if status.st_size > max_bytes:
+                raise DamagedFile(f"has {status.st_size} bytes")
+            return file.read(max_bytes).decode()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise DamagedFile("is not text in UTF-8") from None
+    except OSError as error:
+        raise DamagedFile(f"cannot be read ({error.strerror or error})") from None
+
+
 def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
-    """The lines of a metrics.jsonl file, as text and parsed; ends at a line cut short."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            yield text, json.loads(text)
-        except ValueError:
-            return
+    """The lines of a metrics.jsonl file, as text and parsed, without damaged ones."""
+    try:
+        text = read_small_file(path, MAX_METRICS_BYTES) or ""
+    except DamagedFile:
+        return
+    for line in text.splitlines():
+        if (metrics := _parse_metrics(line)) is not None:
+            yield line, metrics
+
+
+def _parse_metrics(line: str) -> JsonDict | None:
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return metrics if isinstance(metrics, dict) and isinstance(metrics.get("step"), int) else None
 
 
 def load_run_recipe(folder: Path, overrides: JsonMapping | None = None) -> Recipe:
     """The recipe of a run, which may be a stranger's and name no class to import.
 
     Raises UserError if it is not valid, with one line if another version of data2vec wrote it."""
+    run = Run(folder)
+    with _other_version(folder, str(run.recipe)):
+        return load_recipe(run.recipe, overrides or {}, trusted=False)
+
+
+@contextmanager
+def _other_version(folder: Path, source: str) -> Iterator[None]:
+    """Turns errors of the recipe of a run that another version of data2vec wrote into one line that says so."""
     from data2vec import __version__
 
-    run = Run(folder)
     try:
-        return load_recipe(run.recipe, overrides or {}, trusted=False)
+        yield
     except UserError as error:
-        writer = run.starts[-1].get("data2vec") if run.starts else None
+        starts = Run(folder).starts
+        writer = starts[-1].get("data2vec") if starts else None
         if writer is None or writer == __version__:
             raise
-        problem = str(error).splitlines()[0].removeprefix(f"{run.recipe}: ")
+        problem = str(error).splitlines()[0].removeprefix(f"{source}: ")
         raise UserError(
             f"{folder}: written by data2vec {writer}; this is {__version__}, which cannot read its recipe ({problem}); "
             f"use data2vec {writer}, or train again"
         ) from None
 
 
-def check_run_dir(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Raises UserError when `folder` cannot be the folder of this run.
-
-    A new run needs a new or empty folder; to resume, there must be a run whose recipe differs from `recipe` only in settings
-    that are CHANGEABLE_ON_RESUME."""
-    is_run = (folder / "recipe.yaml").is_file()
+def check_run_dir(folder: Path, resume: bool) -> None:
+    """Raises UserError when `folder` cannot be the folder of this run: a new run needs a new or empty folder, and to resume
+    there must be a run."""
+    run = Run(folder)
+    is_run = run.recipe.is_file() or bool(run.checkpoints)
     if not resume:
         if is_run:
             raise UserError(f"--out {folder}: already contains a run; resume it with --resume, or choose another --out")
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--out {folder}: is a file; choose another --out")
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name not in (".lock", ".recipe.yaml.tmp") for path in folder.iterdir()):
             raise UserError(f"--out {folder}: is not empty; choose another --out")
-        return
-    if not is_run:
+    elif not is_run:
         raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml); omit --resume to start a new run")
-    if changed := changed_settings(load_run_recipe(folder), recipe):
+
+
+def open_checkpoint(folder: Path, recipe: Recipe) -> Path | None:
+    """The checkpoint to resume a run from, the latest complete one; None for a run that ended before its first step.
+
+    Raises UserError when a run that has begun has no complete checkpoint, and when its recipe differs from `recipe` in other
+    settings than those that are CHANGEABLE_ON_RESUME."""
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None and (begun := _record(folder)):
+        raise UserError(
+            f"--resume: {folder} has no complete checkpoint to resume from; its {begun} is left as it is; "
+            "start again with another --out"
+        )
+    if changed := changed_settings(_recorded_recipe(folder, checkpoint), recipe):
         raise UserError(
             *(
                 f"--resume: {key} is {new!r}, but {old!r} in the run in {folder}; keep {old!r}, or start a new run with --out"
                 for key, old, new in changed
             )
         )
+    return checkpoint
+
+
+def _record(folder: Path) -> str | None:
+    """What a run that has begun has written, which starting again would replace; None if there is nothing."""
+    for name in ("metrics.jsonl", "checkpoints", "model"):
+        path = folder / name
+        if path.is_dir() and any(not each.name.startswith(".") for each in path.iterdir()):
+            return name
+        if not path.is_dir() and path.exists() and (not path.is_file() or path.stat().st_size):
+            return name
+    return None
+
+
+def _recorded_recipe(folder: Path, checkpoint: Path | None) -> Recipe:
+    """The recipe of a run: that of its checkpoint, which is known to be complete, or of recipe.yaml if there is none in it."""
+    state = {} if checkpoint is None else _read_state(checkpoint)
+    if isinstance(raw := state.get("recipe"), dict):
+        with _other_version(folder, f"{checkpoint}/state.json"):
+            return validate_recipe(raw, f"{checkpoint}/state.json")
+    return load_run_recipe(folder)
+
+
+def set_aside_damaged(folder: Path, step: int) -> None:
+    """Rename the files of a run folder that are not what a run has written, so that a run can go on; reported on stderr.
+
+    The lines of metrics.jsonl that are whole are kept, up to `step`."""
+    run = Run(folder)
+    for path in (*(folder / name for name in SMALL_FILES), *(run.model / name for name in MODEL_FILES)):
+        _set_aside_unless_regular(path)
+    for path in (run.model, *run.checkpoints):
+        if os.path.lexists(path) and not path.is_dir():
+            _set_aside(path, "is not a folder")
+    _set_aside_unless(folder / "machine.json", lambda text: isinstance(json.loads(text), list))
+    _set_aside_unless(folder / "tracking_id.txt", lambda text: text.isascii() and text.isalnum())
+    _set_aside_unless(folder / "corrupt_files.txt", lambda text: True)
+    metrics = folder / "metrics.jsonl"
+    try:
+        lines = (read_small_file(metrics, MAX_METRICS_BYTES) or "").splitlines()
+    except DamagedFile as error:
+        _set_aside(metrics, str(error))
+        lines = []
+    parsed = [_parse_metrics(line) for line in lines]
+    if any(line is None for line in parsed[:-1]):  # a last one is cut short by a kill
+        _set_aside(metrics, f"has {parsed.count(None)} damaged lines; the others are kept")
+    kept = [line for line, found in zip(lines, parsed, strict=True) if found is not None and found["step"] <= step]
+    write_text(metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _set_aside_unless_regular(path: Path) -> None:
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        _set_aside(path, "is not a regular file")
+
+
+def _set_aside_unless(path: Path, is_valid: Callable[[str], bool]) -> None:
+    try:
+        text = read_small_file(path)
+        if text is not None and not is_valid(text):
+            raise DamagedFile("has another content")
+    except (DamagedFile, ValueError, RecursionError) as error:
+        _set_aside(path, str(error) if isinstance(error, DamagedFile) else "is torn or damaged")
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    names = (path.with_name(f"{path.name}.damaged{i or ''}") for i in itertools.count())
+    free = next(name for name in names if not os.path.lexists(name))
+    path.rename(free)
+    print(f"data2vec: {path} {reason}; renamed to {free.name}", file=sys.stderr)
 
 
 def changed_settings(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
@@ -154,36 +293,53 @@ def changed_settings(old: Recipe, new: Recipe) -> list[tuple[str, object, object
 
 
 def create_run_dir(folder: Path, recipe: Recipe) -> Run:
-    """Create the run folder unless it exists, and write the complete recipe into it."""
+    """Write the complete recipe into the run folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _set_aside_unless_regular(folder / "recipe.yaml")
         write_text(folder / "recipe.yaml", recipe.to_yaml())
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another --out") from None
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}); choose another --out") from None
     return Run(folder)
 
 
 @contextmanager
 def exclusive_lock(folder: Path, process: Process, holder: str = "another process is training") -> Iterator[None]:
-    """Lock an output folder against other processes, such as one that was believed dead; `holder` says who has it, in errors.
+    """Create an output folder unless it exists, and lock it against other processes, such as one that was believed dead.
 
-    Raises UserError on every process when it is locked already."""
-    files: list[TextIO] = []
+    A folder that was created and stays empty is removed at the end. `holder` says who has the lock, in errors. Raises UserError
+    on every process when it is locked already, or cannot be written."""
+    locked: list[int] = []
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    file = folder / ".lock"
 
     def lock() -> None:
-        files.append((folder / ".lock").open("a"))
         try:
-            # fcntl.lockf, not filelock: a flock would live on in forked data workers after this process is killed.
-            fcntl.lockf(files[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--out {folder}: {holder} in this folder; wait until it ends, or stop it") from None
+            folder.mkdir(parents=True, exist_ok=True)
+            _set_aside_unless_regular(file)
+            locked.append(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666))
+            # fcntl.lockf, not flock: a flock would live on in forked data workers after this process is killed.
+            fcntl.lockf(locked[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(locked[0]), file.stat()):  # its holder has ended, and removed it
+                raise BlockingIOError(errno.EAGAIN, "locked")
+        except OSError as error:
+            if locked and error.errno in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
+                raise UserError(f"--out {folder}: {holder} in this folder; wait until it ends, or stop it") from None
+            reason = f"cannot be {'locked' if locked else 'written'} ({error.strerror or error})"
+            raise UserError(f"--out {folder}: {reason}; choose another --out") from None
+
+    def unlock() -> None:
+        if created and folder.is_dir() and [path.name for path in folder.iterdir()] == [file.name]:
+            file.unlink()
+            for path in created:
+                path.rmdir()
+        for handle in locked:
+            os.close(handle)
 
     try:
         process.on_main_process(lock)
         yield
     finally:
-        for file in files:
-            file.close()
+        unlock()
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -199,18 +355,53 @@ def latest_checkpoint(run: Path) -> Path | None:
 def checkpoint_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint; None when it is complete."""
     try:
-        files = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
+        files = _listed_files(folder)
         for name, expected in files.items():
-            size = (folder / name).stat().st_size
-            if size != expected["bytes"]:
-                return f"{name} has {size} bytes of {expected['bytes']}"
+            status = (folder / name).lstat()
+            if not stat.S_ISREG(status.st_mode):
+                return f"{name} is not a regular file"
+            if status.st_size != expected["bytes"]:
+                return f"{name} has {status.st_size} bytes of {expected['bytes']}"
             if crc32(folder / name) != expected["crc32"]:
                 return f"{name} has a wrong checksum"
+        if "state.json" in files and _read_state(folder).get("step") != int(folder.name[5:]):
+            return "state.json is of another step"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (DamagedFile, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return f"complete.json cannot be read ({error})"
     return None
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete what a run has written into a checkpoint, and its folder unless it holds anything else."""
+    try:
+        names = set(_listed_files(folder))
+    except (DamagedFile, OSError, ValueError, AttributeError, RecursionError):
+        names = {path.name for path in folder.glob("*.safetensors")} | {"state.json"}
+    for name in (*names, "complete.json"):  # the list goes last, so that a kill leaves no unknown files
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _listed_files(folder: Path) -> JsonDict:
+    """The files of a checkpoint, by name, as complete.json lists them."""
+    text = read_small_file(folder / "complete.json")
+    if text is None:
+        raise FileNotFoundError(errno.ENOENT, "missing", str(folder / "complete.json"))
+    files: JsonDict = json.loads(text)
+    if wrong := [name for name in files if name in ("", ".", "..") or Path(name).name != name]:
+        raise ValueError(f"it lists {wrong[0][:100]!r}, outside the checkpoint")
+    return files
+
+
+def _read_state(folder: Path) -> JsonDict:
+    """`state.json` of a complete checkpoint."""
+    state = json.loads(read_small_file(folder / "state.json", MAX_METRICS_BYTES) or "{}")
+    if not isinstance(state, dict):
+        raise ValueError("state.json is no object")
+    return state
 
 
 def load_checkpoint_weights(folder: Path, objective: nn.Module) -> None:

@@ -5,10 +5,15 @@ number of the micro-batch. So the position in an indexed dataset is just a step 
 of every stream.
 """
 
+import errno
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from data2vec.batch import Batch
 from data2vec.data.bucketing import ORDER, MicroBatch, bucket_by_length
+from data2vec.data.cache import data_fingerprint
 from data2vec.data.corrupt import CorruptExamples
 from data2vec.data.dataset import DataPipeline, DataSettings, ExampleDataset, Rows
 from data2vec.data.masked_batches import (
@@ -28,8 +34,9 @@ from data2vec.data.masked_batches import (
     rank_slice,
     rank_stride,
 )
-from data2vec.data.streaming import Streams, count_rows_read
-from data2vec.errors import UserError, get_logger
+from data2vec.data.streaming import Streams, StreamState, count_rows_read
+from data2vec.errors import RunStopped, UserError, get_logger
+from data2vec.settings import JsonDict
 
 log = get_logger(__name__)
 
@@ -54,6 +61,7 @@ class Loader:
         masks: int = 1,
         batches: BatchDataset | None = None,
     ):
+        self.rows = rows
         self.modality, self.seed, self.rank, self.world, self.pin_memory = modality, seed, rank, world, pin_memory
         settings = modality.data
         self.workers: int = settings.workers
@@ -83,6 +91,12 @@ class Loader:
             assert mask is not None
             batches = MaskedBatches(modality, mask, masks, self.examples)
         self.batches = batches
+        self.timeout_seconds = 60 * settings.timeout_minutes
+
+    def fingerprint(self) -> JsonDict:
+        """The fingerprint of the data: see `data2vec.data.cache`."""
+        kind, costs = getattr(self.modality, "kind", None), None if self.examples is None else self.examples.costs
+        return data_fingerprint(self.rows, kind, self.modality.data.train, costs)
 
     def _count_steps(self, examples: ExampleDataset) -> int:
         """Steps of an epoch. Raises UserError for less than one."""
@@ -94,7 +108,7 @@ class Loader:
             raise UserError(_less_than_a_step(settings, examples))
         return len(batches) // self.per_step
 
-    def steps(self, first_step: int = 0, stream_states: Mapping[str, list[int]] | None = None) -> Iterator[list[Batch]]:
+    def steps(self, first_step: int = 0, stream_states: Mapping[str, list[int]] | None = None) -> Generator[list[Batch]]:
         """This process's batches of each training step, from step `first_step` on, endlessly.
 
         `stream_states`: those of all processes at `first_step` or before (`merge_stream_states`); without them streams are read
@@ -102,9 +116,8 @@ class Loader:
         self.stream_states = dict(stream_states or {})
         if self.streams is not None:
             self.corrupt.total = count_rows_read(self.stream_states)
-        loaded_batches = iter(self._data_loader(first_step))
         per_rank = self.per_step // rank_stride(self.per_step, self.world)
-        try:
+        with self._watched_workers(first_step) as loaded_batches:
             while True:
                 step = []
                 for loaded in islice(loaded_batches, per_rank):
@@ -115,8 +128,54 @@ class Loader:
                     self.corrupt.add(loaded.corrupt)
                     step.append(loaded.batch)
                 yield step
+
+    @contextmanager
+    def _watched_workers(self, first_step: int) -> Iterator[Iterator[Any]]:
+        """What the workers load, endlessly. Raises RunStopped when they cannot start, one dies, or they hang."""
+        before = set(multiprocessing.active_children())
+        try:
+            if self.workers:
+                multiprocessing.Queue().close()  # what fails first; a DataLoader that fails leaves tracebacks
+            iterators = [iter(self._data_loader(first_step))]
+        except OSError as error:  # such as no /dev/shm, or too many open files
+            raise RunStopped(
+                f"data.workers: the processes that load data cannot start ({error}); fix that, or {_NO_WORKERS}"
+            ) from None
+        workers = set(multiprocessing.active_children()) - before
+        _poll_for_dead_workers()
+        hung = threading.Event()
+
+        def kill() -> None:
+            for worker in workers:
+                worker.kill()
+
+        def stop_hung() -> None:
+            hung.set()
+            kill()  # the DataLoader notices that they are dead
+
+        def watched() -> Iterator[Any]:
+            while True:
+                timer = threading.Timer(self.timeout_seconds, stop_hung)
+                timer.daemon = True
+                timer.start()
+                try:
+                    loaded = next(iterators[0])
+                finally:
+                    timer.cancel()
+                yield loaded
+
+        try:
+            yield watched() if workers else iterators[0]
+        except Exception as error:
+            dead = [worker for worker in workers if not worker.is_alive()]
+            problem = _worker_problem(error, dead, hung.is_set(), self.timeout_seconds)
+            kill()  # a stopped or hung one would keep this process from ending
+            if problem is None:
+                raise
+            raise RunStopped(problem) from None
         finally:
-            del loaded_batches  # ends the workers now, instead of when the traceback of an error is released
+            iterators.clear()  # ends the workers now, instead of when the traceback of an error is released
+            kill()
 
     def _data_loader(self, first_step: int) -> DataLoader[Any]:
         dataset: Any = self.batches
@@ -133,6 +192,19 @@ class Loader:
             generator=torch.Generator(),  # otherwise the DataLoader would advance the global random state
             **workers,
         )
+
+    def next_epoch_states(self, first_step: int, stream_states: Mapping[str, list[int]]) -> dict[str, list[int]]:
+        """Stream states to continue with from step `first_step` on streamed data that has changed: the start of the epoch after
+        that of `stream_states`. Empty for indexed data."""
+        if self.streams is None:
+            return {}
+        states = [StreamState(*state) for state in stream_states.values()]
+        epoch = max((state.epoch for state in states), default=-1) + 1
+        rows, number, count = count_rows_read(stream_states), first_step * self.per_step, self.streams.count
+        return {
+            str(stream): list(StreamState(-((stream - number) // count), epoch, 0, 0, rows if stream == 0 else 0))
+            for stream in range(count)
+        }
 
     def _advance(self, stream: str, state: list[int]) -> None:
         before = count_rows_read(self.stream_states)
@@ -182,11 +254,46 @@ def init_worker(worker: int) -> None:
     """Set up a process that loads examples."""
     # Terminals and job schedulers signal every process of a job. The training process acts on it, and needs its workers until
     # the step is complete; one that it ends itself, or leaves behind, goes after a minute.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
     # Threads of the tokenizers library do not survive the fork: a worker that used them would deadlock.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+_NO_WORKERS = "load in the training process by data.workers=0"
+
+
+def _poll_for_dead_workers() -> None:
+    """Let the DataLoader look every few seconds for workers that died.
+
+    By default a signal handler raises an error wherever the training process is, also in the middle of an update of the
+    weights, which then could not be saved."""
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, "__module__", "").startswith("torch."):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _worker_problem(error: Exception, dead: Sequence[BaseProcess], hung: bool, timeout_seconds: float) -> str | None:
+    """Why the workers failed, in one line; None if the error has another reason."""
+    if hung:
+        return (
+            f"data.timeout_minutes: the processes that load data delivered nothing for {timeout_seconds / 60:g} minutes: "
+            "a file system or decoder hangs; raise it if loading may take longer"
+        )
+    text = " ".join(str(error).split())
+    if (isinstance(error, OSError) and error.errno == errno.EMFILE) or "Too many open files" in text:
+        return f"too many open files: raise the limit (ulimit -n), or {_NO_WORKERS}"
+    if "shared memory" in text or any(worker.exitcode == -signal.SIGBUS for worker in dead):
+        return f"no shared memory (/dev/shm) for the processes that load data: enlarge it, or {_NO_WORKERS}"
+    if dead and isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        worker = dead[0]
+        code = worker.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        hint = "; if memory ran out, lower data.workers" if code == -signal.SIGKILL else ""
+        return f"process {worker.pid}, which loads data, {how}{hint}"
+    return None
 
 
 def _less_than_a_step(settings: DataSettings, examples: ExampleDataset) -> str:

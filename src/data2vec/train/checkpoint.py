@@ -8,8 +8,8 @@ Checkpoints of any number of processes can be loaded by any other number. A chec
 
 import errno
 import json
+import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,12 +21,20 @@ from torch import Tensor, nn
 
 from data2vec.atomic_io import atomic_dir
 from data2vec.distributed import Process
-from data2vec.errors import RunStopped
-from data2vec.run_dir import Run, checkpoint_damage, crc32, objective_tensors, read_checkpoint_tensors
+from data2vec.errors import Unwritable
+from data2vec.run_dir import (
+    Run,
+    checkpoint_damage,
+    crc32,
+    objective_tensors,
+    read_checkpoint_tensors,
+    remove_checkpoint,
+)
 from data2vec.settings import JsonDict
 from data2vec.train.parallel import is_sharded
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_LOST = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 STEPS = "optimizer.step"
 
 
@@ -41,7 +49,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `RUN/checkpoints/step-N`, then remove all but the latest `keep` (None: remove nothing). Every process calls it.
 
-    Raises RunStopped when the disk is full; earlier checkpoints are untouched."""
+    Raises Unwritable when the disk is full; earlier checkpoints are untouched."""
     folder = run / "checkpoints" / f"step-{step}"
 
     def finish() -> None:
@@ -49,8 +57,8 @@ def save_checkpoint(
         files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in sorted(tmp.iterdir())}
         (tmp / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
         stack.close()  # leaves atomic_dir, which gives the folder its name
-        for old in Run(run).checkpoints[keep:] if keep else ():
-            shutil.rmtree(old)
+        for old in [path for path in Run(run).checkpoints if int(path.name[5:]) <= step][keep:] if keep else ():
+            remove_checkpoint(old)
 
     def write() -> None:
         save_file(objective_tensors(objective), tmp / "objective.safetensors")
@@ -59,7 +67,7 @@ def save_checkpoint(
 
     if process.on_main_process(lambda: folder.exists() and checkpoint_damage(folder) is None):
         return folder
-    with stop_when_disk_full(run), ExitStack() as stack:
+    with stop_when_unwritable(run), ExitStack() as stack:
         tmp = process.on_main_process(lambda: stack.enter_context(atomic_dir(folder)))
         if is_sharded(objective):
             _write_shards(objective_tensors(objective) | _adam_state(objective, optimizer), tmp)
@@ -81,18 +89,20 @@ def load_checkpoint(folder: Path, objective: nn.Module, optimizer: torch.optim.O
 
 
 @contextmanager
-def stop_when_disk_full(run: Path) -> Iterator[None]:
-    """Turns the system's error for a full disk into a RunStopped that says what to resume from."""
+def stop_when_unwritable(run: Path) -> Iterator[None]:
+    """Turns the system's errors for a full or read-only disk into Unwritable, which says what to resume from."""
     from torch.distributed.checkpoint import CheckpointException
 
     try:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
-        if not is_disk_full(error):
+        number = _system_error(error)
+        if number not in DISK_FULL | DISK_LOST:
             raise
-        raise RunStopped(
-            f"disk full: no space left for {run} ({resume_point(run)}); free some space and use --resume"
-        ) from None
+        full = number in DISK_FULL
+        problem = f"disk full: no space left for {run}" if full else f"{run} cannot be written ({os.strerror(number)})"
+        fix = "free some space and use --resume" if full else "use --resume when it can be written again"
+        raise Unwritable(f"{problem} ({resume_point(run)}); {fix}") from None
 
 
 def resume_point(run: Path) -> str:
@@ -101,14 +111,14 @@ def resume_point(run: Path) -> str:
     return f"the latest complete checkpoint is {complete}" if complete else "no checkpoint was saved yet"
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means a full disk, quota, or file size limit."""
-    if isinstance(error, SafetensorError):  # has the error number of the system only in its text
-        code = re.search(r"os error (\d+)", str(error))
-        return code is not None and int(code[1]) in DISK_FULL
+def _system_error(error: BaseException) -> int:
+    """The number of the system's error in an error of Python, safetensors or several processes; 0 if there is none."""
+    if isinstance(error, SafetensorError):  # only in its text
+        number = re.search(r"os error (\d+)", str(error))
+        return int(number[1]) if number else 0
     if failures := getattr(error, "failures", None):  # of several processes
-        return any(is_disk_full(failure) for failure, _ in failures.values())
-    return isinstance(error, OSError) and error.errno in DISK_FULL
+        return next(filter(None, (_system_error(failure) for failure, _ in failures.values())), 0)
+    return (error.errno or 0) if isinstance(error, OSError) else 0
 
 
 def _adam_state(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

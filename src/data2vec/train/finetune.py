@@ -97,7 +97,8 @@ class FinetuneTask:
         recipe, process = self.recipe, self.process
         task: TaskSettings = recipe.task
         where = str(recipe.data.train)
-        examples = modality.labelled(modality.selected_rows(where, recipe.data.train_rows, "data.train_rows"))
+        rows = modality.selected_rows(where, recipe.data.train_rows, "data.train_rows")
+        examples = modality.labelled(rows)
         values = read_labels(examples, task.label, where)
         known = None if self.source is None or self.source.head is None else self.source.head.settings
         targets = targets_from_labels([value for value in values if value is not None], task, known)
@@ -118,7 +119,7 @@ class FinetuneTask:
             )
         batches = LabelledBatches(modality, Subset(examples, indices), labels, self.targets, task, recipe.encoder.width)
         pin = process.device.type == "cuda"
-        return Loader(modality, None, [], recipe.train.seed, process.rank, process.world_size, pin, batches=batches)
+        return Loader(modality, None, rows, recipe.train.seed, process.rank, process.world_size, pin, batches=batches)
 
     def _build_objective(self, modality: Modality) -> SupervisedObjective:
         encoder = build_encoder(modality, self.recipe.encoder)
@@ -155,8 +156,8 @@ class FinetuneTask:
         value, best = found.scores[metric], self.state.get("best")
         # Of equal scores the later model: all are 100 % until a recognizer has learned more than blanks.
         if best is None or (value == value and not is_better(metric, best["value"], value)):
-            self.state["best"] = {"step": step, "metric": metric, "value": value}
             self._write_model(weights, run)
+            self.state["best"] = {"step": step, "metric": metric, "value": value}
         measured = found.scores | found.evidence | {"examples": found.examples}
         return {f"valid_{name}": value for name, value in measured.items()}
 

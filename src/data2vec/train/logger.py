@@ -3,13 +3,13 @@
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data2vec.atomic_io import write_text
-from data2vec.run_dir import read_metrics
 from data2vec.settings import JsonDict
 from data2vec.train.trackers import Tracker
 
@@ -21,7 +21,6 @@ class RunLogger:
 
     def __init__(self, folder: Path, step: int, steps: int, trackers: dict[str, Tracker]):
         self.path = folder / "metrics.jsonl"
-        _remove_lines_after(self.path, step)
         self.file = self.path.open("a", encoding="utf-8")
         self.corrupt_path = folder / "corrupt_files.txt"
         self.corrupt_listed = self.corrupt_path.read_text(encoding="utf-8") if self.corrupt_path.exists() else ""
@@ -33,7 +32,8 @@ class RunLogger:
 
     def advance(self) -> None:
         """Advance the progress bar by one step."""
-        self.bar.update()
+        with self._terminal():
+            self.bar.update()
 
     def log(self, line: JsonDict, corrupt: list[str]) -> None:
         """Log the metrics of one step; `corrupt`: the corrupt examples so far, each "name: reason"."""
@@ -47,19 +47,30 @@ class RunLogger:
         if self.bar.disable:
             self.info(f"step {line['step']}/{self.steps}: {_status(line)}")
         else:
-            self.bar.set_postfix_str(_status(line))
+            with self._terminal():
+                self.bar.set_postfix_str(_status(line))
         values = {key: value for key, value in line.items() if key != "step" and value is not None}
         self._track(lambda tracker: tracker.log(line["step"], values))
 
     def info(self, text: str) -> None:
         """Print a line on stderr, above the progress bar."""
-        self.bar.write(text, file=sys.stderr)
+        with self._terminal():
+            self.bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Close the progress bar, the files and the trackers."""
-        self.bar.close()
+        with self._terminal():
+            self.bar.close()
         self.file.close()
         self._track(lambda tracker: tracker.close())
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """A block that prints: that the terminal is closed ends no run."""
+        try:
+            yield
+        except OSError:
+            self.bar.disable = True
 
     def _track(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self.trackers.items()):
@@ -88,9 +99,3 @@ def _status(line: JsonDict) -> str:
         parts.append(f"probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN")
     parts.append(f"data wait {line['data_wait']:.0%}")
     return ", ".join(parts + ([f"{line['corrupt']} corrupt files"] if line["corrupt"] else []))
-
-
-def _remove_lines_after(path: Path, step: int) -> None:
-    """Remove the lines of steps that will be repeated after a resume."""
-    kept = [text for text, line in read_metrics(path) if line["step"] <= step]
-    write_text(path, "".join(f"{text}\n" for text in kept))

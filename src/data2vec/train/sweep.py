@@ -2,17 +2,22 @@
 
 import itertools
 import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data2vec.atomic_io import write_json
 from data2vec.custom_classes import CustomClass
+from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
-from data2vec.run_dir import Run, default_run_dir
+from data2vec.run_dir import Run, default_run_dir, exclusive_lock
 from data2vec.settings import JsonDict
 from data2vec.tasks.metrics import LOWER_IS_BETTER
 from data2vec.train.finetune import finetune
@@ -80,19 +85,27 @@ def sweep(
     if loaded.data.valid is None:
         raise UserError("data.valid: a sweep needs validation data; give it with data.valid=FOLDER")
     metric = loaded.objective.metric
-    cells = []
-    for values in itertools.product(*grid.values()):
-        settings = dict(zip(grid, values, strict=True))
-        folder = sweep_folder / ("-".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items()) or "recipe")
-        runs = []
-        for seed in range(1, seeds + 1):
-            words = [*overrides, *(f"{key}={value}" for key, value in settings.items()), f"train.seed={seed}"]
-            exists = (folder / f"seed-{seed}" / "recipe.yaml").is_file()
-            runs.append(finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=exists, modality=modality))
-        cells.append(Cell(settings, [best_score(run, metric) for run in runs]))
-    result = Sweep(metric, cells)
-    write_json(sweep_folder / "sweep.json", asdict(result))
-    return result
+    is_main = os.environ.get("RANK", "0") == "0"
+    process = Process(torch.device("cpu"))
+    with exclusive_lock(sweep_folder, process, "another sweep runs") if is_main else nullcontext():
+        cells = []
+        for values in itertools.product(*grid.values()):
+            settings = dict(zip(grid, values, strict=True))
+            folder = sweep_folder / (
+                "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items()) or "recipe"
+            )
+            runs = []
+            for seed in range(1, seeds + 1):
+                words = [*overrides, *(f"{key}={value}" for key, value in settings.items()), f"train.seed={seed}"]
+                exists = (folder / f"seed-{seed}" / "recipe.yaml").is_file()
+                runs.append(
+                    finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=exists, modality=modality)
+                )
+            cells.append(Cell(settings, [best_score(run, metric) for run in runs]))
+        result = Sweep(metric, cells)
+        if is_main:
+            write_json(sweep_folder / "sweep.json", asdict(result))
+        return result
 
 
 def best_score(run: Run, metric: str) -> float:

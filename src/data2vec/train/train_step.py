@@ -38,6 +38,8 @@ class TrainStep:
         layers = objective.student.transformer.settings.layers
         self.optimizer = build_adamw(objective, settings, learning_rate_scale(settings, layers))
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.updating = False
+        """Whether a step has begun to change the weights and has not ended: there is nothing to save then."""
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=settings.precision == "fp16")
         """Keeps small float16 gradients from underflow; does nothing in other precisions."""
 
@@ -68,6 +70,7 @@ class TrainStep:
             self.scaler.unscale_(self.optimizer)
             grad_norm = clip_grad_norm(self.parameters, self.settings.clip_norm)
         before = [p.detach().clone() for p in self.parameters] if measure else []
+        self.updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if measure:
@@ -80,6 +83,7 @@ class TrainStep:
             }
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.after_step(step)
+        self.updating = False
         return StepOutput(torch.stack(losses).sum(), counts, grad_norm, stats)
 
 

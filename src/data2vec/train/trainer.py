@@ -2,38 +2,46 @@
 
 import math
 import os
+import shlex
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
 import torch
 
+from data2vec.batch import Batch
+from data2vec.data.cache import describe_change
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import merge_stream_states
-from data2vec.distributed import Process, process_group
-from data2vec.errors import Interrupted, RunStopped, Unhealthy, get_logger
+from data2vec.distributed import Process, is_collective_failure, lost_processes, process_group, report_end
+from data2vec.errors import Interrupted, RunStopped, Unhealthy, Unwritable, UserError, get_logger, printable
 from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.run_length import unfinished_schedules
+from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.page import build_report_at_end
-from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, latest_checkpoint
+from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, open_checkpoint, set_aside_damaged
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train import trackers
-from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_disk_full
+from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_unwritable
 from data2vec.train.logger import NullLogger, RunLogger
 from data2vec.train.optimizer import learning_rate
+from data2vec.train.parallel import is_sharded
 from data2vec.train.provenance import log_start
 from data2vec.train.train_step import StepOutput, TrainStep
 
 log = get_logger(__name__)
 Metrics = JsonDict
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""What asks a run to stop: Ctrl-C, job schedulers, and a terminal that is closed."""
 
 
 class TrainingTask(Protocol):
@@ -82,21 +90,22 @@ def run_training(
     `build_task`: the task, from the recipe, this process, and whether a checkpoint will be loaded."""
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     resume = resume or (restarted and (folder / "recipe.yaml").is_file())
-    with process_group(recipe.train.device) as process:
-        process.on_main_process(lambda: check_run_dir(folder, recipe, resume))
+    with process_group(recipe.train.device, 60 * recipe.train.timeout_minutes) as process:
+        process.on_main_process(lambda: check_run_dir(folder, resume))
         process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
         process.on_main_process(lambda: _warn_unfinished(recipe))
-        checkpoint = process.on_main_process(lambda: latest_checkpoint(folder))
-        trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint)
-        run = process.on_main_process(lambda: create_run_dir(folder, recipe))
-        try:
-            with exclusive_lock(folder, process):
+        with exclusive_lock(folder, process):
+            process.on_main_process(lambda: check_run_dir(folder, resume))  # which another process may have begun since
+            checkpoint = process.on_main_process(lambda: open_checkpoint(folder, recipe) if resume else None)
+            trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint)
+            run = process.on_main_process(lambda: create_run_dir(folder, recipe))
+            try:
                 trainer.train(run)
-        except Unhealthy:
+            except Unhealthy:
+                process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
+                raise
+            del trainer
             process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
-            raise
-        del trainer
-        process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
     return run
 
 
@@ -114,12 +123,20 @@ class Trainer:
         self.make_step = TrainStep(task.objective, self.settings, process)
         self.step = 0
         self.stream_states: dict[str, list[int]] = {}
+        """The positions in streamed data, over all processes, when they were last exchanged."""
+        self.step_states: dict[str, list[int]] = {}
+        """Those of this process after the last complete step."""
         self.seconds = 0.0
+        self.num_corrupt = 0
+        """Of the corrupt examples that the loader knows, those found up to the last complete step."""
+        self.unlogged: JsonDict | None = None
+        """The metrics of the last step, until they are logged."""
         self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
 
     def train(self, run: Run) -> None:
         """Make all remaining steps, and write the model. Raises RunStopped when the run ends before its last step."""
         self.run = run
+        self.fingerprint = self.process.on_main_process(self.loader.fingerprint)
         if self.checkpoint is not None:
             self._resume(self.checkpoint)
         self.logger: RunLogger | NullLogger = NullLogger()
@@ -128,14 +145,18 @@ class Trainer:
             self.logger.info(self.task.init_message)
         try:
             started = log_start(run.folder, self.process, self.step)
-            with stop_when_disk_full(run.folder), started, stop_signals() as signals:
-                self._train_steps(signals)
+            with (
+                started,
+                stop_signals() as signals,
+                self._save_on_error(),
+                stop_when_unwritable(run.folder),
+                stop_without_memory(),
+            ):
+                if self.checkpoint is None:
+                    self._save_checkpoint(self.settings.keep_checkpoints)
+                with closing(self.loader.steps(self.step, self.stream_states)) as batches:
+                    self._train_steps(batches, signals)
                 self.task.save_model(run)
-        except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
-            raise RunStopped(
-                f"out of memory on {self.process.device}: use a smaller micro-batch in `data` ({reason})"
-            ) from None
         finally:
             if self.process.is_main_process and run.metrics:
                 self.logger.info(str(self.task.verdict(run.metrics)))
@@ -143,21 +164,35 @@ class Trainer:
 
     def _resume(self, checkpoint: Path) -> None:
         state = load_checkpoint(checkpoint, self.task.objective, self.make_step.optimizer)
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.samples += state["samples"]
-        self.loader.corrupt.names |= dict.fromkeys(state["corrupt"])
-        self.make_step.scaler.load_state_dict(state["scaler"])
-        self.stream_states = state["stream_states"]
-        self.task.state.update(state["task"])
+        try:
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.samples += state["samples"]
+            self.loader.corrupt.names |= dict.fromkeys(state["corrupt"])
+            self.make_step.scaler.load_state_dict(state["scaler"])
+            self.stream_states = state["stream_states"]
+            self.task.state.update(state["task"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"checkpoint {checkpoint}: its state.json is damaged ({error!r}); rename it to resume from an earlier one"
+            ) from None
+        self.num_corrupt = len(self.loader.corrupt.names)
+        if change := describe_change(state.get("data"), self.fingerprint):
+            if not self.recipe.data.allow_changes:
+                raise UserError(
+                    f"--resume: the training data {self.recipe.data.train} has changed since step {self.step}: {change}; "
+                    "restore it, or continue on the data as it is by data.allow_changes=true"
+                )
+            log.warning("data.allow_changes: the training data has changed since step %d: %s", self.step, change)
+            self.stream_states = self.loader.next_epoch_states(self.step, self.stream_states)
+        self.process.on_main_process(lambda: set_aside_damaged(self.run.folder, self.step))
 
     def _open_logger(self) -> None:
         opened = trackers.open_trackers(self.run.folder, self.recipe, self.step)
         self.logger = RunLogger(self.run.folder, self.step, self.settings.steps, opened)
 
-    def _train_steps(self, signals: list[int]) -> None:
+    def _train_steps(self, batches: Iterator[list[Batch]], signals: list[int]) -> None:
         begin = logged_at = time.monotonic()
         seconds_before, waited, samples = self.seconds, 0.0, float(self.samples)
-        batches = self.loader.steps(self.step, self.stream_states)
         while self.step < self.settings.steps:
             requested = time.monotonic()
             micro_batches = next(batches)
@@ -171,6 +206,7 @@ class Trainer:
             output = self.make_step(step, micro_batches, measure=log, norm=log or save)
             self.step = step
             self.samples += output.counts[1]
+            self.num_corrupt, self.step_states = len(self.loader.corrupt.names), dict(self.loader.stream_states)
             self.logger.advance()
             if log or save:
                 self._synchronize_loader()
@@ -182,8 +218,10 @@ class Trainer:
             if log:
                 throughput = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 throughput |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
-                line |= self.task.evaluate(step, self.run) if evaluate else {}
                 line |= {key: round(value, 4) for key, value in throughput.items()}
+                self.unlogged = line
+                line = line | (self.task.evaluate(step, self.run) if evaluate else {})
+                self.unlogged = None
                 self.logger.log(line, list(self.loader.corrupt.names))
                 logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
             if collapsed:
@@ -192,7 +230,7 @@ class Trainer:
             if save or stop:
                 self._save_checkpoint(self.settings.keep_checkpoints)
             if stop:
-                message = f"interrupted; checkpoint saved at step {step}; resume with --out {self.run.folder} --resume"
+                message = f"interrupted; checkpoint saved at step {step}; resume with: {self._resume_command()}"
                 raise KeyboardInterrupt(message) if stop == signal.SIGINT else Interrupted(stop, message)
 
     def _stop_unhealthy(self, line: Metrics) -> NoReturn:
@@ -233,21 +271,117 @@ class Trainer:
 
     def _stream_states(self) -> dict[str, list[int]]:
         """The positions in streamed data, over all processes."""
-        return merge_stream_states(self.process.all_gather([self.loader.stream_states]))
+        self.stream_states = merge_stream_states([self.stream_states, *self.process.all_gather([self.loader.stream_states])])
+        return self.stream_states
 
     def _save_checkpoint(self, keep: int | None) -> None:
-        state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": list(self.loader.corrupt.names)}
-        state |= {"scaler": self.make_step.scaler.state_dict(), "stream_states": self._stream_states(), "task": self.task.state}
+        names = list(self.loader.corrupt.names)
+        self._write_checkpoint(keep, names, self._stream_states(), self.process)
+
+    def _write_checkpoint(
+        self, keep: int | None, corrupt: list[str], stream_states: dict[str, list[int]], process: Process
+    ) -> None:
+        state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": corrupt, "stream_states": stream_states}
+        state |= {"scaler": self.make_step.scaler.state_dict(), "task": self.task.state, "data": self.fingerprint}
+        state |= {"recipe": self.recipe.model_dump(mode="json")}
         optimizer = self.make_step.optimizer
-        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, self.process)
+        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process)
+
+    @contextmanager
+    def _save_on_error(self) -> Iterator[None]:
+        """A block whose errors leave a checkpoint of the last complete step, if one can be written, and say how to resume.
+
+        Such errors may be of this process alone, so nothing here needs the others. The main process saves; if it does not
+        answer, the first that does. With sharded weights no process has all of them, and the latest checkpoint has to do."""
+        try:
+            yield
+        except (Interrupted, Unhealthy):
+            raise
+        except Exception as error:
+            process, reason = self.process, " ".join(str(error).split())[:300] or type(error).__name__
+            others_lost = process.world_size > 1 and is_collective_failure(error)
+            if process.world_size > 1:
+                report_end(process, "" if others_lost else reason)
+            if process.is_main_process:
+                error.add_note(saved := self._save_alone(error))
+            if not others_lost:
+                if not process.is_main_process and lost_processes(process, 2.0).get(0) != reason:  # otherwise it is printed
+                    print(f"data2vec: rank {process.rank}: {printable(reason)}", file=sys.stderr)
+                raise
+            lost = lost_processes(process)
+            stopped = RunStopped(_describe_lost(lost, process.timeout_seconds) or reason)
+            if process.is_main_process:
+                stopped.add_note(saved)
+            elif all(rank in lost for rank in range(process.rank)):
+                print(f"data2vec: rank {process.rank}: {stopped}; {self._save_alone(error)}", file=sys.stderr)
+            raise stopped from None
+
+    def _save_alone(self, error: Exception) -> str:
+        """Save the last complete step without the other processes; what to resume from and how, in words."""
+        resume = f"resume with: {self._resume_command()}"
+        objective = self.task.objective
+        if isinstance(error, Unwritable):  # which says what there is
+            return resume
+        latest = f"{resume_point(self.run.folder)}; {resume}"
+        if self.make_step.updating or is_sharded(objective):
+            return latest
+        if not all(bool(parameter.isfinite().all()) for parameter in objective.parameters()):
+            return latest
+        try:
+            if self.unlogged:
+                self.logger.log(self.unlogged, list(self.loader.corrupt.names)[: self.num_corrupt])
+            states = merge_stream_states([self.stream_states, self.step_states])
+            corrupt = list(self.loader.corrupt.names)[: self.num_corrupt]
+            self._write_checkpoint(self.settings.keep_checkpoints, corrupt, states, self.process.alone)
+        except Exception as failure:
+            return f"no checkpoint could be saved ({' '.join(str(failure).split())[:200]}); {latest}"
+        return f"checkpoint saved at step {self.step}; {resume}"
+
+    def _resume_command(self) -> str:
+        """The command that resumes this run."""
+        verb = "finetune" if isinstance(self.recipe.objective, SupervisedSettings) else "pretrain"
+        world, local = self.process.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.process.world_size))
+        nodes = f"--nnodes {world // local} " if world > local else ""
+        start = "data2vec" if world == 1 else f"torchrun {nodes}--nproc_per_node {local} -m data2vec"
+        command = f"{start} {verb} {shlex.quote(str(self.run.recipe))} --out {shlex.quote(str(self.run.folder))} --resume"
+        custom = {"modality": self.recipe.modality.name, "objective": self.recipe.objective.name}  # no file may name a class
+        return " ".join([command, *(f"--{key} {shlex.quote(name)}" for key, name in custom.items() if ":" in name)])
+
+
+def _describe_lost(lost: Mapping[int, str], timeout_seconds: float) -> str:
+    """Which other processes ended or do not answer, in one line; "" if all of them do."""
+    ended = "; ".join(f"rank {rank} ended: {' '.join(reason.split())[:300]}" for rank, reason in lost.items() if reason)
+    if ended:
+        return ended
+    silent = ", ".join(str(rank) for rank in lost)
+    return (
+        f"rank {silent} does not answer: killed, stopped or hung (train.timeout_minutes: {timeout_seconds / 60:g})"
+        if silent
+        else ""
+    )
+
+
+@contextmanager
+def stop_without_memory() -> Iterator[None]:
+    """Turns errors for a lack of memory into a RunStopped that says what helps."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in reason:
+            raise
+        raise RunStopped(f"out of memory: use a smaller micro-batch in `data`, or fewer data.workers ({reason})") from None
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects the first SIGINT (Ctrl-C), SIGTERM or SIGUSR1, so that the step is completed; a second one acts at once."""
+    """Collects the first SIGINT (Ctrl-C), SIGTERM, SIGUSR1 or SIGHUP, so that the step is completed; a second one acts at once.
+
+    A signal that is ignored, as nohup does with SIGHUP, stays so."""
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -257,7 +391,7 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
         restore()
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, receive)
     try:
         yield received

@@ -23,6 +23,7 @@ from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import extract as task
+from helpers.locks import locked_by_another_process
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
 LENGTHS = (8000, 3000, 0, 400, 12000, 300, 5000, 9000, 4000, 7000)
@@ -263,6 +264,19 @@ def test_shards_of_other_settings_are_refused(
     (clips / "a" / "another.wav").unlink()
     data2vec.features(speech, clips, out)
     assert out.exists()
+
+
+def test_second_extraction_into_the_same_file_is_refused_and_changes_nothing(
+    speech: Model, clips: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "out.npy.parts"
+    parts.mkdir()
+    with locked_by_another_process(parts / ".lock"):
+        with pytest.raises(UserError, match="another process extracts features in this folder"):
+            data2vec.features(speech, clips, tmp_path / "out.npy")
+        assert [path.name for path in parts.iterdir()] == [".lock"]
+    data2vec.features(speech, clips, tmp_path / "out.npy")
+    assert {path.name for path in tmp_path.iterdir()} == {"clips", "out.npy", "out.npy.json"}
 
 
 def test_invalid_arguments_raise(speech: Model, clips: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from data2vec.custom_classes import CustomClass
 from data2vec.data.cache import fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.library import data_path
-from data2vec.distributed import resolve_device
+from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import (
     Layers,
@@ -31,6 +31,7 @@ from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.recipe.loading import load_recipe
+from data2vec.run_dir import exclusive_lock
 from data2vec.tasks.extraction.columns import metadata_columns
 from data2vec.tasks.extraction.decode import DecodedInput, decode_in_order
 from data2vec.tasks.extraction.shard_writer import Shard, ShardWriter
@@ -87,7 +88,7 @@ def features(
     decoded are skipped and listed.
 
     Raises UserError if there are no inputs, if none can be decoded, for an unknown layer or file extension, and if
-    `out`.parts was started with other settings."""
+    `out`.parts was started with other settings, or another process works in it."""
     out = Path(out).expanduser()
     if out.suffix not in WRITERS:
         raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
@@ -113,22 +114,25 @@ def features(
         "device": torch_device.type,
         "batch": batch_positions,
     }
-    shards = ShardWriter(out.with_name(f"{out.name}.parts"), settings | internal)
-    encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
-    for shard in _compute_shards(padding_invariant(encoder), reader, rows, shards.num_inputs, weights, pool, batch_positions):
-        shards.add(shard)
+    parts = out.with_name(f"{out.name}.parts")
+    with exclusive_lock(parts, Process(torch_device), "another process extracts features"):
+        shards = ShardWriter(parts, settings | internal)
+        encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
+        encoder = padding_invariant(encoder)
+        for shard in _compute_shards(encoder, reader, rows, shards.num_inputs, weights, pool, batch_positions):
+            shards.add(shard)
 
-    lengths, names, unreadable = shards.index()
-    if not lengths.any():
+        lengths, names, unreadable = shards.index()
+        if not lengths.any():
+            shards.remove()
+            raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
+        layer_axis = () if weights is None or layers != "all" else (len(weights),)
+        shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
+        columns = metadata_columns(rows, getattr(reader, "kind", ""))
+        metadata = settings | {"unreadable": unreadable}
+        write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
         shards.remove()
-        raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
-    layer_axis = () if weights is None or layers != "all" else (len(weights),)
-    shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
-    columns = metadata_columns(rows, getattr(reader, "kind", ""))
-    metadata = settings | {"unreadable": unreadable}
-    write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
-    shards.remove()
-    return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
+        return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
 
 
 def _rows(modality: Modality, inputs: Any) -> Rows:

@@ -99,5 +99,6 @@ class ShardWriter:
         """Delete the shards, and the folder if it is then empty."""
         for path in (*self.files, *self.folder.glob(".*.tmp"), self.settings_file):
             path.unlink()
+        (self.folder / ".lock").unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
