@@ -51,7 +51,7 @@ def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
     views = len(made.input) * recipe.objective.masks_per_sample
     mask = recipe.objective.mask.draw(views, modality.grid(made), np.random.default_rng(0))
     masked = torch.from_numpy(mask.masked)
-    return MaskedBatch(made.input, made.padding, mask=masked, masked_indices=masked.flatten().nonzero()[:, 0])
+    return MaskedBatch(made.input, made.padding, mask=masked, predicted_indices=masked.flatten().nonzero()[:, 0])
 
 
 def operations(recipe: Recipe, given: MaskedBatch) -> float:
@@ -59,7 +59,7 @@ def operations(recipe: Recipe, given: MaskedBatch) -> float:
 
     Forward plus twice that backward for trained parts, forward for the teacher."""
     e, o, m = recipe.encoder, recipe.objective, cast(Any, recipe.modality)
-    (views, T), N, B = given.mask.shape, len(given.masked_indices), len(given)
+    (views, T), N, B = given.mask.shape, len(given.predicted_indices), len(given)
     seen = T if o.name == "data2vec" else T - N // views
 
     def blocks(rows: int, length: int) -> float:

@@ -71,7 +71,7 @@ class Case:
 
 def masked(plain: Batch, mask: Tensor, **more: Tensor) -> MaskedBatch:
     """The batch with a mask (B·M, T)."""
-    return MaskedBatch(plain.input, plain.padding, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0], **more)
+    return MaskedBatch(plain.input, plain.padding, mask=mask, predicted_indices=mask.flatten().nonzero()[:, 0], **more)
 
 
 def speech(fixture: Fixture) -> Case:
@@ -248,7 +248,7 @@ def compare(fixture: Fixture, pt: bool = False) -> list[tuple[str, float, float,
     lines.append(("targets", error(seen["target"], mid["target"]), forward, ""))
     lines.append(("predictions", error(seen["prediction"], mid["pred"]), forward, ""))
 
-    loss = output.loss / output.predicted if this.per_position else output.loss
+    loss = output.loss / len(output.errors) if this.per_position else output.loss
     expected = fixture.tensors["out/loss"].double()
     lines.append(("loss", abs(loss.item() / expected.item() - 1), fixture.tolerance("loss rel"), f"{loss.item():.6f}"))
 

@@ -116,10 +116,10 @@ def figures(name: str) -> dict[str, float]:
     values = wave(2 * recipe.objective.masks_per_sample, T, phase=0.25)
     equal = isinstance(objective, Data2Vec2)  # masks the same number in every row
     mask = values >= values.sort(1, descending=True).values[:, [T * 3 // 5]] if equal else values > 0.2
-    masked = MaskedBatch(batch.input, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
+    masked = MaskedBatch(batch.input, mask=mask, predicted_indices=mask.flatten().nonzero()[:, 0])
     output = objective(masked, measure=True)
     output.loss.backward()
-    found = {"loss": output.loss.item(), "predicted": float(output.predicted)}
+    found = {"loss": output.loss.item(), "predicted": float(len(output.errors))}
     found |= {key: value.item() for key, value in output.stats.items() if key.endswith("std")}
     for part in ("student.local_encoder", "student.position_encoder", "student.transformer", "decoder" if equal else "head"):
         gradients = [p.grad for p in objective.get_submodule(part).parameters() if p.grad is not None]

@@ -56,7 +56,7 @@ class MaskedBatch(Batch):
 
     mask: Tensor
     """Bool (B·M, T), True = masked in the student's input: M masks a sample, sample by sample; M is 1 in data2vec 1."""
-    masked_indices: Tensor
+    predicted_indices: Tensor
     """Int64 (N,), the flat indices of the predicted positions, which are those where `mask` is True unless the masks predict
     others too (BERT); computed by the loader to avoid a device sync in the training step."""
     replaced_input: Tensor | None = None
@@ -73,7 +73,7 @@ class MaskedBatch(Batch):
         """Targets (B, T, …) of every sample at the predicted positions of its views, (N, …)."""
         views, T = self.mask.shape
         M = views // len(targets)
-        return targets.flatten(0, 1).index_select(0, self.masked_indices // (T * M) * T + self.masked_indices % T)
+        return targets.flatten(0, 1).index_select(0, self.predicted_indices // (T * M) * T + self.predicted_indices % T)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -283,11 +283,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _transcribe(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from data2vec.recipe.task_settings import DecodeSettings
+    from data2vec.recipe.task_settings import CTCDecodingSettings
     from data2vec.tasks.asr.transcribe import transcribe
 
     a = arguments
-    decode = DecodeSettings(lm=a.lm, lexicon=a.lexicon, beam=a.beam, lm_weight=a.lm_weight, word_score=a.word_score)
+    decode = CTCDecodingSettings(lm=a.lm, lexicon=a.lexicon, beam=a.beam, lm_weight=a.lm_weight, word_score=a.word_score)
     lines, unreadable = [], 0
     for transcript in transcribe(a.model, a.audio, decode, device=a.device, modality=a.modality):
         lines.append(json.dumps(asdict(transcript), ensure_ascii=False))

@@ -2,15 +2,17 @@
 
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 JsonDict = dict[str, Any]
 """An object read from, or to be written to, JSON or YAML."""
 JsonMapping = Mapping[str, Any]
 """The same, where it is only read."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole."""
 
 
 class Settings(BaseModel):

@@ -34,7 +34,7 @@ def test_steps_of_an_epoch_contain_every_example_once():
     assert len(set(epoch)) == 48
     assert [int(row[0]) for row in content([third])[0]] != [int(row[0]) for row in content([first])[0]]
     for batch in first:
-        assert torch.equal(batch.masked_indices, batch.mask.flatten().nonzero().squeeze(1))
+        assert torch.equal(batch.predicted_indices, batch.mask.flatten().nonzero().squeeze(1))
         assert batch.mask.dtype == torch.bool
         changed = batch.student_input != batch.input
         assert changed.any()
@@ -65,7 +65,7 @@ def views(steps):
 def test_masks_of_a_sample_are_consecutive():
     for batch in take(several(rows()), 0, 1)[0]:
         assert batch.mask.shape == (18, 8) and batch.mask.dtype == torch.bool
-        assert torch.equal(batch.masked_indices, batch.mask.flatten().nonzero().squeeze(1))
+        assert torch.equal(batch.predicted_indices, batch.mask.flatten().nonzero().squeeze(1))
         numbers = (batch.mask * 2 ** torch.arange(8)).sum(1)
         assert (numbers % 64).tolist() == list(range(18)), "in the order they were drawn in"
     drawn = [batch.mask for batch in take(several(rows(), mask=FixedBlockMask(length=2)), 0, 1)[0]]

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from data2vec.nn.conv_decoder import DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoderSettings
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective import OBJECTIVES
@@ -19,7 +19,7 @@ def rival(name: str, kind: str = "speech", **changes: Any) -> Any:
     torch.manual_seed(0)
     visible = changes.get("view") == "visible"
     kernel = (3, 3) if kind.startswith("vision") else (3,)
-    decoder = DecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
+    decoder = ConvDecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
     views = {"decoder": decoder, "masks_per_sample": 4 if visible else 1, "mask": FixedBlockMask(length=2)}
     cls, settings = OBJECTIVES[name]
     student = build_encoder(modality(kind), TransformerSettings(**SHAPE))

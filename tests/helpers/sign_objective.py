@@ -39,4 +39,4 @@ class Sign(MaskedPrediction):
         target = batch.at_predicted(self.features.compute(batch) > 0).float()  # (N, F)
         logits = self.head(predicted).float()
         errors = self.settings.weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
-        return ObjectiveOutput(errors.sum(), len(errors), errors.detach())
+        return ObjectiveOutput(errors.sum(), errors.detach())

@@ -9,7 +9,7 @@ from data2vec.batch import MaskedBatch
 from data2vec.modalities.speech import Speech, SpeechSettings
 from data2vec.modalities.text import Text, TextSettings
 from data2vec.modalities.vision import Vision, VisionSettings
-from data2vec.nn.conv_decoder import DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoderSettings
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective.data2vec import Data2Vec, Data2VecSettings
@@ -47,7 +47,7 @@ def batch(seed: int = 0, rows: int = 3, positions: int = 20) -> MaskedBatch:
     mask = torch.zeros(rows, positions, dtype=torch.bool)
     mask[:, 4:9] = True
     wave = torch.randn(rows, 20 * positions + 5, generator=generator)
-    return MaskedBatch(wave, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
+    return MaskedBatch(wave, mask=mask, predicted_indices=mask.flatten().nonzero()[:, 0])
 
 
 KINDS = ("speech", "vision", "vision-relative", "text")
@@ -68,7 +68,7 @@ def objective2(kind: str = "speech", encoder_changes: dict[str, Any] | None = No
     still = {"dropout": 0.0, "attention_dropout": 0.0, "extra_tokens": int(kind.startswith("vision"))}
     shape = {"width": 16, "layers": 3, "heads": 2, "ffn_width": 32, **still, **(encoder_changes or {})}
     kernel = (3, 3) if kind.startswith("vision") else (3,)
-    decoder = DecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
+    decoder = ConvDecoderSettings(layers=2, kernel=kernel, groups=2, width=8, dropout=0.0, noise_std=0.0)
     settings = {"target": TargetSettings(top_k=2), "decoder": decoder, **changes}
     student = build_encoder(modality(kind), TransformerSettings(**shape))
     return Data2Vec2(student, Data2Vec2Settings(**settings), modality(kind), STEPS)
@@ -96,4 +96,4 @@ def targets_of(
 
 
 def with_masks(given: torch.Tensor, mask: torch.Tensor) -> MaskedBatch:
-    return MaskedBatch(given, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
+    return MaskedBatch(given, mask=mask, predicted_indices=mask.flatten().nonzero()[:, 0])

@@ -65,7 +65,7 @@ Toy.__abstractmethods__ = frozenset()
 
 
 class Mask:
-    def draw(self, rows, grid, rng, lengths=None):
+    def draw(self, rows, grid, rng):
         drawn = rng.random((rows, *grid))
         return SimpleNamespace(masked=drawn < 0.4, replaced=drawn > 0.8, predicted=drawn < 0.4)
 

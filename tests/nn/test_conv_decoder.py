@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoder, ConvDecoderSettings
 
 
 def decoder(width: int = 6, **changes: Any) -> ConvDecoder:
     torch.manual_seed(0)
     settings = {"layers": 3, "kernel": (3,), "groups": 2, "width": width, "dropout": 0.0, "noise_std": 0.0} | changes
-    return ConvDecoder(DecoderSettings(**settings), width=6)
+    return ConvDecoder(ConvDecoderSettings(**settings), width=6)
 
 
 def views(rows: int, T: int, visible: int, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,9 +78,9 @@ def test_head_has_the_configured_layers() -> None:
 
 
 def test_head_init_sets_the_initial_weights() -> None:
-    bert = ConvDecoder(DecoderSettings(layers=1, width=256, head_init="bert"), 256).head[0]
+    bert = ConvDecoder(ConvDecoderSettings(layers=1, width=256, head_init="bert"), 256).head[0]
     assert bert.weight.std().item() == pytest.approx(0.02, rel=0.02) and bert.bias.abs().max() == 0
-    assert ConvDecoder(DecoderSettings(layers=1, width=256), 256).head[0].bias.abs().max() > 0
+    assert ConvDecoder(ConvDecoderSettings(layers=1, width=256), 256).head[0].bias.abs().max() > 0
 
 
 def seen(model: ConvDecoder, x: Tensor, visible: Tensor, masked: Tensor, T: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from data2vec.batch import Batch
 from data2vec.errors import UserError
-from data2vec.nn.conv_decoder import DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoderSettings
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.nn.transformer_decoder import TransformerDecoderSettings
@@ -50,7 +50,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 @every_kind
 def test_what_is_visible_is_what_is_not_masked_in_order(kind: str) -> None:
     given = batch2(kind)
-    kept = visible_positions(given.mask, len(given.masked_indices))
+    kept = visible_positions(given.mask, len(given.predicted_indices))
     assert kept.tolist() == [(~row).nonzero()[:, 0].tolist() for row in given.mask]
 
 
@@ -72,7 +72,7 @@ def test_views_of_a_batch_add_up(kind: str, cls_loss: float) -> None:
 def test_the_error_of_each_position_is_told() -> None:
     given = batch2("vision")
     with_summary, without = (objective2("vision", cls_loss=weight)(given) for weight in (1.0, 0.0))
-    assert without.errors.shape == given.masked_indices.shape and not without.errors.requires_grad
+    assert without.errors.shape == given.predicted_indices.shape and not without.errors.requires_grad
     torch.testing.assert_close(without.errors.sum(), without.loss)
     torch.testing.assert_close(with_summary.errors, without.errors)
 
@@ -105,7 +105,7 @@ def test_targets_are_those_of_the_masked_positions_of_each_view(kind: str, seen:
     features, padding = whole.student.local_encoder(given)
     every = targets_of(whole, given, features, padding).repeat_interleave(4, dim=0)
     torch.testing.assert_close(seen["target"], every[given.mask])
-    assert output.predicted == int(given.mask.sum()) == len(seen["prediction"])
+    assert len(output.errors) == int(given.mask.sum()) == len(seen["prediction"])
     assert seen["prediction"].dtype == seen["target"].dtype == torch.float32
 
 
@@ -129,7 +129,7 @@ def test_the_cls_loss_and_the_size_of_the_batch(reduction: str, factor: int) -> 
     two = with_masks(torch.cat([one.input] * 2), torch.cat([one.mask] * 2))
 
     def part(given: Batch) -> Tensor:
-        return (with_cls(given).loss - without(given).loss) / len(given.masked_indices)
+        return (with_cls(given).loss - without(given).loss) / len(given.predicted_indices)
 
     torch.testing.assert_close(without(two).loss, 2 * without(one).loss)
     torch.testing.assert_close(part(two), factor * part(one), rtol=1e-3, atol=0)
@@ -140,11 +140,11 @@ def test_the_cls_loss_is_the_error_of_the_last_extra_token_against_the_mean_targ
     whole, given = objective2("vision", **changes, cls_loss=0.3), batch2("vision")
     features, _ = whole.student.local_encoder(given)
     mean = targets_of(whole, given, features).mean(1).repeat_interleave(4, dim=0)
-    kept = visible_positions(given.mask, len(given.masked_indices))
+    kept = visible_positions(given.mask, len(given.predicted_indices))
     extra, _ = whole.student.encode_visible(features, None, given.mask, kept)
     error = ((extra[:, 1] - mean) ** 2).sum(1).mean() / 4  # 1/sqrt(width)
     plain = objective2("vision", **changes)(given)
-    torch.testing.assert_close(whole(given).loss / plain.predicted, plain.loss / plain.predicted + 0.3 * error)
+    torch.testing.assert_close(whole(given).loss / len(plain.errors), plain.loss / len(plain.errors) + 0.3 * error)
 
 
 @pytest.mark.parametrize("cls_loss", [0.0, 0.1])
@@ -257,7 +257,7 @@ def test_learning_lowers_the_loss(kind: str) -> None:
     losses = []
     for step in range(1, 41):
         output = whole(given)
-        (output.loss / output.predicted).backward()
+        (output.loss / len(output.errors)).backward()
         optimizer.step()
         optimizer.zero_grad()
         whole.after_step(step)
@@ -288,12 +288,12 @@ def test_transformer_decoder_predicts_and_learns(kind: str) -> None:
     whole, given = objective2(kind, decoder=decoder), batch2(kind)
     output = whole(given)
     output.loss.backward()
-    assert output.predicted == len(given.masked_indices)
+    assert len(output.errors) == len(given.predicted_indices)
     assert all(p.grad is not None for p in (*whole.decoder.parameters(), *whole.student.transformer.parameters()))
 
 
 def test_decoder_is_convolutional_where_its_kind_is_left_out() -> None:
-    assert Data2Vec2Settings(decoder={"layers": 2}).decoder == DecoderSettings(layers=2)
+    assert Data2Vec2Settings(decoder={"layers": 2}).decoder == ConvDecoderSettings(layers=2)
     assert load_recipe("vision/v2-tiny").objective.decoder.kind == "conv"
     replaced = load_recipe("vision/v2-tiny", ["objective.decoder={kind: transformer, layers: 2}"]).objective
     assert replaced.decoder == TransformerDecoderSettings(layers=2)
@@ -311,9 +311,9 @@ def test_a_prediction_for_each_layer_has_the_mean_of_their_losses(decoder: dict[
     torch.testing.assert_close(output.errors, (prediction - targets).square().sum(-1).mean(-1) / 4)
     features, padding = whole.student.local_encoder(given)
     layers = [F.layer_norm(state.state, (16,)) for state in whole.student.block_outputs(features, padding)][1:]
-    rows = given.masked_indices // 25 // 4
-    torch.testing.assert_close(targets[:, 0], layers[0][rows, given.masked_indices % 25])
-    torch.testing.assert_close(targets[:, 1], layers[1][rows, given.masked_indices % 25])
+    rows = given.predicted_indices // 25 // 4
+    torch.testing.assert_close(targets[:, 0], layers[0][rows, given.predicted_indices % 25])
+    torch.testing.assert_close(targets[:, 1], layers[1][rows, given.predicted_indices % 25])
     averaged = objective2("vision", cls_loss=0.5, target=target.model_copy(update={"heads": "average"}))(given)
     for one in (output, averaged):  # the class token predicts the mean of the layers in any case
         assert one.loss > one.errors.sum()

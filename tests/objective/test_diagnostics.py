@@ -53,17 +53,17 @@ def test_variance_shares_of_one_input_and_of_a_constant_are_all_within() -> None
 
 
 def masked(mask: torch.Tensor, inputs: int) -> MaskedBatch:
-    return MaskedBatch(torch.zeros(inputs, 1), mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
+    return MaskedBatch(torch.zeros(inputs, 1), mask=mask, predicted_indices=mask.flatten().nonzero()[:, 0])
 
 
 def test_content_r2_is_zero_for_a_prediction_from_the_position_alone() -> None:
     torch.manual_seed(0)
     batch = masked(torch.rand(16, 30) < 0.5, 16)
     position, content = 3 * torch.randn(30, 8), torch.randn(16, 30, 8)
-    target, at = (position + content).flatten(0, 1)[batch.masked_indices], batch.masked_indices % 30
+    target, at = (position + content).flatten(0, 1)[batch.predicted_indices], batch.predicted_indices % 30
     assert content_r2(position[at], target, batch).item() == pytest.approx(0, abs=1e-6)
     assert r2(position[at], target).item() == pytest.approx(0.9, abs=0.02)
-    half = target - 0.5 * content.flatten(0, 1)[batch.masked_indices]
+    half = target - 0.5 * content.flatten(0, 1)[batch.predicted_indices]
     assert content_r2(half, target, batch).item() == pytest.approx(0.75, abs=1e-3)
     assert content_r2(half + 7 * torch.randn(30, 8)[at], target, batch).item() == pytest.approx(0.75, abs=1e-3)
     assert content_r2(target, target, batch).item() == r2(target, target).item() == 1
@@ -84,5 +84,5 @@ def test_representation_stats_without_targets_omit_what_needs_them() -> None:
     batch, features = masked(torch.rand(4, 10) < 0.5, 4), torch.randn(4, 10, 8)
     stats = representation_stats(batch, features, features)
     assert set(stats) == {f"{stage}_{what}" for stage in ("local_encoder", "student") for what in ("std", "rank")}
-    logits = torch.randn(len(batch.masked_indices), 12)
+    logits = torch.randn(len(batch.predicted_indices), 12)
     assert set(representation_stats(batch, features, features, logits)) == {*stats, "prediction_std", "prediction_rank"}

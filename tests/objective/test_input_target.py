@@ -59,7 +59,7 @@ def test_loss_mixes_both_predictions_by_the_weight(version: int) -> None:
     latent = plain(batch).loss
 
     raw = mixed.modality.input_features()["raw"].compute(batch)  # (B, T, F)
-    target = raw.flatten(0, 1)[batch.masked_indices]
+    target = raw.flatten(0, 1)[batch.predicted_indices]
     prediction = mixed.input_target.head(vectors[0])
     own = ((prediction - target) ** 2).sum() / math.sqrt(raw.shape[-1])
     torch.testing.assert_close(total, 0.75 * latent + 0.25 * own)
@@ -70,7 +70,7 @@ def test_tokens_are_predicted_by_cross_entropy() -> None:
     ids = torch.arange(5, 25).expand(2, -1).contiguous()
     mask = torch.zeros(2, 20, dtype=torch.bool)
     mask[:, 3:9] = True
-    batch = MaskedBatch(ids, mask=mask, masked_indices=mask.flatten().nonzero()[:, 0])
+    batch = MaskedBatch(ids, mask=mask, predicted_indices=mask.flatten().nonzero()[:, 0])
     assert objective.input_target is not None
     vectors = torch.randn(12, objective.input_target.head.in_features)
     errors = objective.input_target(vectors, batch)

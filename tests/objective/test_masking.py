@@ -71,14 +71,6 @@ def test_spans_mask_something_and_leave_something_visible(seed: int, rows: int, 
     assert len(set(counts)) == 1
 
 
-@given(seeds, st.lists(st.integers(3, 200), min_size=1, max_size=5), st.integers(1, 12))
-def test_spans_never_mask_padding(seed: int, lengths: list[int], length: int) -> None:
-    T = max(lengths) + 5
-    masked = SpanMask(length=length).draw(len(lengths), (T,), np.random.default_rng(seed), np.array(lengths)).masked
-    assert not (masked & (np.arange(T) >= np.array(lengths)[:, None])).any()
-    assert len(set(masked.sum(1))) == 1
-
-
 @given(seeds, st.integers(60, 400), st.integers(2, 12))
 def test_spans_are_whole_in_a_single_row(seed: int, T: int, length: int) -> None:
     masked = SpanMask(prob=0.5, length=length).draw(1, (T,), np.random.default_rng(seed)).masked[0]

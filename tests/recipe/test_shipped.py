@@ -84,7 +84,7 @@ def test_base_model_trains_one_step_with_finite_gradients(name: str) -> None:
     batch = Batch(inputs[name.split("/")[0]])
     mask = recipe.objective.mask.draw(min(2, recipe.objective.masks_per_sample), modality.grid(batch), np.random.default_rng(0))
     masked = torch.from_numpy(mask.masked)
-    batch = MaskedBatch(batch.input, mask=masked, masked_indices=masked.flatten().nonzero()[:, 0])
+    batch = MaskedBatch(batch.input, mask=masked, predicted_indices=masked.flatten().nonzero()[:, 0])
     output = whole.train()(batch, measure=True)
     output.loss.backward()
     assert torch.isfinite(output.loss)

@@ -159,7 +159,7 @@ def _in_halves(out: Path, settings: dict[str, Any]) -> Run:
                 for rows in (slice(0, 5), slice(5, None)):
                     mask = batch.mask[rows]
                     indices = mask.flatten().nonzero().squeeze(1)
-                    halves.append(MaskedBatch(batch.input[rows], mask=mask, masked_indices=indices))
+                    halves.append(MaskedBatch(batch.input[rows], mask=mask, predicted_indices=indices))
                 yield halves
 
         patch.setattr(trainer.Loader, "steps", halved)

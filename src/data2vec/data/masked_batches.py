@@ -144,7 +144,7 @@ class MaskedBatches(BatchDataset):
             batch.input,
             batch.padding,
             mask=torch.from_numpy(np.ascontiguousarray(mask)).flatten(0, 1),
-            masked_indices=torch.from_numpy(np.flatnonzero(predicted)),
+            predicted_indices=torch.from_numpy(np.flatnonzero(predicted)),
             replaced_input=replaced_input,
         )
         return LoadedBatch(masked, [*micro_batch.corrupt, *corrupt], micro_batch.stream_state)

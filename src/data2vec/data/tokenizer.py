@@ -21,6 +21,7 @@ else:
     Tokenizer = Any
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+"""The first entries of fairseq's vocabularies: byte pairs, and labels of speech recognition."""
 START, PAD, END, UNKNOWN = range(4)
 MASK = "<mask>"
 TRAINING_CHARACTERS = 256 * 2**20

@@ -14,7 +14,7 @@ from data2vec.settings import Settings
 Count = Annotated[int, Field(gt=0)]
 
 
-class DecoderSettings(Settings):
+class ConvDecoderSettings(Settings):
     """The `objective.decoder:` section. Defaults: the Base model for speech."""
 
     kind: Literal["conv"] = "conv"
@@ -46,7 +46,7 @@ class ConvDecoder(nn.Module):
     R rows (B·M), P visible of T positions, D width; `predictions`: K, vectors that are predicted at a
     position. Raises UserError when `groups` does not divide the widths."""
 
-    def __init__(self, settings: DecoderSettings, width: int, predictions: int = 1):
+    def __init__(self, settings: ConvDecoderSettings, width: int, predictions: int = 1):
         super().__init__()
         s = settings
         if width % s.groups or s.width % s.groups:

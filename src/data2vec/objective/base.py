@@ -33,10 +33,8 @@ class ObjectiveOutput:
 
     loss: Tensor
     """Sum over the predicted positions; to be divided by their number in the global batch."""
-    predicted: int
-    """N, the number of predicted positions."""
     errors: Tensor
-    """(N,) the error of each of them, in the order of the batch's `masked_indices`; without gradients."""
+    """(N,) the error of each predicted position, in the order of the batch's `predicted_indices`; without gradients."""
     stats: dict[str, Tensor] = field(default_factory=dict)
     """Scalars on the health of the representations, if they were asked for."""
 
@@ -66,4 +64,4 @@ class Objective(TrainingObjective[MaskedBatch]):
 
     def num_targets(self, batch: MaskedBatch) -> int:
         """N, the number of predicted positions, by which the loss is divided over the global batch."""
-        return len(batch.masked_indices)
+        return len(batch.predicted_indices)

@@ -69,14 +69,14 @@ class Data2Vec(LatentObjective):
 
         # 3.4 Objective: a smooth L1 loss between prediction and target at the masked positions. These are indices, which
         # are drawn with the mask, because `context[mask]` would make the host wait for the device to count them.
-        masked = batch.masked_indices  # (N,)
+        masked = batch.predicted_indices  # (N,)
         vectors = context.flatten(0, 1).index_select(0, masked)  # (N, D)
         prediction = self.head(vectors).float()  # (N, K·D)
-        masked_targets = targets.flatten(0, 1).index_select(0, masked)  # (N, K·D)
+        masked_targets = batch.at_predicted(targets)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
 
         stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
-        return ObjectiveOutput(self.total_loss(errors, vectors, batch), len(masked), errors.detach(), stats)
+        return ObjectiveOutput(self.total_loss(errors, vectors, batch), errors.detach(), stats)
 
 
 def build_prediction_head(width: int, layers: int, init: str, predictions: int = 1) -> nn.Module:

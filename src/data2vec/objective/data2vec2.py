@@ -16,7 +16,7 @@ from torch import Tensor
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
-from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoder, ConvDecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer_decoder import TransformerDecoder, TransformerDecoderSettings
 from data2vec.objective.base import ObjectiveOutput
@@ -31,7 +31,7 @@ def _conv_by_default(raw: Any) -> Any:
 
 
 AnyDecoderSettings = Annotated[
-    DecoderSettings | TransformerDecoderSettings, Field(discriminator="kind"), BeforeValidator(_conv_by_default)
+    ConvDecoderSettings | TransformerDecoderSettings, Field(discriminator="kind"), BeforeValidator(_conv_by_default)
 ]
 """The decoders by `kind`; conv where it is left out."""
 
@@ -45,7 +45,7 @@ class Data2Vec2Settings(LatentSettings):
     """M: masked views of each sample, which share its local features and its targets (fairseq: clone_batch)."""
     mask: EqualMaskSettings = FixedBlockMask()
     """What is masked: the same number of positions in every view, so that the visible ones are a dense batch."""
-    decoder: AnyDecoderSettings = DecoderSettings()
+    decoder: AnyDecoderSettings = ConvDecoderSettings()
     """Predicts the targets at masked positions from the student's vectors at visible ones. `kind`: conv or transformer; the
     other keys depend on it, so that another one starts the section anew."""
     cls_loss: Annotated[float, Field(ge=0)] = 0.0
@@ -81,7 +81,7 @@ class Data2Vec2(LatentObjective):
             targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
 
         # The student encodes only the visible positions of each view.
-        mask, masked = batch.mask, batch.masked_indices  # (B·M, T), (N,)
+        mask, masked = batch.mask, batch.predicted_indices  # (B·M, T), (N,)
         visible = visible_positions(mask, len(masked))  # (B·M, P)
         extra, context = self.student.encode_visible(features, padding, mask, visible)  # (B·M, E, D), (B·M, P, D)
 
@@ -103,7 +103,7 @@ class Data2Vec2(LatentObjective):
             loss = loss + self.settings.cls_loss * per_view * cls_error
 
         stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
-        return ObjectiveOutput(loss, len(masked), errors.detach(), stats)
+        return ObjectiveOutput(loss, errors.detach(), stats)
 
 
 def build_decoder(settings: AnyDecoderSettings, width: int, predictions: int) -> ConvDecoder | TransformerDecoder:

@@ -31,8 +31,8 @@ def representation_stats(
     """Standard deviation and effective rank of each stage of a step, and what the prediction explains of the target.
 
     `features` (B, T, D), the local features; `context` (…, D), the student's output; `prediction` and `target` (N, D), in the
-    order of `batch.masked_indices`; `targets` (B, T, D), at all positions, with `padding` (B, T). Objectives without targets in
-    a vector space leave those out, and what is computed from them is missing."""
+    order of `batch.predicted_indices`; `targets` (B, T, D), at all positions, with `padding` (B, T). Objectives without targets
+    in a vector space leave those out, and what is computed from them is missing."""
     stages = {"local_encoder": features.flatten(0, -2), "student": context.flatten(0, -2)}
     stats: dict[str, Tensor] = {}
     if targets is not None:
@@ -100,7 +100,7 @@ def content_r2(prediction: Tensor, target: Tensor, batch: MaskedBatch) -> Tensor
     0 when the prediction depends on the position alone, however good it is. Positions at which one input only is predicted
     are left out; NaN when there is no other."""
     rows, T = batch.mask.shape
-    B, masked = len(batch), batch.masked_indices
+    B, masked = len(batch), batch.predicted_indices
     positions, inputs = masked % T, masked // (T * (rows // B))
     count = target.new_zeros(B, T, dtype=torch.float32)
     count.view(-1).index_add_(0, inputs * T + positions, count.new_ones(len(masked)))

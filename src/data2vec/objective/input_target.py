@@ -7,10 +7,10 @@ B batch, T positions, F features of a position, W width of the vectors before th
 """
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,9 +19,7 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.targets import NORMS, Norms
-from data2vec.settings import Settings
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from data2vec.settings import Fraction, Settings
 
 
 class InputTargetSettings(Settings):
@@ -32,11 +30,11 @@ class InputTargetSettings(Settings):
     oriented gradients (vision); or the token (text)."""
     norms: Norms = ("batch",)
     """Normalisations of the features, as of the targets; unused for tokens."""
-    weight: Share = 1.0
+    weight: Fraction = 1.0
     """w at the start."""
-    fade_from: Share = 0.2
+    fade_from: Fraction = 0.2
     """The share of the run's steps after which w decreases linearly."""
-    fade_to: Share = 0.4
+    fade_to: Fraction = 0.4
     """The share of the run's steps from which w is 0; 1 with `fade_from` 1: w is constant. Equal to `fade_from`: the teacher
     begins from a student that has only learned to predict the input."""
 

@@ -11,9 +11,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from data2vec.errors import UserError
-from data2vec.settings import Settings
+from data2vec.settings import Fraction, Settings
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 Bools = np.ndarray
 
@@ -39,7 +38,7 @@ class SpanMask(Settings):
     """Spans of `length` positions, which may overlap (wav2vec 2.0; speech). All rows get the same number."""
 
     kind: Literal["span"] = "span"
-    prob: Share = 0.65
+    prob: Fraction = 0.65
     """Share of the positions that spans would cover if none overlapped: prob·T/length spans start in a row."""
     length: Count = 10
     """Positions of a span."""
@@ -48,22 +47,21 @@ class SpanMask(Settings):
     equal: bool = True
     """Make random masked positions visible again until all rows have the same number of masked ones."""
 
-    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
-        """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding.
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
+        """Masks for `rows` sequences of T = prod(grid) positions.
 
         Raises UserError when a row is too short for both masked and visible positions."""
         T = int(np.prod(grid))
-        valid = np.full(rows, T) if lengths is None else np.asarray(lengths)
-        if (short := valid.min()) < self.min_spans + 2:
+        if self.min_spans + 2 > T:
             raise UserError(
-                f"a sequence of {short} positions is too short for {self.min_spans} masked span(s) and a visible position: "
+                f"a sequence of {T} positions is too short for {self.min_spans} masked span(s) and a visible position: "
                 "leave out shorter examples (data.min_seconds for speech), or lower objective.mask.min_spans"
             )
-        count = np.maximum(self.min_spans, np.floor(self.prob * valid / self.length + rng.random(rows)).astype(int))
-        count = np.minimum(count, valid - 2)
-        length = np.where(valid - self.length <= count, valid - count - 1, self.length)
+        count = np.maximum(self.min_spans, np.floor(self.prob * T / self.length + rng.random(rows)).astype(int))
+        count = np.minimum(count, T - 2)
+        length = np.where(T - self.length <= count, T - count - 1, self.length)
         # The released code never starts a span at the last position where it would fit (docs/differences.md).
-        masked = draw_spans(T, count, length, valid - length, rng) & (np.arange(T) < valid[:, None])
+        masked = draw_spans(T, count, length, T - length, rng)
         return Mask(equalise_counts(masked, rng) if self.equal else masked)
 
 
@@ -71,13 +69,13 @@ class TokenMask(Settings):
     """Tokens, or short spans of them, some of which stay unchanged or become random, as in BERT (text)."""
 
     kind: Literal["token"] = "token"
-    prob: Share = 0.15
+    prob: Fraction = 0.15
     """Share of the positions that are selected: prob·T/length spans start in a row."""
     length: Count = 1
     """Tokens of a span (fairseq: mask_multiple_length)."""
-    keep: Share = 0.1
+    keep: Fraction = 0.1
     """Share of the selected positions that stay unchanged (fairseq: leave_unmasked_prob)."""
-    random: Share = 0.1
+    random: Fraction = 0.1
     """Share of the selected positions that get a random token (fairseq: random_token_prob)."""
     predict: Literal["masked", "selected"] = "masked"
     """What is predicted: of the selected positions those that are masked, as in data2vec; or all of them, as in BERT."""
@@ -91,21 +89,18 @@ class TokenMask(Settings):
             )
         return self
 
-    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
-        """Masks for `rows` sequences of T = prod(grid) positions, of which the first `lengths` (R,) are not padding.
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
+        """Masks for `rows` sequences of T = prod(grid) positions.
 
         At least one token of a row is not selected, and where only masked ones are predicted, at least one is masked. Raises
         UserError when a row has a single position."""
         T = int(np.prod(grid))
-        valid = np.full(rows, T) if lengths is None else np.asarray(lengths)
-        if valid.min() < 2:
+        if T < 2:
             raise UserError("a sequence of 1 position is too short for a masked and a visible one: leave out shorter examples")
-        count = np.maximum(1, np.floor(self.prob * valid / self.length + rng.random(rows)).astype(int))
-        selected = draw_spans(T, np.minimum(count, valid), np.full(rows, self.length), valid, rng)
-        present = np.arange(T) < valid[:, None]
-        selected &= present
-        if (all_selected := (selected == present).all(1)).any():
-            selected[all_selected] &= ~random_position(present[all_selected], rng)
+        count = np.maximum(1, np.floor(self.prob * T / self.length + rng.random(rows)).astype(int))
+        selected = draw_spans(T, np.minimum(count, T), np.full(rows, self.length), np.full(rows, T), rng)
+        if (all_selected := selected.all(1)).any():
+            selected[all_selected] &= ~random_position(selected[all_selected], rng)
         uniform = rng.random(selected.shape)
         replaced = selected & (uniform < self.random)
         unchanged = selected & (uniform >= self.random) & (uniform < self.random + self.keep)
@@ -132,7 +127,7 @@ class BlockMask(Settings):
     aspect: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Aspect ratio of a rectangle, height over width: between this and its inverse."""
 
-    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator, lengths: np.ndarray | None = None) -> Mask:
+    def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
         """Masks for `rows` images of `grid` = (height, width) patches. Raises UserError for another grid, or a smaller one."""
         if len(grid) != 2:
             raise UserError(
@@ -195,9 +190,9 @@ class FixedBlockMask(Settings):
     Blocks are clipped at the borders. Single positions are then added or removed, so that every row has the same number."""
 
     kind: Literal["fixed-block"] = "fixed-block"
-    prob: Share = 0.5
+    prob: Fraction = 0.5
     """R: share of the positions that is masked (fairseq: mask_prob)."""
-    adjust: Share = 0.05
+    adjust: Fraction = 0.05
     """A: added to the share when blocks are drawn, since blocks overlap (fairseq: mask_prob_adjust)."""
     length: Count = 5
     """Side of a block."""
@@ -230,7 +225,7 @@ class RandomMask(Settings):
     """Single positions, uniformly drawn, the same number in every row (data2vec 2.0; text)."""
 
     kind: Literal["random"] = "random"
-    prob: Share = 0.48
+    prob: Fraction = 0.48
     """R: share of the positions that is masked (fairseq: mask_prob)."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:

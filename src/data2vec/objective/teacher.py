@@ -24,7 +24,7 @@ the student's part itself. Apart from dropout the last two give the same trainin
 memory."""
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 """A share of the steps of the run."""
 
 
@@ -34,7 +34,7 @@ HALF_LIVES = ("half_life", "end_half_life", "anneal")
 """The settings that decays replace."""
 
 
-class Schedule(NamedTuple):
+class DecaySchedule(NamedTuple):
     """τ over the steps: linear from `decay` to `end_decay` over `anneal_steps`."""
 
     decay: float
@@ -56,13 +56,13 @@ class TeacherSettings(Settings):
     """τ from step `anneal_steps` on; 1 freezes the teacher from then on (fairseq: ema_end_decay); null with a half-life."""
     anneal_steps: Annotated[int, Field(ge=0)] | None = 30000
     """Steps over which τ increases linearly (fairseq: ema_anneal_end_step); null with a half-life."""
-    half_life: Share | None = None
+    half_life: PositiveFraction | None = None
     """Instead of the three settings above: the share of the run's steps after which the teacher has forgotten half of its
     weights, so that a schedule fits runs of any length. τ is 0.5^(1 / (share · steps)). As an override it replaces them,
     and they replace it."""
-    end_half_life: Share | None = None
+    end_half_life: PositiveFraction | None = None
     """The same from the end of `anneal` on; null: as at the start."""
-    anneal: Share | None = None
+    anneal: PositiveFraction | None = None
     """The share of the run's steps over which τ changes linearly to that of `end_half_life`."""
     local_encoder: Source = "shared"
     """The local encoder."""
@@ -108,13 +108,13 @@ class TeacherSettings(Settings):
             raise ValueError(f"window {self.window} is not odd, so it has no centre; set {self.window + 1}")
         return self
 
-    def schedule(self, steps: int) -> Schedule:
+    def schedule(self, steps: int) -> DecaySchedule:
         """τ over a run of `steps` optimizer steps."""
         if self.half_life is None:
             assert self.decay is not None and self.end_decay is not None and self.anneal_steps is not None
-            return Schedule(self.decay, self.end_decay, self.anneal_steps)
+            return DecaySchedule(self.decay, self.end_decay, self.anneal_steps)
         first, last = (0.5 ** (1 / (share * steps)) for share in (self.half_life, self.end_half_life or self.half_life))
-        return Schedule(first, last, round((self.anneal or 0) * steps))
+        return DecaySchedule(first, last, round((self.anneal or 0) * steps))
 
 
 class Teacher(nn.Module):

@@ -1,6 +1,6 @@
 """Runs that are too short for what their recipe schedules, with settings that fit."""
 
-from data2vec.objective.teacher import Schedule
+from data2vec.objective.teacher import DecaySchedule
 from data2vec.recipe.recipe import Recipe
 
 MOST_INITIAL = 0.6
@@ -38,7 +38,7 @@ def unfinished_schedules(recipe: Recipe) -> list[str]:
     return lines
 
 
-def _initial_share(schedule: Schedule, steps: int) -> float:
+def _initial_share(schedule: DecaySchedule, steps: int) -> float:
     """The share of the initial weights that the teacher holds after these steps, or the first one of at most MOST_INITIAL."""
     share = 1.0
     for step in range(1, steps + 1):

@@ -86,7 +86,7 @@ class BeamSettings(Settings):
     """Sum the alignments of a hypothesis, instead of taking the best one."""
 
 
-class DecodeSettings(BeamSettings):
+class CTCDecodingSettings(BeamSettings):
     """How logits become text: greedy decoding; or, with a language model or a lexicon, beam search (data2vec[decode])."""
 
     lm: str | None = None
@@ -106,7 +106,7 @@ class RecognitionSettings(SupervisedSettings):
     """The labels, blank first; none: those of the model's head, or else the characters of the training transcripts."""
     metric: Literal["wer", "cer"] = "wer"
     """The metric that selects the best model: word or character error rate."""
-    decode: DecodeSettings = DecodeSettings()
+    decode: CTCDecodingSettings = CTCDecodingSettings()
     """Decoding for validation."""
 
 

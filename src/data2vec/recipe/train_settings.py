@@ -4,9 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data2vec.settings import Settings
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from data2vec.settings import Fraction, Settings
 
 
 class TriStage(Settings):

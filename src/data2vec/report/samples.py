@@ -49,7 +49,7 @@ class Sample:
             masked = torch.from_numpy(np.ascontiguousarray(drawn.masked))
             indices = torch.from_numpy(np.flatnonzero(drawn.predicted))
             view = None if drawn.replaced is None else self.modality.replace(self.batch, drawn.replaced, rng)
-            yield MaskedBatch(self.batch.input, self.batch.padding, mask=masked, masked_indices=indices, replaced_input=view)
+            yield MaskedBatch(self.batch.input, self.batch.padding, mask=masked, predicted_indices=indices, replaced_input=view)
 
 
 def load_sample(modality: Modality, where: str, count: int = 4) -> Sample:
@@ -85,7 +85,7 @@ def masked_errors(objective: Objective, batches: Sequence[MaskedBatch]) -> np.nd
             torch.manual_seed(0)  # a decoder puts noise at masked positions
             output = objective(batch)
         flat = torch.full((batch.mask.numel(),), torch.nan)
-        flat[batch.masked_indices] = output.errors.float()
+        flat[batch.predicted_indices] = output.errors.float()
         errors.append(flat.view(len(batch), -1, batch.mask.shape[1]))
     return torch.cat(errors, dim=1).numpy()
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,9 +81,11 @@ class HeldOutLoss:
                     if not isinstance(loaded, LoadedBatch):
                         raise loaded
                     self._log_corrupt(loaded.corrupt)
-                    output = objective(loaded.batch.to(process.device))
+                    batch: Any = loaded.batch
+                    output = objective(batch.to(process.device))
                     if index < number:
-                        total += torch.tensor([float(output.loss), output.predicted], dtype=torch.float64)
+                        targets = objective.num_targets(batch)
+                        total += torch.tensor([float(output.loss), targets], dtype=torch.float64)
         finally:
             objective.train()
         loss, predicted = process.sum(total.to(process.device)).tolist()

@@ -64,7 +64,7 @@ def test_loss_of_linear_codes_equals_that_of_beit_in_transformers() -> None:
     )
     beit = BeitForMaskedImageModeling(config).eval()
     whole, batch = fitted("vision", features="raw", head="linear")
-    labels = nearest_code(whole.features.compute(batch).flatten(0, 1), whole.codebook)[batch.masked_indices]
+    labels = nearest_code(whole.features.compute(batch).flatten(0, 1), whole.codebook)[batch.predicted_indices]
     theirs = beit(batch.input, bool_masked_pos=batch.mask, labels=labels)
     whole.head.load_state_dict(beit.lm_head.state_dict())
     states = theirs.hidden_states or beit.beit(batch.input, bool_masked_pos=batch.mask).last_hidden_state

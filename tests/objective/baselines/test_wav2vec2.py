@@ -53,7 +53,7 @@ def test_loss_is_contrast_plus_weighted_diversity_and_penalty() -> None:
     convolved, _ = whole.student.local_encoder.extract(batch)
     diversity = (10 - output.stats["prob_perplexity"]) / 10
     extra = 0.1 * diversity + 10 * convolved.square().mean()
-    torch.testing.assert_close(output.loss, output.errors.sum() + output.predicted * extra)
+    torch.testing.assert_close(output.loss, output.errors.sum() + len(output.errors) * extra)
     output.loss.backward()
 
 
@@ -79,7 +79,7 @@ def test_loss_without_noise_equals_that_of_transformers(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", without_noise)
     rows, positions = batch.mask.shape
-    masked, drawn = batch.masked_indices, draw_distractors(rows, len(batch.masked_indices), 6, batch.input.device)
+    masked, drawn = batch.predicted_indices, draw_distractors(rows, len(batch.predicted_indices), 6, batch.input.device)
     monkeypatch.setattr("data2vec.objective.baselines.wav2vec2.draw_distractors", lambda *_: drawn)
     negatives = torch.zeros(rows * positions, 6, dtype=torch.long)
     negatives[masked] = masked[drawn]

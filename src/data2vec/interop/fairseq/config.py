@@ -14,7 +14,7 @@ from data2vec.interop.fairseq.key_mapping import BEIT, MODALITY_KEYS, SPEECH_1, 
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import TextSettings
 from data2vec.modalities.vision import VisionSettings
-from data2vec.nn.conv_decoder import DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoderSettings
 from data2vec.objective.data2vec2 import Data2Vec2Settings
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
@@ -575,7 +575,7 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
     """The official configuration of a version 2 model (`data2vec_multi`)."""
     o, e = cast(Data2Vec2Settings, recipe.objective), recipe.encoder
     decoder = o.decoder
-    if not isinstance(decoder, DecoderSettings):
+    if not isinstance(decoder, ConvDecoderSettings):
         raise UserError(f"objective.decoder.kind: {decoder.kind!r} has no official counterpart; only conv can be written")
     modality_key = MODALITY_KEYS[family_of_recipe(recipe).modality]
     mask, averaged = o.mask.model_dump(), o.teacher.local_encoder == "averaged"

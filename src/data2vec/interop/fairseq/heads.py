@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data2vec.data.tokenizer import SPECIAL
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.key_mapping import BEIT, FairseqConfig, Family
@@ -12,7 +13,6 @@ from data2vec.nn.heads import ClassifierSettings, CTCSettings
 log = get_logger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 LETTERS = (*SPECIAL, *"|ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 """The dictionary of the released speech models."""
 DICTIONARY = "dict.ltr.txt"

@@ -12,7 +12,7 @@ from data2vec.interop.fairseq.config import fairseq_config, family_of_recipe
 from data2vec.interop.fairseq.heads import DICTIONARY, SPECIAL, head_to_fairseq
 from data2vec.interop.fairseq.key_mapping import BEIT, TEXT_1, FairseqConfig, Family, Tensors, key_table
 from data2vec.interop.fairseq.read import POSITIONS
-from data2vec.interop.key_mapping import Table, foreign_keys
+from data2vec.interop.key_mapping import Table, to_foreign_keys
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
@@ -79,11 +79,8 @@ def _with_released_objective(recipe: Recipe) -> Recipe:
 
 def _official_tensors(ours: dict[str, Tensor], table: Table, family: Family) -> Tensors:
     """Our tensors under their official keys and in their official shapes."""
-    official = {}
-    for name, keys in foreign_keys(ours, table).items():
-        for key, part in zip(keys, ours[name].chunk(len(keys)), strict=True):
-            official[key] = part.reshape(_official_shape(key, part, family)).detach().cpu().clone()
-    return official
+    tensors = to_foreign_keys(ours, {}, table)
+    return {key: part.reshape(_official_shape(key, part, family)).detach().cpu().clone() for key, part in tensors.items()}
 
 
 def _official_shape(key: str, part: Tensor, family: Family) -> tuple[int, ...]:

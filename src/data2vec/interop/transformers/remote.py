@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data2vec.atomic_io import merge_dir
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.transformers.card import omitted_parts, usage_example
-from data2vec.interop.transformers.config import unsupported_setting
+from data2vec.interop.transformers.config import HINT, unsupported_setting
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
 from data2vec.modalities.speech import SpeechSettings
@@ -32,8 +32,6 @@ log = get_logger(__name__)
 MODULE = "modeling_data2vec2"
 CODE = Path(__file__).parent / "remote_code" / f"{MODULE}.py"
 """The model code that is copied into a folder: configuration, embeddings, Transformer, models and losses."""
-HINT = "data2vec"
-"""The key of config.json with the complete recipe, for this package only. The other settings take precedence."""
 OFFSET = 2
 """Rows of the position table before the first position."""
 

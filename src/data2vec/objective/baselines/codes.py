@@ -149,7 +149,7 @@ class Codes(MaskedPrediction):
                 "code_perplexity": perplexity(F.one_hot(target, self.settings.clusters).float().mean(0)),
                 "prediction_perplexity": perplexity(logits.detach().softmax(-1).mean(0)),
             }
-        return ObjectiveOutput(errors.sum(), len(errors), errors.detach(), stats)
+        return ObjectiveOutput(errors.sum(), errors.detach(), stats)
 
     def _block_output(self, batch: Batch) -> Tensor:
         """The output (B, T, D) of the block whose output is clustered, for the unmasked input."""

@@ -64,4 +64,4 @@ class InputRegression(MaskedPrediction):
         if measure:
             explained = 1 - (prediction - target).square().mean() / target.var(0, correction=0).mean().clamp(min=1e-12)
             stats = representation_stats(batch, features, context) | {"explained_variance": explained.detach()}
-        return ObjectiveOutput(errors.sum(), len(errors), errors.detach(), stats)
+        return ObjectiveOutput(errors.sum(), errors.detach(), stats)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, Modality
-from data2vec.nn.conv_decoder import ConvDecoder, DecoderSettings
+from data2vec.nn.conv_decoder import ConvDecoder, ConvDecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveSettings
 from data2vec.objective.data2vec2 import visible_positions
@@ -28,7 +28,7 @@ class MaskedPredictionSettings(ObjectiveSettings):
     view: Literal["visible", "mask_token"] = "mask_token"
     """What the encoder sees: all positions, with the mask vector at masked ones, as in data2vec 1 (BERT, SimMIM, HuBERT); or
     only visible ones, with the decoder of data2vec 2.0 for the others (MAE)."""
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: ConvDecoderSettings = ConvDecoderSettings()
     """The decoder of view: visible."""
 
     @model_validator(mode="after")
@@ -57,10 +57,10 @@ class MaskedPrediction(Objective):
         the predicted ones, in their order, (N, D)."""
         if self.decoder is None:
             context = self.student.encode(self.student.apply_mask(features, batch.mask, batch.student_input), padding)
-            return context, context.flatten(0, 1).index_select(0, batch.masked_indices)
-        visible = visible_positions(batch.mask, len(batch.masked_indices))
+            return context, context.flatten(0, 1).index_select(0, batch.predicted_indices)
+        visible = visible_positions(batch.mask, len(batch.predicted_indices))
         _, context = self.student.encode_visible(features, padding, batch.mask, visible)
-        return context, self.decoder(context, visible, batch.masked_indices, self.student.grid(batch))
+        return context, self.decoder(context, visible, batch.predicted_indices, self.student.grid(batch))
 
 
 def input_features(modality: Modality, name: str) -> InputFeatures:

@@ -90,4 +90,4 @@ class MLM(MaskedPrediction):
                 "accuracy": (logits.argmax(-1) == target).float().mean(),
                 "nats_below_unigram": unigram - errors.detach().mean(),
             }
-        return ObjectiveOutput(errors.sum(), len(errors), errors.detach(), stats)
+        return ObjectiveOutput(errors.sum(), errors.detach(), stats)

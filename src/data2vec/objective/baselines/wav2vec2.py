@@ -119,7 +119,7 @@ class Wav2Vec2(MaskedPrediction):
         features = local_encoder.project(z)  # (B, T, D)
         context, predicted = self.encode_masked(batch, features, padding)  # (B, T, D), (N, D)
 
-        masked_z = z.flatten(0, 1).index_select(0, batch.masked_indices)  # (N, C)
+        masked_z = z.flatten(0, 1).index_select(0, batch.predicted_indices)  # (N, C)
         quantized, probabilities, used = self.quantizer(masked_z)
         target = self.project_quantized(quantized).float()  # (N, Q)
         prediction = self.project_context(predicted).float()  # (N, Q)
@@ -144,7 +144,7 @@ class Wav2Vec2(MaskedPrediction):
                 "prob_perplexity": prob_perplexity.detach(),
                 "gumbel_temperature": self.quantizer.temperature.clone(),
             }
-        return ObjectiveOutput(loss, N, errors.detach(), stats)
+        return ObjectiveOutput(loss, errors.detach(), stats)
 
 
 def draw_distractors(rows: int, count: int, distractors: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """The decoder that the settings ask for: logits of a CTC head to text."""
 
-from data2vec.recipe.task_settings import BeamSettings, DecodeSettings
+from data2vec.recipe.task_settings import BeamSettings, CTCDecodingSettings
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
@@ -8,7 +8,7 @@ from data2vec.tasks.asr.vocabulary import CTCVocabulary
 Decoder = GreedyDecoder | BeamSearch
 
 
-def build_decoder(vocabulary: CTCVocabulary, settings: DecodeSettings) -> Decoder:
+def build_ctc_decoder(vocabulary: CTCVocabulary, settings: CTCDecodingSettings) -> Decoder:
     """A beam search if the settings name a language model or a lexicon, otherwise a greedy decoder.
 
     Raises UserError as `BeamSearch` does."""

@@ -20,8 +20,8 @@ from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, split_i
 from data2vec.model import Model
 from data2vec.nn.encoder import padding_invariant
 from data2vec.nn.heads import CTC
-from data2vec.recipe.task_settings import DecodeSettings
-from data2vec.tasks.asr.decoding import build_decoder
+from data2vec.recipe.task_settings import CTCDecodingSettings
+from data2vec.tasks.asr.decoding import build_ctc_decoder
 from data2vec.tasks.asr.greedy import Word
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 
@@ -45,7 +45,7 @@ class Transcript:
 def transcribe(
     model: str | Path | Model,
     audio: Any,
-    decode: DecodeSettings | None = None,
+    decode: CTCDecodingSettings | None = None,
     chunk_seconds: float = CHUNK_SECONDS,
     overlap_seconds: float = OVERLAP_SECONDS,
     device: str = "auto",
@@ -60,7 +60,7 @@ def transcribe(
     loaded = load(model, modality)
     if not isinstance(loaded.head, CTC):
         raise UserError(f"{model}: has no speech recognition head; fine-tune it with CTC first (data2vec finetune)")
-    decoder = build_decoder(CTCVocabulary(loaded.head.settings.labels), decode or DecodeSettings())
+    decoder = build_ctc_decoder(CTCVocabulary(loaded.head.settings.labels), decode or CTCDecodingSettings())
     place = resolve_device(device)
     encoder, head = padding_invariant(loaded.encoder.to(place)), loaded.head.to(place)
     settings: Any = loaded.modality.settings

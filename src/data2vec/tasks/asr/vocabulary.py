@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
+from data2vec.data.tokenizer import SPECIAL
 from data2vec.errors import UserError
 
 BLANK = 0
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
-"""The first labels of a fairseq vocabulary; the blank is the very first."""
+"""The index of the blank: fairseq's vocabularies begin with the special tokens of its tokenizers, and <s> is the blank."""
 SEPARATOR = "|"
 """The label between words in fairseq's letter vocabularies."""
 WORD_BOUNDARY = "▁"

@@ -25,11 +25,11 @@ from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import ClassificationSettings, DecodeSettings, RecognitionSettings, TaskSettings
+from data2vec.recipe.task_settings import ClassificationSettings, CTCDecodingSettings, RecognitionSettings, TaskSettings
 from data2vec.run_dir import load_run_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.asr.beam_search import BeamSearch
-from data2vec.tasks.asr.decoding import build_decoder
+from data2vec.tasks.asr.decoding import build_ctc_decoder
 from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.tune import tune_weights
 from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
@@ -128,10 +128,10 @@ def compute_scores(
 
 
 def _recognition_scores(
-    predictions: Iterable[Prediction], head: CTC, eval_set: EvalSet, process: Process, decode: DecodeSettings
+    predictions: Iterable[Prediction], head: CTC, eval_set: EvalSet, process: Process, decode: CTCDecodingSettings
 ) -> Scored:
     vocabulary = CTCVocabulary(head.settings.labels)
-    greedy, decoder = GreedyDecoder(vocabulary), build_decoder(vocabulary, decode)
+    greedy, decoder = GreedyDecoder(vocabulary), build_ctc_decoder(vocabulary, decode)
     beam_search = isinstance(decoder, BeamSearch)
     outputs = []
     for index, logits in predictions:
@@ -255,7 +255,7 @@ def _tuned_weights(
     """The beam search weights with the lowest word error rate."""
     decoder = None
     if isinstance(head, CTC) and isinstance(task, RecognitionSettings):
-        decoder = build_decoder(CTCVocabulary(head.settings.labels), task.decode)
+        decoder = build_ctc_decoder(CTCVocabulary(head.settings.labels), task.decode)
     if not isinstance(decoder, BeamSearch):
         raise UserError("--tune: needs a beam search, for recognition only; set objective.decode.lm=FILE")
     logits, references = [logits for _, logits in predictions], [eval_set.labels[index] for index, _ in predictions]

@@ -50,7 +50,7 @@ class SupervisedObjective(TrainingObjective[LabelledBatch]):
             states = encoder_states(self.student, self.head, self._apply_masks(x, batch), padding)
         logits = self.head(self.dropout(self.head.combine(states)), padding).float()
         losses = self._losses(logits, padding, batch)  # (B,)
-        return ObjectiveOutput(losses.sum(), len(losses), losses.detach())
+        return ObjectiveOutput(losses.sum(), losses.detach())
 
     def _apply_masks(self, x: Tensor, batch: LabelledBatch) -> Tensor:
         """`x` (B, T, D) with the batch's position mask (B, T) and channel mask (B, D) applied."""

@@ -20,7 +20,7 @@ VALID_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """ProbeSet examples and their classes."""
+    """Labelled examples of a probe, and their classes."""
 
     name: str
     """The setting that names the data, for error messages."""
