@@ -1,20 +1,23 @@
 """The documentation: links and anchors lead somewhere; files, recipes and settings that it names exist."""
 
 import re
+import shlex
 import string
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from data2vec import cli
+from data2vec import cli, cli_help
+from data2vec.comparison.settings import comparison_names
+from data2vec.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "data2vec"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "benchmarks" / "README.md", *DOCS]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]  # the changelog also names what is gone
-SECTIONS = "modality|encoder|objective|data|train|probe|log"
+SECTIONS = "modality|encoder|objective|data|train|probe|log|health"
 # Files of fairseq, and a name that no file may have.
 FOREIGN = {"utils.py", "data2vec_vision.py", "examples/data2vec"}
 
@@ -112,10 +115,45 @@ def test_folders_of_the_package_named_in_code_spans_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_named_anywhere_are_shipped(page: Path) -> None:
-    named = set(
-        re.findall(r"(?<![\w/.])((?:speech|vision|text)/(?:v\d|ctc|classify|glue)-[\w-]+)(?![\w….-])", page.read_text("utf-8"))
-    )
+    kinds = "|".join(sorted({name.partition("/")[2].partition("-")[0] for name in recipe_names()}))
+    named = set(re.findall(rf"(?<![\w/.])((?:speech|vision|text)/(?:{kinds})-[\w-]+)(?![\w….-])", page.read_text("utf-8")))
     assert not named - recipe_names()
+
+
+def commands(text: str) -> list[list[str]]:
+    """The `data2vec …` commands at the beginnings of lines, or after torchrun, as words; without what a comment says."""
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    found = (re.match(r"\s*(?:torchrun .*-m )?data2vec ([a-z]+(?: .*)?)$", line) for line in lines)
+    shown = [re.split(r"  +|\t", match[1])[0] for match in found if match]
+    return [shlex.split(line, comments=True) for line in shown if "[--" not in line]
+
+
+def code_blocks(path: Path) -> str:
+    return "\n".join(re.findall(r"^```\n(.*?)^```$", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL))
+
+
+COMMANDS = {name_of(page): found for page in PAGES if (found := commands(code_blocks(page)))} | {
+    f"{name.lower()} --help": found
+    for name, text in vars(cli_help).items()
+    if isinstance(text, str) and (found := commands(text))
+}
+
+
+@pytest.mark.parametrize("where", COMMANDS)
+def test_printed_commands_are_parsed_and_their_recipes_take_their_overrides(where: str) -> None:
+    for words in COMMANDS[where]:
+        arguments, rest = cli._build_parser().parse_known_args(words)
+        overrides = [*getattr(arguments, "overrides", []), *rest]
+        assert not [word for word in rest if "=" not in word], words
+        if words[0] in ("compare", "ablate"):
+            names = {word for word in overrides if "=" not in word}
+            folder = "ablations/" if words[0] == "ablate" else ""
+            known = {name for name in comparison_names() if name.startswith(folder)} | recipe_names()
+            assert not {name for name in names if f"{folder}{name}" not in known and not name.endswith(".yaml")}, words
+        elif (name := getattr(arguments, "recipe", None)) in recipe_names():
+            load_recipe(name, overrides)
+        elif name is not None:
+            assert name.endswith(".yaml") or name == "RECIPE", words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -69,7 +69,7 @@ PROBE = """\
 examples:
   data2vec probe RUN --data labelled/                      a folder per class; a fifth is held out for validation
   data2vec probe RUN --data train/ --valid valid/          with separate validation data
-  data2vec probe RUN --data a/ --valid b/ --labels speaker labels in a column of metadata.csv
+  data2vec probe RUN --data a/ --valid b/ --labels speaker  labels in a column of metadata.csv
   data2vec probe RUN --data train/ --valid valid/ probe.knn_k=20
   data2vec probe RUN --tokens books/                       of a text model: predict masked tokens, without labels
 
@@ -81,7 +81,7 @@ examples:
   data2vec compare mine.yaml --out cmp --dry-run           steps, FLOPs, jobs and time, before anything is trained
   data2vec compare mine.yaml --out cmp --processes 2       two jobs at a time
   data2vec compare mine.yaml --out cmp budget.flops=1e13   a larger budget
-  data2vec compare mine.yaml --out cmp --only "log-mel"    one arm
+  data2vec compare mine.yaml --out cmp --only "data2vec 1"  one arm
 
 a comparison file:
   data: {data.train: clips/}                   settings of the recipes of all arms
