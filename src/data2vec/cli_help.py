@@ -44,7 +44,7 @@ examples:
   data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from scratch, as a baseline
   data2vec finetune text/glue-v1-cola --model M --out grid --sweep train.lr=1e-5,2e-5 --seeds 5 data.train=…
 
-Data is a folder with one folder per class, a folder with metadata.csv, a .tsv or .parquet file, or a hub data set;
+Data is a folder with one folder per class, a folder with metadata.csv, a .tsv or .parquet file, or a hub dataset;
 data.label names the label column, data.split and data.valid_split the splits. RUN/model is the checkpoint with the best
 validation score.
 
