@@ -199,6 +199,9 @@ def _build_parser() -> argparse.ArgumentParser:
     verb = _add_verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one with every default")
     verb.add_argument("name", metavar="NAME", nargs="?", help="the recipe to print, a shipped name or a YAML file")
 
+    outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
+    for name in ("features", "check"):
+        verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
     for name in sorted(verbs.choices.keys() - {"demo", "check", "compare", "ablate"}):
         for setting in ("modality", "objective"):
             what = f"the {setting} class outside the package that the recipe or model names; importing it runs its module"
@@ -328,7 +331,7 @@ def _features(arguments: argparse.Namespace) -> None:
 
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
-    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality))
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality, a.follow_links))
 
 
 def _parse_layers(text: str) -> "Layers | str":
@@ -342,7 +345,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from data2vec.data.check.check import check
 
     a = arguments
-    print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels))
+    print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels, a.follow_links))
 
 
 def _compare(arguments: argparse.Namespace) -> None:

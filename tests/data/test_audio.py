@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 
 import numpy as np
 import pytest
@@ -65,8 +66,12 @@ def test_mp3_with_other_bytes_before_its_first_frame_is_read_by_its_name():
         (None, "an unnamed clip: neither content nor a path is given"),
         ({"bytes": None, "path": None}, "an unnamed clip: neither content nor a path is given"),
         ({"bytes": b"", "path": None}, "an unnamed clip of 0 bytes: Format not recognised"),
-        ({"bytes": encode(tone(), 2**31 - 1), "path": "a"}, "a: 16000 samples at 2147483647 Hz are too short"),
-        ({"bytes": encode(tone(), 1), "path": "a"}, "a: it lasts 16000 s, at most 14400 s are allowed"),
+        ({"bytes": encode(tone()[:20], 1_000_000), "path": "a"}, "a: 20 samples at 1000000 Hz are too short"),
+        (
+            {"bytes": encode(tone(), 2**31 - 1), "path": "a"},
+            "a: a sampling rate of 2147483647 Hz; it must be from 1000 to 1000000",
+        ),
+        ({"bytes": encode(tone(), 1), "path": "a"}, "a: a sampling rate of 1 Hz; it must be from 1000 to 1000000"),
         ({"bytes": encode(tone()[:0]), "path": "a"}, "a: it lasts 0 s"),
         ({"bytes": encode(3e38 * tone(), 44100), "path": "a"}, "a: contains NaN or inf samples, or samples beyond"),
         ({"bytes": encode(1e40 * tone().astype(np.float64), subtype="DOUBLE"), "path": "a"}, "a: contains NaN or inf samples"),
@@ -95,7 +100,7 @@ def test_channels_that_differ_are_averaged_in_blocks(monkeypatch, channels):
     samples = rng.uniform(-1, 1, (5000, channels)).astype(np.float32)
     whole = decode_audio({"bytes": encode(samples), "path": None})
     np.testing.assert_allclose(whole, samples.mean(1), atol=1e-6)
-    monkeypatch.setattr("data2vec.data.audio.BLOCK_FRAMES", 700)
+    monkeypatch.setattr("data2vec.data.audio.BLOCK_SAMPLES", 700)
     assert np.array_equal(decode_audio({"bytes": encode(samples), "path": None}), whole)
 
 
@@ -172,3 +177,21 @@ def test_arrays_of_another_rate_are_resampled_and_a_wrong_rate_is_refused():
     for wrong in (None, 0, -1, "16k", 0.5, True):
         with pytest.raises(CorruptExample, match=r"an unnamed clip: a sampling rate of .*; it must be a number of samples"):
             decode_audio({"array": tone(), "sampling_rate": wrong})
+
+
+def test_a_file_that_claims_far_more_than_it_has_is_corrupt(monkeypatch):
+    silence = encode(np.zeros(16000 * 60), container="FLAC", subtype="PCM_16")
+    monkeypatch.setattr("data2vec.data.audio.SMALL_BYTES", 2**20)
+    assert len(silence) < 4 * 16000 * 60 / 500
+    with pytest.raises(CorruptExample, match=r"a: a file of \d+ bytes that claims 60 s at 16000 Hz, \d+ times as much"):
+        decode_audio({"bytes": silence, "path": "a"})
+    info = bytes([0x10, 0, 0x10, 0, 0, 0, 0, 0, 0, 0]) + (16000 << 44 | 15 << 36 | 10**10).to_bytes(8, "big") + bytes(16)
+    with pytest.raises(CorruptExample, match="it lasts 625000 s, at most 14400 s"):
+        decode_audio({"bytes": b"fLaC\x80\x00\x00\x22" + info + bytes(20), "path": "a"})
+
+
+def test_audio_that_is_no_regular_file_is_corrupt(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    for read in (decode_audio, read_audio_header):
+        with pytest.raises(CorruptExample, match="not a regular file"):
+            read({"bytes": None, "path": str(tmp_path / "a.wav")})

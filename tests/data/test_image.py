@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import sys
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data2vec.data.image import decode_image, pixels_from_array
+from data2vec.data.image import FORMATS, decode_image, pixels_from_array
+from data2vec.data.sources.formats import MEDIA
 from data2vec.errors import CorruptExample
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -135,3 +137,27 @@ def test_pictures_and_arrays_of_any_type_byte_order_and_stride_are_their_pixels(
 def test_other_arrays_are_corrupt_and_told_what_is_wanted(array, reason):
     with pytest.raises(CorruptExample, match=f"^input 1: {reason}"):
         decode_image({"array": array, "path": "input 1"})
+
+
+def test_postscript_is_not_an_image_whatever_its_name(monkeypatch):
+    """Pillow would call Ghostscript."""
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was called"))
+    content = encode("EPS")
+    assert Image.open(io.BytesIO(content)).format == "EPS"
+    for name in ("a.eps", "a.png"):
+        with pytest.raises(CorruptExample, match="not an image that can be decoded"):
+            decode_image({"bytes": content, "path": name})
+
+
+@pytest.mark.parametrize("ending", sorted(MEDIA["image"]))
+def test_every_ending_of_images_is_of_a_format_that_is_decoded(ending):
+    Image.init()
+    assert Image.EXTENSION[ending] in FORMATS
+
+
+def test_an_image_that_is_no_regular_file_is_corrupt(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(CorruptExample, match="not a regular file"):
+            decode_image({"bytes": None, "path": str(tmp_path / name)})

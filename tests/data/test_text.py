@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from data2vec.data.text import read_text
@@ -28,3 +30,9 @@ def test_strings_bytes_and_files_are_read(tmp_path):
 def test_what_is_no_text_is_corrupt_with_a_reason(row, reason):
     with pytest.raises(CorruptExample, match=f"^{reason}"):
         list(read_text(row))
+
+
+def test_text_that_is_no_regular_file_is_corrupt(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(CorruptExample, match="not a regular file"):
+        list(read_text({"text": {"bytes": None, "path": str(tmp_path / "a.txt")}}))

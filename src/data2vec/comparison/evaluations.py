@@ -368,7 +368,11 @@ def _finetune(
     for name, data in {"dev": evaluation.dev, **{f"test {name}": data for name, data in evaluation.test.items()}}.items():
         selection: JsonDict = {"data.valid_rows": data.stratified(column).rows.model_dump(mode="json")}
         kind = getattr(complete.build_modality(), "kind", None)
-        if name != "dev" and kind is not None and list_splits(Request(data.data, kind, complete.data.column)):
+        if (
+            name != "dev"
+            and kind is not None
+            and list_splits(Request(data.data, kind, complete.data.column, follow_links=complete.data.follow_links))
+        ):
             selection["data.valid_split"] = TEST
         found[name] = evaluate_model(run, data.data, selection, out / f"{name.replace('/', '-')}.json")
     dev = {task.metric: found["dev"].scores[task.metric], **found["dev"].scores}

@@ -1,6 +1,7 @@
 """Audio files: headers, decoding, resampling to 16 kHz and normalization."""
 
 import io
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import NamedTemporaryFile
@@ -12,13 +13,20 @@ from data2vec.data.cache import cached, fingerprint
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Rows, Signal, array_of
 from data2vec.errors import CorruptExample
+from data2vec.untrusted import require_regular
 
 SAMPLE_RATE = 16000
 """Samples per second after resampling."""
 MAX_RECORDING_SECONDS = 4 * 3600.0
 """Longer recordings are refused, as a recording is decoded in one piece."""
-BLOCK_FRAMES = 2**20
-"""Frames of a file that are decoded at a time."""
+RATES = (1000, 1_000_000)
+"""The lowest and highest sampling rate, in Hz. A file of a few bytes at 1 Hz would be hours of samples after resampling."""
+MAX_EXPANSION = 500
+"""Bytes of samples for each byte of a file: speech at the lowest rates of Opus has 250, digital silence has any."""
+SMALL_BYTES = 64 * 2**20
+"""Bytes of samples that any file may have: 17 minutes at 16 kHz."""
+BLOCK_SAMPLES = 2**20
+"""Samples of a file, of all channels, that are decoded at a time."""
 SILENCE = 1e-3
 """Below this peak, -60 dB, a clip is silent; relative to the channels, their mean is."""
 MAX_PEAK = 1e15
@@ -68,6 +76,7 @@ def _open(audio: Signal) -> Any:
 
     content, name = audio.get("bytes"), str(audio.get("path") or "")
     if content is None:
+        require_regular(name)
         return soundfile.SoundFile(name)
     try:
         return soundfile.SoundFile(io.BytesIO(content))
@@ -124,9 +133,17 @@ def _read_file(audio: Signal) -> tuple[np.ndarray, AudioHeader]:
     """(S,) samples of a file, the mean of its channels, and its header."""
     with _open(audio) as file:
         header = _header(file)
+        content = audio.get("bytes")
+        size = len(content) if content is not None else os.stat(str(audio["path"])).st_size
+        decoded = 4 * header.seconds * max(header.rate, SAMPLE_RATE)
+        if decoded > SMALL_BYTES + MAX_EXPANSION * size:
+            raise CorruptExample(
+                f"a file of {size} bytes that claims {header.seconds:g} s at {header.rate} Hz, {decoded / size:.0f} times as "
+                f"much; at most {MAX_EXPANSION} times are decoded"
+            )
         parts, loudest = list[np.ndarray](), 0.0
         # In blocks, as every channel takes memory; and not by `file.read()`, which refuses encodings that cannot be searched.
-        while len(block := file.read(BLOCK_FRAMES, "float32", always_2d=True)):
+        while len(block := file.read(max(1, BLOCK_SAMPLES // header.channels), "float32", always_2d=True)):
             parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
             if block.shape[1] > 1:
                 loudest = max(loudest, float(np.abs(block).max()))
@@ -193,6 +210,8 @@ def _measure_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
 
 def _checked(header: AudioHeader) -> AudioHeader:
     """The same header. Raises CorruptExample without samples, or with too many."""
+    if not RATES[0] <= header.rate <= RATES[1]:
+        raise CorruptExample(f"a sampling rate of {header.rate} Hz; it must be from {RATES[0]} to {RATES[1]}")
     if not header.seconds > 0:
         raise CorruptExample("it lasts 0 s: it is empty, or its end is missing")
     if header.seconds > MAX_RECORDING_SECONDS:

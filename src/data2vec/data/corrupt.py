@@ -6,6 +6,7 @@ from math import sqrt
 
 from data2vec.data.dataset import Signal
 from data2vec.errors import CorruptExample, RunStopped, get_logger
+from data2vec.untrusted import open_regular
 
 log = get_logger(__name__)
 
@@ -40,7 +41,7 @@ def _file_problem(signal: Signal) -> str | None:
     if signal.get("path") is None:
         return "neither content nor a path is given"
     try:
-        with open(signal["path"], "rb"):
+        with open_regular(signal["path"]):
             return None
     except FileNotFoundError:
         return "no such file"

@@ -59,6 +59,9 @@ class DataSettings(Settings):
     """The column of the audio, image or text, or of the paths of its files. None: one with a known name, or the only one."""
     label: str | None = None
     """The column of the labels or transcripts of `train` and `valid`. None: the one that `objective.label` names."""
+    follow_links: bool = False
+    """Also read files outside of the folder of the data, which links in it and paths in its tables lead to. Otherwise such data
+    is refused: data of others could name your private files."""
     streaming: bool = False
     """Read sequentially in bounded memory instead of indexing the dataset first."""
     num_streams: Annotated[int, Field(gt=0)] = 16

@@ -14,6 +14,7 @@ from torch import Tensor
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Signal, array_of
 from data2vec.errors import CorruptExample
+from data2vec.untrusted import open_regular
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
 RGB = Annotated[tuple[float, float, float], Field(strict=False)]
@@ -22,6 +23,8 @@ IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1."""
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the grayscale value (ITU-R 601)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
+"""The formats of Pillow that are decoded, whatever a file is named; others call programs, as PostScript calls Ghostscript."""
 CHANNELS = (1, 3, 4)
 """Channels of an image in memory: gray; red, green and blue; and alpha."""
 MAX_ASPECT = 8
@@ -41,7 +44,7 @@ def decode_image(image: Signal) -> Tensor:
             return torch.from_numpy(pixels_from_array(image["array"])).permute(2, 0, 1)
         content = image_content(image)
         try:
-            with Image.open(io.BytesIO(content)) as opened:
+            with open_image(content) as opened:
                 if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
                     raise Image.DecompressionBombError
                 pixels = _decode_plain_jpeg(content, opened) if opened.format == "JPEG" else None
@@ -59,8 +62,15 @@ def image_content(image: Signal) -> bytes:
     """The bytes of a signal that is a file."""
     if image.get("bytes") is not None:
         return image["bytes"]
-    with open(image["path"], "rb") as file:
+    with open_regular(image["path"]) as file:
         return file.read()
+
+
+def open_image(content: bytes) -> Any:
+    """The Pillow image of a file, not decoded yet. Raises UnidentifiedImageError if it has none of the FORMATS."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def pixels_from_array(array: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Row, Signal
 from data2vec.errors import CorruptExample
+from data2vec.untrusted import open_regular
 
 PIECE_CHARACTERS = 2**20
 """Characters read and encoded at a time; longer documents are split at line ends."""
@@ -37,7 +38,7 @@ def read_text(row: Row) -> Iterator[str]:
 
 
 def _read_pieces(text: Signal) -> Iterator[str]:
-    source = io.BytesIO(text["bytes"]) if text.get("bytes") is not None else open(text["path"], "rb")  # noqa: SIM115
+    source = io.BytesIO(text["bytes"]) if text.get("bytes") is not None else open_regular(text["path"])
     with io.TextIOWrapper(source, encoding="utf-8-sig") as file:
         while lines := file.readlines(PIECE_CHARACTERS):
             yield "".join(lines)

@@ -121,7 +121,9 @@ class Modality(ABC):
     def rows(self, path: str) -> Rows:
         """Open the dataset at `path`, as the `data:` section says. Raises UserError when it holds nothing of this kind."""
         data = self.data
-        return open_dataset(path, self.kind, data.split, data.streaming, data.column, self.whole_split)
+        return open_dataset(
+            path, self.kind, data.split, data.streaming, data.column, self.whole_split, follow_links=data.follow_links
+        )
 
     def selected_rows(self, path: str, selection: RowSelection, name: str) -> Rows:
         """The rows of the dataset at `path` that `selection`, the setting `name`, selects. A selection by column `split`

@@ -221,7 +221,7 @@ def test_hub_dataset_by_name_and_config(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = open_dataset("hf://someone/something:small", "text", split="test")
-    assert asked == {"arguments": ("someone/something", "small"), "split": "test", "streaming": False}
+    assert asked == {"arguments": ("someone/something", "small"), "split": "test", "streaming": False, "revision": None}
     assert rows[0] == {"text": "a", "other": 1}
 
 

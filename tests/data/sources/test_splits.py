@@ -352,7 +352,7 @@ def test_split_of_a_hub_dataset_may_be_named_by_a_synonym(monkeypatch: pytest.Mo
 
     parts = {"train": ["a"], "validation": ["b"], "test": ["c"]}
 
-    def load_dataset(*arguments: Any, split: str | None = None, streaming: bool) -> Any:
+    def load_dataset(*arguments: Any, split: str | None = None, streaming: bool, revision: None) -> Any:
         everything = {name: Dataset.from_dict({"text": texts}) for name, texts in parts.items()}
         if split is not None and split not in parts:
             raise ValueError(f'Unknown split "{split}". Should be one of {list(parts)}.')

@@ -63,6 +63,7 @@ def check(
     out: str | Path | None = None,
     column: str | None = None,
     label: str = "label",
+    follow_links: bool = False,
 ) -> DataReport:
     """Read a dataset and report what it contains. An unreadable example is part of the report, not an error.
 
@@ -70,7 +71,7 @@ def check(
     `DatasetDict`. `label`: the column whose classes are counted. `kind`: audio, image or text; by default every kind that the
     dataset contains. `tokenizer`: the folder of the tokenizer to count tokens with; by default one is trained on the text, up
     to its first 16 million characters. `workers`: processes, by default one per core. `out`: a JSON file for the complete
-    report.
+    report. `follow_links`: as `data.follow_links`.
 
     Raises UserError when there is no such dataset, no such split, or nothing of this kind in it."""
     where = data_path(where)
@@ -82,8 +83,8 @@ def check(
     if workers < 0:
         raise UserError(f"workers: {workers} is not a number of processes; use 0 or more (0: in this process)")
     loaded_tokenizer = load_tokenizer(tokenizer) if tokenizer is not None else None
-    files = _files(where)
-    request = Request(where, kind or "text", column, label, files is None or bool(with_ending(files, SHARDS)))
+    files = _files(where, follow_links)
+    request = Request(where, kind or "text", column, label, files is None or bool(with_ending(files, SHARDS)), follow_links)
     choice = SplitChoice(split)
     parts, missing = list[KindReport](), list[NoSplit]()
     for each in _kinds(request, choice, files) if kind is None else [kind]:
@@ -103,12 +104,12 @@ def check(
     return found
 
 
-def _files(where: str) -> list[str] | None:
+def _files(where: str, follow_links: bool) -> list[str] | None:
     """The paths of the files of a local dataset; None for a URL, a dataset on the hub or a saved one."""
     path = Path(where.removeprefix("file://")).expanduser()
     if not path.exists() or (path.is_dir() and saved_datasets(path)):
         return None
-    return [str(path / file) for file in list_files(path)] if path.is_dir() else [str(path)]
+    return [str(path / file) for file in list_files(path, follow_links)] if path.is_dir() else [str(path)]
 
 
 def _kinds(request: Request, choice: SplitChoice, files: list[str] | None) -> list[SignalKind]:

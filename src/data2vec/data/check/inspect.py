@@ -1,19 +1,19 @@
 """Inspect one example: hash its content, decode it, and measure it."""
 
 import hashlib
-import io
 from collections.abc import Callable
 from typing import Any
 
 from data2vec.data.audio import decode_audio, read_audio_header
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Row, Signal, array_of
-from data2vec.data.image import decode_image, image_content
+from data2vec.data.image import decode_image, image_content, open_image
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, encode_texts
 from data2vec.errors import CorruptExample
 from data2vec.settings import JsonDict
+from data2vec.untrusted import open_regular
 
 MEASURES: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("seconds", "peak"),
@@ -64,7 +64,7 @@ def _digest(signal: Any) -> tuple[bytes, int]:
     elif signal.get("bytes") is not None:
         content = signal["bytes"]
     else:
-        with open(signal["path"], "rb") as file:
+        with open_regular(signal["path"]) as file:
             return hashlib.file_digest(file, _hash).digest(), file.tell()
     return _hash(content).digest(), len(content)
 
@@ -85,10 +85,8 @@ def _audio(audio: Signal, _: object) -> Finding:
 
 
 def _image(image: Signal, _: object) -> Finding:
-    from PIL import Image
-
     _, height, width = decode_image(image).shape
-    with decoding(image, "an unnamed image"), Image.open(io.BytesIO(image_content(image))) as opened:
+    with decoding(image, "an unnamed image"), open_image(image_content(image)) as opened:
         named = {"format": opened.format, "mode": opened.mode}
     sides = {"shorter side": min(width, height), "width": width, "height": height}
     return sides | {"size": f"{width} x {height}"} | named

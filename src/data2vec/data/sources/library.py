@@ -1,7 +1,7 @@
 """The `datasets` library: its calls, with errors as `UserError`s, the folders that it saves, and datasets in memory."""
 
 import hashlib
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,11 @@ from data2vec.atomic_io import atomic_dir
 from data2vec.data.cache import cache_folder
 from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.columns import NoSignal
+from data2vec.data.sources.inside import Boundary
 from data2vec.errors import UserError
+from data2vec.untrusted import read_json
+
+_SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
 def load_library_dataset(path: str, *arguments: Any, **options: Any) -> Any:
@@ -71,13 +75,34 @@ def saved_datasets(folder: Path) -> dict[str, Path]:
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         return {"": folder}
     if (listing := folder / "dataset_dict.json").is_file():
-        return {name: folder / name for name in json.loads(listing.read_text(encoding="utf-8"))["splits"]}
+        try:
+            names = read_json(listing)["splits"]
+            if not isinstance(names, list) or not all(isinstance(name, str) and _SPLIT_NAME.fullmatch(name) for name in names):
+                raise ValueError("its splits are no names")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{listing} is damaged ({error}); save the dataset again") from None
+        return {name: folder / name for name in names}
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/state.json")) if saved_datasets(path.parent)}
 
 
-def load_saved(folder: Path) -> Rows:
-    """One dataset that `save_to_disk` wrote, memory-mapped. Raises UserError if it is not complete."""
+def is_in_cache(path: Path) -> bool:
+    """Whether this is a dataset that `data_path` has saved, of the user's own objects."""
+    return path.is_relative_to(_saved_folder())
+
+
+def _saved_folder() -> Path:
+    return cache_folder() / "datasets"
+
+
+def load_saved(folder: Path, boundary: Boundary) -> Rows:
+    """One dataset that `save_to_disk` wrote, memory-mapped. Raises UserError if it is not complete, or has files elsewhere."""
     from datasets import Dataset
+
+    try:
+        files = [str(folder / file["filename"]) for file in read_json(folder / "state.json")["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'state.json'} is damaged ({error}); save the dataset again") from None
+    boundary.require(files, "the files of its parts")
 
     try:
         return Dataset.load_from_disk(str(folder), keep_in_memory=False).with_format(None)  # such as "torch"
@@ -102,7 +127,7 @@ def data_path(data: Any) -> str:
 
     parts = data if isinstance(data, DatasetDict) else {"": data}
     content = "\n".join(f"{split} {rows._fingerprint}" for split, rows in parts.items())
-    folder = cache_folder() / "datasets" / hashlib.sha256(content.encode()).hexdigest()[:32]
+    folder = _saved_folder() / hashlib.sha256(content.encode()).hexdigest()[:32]
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock"):

@@ -11,6 +11,7 @@ from typing import Any
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.columns import FILE_COLUMNS, find_column
 from data2vec.data.sources.formats import MANIFESTS, MEDIA, TABLES, SignalKind, is_example, with_ending
+from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import TRAIN, Source, SplitChoice, SplitName, listed, name_splits, split_of_name
@@ -60,7 +61,7 @@ class Listing:
         return "" if _is_metadata(self.name) or not self.name else f"{PurePosixPath(self.name).with_suffix('')}/"
 
 
-def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: str | None) -> list[Listing]:
+def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: str | None, boundary: Boundary) -> list[Listing]:
     """The tables among `files` (relative paths) that list files of this kind: metadata tables, and other tables whose files are
     there; for texts only the former.
 
@@ -75,6 +76,7 @@ def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: st
         if columns and (is_metadata or column is None or column in columns):
             listing = read_listing(root / name, columns, kind, column, name, root, media)
             if is_metadata or any(map(os.path.exists, listing.files[:TRIED_PATHS])):
+                boundary.require(listing.files, f"paths in {name}")
                 found.append(listing)
             else:
                 message = "%s: %s is not used: it lists %s files that are not there, such as %s"

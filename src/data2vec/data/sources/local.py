@@ -6,27 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden
+from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.splits import SplitName, without_split_folder
 from data2vec.data.sources.tables import ArrowTable
 from data2vec.errors import UserError
+from data2vec.untrusted import read_regular
 
 CLIPS = "clips"
 """A folder beside a table that its paths are relative to if they are not relative to the table: Common Voice's."""
 TRIED_PATHS = 100
 """How many paths of a table are tried."""
+MAX_TRANSCRIPTS_BYTES = 2**28
+"""Of a list of transcripts."""
 
 
-def list_files(folder: Path) -> list[str]:
-    """All files below `folder` as sorted relative paths, without hidden ones."""
+def list_files(folder: Path, follow_links: bool = False) -> list[str]:
+    """All files below `folder` as sorted relative paths, without hidden ones.
+
+    Raises UserError for links that lead outside of it, unless `follow_links`."""
+    boundary = Boundary(str(folder), folder, follow_links)
     paths: list[str] = []
+    outside: list[str] = []
     visited: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [] if real in visited else [name for name in folders if not is_hidden(name)]
         names = [] if real in visited else [name for name in files if not is_hidden(name)]
+        links = [name for name in (*folders, *names) if os.path.islink(os.path.join(root, name))]
+        found = [name for name in links if boundary.is_outside(os.path.join(root, name))]
+        outside += [os.path.join(root, name) for name in found]
+        folders[:] = [name for name in folders if name not in found]
         inside = Path(root).relative_to(folder).as_posix()
         paths += names if inside == "." else [f"{inside}/{name}" for name in names]
         visited.add(real)
+    boundary.require(outside, "links")
     return sorted(paths)
 
 
@@ -40,7 +53,9 @@ def _any_exists(folder: Path, paths: Sequence[str]) -> bool:
     return any((folder / path).exists() for path in paths)
 
 
-def media_rows(folder: Path, files: Sequence[str], splits: Sequence[SplitName | None], kind: SignalKind) -> ArrowTable:
+def media_rows(
+    folder: Path, files: Sequence[str], splits: Sequence[SplitName | None], kind: SignalKind, boundary: Boundary
+) -> ArrowTable:
     """A table of files, given as relative paths: with the folders they are in as labels, where these are one deep below the
     folder or a split; audio files with the transcripts in LibriSpeech's lists beside them."""
     table = signal_table([str(folder / file) for file in files], kind)
@@ -48,7 +63,7 @@ def media_rows(folder: Path, files: Sequence[str], splits: Sequence[SplitName | 
     depths = {len(parts) for parts in inside}
     if depths in ({2}, {1, 2}):
         table = table.append_column("label", _text([parts[0] if len(parts) == 2 else None for parts in inside]))
-    if kind == "audio" and (transcripts := _read_transcripts({folder / Path(file).parent for file in files})):
+    if kind == "audio" and (transcripts := _read_transcripts({folder / Path(file).parent for file in files}, boundary)):
         found = [
             transcripts.get(str(Path(file).with_suffix(""))) for file in table[kind].combine_chunks().field("path").to_pylist()
         ]
@@ -70,14 +85,17 @@ def _text(values: Sequence[str | None]) -> Any:
     return pa.array(values, pa.string())
 
 
-def _read_transcripts(folders: Iterable[Path]) -> dict[str, str]:
+def _read_transcripts(folders: Iterable[Path], boundary: Boundary) -> dict[str, str]:
     """The transcripts in the lists (`.trans.txt`) of folders, by the path of the audio without its ending."""
     found: dict[str, str] = {}
     for folder in sorted(folders):
         for path in sorted(folder.glob(f"*{TRANSCRIPTS}")):
+            boundary.require([str(path)], "links")
             try:
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                lines = read_regular(path, MAX_TRANSCRIPTS_BYTES).decode("utf-8-sig").splitlines()
             except UnicodeDecodeError:
                 raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read: {error}") from None
             found |= {str(folder / name): text for name, _, text in (line.partition(" ") for line in lines)}
     return found

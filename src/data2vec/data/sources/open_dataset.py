@@ -58,6 +58,7 @@ def open_dataset(
     column: str | None = None,
     whole: str = TRAIN,
     label: str = "label",
+    follow_links: bool = False,
 ) -> Rows:
     """The rows of a dataset: a `datasets.Dataset`, memory-mapped or of file paths; with `streaming` an `IterableDataset`.
 
@@ -65,6 +66,7 @@ def open_dataset(
     `datasets` library, a URL of parquet, tar or jsonl that fsspec can read, or "hf://owner/name" or "hf://owner/name:config"
     on the hub. `split`: a name in the data, a word that stands for it, or "all"; data without splits counts as split `whole`.
     `column`: the column of the signal; None: one with a known name, or the only one. `label`: the column of labels of streams.
+    `follow_links`: read files outside of the dataset's folder, too, which links and paths in tables lead to.
 
     Signals are in column `audio` or `image` as {"bytes", "path"}, not decoded (decoded audio stays as it is); texts in `text`,
     as a string, or as {"bytes", "path"} for files. Other columns are kept; streams of jsonl and tar keep only `label` and
@@ -72,7 +74,7 @@ def open_dataset(
 
     Raises UserError when there is no such dataset, nothing of this kind in it, no such split, and when it cannot be told which
     column is the signal."""
-    return read_dataset(Request(path, kind, column, label, streaming), SplitChoice(split, whole))[0]
+    return read_dataset(Request(path, kind, column, label, streaming, follow_links), SplitChoice(split, whole))[0]
 
 
 def read_dataset(request: Request, choice: SplitChoice) -> tuple[Rows, dict[str, int]]:
@@ -82,7 +84,7 @@ def read_dataset(request: Request, choice: SplitChoice) -> tuple[Rows, dict[str,
     source = find_source(request)
     if source is None:
         rows = _load_from_hub(request.where, choice, request.streaming)
-        return to_signals(rows, request.kind, request.column, request.where), {}
+        return to_signals(rows, request.kind, request.column, request.boundary), {}
     picked = pick_split(source.splits, source.names, choice, source.where)
     indices = range(len(source.names)) if picked is None else picked
     if named := count_splits(source.splits):
@@ -122,10 +124,10 @@ def _folder_source(request: Request, root: Path) -> Source:
     kind = request.kind
     if parts := saved_datasets(root):
         return _saved_source(request, parts)
-    files = list_files(root)
+    files = list_files(root, request.follow_links)
     readable = with_ending(files, tuple(ending for endings in formats_for(kind) for ending in endings))
     readable = [name for name in readable if name.rpartition("/")[2].lower() not in METADATA]
-    if listings := find_listings(root, files, kind, request.column):
+    if listings := find_listings(root, files, kind, request.column, request.boundary):
         media = with_ending(readable, MEDIA[kind])
         source = listing_source(request.where, root, listings, media, kind, _splits_of_lists(root, files, media, kind))
         if others := sorted({*readable} - {*media} - {listing.name for listing in listings}):
@@ -158,6 +160,7 @@ def _file_source(request: Request, path: Path) -> Source:
     kind, endings = request.kind, _format_of(path.name, request.kind)
     if endings is None and path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES, *MANIFESTS)):  # of files
         listing = read_listing(path, path_columns(path, kind), kind, request.column, "")
+        request.boundary.require(listing.files, "paths")
         source = listing_source(request.where, path.parent, [listing], [], kind).as_named()
         return _streamed(source) if request.streaming else source
     if endings is None:
@@ -194,8 +197,8 @@ def _saved_source(request: Request, parts: Mapping[str, Path]) -> Source:
     def read(indices: list[int], choice: SplitChoice) -> Rows:
         from datasets import concatenate_datasets
 
-        rows = concatenate_datasets([load_saved(parts[names[index]]) for index in indices])
-        rows = to_signals(rows, request.kind, request.column, request.where, parts[names[0]])
+        rows = concatenate_datasets([load_saved(parts[names[index]], request.boundary) for index in indices])
+        rows = to_signals(rows, request.kind, request.column, request.boundary, parts[names[0]])
         return rows.to_iterable_dataset(num_shards=max(1, min(1024, len(rows) // 8))) if request.streaming else rows
 
     return Source(request.where, names, splits, read)
@@ -253,7 +256,7 @@ def _read_media(request: Request, root: Path, names: Sequence[str], splits: Sequ
         raise UserError(
             f"data.column: {request.column!r}: {request.where} holds {request.kind} files, not a table with columns"
         )
-    rows = dataset_from_table(media_rows(root, names, splits, request.kind))
+    rows = dataset_from_table(media_rows(root, names, splits, request.kind, request.boundary))
     return shuffled_stream(rows) if request.streaming else rows
 
 

@@ -3,15 +3,18 @@
 import io
 import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from data2vec.data.sources.formats import is_hidden
 from data2vec.errors import UserError
+from data2vec.untrusted import NotRegular, require_regular
 
 
 def open_binary(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file, or a URL such as s3://bucket/name, for reading."""
     if "://" not in path:
+        require_file(path)
         return open(path, "rb")
     from fsspec.core import url_to_fs
 
@@ -19,6 +22,16 @@ def open_binary(path: str) -> AbstractContextManager[BinaryIO]:
     if files.protocol == "memory":  # its file object, and the position in it, is shared by all readers
         return io.BytesIO(files.cat_file(name))
     return files.open(name, "rb")
+
+
+def require_file(path: str | Path) -> None:
+    """Raise UserError for a FIFO, a socket or a device, which would be read without end."""
+    try:
+        require_regular(path)
+    except NotRegular as error:
+        raise UserError(f"{path}: {error.strerror}; remove it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -12,8 +12,15 @@ from data2vec.data.dataset import Rows
 from data2vec.data.sources.archives import read_archives, stream_archives
 from data2vec.data.sources.columns import NoSignal
 from data2vec.data.sources.formats import ARCHIVES, JSON_LINES, PARQUET, SignalKind
-from data2vec.data.sources.library import dataset_from_generator, dataset_from_table, load_library_dataset, shuffled_stream
-from data2vec.data.sources.remote import file_version
+from data2vec.data.sources.inside import Boundary
+from data2vec.data.sources.library import (
+    dataset_from_generator,
+    dataset_from_table,
+    is_in_cache,
+    load_library_dataset,
+    shuffled_stream,
+)
+from data2vec.data.sources.remote import file_version, require_file
 from data2vec.data.sources.signals import to_signals
 from data2vec.data.sources.splits import ALL, SplitChoice, listed
 from data2vec.data.sources.tables import (
@@ -44,15 +51,27 @@ class Request(NamedTuple):
     label: str = "label"
     """The column that a stream of jsonl or tar keeps as `label`; without streaming all are kept."""
     streaming: bool = False
+    follow_links: bool = False
+    """Whether links and paths may lead outside of the dataset's folder (`data.follow_links`)."""
+
+    @property
+    def boundary(self) -> Boundary:
+        """What the dataset may read: its folder, that of its file, or no local file."""
+        path = Path(self.where.removeprefix("file://")).expanduser()
+        folder = path if path.is_dir() else path.parent if path.exists() else None
+        return Boundary(self.where, folder, self.follow_links or is_in_cache(path))  # where the user's own objects are saved
 
 
 def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str], choice: SplitChoice) -> Rows:
     """The rows of files (paths or URLs) of one format. `choice`: the members of archives to read. Raises UserError."""
-    where, kind, column, label, streaming = request
+    where, kind, column, label, streaming, _ = request
+    for file in files:
+        if "://" not in file:
+            require_file(file)
     if endings == PARQUET:
         rows = load_library_dataset(where, "parquet", data_files=list(files), split="train", streaming=streaming)
         folders = {str(Path(file).parent) for file in files} if "://" not in files[0] else set()
-        return to_signals(rows, kind, column, where, Path(folders.pop()) if len(folders) == 1 else None)
+        return to_signals(rows, kind, column, request.boundary, Path(folders.pop()) if len(folders) == 1 else None)
     if endings == ARCHIVES:
         arguments: JsonDict = {"archives": _versions(files, streaming), "kind": kind, "column": column, "choice": choice}
         signal = {"key": "string", kind: {"bytes": "binary", "path": "string"}}
@@ -68,7 +87,7 @@ def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str]
     table = dataset_from_table(_read_tables([Path(file) for file in files]))
     if column is None:
         refuse_text_as_header(table.column_names, Path(files[0]))
-    table = to_signals(table, kind, column, where)
+    table = to_signals(table, kind, column, request.boundary)
     return shuffled_stream(table) if streaming else table
 
 

@@ -10,18 +10,20 @@ import numpy as np
 from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.columns import KNOWN_COLUMNS, find_column
 from data2vec.data.sources.formats import MEDIA, SignalKind
+from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.library import dataset_from_table, error_reason
 from data2vec.data.sources.local import TRIED_PATHS, base_folder
 from data2vec.errors import UserError
 
 
-def to_signals(rows: Rows, kind: SignalKind, column: str | None, where: str, folder: Path | None = None) -> Rows:
+def to_signals(rows: Rows, kind: SignalKind, column: str | None, boundary: Boundary, folder: Path | None = None) -> Rows:
     """Rename the column that holds the signal to `kind`, and bring it into one form.
 
-    `column`: its name (`data.column`). `folder`: what relative paths in it are relative to. Raises UserError if there is no
-    such column, or if several can be it."""
+    `column`: its name (`data.column`). `boundary`: of the dataset. `folder`: what relative paths in it are relative to. Raises
+    UserError if there is no such column, if several can be it, and for paths that lead outside."""
     from datasets import Audio, Image
 
+    where = boundary.where
     if rows.features is None:
         try:
             rows = rows._resolve_features()
@@ -37,13 +39,13 @@ def to_signals(rows: Rows, kind: SignalKind, column: str | None, where: str, fol
         if isinstance(feature, Audio | Image):
             rows = rows.cast_column(name, type(feature)(decode=False))
     if not hasattr(rows, "__len__"):
-        return _converted_stream(rows, chosen, forms[chosen], kind, where, folder)
+        return _converted_stream(rows, chosen, forms[chosen], kind, boundary, folder)
     if chosen != kind:
         rows = rows.rename_column(kind, f"original_{kind}") if kind in rows.features else rows
         rows = rows.rename_column(chosen, kind)
     if forms[chosen] in ("text", "decoded"):
         return rows
-    return _replace_signal(rows if rows._indices is None else rows.flatten_indices(), kind, forms[chosen], where, folder)
+    return _replace_signal(rows if rows._indices is None else rows.flatten_indices(), kind, forms[chosen], boundary, folder)
 
 
 def _form(feature: Any, kind: SignalKind) -> str | None:
@@ -81,7 +83,7 @@ def _signal_feature() -> dict[str, Any]:
     return {"bytes": Value("binary"), "path": Value("string")}
 
 
-def _converted_stream(rows: Rows, chosen: str, form: str, kind: SignalKind, where: str, folder: Path | None) -> Rows:
+def _converted_stream(rows: Rows, chosen: str, form: str, kind: SignalKind, boundary: Boundary, folder: Path | None) -> Rows:
     from datasets import Audio, Features, Image
 
     if form in ("text", "decoded") and chosen == kind:
@@ -92,11 +94,11 @@ def _converted_stream(rows: Rows, chosen: str, form: str, kind: SignalKind, wher
     # The library would encode columns of its types Audio and Image anew, which needs other packages.
     features = {name: _signal_feature() if isinstance(each, Audio | Image) else each for name, each in features.items()}
     removed = list({chosen, kind} & {*rows.features} - {*features})
-    convert = partial(_convert_row, chosen=chosen, form=form, kind=kind, where=where, folder=folder)
+    convert = partial(_convert_row, chosen=chosen, form=form, kind=kind, boundary=boundary, folder=folder)
     return rows.map(convert, features=Features(features), remove_columns=removed)
 
 
-def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, where: str, folder: Path | None) -> Row:
+def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, boundary: Boundary, folder: Path | None) -> Row:
     found = {f"original_{kind}": row[kind]} if kind in row and kind != chosen else {}
     value = row[chosen]
     if form in ("text", "decoded"):
@@ -108,22 +110,26 @@ def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, where: str,
     content, path = (value["bytes"], value["path"]) if value is not None else (None, None)
     if content is None:
         base = None if folder is None or not path else base_folder(folder, [path])
-        path = _local_path(path, where, base) if path else f"{where}, a row that is empty"
+        path = _local_path(path, boundary, base) if path else f"{boundary.where}, a row that is empty"
     return found | {kind: {"bytes": content, "path": path}}
 
 
-def _local_path(path: str, where: str, folder: Path | None) -> str:
-    """The file that a row names. Raises UserError for the URL of a file, or a relative path in data that is not local."""
+def _local_path(path: str, boundary: Boundary, folder: Path | None) -> str:
+    """The file that a row names. Raises UserError for the URL of a file, a relative path in data that is not local, and a path
+    that leads outside of the dataset."""
+    where = boundary.where
     if "://" in path:
         raise UserError(f"{where} names files by URLs, such as {path}; download them, or save their content in the table")
     if folder is None and not Path(path).is_absolute():
         raise UserError(
             f"{where} names files by paths, such as {path}, that are relative to no folder here; save their content in it"
         )
-    return path if folder is None else str(folder / path)
+    found = path if folder is None else str(folder / path)
+    boundary.require([found], "paths")
+    return found
 
 
-def _replace_signal(rows: Rows, kind: SignalKind, form: str, where: str, folder: Path | None) -> Rows:
+def _replace_signal(rows: Rows, kind: SignalKind, form: str, boundary: Boundary, folder: Path | None) -> Rows:
     """Without a copy of the content, which stays where it is, memory-mapped."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -141,7 +147,7 @@ def _replace_signal(rows: Rows, kind: SignalKind, form: str, where: str, folder:
     base = None if folder is None else base_folder(folder, [path for path in paths[:TRIED_PATHS] if path])
     for index in empty.tolist():
         path = paths[index]
-        paths[index] = _local_path(path, where, base) if path else f"{where}, row {index + 1}, which is empty"
+        paths[index] = _local_path(path, boundary, base) if path else f"{boundary.where}, row {index + 1}, which is empty"
     chunks, start = [], 0
     for chunk in content.chunks:
         names = pa.array(paths[start : start + len(chunk)], pa.string())

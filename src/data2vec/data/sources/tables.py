@@ -13,7 +13,7 @@ import numpy as np
 from data2vec.data.dataset import Row
 from data2vec.data.sources.columns import KNOWN_COLUMNS, NoSignal, find_column
 from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET
-from data2vec.data.sources.remote import open_binary
+from data2vec.data.sources.remote import open_binary, require_file
 from data2vec.errors import UserError
 
 ArrowTable = Any
@@ -28,6 +28,7 @@ FIRST_LINE_BYTES = 2**16
 
 def read_table(path: Path) -> ArrowTable:
     """A csv, tsv, jsonl or parquet file, or one of JSON lines that ends in .json. Raises UserError for a malformed one."""
+    require_file(path)
     if path.name.lower().endswith(PARQUET):
         return _read_parquet(path)
     if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)):
@@ -37,6 +38,7 @@ def read_table(path: Path) -> ArrowTable:
 
 def first_values(path: Path) -> dict[str, list[str]]:
     """The text in the first rows of a table, by column, without reading all of it; empty if it is malformed."""
+    require_file(path)
     if path.name.lower().endswith(PARQUET):
         return _first_of_parquet(path)
     if path.name.lower().endswith(MANIFESTS) and not _has_json_lines(path):

@@ -76,6 +76,7 @@ def features(
     batch: int | None = None,
     column: str | None = None,
     modality: CustomClass | None = None,
+    follow_links: bool = False,
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
@@ -83,6 +84,7 @@ def features(
     `datasets.Dataset` or `DatasetDict`, of which `split` is used; or a list of inputs as for `Model.features`. `out`: a
     .safetensors, .npy or .parquet file (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `column`: the
     column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N. `modality`: see `data2vec.load`.
+    `follow_links`: as `data.follow_links`.
 
     Finished shards are kept in the folder `out`.parts: the same call resumes after the last one. Inputs that cannot be
     decoded are skipped and listed.
@@ -97,7 +99,7 @@ def features(
     model, torch_device = load(model, modality), resolve_device(device)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
-    changes = {"data.streaming": False, "data.split": split, "data.column": column}
+    changes = {"data.streaming": False, "data.split": split, "data.column": column, "data.follow_links": follow_links}
     reader = load_recipe(model.recipe, changes).build_modality()
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
     rows = _rows(reader, inputs)

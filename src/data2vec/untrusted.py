@@ -1,0 +1,72 @@
+"""Files that a stranger may have written: opened only if they are regular files, parsed only within bounds.
+
+A FIFO or a device has no end, a file of a few bytes can nest or claim anything. So whatever is read as data is opened by
+`open_regular`, and settings in JSON are read by `read_json`.
+"""
+
+import json
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+MAX_SETTINGS_BYTES = 64 * 2**20
+"""Of a file of settings in JSON: those of a large tokenizer have 10 MB."""
+MAX_NESTING = 100
+"""Of lists and objects in JSON."""
+
+
+class NotRegular(OSError):
+    """A file that is none: a FIFO, a socket or a device."""
+
+
+def require_regular(path: str | Path) -> os.stat_result:
+    """The status of a regular file. Raises OSError if it is none, or does not exist."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(21, "is a folder, not a file", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise NotRegular(22, "not a regular file, but a FIFO, a socket or a device", str(path))
+    return status
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a regular file for reading bytes. Raises OSError for any other, without waiting for it."""
+    require_regular(path)
+    return open(path, "rb")
+
+
+def read_regular(path: str | Path, max_bytes: int = MAX_SETTINGS_BYTES) -> bytes:
+    """The content of a regular file. Raises OSError if it is none, and ValueError if it is larger."""
+    size = require_regular(path).st_size
+    if size > max_bytes:
+        raise ValueError(f"it has {size} bytes; at most {max_bytes} are read")
+    with open(path, "rb") as file:
+        return file.read(max_bytes)
+
+
+def read_json(path: str | Path, max_bytes: int = MAX_SETTINGS_BYTES) -> Any:
+    """The content of a JSON file in UTF-8. Raises OSError if it cannot be read, and ValueError for all else."""
+    return parse_json(read_regular(path, max_bytes))
+
+
+def parse_json(content: bytes | str) -> Any:
+    """A value in JSON. Raises ValueError for anything that is none, is nested too deeply, or has numbers of too many digits."""
+    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [part for each in level for part in _parts(each)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _parts(value: Any) -> list[Any]:
+    """The values in a list or an object that can have values themselves."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [part for part in parts if isinstance(part, dict | list)]
