@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 import data2vec
 from data2vec.errors import UserError
-from data2vec.model import Model, save_model_folder
+from data2vec.model import Model, blank_model, load_model_folder, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 
@@ -155,3 +156,46 @@ def test_features_without_input_or_of_an_unreadable_file_raises(speech_model: Pa
     (tmp_path / "a.wav").write_bytes(b"no sound")
     with pytest.raises(UserError, match=r"a\.wav"):
         model.features([tmp_path / "a.wav"])
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("encoder", {"width": 2**18, "heads": 1}, "the settings of the model ask for .* MiB, but its weights have"),
+        ("encoder", {"layers": 1000}, "the settings of the model ask for .* MiB, but its weights have"),
+        ("encoder", {"layers": 10**9}, "encoder.layers: should be less than or equal to 1024"),
+        ("encoder", {"ffn_width": 10**4000}, "encoder.ffn_width: should be an integer of at most 64 bits"),
+        ("modality", {"image": 2**14, "patch": 1}, "16384 x 16384 patches of 1 pixels; at most 64 x 64 are allowed"),
+        ("modality", {"patch": 2**20}, "modality.patch: should be less than or equal to 128"),
+    ],
+)
+def test_load_bounds_what_a_config_asks_for(tmp_path: Path, section: str, changes: dict[str, int], message: str) -> None:
+    blank_model(load_recipe("vision/v1-tiny")).save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["recipe"][section] |= changes
+    sys.set_int_max_str_digits(0)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    sys.set_int_max_str_digits(4300)
+    with pytest.raises(UserError, match=message):
+        load_model_folder(tmp_path / "model")
+
+
+def test_load_takes_no_path_from_a_model_folder(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    blank_model(load_recipe("text/v1-tiny")).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    paths = {"valid": str(private), "tokenizer": str(private), "follow_links": True, "train": "books/"}
+    config["recipe"]["data"] |= paths
+    config["recipe"] |= {"probe": {"data": str(private), "valid": str(private)}, "init": str(private)}
+    path.write_text(json.dumps(config))
+    recipe = load_model_folder(tmp_path / "model").recipe
+    assert recipe.data.train == "books/"  # where it comes from
+    assert recipe.data.valid is recipe.data.tokenizer is recipe.probe.data is recipe.probe.valid is recipe.init is None
+    assert not recipe.data.follow_links
+    for name in ("../private", str(private), "a/../../private"):
+        config["files"] = {"tokenizer": name}
+        path.write_text(json.dumps(config))
+        with pytest.raises(UserError, match="it names files outside of the folder"):
+            load_model_folder(tmp_path / "model")

@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -17,23 +17,31 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from data2vec.atomic_io import merge_dir
 from data2vec.data.dataset import ExampleDataset
-from data2vec.errors import CorruptExample, UserError
+from data2vec.errors import CorruptExample, UserError, quoted
 from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights
 from data2vec.inputs import list_inputs, read_input
 from data2vec.modalities.base import Modality
 from data2vec.model_card import render_model_card
 from data2vec.nn.encoder import Encoder, build_encoder, padding_invariant
 from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, Head, build_head
-from data2vec.recipe.loading import validate_recipe
-from data2vec.recipe.recipe import Recipe
+from data2vec.nn.transformer import Transformer
+from data2vec.recipe.loading import untrusted_recipe
+from data2vec.recipe.recipe import MODALITIES, Recipe
 from data2vec.settings import JsonDict
+from data2vec.untrusted import read_json
 
 FORMAT = "data2vec model 2"
 CONFIG, WEIGHTS, HEAD, PRETRAINING = "config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors"
 TOKENIZER = ("tokenizer.json", "vocab.json")
+
+MAX_EXPANSION = 4
+"""Bytes of a model in memory for each byte of its weights, which may be in half precision."""
+SMALL_MODEL_BYTES = 2**26
+"""Bytes that any model may have besides, such as indices of relative positions."""
 
 
 @dataclass(frozen=True)
@@ -165,33 +173,79 @@ def load_model_folder(path: str | Path) -> Model:
         unfinished = " (the run is not finished: continue it with --resume)" if (folder / "recipe.yaml").is_file() else ""
         raise UserError(f"{path} is not a data2vec run or model folder{unfinished}")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         if config["format"] != FORMAT:
             raise UserError(
-                f"{path} is not a data2vec model folder of this version: its format is {config['format']!r}, not {FORMAT!r}; "
-                f"open it with the data2vec that wrote it ({config.get('version', 'version unknown')})"
+                f"{path} is not a data2vec model folder of this version: its format is {quoted(config['format'])}, not "
+                f"{FORMAT!r}; open it with the data2vec that wrote it ({config.get('version', 'version unknown')})"
             )
         raw = config["recipe"]
-        raw["data"] |= {key: str((folder / name).resolve()) for key, name in config["files"].items()}
+        if "tokenizer" in raw["data"]:
+            raw["data"]["tokenizer"] = None  # unless it is in the folder
+        raw["data"] |= {key: str(_inside(folder, name)) for key, name in config["files"].items()}
         if raw["data"].get("tokenizer", "none") is None and any((folder / name).is_file() for name in TOKENIZER):
             raw["data"]["tokenizer"] = str(folder.resolve())  # added by the user
         head = TypeAdapter(AnyHeadSettings | None).validate_python(config.get("head"))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({error!r})") from None
-    model = blank_model(validate_recipe(raw, str(folder / "config.json")), head)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({quoted(error)})") from None
+    recipe = untrusted_recipe(raw, str(folder / "config.json"))
+    size = sum((folder / name).stat().st_size for name in (WEIGHTS, HEAD) if (folder / name).is_file())
+    model = blank_model(recipe, head, size)
     _load_weights(model.encoder, folder / WEIGHTS)
     if model.head is not None:
         _load_weights(model.head, folder / HEAD)
-    pretraining = load_file(folder / PRETRAINING) if (folder / PRETRAINING).is_file() else {}
+    try:
+        pretraining = load_file(folder / PRETRAINING) if (folder / PRETRAINING).is_file() else {}
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{folder / PRETRAINING} is damaged ({error}); remove it, unless you continue pre-training") from None
     return replace(model, pretraining=pretraining, source=config.get("source"), license=config.get("license"))
 
 
-def blank_model(recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None) -> Model:
-    """A model of this recipe with fresh weights, in evaluation mode, to load weights into."""
+def _inside(folder: Path, name: str) -> Path:
+    """A file of a model folder by its name in config.json. Raises ValueError for a path that leads outside."""
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError("it names files outside of the folder")
+    return (folder / name).resolve()
+
+
+def blank_model(
+    recipe: Recipe, head: CTCSettings | ClassifierSettings | None = None, weights_bytes: int | None = None
+) -> Model:
+    """A model of this recipe with fresh weights, in evaluation mode, to load weights into.
+
+    `weights_bytes`: the size of these, if they and the recipe may be a stranger's. Raises UserError if the recipe asks for a
+    large multiple of it."""
     modality = recipe.build_modality()
+    if weights_bytes is not None and recipe.modality.name in MODALITIES:
+        size = _size_in_memory(modality, recipe, head)
+        if size > MAX_EXPANSION * weights_bytes + SMALL_MODEL_BYTES:
+            raise UserError(
+                f"the settings of the model ask for {size / 2**20:.0f} MiB, but its weights have "
+                f"{weights_bytes / 2**20:.3g} MiB: config.json is damaged, or belongs to another model"
+            )
     encoder = build_encoder(modality, recipe.encoder).eval().requires_grad_(False)
     built_head = None if head is None else build_head(head, recipe.encoder.width).eval().requires_grad_(False)
     return Model(encoder, modality, recipe, built_head)
+
+
+def _size_in_memory(modality: Modality, recipe: Recipe, head: CTCSettings | ClassifierSettings | None) -> int:
+    """Bytes of a model, without allocating them; of images, without the patches and their positions, whose settings have bounds
+    of their own."""
+    with torch.device("meta"), _SkipValues():
+        of_modality = recipe.modality.name != "vision"  # computes its positions, for which torch imports its compiler
+        parts: list[nn.Module] = [build_encoder(modality, recipe.encoder) if of_modality else Transformer(recipe.encoder)]
+        parts += [] if head is None else [build_head(head, recipe.encoder.width)]
+    return sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
+
+
+class _SkipValues(TorchFunctionMode):
+    """Leaves out random values: on the meta device torch imports its compiler for them, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("normal_", "uniform_", "erfinv_"):
+            return next(iter((*args, *(kwargs or {}).values())))
+        return (torch.empty if name in ("randn", "rand") else func)(*args, **(kwargs or {}))
 
 
 def _load_weights(module: nn.Module, weights: Path) -> None:

@@ -113,7 +113,7 @@ def test_push_to_hub_and_load_by_name(speech: Model, tmp_path: Path, monkeypatch
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, ignore_patterns: hub[name])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision, allow_patterns: hub[name])
     assert speech.push_to_hub("owner/name", private=True, token="secret") == "https://hub/owner/name"
     assert "library_name: data2vec" in (tmp_path / "hub" / "README.md").read_text()
     model = Model.from_pretrained("hf://owner/name")
@@ -121,7 +121,7 @@ def test_push_to_hub_and_load_by_name(speech: Model, tmp_path: Path, monkeypatch
 
 
 def test_unknown_hub_name_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(name: str, ignore_patterns: list[str]) -> str:
+    def gone(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         raise OSError("no way there")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", gone)

@@ -1,6 +1,5 @@
 """Opening a model of any form: a run or model folder, a transformers folder, an official checkpoint, or hf://owner/name."""
 
-import json
 from pathlib import Path
 
 from data2vec.custom_classes import CustomClass, trust_class, trusted_class
@@ -9,6 +8,7 @@ from data2vec.errors import UserError
 from data2vec.interop.fairseq.read import read_fairseq_checkpoint
 from data2vec.interop.transformers.folder import read_transformers_folder
 from data2vec.model import Model, load_model_folder
+from data2vec.untrusted import read_json
 
 
 def load(
@@ -61,7 +61,7 @@ def _load(model: str | Path, revision: str | None) -> Model:
 def is_transformers_folder(folder: Path) -> bool:
     """Whether the folder has a config.json of transformers, which names a model type."""
     try:
-        return isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"), str)
+        return isinstance(read_json(folder / "config.json").get("model_type"), str)
     except (OSError, ValueError, AttributeError):
         return False
 

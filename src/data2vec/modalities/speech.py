@@ -25,14 +25,15 @@ MIN_SECONDS = 0.025
 """The receptive field of the convolutional feature extractor: a shorter clip has no position."""
 
 Seconds = Annotated[float, Field(gt=0)]
-ConvLayer = Annotated[tuple[int, int, int], Field(strict=False)]
+Size = Annotated[int, Field(gt=0, le=2**14)]
+ConvLayer = Annotated[tuple[Size, Size, Size], Field(strict=False)]
 
 
 class SpeechSettings(ModalitySettings):
     """The `modality:` section for speech."""
 
     name: Literal["speech"] = "speech"
-    conv_layers: Annotated[tuple[ConvLayer, ...], Field(strict=False)] = WAV2VEC
+    conv_layers: Annotated[tuple[ConvLayer, ...], Field(strict=False, max_length=64)] = WAV2VEC
     """(channels, kernel, stride) of each convolution of the feature extractor (fairseq: conv_feature_layers)."""
     conv_norm: Literal["layer", "group"] = "layer"
     """Layer norm after every convolution; or group norm over time after the first one (fairseq: extractor_mode)."""
@@ -40,11 +41,11 @@ class SpeechSettings(ModalitySettings):
     """Whether the convolutions of the feature extractor have a bias (fairseq: conv_bias)."""
     conv_grad_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the gradients of the convolutions; 0 freezes them (fairseq: feature_grad_mult)."""
-    position_depth: Annotated[int, Field(gt=0)] = 5
+    position_depth: Annotated[int, Field(gt=0, le=2**10)] = 5
     """Layers of the convolutional position encoder (fairseq: pos_conv_depth)."""
-    position_kernel: Annotated[int, Field(gt=0)] = 19
+    position_kernel: Annotated[int, Field(gt=0, le=2**10)] = 19
     """Kernel size of each of its layers (fairseq: conv_pos // pos_conv_depth)."""
-    position_groups: Annotated[int, Field(gt=0)] = 16
+    position_groups: Annotated[int, Field(gt=0, le=2**10)] = 16
     """Convolution groups of each of its layers (fairseq: conv_pos_groups)."""
     position_padding: PaddingMode = "zero_input"
     """What the position convolutions see at padded positions. zero_input: zeros in the first of them; none: the embedded

@@ -40,18 +40,18 @@ class TextSettings(ModalitySettings):
     """The `modality:` section for text."""
 
     name: Literal["text"] = "text"
-    vocab_size: Annotated[int, Field(gt=5)] = 50265
+    vocab_size: Annotated[int, Field(gt=5, le=2**24)] = 50265
     """Number of token ids, special ones included; the last is <mask>."""
-    max_length: Annotated[int, Field(gt=0)] = 512
+    max_length: Annotated[int, Field(gt=0, le=2**20)] = 512
     """The longest sequence, in tokens; with learned positions, also of their table (fairseq: max_positions)."""
     positions: Literal["learned", "conv", "alibi"] = "learned"
     """A learned vector for each position; convolutions over the sequence, as for speech; or an ALiBi bias on attention alone,
     with one learned scale per head."""
-    position_depth: Annotated[int, Field(gt=0)] = 2
+    position_depth: Annotated[int, Field(gt=0, le=2**10)] = 2
     """Layers of convolutional positions."""
-    position_kernel: Annotated[int, Field(gt=0)] = 9
+    position_kernel: Annotated[int, Field(gt=0, le=2**10)] = 9
     """Kernel size of each of them, in tokens."""
-    position_groups: Annotated[int, Field(gt=0)] = 16
+    position_groups: Annotated[int, Field(gt=0, le=2**10)] = 16
     """Groups of each of them; must divide the width."""
     embedding_norm: bool = True
     """A layer norm on the sum of token and position embeddings (fairseq: layernorm_embedding)."""

@@ -32,6 +32,8 @@ from data2vec.nn.cpu_kernels import norm_gelu
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
 from data2vec.nn.transformer import init_weights
 
+MAX_SIDE = 64
+"""Patches in a row of an image: a relative position bias has an index of the fourth power of it."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -39,16 +41,16 @@ class VisionSettings(ModalitySettings):
     """The `modality:` section for images."""
 
     name: Literal["vision"] = "vision"
-    patch: Annotated[int, Field(gt=0)] = 16
+    patch: Annotated[int, Field(gt=0, le=2**7)] = 16
     """Side of a patch in pixels (fairseq: patch_size)."""
-    image: Annotated[int, Field(gt=0)] = 224
+    image: Annotated[int, Field(gt=0, le=2**14)] = 224
     """Side of the input image in pixels; a multiple of `patch` (fairseq: input_size)."""
     stem: Literal["patch", "conv"] = "patch"
     """How a patch becomes a vector: one linear projection; or convolutions inside the patch, with equal kernel and stride, so
     that no vector depends on the pixels of another patch, which may be masked."""
     positions: Literal["relative", "sincos"] = "relative"
     """A learned relative attention bias, shared by all blocks (BEiT); or fixed sine-cosine positions (MAE)."""
-    position_tables: Annotated[int, Field(gt=0)] = 1
+    position_tables: Annotated[int, Field(gt=0, le=2**10)] = 1
     """Tables of the relative bias: 1 for all blocks; or, in fine-tuned models, one per block."""
     patch_init: Literal["beit", "xavier"] = "beit"
     """Initial weights of the patch projection: N(0, 0.02) truncated at one std (BEiT); or Xavier uniform (MAE)."""
@@ -212,6 +214,11 @@ class Vision(Modality):
                 f"modality.image: {settings.image} is not a multiple of modality.patch: {settings.patch}; change one of them"
             )
         side = settings.image // settings.patch
+        if side > MAX_SIDE:
+            raise UserError(
+                f"modality.image: {settings.image} has {side} x {side} patches of {settings.patch} pixels; at most {MAX_SIDE} "
+                f"x {MAX_SIDE} are allowed; set a smaller image or a larger modality.patch"
+            )
         self.side = (side, side)
 
     def build_local_encoder(self, width: int) -> PatchEmbedding:

@@ -21,7 +21,7 @@ Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 class HeadSettings(Settings):
     """Settings that all heads share."""
 
-    weighted_layers: Annotated[int, Field(gt=0)] | None = None
+    weighted_layers: Annotated[int, Field(gt=0, le=2**10)] | None = None
     """Number of blocks, if the head reads a learned weighted sum of all block outputs (SUPERB); None: the encoder's output."""
 
 
@@ -50,7 +50,7 @@ class ClassifierSettings(HeadSettings):
     """Epsilon of a layer norm on the pooled vector (BEiT: fc_norm); None: no norm."""
     hidden_layer: Literal["linear", "tanh"] | None = None
     """A linear layer before the output layer, plain or followed by tanh (RoBERTa); None: no such layer."""
-    hidden_width: Annotated[int, Field(gt=0)] | None = None
+    hidden_width: Annotated[int, Field(gt=0, le=2**18)] | None = None
     """Output width of that layer; None: the encoder's width."""
 
 

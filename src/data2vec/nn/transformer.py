@@ -14,7 +14,9 @@ from data2vec.nn.cpu_kernels import Dropout, use_cpu_kernels
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
+Width = Annotated[int, Field(gt=0, le=2**18)]
+Count = Annotated[int, Field(gt=0, le=2**10)]
+"""Bounds on sizes, so that a few digits in a file of settings cannot ask for any amount of memory."""
 
 Bias = Tensor | list[Tensor] | None
 """What is added to the attention logits: one tensor for all blocks, a list with one per block, or nothing."""
@@ -38,13 +40,13 @@ class BlockOutput(NamedTuple):
 class TransformerSettings(Settings):
     """The `encoder:` section. Defaults: the Base model of the paper (section 4), as used for speech and text."""
 
-    width: Count = 768
+    width: Width = 768
     """D (fairseq: encoder_embed_dim)."""
     layers: Count = 12
     """Number of blocks."""
     heads: Count = 12
     """Attention heads; must divide the width."""
-    ffn_width: Count = 3072
+    ffn_width: Width = 3072
     """Inner width of the feed-forward part."""
     norm: Literal["post", "pre"] = "post"
     """Layer norms after each residual addition, or before attention and feed-forward (fairseq: layer_norm_first)."""
@@ -54,7 +56,7 @@ class TransformerSettings(Settings):
     """A layer norm before the first block."""
     final_norm: bool = False
     """A layer norm after the last block."""
-    extra_tokens: Annotated[int, Field(ge=0)] = 0
+    extra_tokens: Annotated[int, Field(ge=0, le=2**10)] = 0
     """Number of learned vectors put before the sequence, such as CLS; never part of targets or features."""
     extra_token_std: Annotated[float, Field(ge=0)] = 0.02
     """Standard deviation of their initial values."""

@@ -23,6 +23,12 @@ from data2vec.settings import JsonDict, JsonMapping
 MAX_PROBLEMS = 50
 """Of a recipe that are reported."""
 
+PATHS = (
+    *("data.valid", "data.valid_rows", "data.follow_links", "probe.data", "probe.valid", "probe.data_rows", "probe.valid_rows"),
+    *("objective.model", "objective.decode", "init"),
+)
+"""Settings that name files to read, or which files; those of a model folder are not used."""
+
 
 def load_recipe(
     recipe: str | Path | Recipe,
@@ -127,6 +133,22 @@ def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:
         more = [f"and {len(lines) - MAX_PROBLEMS} more"] if len(lines) > MAX_PROBLEMS else []
         raise UserError(*(f"{where}: {line}" for line in lines[:MAX_PROBLEMS] + more))
     return recipe
+
+
+def untrusted_recipe(raw: Any, where: str) -> Recipe:
+    """The recipe in a model folder, which may be a stranger's: it names no class to import, and no file to read. `where` names
+    its source in errors.
+
+    What it was trained on stays as a description. Raises UserError with a line for each error."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: the recipe is not a mapping of sections")
+    sections = {name: dict(section) if isinstance(section, dict) else section for name, section in raw.items()}
+    for key in PATHS:
+        section, _, name = key.rpartition(".")
+        settings = sections.get(section) if section else sections
+        if isinstance(settings, dict):
+            settings.pop(name, None)
+    return validate_recipe(sections, where)
 
 
 def _name_of(section: Any) -> str | None:

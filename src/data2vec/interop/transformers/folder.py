@@ -1,10 +1,10 @@
 """Model folders of Hugging Face transformers: opened and written, with its own classes or with our model code."""
 
-import json
 from pathlib import Path
 
 from data2vec.errors import UserError
 from data2vec.model import Model
+from data2vec.untrusted import read_json
 
 
 def read_transformers_folder(folder: Path) -> Model:
@@ -13,7 +13,7 @@ def read_transformers_folder(folder: Path) -> Model:
     Raises UserError for an unsupported architecture or setting, and for missing or damaged files."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a config.json of transformers, or is damaged ({error!r})") from None

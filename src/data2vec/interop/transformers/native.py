@@ -26,7 +26,7 @@ from data2vec.interop.transformers.weights import read_weights
 from data2vec.modalities.vision import VisionSettings
 from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
-from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
+from data2vec.recipe.loading import load_recipe, recipe_names, untrusted_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
 
@@ -57,7 +57,7 @@ def read_native_folder(folder: Path, config: JsonDict) -> Model:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is damaged ({error!r}); copy the complete folder again") from None
     head, tensors = head_from_transformers(family, config, tensors, processors.get("head", {}).get("labels", []), where)
-    model = blank_model(recipe, head)
+    model = blank_model(recipe, head, sum(tensor.nbytes for tensor in tensors.values()))
     used = _load_weights(model.encoder, _table(family, recipe, prefix), tensors, folder)
     if model.head is not None and head is not None:
         used |= _load_weights(model.head, family.heads[head.name][1], tensors, folder)
@@ -113,7 +113,7 @@ def _recipe(family: NativeFamily, config: JsonMapping, processors: JsonMapping, 
         target["top_k"] = min(target["top_k"], raw["encoder"]["layers"])
         if family.modality == "text":
             raw["data"]["block_size"] = min(raw["data"]["block_size"], raw["modality"]["max_length"])
-    return validate_recipe(raw, where)
+    return untrusted_recipe(raw, where)
 
 
 def _table(family: NativeFamily, recipe: Recipe, prefix: str) -> Table:

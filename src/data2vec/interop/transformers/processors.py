@@ -13,6 +13,7 @@ from data2vec.modalities.vision import VisionSettings
 from data2vec.model import Model
 from data2vec.nn.heads import CTCSettings
 from data2vec.settings import JsonDict
+from data2vec.untrusted import read_json
 
 log = get_logger(__name__)
 
@@ -138,7 +139,7 @@ def _load_json(path: Path) -> JsonDict:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable: {error}") from None
     if not isinstance(content, dict):

@@ -24,8 +24,9 @@ from data2vec.modalities.text import TextSettings
 from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe.loading import validate_recipe
+from data2vec.recipe.loading import untrusted_recipe
 from data2vec.settings import JsonDict, JsonMapping
+from data2vec.untrusted import read_json
 
 log = get_logger(__name__)
 
@@ -92,7 +93,7 @@ def read_remote_folder(folder: Path) -> Model:
     Raises UserError when its files are damaged, when weights are missing, or when settings and weights disagree."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         name, processors = config["modality"], read_processors(folder, config["modality"])
         raw = config.get(HINT, {}).get("recipe", {"modality": {"name": name}})
         for section, settings in _sections(config).items():
@@ -104,7 +105,7 @@ def read_remote_folder(folder: Path) -> Model:
         head = _head(config, tensors, processors.get("head", {}).get("labels", []), path)
     except ValidationError as error:
         raise UserError(f"{path}: invalid head: {error.errors()[0]['msg']}") from None
-    model = blank_model(validate_recipe(raw, str(path)), head)
+    model = blank_model(untrusted_recipe(raw, str(path)), head, sum(tensor.nbytes for tensor in tensors.values()))
     used = _load_weights(model.encoder, "", tensors, folder)
     if model.head is not None:
         used |= _load_weights(model.head, "head.", tensors, folder)

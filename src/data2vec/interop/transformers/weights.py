@@ -1,7 +1,6 @@
 """The tensors of a transformers folder: safetensors or a pickled state dict, in one file or sharded."""
 
-import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from data2vec.errors import UserError
 from data2vec.interop.key_mapping import TensorMap
+from data2vec.untrusted import read_json
 
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 """In order of preference; both may be sharded, with an index file."""
@@ -24,7 +24,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                shards = sorted(set(read_json(index)["weight_map"].values()))
+                if any(PurePath(shard).name != shard for shard in shards):
+                    raise ValueError("it names files in other folders")
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{index} is damaged ({error!r}); copy the complete folder again") from None
             return {key: tensor for shard in shards for key, tensor in _load(folder / shard).items()}
