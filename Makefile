@@ -5,13 +5,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench clean
+.PHONY: help demo test test-slow fuzz lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       pre-train on speech, images and text in minutes, on data that comes with the package"
 	@echo "make test       linter, type checker and tests"
 	@echo "make test-slow  the tests that 'make test' leaves out: demo, examples, several processes, compilation"
+	@echo "make fuzz       try every hostile input at every entry point, and random ones for an hour or more"
 	@echo "make lint       linter and type checker only"
 	@echo "make format     format the code"
 	@echo "make docs       build the documentation site in build/site, and fail on any warning"
@@ -26,6 +27,10 @@ test: lint
 
 test-slow: $(VENV)/installed-dev
 	$(VENV)/bin/pytest -m slow
+
+fuzz: $(VENV)/installed-dev
+	cd tests && ../$(VENV)/bin/python -m hostile.run
+	grep -l "hypothesis import given" -r tests | DATA2VEC_HYPOTHESIS=fuzz xargs $(VENV)/bin/pytest
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,8 @@ pytest_plugins = ["helpers.fixtures", "helpers.foreign_pickles"]
 
 # The same examples in every run, and no opinion on how long one takes: machines are shared.
 settings.register_profile("data2vec", deadline=None, derandomize=True)
-settings.load_profile("data2vec")
+settings.register_profile("fuzz", deadline=None, max_examples=5000)  # `make fuzz`: other examples in every run
+settings.load_profile(os.environ.get("DATA2VEC_HYPOTHESIS", "data2vec"))
 
 # A shell ignores Ctrl-C for what it runs in the background, and the commands that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

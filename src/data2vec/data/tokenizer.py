@@ -14,12 +14,15 @@ from data2vec.data.cache import cached, fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.text import read_text
 from data2vec.errors import CorruptExample, UserError
+from data2vec.untrusted import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 else:
     Tokenizer = Any
 
+MAX_GROWTH = 64
+"""How much longer a text may become by the replacements of a tokenizer."""
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """The first entries of fairseq's vocabularies: byte pairs, and labels of speech recognition."""
 START, PAD, END, UNKNOWN = range(4)
@@ -74,6 +77,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.is_file():
+            _refuse_expansion(read_json(file))
             tokenizer = Tokenizer.from_file(str(file))
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -93,6 +97,22 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if ids != expected:
         raise UserError(f"{path}: special tokens must have the ids {expected}, but have {ids}")
     return tokenizer
+
+
+def _refuse_expansion(raw: Any) -> None:
+    """Raises ValueError for a tokenizer.json that replaces text by a longer one, again and again or at once."""
+    growth, left = 1.0, [raw.get(part) for part in ("normalizer", "pre_tokenizer", "post_processor")]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            left += part.values()
+            pattern = part.get("pattern")
+            found = pattern.get("String") if isinstance(pattern, dict) else None
+            growth *= max(1, len(str(part.get("content") or "")) / max(1, len(found) if isinstance(found, str) else 1))
+    if growth > MAX_GROWTH:
+        raise ValueError(f"it replaces text by one that is {growth:.3g} times as long")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> Path:

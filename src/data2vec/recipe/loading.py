@@ -19,10 +19,13 @@ from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.value_limits import impossible_values
 from data2vec.recipe.yaml_format import head_comment, parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
+from data2vec.untrusted import read_regular
 
 MAX_PROBLEMS = 50
 """Of a recipe that are reported."""
 
+MAX_RECIPE_BYTES = 2**18
+"""Of a recipe file; the longest shipped one has 3 kB."""
 PATHS = (
     *("data.valid", "data.valid_rows", "data.follow_links", "probe.data", "probe.valid", "probe.data_rows", "probe.valid_rows"),
     *("objective.model", "objective.decode", "init"),
@@ -178,9 +181,11 @@ def _recipe_text(recipe: str) -> tuple[str, str]:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         try:
-            return path.read_text(encoding="utf-8"), recipe
+            return read_regular(path, MAX_RECIPE_BYTES).decode("utf-8"), recipe
         except UnicodeDecodeError as error:
             raise UserError(f"recipe {recipe} is not UTF-8 text (byte {error.start})") from None
+        except ValueError as error:
+            raise UserError(f"recipe {recipe} is too large: {error}") from None
         except OSError as error:
             raise UserError(
                 f"recipe {recipe} cannot be read: {error.strerror}; 'data2vec recipes' lists the shipped ones"

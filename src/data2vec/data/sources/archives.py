@@ -15,6 +15,7 @@ from data2vec.data.sources.splits import ALL, SplitChoice, listed, split_of_fold
 from data2vec.data.sources.tables import stream_fields
 from data2vec.errors import UserError, get_logger
 from data2vec.settings import JsonDict
+from data2vec.untrusted import require_regular
 
 log = get_logger(__name__)
 
@@ -28,6 +29,15 @@ _REPORTED: set[tuple[str, str]] = set()
 """Streamed archives of which this process has reported what is in no example; they are read again in every epoch."""
 
 
+MAX_HEADER_BYTES = 2**20
+"""Of an extended header, such as a long name."""
+MAX_MEMBER_BYTES = 2**31
+MAX_EXPANSION = 100
+"""Bytes of a member for each byte of its archive, which may be compressed; a small member may have SMALL_MEMBER_BYTES."""
+SMALL_MEMBER_BYTES = 2**26
+_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
 class _WholeMember(tarfile.TarInfo):
     """A member of an archive that ends as it should: the library takes a cut in front of a member for the end."""
 
@@ -37,6 +47,13 @@ class _WholeMember(tarfile.TarInfo):
             return super().fromtarfile(archive)
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
             raise tarfile.ReadError("it ends before its end marker") from None
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> "_WholeMember":
+        member = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        if member.type in _HEADERS and member.size > MAX_HEADER_BYTES:  # which the library would read as a whole
+            raise tarfile.ReadError(f"a header in it has {member.size} bytes")
+        return member
 
 
 class _Member(NamedTuple):
@@ -154,6 +171,7 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
     """The files that are a signal or may belong to one, without hidden ones; others are `left_out`. An error that ends the
     archive too early is added to `damage`."""
     try:
+        limit = _largest_member(archive)
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeMember) as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
@@ -161,7 +179,9 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
                     continue
                 stem, dot, ending = name.rpartition(".")
                 ending = (dot + ending).lower()
-                source = tar.extractfile(member) if member.isfile() and ending in (*MEDIA[kind], *SIDECARS) else None
+                source = (
+                    tar.extractfile(member) if _is_readable(member, limit) and ending in (*MEDIA[kind], *SIDECARS) else None
+                )
                 if source is None:
                     left_out.append(_name(archive, member.name))
                     continue
@@ -169,6 +189,17 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
                 yield _Member(member.name, folder, stem, ending, source.read())
     except DAMAGE as error:
         damage.append(error)
+
+
+def _largest_member(archive: str) -> int:
+    """Bytes that a member of an archive may have."""
+    size = MAX_MEMBER_BYTES if "://" in archive else require_regular(archive).st_size
+    return min(MAX_MEMBER_BYTES, max(SMALL_MEMBER_BYTES, MAX_EXPANSION * size))
+
+
+def _is_readable(member: tarfile.TarInfo, limit: int) -> bool:
+    """Whether a member is a file that is stored as a whole, and not larger than `limit`."""
+    return member.isfile() and not member.issparse() and member.size <= limit
 
 
 def _name(archive: str, member: str) -> str:
