@@ -19,7 +19,7 @@ HEAVY = ("datasets", "sklearn", "scipy", "matplotlib", "PIL", "soundfile", "soxr
 # Imports go one way: a room may import those before it in this list, and itself. Rooms of one line do not know each other.
 ROOMS = (
     ("errors", "settings", "batch"),
-    ("distributed", "atomic_io", "custom_classes", "untrusted"),
+    ("distributed", "atomic_io", "untrusted"),
     ("nn", "data"),
     ("modalities",),
     ("objective",),

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data2vec import __version__, cli_help
-from data2vec.custom_classes import trust_class
 from data2vec.errors import Interrupted, RunStopped, UserError, printable
+from data2vec.modalities.custom_classes import trust_class
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -161,3 +161,10 @@ def test_an_image_that_is_no_regular_file_is_corrupt(tmp_path):
     for name in ("a.png", "b.png"):
         with pytest.raises(CorruptExample, match="not a regular file"):
             decode_image({"bytes": None, "path": str(tmp_path / name)})
+
+
+def test_a_few_bytes_that_claim_many_pixels_are_corrupt(monkeypatch):
+    monkeypatch.setattr("data2vec.data.image.SMALL_PIXELS", 10**4)
+    blank = encode("PNG", Image.new("1", (2000, 2000)))
+    with pytest.raises(CorruptExample, match=r"2000 x 2000 pixels in a file of \d+ bytes, refused as a possible decompression"):
+        decode_image({"bytes": blank, "path": "a"})

@@ -234,7 +234,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--entry", default="", help="entry points whose name contains this")
     parser.add_argument("--list", action="store_true", help="list the inputs")
-    parser.add_argument("--json", type=Path, help="write every outcome, a line each")
+    parser.add_argument("--json", type=Path, help="append every outcome, a line each")
     parser.add_argument("--verbose", action="store_true", help="print every outcome")
     arguments = parser.parse_args()
     chosen = [case for case in cases(*arguments.kinds) if arguments.only in case.name]
@@ -248,14 +248,15 @@ def main() -> int:
                 if arguments.entry not in entry:
                     continue
                 outcomes.append(found := attempt(case, entry, models, folder, watch))
+                if arguments.json is not None:
+                    with arguments.json.open("a") as file:
+                        file.write(json.dumps(found._asdict()) + "\n")
                 if arguments.verbose or not found.held:
                     mark = "held" if found.held else "NOT HELD"
                     print(
                         f"{mark}: {case} by {entry}: {found.status}, {found.seconds} s, {found.megabytes} MB; {found.message}"
                     )
                     sys.stdout.flush()
-    if arguments.json is not None:
-        arguments.json.write_text("".join(json.dumps(each._asdict()) + "\n" for each in outcomes))
     print(table(outcomes))
     return 0 if all(each.held for each in outcomes) else 1
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import data2vec
-from data2vec import cli, custom_classes
+from data2vec import cli
 from data2vec.batch import Batch
 from data2vec.errors import UserError
+from data2vec.modalities import custom_classes
 from helpers.sensor_modality import Sensor
 
 NAME = "helpers.sensor_modality:Sensor"

@@ -25,6 +25,10 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the grayscale value (ITU-R 601)."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "PCX")
 """The formats of Pillow that are decoded, whatever a file is named; others call programs, as PostScript calls Ghostscript."""
+SMALL_PIXELS = 2**25
+"""Pixels that any file may have: decoded they need half a GB."""
+MAX_EXPANSION = 1000
+"""Pixels for each byte of a file that may have more."""
 CHANNELS = (1, 3, 4)
 """Channels of an image in memory: gray; red, green and blue; and alpha."""
 MAX_ASPECT = 8
@@ -47,6 +51,11 @@ def decode_image(image: Signal) -> Tensor:
             with open_image(content) as opened:
                 if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
                     raise Image.DecompressionBombError
+                if opened.width * opened.height > SMALL_PIXELS + MAX_EXPANSION * len(content):
+                    raise CorruptExample(
+                        f"{opened.width} x {opened.height} pixels in a file of {len(content)} bytes, refused as a possible "
+                        "decompression bomb"
+                    )
                 pixels = _decode_plain_jpeg(content, opened) if opened.format == "JPEG" else None
                 pixels = _to_rgb(opened) if pixels is None else pixels
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):

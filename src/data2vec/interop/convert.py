@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data2vec.custom_classes import CustomClass
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.interop.load import load
 from data2vec.interop.transformers.folder import write_transformers_folder
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.objective import Data2Vec2Settings
 from data2vec.recipe.task_settings import SupervisedSettings

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from data2vec.custom_classes import CustomClass, trust_class, trusted_class
 from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.read import read_fairseq_checkpoint
 from data2vec.interop.transformers.folder import read_transformers_folder
+from data2vec.modalities.custom_classes import CustomClass, trust_class, trusted_class
 from data2vec.model import Model, load_model_folder
 from data2vec.untrusted import read_json
 

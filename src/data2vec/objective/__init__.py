@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from data2vec.custom_classes import trusted_class
 from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.modalities.base import Modality
+from data2vec.modalities.custom_classes import trusted_class
 from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
 from data2vec.objective.baselines.codes import Codes, CodesSettings

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.errors import UserError, did_you_mean, quoted
+from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
 from data2vec.recipe.validation_errors import explain_error

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, SerializeAsAny, create_model
 from pydantic.fields import FieldInfo
 
-from data2vec.custom_classes import trust_class, trusted_class
 from data2vec.data.dataset import DataSettings
 from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.health.collapse import HealthSettings
 from data2vec.modalities.base import Modality, ModalitySettings
+from data2vec.modalities.custom_classes import trust_class, trusted_class
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
 from data2vec.objective import OBJECTIVES, Data2Vec2Settings, Objective, build_objective, objective_class

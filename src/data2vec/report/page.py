@@ -11,8 +11,8 @@ from pathlib import Path
 from string import Template
 
 from data2vec.atomic_io import write_text
-from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.errors import UserError
+from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data2vec.custom_classes import CustomClass
 from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
@@ -18,6 +17,7 @@ from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import build_head

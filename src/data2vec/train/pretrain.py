@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from data2vec.custom_classes import CustomClass
 from data2vec.data.dataset import Rows
 from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
@@ -15,6 +14,7 @@ from data2vec.errors import UserError
 from data2vec.health.collapse import stop_reason
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.interop.load import load
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from data2vec.atomic_io import write_json
-from data2vec.custom_classes import CustomClass
 from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run, default_run_dir, exclusive_lock
 from data2vec.settings import JsonDict

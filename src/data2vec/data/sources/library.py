@@ -12,9 +12,8 @@ from data2vec.atomic_io import atomic_dir
 from data2vec.data.cache import cache_folder
 from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.columns import NoSignal
-from data2vec.data.sources.inside import Boundary
 from data2vec.errors import UserError
-from data2vec.untrusted import read_json
+from data2vec.untrusted import Boundary, read_json
 
 _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 

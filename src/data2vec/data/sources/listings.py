@@ -11,12 +11,12 @@ from typing import Any
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.columns import FILE_COLUMNS, find_column
 from data2vec.data.sources.formats import MANIFESTS, MEDIA, TABLES, SignalKind, is_example, with_ending
-from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import TRAIN, Source, SplitChoice, SplitName, listed, name_splits, split_of_name
 from data2vec.data.sources.tables import ArrowTable, concat_tables, first_values, read_table, rename_column
 from data2vec.errors import UserError, get_logger
+from data2vec.untrusted import Boundary
 
 log = get_logger(__name__)
 

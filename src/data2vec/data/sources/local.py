@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden
-from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.splits import SplitName, without_split_folder
 from data2vec.data.sources.tables import ArrowTable
 from data2vec.errors import UserError
-from data2vec.untrusted import read_regular
+from data2vec.untrusted import Boundary, read_regular
 
 CLIPS = "clips"
 """A folder beside a table that its paths are relative to if they are not relative to the table: Common Voice's."""

@@ -12,7 +12,6 @@ from data2vec.data.dataset import Rows
 from data2vec.data.sources.archives import read_archives, stream_archives
 from data2vec.data.sources.columns import NoSignal
 from data2vec.data.sources.formats import ARCHIVES, JSON_LINES, PARQUET, SignalKind
-from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.library import (
     dataset_from_generator,
     dataset_from_table,
@@ -36,6 +35,7 @@ from data2vec.data.sources.tables import (
 )
 from data2vec.errors import UserError, get_logger
 from data2vec.settings import JsonDict
+from data2vec.untrusted import Boundary
 
 log = get_logger(__name__)
 

@@ -10,10 +10,10 @@ import numpy as np
 from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.columns import KNOWN_COLUMNS, find_column
 from data2vec.data.sources.formats import MEDIA, SignalKind
-from data2vec.data.sources.inside import Boundary
 from data2vec.data.sources.library import dataset_from_table, error_reason
 from data2vec.data.sources.local import TRIED_PATHS, base_folder
 from data2vec.errors import UserError
+from data2vec.untrusted import Boundary
 
 
 def to_signals(rows: Rows, kind: SignalKind, column: str | None, boundary: Boundary, folder: Path | None = None) -> Rows:

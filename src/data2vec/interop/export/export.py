@@ -19,11 +19,11 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from data2vec.atomic_io import merge_dir
-from data2vec.custom_classes import CustomClass
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export.graph import Graph, RawInputs, build_graph
 from data2vec.interop.load import load
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.heads import CTC
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from data2vec.batch import Batch
-from data2vec.custom_classes import CustomClass
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.distributed import resolve_device
 from data2vec.errors import CorruptExample, UserError
@@ -17,6 +16,7 @@ from data2vec.feature_extraction import head_logits
 from data2vec.inputs import list_inputs, read_input
 from data2vec.interop.load import load
 from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, split_into_chunks
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import padding_invariant
 from data2vec.nn.heads import CTC

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data2vec.custom_classes import CustomClass
 from data2vec.data.cache import fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.library import data_path
@@ -28,6 +27,7 @@ from data2vec.feature_extraction import (
 from data2vec.inputs import list_inputs, require_tokenizer
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.recipe.loading import load_recipe

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from data2vec.atomic_io import write_json
-from data2vec.custom_classes import CustomClass
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
@@ -20,6 +19,7 @@ from data2vec.errors import UserError, get_logger
 from data2vec.feature_extraction import head_logits
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data2vec.custom_classes import CustomClass, trust_class
 from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
 from data2vec.health.collapse import NON_FINITE, is_finite
 from data2vec.health.history import History
 from data2vec.health.verdict import Verdict, verdict
+from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run, load_run_recipe

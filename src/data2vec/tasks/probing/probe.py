@@ -15,10 +15,10 @@ import torch
 from tqdm import tqdm
 
 from data2vec.atomic_io import write_json
-from data2vec.custom_classes import CustomClass
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
 from data2vec.interop.load import load
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
