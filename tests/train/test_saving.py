@@ -19,7 +19,7 @@ import data2vec
 from data2vec import cli
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.run_dir import Run, checkpoint_damage
-from data2vec.train import checkpoint, logger, trainer
+from data2vec.train import checkpoint, logger, provenance, trainer
 from helpers.locks import locked_by_another_process
 
 TIMINGS = ("seconds", "samples_per_second", "data_wait")
@@ -212,8 +212,12 @@ def test_disk_that_cannot_be_written_is_named_with_the_checkpoint_to_resume_from
 
     def fails(self: Any, line: Any, corrupt: Any) -> None:
         if line["step"] == 5:
-            raise OSError(number, os.strerror(number))
+            patch.setattr(provenance, "_write_starts", cannot_write)
+            cannot_write()
         log(self, line, corrupt)
+
+    def cannot_write(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(logger.RunLogger, "log", fails)

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -61,7 +61,8 @@ class RunLogger:
         """Close the progress bar, the files and the trackers."""
         with self._terminal():
             self.bar.close()
-        self.file.close()
+        with suppress(OSError):  # every line was flushed when it was logged, or that failed
+            self.file.close()
         self._track(lambda tracker: tracker.close())
 
     @contextmanager

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -25,16 +25,20 @@ def log_start(run: Path, process: Process, step: int) -> Iterator[None]:
     starts = Run(run).starts
     starts.append({"started": _now(), "step": step, **describe_machine(process)})
     _write_starts(run, starts)
-    end: JsonDict = {"exit_reason": "finished"}
     try:
         yield
     except BaseException as error:
         reason = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
         end = {"exit_reason": reason} | ({"unhealthy": True} if isinstance(error, Unhealthy) else {})
+        with suppress(OSError):  # such as a read-only disk, which is what the error says
+            _write_end(run, starts, end)
         raise
-    finally:
-        starts[-1] |= {"ended": _now(), **end}
-        _write_starts(run, starts)
+    _write_end(run, starts, {"exit_reason": "finished"})
+
+
+def _write_end(run: Path, starts: list[JsonDict], end: JsonDict) -> None:
+    starts[-1] |= {"ended": _now(), **end}
+    _write_starts(run, starts)
 
 
 def describe_machine(process: Process) -> JsonDict:
