@@ -1,3 +1,4 @@
+import errno
 import resource
 import shutil
 import signal
@@ -121,12 +122,68 @@ def test_overrides_are_accepted_before_and_after_an_option(capsys: pytest.Captur
     assert [line.split(": ")[3] for line in lines] == ["train.stepz", "train.sead"]
 
 
-@pytest.mark.parametrize("words", [["pretrian"], ["pretrain"], ["recipes", "a", "b"], ["pretrain", "x", "--fast"], []])
-def test_malformed_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+MALFORMED = [
+    *(["pretrian"], ["pretrain"], ["recipes", "a", "b"], ["pretrain", "x", "--fast"], list[str]()),
+    *(["recipes", "a\0b"], ["check", "\udce9"], ["convert", "a", "b", "--to", "c\n\x1b[2J"]),
+    *(["features", "m", "x"], ["features", "m", "x", "--out", "f", "--batch", "many"]),
+    *(["transcribe", "m", "x", "--beam", "-1"], ["transcribe", "m", "x", "--lm-weight", "nan"]),
+    *(["check", "x", "--workers", "1000000"], ["evaluate", "m", "--tune", "-1"], ["compare", "x", "--processes", "0"]),
+    *(["export", "m", "--out", "f.onnx", "--tolerance", "inf"], ["finetune", "r", "--seeds", "9" * 5000]),
+]
+
+
+@pytest.mark.parametrize("words", MALFORMED, ids=map(str, range(len(MALFORMED))))
+def test_malformed_command_line_is_one_line_and_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     assert ended.value.code == 2
-    assert "data2vec: error: " in capsys.readouterr().err.replace("data2vec pretrain:", "data2vec:")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("data2vec") and ": error: " in line and line.isprintable()
+
+
+LONG = "x" * 300
+WRONG_PATHS = """
+recipes LONG.yaml; recipes ~nobody/x.yaml; recipes /dev/null/x.yaml; recipes .
+check LONG; check ~nobody/x; check /dev/null/x; check EMPTY; check FILE --json .; check IMAGES --kind audio
+report LONG; report ~nobody/x; report FILE; report EMPTY
+features LONG x --out f.npy; features ~nobody/x x --out f.npy; export LONG --out f.onnx
+probe ~nobody/x --data x; probe LONG --data x; evaluate LONG; evaluate EMPTY; evaluate FILE
+transcribe ~nobody/m x.wav; transcribe m x.wav --json /dev/null/x; transcribe m x --json .
+convert LONG x --to data2vec; convert FILE x --to fairseq
+finetune vision/classify-tiny --model ~nobody/m; finetune vision/classify-tiny --model LONG
+finetune speech/ctc-tiny data.train=LONG; finetune speech/ctc-tiny data.train=IMAGES --out FILE/x
+pretrain vision/v2-tiny data.train=LONG; pretrain vision/v2-tiny data.train=~nobody/x
+pretrain vision/v2-tiny data.train=IMAGES --out LONG; pretrain vision/v2-tiny data.train=IMAGES --out FILE
+pretrain vision/v2-tiny data.train=IMAGES --out FILE/x; pretrain vision/v2-tiny data.train=IMAGES --out EMPTY
+compare LONG --out x; compare ~nobody/x.yaml; compare text --out FILE/x --data IMAGES; ablate LONG
+demo --out FILE/x; demo --out LONG
+"""
+
+
+@pytest.mark.parametrize("words", WRONG_PATHS.strip().replace(";", "\n").splitlines())
+def test_path_that_cannot_be_opened_is_one_line_and_exits_with_2(
+    words: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("x")
+    Path("IMAGES").symlink_to(images)
+    (line,) = stderr_lines(capsys, 2, *(word.replace("LONG", LONG).replace("EMPTY", "") for word in words.split()))
+    assert line.startswith("data2vec: error: ") and len(line) < 1000
+
+
+def test_name_with_control_characters_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = tmp_path / "a\n\x1b[2Jb"
+    name.mkdir()
+    (line,) = stderr_lines(capsys, 2, "check", str(name))
+    assert r"a\n\x1b[2Jb" in line
+
+
+def test_full_disk_is_no_user_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    monkeypatch.setattr("data2vec.recipe.loading.recipe_names", fail)
+    assert len(stderr_lines(capsys, 1, "recipes")) == 1
 
 
 def test_pretrain_on_a_missing_or_imageless_folder_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

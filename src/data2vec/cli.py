@@ -7,16 +7,20 @@ stopped by SIGTERM, SIGUSR1 or SIGHUP. Training saves a checkpoint before it sto
 
 import argparse
 import contextlib
+import errno
+import io
 import json
+import math
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from data2vec import __version__, cli_help
-from data2vec.errors import Interrupted, RunStopped, UserError, printable
+from data2vec.errors import Interrupted, RunStopped, UserError, printable, quoted
+from data2vec.local_path import output_file
 from data2vec.modalities.custom_classes import trust_class
 
 if TYPE_CHECKING:
@@ -25,16 +29,27 @@ if TYPE_CHECKING:
     from data2vec.feature_extraction import Layers
     from data2vec.run_dir import Run
 
+WRONG_PATH = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""The errors of files that are mistakes of a user, wherever the file is opened; others are failures of the machine."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process). Returns the exit status."""
     # Set before torch is imported: OpenMP threads that spin while they wait slow down a busy machine several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a name or a transcript
+        sys.stdout.reconfigure(errors="backslashreplace")
+    argv = sys.argv[1:] if argv is None else argv
     parser = _build_parser()
+    if wrong := [word for word in argv if "\0" in word or _has_surrogate(word)]:
+        parser.error(f"{quoted(wrong[0])} is no text in UTF-8; rename it")
     # argparse does not accept a key=value after an option
     arguments, rest = parser.parse_known_args(argv)
     if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)} ('data2vec VERB --help' lists the options)")
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:
         arguments.overrides += rest
     try:
@@ -54,12 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has closed it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in WRONG_PATH or error.filename is None or os.environ.get("DATA2VEC_TRACEBACK"):
+            return _report_unexpected(error)
+        return _report_failure("error", f"{os.fsdecode(error.filename)}: {error.strerror}", 2, every_process=False)
     except Exception as error:
-        if os.environ.get("DATA2VEC_TRACEBACK"):
-            raise
-        what = " ".join(str(error).split())[:300]
-        hint = "set DATA2VEC_TRACEBACK=1 to see the traceback"
-        return _report_failure("failed", _with_notes(f"{type(error).__name__}: {what} ({hint})", error), 1, every_process=True)
+        return _report_unexpected(error)
+
+
+def _has_surrogate(word: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def _report_unexpected(error: Exception) -> int:
+    if os.environ.get("DATA2VEC_TRACEBACK"):
+        raise error
+    what = " ".join(str(error).split())[:300]
+    hint = "set DATA2VEC_TRACEBACK=1 to see the traceback"
+    return _report_failure("failed", _with_notes(f"{type(error).__name__}: {what} ({hint})", error), 1, every_process=True)
 
 
 def _is_main_process() -> bool:
@@ -68,8 +95,8 @@ def _is_main_process() -> bool:
 
 def _report_failure(kind: str, message: str, status: int, every_process: bool) -> int:
     with contextlib.suppress(OSError):  # the terminal may be closed
-        for line in message.splitlines() if every_process or _is_main_process() else ():
-            print(f"data2vec: {kind}: {line}", file=sys.stderr)
+        for line in message.split("\n") if every_process or _is_main_process() else ():
+            print(f"data2vec: {kind}: {printable(line)}", file=sys.stderr)
     return status
 
 
@@ -80,7 +107,7 @@ def _with_notes(message: str, error: BaseException) -> str:
 
 def _build_parser() -> argparse.ArgumentParser:
     about = "Pre-train one Transformer by one self-supervised method (data2vec 1 and 2) on speech, images or text."
-    parser = argparse.ArgumentParser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
+    parser = _Parser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
     model = "a run folder, a model folder, an official .pt, a transformers folder, or hf://owner/name[@revision] on the hub"
@@ -102,13 +129,15 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--resume", action="store_true", help="resume from the latest complete checkpoint of DIR")
     sweep = "train one run per value of a setting; repeat for a grid of settings"
     verb.add_argument("--sweep", metavar="key=a,b,c", action="append", default=[], help=sweep)
-    verb.add_argument("--seeds", metavar="N", type=int, default=0, help="repeat with seeds 1 to N; report median and spread")
+    verb.add_argument(
+        "--seeds", metavar="N", type=_number(int, 0, 1000), default=0, help="repeat with seeds 1 to N; report median and spread"
+    )
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
 
     verb = _add_verb(verbs, "evaluate", _evaluate, "evaluate a fine-tuned model on labelled data", cli_help.EVALUATE)
     verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned model or its run folder")
     tune = "tune the beam search weights with N trials on data.valid (default: no tuning)"
-    verb.add_argument("--tune", metavar="N", type=int, default=0, help=tune)
+    verb.add_argument("--tune", metavar="N", type=_number(int, 0), default=0, help=tune)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
 
     verb = _add_verb(verbs, "transcribe", _transcribe, "transcribe audio with a fine-tuned model", cli_help.TRANSCRIBE)
@@ -118,9 +147,13 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", metavar="FILE", type=Path, help="also write a JSON object per file, with words and times")
     verb.add_argument("--lm", metavar="FILE", help="n-gram language model for beam search, ARPA or KenLM binary")
     verb.add_argument("--lexicon", metavar="FILE", help="words the beam search may output (default: those of the LM)")
-    verb.add_argument("--beam", metavar="N", type=int, default=50, help="beam size (default: %(default)s)")
-    verb.add_argument("--lm-weight", metavar="X", type=float, default=2.0, help="language model weight (default: %(default)s)")
-    verb.add_argument("--word-score", metavar="X", type=float, default=-1.0, help="score added per word (default: %(default)s)")
+    verb.add_argument("--beam", metavar="N", type=_number(int, 1, 10**6), default=50, help="beam size (default: %(default)s)")
+    verb.add_argument(
+        "--lm-weight", metavar="X", type=_number(float), default=2.0, help="language model weight (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--word-score", metavar="X", type=_number(float), default=-1.0, help="score added per word (default: %(default)s)"
+    )
     verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
     verb = _add_verb(
@@ -146,7 +179,9 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    verb.add_argument("--batch", metavar="N", type=int, help="maximum positions per batch (default: depends on the device)")
+    verb.add_argument(
+        "--batch", metavar="N", type=_number(int, 1), help="maximum positions per batch (default: depends on the device)"
+    )
 
     verb = _add_verb(
         verbs, "check", _check, "read a complete data set; report its contents and unreadable files", cli_help.CHECK
@@ -157,7 +192,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
     verb.add_argument("--labels", metavar="COLUMN", default="label", help="the column of classes (default: %(default)s)")
     verb.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for token counts (default: one trained on the text)")
-    verb.add_argument("--workers", metavar="N", type=int, help="reader processes (default: one per core)")
+    verb.add_argument("--workers", metavar="N", type=_number(int, 0, 512), help="reader processes (default: one per core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="also write all findings, with all file names, as JSON")
 
     for name, call, about, text in (
@@ -173,7 +208,9 @@ def _build_parser() -> argparse.ArgumentParser:
         verb.add_argument("--data", metavar="DIR", type=Path, help="the folder that paths of the file are relative to")
         verb.add_argument("--flops", metavar="N", help="short for budget.flops=N, the operations of a pre-training run")
         verb.add_argument("--seeds", metavar="N|a,b", help="seeds 1 to N, or a list such as 4,5")
-        verb.add_argument("--processes", metavar="N", type=int, default=1, help="jobs at a time (default: %(default)s)")
+        verb.add_argument(
+            "--processes", metavar="N", type=_number(int, 1, 512), default=1, help="jobs at a time (default: %(default)s)"
+        )
         verb.add_argument("--only", metavar="ARM", action="append", default=[], help="run this arm only; may be repeated")
         verb.add_argument("--dry-run", action="store_true", help="print steps, operations, jobs and time, and end")
         verb.add_argument("--list", action="store_true", help="list the shipped ones, and end")
@@ -191,7 +228,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("model", metavar="MODEL", help=model)
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="FILE.onnx, or FILE.pt2 for torch.export.load")
     tolerance = "largest allowed difference from the model's own output (default: %(default)s)"
-    verb.add_argument("--tolerance", metavar="X", type=float, default=1e-4, help=tolerance)
+    verb.add_argument("--tolerance", metavar="X", type=_number(float, 0), default=1e-4, help=tolerance)
 
     verb = _add_verb(verbs, "report", _report, "build report.html of a run, finished or not")
     verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
@@ -212,7 +249,14 @@ def _build_parser() -> argparse.ArgumentParser:
 _Plain = argparse.RawDescriptionHelpFormatter
 
 
-class _VerbParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {printable(message)[:1000]}; '{self.prog} --help' lists what is allowed\n")
+
+
+class _VerbParser(_Parser):
     """The parser of a verb, whose help ends with the lines of `settings`, computed only when it is printed."""
 
     settings: Callable[[], Iterator[str]] | None = None
@@ -290,18 +334,21 @@ def _transcribe(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.asr.transcribe import transcribe
 
     a = arguments
+    if a.json is not None:
+        output_file(a.json, "--json")
     decode = CTCDecodingSettings(lm=a.lm, lexicon=a.lexicon, beam=a.beam, lm_weight=a.lm_weight, word_score=a.word_score)
     lines, unreadable = [], 0
     for transcript in transcribe(a.model, a.audio, decode, device=a.device, modality=a.modality):
         lines.append(json.dumps(asdict(transcript), ensure_ascii=False))
         if transcript.error is not None:
             unreadable += 1
-            print(f"data2vec: skipped: {transcript.error}", file=sys.stderr)
+            print(f"data2vec: skipped: {printable(transcript.error)}", file=sys.stderr)
         elif a.words:
             for word in transcript.words:
-                print(f"{transcript.name}\t{word.start:.2f}\t{word.end:.2f}\t{word.text}", flush=True)
+                print(f"{printable(transcript.name)}\t{word.start:.2f}\t{word.end:.2f}\t{printable(word.text)}", flush=True)
         else:
-            print(f"{transcript.name}\t{transcript.text}" if len(a.audio) > 1 else transcript.text, flush=True)
+            text = printable(transcript.text)
+            print(f"{printable(transcript.name)}\t{text}" if len(a.audio) > 1 else text, flush=True)
     if a.json is not None:
         from data2vec.atomic_io import write_text
 
@@ -332,6 +379,24 @@ def _features(arguments: argparse.Namespace) -> None:
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
     print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality, a.follow_links))
+
+
+def _number(kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
+    """What reads an option: a finite number of this kind in a range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+            in_range = low <= value <= high and math.isfinite(value)
+        except (ValueError, OverflowError):
+            in_range = False
+        if not in_range:
+            limits = [f"of at least {low:g}"] * math.isfinite(low) + [f"of at most {high:g}"] * math.isfinite(high)
+            name = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not {' '.join([name, ' and '.join(limits)]).strip()}")
+        return value
+
+    return parse
 
 
 def _parse_layers(text: str) -> "Layers | str":
@@ -393,9 +458,12 @@ def _run_comparison(arguments: argparse.Namespace, comparison: str | list[str]) 
 
 def _parse_seeds(text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")] if "," in text else list(range(1, int(text) + 1))
+        seeds = [int(word) for word in text.split(",")] if "," in text else list(range(1, min(int(text), 10**4) + 1))
     except ValueError:
         raise UserError(f"--seeds {text}: is neither a number nor a list of numbers, such as 4,5") from None
+    if not 1 <= len(seeds) <= 1000:
+        raise UserError(f"--seeds {text}: give 1 to 1000 seeds")
+    return seeds
 
 
 def _convert(arguments: argparse.Namespace) -> None:

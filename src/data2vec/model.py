@@ -24,6 +24,7 @@ from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import CorruptExample, UserError, quoted
 from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights
 from data2vec.inputs import list_inputs, read_input
+from data2vec.local_path import local_path
 from data2vec.modalities.base import Modality
 from data2vec.model_card import render_model_card
 from data2vec.nn.encoder import Encoder, build_encoder, padding_invariant
@@ -166,7 +167,7 @@ def load_model_folder(path: str | Path) -> Model:
     """The model of a run folder or a model folder, on the CPU, in evaluation mode.
 
     Raises UserError if there is none, if its format is another, or if its files are damaged."""
-    folder = Path(path).expanduser()
+    folder = local_path(path)
     if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
         folder = folder / "model"
     if not (folder / "config.json").is_file():

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
 from data2vec.errors import UserError, did_you_mean
+from data2vec.local_path import local_path
 from data2vec.recipe.loading import load_recipe, parse_override, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.validation_errors import explain_error
@@ -187,7 +188,7 @@ def load_comparison(
     if raw.get("evaluations") is None:
         raw["evaluations"] = {"probe": probe_evaluation(raw.get("data") or {})}
     settings = _validated(raw, where)
-    settings = _below(settings, Path(data).expanduser() if data is not None else Path())
+    settings = _below(settings, local_path(data) if data is not None else Path())
     settings.check()
     return settings
 

@@ -69,13 +69,13 @@ class DataSettings(Settings):
     processes × workers."""
     shuffle_buffer: Annotated[int, Field(gt=0)] = 2048
     """With streaming: rows held in memory, over all streams, to be shuffled and bucketed by length."""
-    workers: int = 2
+    workers: Annotated[int, Field(ge=0, le=512)] = 2
     """Processes that decode and augment (0: in the training process)."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """With workers: how long to wait for a batch, before the run stops because the workers hang."""
     allow_changes: bool = False
     """Resume although the training data is not what it was at the last checkpoint; otherwise that is an error."""
-    max_corrupt: float = 0.01
+    max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
     """The run stops when more than this fraction of the examples cannot be decoded."""
 
     @property

@@ -14,6 +14,7 @@ from data2vec.data.cache import cached, fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.text import read_text
 from data2vec.errors import CorruptExample, UserError
+from data2vec.local_path import local_path
 from data2vec.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises UserError when there is none, or its special ids are not RoBERTa's."""
     from tokenizers import Tokenizer, models
 
-    path = Path(path).expanduser()
+    path = local_path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.is_file():

@@ -12,6 +12,7 @@ from data2vec.errors import UserError
 from data2vec.interop.fairseq.write import write_fairseq_checkpoint
 from data2vec.interop.load import load
 from data2vec.interop.transformers.folder import write_transformers_folder
+from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.objective import Data2Vec2Settings
@@ -54,7 +55,7 @@ def convert(
     `data2vec.load`.
 
     Raises UserError when `dest` exists, or when the model cannot be represented in that form."""
-    path = Path(dest).expanduser()
+    path = local_path(dest)
     if path.exists() and (path.is_file() or any(path.iterdir())):
         raise UserError(f"{dest}: already exists; choose another name")
     model = load(model, modality)

@@ -6,6 +6,7 @@ from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.read import read_fairseq_checkpoint
 from data2vec.interop.transformers.folder import read_transformers_folder
+from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class, trusted_class
 from data2vec.model import Model, load_model_folder
 from data2vec.untrusted import read_json
@@ -40,7 +41,7 @@ def _shown(model: str | Path | Model) -> str:
 
 
 def _load(model: str | Path, revision: str | None) -> Model:
-    path = Path(model).expanduser()
+    path = local_path(model)
     if revision is not None and path.exists():
         raise UserError(f"revision: {revision}, but {model} is a path; revisions are of models on the hub, hf://owner/name")
     if path.is_file():

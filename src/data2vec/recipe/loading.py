@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data2vec.errors import UserError, did_you_mean, quoted
+from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
@@ -178,7 +179,7 @@ def recipe_summary(name: str) -> str:
 
 
 def _recipe_text(recipe: str) -> tuple[str, str]:
-    path = Path(recipe)
+    path = local_path(recipe)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         try:
             return read_regular(path, MAX_RECIPE_BYTES).decode("utf-8"), recipe

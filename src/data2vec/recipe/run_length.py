@@ -6,6 +6,9 @@ from data2vec.recipe.recipe import Recipe
 MOST_INITIAL = 0.6
 """A teacher that still holds more of its initial weights at the end has taught little else."""
 
+MEASURED_STEPS = 100_000
+"""Steps at which the decay of a longer run is measured."""
+
 
 def unfinished_schedules(recipe: Recipe) -> list[str]:
     """A line for each schedule that the run ends too early for: warm-up, teacher and frozen encoder; [] if there is none."""
@@ -40,9 +43,9 @@ def unfinished_schedules(recipe: Recipe) -> list[str]:
 
 def _initial_share(schedule: DecaySchedule, steps: int) -> float:
     """The share of the initial weights that the teacher holds after these steps, or the first one of at most MOST_INITIAL."""
-    share = 1.0
-    for step in range(1, steps + 1):
-        share *= schedule(step)
+    share, part = 1.0, max(1, steps // MEASURED_STEPS)
+    for step in range(1, steps + 1, part):
+        share *= schedule(step) ** part
         if share <= MOST_INITIAL:
             break
     return share

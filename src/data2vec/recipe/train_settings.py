@@ -62,7 +62,7 @@ class LayerDecay(Settings):
 class TrainSettings(Settings):
     """Steps are optimizer steps; the batch size is in the `data` section."""
 
-    steps: Annotated[int, Field(gt=0)] = 1000
+    steps: Annotated[int, Field(gt=0, le=10**9)] = 1000
     """Optimizer steps of the run."""
     seed: Annotated[int, Field(ge=0)] = 1
     """Random seed of initial weights, data order, crops, masks and dropout."""

@@ -12,6 +12,7 @@ from string import Template
 
 from data2vec.atomic_io import write_text
 from data2vec.errors import UserError
+from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
@@ -37,7 +38,7 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
     Raises UserError if `run` is not a run folder, or its recipe is not valid in this version."""
     if modality is not None:
         trust_class(modality, "modality")
-    run_dir = Run(Path(run).expanduser())
+    run_dir = Run(local_path(run))
     if not run_dir.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
     recipe = load_run_recipe(run_dir.folder)

@@ -16,6 +16,7 @@ from data2vec.errors import UserError
 from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
+from data2vec.local_path import local_path
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, blank_model, save_model_folder
@@ -64,7 +65,7 @@ def finetune(
     is as in `data2vec.pretrain`.
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
-    folder = Path(out) if out is not None else default_run_dir(recipe)
+    folder = local_path(out) if out is not None else default_run_dir(recipe)
     resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
     return run_training(folder, resolved, resume, FinetuneTask)
 
@@ -233,5 +234,6 @@ def resolve_recipe(
         raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
     if model is not None and not scratch:
         paths["init"] = str(model)
-    absolute = {key: str(Path(path).resolve()) if Path(path).exists() else path for key, path in paths.items() if path}
+    found = {key: local_path(path) for key, path in paths.items() if path}
+    absolute = {key: str(path.resolve()) if path.exists() else paths[key] for key, path in found.items()}
     return load_recipe(resolved, absolute)

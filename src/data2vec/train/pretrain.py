@@ -14,6 +14,7 @@ from data2vec.errors import UserError
 from data2vec.health.collapse import stop_reason
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.interop.load import load
+from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
@@ -50,7 +51,7 @@ def pretrain(
     resolved = _resolve_recipe(recipe, data, overrides, modality)
     if isinstance(resolved.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
-    return run_training(Path(out) if out is not None else default_run_dir(recipe), resolved, resume, PretrainTask)
+    return run_training(local_path(out) if out is not None else default_run_dir(recipe), resolved, resume, PretrainTask)
 
 
 class PretrainTask:
@@ -130,7 +131,8 @@ def _resolve_recipe(
         "probe.data": resolved.probe.data,
         "probe.valid": resolved.probe.valid,
     }
-    absolute = {key: str(Path(path).resolve()) for key, path in paths.items() if path is not None and Path(path).exists()}
+    found = {key: local_path(path) for key, path in paths.items() if path is not None}
+    absolute = {key: str(path.resolve()) for key, path in found.items() if path.exists()}
     resolved = load_recipe(resolved, {"data.train": train} | absolute)
     if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
         resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})

@@ -40,6 +40,7 @@ from data2vec.data.sources.splits import ALL, TRAIN, NoSplit, SplitChoice, count
 from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data2vec.errors import CorruptExample, UserError
+from data2vec.local_path import local_path, output_file
 
 VOCABULARY = 50265
 """Vocabulary size of the tokenizer that is trained when none is given, as in the base recipes."""
@@ -77,8 +78,7 @@ def check(
     where = data_path(where)
     if kind not in (None, *MEDIA):
         raise UserError(f"kind: {kind!r} is none of {', '.join(MEDIA)}")
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise UserError(f"{out}: there is no folder {Path(out).parent}; create it first")
+    out = None if out is None else output_file(out, "--json")
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 0:
         raise UserError(f"workers: {workers} is not a number of processes; use 0 or more (0: in this process)")
@@ -106,7 +106,7 @@ def check(
 
 def _files(where: str, follow_links: bool) -> list[str] | None:
     """The paths of the files of a local dataset; None for a URL, a dataset on the hub or a saved one."""
-    path = Path(where.removeprefix("file://")).expanduser()
+    path = local_path(where.removeprefix("file://"))
     if not path.exists() or (path.is_dir() and saved_datasets(path)):
         return None
     return [str(path / file) for file in list_files(path, follow_links)] if path.is_dir() else [str(path)]

@@ -46,6 +46,7 @@ from data2vec.data.sources.splits import (
 )
 from data2vec.data.sources.tables import PEEKED_ROWS
 from data2vec.errors import UserError, get_logger
+from data2vec.local_path import local_path
 
 log = get_logger(__name__)
 
@@ -108,7 +109,7 @@ def list_splits(request: Request) -> dict[str, int]:
 def find_source(request: Request) -> Source | None:
     """The files, rows or saved splits of a dataset; None for a dataset on the hub. Raises UserError if there are none."""
     path = request.where
-    local = Path(path.removeprefix("file://")).expanduser()
+    local = local_path(path.removeprefix("file://"))
     if local.is_dir():
         return _folder_source(request, local)
     if local.exists():

@@ -23,6 +23,7 @@ from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import RunStopped, UserError
 from data2vec.interop.export.graph import Graph, RawInputs, build_graph
 from data2vec.interop.load import load
+from data2vec.local_path import local_path, output_file
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.heads import CTC
@@ -63,12 +64,14 @@ def export(
 
     Raises UserError for another suffix, a missing library or a custom modality; RunStopped, with nothing written, when file and
     model differ by more than `tolerance`."""
-    model, out = load(model, modality), Path(out).expanduser()
+    model, out = load(model, modality), local_path(out)
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: unknown format; the suffix must be {' or '.join(SUFFIXES)}")
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if out.suffix == ".onnx" and missing:
         raise UserError(f"{out}: ONNX needs {', '.join(missing)}: pip install data2vec[export]")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    output_file(out, "--out")
     graph, generator = build_graph(model).eval(), torch.Generator().manual_seed(0)
     try:
         with merge_dir(out.parent, last=out.name) as tmp, torch.no_grad():

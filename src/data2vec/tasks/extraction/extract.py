@@ -26,6 +26,7 @@ from data2vec.feature_extraction import (
 )
 from data2vec.inputs import list_inputs, require_tokenizer
 from data2vec.interop.load import load
+from data2vec.local_path import local_path, output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
@@ -91,11 +92,10 @@ def features(
 
     Raises UserError if there are no inputs, if none can be decoded, for an unknown layer or file extension, and if
     `out`.parts was started with other settings, or another process works in it."""
-    out = Path(out).expanduser()
+    out = local_path(out)
     if out.suffix not in WRITERS:
         raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out}: the folder {out.parent} does not exist; create it first")
+    output_file(out, "--out")
     model, torch_device = load(model, modality), resolve_device(device)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))

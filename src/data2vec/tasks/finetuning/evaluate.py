@@ -18,6 +18,7 @@ from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError, get_logger
 from data2vec.feature_extraction import head_logits
 from data2vec.interop.load import load
+from data2vec.local_path import output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
@@ -217,6 +218,9 @@ def evaluate(
     loaded = load(model, modality)
     if loaded.head is None:
         raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
+    if out is None and not isinstance(model, Model) and Path(model).is_dir():
+        out = Path(model) / "evaluation.json"
+    out = None if out is None else output_file(out, "--out")
     recipe = _task_recipe(model, loaded)
     if data is not None:  # the recipe's selection is of other data
         recipe = load_recipe(recipe, {"data.valid_rows": {}, "data.valid_split": VALID})
@@ -242,8 +246,6 @@ def evaluate(
     found = compute_scores(predictions, head, eval_set, process, task)
     left_out = eval_set.left_out + len(eval_set.indices) - found.examples
     evaluation = Evaluation(found.scores, found.examples, left_out, weights, found.evidence)
-    if out is None and not isinstance(model, Model) and Path(model).is_dir():
-        out = Path(model) / "evaluation.json"
     if out is not None:
         write_json(Path(out), asdict(evaluation))
     return evaluation

@@ -1,0 +1,38 @@
+"""Paths that a user gives, on this machine."""
+
+import os
+from pathlib import Path
+
+from data2vec.errors import UserError, quoted
+
+
+def local_path(path: str | Path) -> Path:
+    """A path with `~` expanded; there need not be a file of that name.
+
+    Raises UserError for an empty name, for what no file can be named, for the home of an unknown user, and for what may not be
+    looked at."""
+    if not str(path):
+        raise UserError("the name of a file or folder is empty; write . for the current folder")
+    try:
+        found = Path(path).expanduser()
+        found.exists() or found.parent.exists()
+    except RuntimeError:
+        raise UserError(f"{quoted(str(path))}: there is no such user; write the folder in full") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{quoted(str(path))}: not a path that can be opened: {reason}") from None
+    return found
+
+
+def output_file(path: str | Path, option: str) -> Path:
+    """The path of a file that will be written; `option`: what names it. Raises UserError where that cannot be done, before the
+    work whose result it is."""
+    found = local_path(path)
+    if found.is_dir():
+        raise UserError(f"{option} {path}: is a folder; name a file in it")
+    folder = found.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {folder}; create it first")
+    if not os.access(found if found.exists() else folder, os.W_OK):
+        raise UserError(f"{option} {path}: cannot be written (permission denied, or a read-only disk); choose another file")
+    return found
