@@ -11,6 +11,7 @@ import data2vec
 from data2vec.errors import UserError
 from data2vec.model import Model, blank_model, load_model_folder, save_model_folder
 from data2vec.nn.encoder import build_encoder
+from data2vec.nn.heads import ClassifierSettings, build_head
 from data2vec.recipe.loading import load_recipe
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
@@ -109,6 +110,32 @@ def test_save_model_folder_of_text_includes_the_tokenizer(tmp_path: Path) -> Non
     features = data2vec.load(tmp_path / "moved").features(["nothing", "a small text"])
     assert features.hidden.shape[:2] == (1, 2)
     assert features.lengths[0] < features.lengths[1]
+
+
+def test_model_folder_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    paths = {"data.train": "clips", "data.valid": "held-out", "probe.data": "labelled", "init": "earlier"}
+    changes = SMALL | {key: str(tmp_path / name) for key, name in paths.items()}
+    recipe = load_recipe("speech/v1-tiny", changes | {"probe.valid": "s3://bucket/set"})
+    modality = recipe.build_modality()
+    folder = tmp_path / "run" / "model"
+    save_model_folder(Model(build_encoder(modality, recipe.encoder), modality, recipe), folder)
+    assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
+    saved = json.loads((folder / "config.json").read_text())["recipe"]
+    assert (saved["data"]["train"], saved["data"]["valid"], saved["probe"]["valid"]) == ("clips", None, "s3://bucket/set")
+    assert "on `clips` for" in (folder / "README.md").read_text()
+
+
+def test_model_card_shows_names_of_others_as_text(tmp_path: Path) -> None:
+    recipe = load_recipe("speech/v1-tiny", SMALL | {"data.train": "a`<b>\n# c"})
+    modality = recipe.build_modality()
+    hostile = "<script>x</script>\n# heading\x1b[2J"
+    head = build_head(ClassifierSettings(labels=(hostile, "`b`")), 32)
+    model = Model(build_encoder(modality, recipe.encoder), modality, recipe, head, source=hostile, license=hostile)
+    save_model_folder(model, tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text().partition("\n# data2vec")[2]
+    assert "\x1b" not in card and "\n# " not in card
+    assert "Source: &lt;script&gt;x&lt;/script&gt;\\n# heading" in card
+    assert "`<script>x</script>\\n# heading\\x1b[2J`, `'b'`" in card and "on `a'<b>\\n# c`" in card
 
 
 def test_load_uses_a_tokenizer_added_to_the_folder(tmp_path: Path) -> None:

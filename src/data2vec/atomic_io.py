@@ -45,7 +45,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file of JSON atomically, indented."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # What cannot be encoded, in the name of a file that is not UTF-8, becomes an escape, as JSON has it: \udce9.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 @contextmanager

@@ -142,7 +142,7 @@ def save_model_folder(
 
     with merge_dir(folder, CONFIG, _optional_files(folder)) as tmp:
         config: JsonDict = {"format": FORMAT, "version": __version__, "files": model.modality.save(tmp, examples)}
-        config |= {"recipe": model.recipe.model_dump(mode="json"), "source": model.source, "license": model.license}
+        config |= {"recipe": model.recipe.without_local_paths(), "source": model.source, "license": model.license}
         save_model(model.encoder, str(tmp / WEIGHTS), metadata={"format": "pt"})
         if model.head is not None:
             config["head"] = model.head.settings.model_dump(mode="json")

@@ -1,8 +1,11 @@
 """The model card: the README.md of a model folder, for people and for the hub."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
+from data2vec.errors import printable
+from data2vec.recipe.recipe import data_name
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.yaml_format import dump_yaml
 from data2vec.settings import JsonMapping
@@ -24,6 +27,7 @@ model = data2vec.load("this/folder")
 features = model.features(["an input"], layers="all")  # .hidden is (layers, inputs, positions, width)"""
 METRICS = ("step", "samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
 MAX_LABELS = 12
+MAX_NAME = 100
 
 
 def render_model_card(
@@ -51,14 +55,14 @@ def render_model_card(
     steps = metrics[-1]["step"] if metrics else recipe.train.steps
     if model.head is not None:
         labels = model.head.settings.labels
-        shown = ", ".join(f"`{label}`" for label in labels[:MAX_LABELS]) + (", …" if len(labels) > MAX_LABELS else "")
-        data = "" if recipe.data.train is None else f" on `{recipe.data.train}` for {steps} steps"
+        shown = ", ".join(map(_code, labels[:MAX_LABELS])) + (", …" if len(labels) > MAX_LABELS else "")
+        data = "" if recipe.data.train is None else f" on {_code(data_name(recipe.data.train))} for {steps} steps"
         trained = "Trained from scratch" if supervised else "Fine-tuned"
         lines.append(f"{trained}{data}, with a {head} head of {len(labels)} labels: {shown}.")
     elif recipe.data.train is not None:
-        lines.append(f"Pre-trained without labels on `{recipe.data.train}` for {steps} steps.")
-    lines += ["", *([f"Source: {model.source}."] if model.source else [])]
-    lines += [f"License: {model.license}." if model.license else "No license is recorded."]
+        lines.append(f"Pre-trained without labels on {_code(data_name(recipe.data.train))} for {steps} steps.")
+    lines += ["", *([f"Source: {_text(model.source)}."] if model.source else [])]
+    lines += [f"License: {_text(model.license)}." if model.license else "No license is recorded."]
     lines += ["", "```python", usage, "```", ""]
     if metrics:
         last = metrics[-1]
@@ -66,3 +70,13 @@ def render_model_card(
         lines += [f"| {name} | {last[name]:.6g} |" for name in METRICS if last.get(name) is not None]
         lines.append("")
     return "\n".join([*lines, "The complete recipe is in `config.json`." if library == "data2vec" else "", ""])
+
+
+def _code(name: str) -> str:
+    """A name as code in Markdown, whatever it consists of."""
+    return f"`{printable(name).replace('`', chr(39))[:MAX_NAME]}`"
+
+
+def _text(words: str) -> str:
+    """Words as text in Markdown, without HTML; a link stays one."""
+    return escape(printable(str(words)), quote=False)

@@ -134,9 +134,13 @@ def test_report_escapes_file_and_folder_names(copied: Run) -> None:
     """Names of files and folders, and the recipe, may hold anything."""
     evil = "<script>alert(1)</script>$name"
     (copied.folder / "corrupt_files.txt").write_text(f"{evil}.png: cannot be read\n" * 300, encoding="utf-8")
+    starts = json.loads((copied.folder / "machine.json").read_text())
+    starts[-1] |= {"step": evil, "exit_reason": f"\x1b[2J{evil}", evil: evil}
+    (copied.folder / "machine.json").write_text(json.dumps(starts), encoding="utf-8")
     folder = copied.folder.rename(copied.folder.with_name("<b>x"))
     text = build_report(folder).read_text(encoding="utf-8")
-    assert "<script" not in text and "<b>x" not in text
+    assert "<script" not in text and "<b>x" not in text and "\x1b" not in text
+    assert "Content-Security-Policy" in text and "default-src 'none'" in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;$name.png") == 200
     assert "100 more, in corrupt_files.txt" in text
 

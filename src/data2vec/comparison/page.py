@@ -11,7 +11,7 @@ from data2vec.atomic_io import write_text
 from data2vec.comparison.result import ArmResult, Comparison
 from data2vec.comparison.table import HEAD, SUMMARY_NOTE, arm_cells, evaluation_tables, summary_table
 from data2vec.report.page import render_page
-from data2vec.report.style import new_figure, to_svg
+from data2vec.report.style import as_text, new_figure, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,21 +28,21 @@ def write_page(comparison: Comparison, path: Path) -> None:
         _section("Arms", _table(HEAD, [arm_cells(arm) for arm in comparison.arms])),
     ]
     for title, note, head, rows in evaluation_tables(comparison):
-        sections.append(_section(title, f"<p>{escape(note)}</p>{_table(head, rows)}"))
-    failed = [f"<li>{escape(arm.name)}: {escape(folder)}: {escape(reason)}</li>" for arm in comparison.arms
+        sections.append(_section(title, f"<p>{as_text(note)}</p>{_table(head, rows)}"))
+    failed = [f"<li>{as_text(arm.name)}: {as_text(folder)}: {as_text(reason)}</li>" for arm in comparison.arms
               for folder, reason in arm.failed.items()]  # fmt: skip
     sections.append(_section("Failed", f"<ul>{''.join(failed)}</ul>") if failed else "")
     sections.append(_section("Run an arm again", f"<pre>{escape(chr(10).join(arm.command for arm in comparison.arms))}</pre>"))
     recipes = "".join(
-        f"<details><summary>{escape(arm.name)}</summary><pre>{escape(arm.recipe)}</pre></details>"
+        f"<details><summary>{as_text(arm.name)}</summary><pre>{escape(arm.recipe)}</pre></details>"
         for arm in comparison.arms
         if arm.recipe is not None
     )
     sections.append(_section("Recipes", recipes) if recipes else "")
     machine = ", ".join(f"{key} {value}" for key, value in comparison.machine.items())
     budget = ", ".join(f"{value:g} {key}" for key, value in comparison.settings["budget"].items() if value is not None)
-    subtitle = escape(f"{budget} per pre-training run · seeds {', '.join(map(str, comparison.seeds))} · {machine}")
-    text = render_page(escape(path.parent.name), subtitle, sections)
+    subtitle = as_text(f"{budget} per pre-training run · seeds {', '.join(map(str, comparison.seeds))} · {machine}")
+    text = render_page(as_text(path.parent.name), subtitle, sections)
     write_text(path, text)
 
 
@@ -53,7 +53,7 @@ def plot_score_curves(arms: Sequence[ArmResult]) -> "Figure":
     for number, arm in enumerate(arms):
         x, mean, std = mean_curve(arm).T
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(x, mean, color=colour, label=arm.name, marker="o", ms=4)
+        axes.plot(x, mean, color=colour, label=arm.name.replace("$", r"\$"), marker="o", ms=4)
         axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
     axes.set(xlabel="FLOPs of pre-training", ylabel="linear probe accuracy, dev")
     axes.grid(alpha=0.3)
@@ -80,10 +80,10 @@ def _curves(arms: Sequence[ArmResult]) -> str:
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+    return f"<section><h2>{as_text(title)}</h2>{content}</section>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    top = "".join(f"<th>{as_text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{as_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

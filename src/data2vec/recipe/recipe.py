@@ -4,6 +4,7 @@ import functools
 import importlib
 import operator
 from functools import lru_cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializeAsAny, create_model
@@ -61,6 +62,19 @@ else:
     AnyObjective = Annotated[functools.reduce(operator.or_, SETTINGS), Field(discriminator="name")]
 
 
+NAMED_PATHS = (("data", "train"), ("objective", "model"))
+LOCAL_PATHS = (
+    *(("", "init"), ("data", "valid"), ("data", "tokenizer"), ("probe", "data"), ("probe", "valid")),
+    *NAMED_PATHS,
+)
+"""The settings, by section, that may be paths."""
+
+
+def data_name(path: str) -> str:
+    """The name of a dataset or model: the last part of a path, and a URL as it is."""
+    return path if "://" in path and not path.startswith("file:") else PurePath(path).name or path
+
+
 class Recipe(Settings):
     """All settings of one run."""
 
@@ -104,6 +118,18 @@ class Recipe(Settings):
         modality = self.build_modality()
         student = encoder if encoder is not None else build_encoder(modality, self.encoder)
         return build_objective(student, self.objective, modality, self.train.steps)
+
+    def without_local_paths(self) -> JsonDict:
+        """The settings as plain values, without the paths of this machine, for a model that others get: of the training data
+        and of an encoder that codes come from only the name, of other data nothing."""
+        values = self.model_dump(mode="json")
+        for section, key in LOCAL_PATHS:
+            part = values[section] if section else values
+            if key in part and (path := part[key]) is not None:
+                part[key] = data_name(path) if (section, key) in NAMED_PATHS else path if "://" in path else None
+        if isinstance(decode := values["objective"].get("decode"), dict):
+            decode |= {key: None for key in ("lm", "lexicon") if key in decode}
+        return values
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""

@@ -17,7 +17,7 @@ from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
-from data2vec.report.style import to_svg
+from data2vec.report.style import as_text, to_svg
 from data2vec.run_dir import Run, load_run_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
@@ -46,7 +46,7 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
     figures, missing = collect_figures(run_dir.folder, recipe)
     sections = [
         _verdict(metrics, recipe, starts),
-        f"<p>Missing: {escape(missing)}.</p>" if missing else "",
+        f"<p>Missing: {as_text(missing)}.</p>" if missing else "",
         _figure_section("Curves", _curve_figures(metrics)),
         _figure_section("Examples", figures),
         _bad_files(run_dir.folder / "corrupt_files.txt"),
@@ -54,7 +54,7 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
         f"<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
         f"<pre>{escape(run_dir.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
     ]
-    text = render_page(escape(run_dir.folder.resolve().name), _subtitle(recipe, metrics), sections)
+    text = render_page(as_text(run_dir.folder.resolve().name), _subtitle(recipe, metrics), sections)
     write_text(run_dir.report, text)
     return run_dir.report
 
@@ -84,15 +84,15 @@ def _verdict(metrics: Sequence[JsonMapping], recipe: Recipe, starts: Sequence[Js
     # The step that ended the run may not be in the metrics: a NaN loss is not logged.
     state = "collapsed" if last.get("unhealthy") else verdict.state
     findings = "".join(
-        f"<li><b>{escape(finding.symptom)}</b><br>Likely cause: {escape(finding.cause)}"
-        f"<br>Suggestion: {escape(finding.suggestion)}</li>"
+        f"<li><b>{as_text(finding.symptom)}</b><br>Likely cause: {as_text(finding.cause)}"
+        f"<br>Suggestion: {as_text(finding.suggestion)}</li>"
         for finding in verdict.findings
     )
     mark, word, summary = STATES[state]
-    details = f"<ul>{findings}</ul>" if findings else f"<p>{escape(verdict.note)}</p>"
+    details = f"<ul>{findings}</ul>" if findings else f"<p>{as_text(verdict.note)}</p>"
     parts = [f"<strong>{mark} {word}</strong><p>{summary}</p>", details]
     if last.get("exit_reason", "finished") != "finished":
-        parts.append(f"<p>The run stopped: {escape(last['exit_reason'])}</p>")
+        parts.append(f"<p>The run stopped: {as_text(last['exit_reason'])}</p>")
     return f'<section class="verdict {state}">{"".join(parts)}</section>'
 
 
@@ -105,7 +105,7 @@ def _bad_files(path: Path) -> str:
     names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if not names:
         return ""
-    lines = "".join(f"<li>{escape(name)}</li>" for name in names[:MAX_FILES])
+    lines = "".join(f"<li>{as_text(name)}</li>" for name in names[:MAX_FILES])
     more = f"<p>{len(names) - MAX_FILES} more, in corrupt_files.txt.</p>" if len(names) > MAX_FILES else ""
     head = f"{len(names)} files could not be read and were skipped"
     return (
@@ -119,8 +119,8 @@ def _machine_section(starts: Sequence[JsonMapping]) -> str:
     parts = []
     for i, start in enumerate(reversed(starts)):
         shown = dict(start) | {"ended": start.get("ended", "running, or killed")}
-        rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in shown.items())
-        head = f"Start {len(starts) - i} of {len(starts)}, at step {start['step']}"
+        rows = "".join(f"<dt>{as_text(key)}</dt><dd>{as_text(str(value))}</dd>" for key, value in shown.items())
+        head = f"Start {len(starts) - i} of {len(starts)}, at step {as_text(start.get('step'))}"
         parts.append(f"<details{' open' if i == 0 else ''}><summary>{head}</summary><dl>{rows}</dl></details>")
     return f"<section><h2>Machine</h2>{''.join(parts)}</section>"
 
@@ -135,13 +135,13 @@ def _subtitle(recipe: Recipe, metrics: Sequence[JsonMapping]) -> str:
         last = metrics[-1]
         parts.append(f"step {last['step']:,} of {recipe.train.steps:,}")
         parts.append("loss is NaN or inf" if last["loss"] is None else f"loss {last['loss']:.4f}")
-    return escape(" · ".join(parts))
+    return as_text(" · ".join(parts))
 
 
 def _figure_section(title: str, figures: Sequence[ReportFigure]) -> str:
     elements = "".join(
-        f"<figure><h3>{escape(entry.title)}</h3>{to_svg(entry.figure, entry.title)}"
-        f"<figcaption>{escape(entry.caption)}</figcaption></figure>"
+        f"<figure><h3>{as_text(entry.title)}</h3>{to_svg(entry.figure, entry.title)}"
+        f"<figcaption>{as_text(entry.caption)}</figcaption></figure>"
         for entry in figures
     )
     return f'<section><h2>{title}</h2><div class="grid">{elements}</div></section>' if elements else ""

@@ -13,12 +13,19 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data2vec.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 4.6
 """Default width in inches. Pages show figures at about 80% of it, where text is still readable on a phone."""
+
+
+def as_text(words: object) -> str:
+    """Words that others may have written, as text in HTML."""
+    return escape(printable(str(words)))
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":
