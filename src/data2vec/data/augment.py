@@ -40,7 +40,7 @@ ERASED_RATIO = (0.3, 1 / 0.3)
 class RandAugment(Settings):
     """RandAugment. Fine-tuning on ImageNet uses 2 operations, without color jitter."""
 
-    ops: Annotated[int, Field(ge=0)] = 0
+    ops: Annotated[int, Field(ge=0, le=1000)] = 0
     """Operations drawn for each image, with replacement; each is then applied with probability 0.5. 0 turns RandAugment off."""
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
     """Mean strength of the operations, on a scale from 0 to 10."""

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import sqrt
+from typing import Any
 
-from data2vec.data.dataset import Signal
-from data2vec.errors import CorruptExample, RunStopped, get_logger
+import numpy as np
+
+from data2vec.data.dataset import ExampleDataset, Signal
+from data2vec.errors import CorruptExample, RunStopped, UserError, get_logger
 from data2vec.untrusted import open_regular
 
 log = get_logger(__name__)
@@ -21,6 +24,19 @@ def decoding(signal: Signal | None, unnamed: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise CorruptExample(f"{signal.get('path') or unnamed}: {_reason(error, signal)}") from None
+
+
+def load_example(examples: ExampleDataset, index: int, limit: float | None, rng: np.random.Generator | None) -> Any:
+    """`examples.load(index, limit, rng)`, where whatever goes wrong with one example is a CorruptExample, too: it must not end
+    a run.
+
+    Raises UserError for what is wrong with all examples."""
+    try:
+        return examples.load(index, limit, rng)
+    except (CorruptExample, UserError):
+        raise
+    except Exception as error:
+        raise CorruptExample(f"example {index + 1}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
 def _reason(error: Exception, signal: Signal) -> str:

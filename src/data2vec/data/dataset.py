@@ -64,7 +64,7 @@ class DataSettings(Settings):
     is refused: data of others could name your private files."""
     streaming: bool = False
     """Read sequentially in bounded memory instead of indexing the dataset first."""
-    num_streams: Annotated[int, Field(gt=0)] = 16
+    num_streams: Annotated[int, Field(gt=0, le=2**20)] = 16
     """With streaming: how many streams are read in parallel; the shards are divided among them. Use a multiple of
     processes × workers."""
     shuffle_buffer: Annotated[int, Field(gt=0)] = 2048

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.data.bucketing import EXAMPLE, MASK, REPLACE, MicroBatch
+from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import DataPipeline, ExampleDataset
 from data2vec.data.streaming import Streams
 from data2vec.errors import CorruptExample, RunStopped, UserError
@@ -105,7 +106,7 @@ class BatchDataset(Dataset[Loaded], ABC):
         for attempt, index in enumerate(_candidates(micro_batch, row, examples.costs)):
             rng = np.random.default_rng((*micro_batch.seed[:2], index, EXAMPLE, attempt))
             try:
-                return index, examples.load(index, micro_batch.limit if crop else None, rng)
+                return index, load_example(examples, index, micro_batch.limit if crop else None, rng)
             except CorruptExample as error:
                 corrupt.append(str(error))
         names = list(dict.fromkeys(corrupt))

@@ -65,7 +65,7 @@ class TextSettings(ModalitySettings):
 class TextData(DataSettings):
     """The `data:` section for text. Defaults: data2vec 1 Base."""
 
-    block_size: Annotated[int, Field(ge=8)] = 512
+    block_size: Annotated[int, Field(ge=8, le=10**7)] = 512
     """Tokens of an example, including the <s> at its start (fairseq: tokens_per_sample)."""
     tokenizer: str | None = None
     """A folder with tokenizer.json, or vocab.json and merges.txt, or dict.txt, encoder.json and vocab.bpe (fairseq's). None: a

@@ -11,7 +11,7 @@ from data2vec.nn.cpu_kernels import Dropout, norm_gelu
 from data2vec.nn.transformer import init_weights
 from data2vec.settings import Settings
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class ConvDecoderSettings(Settings):

@@ -11,7 +11,7 @@ from data2vec.nn.position_encoders import sincos_positions
 from data2vec.nn.transformer import Transformer, TransformerSettings
 from data2vec.settings import Settings
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class TransformerDecoderSettings(Settings):

@@ -21,7 +21,7 @@ class ObjectiveSettings(Settings):
 
     name: str
     """The objective: a shipped one, or "module:Class" for a custom one."""
-    masks_per_sample: Annotated[int, Field(gt=0)] = 1
+    masks_per_sample: Annotated[int, Field(gt=0, le=10_000)] = 1
     """M: masked views of each sample."""
     mask: MaskSettings = SpanMask()
     """What is masked in the student's input (paper, section 3.2)."""

@@ -34,7 +34,7 @@ class Data2VecSettings(LatentSettings):
     """The method: data2vec, version 1."""
     masks_per_sample: Literal[1] = 1
     """A sample has one masked view."""
-    head_layers: Annotated[int, Field(gt=0)] = 1
+    head_layers: Annotated[int, Field(gt=0, le=1000)] = 1
     """Linear layers of the prediction head; with several, the first doubles the width, with GELU between them."""
     head_init: Literal["torch", "bert", "beit"] = "torch"
     """Initial weights of the head: PyTorch's default, or as in `encoder.init`."""

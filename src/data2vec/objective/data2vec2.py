@@ -41,7 +41,7 @@ class Data2Vec2Settings(LatentSettings):
 
     name: Literal["data2vec2"] = "data2vec2"
     """The method: data2vec, version 2."""
-    masks_per_sample: Annotated[int, Field(gt=0)] = 8
+    masks_per_sample: Annotated[int, Field(gt=0, le=10_000)] = 8
     """M: masked views of each sample, which share its local features and its targets (fairseq: clone_batch)."""
     mask: EqualMaskSettings = FixedBlockMask()
     """What is masked: the same number of positions in every view, so that the visible ones are a dense batch."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from data2vec.batch import Batch, MaskedBatch
+from data2vec.data.corrupt import load_example
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
@@ -63,7 +64,7 @@ def load_sample(modality: Modality, where: str, count: int = 4) -> Sample:
     items, bad = [], ""
     for index in selected.tolist():
         try:
-            items.append(examples.load(index, limit, None))
+            items.append(load_example(examples, index, limit, None))
         except CorruptExample as error:
             bad = f", such as {error}"
     if not items:

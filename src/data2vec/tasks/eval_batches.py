@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data2vec.batch import Batch
 from data2vec.data.bucketing import sort_by_length
+from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.loader import init_worker
 from data2vec.distributed import Process
@@ -57,7 +58,7 @@ class _GroupDataset(Dataset[LoadedGroup]):
         corrupt = []
         for row in group:
             try:
-                items[row] = self.examples.load(int(self.indices[row]), None, None)
+                items[row] = load_example(self.examples, int(self.indices[row]), None, None)
             except CorruptExample as error:
                 corrupt.append(str(error))
         decoded = np.array(list(items), np.int64)

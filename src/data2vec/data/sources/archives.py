@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from data2vec.data.dataset import Row
-from data2vec.data.sources.formats import MEDIA, SignalKind, is_hidden
+from data2vec.data.sources.formats import MEDIA, SignalKind, is_hidden, utf8
 from data2vec.data.sources.remote import open_binary
 from data2vec.data.sources.splits import ALL, SplitChoice, listed, split_of_folders
 from data2vec.data.sources.tables import stream_fields
@@ -174,8 +174,9 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
         limit = _largest_member(archive)
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeMember) as tar:
             for member in tar:
-                folder, _, name = member.name.rpartition("/")
-                if member.isdir() or is_hidden(member.name):
+                path = utf8(member.name)
+                folder, _, name = path.rpartition("/")
+                if member.isdir() or is_hidden(path):
                     continue
                 stem, dot, ending = name.rpartition(".")
                 ending = (dot + ending).lower()
@@ -183,10 +184,10 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
                     tar.extractfile(member) if _is_readable(member, limit) and ending in (*MEDIA[kind], *SIDECARS) else None
                 )
                 if source is None:
-                    left_out.append(_name(archive, member.name))
+                    left_out.append(_name(archive, path))
                     continue
                 folder = "/".join(part for part in folder.split("/") if part not in ("", ".", ".."))
-                yield _Member(member.name, folder, stem, ending, source.read())
+                yield _Member(path, folder, stem, ending, source.read())
     except DAMAGE as error:
         damage.append(error)
 
@@ -223,7 +224,7 @@ def _examples(
             if member.path in fields:
                 raise UserError(f"{archive}: two members are named {member.path}; rename or remove one")
             fields[member.path] = _fields(member)
-        except ValueError:
+        except (ValueError, RecursionError):
             left_out.append(_name(archive, member.path))
     by_path = {member.path: member for member in members}
     if kind == "text" and (not signals or column is not None):

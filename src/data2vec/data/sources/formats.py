@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from data2vec.errors import printable
+
 SignalKind = Literal["audio", "image", "text"]
 
 MEDIA: dict[SignalKind, tuple[str, ...]] = {
@@ -52,6 +54,16 @@ def is_hidden(path: str) -> bool:
 def with_ending(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
     """Those of `names` that have one of the endings, in any case, without lists of transcripts."""
     return [name for name in names if name.lower().endswith(endings) and not name.lower().endswith(TRANSCRIPTS)]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: a name of a file that is not UTF-8, and half of a surrogate pair in JSON, cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def utf8(text: str) -> str:
+    """A text as a table can hold it: what cannot be encoded is escaped."""
+    return text if is_utf8(text) else printable(text)
 
 
 def count_endings(names: Sequence[str]) -> str:

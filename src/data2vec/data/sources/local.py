@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden
+from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden, is_utf8, utf8
 from data2vec.data.sources.splits import SplitName, without_split_folder
 from data2vec.data.sources.tables import ArrowTable
 from data2vec.errors import UserError
@@ -74,14 +74,15 @@ def signal_table(paths: Sequence[str], kind: SignalKind) -> ArrowTable:
     """A table with the column `kind`: {"bytes": None, "path"} of each file."""
     import pyarrow as pa
 
-    signal = [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())]
+    named = [path if is_utf8(path) else f"{utf8(path)}, whose name is not UTF-8" for path in paths]
+    signal = [pa.nulls(len(paths), pa.binary()), pa.array(named, pa.string())]
     return pa.table({kind: pa.StructArray.from_arrays(signal, ["bytes", "path"])})
 
 
 def _text(values: Sequence[str | None]) -> Any:
     import pyarrow as pa
 
-    return pa.array(values, pa.string())
+    return pa.array([value if value is None else utf8(value) for value in values], pa.string())
 
 
 def _read_transcripts(folders: Iterable[Path], boundary: Boundary) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data2vec.data.dataset import Row
 from data2vec.data.sources.columns import KNOWN_COLUMNS, NoSignal, find_column
-from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET
+from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET, utf8
 from data2vec.data.sources.remote import open_binary, require_file
 from data2vec.errors import UserError
 
@@ -83,7 +83,7 @@ def _has_json_lines(path: Path) -> bool:
         line = file.readline(FIRST_LINE_BYTES)
     try:
         return isinstance(json.loads(line.decode("utf-8-sig")), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -224,7 +224,7 @@ def _json_lines(path: str) -> Iterator[tuple[int, Row | None]]:
                     if "\\u" in text:
                         json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair is no text
                     yield number, fields if isinstance(fields, dict) else None
-            except ValueError:
+            except (ValueError, RecursionError):  # RecursionError: nested too deeply
                 yield number, None
 
 
@@ -298,6 +298,6 @@ def _array(values: list[Any]) -> Any:
     if types in ({str}, {bool}, {int}, {float}, {int, float}, set()):
         try:
             return pa.array(values, pa.float64() if float in types else None)
-        except OverflowError:  # an integer of more than 64 bits
+        except (OverflowError, UnicodeEncodeError):  # an integer of more than 64 bits, half of a surrogate pair
             pass
-    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
+    return pa.array([v if v is None else utf8(v if isinstance(v, str) else json.dumps(v)) for v in values], pa.string())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import Rows
 from data2vec.data.loader import init_worker
 from data2vec.errors import CorruptExample, UserError
@@ -66,7 +67,7 @@ class _DecodeDataset(Dataset[bytes]):
             name = (signal.get("path") if isinstance(signal, dict) else None) or row.get("path") or row.get("key") or name
         try:
             if self.examples is not None:
-                return name, self.examples.load(index, None, None)
+                return name, load_example(self.examples, index, None, None)
             return name, read_input(self.modality, row, name)
         except (CorruptExample, UserError) as error:
             return name, str(error)
