@@ -187,7 +187,10 @@ def load_model_folder(path: str | Path) -> Model:
         if raw["data"].get("tokenizer", "none") is None and any((folder / name).is_file() for name in TOKENIZER):
             raw["data"]["tokenizer"] = str(folder.resolve())  # added by the user
         head = TypeAdapter(AnyHeadSettings | None).validate_python(config.get("head"))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        source, license = (value if isinstance(value := config.get(key), str) else None for key in ("source", "license"))
+    except UserError:
+        raise
+    except Exception as error:  # others may have written anything
         raise UserError(f"{path} is not a data2vec run or model folder: its config.json is damaged ({quoted(error)})") from None
     recipe = untrusted_recipe(raw, str(folder / "config.json"))
     size = sum((folder / name).stat().st_size for name in (WEIGHTS, HEAD) if (folder / name).is_file())
@@ -199,7 +202,7 @@ def load_model_folder(path: str | Path) -> Model:
         pretraining = load_file(folder / PRETRAINING) if (folder / PRETRAINING).is_file() else {}
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{folder / PRETRAINING} is damaged ({error}); remove it, unless you continue pre-training") from None
-    return replace(model, pretraining=pretraining, source=config.get("source"), license=config.get("license"))
+    return replace(model, pretraining=pretraining, source=source, license=license)
 
 
 def _inside(folder: Path, name: str) -> Path:

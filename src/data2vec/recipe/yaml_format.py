@@ -37,10 +37,12 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
-    except ValueError as error:  # a tag such as !!int on text that is none
-        raise UserError(f"{where}: not valid YAML: {error}") from None
+    except UserError:
+        raise
     except RecursionError:
         raise UserError(f"{where}: not valid YAML for a recipe: nested too deeply") from None
+    except Exception as error:  # the library raises anything, such as ValueError for !!int on text that is none
+        raise UserError(f"{where}: not valid YAML: {error}") from None
 
 
 def dump_yaml(value: Any) -> str:
