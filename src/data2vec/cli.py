@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in WRONG_PATH or error.filename is None or os.environ.get("DATA2VEC_TRACEBACK"):
+        in_a_run = hasattr(error, "__notes__")  # of what it saved: the path was right when the run started
+        if error.errno not in WRONG_PATH or error.filename is None or in_a_run or os.environ.get("DATA2VEC_TRACEBACK"):
             return _report_unexpected(error)
         return _report_failure("error", f"{os.fsdecode(error.filename)}: {error.strerror}", 2, every_process=False)
     except Exception as error:
