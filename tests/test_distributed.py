@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 
 from data2vec import distributed
-from data2vec.distributed import Process, is_collective_failure, lost_processes, report_end
+from data2vec.distributed import Process, is_collective_failure, lost_processes, report_end, resolve_device
+from data2vec.errors import UserError
 
 
 def process(rank: int) -> Process:
@@ -35,3 +36,9 @@ def test_collective_failures_are_told_from_errors_of_the_program() -> None:
     assert is_collective_failure(lost)
     assert is_collective_failure(dist.DistBackendError("NCCL error"))
     assert not is_collective_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(("where", "fix"), [({}, "use --device cpu"), ({"setting": "train.device"}, "use train.device=cpu")])
+def test_a_device_that_is_not_there_is_refused_with_what_to_set(where: dict[str, str], fix: str) -> None:
+    with pytest.raises(UserError, match=fix):
+        resolve_device("cuda:99", **where)  # type: ignore[arg-type]

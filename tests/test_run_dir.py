@@ -6,7 +6,7 @@ import pytest
 from data2vec import __version__, cli
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
-from data2vec.run_dir import load_run_recipe, open_checkpoint
+from data2vec.run_dir import default_run_dir, load_run_recipe, open_checkpoint
 
 
 def run_folder(folder: Path, version: str | None) -> Path:
@@ -42,3 +42,9 @@ def test_load_run_recipe_of_an_invalid_recipe_of_this_or_an_unknown_version_name
 ) -> None:
     with pytest.raises(UserError, match=r"recipe\.yaml: train\.decay: unknown setting"):
         load_run_recipe(run_folder(tmp_path, version))
+
+
+def test_default_run_dir_is_named_by_the_recipe_whatever_its_form() -> None:
+    recipe = load_recipe("vision/v1-tiny")
+    named = [default_run_dir(each) for each in ("vision/v1-tiny", "recipes/mine.yaml", Path("mine.yaml"), recipe)]
+    assert named == [Path("runs") / name for name in ("vision-v1-tiny", "mine", "mine", "vision")]

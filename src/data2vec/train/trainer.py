@@ -201,21 +201,21 @@ class Trainer:
             last = step == self.settings.steps
             every = self.task.evaluate_every
             evaluate = every is not None and (last or step == 1 or step % every == 0)
-            log = last or step == 1 or step % self.recipe.log.every == 0 or evaluate
+            is_logged = last or step == 1 or step % self.recipe.log.every == 0 or evaluate
             save = last or step % self.settings.checkpoint_every == 0
-            output = self.make_step(step, micro_batches, measure=log, norm=log or save)
+            output = self.make_step(step, micro_batches, measure=is_logged, norm=is_logged or save)
             self.step = step
             self.samples += output.counts[1]
             self.num_corrupt, self.step_states = len(self.loader.corrupt.names), dict(self.loader.stream_states)
             self.logger.advance()
-            if log or save:
+            if is_logged or save:
                 self._synchronize_loader()
-            line = self._metrics(output) if log or save else {}
+            line = self._metrics(output) if is_logged or save else {}
             collapsed = bool(line) and self.task.has_collapsed(line)
-            log = log or collapsed
+            is_logged = is_logged or collapsed
             now = time.monotonic()
             self.seconds = seconds_before + now - begin
-            if log:
+            if is_logged:
                 throughput = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
                 throughput |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
                 line |= {key: round(value, 4) for key, value in throughput.items()}
