@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _build_parser()
     if wrong := [word for word in argv if "\0" in word or _has_surrogate(word)]:
         parser.error(f"{quoted(wrong[0])} is no text in UTF-8; rename it")
+    if (before := _before_empty(argv)) is not None:
+        parser.error(
+            f"an empty argument {f'after {before}' if before else 'in the command'}; is a variable of the shell unset?"
+        )
     # argparse does not accept a key=value after an option
     arguments, rest = parser.parse_known_args(argv)
     if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
@@ -76,6 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_failure("error", f"{os.fsdecode(error.filename)}: {error.strerror}", 2, every_process=False)
     except Exception as error:
         return _report_unexpected(error)
+
+
+def _before_empty(argv: Sequence[str]) -> str | None:
+    """What precedes an empty argument, which as a path would be the current folder; None if there is none."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        if not word.strip():
+            return before
+        if word.startswith("--") and word.endswith("="):
+            return word
+    return None
 
 
 def _has_surrogate(word: str) -> bool:

@@ -11,7 +11,7 @@ def local_path(path: str | Path) -> Path:
 
     Raises UserError for an empty name, for what no file can be named, for the home of an unknown user, and for what may not be
     looked at."""
-    if not str(path):
+    if not str(path).strip():
         raise UserError("the name of a file or folder is empty; write . for the current folder")
     try:
         found = Path(path).expanduser()

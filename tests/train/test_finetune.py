@@ -356,6 +356,18 @@ def test_validation_with_an_unknown_class_drops_and_reports_it(
     assert "valid_accuracy" in run.metrics[-1]
 
 
+def test_a_metric_that_is_not_measured_is_refused_with_those_that_are(
+    labelled: Path, given: dict[str, Path], tmp_path: Path
+) -> None:
+    where = data(labelled, "text")
+    changes = settings("text", 1) | {"objective.label": "score"}
+    with pytest.raises(UserError, match=r"use one of pearson_spearman, mean_squared_error$") as raised:
+        data2vec.finetune(
+            "text/glue-v1-stsb", given["text-v1"], where, where, changes | {"objective.metric": "f1"}, tmp_path / "run"
+        )
+    assert "objective.metric: 'f1' is not measured here" in str(raised.value)
+
+
 def test_report_of_a_frozen_encoder_shows_the_layer_weights_of_the_head(
     labelled: Path, given: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from data2vec.data.sources.splits import TEST, VALID
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.interop.load import load
+from data2vec.local_path import local_path
 from data2vec.modalities.base import Modality
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import Encoder
@@ -60,7 +61,7 @@ class EvalData(RowSelection):
 
     def below(self, root: Path) -> "EvalData":
         """With `data` relative to `root`, if it is there."""
-        path = root / self.data
+        path = root / local_path(self.data)
         return self.model_copy(update={"data": str(path.resolve())}) if path.exists() else self
 
 

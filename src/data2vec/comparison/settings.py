@@ -310,7 +310,7 @@ def _validate(kind: Any, raw: Any, where: str) -> Any:
 
 def _below(settings: ComparisonSettings, root: Path) -> ComparisonSettings:
     def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
-        found = {key: root / value for key, value in overrides.items() if key in PATHS and isinstance(value, str)}
+        found = {key: root / local_path(value) for key, value in overrides.items() if key in PATHS and isinstance(value, str)}
         return dict(overrides) | {key: str(path.resolve()) for key, path in found.items() if path.exists()}
 
     def with_file(name: str | None) -> str | None:

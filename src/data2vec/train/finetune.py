@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -153,7 +153,9 @@ class FinetuneTask:
         found = compute_scores(predictions, head, self.eval_set, self.process, self.recipe.objective)
         metric = self.recipe.objective.metric
         if metric not in found.scores:
-            raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {', '.join(found.scores)}")
+            allowed = get_args(type(self.recipe.objective).model_fields["metric"].annotation)
+            usable = ", ".join(name for name in found.scores if name in allowed)
+            raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {usable}")
         value, best = found.scores[metric], self.state.get("best")
         # Of equal scores the later model: all are 100 % until a recognizer has learned more than blanks.
         if best is None or (value == value and not is_better(metric, best["value"], value)):
@@ -234,6 +236,6 @@ def resolve_recipe(
         raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
     if model is not None and not scratch:
         paths["init"] = str(model)
-    found = {key: local_path(path) for key, path in paths.items() if path}
+    found = {key: local_path(path) for key, path in paths.items() if path is not None}
     absolute = {key: str(path.resolve()) if path.exists() else paths[key] for key, path in found.items()}
     return load_recipe(resolved, absolute)

@@ -8,6 +8,7 @@ import data2vec
 from data2vec import cli
 from data2vec.data.sources.hub import hub_name
 from data2vec.data.sources.open_dataset import open_dataset
+from data2vec.data.tokenizer import load_tokenizer
 from data2vec.errors import UserError
 
 
@@ -57,7 +58,10 @@ def test_names_in_the_cache_need_no_prefix(hub_cache: Path) -> None:
 
 @pytest.mark.usefixtures("hub_cache", "no_network")
 @pytest.mark.parametrize("path", ["runs/photos", "data/clps", "facebook/data2vec-audio-base"])
-def test_a_path_that_does_not_exist_is_never_sent_to_the_hub(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_does_not_exist_is_never_sent_to_the_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     message = f"{path}: there is no such folder or file; for the hub, write hf://{path}"
     with pytest.raises(UserError, match=f"^{message}$"):
         data2vec.load(path)
@@ -71,6 +75,10 @@ def test_a_path_that_does_not_exist_is_never_sent_to_the_hub(path: str, capsys: 
         ["finetune", "vision/classify-tiny", "--out", "nowhere", "--model", path, "data.train=x"],
         ["transcribe", path, "x.wav"],
         ["convert", path, "nowhere", "--to", "data2vec"],
+        ["export", path, "--out", "x.onnx"],
+        ["evaluate", path, "data.valid=x"],
+        ["finetune", "vision/classify-tiny", "--out", "nowhere", f"data.train={path}", "data.valid=."],
+        ["compare", "vision/v2-tiny", "--out", "nowhere", "--flops", "1e9", f"data.train={path}", "probe.data=x"],
     ):
         assert cli.main(words) == 2
         assert message in capsys.readouterr().err
@@ -82,6 +90,40 @@ def test_a_plain_word_and_a_long_path_get_a_plain_message() -> None:
         for call in (data2vec.load, lambda path: open_dataset(path, "audio")):
             with pytest.raises(UserError, match=r": there is no such folder or file$"):
                 call(path)
+
+
+@pytest.mark.parametrize("path", ["", "  "])
+def test_an_empty_path_is_not_the_current_folder(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a text")
+    out = tmp_path / "run"
+    text = {"data.train": "a.txt"}
+    for call in (
+        lambda: data2vec.load(path),
+        lambda: open_dataset(path, "text"),
+        lambda: data2vec.check(path),
+        lambda: load_tokenizer(path),
+        lambda: data2vec.pretrain("text/v2-tiny", path, out=out),
+        lambda: data2vec.pretrain("text/v2-tiny", out=out, overrides=text | {"data.valid": path}),
+        lambda: data2vec.pretrain("text/v2-tiny", out=out, overrides=text | {"data.tokenizer": path}),
+        lambda: data2vec.pretrain("text/v2-tiny", out=out, overrides=text | {"init": path}),
+        lambda: data2vec.pretrain("text/v2-tiny", out=out, overrides=text | {"probe.data": path}),
+        lambda: data2vec.finetune("text/classify-tiny", None, path, out=out),
+        lambda: data2vec.finetune("text/classify-tiny", path, "a.txt", out=out),
+    ):
+        with pytest.raises(UserError, match=r"the name of a file or folder is empty; write \. for the current folder$"):
+            call()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "after"),
+    [(["check", ""], "check"), (["probe", "x", "--data", " "], "--data"), (["pretrain", "vision/v2-tiny", "--out="], "--out=")],
+)
+def test_an_empty_argument_of_the_command_is_refused(words: list[str], after: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2 and f"error: an empty argument after {after}; " in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("hub_cache")

@@ -96,9 +96,10 @@ def probe(
         out = Path(model) / "probe.json" if out is None and Path(model).is_dir() else out
         model = load(model, modality)
     data, valid = (None if each is None else data_path(each) for each in (data, valid))
-    datasets = {"probe.data": data, "probe.valid": valid} if data is not None else {"probe.valid": valid} if valid else {}
+    given = {"probe.data": data, "probe.valid": valid}
+    datasets = {key: path for key, path in given.items() if path is not None or data is not None}
     # The recipe's selection of rows is of its own data.
-    other_rows: JsonDict = {f"{key}_rows": {} for key, path in datasets.items() if path is not None or data is not None}
+    other_rows: JsonDict = {f"{key}_rows": {} for key in datasets}
     recipe = load_recipe(load_recipe(model.recipe, other_rows), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
