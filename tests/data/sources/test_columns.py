@@ -124,6 +124,17 @@ def test_columns_of_paths_are_chosen_by_name_or_asked_for(tmp_path: Path) -> Non
     assert "no column holds audio; the columns are id, words" in refusal(path, "audio")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_under_a_known_name_are_taken_before_bytes_under_another_one(tmp_path: Path, streaming: bool) -> None:
+    (tmp_path / "a.wav").write_bytes(wav())
+    path = table(tmp_path / "a.parquet", [{"path": "a.wav", "checksum": b"12"}] * 2)
+    (row, _) = open_dataset(str(path), "audio", streaming=streaming)
+    assert row["audio"] == {"bytes": None, "path": str(tmp_path / "a.wav")} and row["checksum"] == b"12"
+    path = table(tmp_path / "b.parquet", [{"path": "original.wav", "sound": wav()}] * 2)  # the file is not there
+    (row, _) = open_dataset(str(path), "audio", streaming=streaming)
+    assert row["audio"]["bytes"] == wav() and row["path"] == "original.wav"
+
+
 def test_column_setting_without_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav())
     assert "data.column: 'speech': " in refusal(tmp_path, "audio", column="speech")

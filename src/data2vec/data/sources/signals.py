@@ -1,6 +1,7 @@
 """The signal of each row in one form: column `audio` or `image` as {"bytes", "path"}, undecoded; decoded audio as {"array",
 "sampling_rate"}; column `text` as a string."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def to_signals(rows: Rows, kind: SignalKind, column: str | None, boundary: Bound
             raise UserError(error_reason(where, error)) from None
     forms = {name: form for name, feature in (rows.features or {}).items() if (form := _form(feature, kind))}
     if column is None:
-        forms = _likely(forms, kind, rows)
+        forms = _likely(forms, kind, rows, folder)
     chosen = find_column(forms, kind, column, where, rows.features or {})
     for name, feature in rows.features.items():
         if isinstance(feature, Audio | Image):
@@ -65,16 +66,27 @@ def _form(feature: Any, kind: SignalKind) -> str | None:
     return "decoded" if keys >= {"array", "sampling_rate"} and kind == "audio" else None
 
 
-def _likely(forms: dict[str, str], kind: SignalKind, rows: Rows) -> dict[str, str]:
+def _likely(forms: dict[str, str], kind: SignalKind, rows: Rows, folder: Path | None) -> dict[str, str]:
     """The columns that are taken for the signal if none is named: content before paths, and no column of another kind."""
     if kind == "text":
         return {name: form for name, form in forms.items() if form == "text" or name in KNOWN_COLUMNS["text"]}
     of_others = {name for other in KNOWN_COLUMNS if other != kind for name in KNOWN_COLUMNS[other]} - {*KNOWN_COLUMNS[kind]}
     content = {name: form for name, form in forms.items() if form != "path" and name not in of_others}
-    if content or not forms:
+    if not forms or any(name in KNOWN_COLUMNS[kind] or form != "bytes" for name, form in content.items()):
         return content
     first: Row = next(iter(rows.select_columns(list(forms))), {})
-    return {name: form for name, form in forms.items() if str(first.get(name)).lower().endswith(MEDIA[kind])}
+    paths = {name: form for name, form in forms.items() if str(first.get(name)).lower().endswith(MEDIA[kind])}
+    if not content:
+        return paths
+    # Bytes under an unknown name may be anything, such as a hash: files under a known name are certain, if they are there.
+    known = {name: form for name, form in paths.items() if name in KNOWN_COLUMNS[kind] and _is_file(first[name], folder)}
+    return known or content
+
+
+def _is_file(path: str, folder: Path | None) -> bool:
+    return (
+        (base_folder(folder, [path]) / path).is_file() if folder is not None else os.path.isabs(path) and Path(path).is_file()
+    )
 
 
 def _signal_feature() -> dict[str, Any]:
