@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Rows, Signal, array_of
+from data2vec.data.sources.formats import MEDIA
 from data2vec.errors import CorruptExample
 from data2vec.untrusted import require_regular
 
@@ -31,6 +33,7 @@ SILENCE = 1e-3
 """Below this peak, -60 dB, a clip is silent; relative to the channels, their mean is."""
 MAX_PEAK = 1e15
 """Samples above this are scaled to 1 before they are squared, which would give inf and turn the clip into silence."""
+_OTHER_THAN_MP3 = tuple(ending for ending in MEDIA["audio"] if ending != ".mp3")
 CACHE_DURATIONS_FROM = 10_000
 """Durations of datasets with at least this many rows are cached."""
 
@@ -77,17 +80,19 @@ def _open(audio: Signal) -> Any:
     content, name = audio.get("bytes"), str(audio.get("path") or "")
     if content is None:
         require_regular(name)
-        return soundfile.SoundFile(name)
     try:
-        return soundfile.SoundFile(io.BytesIO(content))
-    except soundfile.LibsndfileError:
-        # An MP3 file with something else before its first frame is only recognised by its name.
-        if not name.lower().endswith(".mp3"):
-            raise
-        with NamedTemporaryFile(suffix=".mp3") as file:
-            file.write(content)
-            file.flush()
-            return soundfile.SoundFile(file.name)
+        return soundfile.SoundFile(name if content is None else io.BytesIO(content))
+    except soundfile.LibsndfileError as error:
+        # An MP3 file with something else before its first frame is only recognised by its name, which content may lack.
+        if content is not None and not name.lower().endswith(_OTHER_THAN_MP3):
+            with NamedTemporaryFile(suffix=".mp3") as file, suppress(soundfile.LibsndfileError):
+                file.write(content)
+                file.flush()
+                return soundfile.SoundFile(file.name)
+        if content is None and name.lower().endswith(".mp3") and os.path.isfile(name):
+            # The library says that there is no such file.
+            raise CorruptExample("not MP3: there is no frame in its first 64 kB") from None
+        raise error
 
 
 def _header(file: Any) -> AudioHeader:
