@@ -75,6 +75,16 @@ def test_what_cannot_be_decoded_is_corrupt_with_a_reason(signal, reason):
         decode_image(signal)
 
 
+def test_a_png_with_a_changed_byte_is_corrupt(encoded):
+    """Also where Pillow would decode other pixels: in a gradient, most of them."""
+    content = encoded(Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8), (80, 1))), "PNG")
+    assert decode_image({"bytes": content, "path": "a"}).shape == (3, 80, 120)
+    for place in range(41, len(content) - 16):
+        changed = content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+        with pytest.raises(CorruptExample):
+            decode_image({"bytes": changed, "path": "a"})
+
+
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "JPEG2000", "TGA", "PCX", "ICO"]), st.data())
 def test_damaged_content_is_read_or_corrupt_but_raises_nothing_else(form, data):
     content = bytearray(encode(form))

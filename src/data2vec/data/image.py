@@ -58,6 +58,8 @@ def decode_image(image: Signal) -> Tensor:
                     )
                 pixels = _decode_plain_jpeg(content, opened) if opened.format == "JPEG" else None
                 pixels = _to_rgb(opened) if pixels is None else pixels
+                if opened.format == "PNG":
+                    _check_sums(content)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise CorruptExample(
                 f"more than {Image.MAX_IMAGE_PIXELS} pixels, refused as a possible decompression bomb"
@@ -65,6 +67,17 @@ def decode_image(image: Signal) -> Tensor:
         except UnidentifiedImageError:
             raise CorruptExample("not an image that can be decoded") from None
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _check_sums(content: bytes) -> None:
+    """Raises CorruptExample for a PNG with a wrong checksum, of which Pillow may decode other pixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.verify()
+    except SyntaxError as error:
+        raise CorruptExample(str(error)) from None
 
 
 def image_content(image: Signal) -> bytes:
