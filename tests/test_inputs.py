@@ -138,6 +138,20 @@ def test_the_features_function_takes_the_same_inputs(models: dict[str, Model], f
         np.testing.assert_allclose(np.load(tmp_path / f"{number}.npy"), expected, atol=1e-5)
 
 
+def test_a_string_that_is_the_name_of_a_file_is_a_text_with_a_warning(
+    models: dict[str, Model], files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, model = str(files / "a.txt"), models["text"]
+    expected = model.features([name + " "]).lengths - 1
+    assert model.features(name).lengths == expected and caplog.text.count("is taken as a text") == 1
+    assert f"{name} is taken as a text, but there is a file of this name; to read it, pass Path({name!r})" in caplog.text
+    model.features([TEXT, name, name])
+    assert "(1 more of 3 inputs are names of files)" in caplog.text
+    caplog.clear()
+    model.features([TEXT, files / "a.txt"])
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("kind", ["speech", "vision", "text"])
 def test_a_model_can_be_pickled_copied_and_saved_by_torch(models: dict[str, Model], kind: str, tmp_path: Path) -> None:
     given: Any = {"speech": WAVE, "vision": PIXELS, "text": TEXT}[kind]

@@ -13,8 +13,10 @@ from torch import Tensor
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.data.dataset import Row, array_of
 from data2vec.data.sources.formats import SignalKind
-from data2vec.errors import CorruptExample, UserError
+from data2vec.errors import CorruptExample, UserError, get_logger
 from data2vec.modalities.base import Modality
+
+log = get_logger(__name__)
 
 WANTED: dict[SignalKind, str] = {
     "audio": "a path, samples (S,) at 16 kHz, a pair (samples, sampling rate), the bytes of a file, or a row with column audio",
@@ -22,6 +24,8 @@ WANTED: dict[SignalKind, str] = {
     "text": "a string, a Path, token ids, or a row with column text",
 }
 """What an input can be."""
+MAX_NAME = 255
+"""A longer text is not looked up as the name of a file."""
 
 
 def list_inputs(modality: Modality, inputs: Any) -> list[Any]:
@@ -31,6 +35,7 @@ def list_inputs(modality: Modality, inputs: Any) -> list[Any]:
     kind = getattr(modality, "kind", None)
     inputs = np.asarray(inputs) if isinstance(inputs, memoryview) else inputs
     if isinstance(inputs, str | bytes | PathLike | Mapping) or (kind is not None and _is_one(kind, inputs)):
+        _warn_files(kind, [inputs])
         return [inputs]
     if (
         isinstance(inputs, Set)
@@ -45,7 +50,19 @@ def list_inputs(modality: Modality, inputs: Any) -> list[Any]:
         raise UserError("inputs: is empty; give at least one")
     if any(isinstance(item, str | bytes | PathLike | Mapping) for item in items):
         require_tokenizer(modality)
+    _warn_files(kind, items)
     return items
+
+
+def _warn_files(kind: SignalKind | None, inputs: Sequence[Any]) -> None:
+    """Warns of texts that are the names of files."""
+    if kind != "text":
+        return
+    texts = [each for each in inputs if isinstance(each, str) and len(each) <= MAX_NAME and "\0" not in each]
+    if files := [text for text in texts if Path(text).is_file()]:
+        message = "inputs: %s is taken as a text, but there is a file of this name; to read it, pass Path(%r)%s"
+        more = f" ({len(files) - 1} more of {len(inputs)} inputs are names of files)" if len(files) > 1 else ""
+        log.warning(message, files[0], files[0], more)
 
 
 def _is_one(kind: SignalKind, value: Any) -> bool:
