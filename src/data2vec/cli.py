@@ -467,8 +467,11 @@ def _run_comparison(arguments: argparse.Namespace, comparison: str | list[str]) 
     if a.dry_run:
         print(describe_plan(build_plan(comparison, a.out, a.data, overrides, a.only, a.processes), a.only))
         return
-    print(compare(comparison, a.out, a.data, overrides, a.only, a.processes))
+    result = compare(comparison, a.out, a.data, overrides, a.only, a.processes)
+    print(result)
     print(f"all scores: {a.out / 'results.json'}")
+    if failed := sum(len(arm.to_repeat) for arm in result.arms):
+        raise RunStopped(f"{failed} jobs failed, see above; the same command tries them again")
 
 
 def _parse_seeds(text: str) -> list[int]:

@@ -82,9 +82,25 @@ def test_compare_keeps_a_collapsed_arm_as_failed_and_goes_on(raw: JsonDict, pict
     assert "collapsed" in result.arms[0].failed["collapsing/seed-1"]
     assert {row.arm for row in result.rows} == {"other"}
     assert "collapsed" in str(result)
+    assert result.arms[0].to_repeat == []
     before = (tmp_path / "collapsing" / "seed-1" / "outcome.json").stat().st_mtime_ns
     data2vec.compare(raw, tmp_path, pictures)
     assert (tmp_path / "collapsing" / "seed-1" / "outcome.json").stat().st_mtime_ns == before
+
+
+def test_command_whose_job_failed_prints_the_table_and_exits_1(
+    raw: JsonDict, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("data2vec.comparison.run.pretrain", fail)
+    raw |= {"seeds": [1], "arms": {"failing": {}}}
+    (tmp_path / "x.yaml").write_text(json.dumps(raw))
+    assert main(["compare", str(tmp_path / "x.yaml"), "--data", str(pictures), "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert "failing/seed-1: OSError: the disk is gone" in out
+    assert "1 jobs failed" in err
 
 
 def test_compare_tunes_each_arm_on_dev_with_a_seed_of_its_own(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:

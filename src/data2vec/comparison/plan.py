@@ -85,6 +85,12 @@ class Outcome:
     evaluations: dict[str, JsonDict]
     """By evaluation, its Scores, or {"failed": reason}."""
 
+    @property
+    def must_repeat(self) -> bool:
+        """Whether it failed for a reason that may be gone, such as a missing file; a collapse would happen again."""
+        failed = self.failed is not None and not self.collapsed
+        return failed or any("failed" in scores for scores in self.evaluations.values())
+
     def scores(self, evaluation: str) -> Scores | None:
         """The scores of an evaluation, if it succeeded."""
         found = self.evaluations.get(evaluation)

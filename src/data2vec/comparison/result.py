@@ -66,6 +66,8 @@ class ArmResult:
     """Duration of pre-training, by seed."""
     failed: dict[str, str]
     """Why jobs failed, by their folder."""
+    to_repeat: list[str]
+    """The folders of the failed jobs that the next call tries again; a collapse would happen again."""
     missing: int
     """Jobs that have not run."""
     curves: dict[int, list[list[float]]]
@@ -215,6 +217,7 @@ def _arm(plan: Plan, arm: str, outcomes: Outcomes) -> ArmResult:
         finetuning={name: _finetuning(plan, arm, name, outcomes) for name in ([] if arm == TRIVIAL else plan.finetunings(arm))},
         seconds={seed: run.seconds for seed, run in runs.items() if settings.is_trained},
         failed={job.folder: reason for job in own if (reason := failure(outcomes.get(job.folder))) is not None},
+        to_repeat=[job.folder for job in own if job.folder in outcomes and outcomes[job.folder].must_repeat],
         missing=sum(job.folder not in outcomes for job in own),
         curves={
             seed: [[step * trained["flops_per_step"], value] for step, value in run.curve]

@@ -96,12 +96,6 @@ def read_outcome(job: Job, out: Path) -> Outcome | None:
     return outcome
 
 
-def must_repeat(outcome: Outcome) -> bool:
-    """Whether a job failed for a reason that may be gone, such as a missing file; a collapse would happen again."""
-    failed = outcome.failed is not None and not outcome.collapsed
-    return failed or any("failed" in scores for scores in outcome.evaluations.values())
-
-
 def read_outcomes(plan: Plan, only: Sequence[str] = ()) -> dict[str, Outcome]:
     """The outcomes of all jobs that have one; `only` leaves out the costs of arms that are neither in it nor started."""
     outcomes: dict[str, Outcome] = {}
@@ -120,7 +114,7 @@ def run_plan(
     """Run all jobs that are not done; returns the outcomes of all. `say` gets a line and all outcomes after each job.
 
     Raises KeyboardInterrupt or Interrupted after the running jobs saved a checkpoint: the same call resumes them."""
-    outcomes = {folder: each for folder, each in read_outcomes(plan, only).items() if not must_repeat(each)}
+    outcomes = {folder: each for folder, each in read_outcomes(plan, only).items() if not each.must_repeat}
     own = [job for job in plan.jobs(outcomes, only) if job.folder in outcomes]
     progress = _Progress(plan.job_count(only), len(own))
 
