@@ -53,6 +53,35 @@ def test_rows_of_metadata_are_divided_by_lists(tmp_path: Path) -> None:
     assert open_dataset(str(tmp_path), "audio", "test")["words"][:] == ["B"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("root", ["as it is", "moved", "."])
+def test_manifests_of_fairseq_list_files(tmp_path: Path, root: str, streaming: bool) -> None:
+    write(tmp_path, "a/1.flac", "a/2.flac", "b/3.flac", "b/4.flac")
+    folder = {"as it is": str(tmp_path), "moved": "/checkpoint/clips"}.get(root, root)
+    (tmp_path / "train.tsv").write_text(f"{folder}\na/1.flac\t16000\nb/3.flac\t8000\n")
+    (tmp_path / "valid.tsv").write_text(f"{folder}\na/2.flac\t16000\n")
+    assert read(tmp_path, "train", streaming) == ["a/1.flac", "b/3.flac"]
+    assert read(tmp_path, "valid", streaming) == ["a/2.flac"]
+    rows = open_dataset(str(tmp_path / "train.tsv"), "audio", streaming=streaming)
+    assert sorted((Path(row["audio"]["path"]), row["samples"]) for row in rows) == [
+        (tmp_path / "a/1.flac", "16000"),
+        (tmp_path / "b/3.flac", "8000"),
+    ]
+
+
+def test_a_manifest_of_another_folder_needs_leave_and_a_broken_one_names_its_line(tmp_path: Path) -> None:
+    write(tmp_path, "clips/1.flac", "set/readme.md")
+    (tmp_path / "set" / "train.tsv").write_text(f"{tmp_path / 'clips'}\n1.flac\t16000\n")
+    for path in (tmp_path / "set", tmp_path / "set" / "train.tsv"):
+        with pytest.raises(UserError, match="follow_links"):
+            open_dataset(str(path), "audio")
+        (row,) = open_dataset(str(path), "audio", follow_links=True)
+        assert row["audio"]["path"] == str(tmp_path / "clips" / "1.flac")
+    (tmp_path / "clips" / "train.tsv").write_text(f"{tmp_path / 'clips'}\n1.flac\t16000\n1.flac\n")
+    with pytest.raises(UserError, match=r"train.tsv, line 3 is not a path, a tab and a number of samples"):
+        read(tmp_path / "clips", "train")
+
+
 def test_ambiguous_lists_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_commands(tmp_path)
     (tmp_path / "testing_list.txt").write_text("no/0_nohash_0.wav\n")

@@ -14,7 +14,7 @@ from data2vec.data.sources.formats import MANIFESTS, MEDIA, TABLES, SignalKind, 
 from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import TRAIN, Source, SplitChoice, SplitName, listed, name_splits, split_of_name
-from data2vec.data.sources.tables import ArrowTable, concat_tables, first_values, read_table, rename_column
+from data2vec.data.sources.tables import ArrowTable, concat_tables, first_values, read_manifest, read_table, rename_column
 from data2vec.errors import UserError, get_logger
 from data2vec.untrusted import Boundary
 
@@ -121,7 +121,9 @@ def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: Sig
 
 def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
     """The columns of a table whose first value is the path of a file of this kind, and what they hold."""
-    values = {name: next(filter(None, column), "") for name, column in first_values(path).items()}
+    manifest = read_manifest(path, rows=1)
+    first = first_values(path) if manifest is None else manifest.to_pydict()
+    values = {name: next(filter(None, column), "") for name, column in first.items()}
     return {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
 
 
@@ -139,8 +141,8 @@ def read_listing(
 
     `columns`: the `path_columns`. Raises UserError if several of them can be it, for rows without a file or with a URL, and if
     rows are parts of recordings."""
-    chosen = find_column(columns, kind, column, str(path), first_values(path))
-    table = read_table(path)
+    table = manifest if (manifest := read_manifest(path)) is not None else read_table(path)
+    chosen = find_column(columns, kind, column, str(path), table.column_names)
     values = table[chosen].to_pylist()
     if missing := [number for number, value in enumerate(values) if not value]:
         raise UserError(f"{path}: row {missing[0] + 1} has no {chosen}{_more(missing)}; fill it in, or remove the row")

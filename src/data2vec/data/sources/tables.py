@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice, zip_longest
@@ -22,6 +23,7 @@ PEEKED_ROWS = 1000
 """Rows in which the column of the signal is looked for."""
 LONGEST_NAME = 4
 """The words of a column's name at most; more are a text."""
+_MANIFEST_LINE = re.compile(r"([^\t]+)\t(\d+)")
 FIRST_LINE_BYTES = 2**16
 """A longer first line of a .json file is no line of a table."""
 
@@ -53,6 +55,32 @@ def first_values(path: Path) -> dict[str, list[str]]:
         except (csv.Error, UnicodeDecodeError):
             return {}
     return {name: list(column) for name, *column in zip_longest(*rows, fillvalue="")} if rows else {}
+
+
+def read_manifest(path: Path, rows: int | None = None) -> ArrowTable | None:
+    """The columns file_name and samples of a manifest of fairseq, whose first line is a folder and whose others are the path of
+    an audio file in it and its number of samples; None for any other table. `rows`: how many to read, all by default.
+
+    Paths are below the folder, or without it if it is not on this machine. Raises UserError for a malformed line."""
+    import pyarrow as pa
+
+    if path.suffix.lower() != ".tsv":
+        return None
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            root, *lines = [line.rstrip("\n") for line in islice(file, 2 if rows is None else rows + 1)] or [""]
+            if not lines or "\t" in root or (root != "." and "/" not in root) or not _MANIFEST_LINE.fullmatch(lines[0]):
+                return None
+            lines += [line.rstrip("\n") for line in file] if rows is None else []
+    except UnicodeDecodeError:
+        return None
+    found = [_MANIFEST_LINE.fullmatch(line) for line in lines if line.strip()]
+    if None in found:
+        number = found.index(None) + 2
+        raise UserError(f"{path}, line {number} is not a path, a tab and a number of samples, as of a manifest of fairseq")
+    base = root if (path.parent / root).is_dir() else ""
+    names = [str(Path(base, match[1])) for match in found if match]
+    return pa.table({"file_name": names, "samples": [match[2] for match in found if match]})
 
 
 def _first_of_parquet(path: Path) -> dict[str, list[str]]:
