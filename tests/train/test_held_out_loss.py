@@ -64,6 +64,25 @@ def test_the_held_out_loss_is_that_of_every_image_once(settings: dict[str, Any],
     assert found == pytest.approx(total / predicted, rel=1e-5)
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_held_out_loss_is_the_same_with_any_number_of_processes(
+    processes: int, tiny2: dict[str, Any], held_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with much noise in the decoder."""
+    changes = {"data.valid": str(held_out), "data.micro_batch_size": 4, "objective.decoder.noise_std": 1.0}
+    task = PretrainTask(load_recipe("vision/v2-tiny", tiny2 | changes), Process(torch.device("cpu")))
+    held_out_loss = task.held_out_loss
+    assert held_out_loss is not None and len(held_out_loss.micro_batches) == 3
+    alone = held_out_loss(task.objective)["valid_loss"]
+    totals: list[torch.Tensor] = []
+    monkeypatch.setattr(Process, "sum", lambda self, values: totals.append(values) or values)
+    for rank in range(processes):
+        held_out_loss.process = Process(torch.device("cpu"), rank, processes)
+        held_out_loss(task.objective)
+    loss, predicted = torch.stack(totals).sum(0).tolist()
+    assert loss / predicted == pytest.approx(alone, rel=1e-12)
+
+
 def test_of_many_held_out_examples_a_sample_is_measured(settings: dict[str, Any], held_out: Path) -> None:
     recipe = load_recipe("vision/v1-tiny", settings | {"data.valid": str(held_out), "probe.max_examples": 5})
     task = PretrainTask(recipe, Process(torch.device("cpu")))

@@ -76,11 +76,12 @@ class HeldOutLoss:
         objective.eval()
         try:
             with torch.random.fork_rng(devices=[process.device] if process.device.type == "cuda" else []):
-                torch.manual_seed(self.seed)  # a decoder puts noise at masked positions
                 for index, loaded in zip(own, loader, strict=True):
                     if not isinstance(loaded, LoadedBatch):
                         raise loaded
                     self._log_corrupt(loaded.corrupt)
+                    # A decoder puts noise at masked positions: the same, whichever process takes the micro-batch.
+                    torch.manual_seed(self.seed + index)
                     batch: Any = loaded.batch
                     output = objective(batch.to(process.device))
                     if index < number:
