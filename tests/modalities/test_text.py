@@ -214,3 +214,9 @@ def test_texts_that_are_cut_are_named_with_their_tokens():
     pairs = LabelledTexts(rows, SMALL.model_copy(update={"second": "more"}), 300, tokenizer)
     assert pairs.cut(np.arange(2)) == [f"example 1: {tokens + len(encode_texts(tokenizer, ['the dog'])[0])} tokens"]
     assert len(pairs.load(1)) == SMALL.block_size
+
+
+def test_tokenizer_of_a_text_without_spaces_learns_no_token_beyond_256_characters() -> None:
+    tokenizer = train_tokenizer(["ACGT" * 20_000, "\0" * 20_000, " " * 20_000], 400)
+    longest = max(len(token) for token in tokenizer.get_vocab() if not token.startswith("madeupword"))
+    assert longest == 256

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -28,6 +29,8 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """The first entries of fairseq's vocabularies: byte pairs, and labels of speech recognition."""
 START, PAD, END, UNKNOWN = range(4)
 MASK = "<mask>"
+LONG_RUN = re.compile(r"\S{256}(?=\S)|\s{256}(?=\s)")
+"""Where text that a tokenizer is trained on is cut: in DNA, base64 or zero bytes; words are shorter."""
 TRAINING_CHARACTERS = 256 * 2**20
 """At most this many characters are used to train a tokenizer."""
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("dict.txt", "encoder.json", "vocab.bpe"))
@@ -45,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.train_from_iterator(
-        _take_characters(texts, TRAINING_CHARACTERS),
+        _split_long_runs(_take_characters(texts, TRAINING_CHARACTERS)),
         trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
             min_frequency=2,
@@ -204,6 +207,13 @@ def _take_characters(texts: Iterable[str], characters: int) -> Iterator[str]:
         characters -= len(text)
         if characters <= 0:
             return
+
+
+def _split_long_runs(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, cut where a run of characters has no space, or only spaces: training takes the square of its length."""
+    for text in texts:
+        cuts = [0, *(run.end() for run in LONG_RUN.finditer(text)), len(text)]
+        yield from (text[start:end] for start, end in pairwise(cuts))
 
 
 def random_ids(vocab_size: int, size: int, rng: np.random.Generator) -> np.ndarray:
