@@ -17,7 +17,7 @@ def test_strings_bytes_and_files_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"text": None, "path": "a.jsonl, line 3"}, "a.jsonl, line 3: not UTF-8, or without a text"),
+        ({"text": None, "path": "a.jsonl:3"}, "a.jsonl:3: not UTF-8, or without a text"),
         ({"text": 5}, "a row: '5' is of type int, not a text"),
         ({"text": ["a", "b"]}, r"a row: \"\['a', 'b'\]\" is of type list, not a text"),
         ({"text": "half \ud83d of one"}, "a row: not a text that can be encoded"),

@@ -143,8 +143,8 @@ def test_token_count_of_a_partly_trained_tokenizer_is_an_estimate(tmp_path, monk
 def test_lines_and_rows_are_named_by_number(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "same"}\n{"text": "\xff"}\n{"text": "same"}\n')
     part = only(check(tmp_path / "a.jsonl", workers=0))
-    assert part.unreadable == [f"{tmp_path}/a.jsonl, line 2: not UTF-8, or without a text"]
-    assert part.duplicates == [[f"{tmp_path}/a.jsonl, line 1", f"{tmp_path}/a.jsonl, line 3"]]
+    assert part.unreadable == [f"{tmp_path}/a.jsonl:2: not UTF-8, or without a text"]
+    assert part.duplicates == [[f"{tmp_path}/a.jsonl:1", f"{tmp_path}/a.jsonl:3"]]
     (tmp_path / "b.tsv").write_text("sentence\tlabel\ngood\tyes\nbad\tno\ngood\tyes\n")
     part = only(check(tmp_path / "b.tsv", workers=0))
     assert part.classes == {"yes": 2, "no": 1}
@@ -242,7 +242,7 @@ def test_invalid_arguments_of_check_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="workers: -1"):
         check(tmp_path, workers=-1)
     (tmp_path / "a.csv").write_text("sentence,label\nonly one field\n")
-    with pytest.raises(UserError, match=r"a\.csv, row 2"):
+    with pytest.raises(UserError, match=r"a\.csv:2, which has 1 cell"):
         check(tmp_path / "a.csv")
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from data2vec.data.check.check import check
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.sources.tables import first_values, read_table, record_columns
-from data2vec.errors import UserError
+from data2vec.data.text import read_text
+from data2vec.errors import CorruptExample, UserError
 
 IDS = ["0012", "7", "12e3", "1_0", "123456789012345678901", "1.0", "NaN", "null", "True", "-0", " x "]
 
@@ -99,9 +101,14 @@ def test_header_longer_than_the_limit_of_csv_is_read(tmp_path: Path) -> None:
     [
         ("a.csv", "", "is empty: its first line must name the columns"),
         ("a.csv", "text,text\na,b\n", "has several columns 'text'"),
-        ("a.csv", "text,label\na\n", "row 2: 1 fields, but the header has 2"),
-        ("a.tsv", "text\tlabel\na\tb\tc\n", "row 2: 3 fields, but the header has 2"),
-        ("a.jsonl", "[1, 2]\n", "is not a JSON object"),
+        ("a.csv", "text,label\na\n", r"1 of 1 rows cannot be read, such as .*a\.csv:2, which has 1 cell, not 2; separate"),
+        ("a.tsv", "text\tlabel\na\tb\tc\n", r"a\.tsv:2, which has 3 cells, not 2; separate cells by tabs"),
+        ("a.csv", "text,label\na,b\na;b\nc;d\n", "2 of 3 rows cannot be read"),
+        ("a.csv", "text;label\na;b\n", "separated by ';', as its only column is 'text;label'"),
+        ("a.csv", "text\tlabel\na\tb\n", "separated by '.t'"),
+        ("a.tsv", "text,label\na,b\n", "separated by ','"),
+        ("a.csv", '"text,label\na,b\n', "its first line, whose quotes do not match"),
+        ("a.jsonl", "[1, 2]\n", "which is not a JSON object"),
         ("a.parquet", "no table", "is not a complete parquet file"),
     ],
 )
@@ -109,6 +116,58 @@ def test_malformed_table_is_refused(tmp_path: Path, name: str, content: str, mes
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_table(tmp_path / name)
+
+
+BROKEN_ROWS = {
+    "too few": ("csv", b"one", "which has 1 cell, not 2"),
+    "too many": ("csv", b"one,x,y", "which has 3 cells, not 2"),
+    "too few in tsv": ("tsv", b"one", "which has 1 cell, not 2"),
+    "quote that is not closed": ("csv", b'"one,x', "whose quotes do not match"),
+    "quote in the last cell": ("csv", b'one,"x', "whose quotes do not match"),
+    "quote closed in a later row": ("csv", b'one,"x', "whose quotes do not match"),
+    "more after a quote": ("csv", b'"one"two,x', "whose quotes do not match"),
+    "not UTF-8": ("csv", b"\xe9,x", "which is not UTF-8"),
+    "not UTF-8 in tsv": ("tsv", b"\xe9\tx", "which is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("case", BROKEN_ROWS)
+def test_broken_row_of_a_text_table_is_one_bad_example_named_with_its_line(tmp_path: Path, case: str, streaming: bool) -> None:
+    ending, row, why = BROKEN_ROWS[case]
+    last = '"third, whole"' if "later" in case else "third, whole" if ending == "tsv" else "third"
+    mark = b"\t" if ending == "tsv" else b","
+    rows = [b"text", b"label"], [b"first", b"a"], None, [last.encode(), b"c"], [b"fourth", b""]
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"\r\n".join(row if cells is None else mark.join(cells) for cells in rows))
+    found = sorted(open_dataset(str(path), "text", streaming=streaming), key=lambda row: row["text"] or "")
+    assert [(row["text"], row["label"]) for row in found[1:]] == [("first", "a"), ("fourth", ""), (last.strip('"'), "c")]
+    assert found[0] == {"text": None, "label": None, "path": f"{path}:3, {why}"}
+    with pytest.raises(CorruptExample, match=rf"a\.{ending}:3, {why}"):
+        list(read_text(found[0]))
+    (part,) = check(str(path), workers=0).parts
+    assert (part.examples, len(part.unreadable)) == (4, 1) and f"a.{ending}:3, {why}" in part.unreadable[0]
+
+
+def test_line_of_a_broken_row_counts_line_breaks_in_cells(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,path\n"a\nb",x\n\nbroken\nc,y\n')
+    rows = open_dataset(str(tmp_path / "a.csv"), "text")
+    assert rows["text"][:] == ["a\nb", None, "c"]
+    assert rows["path"][:] == ["x", f"{tmp_path}/a.csv:5, which has 1 cell, not 2", "y"]
+
+
+def test_rows_after_quotes_that_are_not_closed_are_all_read(tmp_path: Path) -> None:
+    lines = ["text,label", *(f'"{number},x' if number % 3 == 0 else f"{number},x" for number in range(300))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    texts = open_dataset(str(tmp_path / "a.csv"), "text")["text"][:]
+    assert texts == [None if number % 3 == 0 else str(number) for number in range(300)]
+
+
+def test_search_for_the_end_of_quotes_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data2vec.data.sources.tables.MAX_SEARCHED_LINES", 1000)
+    (tmp_path / "a.csv").write_text("text,label\n" + 'a,"x\n' + "b,x\n" * 2000)
+    with pytest.raises(UserError, match=r"a\.csv:2 and lines before it have quotes that are not closed"):
+        open_dataset(str(tmp_path / "a.csv"), "text")
 
 
 def test_line_with_half_of_a_surrogate_pair_is_unreadable(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, dict[str, list[str]]]:
-    return {name: read_table(folder / f"{name}.tsv").to_pydict() for name in ("train", "dev", "test")}
+    return {name: read_table(folder / f"{name}.tsv").columns.to_pydict() for name in ("train", "dev", "test")}
 
 
 def test_shifted_sentences_differ_from_an_original_in_two_adjacent_words(corpus: Path, tmp_path: Path) -> None:

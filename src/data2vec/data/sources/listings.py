@@ -4,7 +4,7 @@ lists of files that are named by a split, such as testing_list.txt of Speech Com
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -122,7 +122,7 @@ def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: Sig
 def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
     """The columns of a table whose first value is the path of a file of this kind, and what they hold."""
     manifest = read_manifest(path, rows=1)
-    first = first_values(path) if manifest is None else manifest.to_pydict()
+    first = first_values(path) if manifest is None else manifest.columns.to_pydict()
     values = {name: next(filter(None, column), "") for name, column in first.items()}
     return {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
 
@@ -141,21 +141,36 @@ def read_listing(
 
     `columns`: the `path_columns`. Raises UserError if several of them can be it, for rows without a file or with a URL, and if
     rows are parts of recordings."""
-    table = manifest if (manifest := read_manifest(path)) is not None else read_table(path)
-    chosen = find_column(columns, kind, column, str(path), table.column_names)
-    values = table[chosen].to_pylist()
-    if missing := [number for number, value in enumerate(values) if not value]:
-        raise UserError(f"{path}: row {missing[0] + 1} has no {chosen}{_more(missing)}; fill it in, or remove the row")
+    manifest = read_manifest(path)
+    others = first_values(path) if manifest is None else manifest.columns.column_names
+    chosen = find_column(columns, kind, column, str(path), others)
+    table = manifest or read_table(path)
+    values = table.columns[chosen].to_pylist()
+    values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
+    broken = {i: "which names no file" for i, value in enumerate(values) if not isinstance(value, str) or not value}
+    table = replace(table, broken=broken | table.broken)
+    table.refuse_if_mostly_broken()
+    named = [index for index in range(len(values)) if index not in table.broken]
+    values = [values[index] for index in named]
     if url := next((value for value in values if "://" in value), None):
         raise UserError(f"{path} names files by URLs, such as {url}; download them")
-    _refuse_parts(path, table, values)
-    if any("\\" in value for value in values) and not any((path.parent / value).exists() for value in values[:TRIED_PATHS]):
+    _refuse_parts(path, table.columns.take(named), values)
+    if any("\\" in value for value in values) and not any(map(os.path.exists, _joined(path.parent, values[:TRIED_PATHS]))):
         values = [value.replace("\\", "/") for value in values]
-    files, is_elsewhere = _find_files(path.parent, values, root, media)
+    found, is_elsewhere = _find_files(path.parent, values, root, media)
+    files = [f"{table.name(index)}, {table.broken.get(index)}" for index in range(len(table.columns))]
+    for index, file in zip(named, found, strict=True):
+        files[index] = file
     folder = name.rpartition("/")[0]
-    others = rename_column(table.drop_columns([chosen]), kind)
+    columns_beside = rename_column(table.columns.drop_columns([chosen]), kind)
     signals = signal_table(files, kind)[kind]
-    return Listing(name, others.add_column(0, kind, signals), files, f"{folder}/" if folder and not is_elsewhere else "")
+    return Listing(
+        name, columns_beside.add_column(0, kind, signals), files, f"{folder}/" if folder and not is_elsewhere else ""
+    )
+
+
+def _joined(folder: Path, values: Sequence[str]) -> list[str]:
+    return [os.path.join(folder, value) for value in values]
 
 
 def _find_files(folder: Path, values: Sequence[str], root: Path | None, media: Sequence[str]) -> tuple[list[str], bool]:
@@ -163,7 +178,7 @@ def _find_files(folder: Path, values: Sequence[str], root: Path | None, media: S
     tried = values[:TRIED_PATHS]
     above = [] if root is None else [parent for parent in folder.parents if parent.is_relative_to(root)]
     for base in (base_folder(folder, tried), *above):
-        if any((base / value).exists() for value in tried):
+        if any(map(os.path.exists, _joined(base, tried))):
             return [str(base / value) for value in values], base in above or any(value.startswith("..") for value in tried)
     by_name: dict[str, list[str]] = {}
     for file in media:
@@ -280,10 +295,6 @@ def _is_offset(value: Any) -> bool:
         return float(value or 0) != 0
     except ValueError:
         return False
-
-
-def _more(numbers: Sequence[int]) -> str:
-    return f", nor {len(numbers) - 1} more rows" if len(numbers) > 1 else ""
 
 
 def splits_of_lists(root: Path, files: Sequence[str], media: Sequence[str]) -> dict[str, SplitName]:

@@ -49,7 +49,7 @@ def base_folder(folder: Path, paths: Sequence[str]) -> Path:
 
 
 def _any_exists(folder: Path, paths: Sequence[str]) -> bool:
-    return any((folder / path).exists() for path in paths)
+    return any(os.path.exists(folder / path) for path in paths)  # False for names that no file can have
 
 
 def media_rows(

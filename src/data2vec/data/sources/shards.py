@@ -26,6 +26,7 @@ from data2vec.data.sources.tables import (
     ArrowTable,
     concat_tables,
     find_text_column,
+    name_rows,
     read_json_lines,
     read_table,
     record_columns,
@@ -84,11 +85,12 @@ def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str]
             return dataset_from_generator(where, stream_json_lines, features, True, label=label, **arguments)
         rows = dataset_from_generator(where, read_json_lines, _features({**signal, "fields": "string"}), False, **arguments)
         return _with_fields(rows, kind)
-    table = dataset_from_table(_read_tables([Path(file) for file in files]))
+    table, broken = _read_tables([Path(file) for file in files])
     if column is None:
         refuse_text_as_header(table.column_names, Path(files[0]))
-    table = to_signals(table, kind, column, request.boundary)
-    return shuffled_stream(table) if streaming else table
+    rows = to_signals(dataset_from_table(table), kind, column, request.boundary)
+    rows = dataset_from_table(name_rows(rows.data.table, broken)) if broken else rows
+    return shuffled_stream(rows) if streaming else rows
 
 
 def _read_archives(request: Request, features: Mapping[str, Any], arguments: Mapping[str, Any]) -> Rows:
@@ -138,16 +140,20 @@ def _versions(files: Sequence[str], streaming: bool) -> list[tuple[str, str]]:
     return [(name, "" if streaming else file_version(name)) for name in files]
 
 
-def _read_tables(files: Sequence[Path]) -> ArrowTable:
-    """Text tables that have the same columns."""
-    first, *others = [read_table(path) for path in files]
-    for path, table in zip(files[1:], others, strict=True):
-        if set(table.column_names) != set(first.column_names):
+def _read_tables(files: Sequence[Path]) -> tuple[ArrowTable, dict[int, str]]:
+    """Text tables that have the same columns, as one; and the names of their broken rows."""
+    tables = [read_table(path) for path in files]
+    first = tables[0].columns.column_names
+    broken, start = dict[int, str](), 0
+    for table in tables:
+        if set(names := table.columns.column_names) != set(first):
             raise UserError(
-                f"{path} has columns {', '.join(table.column_names)}, but {files[0].name} has {', '.join(first.column_names)}; "
+                f"{table.path} has columns {', '.join(names)}, but {files[0].name} has {', '.join(first)}; "
                 "read them one by one, or make them alike"
             )
-    return concat_tables([first, *others], [path.name for path in files])
+        broken |= {start + index: f"{table.name(index)}, {why}" for index, why in table.broken.items()}
+        start += table.columns.num_rows
+    return concat_tables([table.columns for table in tables], [path.name for path in files]), broken
 
 
 def _with_fields(rows: Rows, kind: SignalKind) -> Rows:

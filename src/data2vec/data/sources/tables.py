@@ -2,18 +2,22 @@
 
 import csv
 import json
+import os
 import re
+from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice, zip_longest
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data2vec.data.dataset import Row
 from data2vec.data.sources.columns import KNOWN_COLUMNS, NoSignal, find_column
-from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET, utf8
+from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET, is_utf8, utf8
 from data2vec.data.sources.remote import open_binary, require_file
 from data2vec.errors import UserError
 
@@ -26,16 +30,53 @@ LONGEST_NAME = 4
 _MANIFEST_LINE = re.compile(r"([^\t]+)\t(\d+)")
 FIRST_LINE_BYTES = 2**16
 """A longer first line of a .json file is no line of a table."""
+BLOCK_ROWS = 10_000
+"""Rows of a text table that are made columns at a time."""
+MAX_SEARCHED_LINES = 10_000_000
+"""Lines of a text table that are read again, as a quote before them is not closed."""
+SEPARATORS = (";", "|", "\t", ",")
+"""What separates columns, if a header has only one."""
+NOT_UTF8 = "which is not UTF-8"
+_REPAIR = {
+    ".csv": "separate cells by commas, put cells with commas, quotes or line breaks in double quotes, and save it as UTF-8",
+    ".tsv": "separate cells by tabs, and save it as UTF-8",
+}
 
 
-def read_table(path: Path) -> ArrowTable:
-    """A csv, tsv, jsonl or parquet file, or one of JSON lines that ends in .json. Raises UserError for a malformed one."""
+@dataclass(frozen=True)
+class Table:
+    """A table whose rows are all there: of a broken one every cell is null."""
+
+    path: Path
+    columns: ArrowTable
+    lines: Sequence[int] | None
+    """The line of each row, from 1; None: a format without lines."""
+    broken: dict[int, str]
+    """Why a row cannot be read, by its index."""
+
+    def name(self, index: int) -> str:
+        """What names a row in messages: FILE:LINE."""
+        return f"{self.path}, row {index + 1}" if self.lines is None else f"{self.path}:{self.lines[index]}"
+
+    def refuse_if_mostly_broken(self) -> None:
+        """Raise UserError if more than half of the rows are broken, so that the file is likely to be no such table."""
+        if 2 * len(self.broken) > self.columns.num_rows:
+            index, why = min(self.broken.items())
+            number = f"{len(self.broken)} of {self.columns.num_rows} rows"
+            repair = _REPAIR.get(self.path.suffix.lower(), "repair or remove them")
+            raise UserError(f"{self.path}: {number} cannot be read, such as {self.name(index)}, {why}; {repair}")
+
+
+def read_table(path: Path) -> Table:
+    """A csv, tsv, jsonl or parquet file, or one of JSON lines that ends in .json.
+
+    Raises UserError for a malformed one, of which more than half of the rows are broken."""
     require_file(path)
     if path.name.lower().endswith(PARQUET):
-        return _read_parquet(path)
-    if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)):
-        return record_columns(_records(path))
-    return _read_text_table(path)
+        return Table(path, _read_parquet(path), None, {})
+    table = _read_records(path) if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)) else _read_text_table(path)
+    table.refuse_if_mostly_broken()
+    return table
 
 
 def first_values(path: Path) -> dict[str, list[str]]:
@@ -49,38 +90,32 @@ def first_values(path: Path) -> dict[str, list[str]]:
         records = [fields for _, fields in islice(_json_lines(str(path)), PEEKED_ROWS) if fields is not None]
         names = dict.fromkeys(name for fields in records for name in fields)
         return {name: [value for fields in records if isinstance(value := fields.get(name), str)] for name in names}
-    with _long_fields(), open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            rows = list(islice(_csv_reader(path, file), PEEKED_ROWS + 1))
-        except (csv.Error, UnicodeDecodeError):
-            return {}
-    return {name: list(column) for name, *column in zip_longest(*rows, fillvalue="")} if rows else {}
+    header, *rows = [*islice(_text_rows(path), PEEKED_ROWS + 1)] or [_TextRow(1, [])]
+    readable = [row.cells for row in rows if row.problem is None]
+    return {} if header.problem else {name: list(column) for name, *column in zip(header.cells, *readable, strict=True)}
 
 
-def read_manifest(path: Path, rows: int | None = None) -> ArrowTable | None:
+def read_manifest(path: Path, rows: int | None = None) -> Table | None:
     """The columns file_name and samples of a manifest of fairseq, whose first line is a folder and whose others are the path of
     an audio file in it and its number of samples; None for any other table. `rows`: how many to read, all by default.
 
-    Paths are below the folder, or without it if it is not on this machine. Raises UserError for a malformed line."""
+    Paths are below the folder, or without it if it is not on this machine. Other lines are broken."""
     import pyarrow as pa
 
     if path.suffix.lower() != ".tsv":
         return None
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            root, *lines = [line.rstrip("\n") for line in islice(file, 2 if rows is None else rows + 1)] or [""]
-            if not lines or "\t" in root or (root != "." and "/" not in root) or not _MANIFEST_LINE.fullmatch(lines[0]):
-                return None
-            lines += [line.rstrip("\n") for line in file] if rows is None else []
-    except UnicodeDecodeError:
-        return None
-    found = [_MANIFEST_LINE.fullmatch(line) for line in lines if line.strip()]
-    if None in found:
-        number = found.index(None) + 2
-        raise UserError(f"{path}, line {number} is not a path, a tab and a number of samples, as of a manifest of fairseq")
-    base = root if (path.parent / root).is_dir() else ""
-    names = [str(Path(base, match[1])) for match in found if match]
-    return pa.table({"file_name": names, "samples": [match[2] for match in found if match]})
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        root, first = file.readline().rstrip("\n"), file.readline().rstrip("\n")
+        if not is_utf8(root) or "\t" in root or (root != "." and "/" not in root) or not _MANIFEST_LINE.fullmatch(first):
+            return None
+        texts = [first, *(line.rstrip("\n") for line in islice(file, None if rows is None else rows - 1))]
+    lines = [number for number, text in enumerate(texts, 2) if text.strip()]
+    found = [match if is_utf8(text) and (match := _MANIFEST_LINE.fullmatch(text)) else None for text in texts if text.strip()]
+    broken = {i: "which is not a path, a tab and a number of samples in UTF-8" for i, match in enumerate(found) if not match}
+    base = root if os.path.isdir(path.parent / root) else ""
+    names = [str(Path(base, match[1])) if match else None for match in found]
+    samples = [match[2] if match else None for match in found]
+    return Table(path, pa.table({"file_name": pa.array(names, pa.string()), "samples": samples}), lines, broken)
 
 
 def _first_of_parquet(path: Path) -> dict[str, list[str]]:
@@ -141,52 +176,47 @@ def concat_tables(tables: Sequence[ArrowTable], names: Sequence[str]) -> ArrowTa
         raise UserError(f"{', '.join(names)}: a column has different types in them: {error}") from None
 
 
+def name_rows(table: ArrowTable, names: Mapping[int, str]) -> ArrowTable:
+    """The table with `names`, by row, in column `path`, which is added if it is not there."""
+    import pyarrow as pa
+
+    paths = table["path"].to_pylist() if "path" in table.column_names else [None] * table.num_rows
+    for index, name in names.items():
+        paths[index] = name
+    table = table.drop_columns(["path"]) if "path" in table.column_names else table
+    return table.append_column("path", pa.array(paths, pa.string()))
+
+
 def rename_column(table: ArrowTable, name: str) -> ArrowTable:
     """The table with another name for a column `name`, which is needed for something else."""
     return table.rename_columns([f"original_{name}" if column == name else column for column in table.column_names])
 
 
-def _read_text_table(path: Path) -> ArrowTable:
+def _read_text_table(path: Path) -> Table:
     """A csv (with quoting) or tsv file (without quoting or escapes); all columns are text as written."""
     import pyarrow as pa
-    from pyarrow import csv as arrow_csv
 
-    tabs = path.suffix.lower() == ".tsv"
-    delimiter = "\t" if tabs else ","
-    invalid: list[Any] = []
-
-    def skip(row: Any) -> str:
-        invalid.append(row)
-        return "skip"
-
-    try:
-        with _long_fields(), open(path, encoding="utf-8-sig", newline="") as file:
-            names = next(_csv_reader(path, file), [])
-        if not names:
-            raise UserError(f"{path} is empty: its first line must name the columns")
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise UserError(f"{path} has several columns {twice[0]!r}; rename or remove all but one")
-        table = arrow_csv.read_csv(
-            path,
-            # In one block, as a row must not be longer than a block; without threads, which do not count rows.
-            read_options=arrow_csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1), use_threads=False),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=delimiter,
-                quote_char=False if tabs else '"',
-                newlines_in_values=not tabs,
-                ignore_empty_lines=not tabs,
-                invalid_row_handler=skip,
-            ),
-            convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+    rows = _text_rows(path)
+    header = next(rows, _TextRow(1, []))
+    if header.problem:
+        raise UserError(f"{path}: its first line, {header.problem}; {_REPAIR[path.suffix.lower()]}")
+    names = header.cells
+    if not names:
+        raise UserError(f"{path} is empty: its first line must name the columns")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"{path} has several columns {twice[0]!r}; rename or remove all but one")
+    if len(names) == 1 and (mark := next((mark for mark in SEPARATORS if mark in names[0]), None)):
+        raise UserError(
+            f"{path} seems to be separated by {mark!r}, as its only column is {names[0][:50]!r}; {_REPAIR[path.suffix.lower()]}"
         )
-    except (csv.Error, UnicodeDecodeError, pa.ArrowInvalid) as error:
-        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
-            raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
-        raise UserError(f"{path} is not a valid {path.suffix.lower().strip('.')} table: {error}") from None
-    if invalid:
-        row = invalid[0]
-        raise UserError(f"{path}, row {row.number}: {row.actual_columns} fields, but the header has {row.expected_columns}")
-    return table
+    schema = pa.schema([(name, pa.string()) for name in names])
+    lines, broken, parts = array("q"), dict[int, str](), [schema.empty_table()]
+    while block := list(islice(rows, BLOCK_ROWS)):
+        broken |= {len(lines) + index: row.problem for index, row in enumerate(block) if row.problem}
+        lines.extend(row.line for row in block)
+        cells = [[None] * len(names) if row.problem else row.cells for row in block]
+        parts.append(pa.table([pa.array(column, pa.string()) for column in zip(*cells, strict=True)], schema))
+    return Table(path, pa.concat_tables(parts), lines, broken)
 
 
 def refuse_text_as_header(names: Sequence[str], path: Path) -> None:
@@ -210,11 +240,59 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _csv_reader(path: Path, file: TextIO) -> Iterator[list[str]]:
-    """The rows of a csv (with quoting) or tsv file (without), without blank ones."""
+class _TextRow(NamedTuple):
+    line: int
+    cells: list[str]
+    problem: str | None = None
+    """Why it cannot be read; then it has no cells."""
+
+
+def _text_rows(path: Path) -> Iterator[_TextRow]:
+    """The rows of a csv (with quoting) or tsv file (without), the header first, without blank ones.
+
+    A broken row ends with its line, even if a quote in it is not closed, so that it takes no other rows with it. Raises
+    UserError if too many lines were read in search of the end of quotes."""
     tabs = path.suffix.lower() == ".tsv"
-    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
-    return (row for row in reader if row)
+    unread, read = deque[str](), list[str]()
+    width, line, searched = 0, 1, 0
+    with _long_fields(), open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+
+        def new_reader() -> Iterator[list[str]]:
+            lines = iter(lambda: unread.popleft() if unread else file.readline(), "")
+            recorded = (read.append(each) or each for each in lines)  # type: ignore[func-returns-value]
+            if tabs:
+                return csv.reader(recorded, delimiter="\t", quoting=csv.QUOTE_NONE)
+            return csv.reader(recorded, strict=True)
+
+        reader = new_reader()
+        while True:
+            read.clear()
+            try:
+                cells = next(reader)
+                problem = f"which has {_cells(len(cells))}, not {width}" if width and cells and len(cells) != width else None
+            except StopIteration:
+                return
+            except csv.Error:
+                cells, problem = [], "whose quotes do not match"
+            if problem and len(read) > 1:
+                unread.extendleft(reversed(read[1:]))
+                searched += len(read) - 1
+                del read[1:]
+                reader = new_reader()
+                if searched > MAX_SEARCHED_LINES:
+                    raise UserError(f"{path}:{line} and lines before it have quotes that are not closed; close them")
+            if tabs and width == 1 and not cells and not problem:
+                cells = [""]
+            if problem is None and not is_utf8("".join(cells)):
+                problem = NOT_UTF8
+            if cells or problem:
+                yield _TextRow(line, [] if problem else cells, problem)
+            width = width or len(cells)
+            line += len(read)
+
+
+def _cells(number: int) -> str:
+    return f"{number} cell{'s' * (number != 1)}"
 
 
 def _read_parquet(path: Path) -> ArrowTable:
@@ -235,11 +313,17 @@ def _read_parquet(path: Path) -> ArrowTable:
     return table
 
 
-def _records(path: Path) -> Iterator[Row]:
-    for number, fields in _json_lines(str(path)):
-        if fields is None:
-            raise UserError(f"{path}, line {number} is not a JSON object in UTF-8; repair or remove it")
-        yield fields
+def _read_records(path: Path) -> Table:
+    lines, broken = array("q"), dict[int, str]()
+
+    def records() -> Iterator[Row]:
+        for line, fields in _json_lines(str(path)):
+            if fields is None:
+                broken[len(lines)] = "which is not a JSON object in UTF-8"
+            lines.append(line)
+            yield fields or {}
+
+    return Table(path, record_columns(records()), lines, broken)
 
 
 def _json_lines(path: str) -> Iterator[tuple[int, Row | None]]:
@@ -275,7 +359,7 @@ def read_json_lines(files: Sequence[tuple[str, str]], column: str) -> Iterator[R
         for number, fields in _json_lines(path):
             text = (fields or {}).pop(column, None)
             text = text if isinstance(text, str) else None
-            yield {"text": text, "path": f"{path}, line {number}", "fields": json.dumps(fields or {})}
+            yield {"text": text, "path": f"{path}:{number}", "fields": json.dumps(fields or {})}
 
 
 def stream_json_lines(label: str, **arguments: Any) -> Iterator[Row]:
