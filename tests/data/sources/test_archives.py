@@ -1,5 +1,6 @@
 """Every member of an archive is in an example, or named as left out; none overwrites another."""
 
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -154,3 +155,17 @@ def test_field_of_the_name_of_the_signal_does_not_replace_it(tmp_path: Path) -> 
 def test_compressed_archives_are_read(tmp_path: Path, ending: str) -> None:
     write_tar(tmp_path / f"s.{ending}", {"a.wav": "A"}, mode=f"w:{ending.replace('tgz', 'gz').rpartition('.')[2]}")
     assert contents(tmp_path) == {"a": "A"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_archive_ends_at_a_member_that_is_far_larger_than_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    monkeypatch.setattr("data2vec.data.sources.archives.SMALL_MEMBER_BYTES", 1000)
+    with tarfile.open(tmp_path / "s.tar.gz", "w:gz") as archive:
+        for name, size in {"a.flac": 10, "b.flac": 2**20, "c.flac": 10}.items():
+            member = tarfile.TarInfo(name)
+            member.size = size
+            archive.addfile(member, io.BytesIO(bytes(size)))
+    with pytest.raises(UserError, match=r"b\.flac in it has 1048576 bytes, far more than the archive"):
+        read(tmp_path, streaming=streaming)

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import math
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -171,18 +172,18 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
     """The files that are a signal or may belong to one, without hidden ones; others are `left_out`. An error that ends the
     archive too early is added to `damage`."""
     try:
-        limit = _largest_member(archive)
+        limit = _largest_size(archive)
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeMember) as tar:
             for member in tar:
                 path = utf8(member.name)
+                if member.size > limit:  # only compression makes it possible, and passing over it costs as much as reading it
+                    raise tarfile.ReadError(f"{path} in it has {member.size} bytes, far more than the archive")
                 folder, _, name = path.rpartition("/")
                 if member.isdir() or is_hidden(path):
                     continue
                 stem, dot, ending = name.rpartition(".")
                 ending = (dot + ending).lower()
-                source = (
-                    tar.extractfile(member) if _is_readable(member, limit) and ending in (*MEDIA[kind], *SIDECARS) else None
-                )
+                source = tar.extractfile(member) if _is_readable(member) and ending in (*MEDIA[kind], *SIDECARS) else None
                 if source is None:
                     left_out.append(_name(archive, path))
                     continue
@@ -192,15 +193,14 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
         damage.append(error)
 
 
-def _largest_member(archive: str) -> int:
-    """Bytes that a member of an archive may have."""
-    size = MAX_MEMBER_BYTES if "://" in archive else require_regular(archive).st_size
-    return min(MAX_MEMBER_BYTES, max(SMALL_MEMBER_BYTES, MAX_EXPANSION * size))
+def _largest_size(archive: str) -> float:
+    """Bytes that a member of an archive can have; of a remote archive, whose size is not known, any number."""
+    return math.inf if "://" in archive else max(SMALL_MEMBER_BYTES, MAX_EXPANSION * require_regular(archive).st_size)
 
 
-def _is_readable(member: tarfile.TarInfo, limit: int) -> bool:
-    """Whether a member is a file that is stored as a whole, and not larger than `limit`."""
-    return member.isfile() and not member.issparse() and member.size <= limit
+def _is_readable(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file that is stored as a whole, and not too large."""
+    return member.isfile() and not member.issparse() and member.size <= MAX_MEMBER_BYTES
 
 
 def _name(archive: str, member: str) -> str:
