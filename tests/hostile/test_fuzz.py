@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import data2vec
@@ -18,6 +18,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.yaml_format import parse_yaml
+from helpers.fuzzing import examples
 
 RECIPE = load_recipe("vision/v2-tiny", {"encoder.width": 16, "encoder.layers": 3, "encoder.heads": 2, "encoder.ffn_width": 32})
 PIECES = (
@@ -53,13 +54,13 @@ def damaged(draw: st.DrawFn, text: str) -> str:
     return text
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(damaged("a: {b: [1, 2.5, true]}\nc: &x text\nd: *x\n") | st.text(max_size=60))
 def test_any_yaml_is_a_value_or_a_user_error(text: str) -> None:
     ends_well(lambda: parse_yaml(text, "x"))
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(damaged(RECIPE.to_yaml()))
 def test_a_damaged_recipe_is_a_recipe_or_a_user_error(text: str) -> None:
     def load() -> None:
@@ -69,7 +70,7 @@ def test_a_damaged_recipe_is_a_recipe_or_a_user_error(text: str) -> None:
     ends_well(load)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(key=st.sampled_from(sorted(RECIPE.flat())), depth=st.integers(1, 3), value=VALUES)
 def test_a_recipe_with_any_value_is_a_recipe_or_a_user_error(key: str, depth: int, value: Any) -> None:
     raw = RECIPE.model_dump(mode="json")
@@ -89,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.data())
 def test_a_damaged_config_is_a_model_or_a_user_error(folder: Path, data: st.DataObject) -> None:
     copy = folder.with_name("copy")
@@ -109,7 +110,7 @@ TABLES = {"t.csv": TABLE, "t.tsv": TABLE.replace(",", "\t"), "t.jsonl": LINES}
 
 
 @pytest.mark.parametrize("name", TABLES)
-@settings(max_examples=25)
+@examples(25)
 @given(data=st.data())
 def test_a_damaged_table_is_rows_or_a_user_error(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.position_encoders import gather_positions
 from data2vec.nn.transformer import Transformer, TransformerSettings
+from helpers.fuzzing import examples
 from helpers.position_kinds import KINDS, positions, views
 
 PADDING = torch.arange(12) >= torch.tensor([12, 8])[:, None]
@@ -65,7 +66,7 @@ def test_encode_visible_equals_full_sequence_with_masked_positions_as_padding(
 
 
 @each
-@settings(max_examples=20)
+@examples(20)
 @given(seed=st.integers(0, 2**32 - 1), masks=st.integers(1, 3), kept=st.integers(1, 11), view=st.integers(0, 99))
 def test_encode_visible_of_a_view_ignores_its_masked_positions(kind: str, seed: int, masks: int, kept: int, view: int) -> None:
     model = encoder(kind, extra=1)

@@ -59,7 +59,7 @@ def _file_problem(signal: Signal) -> str | None:
     try:
         with open_regular(signal["path"]):
             return None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "no such file"
     except IsADirectoryError:
         return "a folder, not a file"

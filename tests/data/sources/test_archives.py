@@ -2,14 +2,18 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from data2vec.data.audio import decode_audio
+from data2vec.data.check.check import check
 from data2vec.data.sources.open_dataset import open_dataset
-from data2vec.errors import UserError
+from data2vec.errors import CorruptExample, UserError
 from data2vec.settings import JsonDict
 from helpers.archives import write_tar
 
@@ -167,5 +171,48 @@ def test_archive_ends_at_a_member_that_is_far_larger_than_itself(
             member = tarfile.TarInfo(name)
             member.size = size
             archive.addfile(member, io.BytesIO(bytes(size)))
-    with pytest.raises(UserError, match=r"b\.flac in it has 1048576 bytes, far more than the archive"):
-        read(tmp_path, streaming=streaming)
+    first, last = open_dataset(str(tmp_path), "audio", streaming=streaming)
+    assert first["key"] == "a" and last["audio"]["bytes"] is None
+    assert "s.tar.gz/b.flac, which is not complete (b.flac in it has 1048576 bytes, far more" in last["audio"]["path"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", ["tar", "tgz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7, 0.9])
+def test_break_of_a_truncated_archive_is_one_bad_example(tmp_path: Path, part: float, ending: str, streaming: bool) -> None:
+    path = tmp_path / f"a.{ending}"
+    rng = np.random.default_rng(0)
+    contents = {f"{number}.wav": rng.bytes(200_000) for number in range(10)}
+    with tarfile.open(path, f"w:{ {'tgz': 'gz', 'tar.bz2': 'bz2', 'tar.xz': 'xz'}.get(ending, '') }") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    *rows, last = open_dataset(str(path), "audio", streaming=streaming)
+    whole = [row["key"] for row in rows]
+    assert whole == [str(number) for number in range(len(whole))] and len(whole) in (int(10 * part) - 1, int(10 * part))
+    assert all(row["audio"]["bytes"] == contents[f"{row['key']}.wav"] for row in rows)
+    assert last["audio"]["bytes"] is None and last["audio"]["path"].startswith(f"{path}/")
+    assert f"{len(whole)}.wav" in last["audio"]["path"] or f"{len(whole) - 1}.wav" in last["audio"]["path"]
+    with pytest.raises(CorruptExample, match=r"which is not complete \(.+\): no such file"):
+        decode_audio(last["audio"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_archive_and_members_whose_names_are_not_utf_8_are_escaped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, streaming: bool
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tar"))
+    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("b\xe9.wav", "b\xe9.cls", "c\xe9.pdf", "d\x1b.wav"):
+            tar.addfile(tarfile.TarInfo(name))
+    rows = list(open_dataset(str(path), "audio", streaming=streaming))
+    assert [row["key"] for row in rows] == [r"b\udce9", "d\x1b"]
+    assert rows[0]["audio"]["path"] == rf"{tmp_path}/caf\udce9.tar/b\udce9.wav"
+    json.dumps(rows, default=repr).encode()
+    assert r"caf\udce9.tar/c\udce9.pdf" in caplog.text and "\x1b" not in caplog.text
+    (part,) = check(str(path), workers=0, out=tmp_path / "report.json").parts
+    assert len(part.unreadable) == 2 and "\x1b" not in str(part.unreadable[0])
+    report = (tmp_path / "report.json").read_text()
+    assert r"b\\udce9.wav" in report and "\x1b" not in report

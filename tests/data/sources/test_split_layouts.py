@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data2vec.data.sources import archives
@@ -15,6 +15,7 @@ from data2vec.data.sources.open_dataset import list_splits, open_dataset
 from data2vec.data.sources.shards import Request
 from data2vec.errors import UserError
 from helpers.archives import write_tar
+from helpers.fuzzing import examples
 
 ROLES = {
     **dict.fromkeys(("train", "training", "train-clean-100", "train2017", "trainA"), "train"),
@@ -129,14 +130,14 @@ def check_layout(layout: dict[str, tuple[str | None, str]]) -> str:
 
 
 @given(layouts())
-@settings(max_examples=40)
+@examples(40)
 def test_splits_are_disjoint_and_complete_or_it_is_an_error(layout: Any) -> None:
     check_layout(layout)
 
 
 @pytest.mark.slow
 @given(layouts())
-@settings(max_examples=500)
+@examples(500)
 def test_splits_of_many_layouts_are_disjoint_and_complete_or_it_is_an_error(layout: Any) -> None:
     check_layout(layout)
 

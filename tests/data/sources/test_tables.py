@@ -149,6 +149,13 @@ def test_broken_row_of_a_text_table_is_one_bad_example_named_with_its_line(tmp_p
     assert (part.examples, len(part.unreadable)) == (4, 1) and f"a.{ending}:3, {why}" in part.unreadable[0]
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.csv", "text,a\0b\nx,y\n"), ("a.jsonl", '{"text": "x", "a\\u0000b": "y"}\n')])
+def test_name_of_a_column_with_nul_is_escaped(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (row,) = open_dataset(str(tmp_path / name), "text")
+    assert row["text"] == "x" and row[r"a\x00b"] == "y"
+
+
 def test_line_of_a_broken_row_counts_line_breaks_in_cells(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,path\n"a\nb",x\n\nbroken\nc,y\n')
     rows = open_dataset(str(tmp_path / "a.csv"), "text")

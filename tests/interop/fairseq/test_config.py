@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data2vec.errors import UserError
@@ -18,6 +18,7 @@ from data2vec.interop.fairseq.config import (
 from data2vec.interop.fairseq.key_mapping import BEIT
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
+from helpers.fuzzing import examples
 
 RELEASED = [name for name in recipe_names() if not name.endswith(("tiny", "small")) and "/v" in name]
 NOT_IN_FAIRSEQ = {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
@@ -91,7 +92,7 @@ TEACHERS = {
 }  # fmt: skip
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.data())
 def test_random_supported_recipe_survives_the_round_trip(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RELEASED))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data2vec.errors import UserError
@@ -15,6 +15,7 @@ from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.ngram import NGram, estimate_ngram
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
+from helpers.fuzzing import examples
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text has no wheel for this Python")
 
@@ -66,7 +67,7 @@ def together(scores: list[float], log_add: bool) -> float:
     return top + log(sum(exp(score - top) for score in scores)) if log_add else top
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(cases, st.sampled_from([0.0, 1.0, 2.5]), st.sampled_from([-1.0, 0.0, 3.0]), st.sampled_from([-0.7, 0.0]), st.booleans())
 def test_search_with_lexicon_and_lm_finds_the_best_of_all_paths(
     model: NGram, arpa: Path, case: tuple[int, int], lm: float, word: float, silence: float, log_add: bool
@@ -87,7 +88,7 @@ def test_search_with_lexicon_and_lm_finds_the_best_of_all_paths(
     assert found.score == pytest.approx(scores[best], abs=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(cases, st.sampled_from([-0.7, 0.0]), st.booleans())
 def test_search_without_lexicon_finds_the_best_of_all_paths(case: tuple[int, int], silence: float, log_add: bool) -> None:
     logits = logits_of(case)
@@ -98,7 +99,7 @@ def test_search_without_lexicon_finds_the_best_of_all_paths(case: tuple[int, int
     assert found.score == pytest.approx(scores[best], abs=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(cases)
 def test_search_with_a_label_lm_finds_the_best_of_all_paths(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[int, int]
@@ -114,7 +115,7 @@ def test_search_with_a_label_lm_finds_the_best_of_all_paths(
     assert found.score == pytest.approx(scores[best], abs=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31))
 def test_beam_of_one_equals_greedy_decoding(seed: int) -> None:
     vocabulary = CTCVocabulary.from_texts(["SOME LETTERS"])

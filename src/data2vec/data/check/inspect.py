@@ -77,7 +77,7 @@ def _audio(audio: Signal, _: object) -> Finding:
     wave, header = decode_audio(audio), read_audio_header(audio)
     return {
         "seconds": header.seconds,
-        "peak": float(wave.max() - wave.min()) / 2,
+        "peak": (float(wave.max()) - float(wave.min())) / 2,  # which may be beyond float32
         "sample rate": f"{header.rate} Hz",
         "channels": {1: "mono", 2: "stereo"}.get(header.channels, str(header.channels)),
         "format": header.format,

@@ -1,10 +1,8 @@
 """Tar archives in webdataset layout as rows, read from start to end."""
 
 import json
-import lzma
 import math
 import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -24,8 +22,6 @@ SIDECARS = (".json", ".cls", ".txt")
 """Members that tell something of the example they belong to."""
 
 
-DAMAGE = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error)
-"""The errors of an archive that is not complete."""
 _REPORTED: set[tuple[str, str]] = set()
 """Streamed archives of which this process has reported what is in no example; they are read again in every epoch."""
 
@@ -96,21 +92,17 @@ def read_archives(
     these is one. `.cls` is the field `label`, `.txt` the field `txt`, the keys of an object in `.json` are fields. `column`
     (`data.column`): only signals with this extension; for text, this field of `.json`. Nothing is unpacked to disk.
 
-    Raises UserError for a damaged archive, and when a member would overwrite another one."""
+    An archive that is damaged or truncated ends with a row without content, whose path names the archive, the member and why.
+    Raises UserError when a member would overwrite another one, and for an archive that cannot be reached."""
     left_out: list[str] = []
     splits = set[str]()
     for archive, _ in archives:
         held: Row | None = None
-        try:
-            for row in _read_archive(archive, kind, column, choice, left_out, splits):
-                if held is not None:
-                    yield held
-                held = row | {"left_out": left_out.copy(), "beside_splits": bool(splits)}
-                left_out.clear()
-        except DAMAGE as error:
+        for row in _read_archive(archive, kind, column, choice, left_out, splits):
             if held is not None:
                 yield held
-            raise UserError(f"{archive} is not a complete tar archive: {error}; copy or create it again") from None
+            held = row | {"left_out": left_out.copy(), "beside_splits": bool(splits)}
+            left_out.clear()
         if held is not None:
             held["left_out"] += left_out
             held["beside_splits"] = bool(splits)
@@ -145,7 +137,7 @@ def _read_archive(
 ) -> Iterator[Row]:
     """`splits`: the splits that folders are named by are added to it."""
     signals, other_splits = set[str](), set[str]()
-    damage: list[Exception] = []
+    damage: list[str] = []
     for _, group in groupby(_members(archive, kind, left_out, damage), lambda member: member.key):
         members = list(group)
         found = split_of_folders(members[0].folder)
@@ -164,18 +156,20 @@ def _read_archive(
                 )
             signals.add(own_key)
             yield row | {"in_split": found is not None}
-    if damage:  # after the last members that are complete
-        raise damage[0]
+    for name in damage:  # after the last members that are complete
+        signal = {"bytes": None, "path": name}
+        yield {"key": name.removeprefix(f"{utf8(archive)}/"), kind: signal, "fields": "{}", "in_split": True}
 
 
-def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[Exception]) -> Iterator[_Member]:
-    """The files that are a signal or may belong to one, without hidden ones; others are `left_out`. An error that ends the
-    archive too early is added to `damage`."""
+def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[str]) -> Iterator[_Member]:
+    """The files that are a signal or may belong to one, without hidden ones; others are `left_out`. If the archive ends too
+    early, the member where it does, and why, are added to `damage`."""
+    place = "its first member"
     try:
         limit = _largest_size(archive)
         with open_binary(archive) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeMember) as tar:
             for member in tar:
-                path = utf8(member.name)
+                place = path = utf8(member.name)
                 if member.size > limit:  # only compression makes it possible, and passing over it costs as much as reading it
                     raise tarfile.ReadError(f"{path} in it has {member.size} bytes, far more than the archive")
                 folder, _, name = path.rpartition("/")
@@ -188,9 +182,18 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[E
                     left_out.append(_name(archive, path))
                     continue
                 folder = "/".join(part for part in folder.split("/") if part not in ("", ".", ".."))
-                yield _Member(path, folder, stem, ending, source.read())
-    except DAMAGE as error:
-        damage.append(error)
+                content = source.read()
+                if len(content) < member.size:
+                    raise EOFError(f"only {len(content)} of {member.size} bytes are there")
+                yield _Member(path, folder, stem, ending, content)
+                place = f"what follows {path}"
+    except UserError:
+        raise
+    except Exception as error:  # whatever the library and the decompressors raise on damaged content
+        if isinstance(error, OSError) and (error.errno is not None or "://" in archive):
+            raise UserError(f"{archive} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from None
+        reason = utf8(" ".join(str(error).split())) or type(error).__name__
+        damage.append(f"{utf8(archive)}/{place}, which is not complete ({reason})")
 
 
 def _largest_size(archive: str) -> float:
@@ -204,7 +207,7 @@ def _is_readable(member: tarfile.TarInfo) -> bool:
 
 
 def _name(archive: str, member: str) -> str:
-    return f"{archive.rpartition('/')[2]}/{member}"
+    return f"{utf8(archive.rpartition('/')[2])}/{member}"
 
 
 def _examples(
@@ -245,7 +248,7 @@ def _examples(
                 if known.setdefault(name, value) != value:
                     raise UserError(f"{archive}: {path} has another {name} for {signal.path} than a member before it; keep one")
         key = signal.key if len(signals) == 1 else signal.own_key
-        row = {"key": key, kind: {"bytes": content, "path": f"{archive}/{signal.path}"}, "fields": json.dumps(known)}
+        row = {"key": key, kind: {"bytes": content, "path": f"{utf8(archive)}/{signal.path}"}, "fields": json.dumps(known)}
         yield signal.own_key, row
     left_out += [_name(archive, path) for path in fields if path not in used]
 

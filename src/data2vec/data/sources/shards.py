@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data2vec.data.cache import cached
-from data2vec.data.dataset import Rows
+from data2vec.data.dataset import Row, Rows
 from data2vec.data.sources.archives import read_archives, stream_archives
 from data2vec.data.sources.columns import NoSignal
 from data2vec.data.sources.formats import ARCHIVES, JSON_LINES, PARQUET, SignalKind
@@ -102,8 +102,7 @@ def _read_archives(request: Request, features: Mapping[str, Any], arguments: Map
     if request.streaming:
         features = {**features, **_features({"label": "string", "split": "string"})}
         rows = dataset_from_generator(where, stream_archives, features, True, label=label, **arguments)
-        if next(iter(rows), None) is None:
-            raise nothing
+        _refuse_without_content(next(iter(rows), None), kind, nothing)
         return rows
     from datasets import List, Value
 
@@ -113,6 +112,7 @@ def _read_archives(request: Request, features: Mapping[str, Any], arguments: Map
         rows = dataset_from_generator(where, read_archives, features, False, **arguments)
     except NoSignal:
         raise nothing from None
+    _refuse_without_content(next((row for row in rows if row[kind]["bytes"] is not None), rows[0]), kind, nothing)
     if left_out := [name for names in rows["left_out"][:] for name in names]:
         log.warning("%s: members in no example, %d: %s", where, len(left_out), listed(left_out))
     in_split = np.array(rows["in_split"][:])
@@ -126,6 +126,14 @@ def _read_archives(request: Request, features: Mapping[str, Any], arguments: Map
         log.warning(message, where, len(outside), len(rows), listed(outside), ALL)
         rows = rows.select(np.flatnonzero(in_split)).flatten_indices()
     return _with_fields(rows.remove_columns(list(about)), kind)
+
+
+def _refuse_without_content(row: Row | None, kind: SignalKind, nothing: NoSignal) -> None:
+    """Raise NoSignal for no row, and for one that stands for the damage of an archive."""
+    if row is None:
+        raise nothing
+    if row[kind]["bytes"] is None:
+        raise NoSignal(f"{row[kind]['path']}: no example can be read; copy or create the archive again")
 
 
 def _features(types: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Table:
 
     def name(self, index: int) -> str:
         """What names a row in messages: FILE:LINE."""
-        return f"{self.path}, row {index + 1}" if self.lines is None else f"{self.path}:{self.lines[index]}"
+        place = f", row {index + 1}" if self.lines is None else f":{self.lines[index]}"
+        return f"{utf8(str(self.path))}{place}"
 
     def refuse_if_mostly_broken(self) -> None:
         """Raise UserError if more than half of the rows are broken, so that the file is likely to be no such table."""
@@ -285,10 +286,16 @@ def _text_rows(path: Path) -> Iterator[_TextRow]:
                 cells = [""]
             if problem is None and not is_utf8("".join(cells)):
                 problem = NOT_UTF8
+            cells = cells if width else list(map(column_name, cells))
             if cells or problem:
                 yield _TextRow(line, [] if problem else cells, problem)
             width = width or len(cells)
             line += len(read)
+
+
+def column_name(name: str) -> str:
+    """The name of a column as a table can hold it, which ends at a NUL."""
+    return name.replace("\0", r"\x00")
 
 
 def _cells(number: int) -> str:
@@ -335,7 +342,8 @@ def _json_lines(path: str) -> Iterator[tuple[int, Row | None]]:
                     fields = json.loads(text)
                     if "\\u" in text:
                         json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-                    yield number, fields if isinstance(fields, dict) else None
+                    is_object = isinstance(fields, dict)
+                    yield number, {column_name(name): value for name, value in fields.items()} if is_object else None
             except (ValueError, RecursionError):  # RecursionError: nested too deeply
                 yield number, None
 
@@ -359,7 +367,7 @@ def read_json_lines(files: Sequence[tuple[str, str]], column: str) -> Iterator[R
         for number, fields in _json_lines(path):
             text = (fields or {}).pop(column, None)
             text = text if isinstance(text, str) else None
-            yield {"text": text, "path": f"{path}:{number}", "fields": json.dumps(fields or {})}
+            yield {"text": text, "path": f"{utf8(path)}:{number}", "fields": json.dumps(fields or {})}
 
 
 def stream_json_lines(label: str, **arguments: Any) -> Iterator[Row]:
