@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
+from data2vec.data.audio import decode_audio, normalize_waveform
+from data2vec.data.check.inspect import inspect_example
 from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.open_dataset import open_dataset
@@ -65,6 +68,30 @@ def test_broken_line_of_jsonl_is_one_bad_example_named_with_its_line(tmp_path: P
     assert [rows[0]["text"], rows[2]["text"], len(rows)] == ["one", "three", 3]
     with pytest.raises(CorruptExample, match=r"texts\.jsonl:2: "):
         list(read_text(rows[1]))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("peak", [1e15, 1e19, 1e30, 3.4e38])
+def test_finite_samples_of_any_size_are_normalized_or_a_bad_example(
+    tmp_path: Path, peak: float, channels: int, rate: int
+) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, (rate // 4, channels)).astype(np.float32) * np.float32(peak)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    found = inspect_example("audio", {"audio": {"bytes": None, "path": str(path)}}, str(path))
+    if "problem" in found:
+        assert peak > 1e38 and "beyond the range of float32" in found["problem"]
+        return
+    waveform = normalize_waveform(decode_audio({"bytes": None, "path": str(path)}))
+    assert np.isfinite(waveform).all() and abs(waveform.std() - 1) < 0.01
+    assert found["peak"] == pytest.approx(peak, rel=0.7)
+
+
+@pytest.mark.parametrize("value", [1e39, 1e300, -1e300])
+def test_array_beyond_float32_is_a_bad_example(value: float) -> None:
+    with pytest.raises(CorruptExample, match="beyond the range of float32"):
+        decode_audio({"array": np.array([0.0, value] * 8000), "sampling_rate": 16000, "path": "a"})
 
 
 @pytest.mark.parametrize("streaming", [False, True])
