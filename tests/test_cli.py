@@ -53,7 +53,11 @@ def command(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 def stderr_lines(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> list[str]:
     """What a failing command prints to stderr."""
-    assert cli.main(words) == status
+    try:
+        ended: object = cli.main(words)
+    except SystemExit as exit_:  # by argparse
+        ended = exit_.code
+    assert ended == status
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
     return printed.splitlines()
