@@ -17,5 +17,7 @@ settings.register_profile("data2vec", deadline=None, derandomize=True)
 settings.register_profile("fuzz", deadline=None, max_examples=5000)  # `make fuzz`: other examples in every run
 settings.load_profile(os.environ.get("DATA2VEC_HYPOTHESIS", "data2vec"))
 
-# A shell ignores Ctrl-C for what it runs in the background, and the commands that tests start would inherit that.
+# A shell ignores Ctrl-C for what it runs in the background, and nohup a closed terminal; the commands that tests start would
+# inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
