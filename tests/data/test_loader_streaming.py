@@ -227,12 +227,21 @@ def test_invalid_urls_are_user_errors_of_one_line(where, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("form", "kind"), [("tar", "image"), ("parquet", "image")])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_truncated_shard_is_a_user_error_of_one_line(stored, load, tmp_path, form, kind, workers):
-    stored(kind, form, str(tmp_path / "set"))
-    path = tmp_path / "set" / f"shard-5.{form}"
+def test_truncated_parquet_shard_is_a_user_error_of_one_line(stored, load, tmp_path, workers):
+    stored("image", "parquet", str(tmp_path / "set"))
+    path = tmp_path / "set" / "shard-5.parquet"
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UserError, match=r"shard-5|shard 5 of the 8 in the data cannot be read") as error:
-        take(load(kind, str(tmp_path / "set"), workers=workers), 0, 9)
+        take(load("image", str(tmp_path / "set"), workers=workers), 0, 9)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_break_of_a_truncated_tar_shard_is_a_corrupt_example(stored, load, tmp_path, workers):
+    stored("image", "tar", str(tmp_path / "set"))
+    path = tmp_path / "set" / "shard-5.tar"
+    path.write_bytes(path.read_bytes()[:700])
+    loader = load("image", str(tmp_path / "set"), workers=workers)
+    take(loader, 0, 9)
+    assert [name for name in loader.corrupt.names if "shard-5.tar" in name]
