@@ -23,6 +23,7 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.run_dir import load_run_recipe
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.classifiers import classifier_accuracies
 from data2vec.tasks.probing.dataset import load_probe_sets
@@ -87,20 +88,24 @@ def probe(
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
     `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, as paths, or as a `datasets.Dataset`
-    or `DatasetDict`, instead of the recipe's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
+    or `DatasetDict`, instead of `probe.data` and `probe.valid` of the run's recipe; `data` alone replaces both, and a fifth of it is
     held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
+    settings_of_run: JsonDict = {}
     if not isinstance(model, Model):
-        out = Path(model) / "probe.json" if out is None and Path(model).is_dir() else out
+        folder = Path(model)
+        out = folder / "probe.json" if out is None and folder.is_dir() else out
         model = load(model, modality)
+        if (folder / "recipe.yaml").is_file():  # a run's own record; the folder of a model names no data
+            settings_of_run = {f"probe.{key}": value for key, value in load_run_recipe(folder).probe.model_dump().items()}
     data, valid = (None if each is None else data_path(each) for each in (data, valid))
     given = {"probe.data": data, "probe.valid": valid}
     datasets = {key: path for key, path in given.items() if path is not None or data is not None}
     # The recipe's selection of rows is of its own data.
     other_rows: JsonDict = {f"{key}_rows": {} for key in datasets}
-    recipe = load_recipe(load_recipe(model.recipe, other_rows), overrides)
+    recipe = load_recipe(load_recipe(load_recipe(model.recipe, settings_of_run), other_rows), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     train_set, valid_set = load_probe_sets(reader, settings, seed)
