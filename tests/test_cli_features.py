@@ -75,14 +75,18 @@ def test_features_with_invalid_arguments_exits_with_2(
         ([model, *clips, "--out", out, "--layers", "3"], "layers: 3 does not exist; this model has blocks 1 to 2"),
         ([model, *clips, "--out", out, "--layers", "1,2,3"], "layers: [1.0, 2.0, 3.0] does not exist"),
         ([model, *clips, "--out", out, "--device", "gpu"], "device: 'gpu' is not a device"),
-        ([model, *clips, "--out", out, "--batch", "0"], "batch: 0 is not a number of positions"),
+        ([model, *clips, "--out", out, "--batch", "0"], "argument --batch: '0' is not an integer of at least 1"),
         ([model, clips[0], str(tmp_path), "--out", out], "is a folder: give one dataset alone, or files"),
         ([model, str(tmp_path / "gone"), "--out", out], "there is no such folder or file"),
         ([model, model, "--out", out], "no audio found"),
     ):
-        assert cli.main(["features", *words]) == 2
+        try:
+            ended: object = cli.main(["features", *words])
+        except SystemExit as exit_:  # by argparse
+            ended = exit_.code
+        assert ended == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("data2vec: error: ") and printed in line
+        assert line.startswith(("data2vec: error: ", "data2vec features: error: ")) and printed in line
     assert not list(tmp_path.glob("out*"))
 
 

@@ -88,7 +88,7 @@ def probe(
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
     `model`: a Model, or the folder of a run or model. `data` and `valid`: labelled data, as paths, or as a `datasets.Dataset`
-    or `DatasetDict`, instead of `probe.data` and `probe.valid` of the run's recipe; `data` alone replaces both, and a fifth of it is
+    or `DatasetDict`, instead of the run's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
     held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
 
