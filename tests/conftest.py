@@ -8,12 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["helpers.fixtures", "helpers.foreign_pickles"]
 
 # The same examples in every run, and no opinion on how long one takes: machines are shared.
-settings.register_profile("data2vec", deadline=None, derandomize=True)
+settings.register_profile("data2vec", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", deadline=None, max_examples=5000)  # `make fuzz`: other examples in every run
 settings.load_profile(os.environ.get("DATA2VEC_HYPOTHESIS", "data2vec"))
 
