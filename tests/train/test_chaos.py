@@ -235,14 +235,3 @@ def test_unwritable_home_does_not_end_a_run(tiny: dict[str, Any], tmp_path: Path
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     started = Started(tmp_path / "run", tiny | LONG | {"train.steps": 5})
     assert started.process.wait(300) == 0, started.log.read_text()
-
-
-def test_lack_of_memory_is_named_and_resumes(tiny: dict[str, Any], tmp_path: Path) -> None:
-    started = Started(tmp_path / "run", tiny | LONG | {"data.workers": 0}).at_step(3)
-    pid = started.process.pid
-    used = int(re.findall(r"VmSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) * 1024
-    resource.prlimit(pid, resource.RLIMIT_AS, (used - 2**20, used - 2**20))
-    resource.prlimit(pid, resource.RLIMIT_DATA, (2**20, 2**20))
-    line = started.end(1)
-    assert "out of memory" in line
-    assert_resumes(line, started.run, saved=False)
