@@ -33,7 +33,7 @@ from data2vec.nn.transformer import Transformer
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe
 from data2vec.settings import JsonDict
-from data2vec.untrusted import read_json
+from data2vec.untrusted import read_json, require_regular
 
 FORMAT = "data2vec model 2"
 CONFIG, WEIGHTS, HEAD, PRETRAINING = "config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors"
@@ -254,6 +254,7 @@ class _SkipValues(TorchFunctionMode):
 
 def _load_weights(module: nn.Module, weights: Path) -> None:
     try:
+        require_regular(weights)  # the library would wait for the writer of a FIFO
         load_model(module, weights)
     except FileNotFoundError:
         raise UserError(f"{weights} is missing; copy the complete folder again") from None
