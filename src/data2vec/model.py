@@ -156,9 +156,9 @@ def save_model_folder(
 def _optional_files(folder: Path) -> tuple[str, ...]:
     """The files that a model in this folder may have and another may not: none, unless the folder is one of ours."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG)
         is_ours, has_tokenizer = str(config["format"]).startswith("data2vec model"), bool(config.get("files"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ()
     return (HEAD, PRETRAINING, *(TOKENIZER if has_tokenizer else ())) if is_ours else ()
 

@@ -27,6 +27,7 @@ from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
+from data2vec.untrusted import NotRegular, read_regular
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -115,17 +116,15 @@ def is_checkpoint_name(name: str) -> bool:
 def read_small_file(path: Path, max_bytes: int = MAX_BYTES) -> str | None:
     """The text of a file of a run folder; None if there is none. Raises DamagedFile for what is no regular file of text."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise DamagedFile("is not a regular file")
-            if status.st_size > max_bytes:
-                raise DamagedFile(f"has {status.st_size} bytes")
-            return file.read(max_bytes).decode()
+        return read_regular(path, max_bytes).decode()
     except FileNotFoundError:
         return None
+    except (NotRegular, IsADirectoryError):
+        raise DamagedFile("is not a regular file") from None
     except UnicodeDecodeError:
         raise DamagedFile("is not text in UTF-8") from None
+    except ValueError as error:  # it is too large
+        raise DamagedFile(f"cannot be read ({error})") from None
     except OSError as error:
         raise DamagedFile(f"cannot be read ({error.strerror or error})") from None
 

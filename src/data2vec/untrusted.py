@@ -26,7 +26,10 @@ class NotRegular(OSError):
 
 def require_regular(path: str | Path) -> os.stat_result:
     """The status of a regular file. Raises OSError if it is none, or does not exist."""
-    status = os.stat(path)
+    return _regular(os.stat(path), path)
+
+
+def _regular(status: os.stat_result, path: str | Path) -> os.stat_result:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(21, "is a folder, not a file", str(path))
     if not stat.S_ISREG(status.st_mode):
@@ -37,15 +40,20 @@ def require_regular(path: str | Path) -> os.stat_result:
 def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading bytes. Raises OSError for any other, without waiting for it."""
     require_regular(path)
-    return open(path, "rb")
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  # the caller closes it
+    try:
+        _regular(os.fstat(file.fileno()), path)  # another may stand there by now
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def read_regular(path: str | Path, max_bytes: int = MAX_SETTINGS_BYTES) -> bytes:
     """The content of a regular file. Raises OSError if it is none, and ValueError if it is larger."""
-    size = require_regular(path).st_size
-    if size > max_bytes:
-        raise ValueError(f"it has {size} bytes; at most {max_bytes} are read")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > max_bytes:
+            raise ValueError(f"it has {size} bytes; at most {max_bytes} are read")
         return file.read(max_bytes)
 
 
