@@ -12,6 +12,7 @@ import torch
 
 import data2vec
 from data2vec import cli
+from helpers.command import exit_status
 
 TINY = [
     *("train.steps=4", "train.checkpoint_every=2", "train.schedule.warmup_steps=1", "train.device=cpu", "log.every=1"),
@@ -53,11 +54,7 @@ def command(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
 
 def stderr_lines(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> list[str]:
     """What a failing command prints to stderr."""
-    try:
-        ended: object = cli.main(words)
-    except SystemExit as exit_:  # by argparse
-        ended = exit_.code
-    assert ended == status
+    assert exit_status(*words) == status
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
     return printed.splitlines()

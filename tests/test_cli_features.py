@@ -16,6 +16,7 @@ from data2vec import cli
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
+from helpers.command import exit_status
 
 COMMAND = (sys.executable, "-m", "data2vec", "features")
 
@@ -80,11 +81,7 @@ def test_features_with_invalid_arguments_exits_with_2(
         ([model, str(tmp_path / "gone"), "--out", out], "there is no such folder or file"),
         ([model, model, "--out", out], "no audio found"),
     ):
-        try:
-            ended: object = cli.main(["features", *words])
-        except SystemExit as exit_:  # by argparse
-            ended = exit_.code
-        assert ended == 2
+        assert exit_status("features", *words) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(("data2vec: error: ", "data2vec features: error: ")) and printed in line
     assert not list(tmp_path.glob("out*"))

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from data2vec import cli
 from data2vec.recipe.loading import load_recipe
 from data2vec.train.train_step import TrainStep
+from helpers.command import exit_status
 
 SMALL = {
     "encoder.width": 16,
@@ -119,7 +119,6 @@ def run(case: Case, inputs: Path, out: Path) -> int:
     """The status of training one step with the override."""
     verb = "finetune" if case.recipe == "classes" else "pretrain"
     with one_step():
-        try:
-            return cli.main([verb, str(inputs / f"{case.recipe}.yaml"), "--out", str(out), f"{case.key}={case.value}"])
-        except SystemExit as ended:  # of the parser
-            return int(ended.code or 0)
+        status = exit_status(verb, str(inputs / f"{case.recipe}.yaml"), "--out", str(out), f"{case.key}={case.value}")
+    assert isinstance(status, int)
+    return status
