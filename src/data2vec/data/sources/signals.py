@@ -122,23 +122,23 @@ def _convert_row(row: Row, chosen: str, form: str, kind: SignalKind, boundary: B
     content, path = (value["bytes"], value["path"]) if value is not None else (None, None)
     if content is None:
         base = None if folder is None or not path else base_folder(folder, [path])
-        path = _local_path(path, boundary, base) if path else f"{boundary.where}, a row that is empty"
+        if path:
+            path = _local_path(path, boundary.where, base)
+            boundary.require([path], "paths")
+        else:
+            path = f"{boundary.where}, a row that is empty"
     return found | {kind: {"bytes": content, "path": path}}
 
 
-def _local_path(path: str, boundary: Boundary, folder: Path | None) -> str:
-    """The file that a row names. Raises UserError for the URL of a file, a relative path in data that is not local, and a path
-    that leads outside of the dataset."""
-    where = boundary.where
+def _local_path(path: str, where: str, folder: Path | None) -> str:
+    """The file that a row names. Raises UserError for the URL of a file, or a relative path in data that is not local."""
     if "://" in path:
         raise UserError(f"{where} names files by URLs, such as {path}; download them, or save their content in the table")
     if folder is None and not Path(path).is_absolute():
         raise UserError(
             f"{where} names files by paths, such as {path}, that are relative to no folder here; save their content in it"
         )
-    found = path if folder is None else str(folder / path)
-    boundary.require([found], "paths")
-    return found
+    return path if folder is None else str(folder / path)
 
 
 def _replace_signal(rows: Rows, kind: SignalKind, form: str, boundary: Boundary, folder: Path | None) -> Rows:
@@ -157,9 +157,10 @@ def _replace_signal(rows: Rows, kind: SignalKind, form: str, boundary: Boundary,
     if form == "signal" and not len(empty):
         return rows
     base = None if folder is None else base_folder(folder, [path for path in paths[:TRIED_PATHS] if path])
+    found = {index: _local_path(path, boundary.where, base) for index in empty.tolist() if (path := paths[index])}
+    boundary.require(found.values(), "paths")  # of all at once, as most are in the same folders
     for index in empty.tolist():
-        path = paths[index]
-        paths[index] = _local_path(path, boundary, base) if path else f"{boundary.where}, row {index + 1}, which is empty"
+        paths[index] = found.get(index) or f"{boundary.where}, row {index + 1}, which is empty"
     chunks, start = [], 0
     for chunk in content.chunks:
         names = pa.array(paths[start : start + len(chunk)], pa.string())
