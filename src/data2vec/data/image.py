@@ -71,10 +71,8 @@ def decode_image(image: Signal) -> Tensor:
 
 def _check_sums(content: bytes) -> None:
     """Raises CorruptExample for a PNG with a wrong checksum, of which Pillow may decode other pixels."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with open_image(content) as opened:
             opened.verify()
     except SyntaxError as error:
         raise CorruptExample(str(error)) from None
