@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from data2vec import __version__, cli_help
+from data2vec.data.sources.formats import is_utf8
 from data2vec.errors import Interrupted, RunStopped, UserError, printable, quoted
 from data2vec.local_path import output_file
 from data2vec.modalities.custom_classes import trust_class
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     parser = _build_parser()
-    if wrong := [word for word in argv if "\0" in word or _has_surrogate(word)]:
+    if wrong := [word for word in argv if "\0" in word or not is_utf8(word)]:
         parser.error(f"{quoted(wrong[0])} is no text in UTF-8; rename it")
     if (before := _before_empty(argv)) is not None:
         parser.error(
@@ -90,10 +91,6 @@ def _before_empty(argv: Sequence[str]) -> str | None:
         if word.startswith("--") and word.endswith("="):
             return word
     return None
-
-
-def _has_surrogate(word: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _report_unexpected(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from data2vec.data.sources.formats import is_utf8
 from data2vec.errors import quoted
 
 MAX_INTEGER = 2**63 - 1
@@ -39,6 +40,6 @@ def _impossible(value: object) -> str | None:
         return None
     if len(value) > MAX_CHARACTERS:
         return f"should have at most {MAX_CHARACTERS} characters, not {len(value)}"
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if "\0" in value or not is_utf8(value):
         return f"should be text in UTF-8 without NUL, not {quoted(value)}"
     return None
