@@ -1,17 +1,16 @@
 """Documents: the text of a row, from a string, bytes or a file, read in pieces."""
 
 import io
-import re
 from collections.abc import Iterator
 
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Row, Signal
+from data2vec.data.sources.formats import is_utf8
 from data2vec.errors import CorruptExample
 from data2vec.untrusted import open_regular
 
 PIECE_CHARACTERS = 2**20
 """Characters read and encoded at a time; longer documents are split at line ends."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_text(row: Row) -> Iterator[str]:
@@ -20,7 +19,7 @@ def read_text(row: Row) -> Iterator[str]:
     text = {"bytes": text, "path": None} if isinstance(text, bytes) else text
     with decoding(text if isinstance(text, dict) else {"bytes": b""}, name):
         if isinstance(text, str):
-            if _SURROGATE.search(text):
+            if not is_utf8(text):
                 raise CorruptExample("not a text that can be encoded: it contains half of a surrogate pair")
             if text:
                 yield text

@@ -1,6 +1,7 @@
 """File name endings of everything that can be read."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 from data2vec.errors import printable
 
 SignalKind = Literal["audio", "image", "text"]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 MEDIA: dict[SignalKind, tuple[str, ...]] = {
     "audio": (
@@ -58,7 +60,7 @@ def with_ending(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
 
 def is_utf8(text: str) -> bool:
     """Whether a text can be encoded: a name of a file that is not UTF-8, and half of a surrogate pair in JSON, cannot."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not _SURROGATE.search(text)
 
 
 def utf8(text: str) -> str:
