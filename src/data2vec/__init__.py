@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from data2vec.tasks.probing.probe import probe
     from data2vec.tasks.probing.token_readout import token_readout
     from data2vec.train.finetune import finetune
+    from data2vec.train.planning.plan import plan
+    from data2vec.train.planning.run_plan import RunPlan
     from data2vec.train.pretrain import pretrain
 
 try:
@@ -52,6 +54,7 @@ __all__ = [
     "Model",
     "Recipe",
     "Run",
+    "RunPlan",
     "RunStopped",
     "UserError",
     "check",
@@ -65,6 +68,7 @@ __all__ = [
     "load",
     "load_recipe",
     "make_bigram_shift",
+    "plan",
     "pretrain",
     "probe",
     "recipe_names",
@@ -82,6 +86,7 @@ _MODULES = {
     "Model": "model",
     "Recipe": "recipe.recipe",
     "Run": "run_dir",
+    "RunPlan": "train.planning.run_plan",
     "check": "data.check.check",
     "compare": "comparison.compare",
     "convert": "interop.convert",
@@ -93,6 +98,7 @@ _MODULES = {
     "load": "interop.load",
     "load_recipe": "recipe.loading",
     "make_bigram_shift": "tasks.probing.bigram_shift",
+    "plan": "train.planning.plan",
     "pretrain": "train.pretrain",
     "probe": "tasks.probing.probe",
     "recipe_names": "recipe.loading",

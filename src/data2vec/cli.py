@@ -131,6 +131,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
     verb.add_argument("--out", metavar="RUN", type=Path, help="run folder (default: runs/ and the recipe's name)")
     verb.add_argument("--resume", action="store_true", help="resume from the latest complete checkpoint of RUN")
+    verb.add_argument("--dry-run", action="store_true", help="print the plan of the run, as 'data2vec plan' does, and end")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
     verb = _add_verb(verbs, "finetune", _finetune, "fine-tune on labelled data", cli_help.FINETUNE, _finetune_settings)
@@ -139,12 +140,23 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--scratch", action="store_true", help="use only the shape of MODEL, with fresh weights, as a baseline")
     verb.add_argument("--out", metavar="DIR", type=Path, help="run folder (default: runs/ and the recipe's name)")
     verb.add_argument("--resume", action="store_true", help="resume from the latest complete checkpoint of DIR")
+    verb.add_argument("--dry-run", action="store_true", help="print the plan of the run, as 'data2vec plan' does, and end")
     sweep = "train one run per value of a setting; repeat for a grid of settings"
     verb.add_argument("--sweep", metavar="key=a,b,c", action="append", default=[], help=sweep)
     verb.add_argument(
         "--seeds", metavar="N", type=_number(int, 0, 1000), default=0, help="repeat with seeds 1 to N; report median and spread"
     )
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
+
+    about = "print what a run will be, and what would be unwise, without starting it"
+    verb = _add_verb(verbs, "plan", _plan, about, cli_help.PLAN)
+    verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
+    verb.add_argument("--data", metavar="DATA", help="short for data.train=DATA")
+    verb.add_argument("--model", metavar="MODEL", help="the model that a fine-tuning recipe starts from")
+    verb.add_argument("--out", metavar="RUN", type=Path, help="the run folder, for the free space on its disk")
+    verb.add_argument("--no-measure", action="store_true", help="only count; make no step to measure memory and time")
+    verb.add_argument("--json", metavar="FILE", type=Path, help="also write all numbers as JSON")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
     verb = _add_verb(verbs, "evaluate", _evaluate, "evaluate a fine-tuned model on labelled data", cli_help.EVALUATE)
     verb.add_argument("model", metavar="MODEL|RUN", help="a fine-tuned model or its run folder")
@@ -302,6 +314,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from data2vec.train.pretrain import pretrain
 
     a = arguments
+    if a.dry_run:
+        _dry_run(a)
+        return
     run = pretrain(a.recipe, overrides=a.overrides, out=a.out, resume=a.resume, modality=a.modality)
     _print_files(run, f"data2vec probe {run.folder} --data LABELLED")
 
@@ -312,12 +327,17 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
     a = arguments
     if a.sweep or a.seeds:
-        if a.scratch or a.resume:
-            raise UserError("--scratch and --resume cannot be used with --sweep or --seeds; run finetune once for each seed")
+        if a.scratch or a.resume or a.dry_run:
+            raise UserError(
+                "--scratch, --resume and --dry-run cannot be used with --sweep or --seeds; run finetune once for each seed"
+            )
         if wrong := [setting for setting in a.sweep if not setting.partition("=")[2]]:
             raise UserError(f"--sweep {wrong[0]!r}: no values; write key=value,value, such as train.lr=1e-4,3e-4")
         grid = {key: values.split(",") for key, _, values in (setting.partition("=") for setting in a.sweep)}
         print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out, a.modality))
+        return
+    if a.dry_run:
+        _dry_run(a, model=a.model, scratch=a.scratch)
         return
     settings = {"overrides": a.overrides, "out": a.out, "resume": a.resume, "scratch": a.scratch, "modality": a.modality}
     run = finetune(a.recipe, a.model, **settings)
@@ -330,6 +350,34 @@ def _print_files(run: "Run", next_command: str) -> None:
         if run.report.exists():
             print(f"report: {run.report}")
         print(f"next: {next_command}")
+
+
+def _dry_run(arguments: argparse.Namespace, **more: object) -> None:
+    """Print the plan of the run that the arguments describe."""
+    from data2vec.train.planning.plan import plan
+
+    a = arguments
+    if a.resume:
+        raise UserError("--dry-run: plans a new run, and cannot be used with --resume; omit one of them")
+    planned = plan(a.recipe, overrides=a.overrides, out=a.out, modality=a.modality, **more)  # type: ignore[arg-type]
+    if _is_main_process():
+        print(planned)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from data2vec.train.planning.plan import plan
+
+    a = arguments
+    if a.json is not None:
+        output_file(a.json, "--json")
+    planned = plan(a.recipe, a.data, a.overrides, a.out, a.model, measure=not a.no_measure, modality=a.modality)
+    if not _is_main_process():
+        return
+    if a.json is not None:
+        from data2vec.atomic_io import write_json
+
+        write_json(a.json, planned.to_json())
+    print(planned)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

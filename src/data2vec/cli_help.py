@@ -5,6 +5,7 @@ examples:
   data2vec demo                                          pre-train on images, text and speech in minutes, without downloads
   data2vec recipes                                       list the shipped recipes
   data2vec check photos/                                 count examples, find corrupt and duplicate files
+  data2vec plan vision/v2-tiny data.train=photos/        steps, memory, time and disk of a run, and what would be unwise
   data2vec pretrain vision/v2-tiny data.train=photos/    pre-train on a folder of images
   data2vec report runs/vision-v2-tiny                    build report.html: curves, figures, health verdict
   data2vec probe runs/vision-v2-tiny --data train/ --valid valid/
@@ -16,6 +17,17 @@ examples:
   data2vec evaluate runs/vision-classify-tiny            evaluate the fine-tuned model
 
 See 'data2vec VERB --help' for the options, settings and examples of a verb.
+"""
+PLAN = """\
+examples:
+  data2vec plan vision/v2-tiny data.train=photos/
+  data2vec plan speech/v2-base --data LibriSpeech/ train.precision=bf16 --no-measure
+  data2vec plan speech/ctc-tiny --model runs/speech data.train=transcribed/ data.valid=held-out/ --json plan.json
+
+Nothing is written but files derived from the data, such as tokens of text, which the run uses too. Memory and time are
+measured by two steps with one micro-batch. 'pretrain --dry-run' and 'finetune --dry-run' print the same.
+
+Settings are given as key=value; 'data2vec pretrain --help' and 'data2vec finetune --help' list them.
 """
 PRETRAIN = """\
 examples:

@@ -16,11 +16,11 @@ from data2vec.comparison.evaluations import (
     finetune_overrides,
     labelled_sets,
 )
-from data2vec.comparison.flops import step_cost
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.train.finetune import resolve_recipe
+from data2vec.train.planning.step_cost import step_cost
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "data.workers": 0, "train.device": "cpu"}
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60)}

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from data2vec.comparison.flops import StepCost
 from data2vec.comparison.plan import Outcome, Plan
 from data2vec.comparison.settings import load_comparison
 from data2vec.errors import UserError
+from data2vec.train.planning.step_cost import StepCost
 
 PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}
 

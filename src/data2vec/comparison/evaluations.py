@@ -17,7 +17,6 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from data2vec.atomic_io import write_json
-from data2vec.comparison.flops import step_cost
 from data2vec.comparison.probing import Features, LabelledSet, probe_scores
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.open_dataset import list_splits
@@ -42,6 +41,7 @@ from data2vec.tasks.probing.features import pool_features
 from data2vec.tasks.probing.probe import untrained_encoder
 from data2vec.tasks.probing.token_readout import MAX_TOKENS, Unigrams, View, mask_tokens, readout_gains, require_text
 from data2vec.train.finetune import finetune, resolve_recipe
+from data2vec.train.planning.step_cost import step_cost
 
 
 class EvalData(RowSelection):

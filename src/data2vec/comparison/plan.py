@@ -18,12 +18,12 @@ import torch
 
 from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import FinetuneEvaluation, Scores
-from data2vec.comparison.flops import StepCost, step_cost
 from data2vec.comparison.settings import Combination, ComparisonSettings, arm_recipe, combinations, online_probe
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
+from data2vec.train.planning.step_cost import StepCost, step_cost
 
 POINTS = 5
 """Probes along a run, and checkpoints."""

@@ -24,6 +24,7 @@ from data2vec.comparison.evaluations import evaluate
 from data2vec.comparison.plan import TRIVIAL, EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.comparison.settings import ComparisonSettings
 from data2vec.comparison.trivial import trivial_baselines
+from data2vec.data.quantities import format_duration
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe
@@ -146,14 +147,10 @@ class _Progress:
         reason = next((each for each in reasons if each is not None), None)
         self.failed += reason is not None
         rate = (time.monotonic() - self.start) / (self.count - self.before)
-        left = f"about {_duration(rate * max(0, self.total - self.count))} left"
+        left = f"about {format_duration(rate * max(0, self.total - self.count))} left"
         what = outcome.job["folder"] + (f" failed: {reason}" if reason is not None else "")
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.count}/{self.total} jobs done{failed}, {left}; {what}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _reason(error: Exception) -> str:

@@ -133,6 +133,7 @@ class SpeechExamples(ExampleDataset):
         self.keys = np.flatnonzero(usable)
         self.num_short = int((seconds < min_seconds).sum())  # corrupt clips have NaN seconds, so they are not counted
         self.costs = seconds[usable] if full else np.minimum(seconds[usable], settings.max_seconds)
+        self.num_cropped = 0 if full else int((seconds > settings.max_seconds).sum())
         if isinstance(rows, list):  # one window of a stream: the next one may have longer clips
             return
         if self.num_short:

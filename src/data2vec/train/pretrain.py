@@ -48,7 +48,7 @@ def pretrain(
     Under torchrun every process calls this; restarted processes resume automatically. Raises UserError for wrong arguments,
     and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
     raise Interrupted."""
-    resolved = _resolve_recipe(recipe, data, overrides, modality)
+    resolved = resolve_recipe(recipe, data, overrides, modality)
     if isinstance(resolved.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
     return run_training(local_path(out) if out is not None else default_run_dir(recipe), resolved, resume, PretrainTask)
@@ -115,7 +115,7 @@ class PretrainTask:
         self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
 
 
-def _resolve_recipe(
+def resolve_recipe(
     recipe: str | Path | Recipe, data: Any, overrides: Iterable[str] | JsonMapping, modality: CustomClass | None
 ) -> Recipe:
     """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""

@@ -25,7 +25,6 @@ from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.run_length import unfinished_schedules
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.page import build_report_at_end
 from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, open_checkpoint, set_aside_damaged
@@ -35,6 +34,7 @@ from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkp
 from data2vec.train.logger import NullLogger, RunLogger
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.parallel import is_sharded
+from data2vec.train.planning.run_plan import plan_run
 from data2vec.train.provenance import log_start
 from data2vec.train.train_step import StepOutput, TrainStep
 
@@ -93,11 +93,11 @@ def run_training(
     with process_group(recipe.train.device, 60 * recipe.train.timeout_minutes) as process:
         process.on_main_process(lambda: check_run_dir(folder, resume))
         process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
-        process.on_main_process(lambda: _warn_unfinished(recipe))
         with exclusive_lock(folder, process):
             process.on_main_process(lambda: check_run_dir(folder, resume))  # which another process may have begun since
             checkpoint = process.on_main_process(lambda: open_checkpoint(folder, recipe) if resume else None)
             trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint)
+            trainer.show_plan(folder)
             run = process.on_main_process(lambda: create_run_dir(folder, recipe))
             try:
                 trainer.train(run)
@@ -107,11 +107,6 @@ def run_training(
             del trainer
             process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
     return run
-
-
-def _warn_unfinished(recipe: Recipe) -> None:
-    for line in unfinished_schedules(recipe):
-        log.warning("%s", line)
 
 
 class Trainer:
@@ -132,6 +127,15 @@ class Trainer:
         self.unlogged: JsonDict | None = None
         """The metrics of the last step, until they are logged."""
         self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
+
+    def show_plan(self, folder: Path) -> None:
+        """Print what the run will be, and warn of what would be unwise."""
+        step = 0 if self.checkpoint is None else int(self.checkpoint.name.removeprefix("step-"))
+        plan = plan_run(self.recipe, self.loader, self.task.objective, self.process, folder, step)
+        if self.process.is_main_process:
+            print("\n".join(plan.lines()), file=sys.stderr)
+            for line in plan.warnings:
+                log.warning("%s", line)
 
     def train(self, run: Run) -> None:
         """Make all remaining steps, and write the model. Raises RunStopped when the run ends before its last step."""

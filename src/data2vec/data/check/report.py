@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from data2vec.data.audio import SILENCE
 from data2vec.data.dataset import DataSettings
+from data2vec.data.quantities import format_bytes
 from data2vec.data.sources.formats import SignalKind
 
 SHORT_SECONDS, LONG_SECONDS = 2.0, 20.0
@@ -113,7 +114,7 @@ class DataReport:
         """(title, text) of each line about one kind."""
         unreadable = part.unreadable
         readable = f"; {part.readable:,} readable, {len(unreadable):,} unreadable" if unreadable else ", all readable"
-        yield "examples", f"{part.examples:,}{readable}; {_size(part.bytes)}"
+        yield "examples", f"{part.examples:,}{readable}; {format_bytes(part.bytes)}"
         if part.splits:
             yield "splits", f"{_most_frequent(part.splits)}; {self.split} is read"
         for index, value in enumerate(part.first):
@@ -248,9 +249,3 @@ def _range(distribution: Distribution) -> str:
 
 def _plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
-
-
-def _size(number: float) -> str:
-    units = ("bytes", "kB", "MB", "GB", "TB")
-    power = min(len(units) - 1, int(math.log10(max(1, number)) / 3))
-    return f"{number / 1000**power:.3g} {units[power]}"

@@ -1,0 +1,56 @@
+"""`data2vec plan`: what a run will be, without starting it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data2vec.distributed import process_group
+from data2vec.local_path import local_path
+from data2vec.modalities.custom_classes import CustomClass
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.run_dir import default_run_dir
+from data2vec.settings import JsonMapping
+from data2vec.train import finetune, pretrain
+from data2vec.train.planning.measure import measure_step
+from data2vec.train.planning.run_plan import RunPlan, plan_run
+from data2vec.train.trainer import stop_without_memory
+
+
+def plan(
+    recipe: str | Path | Recipe,
+    data: Any = None,
+    overrides: Iterable[str] | JsonMapping = (),
+    out: str | Path | None = None,
+    model: str | Path | None = None,
+    valid: Any = None,
+    scratch: bool = False,
+    measure: bool = True,
+    modality: CustomClass | None = None,
+) -> RunPlan:
+    """What a run of `data2vec.pretrain` or `data2vec.finetune` with these arguments will be: amounts of data, steps, epochs and
+    batches, memory and time, disk, schedules, and what would be unwise.
+
+    Nothing is written but files derived from the data, such as tokens of text, which the run uses too. `measure`: make two
+    steps with one micro-batch of the data, for memory and time. `model`, `valid`, `scratch`: of fine-tuning.
+
+    Raises UserError as the run would, and RunStopped when a micro-batch does not fit into the memory."""
+    supervised = isinstance(load_recipe(recipe, modality=modality).objective, SupervisedSettings)
+    if supervised:
+        resolved = finetune.resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
+    else:
+        resolved = pretrain.resolve_recipe(recipe, data, overrides, modality)
+    folder = local_path(out) if out is not None else default_run_dir(recipe)
+    # Evaluation is not planned, and reads other data.
+    single = load_recipe(resolved, {"data.workers": 0, "probe.data": None, "data.valid": None})
+    task_class: Any = finetune.FinetuneTask if supervised else pretrain.PretrainTask
+    with process_group(resolved.train.device) as process, torch.random.fork_rng(), stop_without_memory():
+        task = task_class(single, process)
+        planned = plan_run(resolved, task.loader, task.objective, process, folder)
+        if not measure:
+            return planned
+        measured = measure_step(single, task.loader, task.objective, process)
+        return plan_run(resolved, task.loader, task.objective, process, folder, measured=measured)
