@@ -4,6 +4,7 @@
     model = data2vec.load("run")
     features = model.features(["photo.jpg"], layers="all")
     data2vec.features(model, "photos/", "photos.npy", pool=True)
+    data2vec.predict("fine-tuned", "photos/").save("classes.csv")
 
 The names in `__all__` are the public API. Each is imported on first use, so `import data2vec` is fast.
 """
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from data2vec.comparison.compare import compare
     from data2vec.comparison.result import Comparison
     from data2vec.data.check.check import check
-    from data2vec.feature_extraction import FeatureBatch
+    from data2vec.feature_extraction import FeatureBatch, LogitBatch
     from data2vec.interop.convert import convert
     from data2vec.interop.export.export import Exported, export
     from data2vec.interop.load import load
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from data2vec.tasks.extraction.extract import FeatureFile, features
     from data2vec.tasks.finetuning.evaluate import evaluate
     from data2vec.tasks.finetuning.verdict import run_verdict
+    from data2vec.tasks.prediction.predict import Prediction, PredictionFile, Predictions, predict
     from data2vec.tasks.probing.bigram_shift import make_bigram_shift
     from data2vec.tasks.probing.probe import probe
     from data2vec.tasks.probing.token_readout import token_readout
@@ -51,7 +53,11 @@ __all__ = [
     "Exported",
     "FeatureBatch",
     "FeatureFile",
+    "LogitBatch",
     "Model",
+    "Prediction",
+    "PredictionFile",
+    "Predictions",
     "Recipe",
     "Run",
     "RunPlan",
@@ -69,6 +75,7 @@ __all__ = [
     "load_recipe",
     "make_bigram_shift",
     "plan",
+    "predict",
     "pretrain",
     "probe",
     "recipe_names",
@@ -83,7 +90,11 @@ _MODULES = {
     "Exported": "interop.export.export",
     "FeatureBatch": "feature_extraction",
     "FeatureFile": "tasks.extraction.extract",
+    "LogitBatch": "feature_extraction",
     "Model": "model",
+    "Prediction": "tasks.prediction.predict",
+    "PredictionFile": "tasks.prediction.predict",
+    "Predictions": "tasks.prediction.predict",
     "Recipe": "recipe.recipe",
     "Run": "run_dir",
     "RunPlan": "train.planning.run_plan",
@@ -99,6 +110,7 @@ _MODULES = {
     "load_recipe": "recipe.loading",
     "make_bigram_shift": "tasks.probing.bigram_shift",
     "plan": "train.planning.plan",
+    "predict": "tasks.prediction.predict",
     "pretrain": "train.pretrain",
     "probe": "tasks.probing.probe",
     "recipe_names": "recipe.loading",

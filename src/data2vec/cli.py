@@ -164,6 +164,26 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--tune", metavar="N", type=_number(int, 0), default=0, help=tune)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
 
+    about = "predict classes, labels, numbers or transcripts of new inputs with a fine-tuned model"
+    verb = _add_verb(verbs, "predict", _predict, about, cli_help.PREDICT)
+    verb.add_argument("model", metavar="MODEL", help="a run or model that was fine-tuned")
+    verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files, or one data set in any form that data.train accepts")
+    table = "write a table, a .csv, .jsonl or .parquet file (default: print a line per input)"
+    verb.add_argument("--out", metavar="FILE", type=Path, help=table)
+    top_k = "list the N most probable labels, not only the first (default: %(default)s)"
+    verb.add_argument("--top-k", metavar="N", type=_number(int, 1), default=1, help=top_k)
+    threshold = "of multi-label models: the smallest probability of a predicted label (default: 0.5)"
+    verb.add_argument("--threshold", metavar="P", type=_number(float, 0, 1), help=threshold)
+    verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
+    verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
+    verb.add_argument(
+        "--second", metavar="NAME", help="of pairs of texts: the column of the second (default: that of fine-tuning)"
+    )
+    verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    verb.add_argument(
+        "--batch", metavar="N", type=_number(int, 1), help="maximum positions per batch (default: depends on the device)"
+    )
+
     verb = _add_verb(verbs, "transcribe", _transcribe, "transcribe audio with a fine-tuned model", cli_help.TRANSCRIBE)
     verb.add_argument("model", metavar="MODEL", help="a run or model fine-tuned with CTC")
     verb.add_argument("audio", metavar="AUDIO", nargs="+", help="audio files of any length")
@@ -261,7 +281,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("name", metavar="NAME", nargs="?", help="the recipe to print, a shipped name or a YAML file")
 
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
-    for name in ("features", "check"):
+    for name in ("features", "predict", "check"):
         verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
     for name in sorted(verbs.choices.keys() - {"demo", "check", "compare", "ablate"}):
         for setting in ("modality", "objective"):
@@ -385,6 +405,26 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     a = arguments
     print(evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from data2vec.tasks.prediction.predict import predict
+
+    a = arguments
+    inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
+    of_data = (a.split, a.batch, a.column, a.second, a.modality, a.follow_links)
+    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data)
+    if a.out is not None:
+        print(predictions.save(a.out))
+        return
+    for prediction in predictions:
+        name, fields = printable(prediction.name), "\t".join(map(printable, str(prediction).split("\t")))
+        if prediction.error is not None:
+            tqdm.write(f"data2vec: skipped: {name}: {fields}", sys.stderr)
+        else:
+            tqdm.write(f"{name}\t{fields}", sys.stdout)
 
 
 def _transcribe(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ examples:
   data2vec finetune vision/classify-tiny --model runs/vision-v2-tiny data.train=train/ data.valid=valid/
                                                          fine-tune on labelled images
   data2vec evaluate runs/vision-classify-tiny            evaluate the fine-tuned model
+  data2vec predict runs/vision-classify-tiny new/        predict the classes of new images
 
 See 'data2vec VERB --help' for the options, settings and examples of a verb.
 """
@@ -70,6 +71,19 @@ examples:
   data2vec evaluate RUN objective.decode.lm=3gram.arpa --tune 128       tune the decoder weights on data.valid
 
 Settings are given as key=value; 'data2vec finetune --help' lists them.
+"""
+PREDICT = """\
+examples:
+  data2vec predict cls/ a.jpg b.jpg                        a line per input: its name, class and probability
+  data2vec predict cls/ photos/ --out photos.csv           a table: name, prediction, probability, error
+  data2vec predict cls/ photos/ --top-k 5 --out photos.parquet
+  data2vec predict events/ clips/ --threshold 0.3          of a multi-label model: all labels of at least this probability
+  data2vec predict rte/ pairs.tsv --column premise --second hypothesis --out pairs.jsonl
+  data2vec predict asr/ hf://owner/name --split test --out transcripts.csv
+
+What is predicted is what the model was fine-tuned for: a class, several labels, a number or a transcript. With a language
+model, or with the times of words, use 'data2vec transcribe'. Unreadable inputs are counted and named; in a table they have an
+error. docs/predict.md describes the tables.
 """
 TRANSCRIBE = """\
 examples:

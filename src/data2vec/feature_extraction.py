@@ -45,6 +45,16 @@ class FeatureBatch:
     """(T,) start time of each position; None for images and text."""
 
 
+@dataclass(frozen=True)
+class LogitBatch:
+    """What the head of a fine-tuned model computes for several inputs."""
+
+    logits: Tensor
+    """(B, V), a number for each label; of CTC (B, T, V), zero past each input's length."""
+    lengths: Tensor | None
+    """(B,) positions of each input, of CTC; None for one output per input."""
+
+
 def layer_weights(layers: Layers, depth: int) -> LayerWeights:
     """The weights that `layers` selects in an encoder of `depth` blocks. Raises UserError for a layer that does not exist."""
     choice: Any = layers
@@ -155,6 +165,40 @@ def head_logits(
     return head(x, padding), padding
 
 
+def logits_by_row(encoder: Encoder, head: Head, batch: Batch, chunks: Sequence[Chunk] | None) -> list[Tensor]:
+    """The logits of each row of a batch: (V,), or (T, V) cut to its own length."""
+    logits, padding = head_logits(encoder, head, batch, chunks)
+    if logits.ndim == 2 or padding is None:
+        return list(logits)
+    return [row[:length] for row, length in zip(logits, (~padding).sum(1).tolist(), strict=True)]
+
+
+@torch.inference_mode()
+def extract_logits(
+    encoder: Encoder, head: Head, modality: Modality, items: Sequence[object], batch: int | None = None
+) -> list[Tensor]:
+    """The logits of each input, (V,) or (T, V) cut to its own length, in input order. The encoder is as in
+    `extract_features`."""
+    results: list[Any] = [None] * len(items)
+    for rows, part in collate_by_length(modality, items, max_positions(next(encoder.parameters()).device, batch)):
+        for index, logits in zip(rows, logits_by_row(encoder, head, part, modality.chunks(part)), strict=True):
+            results[index] = logits
+    return results
+
+
+def count_full(modality: Modality, items: Iterable[object]) -> tuple[int, int]:
+    """How many texts have as many tokens as the model takes at most, so that they may have been cut; and that number."""
+    most = getattr(getattr(modality, "data", None), "block_size", 0)  # of text
+    return (sum(isinstance(item, Tensor) and len(item) == most for item in items) if most else 0), most
+
+
+def warn_full(what: str, full: int, texts: int, most: int) -> None:
+    """Warn about texts that may have been cut (`count_full`)."""
+    if full:
+        message = "%s: %d of %d texts have %d tokens, the most that the model takes; what is longer is cut"
+        log.warning(message, what, full, texts, most)
+
+
 @torch.inference_mode()
 def extract_features(
     encoder: Encoder, modality: Modality, items: Sequence[object], layers: LayerWeights, pool: bool, batch: int | None = None
@@ -163,10 +207,8 @@ def extract_features(
 
     The encoder must keep padding from changing the output (`data2vec.nn.encoder.padding_invariant`)."""
     results: list[Any] = [None] * len(items)
-    most = getattr(getattr(modality, "data", None), "block_size", None)  # of text
-    if full := sum(len(item) == most for item in items if isinstance(item, Tensor) and most is not None):
-        message = "features: %d of %d texts have %d tokens, the most that the model takes; what is longer is cut"
-        log.warning(message, full, len(items), most)
+    full, most = count_full(modality, items)
+    warn_full("features", full, len(items), most)
     for rows, part in collate_by_length(modality, items, max_positions(next(encoder.parameters()).device, batch)):
         chunks = encode_chunks(encoder, partial(batch_features, encoder, layers=layers), part, modality.chunks(part))
         lengths = [num_positions(modality, items[index]) for index in rows]

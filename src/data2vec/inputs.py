@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data2vec.data.audio import SAMPLE_RATE
-from data2vec.data.dataset import Row, array_of
+from data2vec.data.dataset import Row, Rows, array_of
 from data2vec.data.sources.formats import SignalKind
 from data2vec.errors import CorruptExample, UserError, get_logger
 from data2vec.modalities.base import Modality
@@ -105,6 +105,7 @@ def read_input(modality: Modality, value: Any, name: str) -> Tensor:
     `name` stands for inputs without a path in messages. Raises CorruptExample when it cannot be decoded, and UserError when
     this is no input of the model."""
     kind = getattr(modality, "kind", None)
+    require_pairs(modality, [value], name)
     if kind == "text" and (_is_array(value) or isinstance(value, list | tuple)):
         return _token_ids(modality, value, name)
     examples = modality.labelled([value if kind is None else _row(kind, value, name)])
@@ -162,3 +163,20 @@ def require_tokenizer(modality: Modality) -> None:
             "this text model has no tokenizer: put its tokenizer.json, or vocab.json and merges.txt, into the model folder, or "
             "pass token ids"
         )
+
+
+def require_pairs(modality: Modality, inputs: Rows, name: str | None = None) -> None:
+    """Raises UserError for a data set, or a list with an input, that lacks the second text (`data.second`) of a model of pairs.
+    `name`: of the only input."""
+    second = getattr(getattr(modality, "data", None), "second", None)
+    if second is None:
+        return
+    wanted = f"the model takes pairs of texts, whose second text is in column {second!r}"
+    if hasattr(inputs, "features"):
+        if second not in inputs.features:
+            raise UserError(f"data.second: {wanted}; the data has only {', '.join(inputs.features)}")
+        return
+    for number, value in enumerate(inputs, 1):
+        if isinstance(value, str | bytes | PathLike) or (isinstance(value, Mapping) and second not in value):
+            example = f"{{'text': 'a text', {second!r}: 'another'}}"
+            raise UserError(f"{name or f'input {number}'}: {wanted}; give a table with both columns, or rows such as {example}")

@@ -9,8 +9,9 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter
@@ -22,7 +23,16 @@ from torch.overrides import TorchFunctionMode
 from data2vec.atomic_io import merge_dir
 from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import CorruptExample, UserError, quoted
-from data2vec.feature_extraction import FeatureBatch, Layers, extract_features, layer_weights
+from data2vec.feature_extraction import (
+    FeatureBatch,
+    Layers,
+    LogitBatch,
+    count_full,
+    extract_features,
+    extract_logits,
+    layer_weights,
+    warn_full,
+)
 from data2vec.inputs import list_inputs, read_input
 from data2vec.local_path import local_path
 from data2vec.modalities.base import Modality
@@ -34,6 +44,9 @@ from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe
 from data2vec.settings import JsonDict
 from data2vec.untrusted import read_json, require_regular
+
+if TYPE_CHECKING:
+    from data2vec.tasks.prediction.predict import Prediction
 
 FORMAT = "data2vec model 2"
 CONFIG, WEIGHTS, HEAD, PRETRAINING = "config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors"
@@ -102,6 +115,24 @@ class Model:
             self.head.to(*args, **kwargs)
         return self
 
+    def eval(self) -> "Model":
+        """Evaluation mode, without dropout, in which every loaded model is already; returns the model.
+
+        There is no `train()`: for a training loop of your own, use `encoder` and `head`, which are torch modules."""
+        self.encoder.eval()
+        if self.head is not None:
+            self.head.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the outputs will be."""
+        return next(self.encoder.parameters()).device
+
+    def __call__(self, inputs: Any, batch: int | None = None) -> FeatureBatch | LogitBatch:
+        """What the model computes of each input: its `logits`, or the `features` of the last layer if it has no head."""
+        return self.features(inputs, batch=batch) if self.head is None else self.logits(inputs, batch)
+
     def features(self, inputs: Any, layers: Layers = "last", pool: bool = False, batch: int | None = None) -> FeatureBatch:
         """Contextual features of each input, in order, in the precision of the encoder. Batching does not change them.
 
@@ -116,11 +147,7 @@ class Model:
 
         Raises UserError for an unreadable input and for a layer that does not exist."""
         weights = layer_weights(layers, len(self.encoder.transformer.blocks))
-        inputs = list_inputs(self.modality, inputs)
-        try:
-            items = [read_input(self.modality, each, f"input {i}") for i, each in enumerate(inputs, 1)]
-        except CorruptExample as error:
-            raise UserError(f"features: {error}") from None
+        items = self._read_inputs(inputs, "features")
         features = extract_features(padding_invariant(self.encoder), self.modality, items, weights, pool, batch)
         lengths = [length for _, length in features]
         step, longest = self.modality.seconds_per_position, max(lengths)
@@ -129,6 +156,51 @@ class Model:
         return FeatureBatch(
             torch.stack(hidden, 1), torch.tensor(lengths), None if step is None else torch.arange(longest) * step
         )
+
+    def logits(self, inputs: Any, batch: int | None = None) -> LogitBatch:
+        """The logits of each input, in order, before softmax or sigmoid: a number for each of `head.settings.labels`; of a
+        regression the number itself. Batching does not change them.
+
+        `inputs` and `batch` are as of `features`; a model fine-tuned on pairs of texts takes rows with both columns, such as
+        {"text": "a", "sentence2": "b"}. Raises UserError for a model without a head, and for an unreadable input."""
+        head = require_head(self)
+        items = self._read_inputs(inputs, "logits")
+        full, most = count_full(self.modality, items)
+        warn_full("logits", full, len(items), most)
+        rows = extract_logits(padding_invariant(self.encoder), head, self.modality, items, batch)
+        if rows[0].ndim == 1:
+            return LogitBatch(torch.stack(rows), None)
+        return LogitBatch(nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
+
+    def predict(
+        self, inputs: Any, top_k: int = 1, threshold: float | None = None, batch: int | None = None
+    ) -> "list[Prediction]":
+        """What a fine-tuned model says of each input, in order: a class, labels, a number or a transcript, with probabilities.
+
+        `inputs` and `batch` are as of `logits`; of unreadable inputs the prediction has an `error`. The rest is as of
+        `data2vec.predict`, which is for data sets. Raises UserError for a model without a head, and if no input can be read."""
+        import data2vec
+
+        inputs = [inputs] if isinstance(inputs, str | PathLike) else inputs
+        return list(data2vec.predict(self, inputs, top_k, threshold, str(self.device), batch=batch))
+
+    def _read_inputs(self, inputs: Any, what: str) -> list[Any]:
+        """The decoded inputs. `what` they are for, in the error."""
+        try:
+            return [
+                read_input(self.modality, each, f"input {i}") for i, each in enumerate(list_inputs(self.modality, inputs), 1)
+            ]
+        except CorruptExample as error:
+            raise UserError(f"{what}: {error}") from None
+
+
+def require_head(model: Model, name: object = "this model") -> Head:
+    """The head of a fine-tuned model. Raises UserError, with the name of the model, if it has none."""
+    if model.head is None:
+        raise UserError(
+            f"{name}: has no head; fine-tune it first (data2vec finetune), or use its features (data2vec features or probe)"
+        )
+    return model.head
 
 
 def save_model_folder(

@@ -181,6 +181,27 @@ def test_classification_on_separable_classes_learns(
     assert data2vec.evaluate(run.folder).scores[metric] > 0.95
 
 
+def test_regression_model_predicts_the_labels_whatever_the_scale_of_training(
+    labelled: Path, given: dict[str, Path], tmp_path: Path
+) -> None:
+    where, name = data(labelled, "text"), "text/glue-v1-stsb"
+    changes = settings("text", 2, objective__label="score", train__lr=1e-3, train__schedule__warmup_steps=0)
+    run = data2vec.finetune(name, given["text-v1"], where, where, changes, tmp_path / "run")
+    assert load_recipe(run.recipe).objective.label_scale == 5
+    error = run.metrics[-1]["valid_mean_squared_error"]
+    of_run, of_folder = (
+        data2vec.evaluate(each, where, {"objective.label": "score"}).scores for each in (run.folder, data2vec.load(run.model))
+    )
+    assert of_run["mean_squared_error"] == of_folder["mean_squared_error"] == pytest.approx(error, rel=1e-5)
+    predicted = [each.value for each in data2vec.predict(run.model, where)]
+    assert np.square(np.array(predicted) - np.tile([5.0, 0.0], 12)).mean() == pytest.approx(error, rel=1e-5)
+    again = finetune_module.resolve_recipe(name, run.model, where, where, changes, False)
+    with process_group("cpu") as process:
+        task = FinetuneTask(again, process)
+    assert "its head is loaded too" in str(task.init_message)
+    torch.testing.assert_close(task.objective.head.out.weight * 5, data2vec.load(run.model).head.out.weight)  # type: ignore[union-attr]
+
+
 def test_finetune_resumed_equals_the_uninterrupted_run(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
     where, name = data(labelled, "vision"), "vision/classify-v2-base"
     changes = settings("vision", 6, train__lr=1e-3, train__schedule__warmup_steps=2, objective__validate_every=2)

@@ -120,6 +120,13 @@ class Classifier(BlockMixingHead):
 Head = CTC | Classifier
 
 
+@torch.no_grad()
+def scale_logits(head: Classifier, factor: float) -> None:
+    """Multiply, in place, all logits of a head whose last layer is linear, which is every one but linear-softmax."""
+    head.out.weight.mul_(factor)
+    head.out.bias.mul_(factor)
+
+
 def build_head(settings: CTCSettings | ClassifierSettings, width: int) -> Head:
     """The head of these settings on an encoder of this width, with fresh weights."""
     return CTC(settings, width) if isinstance(settings, CTCSettings) else Classifier(settings, width)

@@ -131,7 +131,7 @@ class ClassificationSettings(SupervisedSettings):
     mixing: ImageMixing | WaveformMixing | None = None
     """Mixing of the inputs of a batch and their labels during training: images or waveforms."""
     label_scale: Annotated[float, Field(gt=0)] = 1.0
-    """Regression: labels are divided by this for training (STS-B: 5)."""
+    """Regression: labels are divided by this for training (STS-B: 5). The saved model predicts the labels themselves."""
     metric: Literal["accuracy", "matthews", "f1", "accuracy_f1", "pearson_spearman", "map", "mean_squared_error"] = "accuracy"
     """The metric that selects the best model."""
 

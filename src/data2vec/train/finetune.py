@@ -21,7 +21,7 @@ from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
-from data2vec.nn.heads import build_head
+from data2vec.nn.heads import Classifier, Head, build_head, scale_logits
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
@@ -139,6 +139,7 @@ class FinetuneTask:
         head = self.source.head
         if same_head := head is not None and head.settings == self.targets.head:
             self.objective.head.load_state_dict(head.state_dict())
+            self._scale_numbers(self.objective.head, 1 / getattr(self.recipe.objective, "label_scale", 1.0))
         self.objective.start_average()
         return f"init: the encoder of {self.recipe.init}; {'its head is loaded too' if same_head else 'the head is new'}"
 
@@ -191,6 +192,13 @@ class FinetuneTask:
             prefix = self.objective.best_weights_prefix + name
             assert part is not None
             part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        assert model.head is not None
+        self._scale_numbers(model.head, getattr(self.recipe.objective, "label_scale", 1.0))
+
+    def _scale_numbers(self, head: Head, factor: float) -> None:
+        """Training divides the labels of a regression by `objective.label_scale`; a model predicts the labels themselves."""
+        if factor != 1 and isinstance(head, Classifier) and head.settings.problem_type == "regression":
+            scale_logits(head, factor)
 
     def _model_recipe(self) -> Recipe:
         """The recipe in the model: its encoder, and the objective of its pre-training; without any, that of this run."""

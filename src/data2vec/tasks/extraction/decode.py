@@ -1,7 +1,7 @@
-"""Decoding of many inputs by worker processes, in order."""
+"""Many inputs: opened in any form, and decoded by worker processes, in order."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,53 @@ from torch.utils.data import DataLoader, Dataset
 from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import Rows
 from data2vec.data.loader import init_worker
+from data2vec.data.sources.library import data_path
 from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import num_positions
-from data2vec.inputs import read_input
+from data2vec.inputs import list_inputs, read_input, require_pairs, require_tokenizer
 from data2vec.modalities.base import Modality
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
 CHUNK = 32
 """Number of inputs that a worker decodes at a time."""
+WINDOW = 8
+"""Number of batches whose inputs are sorted by length together."""
+SHOWN = 20
+"""How many unreadable inputs a summary names."""
 DecodedInput = tuple[str, Any]
 """The name of an input, and the decoded input or, as a string, why it cannot be decoded."""
+
+
+def open_inputs(
+    recipe: Recipe, inputs: Any, split: str, column: str | None, follow_links: bool, second: str | None = None
+) -> tuple[Modality, Rows]:
+    """The rows of a data set, or the list of inputs, and the modality that reads them, of this recipe with another data set.
+
+    `inputs`: a data set in any form that `data.train` accepts, or a `datasets.Dataset` or `DatasetDict`, of which `split` is
+    used; or a list of inputs as for `Model.features`. `column`, `second`, `follow_links`: as in the `data:` section; without
+    `second` the recipe's. Raises UserError if there are no inputs."""
+    changes: JsonDict = {"data.streaming": False, "data.split": split, "data.column": column, "data.follow_links": follow_links}
+    modality = load_recipe(recipe, changes | ({} if second is None else {"data.second": second})).build_modality()
+    inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
+    if isinstance(inputs, str | Path):
+        require_tokenizer(modality)
+        rows = modality.rows(str(inputs))
+    else:
+        rows = list_inputs(modality, inputs)
+        if folder := next((row for row in rows if isinstance(row, Path) and row.is_dir()), None):
+            raise UserError(f"{folder} is a folder: give one dataset alone, or files")
+    require_pairs(modality, rows)
+    return modality, rows
+
+
+def list_unreadable(unreadable: Sequence[str], what: str) -> list[str]:
+    """The lines of a summary that count and name the inputs that cannot be decoded, as `what` says."""
+    if not unreadable:
+        return []
+    lines = [f"{len(unreadable)} more cannot be decoded, and {what}:", *(f"  {reason}" for reason in unreadable[:SHOWN])]
+    return [*lines, *([f"  and {len(unreadable) - SHOWN} more, all listed in the file"] if len(unreadable) > SHOWN else [])]
 
 
 def decode_in_order(modality: Modality, rows: Rows, first: int, positions: int) -> Iterator[list[DecodedInput]]:
@@ -53,7 +91,8 @@ class _DecodeDataset(Dataset[bytes]):
         self.kind = getattr(modality, "kind", None)
         self.examples = modality.labelled(rows) if self.kind is None else None
         if hasattr(rows, "select_columns"):
-            self.rows = rows.select_columns([name for name in (self.kind, "path", "key") if name in rows.column_names])
+            needed = (self.kind, getattr(modality.data, "second", None), "path", "key")
+            self.rows = rows.select_columns([name for name in needed if name in rows.column_names])
 
     def __getitem__(self, chunk: range) -> bytes:
         return pickle.dumps([self._read(index) for index in chunk])

@@ -24,22 +24,18 @@ from data2vec.feature_extraction import (
     layer_weights,
     max_positions,
 )
-from data2vec.inputs import list_inputs, require_tokenizer
 from data2vec.interop.load import load
 from data2vec.local_path import local_path, output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
-from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import exclusive_lock
 from data2vec.tasks.extraction.columns import metadata_columns
-from data2vec.tasks.extraction.decode import DecodedInput, decode_in_order
+from data2vec.tasks.extraction.decode import WINDOW, DecodedInput, decode_in_order, list_unreadable, open_inputs
 from data2vec.tasks.extraction.shard_writer import Shard, ShardWriter
 from data2vec.tasks.extraction.writers import WRITERS, FeatureTable, write_features
 
-WINDOW = 8
-"""Number of batches whose inputs are sorted by length together."""
 SHARD_BYTES, SHARD_SECONDS = 2**26, 60.0
 """A shard is written when it reaches this size or this computing time."""
 
@@ -58,12 +54,7 @@ class FeatureFile:
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.inputs - len(self.unreadable)} inputs, {self.positions} positions"]
-        if self.unreadable:
-            lines.append(f"{len(self.unreadable)} more cannot be decoded, and have length 0:")
-            lines += [f"  {reason}" for reason in self.unreadable[:20]]
-        if len(self.unreadable) > 20:
-            lines.append(f"  and {len(self.unreadable) - 20} more, all listed in the file")
-        return "\n".join(lines)
+        return "\n".join([*lines, *list_unreadable(self.unreadable, "have length 0")])
 
 
 def features(
@@ -99,10 +90,8 @@ def features(
     model, torch_device = load(model, modality), resolve_device(device)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
-    changes = {"data.streaming": False, "data.split": split, "data.column": column, "data.follow_links": follow_links}
-    reader = load_recipe(model.recipe, changes).build_modality()
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
-    rows = _rows(reader, inputs)
+    reader, rows = open_inputs(model.recipe, inputs, split, column, follow_links)
     settings = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],
         "pool": pool,
@@ -135,17 +124,6 @@ def features(
         write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
         shards.remove()
         return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
-
-
-def _rows(modality: Modality, inputs: Any) -> Rows:
-    """A dataset, or the list of inputs. Raises UserError if there are none."""
-    if isinstance(inputs, str | Path):
-        require_tokenizer(modality)
-        return modality.rows(str(inputs))
-    rows = list_inputs(modality, inputs)
-    if folder := next((row for row in rows if isinstance(row, Path) and row.is_dir()), None):
-        raise UserError(f"{folder} is a folder: give one dataset alone, or files")
-    return rows
 
 
 def _model_digest(model: Model) -> str:

@@ -16,12 +16,12 @@ from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError, get_logger
-from data2vec.feature_extraction import head_logits
+from data2vec.feature_extraction import logits_by_row
 from data2vec.interop.load import load
 from data2vec.local_path import output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
-from data2vec.model import Model
+from data2vec.model import Model, require_head
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
@@ -85,10 +85,8 @@ def predict(encoder: Encoder, head: Head, modality: Modality, eval_set: EvalSet,
     Examples of similar length share a batch; padding does not change any of them."""
     encoder = padding_invariant(encoder)
     for rows, batch in read_batches(modality, eval_set.examples, eval_set.indices, process, "validation"):
-        logits, padding = head_logits(encoder, head, batch, modality.chunks(batch))
-        lengths = [None] * len(rows) if padding is None else (~padding).sum(1).tolist()
-        for row, each, length in zip(rows, logits.float().cpu(), lengths, strict=True):
-            yield int(row), each if each.ndim == 1 else each[:length]
+        for row, logits in zip(rows, logits_by_row(encoder, head, batch, modality.chunks(batch)), strict=True):
+            yield int(row), logits.float().cpu()
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,11 @@ def compute_scores(
     outputs = process.all_gather([(index, logits.numpy()) for index, logits in predictions])
     labels, logits = _in_order(outputs, eval_set)
     settings: ClassifierSettings = head.settings
-    scale = task.label_scale if settings.problem_type == "regression" else 1.0
     encoded = np.array(labels) if settings.problem_type != "multi_label_classification" else np.zeros_like(logits, np.int64)
     if settings.problem_type == "multi_label_classification":
         for row, numbers in zip(encoded, labels, strict=True):
             row[numbers] = 1
-    scores = SCORES[settings.problem_type](np.stack(logits) * scale, encoded)
+    scores = SCORES[settings.problem_type](np.stack(logits), encoded)
     chance = {f"chance_{name}": value for name, value in chance_scores(settings.problem_type, encoded).items()}
     return Scored(scores, len(outputs), chance)
 
@@ -216,8 +213,7 @@ def evaluate(
 
     Raises UserError if the model has no head, or if there is no usable data."""
     loaded = load(model, modality)
-    if loaded.head is None:
-        raise UserError(f"{model}: has no head; fine-tune it first (data2vec finetune), or probe its features (data2vec probe)")
+    head = require_head(loaded, model)
     if out is None and not isinstance(model, Model) and Path(model).is_dir():
         out = Path(model) / "evaluation.json"
     out = None if out is None else output_file(out, "--out")
@@ -234,8 +230,8 @@ def evaluate(
     reader, process = recipe.build_modality(), Process(resolve_device(recipe.train.device, setting="train.device"))
     task = recipe.task
     assert isinstance(task, TaskSettings)
-    eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(loaded.head.settings, task), task.label)
-    encoder, head = loaded.encoder.to(process.device), loaded.head.to(process.device)
+    eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(head.settings, task), task.label)
+    encoder, head = loaded.encoder.to(process.device), head.to(process.device)
     predictions: Iterable[Prediction] = predict(encoder, head, reader, eval_set, process)
     weights = {}
     if tune:

@@ -111,6 +111,10 @@ class Numbers(Targets):
     """One number per example, (B,)."""
 
     def __init__(self, settings: ClassificationSettings):
+        if settings.pooling == "linear-softmax":
+            raise UserError(
+                "objective.pooling: linear-softmax pools probabilities; for a regression use mean, first or attention"
+            )
         self.head = _classifier([settings.label], settings)
 
     def encode(self, value: object) -> float:
