@@ -200,7 +200,9 @@ def test_pretrain_on_a_missing_or_imageless_folder_exits_with_2(capsys: pytest.C
 
 def test_pretrain_into_an_existing_run_exits_with_2(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = pretrain_errors(capsys, "--out", str(run), f"data.train={images}", *TINY)
-    assert line == f"data2vec: error: --out {run}: already contains a run; resume it with --resume, or choose another --out"
+    assert (
+        line == f"data2vec: error: --out {run}: already contains a run; resume it with --resume {run}, or choose another --out"
+    )
 
 
 def test_resume_with_a_truncated_checkpoint_continues_from_the_previous_one(
@@ -245,7 +247,7 @@ def test_full_disk_exits_with_one_line_and_keeps_checkpoints(run: Path, images: 
     words = ["pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run"), "--resume", f"data.train={images}"]
     result = command(*words, *TINY, "train.steps=6", preexec_fn=limit)
     assert result.returncode == 1
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("data2vec:")]
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("data2vec: stopped:")]
     assert "disk full: no space left" in line
     assert "the latest complete checkpoint is step-4" in line
     assert "Traceback" not in result.stderr

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from data2vec.train.planning.plan import plan
     from data2vec.train.planning.run_plan import RunPlan
     from data2vec.train.pretrain import pretrain
+    from data2vec.train.resume import resume
 
 try:
     __version__ = version("data2vec")
@@ -79,6 +80,7 @@ __all__ = [
     "pretrain",
     "probe",
     "recipe_names",
+    "resume",
     "run_verdict",
     "token_readout",
     "transcribe",
@@ -114,6 +116,7 @@ _MODULES = {
     "pretrain": "train.pretrain",
     "probe": "tasks.probing.probe",
     "recipe_names": "recipe.loading",
+    "resume": "train.resume",
     "run_verdict": "tasks.finetuning.verdict",
     "token_readout": "tasks.probing.token_readout",
     "transcribe": "tasks.asr.transcribe",

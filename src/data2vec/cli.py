@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from data2vec.feature_extraction import Layers
     from data2vec.run_dir import Run
+    from data2vec.train.resumed_recipe import Verb
 
 WRONG_PATH = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -43,20 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a name or a transcript
         sys.stdout.reconfigure(errors="backslashreplace")
-    argv = sys.argv[1:] if argv is None else argv
-    parser = _build_parser()
-    if wrong := [word for word in argv if "\0" in word or not is_utf8(word)]:
-        parser.error(f"{quoted(wrong[0])} is no text in UTF-8; rename it")
-    if (before := _before_empty(argv)) is not None:
-        parser.error(
-            f"an empty argument {f'after {before}' if before else 'in the command'}; is a variable of the shell unset?"
-        )
-    # argparse does not accept a key=value after an option
-    arguments, rest = parser.parse_known_args(argv)
-    if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    if rest:
-        arguments.overrides += rest
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         for setting in ("modality", "objective"):
             if getattr(arguments, setting, None) is not None:
@@ -81,6 +69,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_failure("error", f"{os.fsdecode(error.filename)}: {error.strerror}", 2, every_process=False)
     except Exception as error:
         return _report_unexpected(error)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; `call` of them runs its verb. Exits with status 2 for wrong ones."""
+    parser = _build_parser()
+    if wrong := [word for word in argv if "\0" in word or not is_utf8(word)]:
+        parser.error(f"{quoted(wrong[0])} is no text in UTF-8; rename it")
+    if (before := _before_empty(argv)) is not None:
+        parser.error(
+            f"an empty argument {f'after {before}' if before else 'in the command'}; is a variable of the shell unset?"
+        )
+    # argparse does not accept a key=value after an option
+    arguments, rest = parser.parse_known_args(argv)
+    if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        arguments.overrides += rest
+    if hasattr(arguments, "resume"):
+        _sort_words(arguments)
+        if arguments.recipe is None and arguments.resume is None:
+            parser.error("RECIPE is missing; name a recipe, or a run by --resume RUN")
+    return arguments
+
+
+def _sort_words(arguments: argparse.Namespace) -> None:
+    """Sort RECIPE, RUN of --resume and key=value apart, which may follow one another in any order, and RUN may be missing."""
+    a = arguments
+    words = [word for word in (a.recipe, *a.overrides) if word is not None]
+    if isinstance(a.resume, str) and not Path(a.resume).is_dir() and ("=" in a.resume or a.out is not None):
+        words.append(a.resume) if "=" in a.resume else words.insert(0, a.resume)
+        a.resume = True
+    names_recipe = bool(words) and (a.resume is None or "=" not in words[0] or Path(words[0]).is_file())
+    a.recipe, a.overrides = (words[0], words[1:]) if names_recipe else (None, words)
+    if a.resume is True and a.out is not None and a.recipe is None:
+        a.resume = a.out
 
 
 def _before_empty(argv: Sequence[str]) -> str | None:
@@ -128,18 +151,20 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")
 
     verb = _add_verb(verbs, "pretrain", _pretrain, "pre-train on unlabelled data", cli_help.PRETRAIN, _pretrain_settings)
-    verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
-    verb.add_argument("--out", metavar="RUN", type=Path, help="run folder (default: runs/ and the recipe's name)")
-    verb.add_argument("--resume", action="store_true", help="resume from the latest complete checkpoint of RUN")
+    recipe = "a shipped recipe ('data2vec recipes' lists them) or a YAML file; not needed with --resume RUN"
+    verb.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe)
+    verb.add_argument("--out", metavar="RUN", help="run folder (default: runs/ and the recipe's name)")
+    resume = "resume RUN (default: --out) from its latest complete checkpoint, by its own recipe and the key=value given now"
+    verb.add_argument("--resume", metavar="RUN", nargs="?", const=True, help=resume)
     verb.add_argument("--dry-run", action="store_true", help="print the plan of the run, as 'data2vec plan' does, and end")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
     verb = _add_verb(verbs, "finetune", _finetune, "fine-tune on labelled data", cli_help.FINETUNE, _finetune_settings)
-    verb.add_argument("recipe", metavar="RECIPE", help="a shipped recipe ('data2vec recipes' lists them) or a YAML file")
+    verb.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe)
     verb.add_argument("--model", metavar="MODEL", help=f"the pre-trained model: {model} (default: train from scratch)")
     verb.add_argument("--scratch", action="store_true", help="use only the shape of MODEL, with fresh weights, as a baseline")
-    verb.add_argument("--out", metavar="DIR", type=Path, help="run folder (default: runs/ and the recipe's name)")
-    verb.add_argument("--resume", action="store_true", help="resume from the latest complete checkpoint of DIR")
+    verb.add_argument("--out", metavar="RUN", help="run folder (default: runs/ and the recipe's name)")
+    verb.add_argument("--resume", metavar="RUN", nargs="?", const=True, help=resume)
     verb.add_argument("--dry-run", action="store_true", help="print the plan of the run, as 'data2vec plan' does, and end")
     sweep = "train one run per value of a setting; repeat for a grid of settings"
     verb.add_argument("--sweep", metavar="key=a,b,c", action="append", default=[], help=sweep)
@@ -337,8 +362,30 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     if a.dry_run:
         _dry_run(a)
         return
-    run = pretrain(a.recipe, overrides=a.overrides, out=a.out, resume=a.resume, modality=a.modality)
+    if a.resume and not a.recipe:
+        run = _resume(a, "pretrain")
+    else:
+        run = pretrain(a.recipe, overrides=a.overrides, out=_run_folder(a), resume=bool(a.resume), modality=a.modality)
     _print_files(run, f"data2vec probe {run.folder} --data LABELLED")
+
+
+def _resume(arguments: argparse.Namespace, verb: "Verb") -> "Run":
+    """Resume the run that --resume names, by its own recipe."""
+    from data2vec.train.resume import resume
+
+    if (folder := _run_folder(arguments)) is None:
+        raise UserError("--resume: names no run; name its folder, such as --resume runs/vision-v2-tiny")
+    return resume(folder, arguments.overrides, arguments.modality, verb=verb)
+
+
+def _run_folder(arguments: argparse.Namespace) -> str | None:
+    """The folder that --out or --resume names. Raises UserError if they name two."""
+    out: str | None = arguments.out
+    if not isinstance(run := arguments.resume, str):
+        return out
+    if out is not None and Path(out).resolve() != Path(run).resolve():
+        raise UserError(f"--out {out}: is not the run of --resume {run}; omit --out")
+    return run
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
@@ -359,8 +406,13 @@ def _finetune(arguments: argparse.Namespace) -> None:
     if a.dry_run:
         _dry_run(a, model=a.model, scratch=a.scratch)
         return
-    settings = {"overrides": a.overrides, "out": a.out, "resume": a.resume, "scratch": a.scratch, "modality": a.modality}
-    run = finetune(a.recipe, a.model, **settings)
+    if a.resume and not a.recipe:
+        if a.model is not None or a.scratch:
+            raise UserError("--model and --scratch are recorded in the run; omit them with --resume RUN")
+        run = _resume(a, "finetune")
+    else:
+        settings = {"out": _run_folder(a), "resume": bool(a.resume), "scratch": a.scratch, "modality": a.modality}
+        run = finetune(a.recipe, a.model, overrides=a.overrides, **settings)
     _print_files(run, f"data2vec evaluate {run.folder}")
 
 

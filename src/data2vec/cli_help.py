@@ -34,14 +34,15 @@ PRETRAIN = """\
 examples:
   data2vec pretrain vision/v2-tiny --out run data.train=photos/
   data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/ train.precision=bf16 data.micro_batch_seconds=30
-  data2vec pretrain text/v2-tiny --out run --resume data.train=books/ train.steps=4000
   data2vec pretrain mine.yaml
+  data2vec pretrain --resume run                                                             resume, by the run's own recipe
+  data2vec pretrain --resume run train.steps=4000                                            resume, and train longer
   torchrun --nproc_per_node 8 -m data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/
 
 the run folder:
   recipe.yaml        the complete recipe; running it again repeats the run
   metrics.jsonl      one JSON object per logged step
-  checkpoints/       full training state; --resume continues bit-exactly
+  checkpoints/       full training state; --resume RUN continues bit-exactly
   model/             the encoder, for use: data2vec.load("RUN")
   report.html        curves, figures and the health verdict
   machine.json       hardware, versions and times of each start
@@ -54,6 +55,7 @@ examples:
   data2vec finetune speech/ctc-v1-base-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/
   data2vec finetune vision/classify-v2-base --model runs/photos --out cls data.train=train/ data.valid=valid/
   data2vec finetune text/glue-v1-rte --model nlp_base.pt --out rte data.train=train.tsv data.valid=dev.tsv
+  data2vec finetune --resume asr
   data2vec finetune speech/ctc-tiny --out scratch data.train=train/ data.valid=valid/       from scratch, as a baseline
   data2vec finetune text/glue-v1-cola --model M --out grid --sweep train.lr=1e-5,2e-5 --seeds 5 data.train=…
 

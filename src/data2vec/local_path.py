@@ -24,6 +24,12 @@ def local_path(path: str | Path) -> Path:
     return found
 
 
+def absolute_path(path: str) -> str:
+    """The absolute path of an existing file or folder; anything else, such as a name on the hub, as it is. Raises UserError."""
+    found = local_path(path)
+    return str(found.resolve()) if found.exists() else path
+
+
 def output_file(path: str | Path, option: str) -> Path:
     """The path of a file that will be written; `option`: what names it. Raises UserError where that cannot be done, before the
     work whose result it is."""

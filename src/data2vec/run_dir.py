@@ -14,7 +14,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.settings import JsonDict, JsonMapping
+from data2vec.settings import JsonDict, JsonMapping, flatten
 from data2vec.untrusted import NotRegular, read_regular
 
 CHANGEABLE_ON_RESUME = (
@@ -183,7 +183,9 @@ def check_run_dir(folder: Path, resume: bool) -> None:
     is_run = run.recipe.is_file() or bool(run.checkpoints)
     if not resume:
         if is_run:
-            raise UserError(f"--out {folder}: already contains a run; resume it with --resume, or choose another --out")
+            raise UserError(
+                f"--out {folder}: already contains a run; resume it with --resume {folder}, or choose another --out"
+            )
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--out {folder}: is a file; choose another --out")
         if folder.is_dir() and any(path.name not in (".lock", ".recipe.yaml.tmp") for path in folder.iterdir()):
@@ -192,25 +194,77 @@ def check_run_dir(folder: Path, resume: bool) -> None:
         raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml); omit --resume to start a new run")
 
 
-def open_checkpoint(folder: Path, recipe: Recipe) -> Path | None:
-    """The checkpoint to resume a run from, the latest complete one; None for a run that ended before its first step.
+def read_recorded_recipe(folder: Path) -> Recipe:
+    """The recipe of a run, to resume it by: recipe.yaml, or where that is damaged, what the latest checkpoint has recorded.
 
-    Raises UserError when a run that has begun has no complete checkpoint, and when its recipe differs from `recipe` in other
-    settings than those that are CHANGEABLE_ON_RESUME."""
+    Raises UserError if there is neither."""
+    try:
+        return load_run_recipe(folder)
+    except UserError:
+        for checkpoint in Run(folder).checkpoints:
+            with suppress(DamagedFile, OSError, ValueError, RecursionError, UserError):
+                if isinstance(raw := _read_state(checkpoint).get("recipe"), dict):
+                    return validate_recipe(raw, f"{checkpoint}/state.json")
+        raise
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """What a run is resumed from."""
+
+    checkpoint: Path | None
+    """The latest complete checkpoint; None for a run that ended before its first step."""
+    recipe: Recipe
+    """The recipe that the run has had up to there."""
+
+    @property
+    def step(self) -> int:
+        """The optimizer steps that are made."""
+        return 0 if self.checkpoint is None else int(self.checkpoint.name[5:])
+
+
+def open_checkpoint(folder: Path, recipe: Recipe, source: JsonDict | None = None) -> ResumePoint:
+    """Where to resume a run from, by a recipe that may differ from the run's in settings that are CHANGEABLE_ON_RESUME.
+
+    `source`: the recipe that the caller has named, as it is written; None: none. Raises UserError when a run that has begun has
+    no complete checkpoint, when it was started with another recipe than `source`, when `recipe` differs from its own in other
+    settings, and when the run has made more steps than `recipe` has."""
     checkpoint = latest_checkpoint(folder)
     if checkpoint is None and (begun := _record(folder)):
         raise UserError(
             f"--resume: {folder} has no complete checkpoint to resume from; its {begun} is left as it is; "
             "start again with another --out"
         )
-    if changed := changed_settings(_recorded_recipe(folder, checkpoint), recipe):
+    point = ResumePoint(checkpoint, _recorded_recipe(folder, checkpoint))
+    if source is not None:
+        _check_source(folder, checkpoint, source)
+    if changed := changed_settings(point.recipe, recipe):
         raise UserError(
             *(
                 f"--resume: {key} is {new!r}, but {old!r} in the run in {folder}; keep {old!r}, or start a new run with --out"
                 for key, old, new in changed
             )
         )
-    return checkpoint
+    if point.step > recipe.train.steps:
+        raise UserError(
+            f"--resume: train.steps is {recipe.train.steps}, but the run in {folder} has made {point.step}; set "
+            f"train.steps={point.step} to end it there, or more"
+        )
+    return point
+
+
+def _check_source(folder: Path, checkpoint: Path | None, source: JsonDict) -> None:
+    """Raises UserError if a run was started with another recipe than this one."""
+    recorded = None if checkpoint is None else _read_state(checkpoint).get("source")
+    if not isinstance(recorded, dict):
+        return
+    before, after = flatten(recorded), flatten(source)
+    for key in before | after:
+        if before.get(key) != after.get(key):
+            raise UserError(
+                f"--resume: {folder} was started with another recipe: {key} is {after.get(key)!r} in the one named, "
+                f"{before.get(key)!r} in that; omit the recipe (--resume {folder}), and give what is to change as key=value"
+            )
 
 
 def _record(folder: Path) -> str | None:

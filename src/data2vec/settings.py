@@ -23,7 +23,12 @@ class Settings(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """Every setting as a plain value by its dotted key, such as `train.lr`."""
-        return dict(_flat(self.model_dump(mode="json")))
+        return flatten(self.model_dump(mode="json"))
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested sections by dotted key."""
+    return dict(_flat(tree))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

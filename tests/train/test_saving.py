@@ -85,11 +85,9 @@ def test_error_in_a_step_saves_the_last_complete_step_and_resumes_bit_equal(
     error = stopped_run(tmp_path / "run", tiny, 6, lambda: 1 / 0)
     assert isinstance(error, ZeroDivisionError)
     run = Run(tmp_path / "run")
-    assert error.__notes__ == [
-        f"checkpoint saved at step 5; resume with: data2vec pretrain {run.recipe} --out {run.folder} --resume"
-    ]
+    assert error.__notes__ == [f"checkpoint saved at step 5; resume with: data2vec pretrain --resume {run.folder}"]
     assert whole_checkpoints(run) == ["step-5", "step-3"]
-    assert cli.main(["pretrain", str(run.recipe), "--out", str(run.folder), "--resume"]) == 0
+    assert cli.main(["pretrain", "--resume", str(run.folder)]) == 0
     assert_equal(run, whole)
 
 
@@ -143,7 +141,7 @@ def test_command_line_reports_why_what_was_saved_and_how_to_resume(
         patch.undo()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data2vec: failed")]
     assert line.startswith("data2vec: failed: ZeroDivisionError: division by zero (")
-    assert f"; checkpoint saved at step 3; resume with: data2vec pretrain {tmp_path}/run/recipe.yaml --out " in line
+    assert f"; checkpoint saved at step 3; resume with: data2vec pretrain --resume {tmp_path}/run" in line
 
 
 def kill_worker(number: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data2vec.errors import UserError, did_you_mean, quoted
-from data2vec.local_path import local_path
+from data2vec.local_path import absolute_path, local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
@@ -32,6 +32,11 @@ PATHS = (
     *("objective.model", "objective.decode", "init"),
 )
 """Settings that name files to read, or which files; those of a model folder are not used."""
+PATHS_TO_READ = (
+    *("init", "data.train", "data.valid", "data.tokenizer", "probe.data", "probe.valid"),
+    *("objective.model", "objective.decode.lm", "objective.decode.lexicon"),
+)
+"""Settings that may be a path."""
 
 
 def load_recipe(
@@ -51,13 +56,7 @@ def load_recipe(
     may.
 
     Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
-    if isinstance(recipe, Recipe):
-        raw, where = recipe.model_dump(mode="json"), "recipe"
-    else:
-        text, where = _recipe_text(str(recipe))
-        raw = parse_yaml(text, where)
-    if not isinstance(raw, dict):
-        raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    raw, where = read_recipe(recipe), "recipe" if isinstance(recipe, Recipe) else str(recipe)
     for section, values in (defaults or {}).items():
         raw[section] = {**values, **(raw.get(section) or {})}
     if modality is not None:
@@ -75,10 +74,39 @@ def load_recipe(
                 trust_class(value, key)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-    return validate_recipe(raw, where, trusted and not _is_of_run(recipe))
+    return validate_recipe(raw, where, trusted and not is_of_run(recipe))
 
 
-def _is_of_run(recipe: str | Path | Recipe) -> bool:
+def read_recipe(recipe: str | Path | Recipe) -> JsonDict:
+    """A recipe as it is written, without defaults and not validated. Raises UserError if it cannot be read."""
+    if isinstance(recipe, Recipe):
+        return recipe.model_dump(mode="json")
+    text, where = _recipe_text(str(recipe))
+    raw = parse_yaml(text, where)
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
+    return raw
+
+
+def trust_recipe_classes(recipe: str | Path | Recipe | None, overrides: JsonMapping) -> None:
+    """Import the classes outside the package that a recipe, unless it is of a run folder, and overrides of it name.
+
+    Raises UserError."""
+    raw: JsonDict = {} if recipe is None or is_of_run(recipe) else read_recipe(recipe)
+    trust_named_classes(_name_of(raw.get("modality")), _name_of(raw.get("objective")))
+    trust_named_classes(*(_name_of({"name": overrides.get(f"{section}.name")}) for section in ("modality", "objective")))
+
+
+def with_absolute_paths(recipe: Recipe, base: Recipe | None = None) -> Recipe:
+    """The recipe with the paths of what exists made absolute, so that it means the same in any folder.
+
+    `base`: the recipe that it was made of by overrides; paths that are the same in it are left alone."""
+    values, known = recipe.flat(), {} if base is None else base.flat()
+    paths = {key: value for key in PATHS_TO_READ if isinstance(value := values.get(key), str) and value != known.get(key)}
+    return load_recipe(recipe, {key: absolute for key, path in paths.items() if (absolute := absolute_path(path)) != path})
+
+
+def is_of_run(recipe: str | Path | Recipe) -> bool:
     """Whether a recipe is the file that a run has written, maybe on a stranger's machine."""
     if isinstance(recipe, Recipe) or Path(recipe).name != "recipe.yaml":
         return False

@@ -16,13 +16,13 @@ from data2vec.errors import UserError
 from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.interop.load import load
-from data2vec.local_path import local_path
+from data2vec.local_path import absolute_path, local_path
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import Classifier, Head, build_head, scale_logits
-from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.loading import load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
 from data2vec.run_dir import Run, default_run_dir
@@ -42,6 +42,7 @@ from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.tasks.metrics import is_better
 from data2vec.train.init_from import load_encoder_weights, weight_semantics
 from data2vec.train.parallel import full_state_dict
+from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
 from data2vec.train.trainer import run_training
 
 
@@ -66,8 +67,16 @@ def finetune(
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
     folder = local_path(out) if out is not None else default_run_dir(recipe)
-    resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
-    return run_training(folder, resolved, resume, FinetuneTask)
+    if resume := resumes(folder, resume):
+        datasets = {"data.train": data, "data.valid": valid}
+        resolved = recipe_to_resume(folder, overrides, modality, recipe, "finetune", datasets)
+        init = None if model is None or scratch else absolute_path(str(model))
+        if model is not None and init != resolved.init:
+            before, after = (f"from {each}" if each is not None else "from new weights" for each in (resolved.init, init))
+            raise UserError(f"--resume: the run in {folder} was started {before}, not {after}; omit --model and --scratch")
+    else:
+        resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
+    return run_training(folder, resolved, resume, FinetuneTask, named_recipe(recipe))
 
 
 class FinetuneTask:
@@ -236,14 +245,11 @@ def resolve_recipe(
     if source is not None and not source.recipe.encoder.final_norm:  # which can be removed, but not added without weights
         known["encoder.final_norm"] = False
     resolved = load_recipe(load_recipe(recipe, known, defaults, modality), overrides)
-    paths: dict[str, str | None] = {
-        "data.train": resolved.data.train if data is None else data_path(data),
-        "data.valid": resolved.data.valid if valid is None else data_path(valid),
-    }
-    if paths["data.train"] is None:
-        raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
+    given = {"data.train": data, "data.valid": valid}
+    paths = {key: data_path(each) for key, each in given.items() if each is not None}
     if model is not None and not scratch:
         paths["init"] = str(model)
-    found = {key: local_path(path) for key, path in paths.items() if path is not None}
-    absolute = {key: str(path.resolve()) if path.exists() else paths[key] for key, path in found.items()}
-    return load_recipe(resolved, absolute)
+    resolved = with_absolute_paths(load_recipe(resolved, paths))
+    if resolved.data.train is None:
+        raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
+    return resolved

@@ -18,7 +18,7 @@ from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
-from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.loading import load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run, default_run_dir
@@ -27,6 +27,7 @@ from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.train.held_out_loss import HeldOutLoss
 from data2vec.train.init_from import init_pretraining, load_encoder_weights, tokenizer_of
 from data2vec.train.parallel import full_state_dict
+from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
 from data2vec.train.trainer import run_training
 
 
@@ -42,16 +43,22 @@ def pretrain(
 
     `recipe`: a shipped name such as "vision/v2-base", a YAML file, or a Recipe. `data`: the training data, as a path, or as a
     `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.train`. `overrides`: {"train.lr": 1e-3} or
-    ["train.lr=1e-3"]. `out`: the run folder, by default runs/NAME-OF-THE-RECIPE. `resume`: resume from the latest complete
-    checkpoint in `out`, bit-exactly. `modality`: the class of a custom modality, or its name "package.module:Class".
+    ["train.lr=1e-3"]. `out`: the run folder, by default runs/NAME-OF-THE-RECIPE. `resume`: resume the run in `out` from its
+    latest complete checkpoint, bit-exactly, by the recipe that it has recorded, with `overrides` on top; `recipe` must be the
+    one that it was started with (`data2vec.resume` needs none). `modality`: the class of a custom modality, or its name
+    "package.module:Class".
 
     Under torchrun every process calls this; restarted processes resume automatically. Raises UserError for wrong arguments,
     and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
     raise Interrupted."""
-    resolved = resolve_recipe(recipe, data, overrides, modality)
-    if isinstance(resolved.objective, SupervisedSettings):
-        raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
-    return run_training(local_path(out) if out is not None else default_run_dir(recipe), resolved, resume, PretrainTask)
+    folder = local_path(out) if out is not None else default_run_dir(recipe)
+    if resume := resumes(folder, resume):
+        resolved = recipe_to_resume(folder, overrides, modality, recipe, "pretrain", {"data.train": data})
+    else:
+        resolved = resolve_recipe(recipe, data, overrides, modality)
+        if isinstance(resolved.objective, SupervisedSettings):
+            raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
+    return run_training(folder, resolved, resume, PretrainTask, named_recipe(recipe))
 
 
 class PretrainTask:
@@ -120,20 +127,9 @@ def resolve_recipe(
 ) -> Recipe:
     """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""
     resolved = load_recipe(recipe, overrides, modality=modality)
-    train = data_path(data) if data is not None else resolved.data.train
-    if train is None:
+    resolved = with_absolute_paths(load_recipe(resolved, {} if data is None else {"data.train": data_path(data)}))
+    if resolved.data.train is None:
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")
-    paths = {
-        "init": resolved.init,
-        "data.train": train,
-        "data.valid": resolved.data.valid,
-        "objective.model": getattr(resolved.objective, "model", None),
-        "probe.data": resolved.probe.data,
-        "probe.valid": resolved.probe.valid,
-    }
-    found = {key: local_path(path) for key, path in paths.items() if path is not None}
-    absolute = {key: str(path.resolve()) for key, path in found.items() if path.exists()}
-    resolved = load_recipe(resolved, {"data.train": train} | absolute)
     if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
         resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
     return resolved

@@ -25,9 +25,16 @@ from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.report.page import build_report_at_end
-from data2vec.run_dir import Run, check_run_dir, create_run_dir, exclusive_lock, open_checkpoint, set_aside_damaged
+from data2vec.run_dir import (
+    ResumePoint,
+    Run,
+    check_run_dir,
+    create_run_dir,
+    exclusive_lock,
+    open_checkpoint,
+    set_aside_damaged,
+)
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train import trackers
 from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_unwritable
@@ -36,6 +43,7 @@ from data2vec.train.optimizer import learning_rate
 from data2vec.train.parallel import is_sharded
 from data2vec.train.planning.run_plan import plan_run
 from data2vec.train.provenance import log_start
+from data2vec.train.resumed_recipe import describe_new_length, verb_of
 from data2vec.train.train_step import StepOutput, TrainStep
 
 log = get_logger(__name__)
@@ -83,20 +91,27 @@ class TrainingTask(Protocol):
 
 
 def run_training(
-    folder: Path, recipe: Recipe, resume: bool, build_task: Callable[[Recipe, Process, bool], TrainingTask]
+    folder: Path,
+    recipe: Recipe,
+    resume: bool,
+    build_task: Callable[[Recipe, Process, bool], TrainingTask],
+    source: JsonDict | None = None,
 ) -> Run:
-    """Train by a resolved recipe in a run folder, from the start or from its latest complete checkpoint.
+    """Train by a resolved recipe in a run folder, from the start or from its latest complete checkpoint; a finished run is left
+    as it is.
 
-    `build_task`: the task, from the recipe, this process, and whether a checkpoint will be loaded."""
-    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    resume = resume or (restarted and (folder / "recipe.yaml").is_file())
+    `build_task`: the task, from the recipe, this process, and whether a checkpoint will be loaded. `source`: the recipe that
+    the caller has named, as it is written, for a check when the run is resumed."""
     with process_group(recipe.train.device, 60 * recipe.train.timeout_minutes) as process:
         process.on_main_process(lambda: check_run_dir(folder, resume))
         process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
         with exclusive_lock(folder, process):
             process.on_main_process(lambda: check_run_dir(folder, resume))  # which another process may have begun since
-            checkpoint = process.on_main_process(lambda: open_checkpoint(folder, recipe) if resume else None)
-            trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint)
+            point = process.on_main_process(lambda: open_checkpoint(folder, recipe, source) if resume else None)
+            if point is not None and process.on_main_process(lambda: _is_finished(Run(folder), recipe, point)):
+                return Run(folder)
+            checkpoint = None if point is None else point.checkpoint
+            trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint, source)
             trainer.show_plan(folder)
             run = process.on_main_process(lambda: create_run_dir(folder, recipe))
             try:
@@ -109,11 +124,25 @@ def run_training(
     return run
 
 
+def _is_finished(run: Run, recipe: Recipe, point: ResumePoint) -> bool:
+    """Whether there is nothing left to do; reports this, or a new length of the run, on stderr."""
+    steps = recipe.train.steps
+    ended = run.starts[-1].get("exit_reason") if run.starts else None
+    if point.step == steps and ended == "finished" and (run.model / "config.json").is_file():
+        longer = f"data2vec {verb_of(recipe)} --resume {shlex.quote(str(run.folder))} train.steps={2 * steps}"
+        said = f"{run.folder} is finished, at step {steps} of {steps}: nothing is changed; to train it longer: {longer}"
+        print(f"data2vec: {printable(said)}", file=sys.stderr)
+        return True
+    if change := describe_new_length(point.recipe, recipe, point.step):
+        print(f"data2vec: {printable(change)}", file=sys.stderr)
+    return False
+
+
 class Trainer:
     """Trains a task, from the start or from a checkpoint."""
 
-    def __init__(self, task: TrainingTask, process: Process, checkpoint: Path | None = None):
-        self.task, self.process, self.checkpoint = task, process, checkpoint
+    def __init__(self, task: TrainingTask, process: Process, checkpoint: Path | None = None, source: JsonDict | None = None):
+        self.task, self.process, self.checkpoint, self.source = task, process, checkpoint, source
         self.recipe, self.settings, self.loader = task.recipe, task.recipe.train, task.loader
         self.make_step = TrainStep(task.objective, self.settings, process)
         self.step = 0
@@ -175,6 +204,7 @@ class Trainer:
             self.make_step.scaler.load_state_dict(state["scaler"])
             self.stream_states = state["stream_states"]
             self.task.state.update(state["task"])
+            self.source = state.get("source", self.source)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"checkpoint {checkpoint}: its state.json is damaged ({error!r}); rename it to resume from an earlier one"
@@ -287,7 +317,7 @@ class Trainer:
     ) -> None:
         state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": corrupt, "stream_states": stream_states}
         state |= {"scaler": self.make_step.scaler.state_dict(), "task": self.task.state, "data": self.fingerprint}
-        state |= {"recipe": self.recipe.model_dump(mode="json")}
+        state |= {"recipe": self.recipe.model_dump(mode="json"), "source": self.source}
         optimizer = self.make_step.optimizer
         save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process)
 
@@ -343,11 +373,10 @@ class Trainer:
 
     def _resume_command(self) -> str:
         """The command that resumes this run."""
-        verb = "finetune" if isinstance(self.recipe.objective, SupervisedSettings) else "pretrain"
         world, local = self.process.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.process.world_size))
         nodes = f"--nnodes {world // local} " if world > local else ""
         start = "data2vec" if world == 1 else f"torchrun {nodes}--nproc_per_node {local} -m data2vec"
-        command = f"{start} {verb} {shlex.quote(str(self.run.recipe))} --out {shlex.quote(str(self.run.folder))} --resume"
+        command = f"{start} {verb_of(self.recipe)} --resume {shlex.quote(str(self.run.folder))}"
         custom = {"modality": self.recipe.modality.name, "objective": self.recipe.objective.name}  # no file may name a class
         return " ".join([command, *(f"--{key} {shlex.quote(name)}" for key, name in custom.items() if ":" in name)])
 
