@@ -150,7 +150,7 @@ def test_printed_commands_are_parsed_and_their_recipes_take_their_overrides(wher
             known = {name for name in comparison_names() if name.startswith(folder)} | recipe_names()
             assert not {name for name in names if f"{folder}{name}" not in known and not name.endswith(".yaml")}, words
         elif (name := getattr(arguments, "recipe", None)) in recipe_names():
-            load_recipe(name, overrides)
+            load_recipe(name, overrides, auto=set())
         elif name is not None:
             assert name.endswith(".yaml") or name == "RECIPE", words
 

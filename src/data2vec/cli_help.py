@@ -34,6 +34,7 @@ PRETRAIN = """\
 examples:
   data2vec pretrain vision/v2-tiny --out run data.train=photos/
   data2vec pretrain speech/v2-base --out run data.train=LibriSpeech/ train.precision=bf16 data.micro_batch_seconds=30
+  data2vec pretrain vision/v2-small --out run data.train=photos/ train.steps=auto data.micro_batch_size=auto
   data2vec pretrain mine.yaml
   data2vec pretrain --resume run                                                             resume, by the run's own recipe
   data2vec pretrain --resume run train.steps=4000                                            resume, and train longer

@@ -67,7 +67,7 @@ class SpeechData(DataSettings):
     batch_seconds: Seconds = 3800.0
     """The global batch in seconds of audio (fairseq: max_tokens × GPUs × update_freq)."""
     micro_batch_seconds: Seconds = 237.5
-    """The per-device micro-batch in seconds of audio."""
+    """The per-device micro-batch in seconds of audio; auto: the largest that fits, measured before the run."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "SpeechData":

@@ -75,7 +75,7 @@ class TextData(DataSettings):
     batch_size: Annotated[int, Field(gt=0)] = 256
     """The global batch in blocks."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 16
-    """The per-device micro-batch in blocks."""
+    """The per-device micro-batch in blocks; auto: the largest that fits, measured before the run."""
 
     @property
     def batch(self) -> float:

@@ -80,7 +80,7 @@ class VisionData(DataSettings):
     batch_size: Annotated[int, Field(gt=0)] = 2048
     """The global batch in images."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 128
-    """The per-device micro-batch in images."""
+    """The per-device micro-batch in images; auto: the largest that fits, measured before the run."""
 
     @property
     def batch(self) -> float:

@@ -27,6 +27,8 @@ MAX_PROBLEMS = 50
 
 MAX_RECIPE_BYTES = 2**18
 """Of a recipe file; the longest shipped one has 3 kB."""
+AUTO = ("train.steps", "data.micro_batch_size", "data.micro_batch_seconds")
+"""Settings that may be `auto`: a number is chosen before the run starts (`data2vec.train.planning.auto`)."""
 PATHS = (
     *("data.valid", "data.valid_rows", "data.follow_links", "probe.data", "probe.valid", "probe.data_rows", "probe.valid_rows"),
     *("objective.model", "objective.decode", "init"),
@@ -45,6 +47,7 @@ def load_recipe(
     defaults: Mapping[str, JsonMapping] | None = None,
     modality: CustomClass | None = None,
     trusted: bool = True,
+    auto: set[str] | None = None,
 ) -> Recipe:
     """A recipe by shipped name or YAML file, with `key=value` overrides ("train.lr=1e-3", or a dict of the same).
 
@@ -53,7 +56,8 @@ def load_recipe(
 
     `modality`: the class of a custom modality, or its name "package.module:Class"; a recipe may also name it itself, as
     `modality.name`. `trusted`: whether it may, as in a file that the user wrote; in the recipe.yaml of a run folder it never
-    may.
+    may. `auto`: gets the names of the settings that are `auto`, which have preliminary numbers in the recipe; None: that is an
+    error.
 
     Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
     raw, where = read_recipe(recipe), "recipe" if isinstance(recipe, Recipe) else str(recipe)
@@ -74,7 +78,25 @@ def load_recipe(
                 trust_class(value, key)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
+    _take_auto(raw, where, auto)
     return validate_recipe(raw, where, trusted and not is_of_run(recipe))
+
+
+def _take_auto(raw: JsonDict, where: str, auto: set[str] | None) -> None:
+    """Put preliminary numbers where the raw recipe has `auto`, whose keys are added to `auto`: the default for steps, and one
+    micro-batch for all of the batch."""
+    for key in AUTO:
+        section, _, name = key.partition(".")
+        settings = raw.get(section)
+        if not isinstance(settings, dict) or settings.get(name) != "auto":
+            continue
+        if auto is None:
+            raise UserError(f"{where}: {key}: auto is a choice of plan, pretrain and finetune alone; set a number")
+        auto.add(key)
+        del settings[name]
+        sizes = [settings.get(other) for other in (name.removeprefix("micro_"), "max_seconds")] if section == "data" else []
+        if numbers := [size for size in sizes if isinstance(size, int | float)]:
+            settings[name] = max(numbers)
 
 
 def read_recipe(recipe: str | Path | Recipe) -> JsonDict:
@@ -225,6 +247,11 @@ def _recipe_text(recipe: str) -> tuple[str, str]:
         f"there is no recipe {quoted(recipe)}{did_you_mean(recipe, recipe_names())} "
         "('data2vec recipes' lists them; the name of a file ends in .yaml)"
     )
+
+
+def list_overrides(overrides: Iterable[str] | JsonMapping) -> JsonDict:
+    """Overrides, as `load_recipe` takes them, by key; of several with one key, the last."""
+    return dict(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
 
 
 def parse_override(entry: str, example: str = "train.lr=1e-3") -> tuple[str, Any]:

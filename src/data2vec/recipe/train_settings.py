@@ -63,7 +63,7 @@ class TrainSettings(Settings):
     """Steps are optimizer steps; the batch size is in the `data` section."""
 
     steps: Annotated[int, Field(gt=0, le=10**9)] = 1000
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; auto: the epochs of the published base model, see docs/training.md."""
     seed: Annotated[int, Field(ge=0)] = 1
     """Random seed of initial weights, data order, crops, masks and dropout."""
     lr: Annotated[float, Field(gt=0)] = 5e-4

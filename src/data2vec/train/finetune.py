@@ -22,7 +22,7 @@ from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import Classifier, Head, build_head, scale_logits
-from data2vec.recipe.loading import load_recipe, with_absolute_paths
+from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
 from data2vec.run_dir import Run, default_run_dir
@@ -42,6 +42,7 @@ from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.tasks.metrics import is_better
 from data2vec.train.init_from import load_encoder_weights, weight_semantics
 from data2vec.train.parallel import full_state_dict
+from data2vec.train.planning.auto import NOTHING_AUTO, find_auto
 from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
 from data2vec.train.trainer import run_training
 
@@ -67,6 +68,7 @@ def finetune(
 
     Raises UserError for wrong arguments, and RunStopped when the run ends before its last step."""
     folder = local_path(out) if out is not None else default_run_dir(recipe)
+    overrides, auto = list_overrides(overrides), NOTHING_AUTO
     if resume := resumes(folder, resume):
         datasets = {"data.train": data, "data.valid": valid}
         resolved = recipe_to_resume(folder, overrides, modality, recipe, "finetune", datasets)
@@ -75,8 +77,10 @@ def finetune(
             before, after = (f"from {each}" if each is not None else "from new weights" for each in (resolved.init, init))
             raise UserError(f"--resume: the run in {folder} was started {before}, not {after}; omit --model and --scratch")
     else:
-        resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
-    return run_training(folder, resolved, resume, FinetuneTask, named_recipe(recipe))
+        keys: set[str] = set()
+        resolved = resolve_recipe(recipe, model, data, valid, overrides, scratch, modality, keys)
+        auto = find_auto(recipe, overrides, keys, modality)
+    return run_training(folder, resolved, resume, FinetuneTask, named_recipe(recipe), auto)
 
 
 class FinetuneTask:
@@ -223,8 +227,10 @@ def resolve_recipe(
     overrides: Iterable[str] | JsonMapping,
     scratch: bool,
     modality: CustomClass | None = None,
+    auto: set[str] | None = None,
 ) -> Recipe:
-    """The complete recipe of this run: settings of encoder and modality default to the model's, and data paths are absolute."""
+    """The complete recipe of this run: settings of encoder and modality default to the model's, and data paths are absolute.
+    `auto`: see `load_recipe`."""
     if scratch and model is None:
         raise UserError(
             "--scratch: needs --model, whose shape the new encoder gets; without --model, it has the recipe's and new weights"
@@ -235,7 +241,7 @@ def resolve_recipe(
         defaults = {part: getattr(source.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
         if (tokenizer := getattr(source.modality.data, "tokenizer", None)) is not None:
             defaults["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
-    first = load_recipe(recipe, modality=modality)
+    first = load_recipe(recipe, modality=modality, auto=auto)
     if not isinstance(first.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for pre-training, not for fine-tuning; 'data2vec recipes' lists both")
     kinds = [each.modality.name for each in (first, *([] if source is None else [source.recipe]))]
@@ -244,7 +250,7 @@ def resolve_recipe(
     known = {} if source is None else weight_semantics(source.recipe)
     if source is not None and not source.recipe.encoder.final_norm:  # which can be removed, but not added without weights
         known["encoder.final_norm"] = False
-    resolved = load_recipe(load_recipe(recipe, known, defaults, modality), overrides)
+    resolved = load_recipe(load_recipe(recipe, known, defaults, modality, auto=auto), overrides, auto=auto)
     given = {"data.train": data, "data.valid": valid}
     paths = {key: data_path(each) for key, each in given.items() if each is not None}
     if model is not None and not scratch:

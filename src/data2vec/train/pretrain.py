@@ -18,7 +18,7 @@ from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
-from data2vec.recipe.loading import load_recipe, with_absolute_paths
+from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run, default_run_dir
@@ -27,6 +27,7 @@ from data2vec.tasks.probing.online import OnlineProbe
 from data2vec.train.held_out_loss import HeldOutLoss
 from data2vec.train.init_from import init_pretraining, load_encoder_weights, tokenizer_of
 from data2vec.train.parallel import full_state_dict
+from data2vec.train.planning.auto import NOTHING_AUTO, find_auto
 from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
 from data2vec.train.trainer import run_training
 
@@ -52,13 +53,16 @@ def pretrain(
     and RunStopped when the run ends before its last step. Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first; the last two
     raise Interrupted."""
     folder = local_path(out) if out is not None else default_run_dir(recipe)
+    overrides, auto = list_overrides(overrides), NOTHING_AUTO
     if resume := resumes(folder, resume):
         resolved = recipe_to_resume(folder, overrides, modality, recipe, "pretrain", {"data.train": data})
     else:
-        resolved = resolve_recipe(recipe, data, overrides, modality)
+        keys: set[str] = set()
+        resolved = resolve_recipe(recipe, data, overrides, modality, keys)
         if isinstance(resolved.objective, SupervisedSettings):
             raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
-    return run_training(folder, resolved, resume, PretrainTask, named_recipe(recipe))
+        auto = find_auto(recipe, overrides, keys, modality)
+    return run_training(folder, resolved, resume, PretrainTask, named_recipe(recipe), auto)
 
 
 class PretrainTask:
@@ -123,10 +127,15 @@ class PretrainTask:
 
 
 def resolve_recipe(
-    recipe: str | Path | Recipe, data: Any, overrides: Iterable[str] | JsonMapping, modality: CustomClass | None
+    recipe: str | Path | Recipe,
+    data: Any,
+    overrides: Iterable[str] | JsonMapping,
+    modality: CustomClass | None,
+    auto: set[str] | None = None,
 ) -> Recipe:
-    """The recipe of this run, with absolute data paths, so that it can be run again from any folder."""
-    resolved = load_recipe(recipe, overrides, modality=modality)
+    """The recipe of this run, with absolute data paths, so that it can be run again from any folder. `auto`: see
+    `load_recipe`."""
+    resolved = load_recipe(recipe, overrides, modality=modality, auto=auto)
     resolved = with_absolute_paths(load_recipe(resolved, {} if data is None else {"data.train": data_path(data)}))
     if resolved.data.train is None:
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")

@@ -9,9 +9,10 @@ from data2vec.data.sources.library import data_path
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.recipe.loading import (
+    AUTO,
     is_of_run,
+    list_overrides,
     load_recipe,
-    parse_override,
     read_recipe,
     trust_recipe_classes,
     with_absolute_paths,
@@ -46,7 +47,8 @@ def recipe_to_resume(
 
     Raises UserError if there is no such run, and for overrides that are not valid."""
     check_run_dir(folder, resume=True)
-    changes = dict(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
+    given = list_overrides(overrides)
+    changes = {key: value for key, value in given.items() if not (key in AUTO and value == "auto")}  # it has numbers
     changes |= {key: data_path(value) for key, value in (data or {}).items() if value is not None}
     if modality is not None:
         trust_class(modality, "modality")

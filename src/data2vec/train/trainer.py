@@ -41,6 +41,7 @@ from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkp
 from data2vec.train.logger import NullLogger, RunLogger
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.parallel import is_sharded
+from data2vec.train.planning.auto import NOTHING_AUTO, Auto, resolve_auto
 from data2vec.train.planning.run_plan import plan_run
 from data2vec.train.provenance import log_start
 from data2vec.train.resumed_recipe import describe_new_length, verb_of
@@ -96,17 +97,21 @@ def run_training(
     resume: bool,
     build_task: Callable[[Recipe, Process, bool], TrainingTask],
     source: JsonDict | None = None,
+    auto: Auto = NOTHING_AUTO,
 ) -> Run:
     """Train by a resolved recipe in a run folder, from the start or from its latest complete checkpoint; a finished run is left
     as it is.
 
     `build_task`: the task, from the recipe, this process, and whether a checkpoint will be loaded. `source`: the recipe that
-    the caller has named, as it is written, for a check when the run is resumed."""
+    the caller has named, as it is written, for a check when the run is resumed. `auto`: the settings of a new run's
+    recipe that are chosen now."""
     with process_group(recipe.train.device, 60 * recipe.train.timeout_minutes) as process:
         process.on_main_process(lambda: check_run_dir(folder, resume))
         process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
         with exclusive_lock(folder, process):
             process.on_main_process(lambda: check_run_dir(folder, resume))  # which another process may have begun since
+            with stop_without_memory():
+                recipe = resolve_auto(recipe, auto, build_task, process)
             point = process.on_main_process(lambda: open_checkpoint(folder, recipe, source) if resume else None)
             if point is not None and process.on_main_process(lambda: _is_finished(Run(folder), recipe, point)):
                 return Run(folder)

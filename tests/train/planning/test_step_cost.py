@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from data2vec.distributed import process_group
 from data2vec.nn import cpu_kernels
 from data2vec.recipe.loading import load_recipe
-from data2vec.train.planning.step_cost import flop_counter, step_cost
+from data2vec.train.planning.flops import flop_counter
+from data2vec.train.planning.step_cost import step_cost
 from data2vec.train.train_step import TrainStep
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"

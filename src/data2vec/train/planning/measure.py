@@ -17,8 +17,8 @@ from data2vec.data.masked_batches import rank_stride
 from data2vec.distributed import Process
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
+from data2vec.train.planning.flops import flop_counter
 from data2vec.train.planning.run_plan import StepMeasurement
-from data2vec.train.planning.step_cost import flop_counter
 from data2vec.train.train_step import TrainStep
 
 CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -9,12 +9,13 @@ import torch
 from data2vec.distributed import process_group
 from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
-from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.loading import list_overrides, load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import default_run_dir
 from data2vec.settings import JsonMapping
 from data2vec.train import finetune, pretrain
+from data2vec.train.planning.auto import find_auto, resolve_auto
 from data2vec.train.planning.measure import measure_step
 from data2vec.train.planning.run_plan import RunPlan, plan_run
 from data2vec.train.trainer import stop_without_memory
@@ -38,16 +39,20 @@ def plan(
     steps with one micro-batch of the data, for memory and time. `model`, `valid`, `scratch`: of fine-tuning.
 
     Raises UserError as the run would, and RunStopped when a micro-batch does not fit into the memory."""
-    supervised = isinstance(load_recipe(recipe, modality=modality).objective, SupervisedSettings)
+    keys: set[str] = set()
+    overrides = list_overrides(overrides)
+    supervised = isinstance(load_recipe(recipe, modality=modality, auto=keys).objective, SupervisedSettings)
     if supervised:
-        resolved = finetune.resolve_recipe(recipe, model, data, valid, overrides, scratch, modality)
+        resolved = finetune.resolve_recipe(recipe, model, data, valid, overrides, scratch, modality, keys)
     else:
-        resolved = pretrain.resolve_recipe(recipe, data, overrides, modality)
+        resolved = pretrain.resolve_recipe(recipe, data, overrides, modality, keys)
+    auto = find_auto(recipe, overrides, keys, modality)
     folder = local_path(out) if out is not None else default_run_dir(recipe)
-    # Evaluation is not planned, and reads other data.
-    single = load_recipe(resolved, {"data.workers": 0, "probe.data": None, "data.valid": None})
     task_class: Any = finetune.FinetuneTask if supervised else pretrain.PretrainTask
     with process_group(resolved.train.device) as process, torch.random.fork_rng(), stop_without_memory():
+        resolved = resolve_auto(resolved, auto, task_class, process)
+        # Evaluation is not planned, and reads other data.
+        single = load_recipe(resolved, {"data.workers": 0, "probe.data": None, "data.valid": None})
         task = task_class(single, process)
         planned = plan_run(resolved, task.loader, task.objective, process, folder)
         if not measure:
