@@ -13,6 +13,7 @@ from data2vec.model import Model, blank_model, load_model_folder, save_model_fol
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import ClassifierSettings, build_head
 from data2vec.recipe.loading import load_recipe
+from helpers.fine_tuned import fine_tuned, make_data
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
 
@@ -41,6 +42,63 @@ def test_features_of_a_batch_equal_those_of_each_input_alone(speech_model: Path)
         alone = model.features([wave], layers="all").hidden[:, 0]
         assert torch.allclose(together.hidden[:, i, : len(alone[0])], alone, atol=1e-5)
         assert not together.hidden[:, i, len(alone[0]) :].any()
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_data(tmp_path_factory.mktemp("labelled") / "data")
+
+
+def test_logits_of_a_batch_equal_those_of_each_input_alone(labelled: dict[str, Path]) -> None:
+    rng = np.random.default_rng(0)
+    waves = [rng.standard_normal(length).astype(np.float32) for length in (16000, 9000, 12000)]
+    classes = fine_tuned("classes of sounds", labelled["tokenizer"])
+    found = classes.logits(waves)
+    assert found.logits.shape == (3, 3) and found.lengths is None
+    torch.testing.assert_close(
+        found.logits, torch.cat([classes.logits(wave, batch=1).logits for wave in waves]), atol=1e-4, rtol=0
+    )
+    ctc = fine_tuned("transcripts", labelled["tokenizer"])
+    found = ctc.logits(waves)
+    assert found.lengths is not None
+    assert found.lengths.tolist() == ctc.features(waves).lengths.tolist()
+    assert found.logits.shape == (3, max(found.lengths), 11)
+    for row, length, wave in zip(found.logits, found.lengths, waves, strict=True):
+        torch.testing.assert_close(row[:length], ctc.logits(wave).logits[0], atol=1e-4, rtol=0)
+        assert not row[length:].any()
+
+
+def test_logits_are_those_of_the_head_on_the_encoder(labelled: dict[str, Path]) -> None:
+    model = fine_tuned("classes of images", labelled["tokenizer"])
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    hidden = model.features(picture).hidden[0]
+    torch.testing.assert_close(model.logits(picture).logits, model.head(hidden))  # type: ignore[misc]
+    with pytest.raises(UserError, match="logits: input 1: "):
+        model.logits([b"no image"])
+
+
+def test_calling_a_model_gives_logits_with_a_head_and_features_without(labelled: dict[str, Path]) -> None:
+    model = fine_tuned("classes of sounds", labelled["tokenizer"])
+    wave = np.random.default_rng(0).standard_normal(9000)
+    called = model(wave)
+    assert isinstance(called, data2vec.LogitBatch) and called.logits.equal(model.logits(wave).logits)
+    called = replace(model, head=None)(wave)
+    assert isinstance(called, data2vec.FeatureBatch) and called.hidden.equal(model.features(wave).hidden)
+
+
+def test_eval_to_and_device_are_as_in_torch_and_there_is_no_train(labelled: dict[str, Path]) -> None:
+    model = fine_tuned("classes of sounds", labelled["tokenizer"])
+    model.encoder.train()
+    model.head.train()  # type: ignore[union-attr]
+    assert model.eval() is model and not model.encoder.training and not model.head.training  # type: ignore[union-attr]
+    assert model.device == torch.device("cpu") and not hasattr(model, "train")
+    wave = np.random.default_rng(0).standard_normal(9000)
+    expected = model.logits(wave).logits
+    half = model.to(torch.bfloat16).logits(wave).logits
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, atol=0.5, rtol=0.05)
+    (prediction,) = model.predict(wave)
+    assert prediction.probability == pytest.approx(half.double().softmax(-1).max().item(), abs=1e-6)
 
 
 def test_load_after_save_pretrained_gives_equal_weights_in_evaluation_mode(speech_model: Path, tmp_path: Path) -> None:
