@@ -1,19 +1,23 @@
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import data2vec
+from data2vec import cli
 from data2vec.errors import UserError
 from data2vec.model import Model, blank_model, load_model_folder, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import ClassifierSettings, build_head
 from data2vec.recipe.loading import load_recipe
-from helpers.fine_tuned import fine_tuned, make_data
+from data2vec.recipe.training_history import Score, TrainingStage, make_scores, training_stage
+from helpers.fine_tuned import KINDS, fine_tuned, make_data
 
 SMALL = {"encoder.width": 32, "encoder.ffn_width": 64, "encoder.layers": 3}
 
@@ -180,20 +184,102 @@ def test_model_folder_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
     saved = json.loads((folder / "config.json").read_text())["recipe"]
     assert (saved["data"]["train"], saved["data"]["valid"], saved["probe"]["valid"]) == ("clips", None, "s3://bucket/set")
-    assert "on `clips` for" in (folder / "README.md").read_text()
 
 
 def test_model_card_shows_names_of_others_as_text(tmp_path: Path) -> None:
-    recipe = load_recipe("speech/v1-tiny", SMALL | {"data.train": "a`<b>\n# c"})
+    recipe = load_recipe("speech/v1-tiny", SMALL)
     modality = recipe.build_modality()
     hostile = "<script>x</script>\n# heading\x1b[2J"
     head = build_head(ClassifierSettings(labels=(hostile, "`b`")), 32)
-    model = Model(build_encoder(modality, recipe.encoder), modality, recipe, head, source=hostile, license=hostile)
+    scores = (Score(name=hostile, value=1.0, data="a|`b", note=hostile),)
+    stage = TrainingStage(task="classify", data="a`<b>\n# c", step=1, steps=2, chosen_by=hostile, scores=scores)
+    model = Model(build_encoder(modality, recipe.encoder), modality, recipe, head, {}, hostile, hostile, (stage,))
     save_model_folder(model, tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text().partition("\n# data2vec")[2]
     assert "\x1b" not in card and "\n# " not in card
+    assert "<script>" not in card.replace("`<script>x</script>\\n# heading\\x1b[2J`", "")
     assert "Source: &lt;script&gt;x&lt;/script&gt;\\n# heading" in card
     assert "`<script>x</script>\\n# heading\\x1b[2J`, `'b'`" in card and "on `a'<b>\\n# c`" in card
+    assert "| 1 | `a\\|'b`, &lt;script&gt;" in card
+
+
+def code_of_card(folder: Path) -> str:
+    return (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_of_the_card_of_a_fine_tuned_model_runs_as_printed(
+    kind: str, labelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = fine_tuned(kind, labelled["tokenizer"])
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    names: dict[str, Any] = {}
+    exec(code_of_card(tmp_path / "model"), names)
+    assert names["prediction"].error is None
+    ((value,),) = [[each.value for each in model.predict(names["inputs"])]]
+    assert names["prediction"].value == value
+    command = (tmp_path / "model" / "README.md").read_text().partition("```\ndata2vec ")[2].partition("\n```")[0]
+    words = command.replace("INPUT", str(labelled[kind])).split()
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith("predictions.csv: ") and (tmp_path / "model" / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["speech/v1-tiny", "speech/v2-tiny", "vision/v2-tiny", "text/v1-tiny", "text without tokenizer"]
+)
+def test_code_of_the_card_of_a_pretrained_model_runs_as_printed(
+    name: str, labelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"data.tokenizer": str(labelled["tokenizer"])} if name == "text/v1-tiny" else {}
+    changes = {"modality.vocab_size": 300} | own if name.startswith("text") else {}
+    recipe = load_recipe(name if "/" in name else "text/v1-tiny", SMALL | changes)
+    blank_model(recipe).save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    names: dict[str, Any] = {}
+    exec(code_of_card(tmp_path / "model"), names)
+    assert names["features"].hidden.shape[:2] == (3, 1)
+
+
+def test_card_says_what_was_trained_on_what_and_what_was_measured_on_what(tmp_path: Path) -> None:
+    recipe = load_recipe("vision/v2-tiny", SMALL | {"data.train": str(tmp_path / "photos"), "train.steps": 100})
+    first = training_stage(recipe, 100, make_scores({"loss": 0.5, "valid_loss": math.nan}, str(tmp_path / "held-out")))
+    labelled = load_recipe("vision/classify-tiny", {"data.train": "hf://owner/cats", "train.steps": 60})
+    second = training_stage(labelled, 40, make_scores({"accuracy": 0.875}, "/data/test", "8 examples"), "accuracy")
+    head = ClassifierSettings(labels=("cat", "dog"))
+    model = replace(blank_model(recipe, head), training=(first, second), source="the attic", license="mit")
+    model.save_pretrained(tmp_path / "a")
+    again = data2vec.load(tmp_path / "a")
+    assert again.training == model.training
+    again.save_pretrained(tmp_path / "b")
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert card == (tmp_path / "a" / "README.md").read_text()
+    for line in (
+        "# data2vec2 encoder for vision with a classifier head",
+        "It predicts one of 2 classes: `cat`, `dog`.",
+        "1. Pre-trained without labels by `data2vec2` on `photos` for 100 steps.",
+        "2. Fine-tuned on `hf://owner/cats`: step 40 of 60, the best by accuracy on `test`.",
+        "Source: the attic.",
+        "License: mit.",
+        "Measured at step 40:",
+        "| accuracy | 0.875 | `test`, 8 examples |",
+    ):
+        assert line in card.splitlines()
+    assert str(tmp_path) not in card
+    blank_model(recipe).save_pretrained(tmp_path / "untrained")
+    card = (tmp_path / "untrained" / "README.md").read_text()
+    assert "No training is recorded here." in card and "No license is recorded." in card and "steps" not in card
+
+
+@pytest.mark.parametrize(
+    "training", [[{"task": 3}], 5, [{"task": "ctc", "data": None, "step": 1, "steps": 1, "x": 1}], {"a": 1}]
+)
+def test_load_refuses_a_damaged_record_of_the_training(speech_model: Path, tmp_path: Path, training: Any) -> None:
+    data2vec.load(speech_model).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"training": training}))
+    with pytest.raises(UserError, match=r"config\.json is damaged: its record of the training; remove the key training"):
+        data2vec.load(tmp_path / "model")
 
 
 def test_load_uses_a_tokenizer_added_to_the_folder(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ teacher and the prediction head, needed only to continue pre-training, so it may
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path, PurePath
@@ -42,6 +42,7 @@ from data2vec.nn.heads import AnyHeadSettings, ClassifierSettings, CTCSettings, 
 from data2vec.nn.transformer import Transformer
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe
+from data2vec.recipe.training_history import TrainingStage, origin_of, read_origin
 from data2vec.settings import JsonDict
 from data2vec.untrusted import read_json, require_regular
 
@@ -77,6 +78,8 @@ class Model:
     """Where the weights come from, for the model card."""
     license: str | None = None
     """The license of the weights, for the model card."""
+    training: tuple[TrainingStage, ...] = ()
+    """The runs that the weights went through, oldest first, for the model card; empty if none is recorded."""
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save as a model folder. Load it with `data2vec.load(folder)`.
@@ -203,18 +206,15 @@ def require_head(model: Model, name: object = "this model") -> Head:
     return model.head
 
 
-def save_model_folder(
-    model: Model, folder: Path, examples: ExampleDataset | None = None, metrics: Sequence[JsonDict] = ()
-) -> None:
+def save_model_folder(model: Model, folder: Path, examples: ExampleDataset | None = None) -> None:
     """Write a model folder. In an existing one, files of an earlier model are replaced, and all others are left alone.
 
-    `examples`: the training examples, for what a modality saves of them (text: its tokenizer). `metrics`: the logged steps of
-    the run, for the model card."""
+    `examples`: the training examples, for what a modality saves of them (text: its tokenizer)."""
     from data2vec import __version__
 
     with merge_dir(folder, CONFIG, _optional_files(folder)) as tmp:
         config: JsonDict = {"format": FORMAT, "version": __version__, "files": model.modality.save(tmp, examples)}
-        config |= {"recipe": model.recipe.without_local_paths(), "source": model.source, "license": model.license}
+        config |= {"recipe": model.recipe.without_local_paths(), **origin_of(model)}
         save_model(model.encoder, str(tmp / WEIGHTS), metadata={"format": "pt"})
         if model.head is not None:
             config["head"] = model.head.settings.model_dump(mode="json")
@@ -222,7 +222,7 @@ def save_model_folder(
         if model.pretraining:
             save_file({key: value.contiguous() for key, value in model.pretraining.items()}, tmp / PRETRAINING)
         (tmp / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        (tmp / "README.md").write_text(render_model_card(model, metrics), encoding="utf-8")
+        (tmp / "README.md").write_text(render_model_card(model, has_tokenizer=bool(config["files"])), encoding="utf-8")
 
 
 def _optional_files(folder: Path) -> tuple[str, ...]:
@@ -259,7 +259,7 @@ def load_model_folder(path: str | Path) -> Model:
         if raw["data"].get("tokenizer", "none") is None and any((folder / name).is_file() for name in TOKENIZER):
             raw["data"]["tokenizer"] = str(folder.resolve())  # added by the user
         head = TypeAdapter(AnyHeadSettings | None).validate_python(config.get("head"))
-        source, license = (value if isinstance(value := config.get(key), str) else None for key in ("source", "license"))
+        origin = read_origin(config, str(folder / CONFIG))
     except UserError:
         raise
     except Exception as error:  # others may have written anything
@@ -274,7 +274,7 @@ def load_model_folder(path: str | Path) -> Model:
         pretraining = load_file(folder / PRETRAINING) if (folder / PRETRAINING).is_file() else {}
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{folder / PRETRAINING} is damaged ({error}); remove it, unless you continue pre-training") from None
-    return replace(model, pretraining=pretraining, source=source, license=license)
+    return replace(model, pretraining=pretraining, **origin)
 
 
 def _inside(folder: Path, name: str) -> Path:

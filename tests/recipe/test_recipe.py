@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 
 import data2vec
+from data2vec.data.sources.library import data_path
 from data2vec.errors import UserError
 from data2vec.nn.transformer_decoder import TransformerDecoderSettings
 from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary, validate_recipe
-from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
+from data2vec.recipe.recipe import MODALITIES, Recipe, data_name, recipe_class
 from data2vec.recipe.renamed_keys import RENAMED
 from data2vec.recipe.yaml_format import dump_yaml, parse_yaml
 from data2vec.settings import iter_settings
@@ -281,3 +282,24 @@ def test_another_kind_as_an_override_starts_its_section_anew(base: Any) -> None:
     assert decoder == TransformerDecoderSettings(layers=2)
     same = load_recipe(base, ["objective.decoder.kind=conv"])
     assert same.objective.decoder == load_recipe(base).objective.decoder
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/me/clips/", "clips"),
+        ("file:///home/me/clips", "clips"),
+        ("hf://owner/name@main", "hf://owner/name@main"),
+        ("s3://bucket/set", "s3://bucket/set"),
+        ("https://me:secret@host/a.tar?signature=x", "https://host/a.tar"),
+    ],
+)
+def test_data_name_has_no_path_of_this_machine_and_no_secret(path: str, name: str) -> None:
+    assert data_name(path) == name
+
+
+def test_data_name_of_a_dataset_object_is_not_that_of_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path))
+    assert data_name(data_path(datasets.Dataset.from_dict({"text": ["a"]}))) == "a dataset in memory"

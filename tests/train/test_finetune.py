@@ -181,6 +181,33 @@ def test_classification_on_separable_classes_learns(
     assert data2vec.evaluate(run.folder).scores[metric] > 0.95
 
 
+def test_model_records_the_step_that_was_kept_and_its_scores_and_no_path(
+    labelled: Path, given: dict[str, Path], tmp_path: Path
+) -> None:
+    where = data(labelled, "vision")
+    changes = settings("vision", 6, train__lr=3e-2, train__schedule__warmup_steps=0, objective__validate_every=1)
+    run = data2vec.finetune("vision/classify-v2-base", given["vision-v2"], where, where, changes, tmp_path / "run")
+    best = max(run.metrics, key=lambda line: (line["valid_accuracy"], line["step"]))
+    (stage,) = data2vec.load(run.model).training
+    assert (stage.task, stage.data, stage.step, stage.steps, stage.chosen_by) == (
+        "classify",
+        "vision",
+        best["step"],
+        6,
+        "accuracy",
+    )
+    scores = {score.name: score.value for score in stage.scores}
+    assert (scores["accuracy"], scores["chance_accuracy"]) == (best["valid_accuracy"], 0.5)
+    assert {(score.data, score.note) for score in stage.scores} == {("vision", "24 examples")}
+    card = (run.model / "README.md").read_text()
+    assert f"1. Fine-tuned on `vision`: step {best['step']} of 6, the best by accuracy on `vision`." in card.splitlines()
+    for form in ("data2vec", "transformers"):
+        data2vec.convert(run.model, tmp_path / form, form)  # type: ignore[arg-type]
+        assert data2vec.load(tmp_path / form).training == (stage,)
+        texts = [path.read_text() for path in (tmp_path / form).iterdir() if path.suffix in (".md", ".json")]
+        assert len(texts) > 1 and not [text for text in texts if str(tmp_path) in text or str(labelled) in text]
+
+
 def test_regression_model_predicts_the_labels_whatever_the_scale_of_training(
     labelled: Path, given: dict[str, Path], tmp_path: Path
 ) -> None:

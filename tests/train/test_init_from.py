@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,28 @@ def test_run_with_init_resumes_without_the_init_model(
     (tmp_path / "model" / "model.safetensors").unlink()
     parts = data2vec.pretrain("vision/v2-tiny", overrides=settings, out=tmp_path / "parts", resume=True)
     assert [line["loss"] for line in parts.metrics] == [line["loss"] for line in whole.metrics]
+
+
+def test_continued_pretraining_keeps_source_licence_and_stages_of_the_init_model_also_when_resumed(
+    run: Run, tiny2: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    first = data2vec.load(run.folder)
+    (stage,) = first.training
+    assert (stage.task, stage.data, stage.step, stage.steps, stage.chosen_by) == ("data2vec2", pictures.name, 3, 3, None)
+    assert {score.name: score.value for score in stage.scores}["loss"] == run.metrics[-1]["loss"]
+    replace(first, source="the attic", license="mit").save_pretrained(tmp_path / "model")
+    settings = tiny2 | {"init": str(tmp_path / "model"), "train.steps": 6, "data.valid": str(pictures), "probe.every": 3}
+    whole = data2vec.pretrain("vision/v2-tiny", overrides=settings, out=tmp_path / "run")
+    second = data2vec.load(whole.folder)
+    assert (second.source, second.license, second.training[:-1]) == ("the attic", "mit", (stage,))
+    scores = {score.name: (score.value, score.data) for score in second.training[-1].scores}
+    assert scores["valid_loss"] == (whole.metrics[-1]["valid_loss"], pictures.name) and scores["loss"][1] is None
+    shutil.rmtree(whole.checkpoints[0])
+    shutil.rmtree(whole.model)
+    shutil.rmtree(tmp_path / "model")
+    again = data2vec.pretrain("vision/v2-tiny", overrides=settings, out=tmp_path / "run", resume=True)
+    resumed = data2vec.load(again.folder)
+    assert (resumed.source, resumed.license, resumed.training[:-1]) == ("the attic", "mit", (stage,))
 
 
 def test_init_of_another_shape_is_refused_with_the_difference(run: Run, tiny2: dict[str, Any]) -> None:

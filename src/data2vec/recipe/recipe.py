@@ -3,14 +3,16 @@
 import functools
 import importlib
 import operator
+import re
 from functools import lru_cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializeAsAny, create_model
 from pydantic.fields import FieldInfo
 
 from data2vec.data.dataset import DataSettings
+from data2vec.data.sources.library import is_in_cache
 from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.health.collapse import HealthSettings
 from data2vec.modalities.base import Modality, ModalitySettings
@@ -70,9 +72,15 @@ LOCAL_PATHS = (
 """The settings, by section, that may be paths."""
 
 
+SECRETS = re.compile(r"(?<=://)[^/@]*@(?=[^/]+/)|\?.*")
+"""What a URL may have besides its place: name and password, and parameters such as signatures."""
+
+
 def data_name(path: str) -> str:
-    """The name of a dataset or model: the last part of a path, and a URL as it is."""
-    return path if "://" in path and not path.startswith("file:") else PurePath(path).name or path
+    """The name of a dataset or model: the last part of a path, a URL without passwords, and a name on the hub as it is."""
+    if "://" in path and not path.startswith("file:"):
+        return path if path.startswith("hf:") else SECRETS.sub("", path)
+    return "a dataset in memory" if is_in_cache(Path(path)) else PurePath(path).name or path
 
 
 class Recipe(Settings):
@@ -126,7 +134,7 @@ class Recipe(Settings):
         for section, key in LOCAL_PATHS:
             part = values[section] if section else values
             if key in part and (path := part[key]) is not None:
-                part[key] = data_name(path) if (section, key) in NAMED_PATHS else path if "://" in path else None
+                part[key] = data_name(path) if (section, key) in NAMED_PATHS else data_name(path) if "://" in path else None
         if isinstance(decode := values["objective"].get("decode"), dict):
             decode |= {key: None for key in ("lm", "lexicon") if key in decode}
         return values

@@ -25,6 +25,7 @@ from data2vec.nn.heads import Classifier, Head, build_head, scale_logits
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
+from data2vec.recipe.training_history import TrainingStage, make_scores, training_stage
 from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
@@ -173,7 +174,9 @@ class FinetuneTask:
         value, best = found.scores[metric], self.state.get("best")
         # Of equal scores the later model: all are 100 % until a recognizer has learned more than blanks.
         if best is None or (value == value and not is_better(metric, best["value"], value)):
-            self._write_model(weights, run)
+            shown = found.scores | {key: value for key, value in found.evidence.items() if key.startswith("chance_")}
+            scores = make_scores(shown, self.recipe.data.valid, f"{found.examples} examples")
+            self._write_model(weights, run, training_stage(self.recipe, step, scores, metric))
             self.state["best"] = {"step": step, "metric": metric, "value": value}
         measured = found.scores | found.evidence | {"examples": found.examples}
         return {f"valid_{name}": value for name, value in measured.items()}
@@ -189,15 +192,16 @@ class FinetuneTask:
     def save_model(self, run: Run) -> None:
         """Write the last model, unless validation has chosen the best one already."""
         if "best" not in self.state:
-            self._write_model(full_state_dict(self.objective), run)
+            last = training_stage(self.recipe, self.recipe.train.steps, ())
+            self._write_model(full_state_dict(self.objective), run, last)
 
-    def _write_model(self, weights: Mapping[str, Tensor], run: Run) -> None:
+    def _write_model(self, weights: Mapping[str, Tensor], run: Run, stage: TrainingStage) -> None:
         model = blank_model(self.recipe, self.targets.head)
         self._load_best_weights(model, weights)
-        model = replace(model, recipe=self._model_recipe())
-        if self.source is not None:
-            model = replace(model, source=self.source.source, license=self.source.license)
-        self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
+        model = replace(model, recipe=self._model_recipe(), training=(stage,))
+        if (source := self.source) is not None:
+            model = replace(model, source=source.source, license=source.license, training=(*source.training, stage))
+        self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples))
 
     def _load_best_weights(self, model: Model, weights: Mapping[str, Tensor]) -> None:
         """Load the weights to use, averaged if the recipe averages them, from the objective's state into a model."""

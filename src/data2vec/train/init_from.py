@@ -22,12 +22,11 @@ NON_ARCHITECTURAL = (
 
 
 @torch.no_grad()
-def init_pretraining(where: str, objective: Objective, recipe: Recipe) -> str:
-    """Load the weights of a model (anything that `data2vec.load` opens) into the objective; returns a line for the log.
+def init_pretraining(where: str, model: Model, objective: Objective, recipe: Recipe) -> str:
+    """Load the weights of the model at `where` into the objective; returns a line for the log.
 
     Teacher and prediction head or decoder are loaded too, if the model has them; otherwise the teacher is a copy of the
     student, and the head is new. Raises UserError when the model's weights do not fit this recipe."""
-    model = load(where)
     load_encoder_weights(where, model, objective.student, recipe)
     student = objective.student.state_dict()
     new = []

@@ -21,6 +21,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.recipe.training_history import TrainingStage, make_scores, origin_of, read_origin, training_stage
 from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.online import OnlineProbe
@@ -30,6 +31,9 @@ from data2vec.train.parallel import full_state_dict
 from data2vec.train.planning.auto import NOTHING_AUTO, find_auto
 from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
 from data2vec.train.trainer import run_training
+
+LAST_METRICS = ("samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
+"""The metrics of the last step that the model card shows."""
 
 
 def pretrain(
@@ -86,7 +90,9 @@ class PretrainTask:
         """Load what a new run starts from, and fit targets that are made of the training data; lines for the log."""
         recipe, messages = self.recipe, list[str | None]()
         if recipe.init is not None:
-            messages.append(init_pretraining(recipe.init, self.objective, recipe))
+            source = load(recipe.init)
+            messages.append(init_pretraining(recipe.init, source, self.objective, recipe))
+            self.state["origin"] = origin_of(source)
         for where, encoder in self.objective.trained_encoders().items():
             load_encoder_weights(where, load(where), encoder, recipe)
         messages.append(self.objective.fit_targets(self._sample_batches(rows), self.process))
@@ -122,8 +128,26 @@ class PretrainTask:
             {name.removeprefix("student."): value for name, value in weights.items() if name.startswith("student.")}
         )
         rest = {name: value for name, value in weights.items() if not name.startswith("student.")}
-        model = Model(student, modality, recipe, pretraining=rest)
-        self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples, run.metrics))
+        origin = read_origin(self.state.get("origin", {}), "the state of the task")
+        training = (*origin.pop("training"), self._stage(run.metrics))
+        model = Model(student, modality, recipe, pretraining=rest, training=training, **origin)
+        self.process.on_main_process(lambda: save_model_folder(model, run.model, self.loader.examples))
+
+    def _stage(self, metrics: Sequence[JsonMapping]) -> TrainingStage:
+        """This run, for the model card."""
+        recipe, probe = self.recipe, self.recipe.probe
+        last = metrics[-1] if metrics else {"step": recipe.train.steps}
+        parts = [
+            (LAST_METRICS, None, ""),
+            (("valid_loss",), recipe.data.valid, ""),
+            (("probe_linear", "probe_knn"), probe.valid or probe.data, "" if probe.valid else "a held-out fifth"),
+        ]
+        scores = [
+            score
+            for names, data, note in parts
+            for score in make_scores({name: last[name] for name in names if last.get(name) is not None}, data, note)
+        ]
+        return training_stage(recipe, last["step"], scores)
 
 
 def resolve_recipe(

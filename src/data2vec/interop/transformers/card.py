@@ -4,15 +4,16 @@ from data2vec.data.audio import SAMPLE_RATE
 from data2vec.model import Model
 
 USE = """\
-from transformers import {processor}, {auto}
+{numpy}from transformers import {processor}, {auto}
 
-processor = {processor}.from_pretrained("this/folder")
-model = {auto}.from_pretrained("this/folder"{more})
+folder = "."  # the folder of this file; or owner/name on the hub
+processor = {processor}.from_pretrained(folder)
+model = {auto}.from_pretrained(folder{more})
 inputs = processor({inputs}, return_tensors="pt")
 output = model(**inputs).{output}"""
 INPUTS = {
-    "speech": ("AutoFeatureExtractor", f"[waveform], sampling_rate={SAMPLE_RATE}, padding=True"),
-    "vision": ("AutoImageProcessor", "[image]"),
+    "speech": ("AutoFeatureExtractor", f"[np.zeros({SAMPLE_RATE}, np.float32)], sampling_rate={SAMPLE_RATE}, padding=True"),
+    "vision": ("AutoImageProcessor", "[np.zeros((32, 32, 3), np.uint8)]"),
     "text": ("AutoTokenizer", '["a text"], padding=True'),
 }
 AUTO = {
@@ -30,7 +31,10 @@ def usage_example(model: Model, remote: bool = False) -> str:
     auto = {None: "AutoModel", "ctc": "AutoModelForCTC"}.get(head) or AUTO[modality]
     more = ", add_pooling_layer=False" if auto == "AutoModel" and modality == "text" else ""
     more = ", trust_remote_code=True" if remote else more
-    use = USE.format(processor=processor, auto=auto, more=more, inputs=inputs, output="logits" if head else "last_hidden_state")
+    numpy = "import numpy as np\n" if "np." in inputs else ""
+    use = USE.format(
+        numpy=numpy, processor=processor, auto=auto, more=more, inputs=inputs, output="logits" if head else "last_hidden_state"
+    )
     if head == "ctc":
         use = use.replace(processor, "AutoProcessor") + "\ntexts = processor.batch_decode(output.argmax(-1))"
     return use

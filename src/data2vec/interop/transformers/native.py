@@ -28,6 +28,7 @@ from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.recipe.loading import load_recipe, recipe_names, untrusted_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.training_history import origin_of, read_origin
 from data2vec.settings import JsonDict, JsonMapping
 
 log = get_logger(__name__)
@@ -68,8 +69,7 @@ def read_native_folder(folder: Path, config: JsonDict) -> Model:
     unknown = sorted(name for name in tensors.keys() - used if not name.endswith(RECOMPUTED))
     if unknown:
         log.warning("%s: ignored unknown weights: %s", folder, ", ".join(unknown))
-    hint = config.get(HINT, {})
-    return replace(model, source=hint.get("source"), license=hint.get("license"))
+    return replace(model, **read_origin(config.get(HINT, {}), str(folder / "config.json")))
 
 
 def write_native_folder(model: Model, folder: Path) -> list[str]:
@@ -80,12 +80,12 @@ def write_native_folder(model: Model, folder: Path) -> list[str]:
         raise unsupported_setting("modality.name", model.modality.settings.name, "transformers has no such model")
     config = recipe_to_config(family, recipe)
     class_ending, head_config, head_tensors = head_to_transformers(family, model)
-    stored_recipe = recipe.model_dump(mode="json")
+    stored_recipe = recipe.without_local_paths()
     if "tokenizer" in stored_recipe["data"]:
         stored_recipe["data"]["tokenizer"] = None  # it is in the folder
     config |= {"architectures": [family.name + class_ending], "dtype": "float32", **head_config}
     settings = None if model.head is None else model.head.settings.model_dump(mode="json")
-    config[HINT] = {"recipe": stored_recipe, "head": settings, "source": model.source, "license": model.license}
+    config[HINT] = {"recipe": stored_recipe, "head": settings, **origin_of(model)}
     tensors = _tensors(family, model) | head_tensors
     with merge_dir(folder, "config.json") as tmp:
         save_file(tensors, tmp / "model.safetensors", metadata={"format": "pt"})

@@ -25,6 +25,7 @@ from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.loading import untrusted_recipe
+from data2vec.recipe.training_history import origin_of, read_origin
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.untrusted import read_json
 
@@ -111,8 +112,7 @@ def read_remote_folder(folder: Path) -> Model:
         used |= _load_weights(model.head, "head.", tensors, folder)
     if unknown := sorted(tensors.keys() - used):
         log.warning("%s: ignored unknown weights: %s", folder, ", ".join(unknown))
-    hint = config.get(HINT, {})
-    return replace(model, source=hint.get("source"), license=hint.get("license"))
+    return replace(model, **read_origin(config.get(HINT, {}), str(folder / "config.json")))
 
 
 def _config(model: Model) -> JsonDict:
@@ -140,10 +140,10 @@ def _config(model: Model) -> JsonDict:
         config |= {key: list(each) for key, each in zip(CONVOLUTIONS, zip(*settings.conv_layers, strict=True), strict=True)}
     if isinstance(settings, TextSettings):
         config |= {"max_position_embeddings": settings.max_length + OFFSET, "pad_token_id": 1}
-    stored_recipe = recipe.model_dump(mode="json")
+    stored_recipe = recipe.without_local_paths()
     if "tokenizer" in stored_recipe["data"]:
         stored_recipe["data"]["tokenizer"] = None  # it is in the folder
-    hint = {"recipe": stored_recipe, "source": model.source, "license": model.license}
+    hint = {"recipe": stored_recipe, **origin_of(model)}
     return config | _head_config(model) | {HINT: hint}
 
 
