@@ -145,7 +145,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
-    model = "a run folder, a model folder, an official .pt, a transformers folder, or hf://owner/name[@revision] on the hub"
+    model = "a run or model folder, RUN@step-N, RUN@last, an official .pt, a transformers folder, or hf://owner/name[@revision]"
 
     verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text and speech, without downloads")
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")

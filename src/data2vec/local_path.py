@@ -1,9 +1,12 @@
 """Paths that a user gives, on this machine."""
 
 import os
+import re
 from pathlib import Path
 
 from data2vec.errors import UserError, quoted
+
+_WEIGHTS = re.compile(r"(.+)@(step-[0-9]+|last|best)", re.DOTALL)
 
 
 def local_path(path: str | Path) -> Path:
@@ -25,9 +28,22 @@ def local_path(path: str | Path) -> Path:
 
 
 def absolute_path(path: str) -> str:
-    """The absolute path of an existing file or folder; anything else, such as a name on the hub, as it is. Raises UserError."""
-    found = local_path(path)
-    return str(found.resolve()) if found.exists() else path
+    """The absolute path of an existing file or folder, also as RUN@last; anything else, such as a name on the hub, as it is.
+
+    Raises UserError."""
+    run, which = split_weights(path)
+    found = local_path(run)
+    return f"{found.resolve()}{'@' * bool(which)}{which}" if found.exists() else path
+
+
+def split_weights(model: str | Path) -> tuple[str, str]:
+    """The folder of a run and which of its weights RUN@step-N, RUN@last or RUN@best means; of any other name all, and "".
+
+    What exists under its whole name is that. Raises UserError as `local_path` does."""
+    match = _WEIGHTS.fullmatch(str(model))
+    if match is None or local_path(model).exists() or not local_path(match[1]).is_dir():
+        return str(model), ""
+    return match[1], match[2]
 
 
 def output_file(path: str | Path, option: str) -> Path:

@@ -243,8 +243,10 @@ def load_model_folder(path: str | Path) -> Model:
     if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
         folder = folder / "model"
     if not (folder / "config.json").is_file():
-        unfinished = " (the run is not finished: continue it with --resume)" if (folder / "recipe.yaml").is_file() else ""
-        raise UserError(f"{path} is not a data2vec run or model folder{unfinished}")
+        unfinished = f" with weights (nothing is trained yet: continue it with --resume {path})"
+        raise UserError(
+            f"{path} is not a data2vec run or model folder{unfinished if (folder / 'recipe.yaml').is_file() else ''}"
+        )
     try:
         config = read_json(folder / "config.json")
         if config["format"] != FORMAT:

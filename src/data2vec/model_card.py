@@ -138,7 +138,8 @@ def _describe(stage: TrainingStage, from_scratch: bool) -> str:
         how = f"Pre-trained without labels by {_code(stage.task)}"
     data = "" if stage.data is None else f" on {_code(stage.data)}"
     if stage.chosen_by is None:
-        return f"{how}{data} for {stage.step} steps."
+        of = f" of {stage.steps}" if stage.step < stage.steps else ""
+        return f"{how}{data} for {stage.step}{of} steps."
     valid = next((score.data for score in stage.scores if score.data is not None), None)
     where = "" if valid is None else f" on {_code(valid)}"
     return f"{how}{data}: step {stage.step} of {stage.steps}, the best by {_text(stage.chosen_by)}{where}."

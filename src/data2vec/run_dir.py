@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from data2vec.atomic_io import write_text
 from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.local_path import split_weights
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping, flatten
@@ -111,6 +112,25 @@ class DamagedFile(Exception):
 def is_checkpoint_name(name: str) -> bool:
     """Whether a checkpoint has this name, step-N."""
     return name.startswith("step-") and name[5:].isascii() and name[5:].isdigit()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is the folder of a checkpoint, complete or not."""
+    return is_checkpoint_name(path.name) and (path / "complete.json").is_file()
+
+
+def run_of_model(model: str | Path) -> Path:
+    """The folder of the run that a model is named by: RUN of RUN@last and of RUN/checkpoints/step-N; else the path itself."""
+    path = Path(split_weights(model)[0])
+    return path.parent.parent if is_checkpoint(path) and path.resolve().parent.name == "checkpoints" else path
+
+
+def result_file(model: str | Path, name: str) -> Path | None:
+    """Where a result of a model is written by default, in its folder: NAME.json, or NAME-step-N.json of a checkpoint; None for
+    what is no folder."""
+    run, (path, which) = run_of_model(model), split_weights(model)
+    which = Path(path).name if run != Path(path) else which
+    return run / f"{name}{'-' * bool(which)}{which}.json" if run.is_dir() else None
 
 
 def read_small_file(path: Path, max_bytes: int = MAX_BYTES) -> str | None:
@@ -203,7 +223,7 @@ def read_recorded_recipe(folder: Path) -> Recipe:
     except UserError:
         for checkpoint in Run(folder).checkpoints:
             with suppress(DamagedFile, OSError, ValueError, RecursionError, UserError):
-                if isinstance(raw := _read_state(checkpoint).get("recipe"), dict):
+                if isinstance(raw := read_state(checkpoint).get("recipe"), dict):
                     return validate_recipe(raw, f"{checkpoint}/state.json")
         raise
 
@@ -255,7 +275,7 @@ def open_checkpoint(folder: Path, recipe: Recipe, source: JsonDict | None = None
 
 def _check_source(folder: Path, checkpoint: Path | None, source: JsonDict) -> None:
     """Raises UserError if a run was started with another recipe than this one."""
-    recorded = None if checkpoint is None else _read_state(checkpoint).get("source")
+    recorded = None if checkpoint is None else read_state(checkpoint).get("source")
     if not isinstance(recorded, dict):
         return
     before, after = flatten(recorded), flatten(source)
@@ -280,7 +300,7 @@ def _record(folder: Path) -> str | None:
 
 def _recorded_recipe(folder: Path, checkpoint: Path | None) -> Recipe:
     """The recipe of a run: that of its checkpoint, which is known to be complete, or of recipe.yaml if there is none in it."""
-    state = {} if checkpoint is None else _read_state(checkpoint)
+    state = {} if checkpoint is None else read_state(checkpoint)
     if isinstance(raw := state.get("recipe"), dict):
         with _other_version(folder, f"{checkpoint}/state.json"):
             return validate_recipe(raw, f"{checkpoint}/state.json")
@@ -417,7 +437,9 @@ def checkpoint_damage(folder: Path) -> str | None:
                 return f"{name} has {status.st_size} bytes of {expected['bytes']}"
             if crc32(folder / name) != expected["crc32"]:
                 return f"{name} has a wrong checksum"
-        if "state.json" in files and _read_state(folder).get("step") != int(folder.name[5:]):
+        if extra := {path.name for path in folder.glob("*.safetensors")} - files.keys():
+            return f"{min(extra)[:100]} is not of it"
+        if "state.json" in files and read_state(folder).get("step") != int(folder.name[5:]):
             return "state.json is of another step"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -449,7 +471,7 @@ def _listed_files(folder: Path) -> JsonDict:
     return files
 
 
-def _read_state(folder: Path) -> JsonDict:
+def read_state(folder: Path) -> JsonDict:
     """`state.json` of a complete checkpoint."""
     state = json.loads(read_small_file(folder / "state.json", MAX_METRICS_BYTES) or "{}")
     if not isinstance(state, dict):

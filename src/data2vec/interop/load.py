@@ -5,10 +5,12 @@ from pathlib import Path
 from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.read import read_fairseq_checkpoint
+from data2vec.interop.run_weights import load_checkpoint_model, load_run_weights
 from data2vec.interop.transformers.folder import read_transformers_folder
-from data2vec.local_path import local_path
+from data2vec.local_path import local_path, split_weights
 from data2vec.modalities.custom_classes import CustomClass, trust_class, trusted_class
 from data2vec.model import Model, load_model_folder
+from data2vec.run_dir import is_checkpoint, latest_checkpoint
 from data2vec.untrusted import read_json
 
 
@@ -20,10 +22,12 @@ def load(
 ) -> Model:
     """A trained model, on the CPU, in evaluation mode.
 
-    `model`: a run folder or a model folder; a folder of transformers' `save_pretrained`; an official checkpoint (`.pt`, `.pth`)
-    of version 1 or 2, pre-trained or fine-tuned; or such a folder on the hub, "hf://owner/name", or "owner/name" if it has been
-    downloaded before. `modality` and `objective`: the class outside the package that the model needs, or its name
-    "package.module:Class"; nothing that a model names is imported. `revision`: the commit, tag or branch on the hub.
+    `model`: a run folder or a model folder; RUN@step-N, RUN@last or RUN@best for other weights of a run, or the folder of a
+    checkpoint; of a run without a model yet, its latest complete checkpoint; a folder of transformers' `save_pretrained`; an
+    official checkpoint (`.pt`, `.pth`) of version 1 or 2, pre-trained or fine-tuned; or such a folder on the hub,
+    "hf://owner/name", or "owner/name" if it has been downloaded before. `modality` and `objective`: the class outside the
+    package that the model needs, or its name "package.module:Class"; nothing that a model names is imported. `revision`: the
+    commit, tag or branch on the hub.
 
     Raises UserError when there is none, when its files are damaged or refused, when weights are missing, and for models that
     are not supported."""
@@ -41,7 +45,9 @@ def _shown(model: str | Path | Model) -> str:
 
 
 def _load(model: str | Path, revision: str | None) -> Model:
-    path = local_path(model)
+    path, (run, which) = local_path(model), split_weights(model)
+    if which:
+        return load_run_weights(local_path(run), which)
     if revision is not None and path.exists():
         raise UserError(f"revision: {revision}, but {model} is a path; revisions are of models on the hub, hf://owner/name")
     if path.is_file():
@@ -56,6 +62,11 @@ def _load(model: str | Path, revision: str | None) -> Model:
         path = _download(name, revision or named)
     if is_transformers_folder(path):
         return read_transformers_folder(path)
+    if is_checkpoint(path):
+        return load_checkpoint_model(path)
+    has_model = any((path / name).is_file() for name in ("config.json", "model/config.json"))
+    if not has_model and (checkpoint := latest_checkpoint(path)) is not None:
+        return load_checkpoint_model(checkpoint)
     return load_model_folder(path)
 
 

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -46,15 +46,20 @@ def save_checkpoint(
     state: JsonDict,
     keep: int | None,
     process: Process,
+    save_files: Callable[[Path], Mapping[str, str]] = lambda folder: {},
 ) -> Path:
     """Write `RUN/checkpoints/step-N`, then remove all but the latest `keep` (None: remove nothing). Every process calls it.
+
+    `save_files`: writes what a model needs besides its weights, such as a tokenizer, and returns the file of each setting.
 
     Raises Unwritable when the disk is full; earlier checkpoints are untouched."""
     folder = run / "checkpoints" / f"step-{step}"
 
     def finish() -> None:
-        (tmp / "state.json").write_text(json.dumps({"step": step} | state), encoding="utf-8")
-        files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in sorted(tmp.iterdir())}
+        settings = {"step": step, "files": dict(save_files(tmp))} | state
+        (tmp / "state.json").write_text(json.dumps(settings), encoding="utf-8")
+        written = [path for path in sorted(tmp.iterdir()) if path.is_file()]
+        files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in written}
         (tmp / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
         stack.close()  # leaves atomic_dir, which gives the folder its name
         for old in [path for path in Run(run).checkpoints if int(path.name[5:]) <= step][keep:] if keep else ():

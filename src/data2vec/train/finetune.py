@@ -25,7 +25,7 @@ from data2vec.nn.heads import Classifier, Head, build_head, scale_logits
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
-from data2vec.recipe.training_history import TrainingStage, make_scores, training_stage
+from data2vec.recipe.training_history import TrainingStage, make_scores, origin_of, training_stage
 from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
@@ -104,6 +104,7 @@ class FinetuneTask:
         if valid is not None:
             self.valid_model = blank_model(load_recipe(recipe, {"data.streaming": False}), self.targets.head)
             self.eval_set = load_eval_set(self.valid_model.modality, valid, self.targets, task.label)
+        self.state["model"] = self._describe_model()
         if self.source is not None:
             self.source.encoder.to("meta")
             self.source = replace(self.source, pretraining={})
@@ -194,6 +195,15 @@ class FinetuneTask:
         if "best" not in self.state:
             last = training_stage(self.recipe, self.recipe.train.steps, ())
             self._write_model(full_state_dict(self.objective), run, last)
+
+    def _describe_model(self) -> JsonDict:
+        """What a checkpoint has to record for its weights to be opened as a model."""
+        return {
+            "head": self.targets.head.model_dump(mode="json"),
+            "objective": self._model_recipe().objective.model_dump(mode="json"),
+            "label_scale": getattr(self.recipe.objective, "label_scale", 1.0),
+            "origin": {} if self.source is None else origin_of(self.source),
+        }
 
     def _write_model(self, weights: Mapping[str, Tensor], run: Run, stage: TrainingStage) -> None:
         model = blank_model(self.recipe, self.targets.head)

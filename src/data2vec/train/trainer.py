@@ -324,7 +324,8 @@ class Trainer:
         state |= {"scaler": self.make_step.scaler.state_dict(), "task": self.task.state, "data": self.fingerprint}
         state |= {"recipe": self.recipe.model_dump(mode="json"), "source": self.source}
         optimizer = self.make_step.optimizer
-        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process)
+        save_files = lambda folder: self.recipe.build_modality().save(folder, self.loader.examples)  # noqa: E731
+        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process, save_files)
 
     @contextmanager
     def _save_on_error(self) -> Iterator[None]:

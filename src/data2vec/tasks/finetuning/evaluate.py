@@ -27,7 +27,7 @@ from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import ClassificationSettings, CTCDecodingSettings, RecognitionSettings, TaskSettings
-from data2vec.run_dir import load_run_recipe
+from data2vec.run_dir import load_run_recipe, result_file, run_of_model
 from data2vec.settings import JsonMapping
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.asr.decoding import build_ctc_decoder
@@ -214,8 +214,8 @@ def evaluate(
     Raises UserError if the model has no head, or if there is no usable data."""
     loaded = load(model, modality)
     head = require_head(loaded, model)
-    if out is None and not isinstance(model, Model) and Path(model).is_dir():
-        out = Path(model) / "evaluation.json"
+    if out is None and not isinstance(model, Model):
+        out = result_file(model, "evaluation")
     out = None if out is None else output_file(out, "--out")
     recipe = _task_recipe(model, loaded)
     if data is not None:  # the recipe's selection is of other data
@@ -262,9 +262,9 @@ def _tuned_weights(
 
 def _task_recipe(where: str | Path | Model, model: Model) -> Recipe:
     """The recipe of the fine-tuning run; otherwise the model's own, with default settings for the task of its head."""
-    if not isinstance(where, Model) and (Path(where) / "recipe.yaml").is_file():
+    if not isinstance(where, Model) and (run := run_of_model(where) / "recipe.yaml").is_file():
         tokenizer = {f"data.{key}": str(value) for key, value in model.recipe.data if key == "tokenizer" and value}
-        return load_run_recipe(Path(where), tokenizer)
+        return load_run_recipe(run.parent, tokenizer)
     assert model.head is not None
     settings = model.head.settings
     task: TaskSettings = RecognitionSettings()

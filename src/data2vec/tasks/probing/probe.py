@@ -23,7 +23,7 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.run_dir import load_run_recipe
+from data2vec.run_dir import load_run_recipe, result_file, run_of_model
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.classifiers import classifier_accuracies
 from data2vec.tasks.probing.dataset import load_probe_sets
@@ -95,8 +95,8 @@ def probe(
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
     settings_of_run: JsonDict = {}
     if not isinstance(model, Model):
-        folder = Path(model)
-        out = folder / "probe.json" if out is None and folder.is_dir() else out
+        folder = run_of_model(model)
+        out = result_file(model, "probe") if out is None else out
         model = load(model, modality)
         if (folder / "recipe.yaml").is_file():  # a run's own record; the folder of a model names no data
             settings_of_run = {f"probe.{key}": value for key, value in load_run_recipe(folder).probe.model_dump().items()}

@@ -31,6 +31,7 @@ from data2vec.modalities.base import Modality
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder
 from data2vec.recipe.loading import load_recipe
+from data2vec.run_dir import result_file
 from data2vec.settings import JsonMapping
 from data2vec.tasks.probing.probe import untrained_encoder
 
@@ -122,7 +123,7 @@ def token_readout(
 
     Raises UserError for a model that is not of text or has no tokenizer, and for too little text."""
     if not isinstance(model, Model):
-        out = Path(model) / "token_readout.json" if out is None and Path(model).is_dir() else out
+        out = result_file(model, "token_readout") if out is None else out
         model = load(model)
     recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False})
     modality, seed = recipe.build_modality(), recipe.train.seed
