@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 import data2vec
 from data2vec import cli
+from data2vec.errors import UserError
+from data2vec.recipe.loading import load_recipe
 from helpers.command import exit_status
 
 TINY = [
@@ -334,3 +337,41 @@ def test_finetune_sweep_with_scratch_or_resume_is_refused(words: list[str], caps
 def test_finetune_sweep_without_values_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["finetune", "vision/classify-tiny", "--sweep", "train.lr"]) == 2
     assert "--sweep 'train.lr': no values" in capsys.readouterr().err
+
+
+DEVICE_WORDS = {
+    "pretrain": ["vision/v1-tiny"],
+    "finetune": ["vision/classify-tiny"],
+    "plan": ["vision/v1-tiny", "--data", "x"],
+    "evaluate": ["RUN"],
+    "probe": ["RUN"],
+    "features": ["RUN", "x", "--out", "x.npy"],
+    "transcribe": ["RUN", "x.wav"],
+    "predict": ["RUN", "x.png"],
+}
+
+
+@pytest.mark.parametrize("verb", DEVICE_WORDS)
+def test_device_is_an_option_of_every_verb_that_computes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = cli.parse_arguments([verb, *DEVICE_WORDS[verb], "--device", "cuda:1"])
+    assert arguments.device == "cuda:1"
+    assert getattr(arguments, "overrides", ["train.device=cuda:1"]) == ["train.device=cuda:1"]
+    with pytest.raises(SystemExit) as exit:
+        cli.parse_arguments([verb, *DEVICE_WORDS[verb], "--device", "gpu"])
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "argument --device: 'gpu' is not a device; use auto, cpu, cuda or cuda:N" in line
+
+
+def test_device_and_another_train_device_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse_arguments(["pretrain", "vision/v1-tiny", "train.device=cpu", "--device", "cuda"])
+    assert "--device cuda and train.device=cpu name two devices; omit one of them" in capsys.readouterr().err
+
+
+def test_probe_is_on_the_device_of_this_machine_not_of_the_training(run: Path, images: Path) -> None:
+    model = data2vec.load(run)
+    elsewhere = replace(model, recipe=load_recipe(model.recipe, {"train.device": "cuda:9"}))
+    assert data2vec.probe(elsewhere, images, images).valid == 16
+    with pytest.raises(UserError, match="'cuda:9' is not available"):
+        data2vec.probe(elsewhere, images, images, {"train.device": "cuda:9"})

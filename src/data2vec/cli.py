@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,6 +87,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:
         arguments.overrides += rest
+    if hasattr(arguments, "overrides") and (device := getattr(arguments, "device", None)) is not None:
+        given = [word for word in arguments.overrides if word.startswith("train.device=")]
+        if given and device not in ("auto", given[-1].partition("=")[2]):
+            parser.error(f"--device {device} and {given[-1]} name two devices; omit one of them")
+        arguments.overrides += [] if given else [f"train.device={device}"]
     if hasattr(arguments, "resume"):
         _sort_words(arguments)
         if arguments.recipe is None and arguments.resume is None:
@@ -204,7 +210,6 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--second", metavar="NAME", help="of pairs of texts: the column of the second (default: that of fine-tuning)"
     )
-    verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     verb.add_argument(
         "--batch", metavar="N", type=_number(int, 1), help="maximum positions per batch (default: depends on the device)"
     )
@@ -223,7 +228,6 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--word-score", metavar="X", type=_number(float), default=-1.0, help="score added per word (default: %(default)s)"
     )
-    verb.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
     verb = _add_verb(
         verbs, "probe", _probe, "evaluate frozen features by a linear probe and kNN", cli_help.PROBE, _probe_settings
@@ -247,7 +251,6 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--pool", action="store_true", help="average over positions: one vector per input")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     verb.add_argument(
         "--batch", metavar="N", type=_number(int, 1), help="maximum positions per batch (default: depends on the device)"
     )
@@ -304,6 +307,13 @@ def _build_parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(verbs, "recipes", _recipes, "list the shipped recipes, or print one with every default")
     verb.add_argument("name", metavar="NAME", nargs="?", help="the recipe to print, a shipped name or a YAML file")
+
+    device = "where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto, or the recipe's train.device)"
+    for name in ("pretrain", "finetune", "plan"):
+        verbs.choices[name].add_argument("--device", metavar="NAME", type=_parse_device, help=device)
+    device = device.partition(", or the recipe's")[0] + ")"
+    for name in ("evaluate", "probe", "features", "transcribe", "predict"):
+        verbs.choices[name].add_argument("--device", metavar="NAME", type=_parse_device, default="auto", help=device)
 
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):
@@ -549,6 +559,12 @@ def _number(kind: type[int] | type[float], low: float = -math.inf, high: float =
         return value
 
     return parse
+
+
+def _parse_device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", text):
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a device; use auto, cpu, cuda or cuda:N")
+    return text
 
 
 def _parse_layers(text: str) -> "Layers | str":

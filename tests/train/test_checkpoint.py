@@ -46,7 +46,7 @@ def test_load_checkpoint_restores_weights_and_optimizer(tmp_path: Path) -> None:
     model, optimizer = trained(seed=99)
     newest = latest_checkpoint(tmp_path)
     assert newest
-    assert load_checkpoint(newest, model, optimizer) == {"step": 3, "samples": 7}
+    assert load_checkpoint(newest, model, optimizer) == {"step": 3, "files": {}, "samples": 7}
     expected_model, expected_optimizer = trained(3)
     for one, other in zip(model.parameters(), expected_model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -217,7 +217,7 @@ def evaluate(
     if out is None and not isinstance(model, Model):
         out = result_file(model, "evaluation")
     out = None if out is None else output_file(out, "--out")
-    recipe = _task_recipe(model, loaded)
+    recipe = load_recipe(_task_recipe(model, loaded), {"train.device": "auto"})  # that of the training is of its machine
     if data is not None:  # the recipe's selection is of other data
         recipe = load_recipe(recipe, {"data.valid_rows": {}, "data.valid_split": VALID})
     split = recipe.data.split

@@ -105,6 +105,7 @@ def probe(
     datasets = {key: path for key, path in given.items() if path is not None or data is not None}
     # The recipe's selection of rows is of its own data.
     other_rows: JsonDict = {f"{key}_rows": {} for key in datasets}
+    settings_of_run["train.device"] = "auto"  # that of the training is of its machine
     recipe = load_recipe(load_recipe(load_recipe(model.recipe, settings_of_run), other_rows), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed

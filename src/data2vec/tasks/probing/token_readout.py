@@ -125,7 +125,8 @@ def token_readout(
     if not isinstance(model, Model):
         out = result_file(model, "token_readout") if out is None else out
         model = load(model)
-    recipe = load_recipe(load_recipe(model.recipe, overrides), {"data.streaming": False})
+    recipe = load_recipe(load_recipe(model.recipe, {"train.device": "auto"}), overrides)
+    recipe = load_recipe(recipe, {"data.streaming": False})
     modality, seed = recipe.build_modality(), recipe.train.seed
     require_text(modality)
     train = _shuffled_blocks(modality, data, "data", seed)
