@@ -104,7 +104,7 @@ def test_latest_whole_checkpoint_is_found_and_damaged_files_are_set_aside(
     recipe = load_recipe(load_recipe("vision/v1-tiny", settings), {"data.train": settings["data.train"]})
     check_run_dir(folder, resume=True)
     with exclusive_lock(folder, Process(torch.device("cpu"))):
-        checkpoint = open_checkpoint(folder, recipe)
+        checkpoint = open_checkpoint(folder, recipe).checkpoint
         assert checkpoint is not None
         assert checkpoint.name == ("step-4" if "step-8" in file else "step-8")
         set_aside_damaged(folder, int(checkpoint.name[5:]))
