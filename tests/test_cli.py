@@ -60,7 +60,7 @@ def stderr_lines(capsys: pytest.CaptureFixture[str], status: int, *words: str) -
     assert exit_status(*words) == status
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
-    return printed.splitlines()
+    return [line for line in printed.splitlines() if not line.startswith(f"data2vec {data2vec.__version__}, ")]  # what starts
 
 
 def pretrain_errors(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:

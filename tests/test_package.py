@@ -18,7 +18,7 @@ HEAVY = ("datasets", "sklearn", "scipy", "matplotlib", "PIL", "soundfile", "soxr
 
 # Imports go one way: a room may import those before it in this list, and itself. Rooms of one line do not know each other.
 ROOMS = (
-    ("errors", "settings", "batch"),
+    ("errors", "settings", "batch", "console"),
     ("distributed", "atomic_io", "untrusted", "local_path"),
     ("nn", "data"),
     ("modalities",),

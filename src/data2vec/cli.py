@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from data2vec import __version__, cli_help
+from data2vec.console.progress import LEVELS, set_level
 from data2vec.data.sources.formats import is_utf8
 from data2vec.errors import Interrupted, RunStopped, UserError, printable, quoted
 from data2vec.local_path import output_file
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for setting in ("modality", "objective"):
             if getattr(arguments, setting, None) is not None:
                 trust_class(getattr(arguments, setting), f"--{setting}")
+        set_level(getattr(arguments, "log_level", "info"))
         arguments.call(arguments)
         sys.stdout.flush()
         return 0
@@ -314,6 +316,11 @@ def _build_parser() -> argparse.ArgumentParser:
     device = device.partition(", or the recipe's")[0] + ")"
     for name in ("evaluate", "probe", "features", "transcribe", "predict"):
         verbs.choices[name].add_argument("--device", metavar="NAME", type=_parse_device, default="auto", help=device)
+    for name in sorted(verbs.choices.keys() - {"plan", "recipes", "report", "convert", "export"}):
+        level = "debug, info or warning: how much is shown on stderr besides results (default: %(default)s)"
+        verbs.choices[name].add_argument("--log-level", choices=LEVELS, default="info", metavar="LEVEL", help=level)
+        quiet = "show only results, warnings and errors; the same as --log-level warning"
+        verbs.choices[name].add_argument("--quiet", action="store_const", dest="log_level", const="warning", help=quiet)
 
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):

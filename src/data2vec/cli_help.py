@@ -43,6 +43,7 @@ examples:
 the run folder:
   recipe.yaml        the complete recipe; running it again repeats the run
   metrics.jsonl      one JSON object per logged step
+  log.txt            the messages of the run
   checkpoints/       full training state; --resume RUN continues bit-exactly
   model/             the encoder, for use: data2vec.load("RUN")
   report.html        curves, figures and the health verdict

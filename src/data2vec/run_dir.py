@@ -48,7 +48,9 @@ CHANGEABLE_ON_RESUME = (
 MAX_BYTES = 2**26
 """The largest size of a small file of a run folder; a file of metrics may have MAX_METRICS_BYTES."""
 MAX_METRICS_BYTES = 2**32
-SMALL_FILES = ("recipe.yaml", "metrics.jsonl", "machine.json", "corrupt_files.txt", "report.html", "tracking_id.txt")
+SMALL_FILES = (
+    *("recipe.yaml", "metrics.jsonl", "log.txt", "machine.json", "corrupt_files.txt", "report.html", "tracking_id.txt"),
+)
 MODEL_FILES = ("config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors", "README.md", "tokenizer.json")
 """What a run writes into its folder besides `checkpoints/` and `model/`."""
 

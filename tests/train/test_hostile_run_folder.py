@@ -19,6 +19,7 @@ from data2vec.run_dir import Run, check_run_dir, exclusive_lock, latest_checkpoi
 FILES = (
     "recipe.yaml",
     "metrics.jsonl",
+    "log.txt",
     "machine.json",
     "corrupt_files.txt",
     "tracking_id.txt",

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import data2vec
 from data2vec import cli
+from data2vec.console import progress
 from data2vec.errors import Interrupted, RunStopped, UserError
 from data2vec.run_dir import Run, checkpoint_damage
 from data2vec.train import checkpoint, logger, provenance, trainer
@@ -259,8 +260,8 @@ def test_closed_terminal_does_not_end_a_run(tiny: dict[str, Any], tmp_path: Path
     def closed(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(logger.tqdm, "write", closed)
-    monkeypatch.setattr(logger.tqdm, "update", closed)
+    monkeypatch.setattr(progress.tqdm, "write", closed)
+    monkeypatch.setattr(progress.tqdm, "update", closed)
     assert pretrain(tmp_path / "run", tiny).metrics[-1]["step"] == 8
 
 

@@ -24,7 +24,7 @@ from data2vec.comparison.evaluations import evaluate
 from data2vec.comparison.plan import TRIVIAL, EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.comparison.settings import ComparisonSettings
 from data2vec.comparison.trivial import trivial_baselines
-from data2vec.data.quantities import format_duration
+from data2vec.console.quantities import format_duration
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
 from data2vec.recipe.recipe import Recipe

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from data2vec.console.progress import progress
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Rows, Signal, array_of
@@ -195,8 +196,6 @@ def read_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
 
 
 def _measure_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
-    from tqdm import tqdm
-
     views = rows if isinstance(rows, list) else rows.select_columns("audio")
 
     def measure(index: int) -> float | str:
@@ -208,7 +207,7 @@ def _measure_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
     with ThreadPoolExecutor(8) as threads:
         results: Iterable[float | str] = threads.map(measure, range(len(views)), chunksize=64)
         hidden = isinstance(rows, list)
-        results = list(tqdm(results, "reading headers", len(views), unit="clip", delay=3, leave=False, disable=hidden))
+        results = list(progress(results, "reading headers", len(views), "clip", delay=3, hidden=hidden))
     seconds = np.array([np.nan if isinstance(item, str) else item for item in results], dtype=np.float64)
     return seconds, [item for item in results if isinstance(item, str)]
 

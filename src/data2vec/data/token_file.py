@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data2vec.console.progress import progress
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.text import PIECE_CHARACTERS, read_text
@@ -40,8 +41,6 @@ def encode_documents(rows: Rows, tokenizer: Tokenizer, corrupt: list[str]) -> It
     """The token ids of all rows, in order, with </s> after each document that is not empty.
 
     "name: reason" of rows that cannot be read is appended to `corrupt`."""
-    from tqdm import tqdm
-
     pending: list[str] = []  # "" marks the end of a document
 
     def flush() -> Iterator[list[int]]:
@@ -50,7 +49,7 @@ def encode_documents(rows: Rows, tokenizer: Tokenizer, corrupt: list[str]) -> It
         pending.clear()
 
     size = 0
-    for row in tqdm(rows, "encoding text", unit="document", delay=3, leave=False, disable=isinstance(rows, list)):
+    for row in progress(rows, "encoding text", unit="document", delay=3, hidden=isinstance(rows, list)):
         try:
             empty = True
             for piece in read_text(row):

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.batch import Batch
+from data2vec.console.progress import progress
 from data2vec.data.bucketing import sort_by_length
 from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import ExampleDataset
@@ -28,8 +29,6 @@ def read_batches(
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """This process's share of the examples at `indices`, in batches on the device, each with the positions of its rows in
     `indices`. Examples that cannot be decoded are logged. `desc`: label of the progress bar."""
-    from tqdm import tqdm
-
     groups = sort_by_length(examples.costs[indices], modality.data.micro_batch)[process.rank :: process.world_size]
     loader: DataLoader[LoadedGroup] = DataLoader(
         _GroupDataset(modality, examples, indices, max_positions(process.device)),
@@ -39,8 +38,8 @@ def read_batches(
         worker_init_fn=init_worker,
         generator=torch.Generator(),  # else creating the iterator would advance the global random state
     )
-    quiet = None if process.is_main_process else True
-    for batches, corrupt in tqdm(loader, desc, len(groups), unit="batch", leave=False, disable=quiet):
+    hidden = not process.is_main_process
+    for batches, corrupt in progress(loader, desc, len(groups), "batch", hidden=hidden):
         for name in corrupt:
             log.warning("left out: %s", name)
         for rows, batch in batches:

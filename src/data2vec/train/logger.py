@@ -1,17 +1,67 @@
-"""The logs of a run: metrics.jsonl, the list of corrupt files, a progress bar or status lines on stderr, trackers."""
+"""The logs of a run: metrics.jsonl, log.txt, the list of corrupt files, a progress bar or status lines on stderr, trackers."""
 
 import json
+import logging
 import math
-import sys
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data2vec.atomic_io import write_text
+from data2vec.console.progress import has_bars, label_of_lines, progress, say
+from data2vec.console.quantities import format_duration
+from data2vec.errors import printable
 from data2vec.settings import JsonDict
 from data2vec.train.trackers import Tracker
+
+MAX_LOG_BYTES = 2**24
+"""A longer file loses its older half."""
+
+
+class RunLog(logging.Handler):
+    """RUN/log.txt. Appends what the package logs, at any level but debug, and status lines. That the disk is full ends no run here."""
+
+    def __init__(self, folder: Path):
+        super().__init__(logging.INFO)
+        self.path = folder / "log.txt"
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        logging.getLogger("data2vec").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a message. Without other handlers it is printed as well, as if this one was not there."""
+        self._append(record)
+        handlers = [*logging.getLogger("data2vec").handlers, *logging.getLogger().handlers]
+        alone, last = all(isinstance(each, RunLog) for each in handlers), logging.lastResort
+        if alone and last is not None and record.levelno >= last.level:
+            last.handle(record)
+
+    def _append(self, record: logging.LogRecord) -> None:
+        """Append a message, one line for each of its own."""
+        begin, *lines = (printable(line) for line in self.format(record).split("\n"))
+        with suppress(OSError):
+            self._shorten()
+            # Not through a link or a pipe, which a stranger's folder may have in its place.
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            with open(handle, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(f"{line}\n" for line in (begin, *(f"  {line}" for line in lines))))
+
+    def status(self, text: str) -> None:
+        """Append a status line."""
+        self._append(logging.makeLogRecord({"msg": "%s", "args": (text,), "levelname": "STATUS"}))
+
+    def close(self) -> None:
+        """Append nothing any more."""
+        logging.getLogger("data2vec").removeHandler(self)
+        super().close()
+
+    def _shorten(self) -> None:
+        if self.path.is_file() and self.path.stat().st_size > MAX_LOG_BYTES:
+            with self.path.open("rb") as file:
+                file.seek(-MAX_LOG_BYTES // 2, os.SEEK_END)
+                kept = file.read().partition(b"\n")[2]
+            write_text(self.path, kept.decode("utf-8", errors="replace"))
 
 
 class RunLogger:
@@ -25,10 +75,9 @@ class RunLogger:
         self.corrupt_path = folder / "corrupt_files.txt"
         self.corrupt_listed = self.corrupt_path.read_text(encoding="utf-8") if self.corrupt_path.exists() else ""
         self.trackers = trackers
-        self.bar = tqdm(
-            total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), file=sys.stderr
-        )
-        self.steps = steps
+        self.log_file = RunLog(folder)
+        self.bar = progress(desc=label_of_lines().removesuffix(": "), total=steps, unit="step", initial=step, lines=False)
+        self.steps, self.first_step, self.opened = steps, step, time.monotonic()
 
     def advance(self) -> None:
         """Advance the progress bar by one step."""
@@ -44,23 +93,34 @@ class RunLogger:
         numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
         self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
-        if self.bar.disable:
-            self.info(f"step {line['step']}/{self.steps}: {_status(line)}")
-        else:
+        status = f"step {line['step']}/{self.steps}: {_status(line)}{self._time_left(line['step'])}"
+        if has_bars():
+            self.log_file.status(status)
             with self._terminal():
                 self.bar.set_postfix_str(_status(line))
+        else:
+            self.info(status)
         values = {key: value for key, value in line.items() if key != "step" and value is not None}
         self._track(lambda tracker: tracker.log(line["step"], values))
 
     def info(self, text: str) -> None:
-        """Print a line on stderr, above the progress bar."""
+        """Print a line on stderr, above the progress bar, and write it to log.txt."""
+        self.log_file.status(text)
         with self._terminal():
-            self.bar.write(text, file=sys.stderr)
+            say(text)
+
+    def _time_left(self, step: int) -> str:
+        """The time to the end at the speed so far, evaluations included; "" at the first and at the last step."""
+        made = step - self.first_step
+        if made < 2 or step >= self.steps:
+            return ""
+        return f", {format_duration((time.monotonic() - self.opened) / made * (self.steps - step))} left"
 
     def close(self) -> None:
         """Close the progress bar, the files and the trackers."""
         with self._terminal():
             self.bar.close()
+        self.log_file.close()
         with suppress(OSError):  # every line was flushed when it was logged, or that failed
             self.file.close()
         self._track(lambda tracker: tracker.close())

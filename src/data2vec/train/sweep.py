@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from data2vec.atomic_io import write_json
+from data2vec.console.progress import labelled
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
@@ -97,10 +98,11 @@ def sweep(
             runs = []
             for seed in range(1, seeds + 1):
                 words = [*overrides, *(f"{key}={value}" for key, value in settings.items()), f"train.seed={seed}"]
+                label = ", ".join([*(f"{key}={value}" for key, value in settings.items()), f"seed {seed}"])
                 exists = (folder / f"seed-{seed}" / "recipe.yaml").is_file()
-                runs.append(
-                    finetune(recipe, model, overrides=words, out=folder / f"seed-{seed}", resume=exists, modality=modality)
-                )
+                with labelled(label):
+                    place = folder / f"seed-{seed}"
+                    runs.append(finetune(recipe, model, overrides=words, out=place, resume=exists, modality=modality))
             cells.append(Cell(settings, [best_score(run, metric) for run in runs]))
         result = Sweep(metric, cells)
         if is_main:

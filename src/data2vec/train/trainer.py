@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 import torch
 
 from data2vec.batch import Batch
+from data2vec.console.progress import say
 from data2vec.data.cache import describe_change
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import merge_stream_states
@@ -110,6 +111,7 @@ def run_training(
         process.on_main_process(lambda: trackers.require_trackers(recipe.log.trackers))
         with exclusive_lock(folder, process):
             process.on_main_process(lambda: check_run_dir(folder, resume))  # which another process may have begun since
+            process.on_main_process(lambda: _greet(recipe, process))
             with stop_without_memory():
                 recipe = resolve_auto(recipe, auto, build_task, process)
             point = process.on_main_process(lambda: open_checkpoint(folder, recipe, source) if resume else None)
@@ -117,7 +119,6 @@ def run_training(
                 return Run(folder)
             checkpoint = None if point is None else point.checkpoint
             trainer = Trainer(build_task(recipe, process, checkpoint is not None), process, checkpoint, source)
-            trainer.show_plan(folder)
             run = process.on_main_process(lambda: create_run_dir(folder, recipe))
             try:
                 trainer.train(run)
@@ -127,6 +128,15 @@ def run_training(
             del trainer
             process.on_main_process(lambda: build_report_at_end(run.folder, recipe))
     return run
+
+
+def _greet(recipe: Recipe, process: Process) -> None:
+    """Say at once what starts, before the data is read, which may take long."""
+    from data2vec import __version__
+
+    device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else str(process.device)
+    what = f"{recipe.objective.name} on {recipe.modality.name}"
+    say(f"data2vec {__version__}, {device}: {what}; reading {printable(str(recipe.data.train))}")
 
 
 def _is_finished(run: Run, recipe: Recipe, point: ResumePoint) -> bool:
@@ -162,12 +172,11 @@ class Trainer:
         """The metrics of the last step, until they are logged."""
         self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
 
-    def show_plan(self, folder: Path) -> None:
-        """Print what the run will be, and warn of what would be unwise."""
-        step = 0 if self.checkpoint is None else int(self.checkpoint.name.removeprefix("step-"))
-        plan = plan_run(self.recipe, self.loader, self.task.objective, self.process, folder, step)
+    def _show_plan(self) -> None:
+        """Report what the run will be, and warn of what would be unwise."""
+        plan = plan_run(self.recipe, self.loader, self.task.objective, self.process, self.run.folder, self.step)
+        self.logger.info("\n".join(plan.lines()))
         if self.process.is_main_process:
-            print("\n".join(plan.lines()), file=sys.stderr)
             for line in plan.warnings:
                 log.warning("%s", line)
 
@@ -182,6 +191,7 @@ class Trainer:
         if self.task.init_message is not None:
             self.logger.info(self.task.init_message)
         try:
+            self._show_plan()
             started = log_start(run.folder, self.process, self.step)
             with (
                 started,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.atomic_io import write_json
+from data2vec.console.progress import progress
 from data2vec.data.check.aggregate import Aggregate
 from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
@@ -207,9 +208,7 @@ def _preview(name: str, row: Row | str, kind: SignalKind) -> str:
 
 
 def _bar(total: int | None, kind: SignalKind) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=f"reading {kind}", unit="example", leave=False, disable=None)
+    return progress(desc=f"reading {kind}", total=total, unit="example")
 
 
 def _sample(rows: Rows) -> tuple[bool, list[str]]:

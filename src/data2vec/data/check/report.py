@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from data2vec.console.quantities import format_bytes
 from data2vec.data.audio import SILENCE
 from data2vec.data.dataset import DataSettings
-from data2vec.data.quantities import format_bytes
 from data2vec.data.sources.formats import SignalKind
 
 SHORT_SECONDS, LONG_SECONDS = 2.0, 20.0

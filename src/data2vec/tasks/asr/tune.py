@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from data2vec.console.progress import progress
 from data2vec.tasks.asr.beam_search import BeamSearch
 from data2vec.tasks.metrics import error_rates
 
@@ -54,7 +55,6 @@ def tune_weights(
     `logits`: (T, V) of each utterance of a validation set, with its text in `references`. The lowest word error rate wins; on
     a tie, the smallest sum of absolute weights. Raises ValueError if logits and references differ in number."""
     from scipy.stats import qmc
-    from tqdm import tqdm
 
     if len(logits) != len(references):
         raise ValueError(f"{len(logits)} utterances, {len(references)} references")
@@ -64,7 +64,7 @@ def tune_weights(
     start = {name: getattr(search.settings, name) for name in RANGES}
     candidates = [start, *(start | dict(zip(ranges, map(float, row), strict=True)) for row in sample)]
     results = []
-    for weights in tqdm(candidates, "weights", unit="trial", leave=False, disable=None):
+    for weights in progress(candidates, "weights", unit="trial"):
         candidate = search.with_weights(**weights)
         texts = [search.vocabulary.normalize(candidate(each[None], [len(each)])[0].text) for each in logits]
         results.append(Trial(error_rates(texts, references).wer, **weights))

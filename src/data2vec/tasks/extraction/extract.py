@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data2vec.console.progress import progress
 from data2vec.data.cache import fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.library import data_path
@@ -154,11 +155,10 @@ def _compute_shards(
     encoder: Encoder, modality: Modality, rows: Rows, first: int, weights: LayerWeights, pool: bool, batch_positions: int
 ) -> Iterator[Shard]:
     """The missing shards, from input `first` on."""
-    from tqdm import tqdm
 
     pending: list[Shard] = []
     start = time.monotonic()
-    with tqdm(total=len(rows), initial=first, desc="features", unit="input", leave=False, disable=None) as bar:
+    with progress(desc="features", total=len(rows), unit="input", initial=first) as bar:
         for window in decode_in_order(modality, rows, first, WINDOW * batch_positions):
             pending.append(_compute_shard(encoder, modality, window, weights, pool, batch_positions))
             bar.update(len(window))

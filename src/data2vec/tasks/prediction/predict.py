@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data2vec.console.progress import progress
 from data2vec.data.dataset import Rows
 from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
@@ -95,10 +96,8 @@ class Predictions:
 
     def __iter__(self) -> Iterator[Prediction]:
         """In input order. Raises UserError if none of the inputs can be decoded, and if the model computes NaN or inf."""
-        from tqdm import tqdm
-
         reasons, readable, full, most = list[str](), 0, 0, 0
-        with tqdm(total=len(self), desc="predict", unit="input", leave=False, disable=None) as bar:
+        with progress(desc="predict", total=len(self), unit="input") as bar:
             for window in decode_in_order(self.modality, self.rows, 0, WINDOW * self.batch_positions):
                 items = [item for _, item in window if not isinstance(item, str)]
                 cut, most = count_full(self.modality, items)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data2vec.atomic_io import write_json
+from data2vec.console.progress import progress
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
 from data2vec.interop.load import load
@@ -116,7 +116,7 @@ def probe(
     x, train_set = pool_features(encoders, reader, train_set, process)
     y, valid_set = pool_features(encoders, reader, valid_set, process)
     rows = []
-    for layer in tqdm(range(x.shape[1]), "classifiers", unit="layer", leave=False, disable=None):
+    for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
         trained, untrained = (
             classifier_accuracies(x[i, layer], train_set.classes, y[i, layer], valid_set.classes, settings.knn_k, seed)
             for i in (0, 1)

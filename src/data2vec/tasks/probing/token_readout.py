@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from data2vec.atomic_io import write_json
 from data2vec.batch import Batch
+from data2vec.console.progress import progress
 from data2vec.data.dataset import ExampleDataset
 from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
@@ -258,7 +258,7 @@ def readout_gains(
         raise UserError("this encoder's features are NaN or inf: its training diverged, see metrics.jsonl")
     baseline = {name: unigrams.cross_entropy(masked) for name, masked in sets.items()}
     gains = []
-    for layer in tqdm(range(len(features["train"])), "read-outs", unit="layer", leave=False, disable=None):
+    for layer in progress(range(len(features["train"])), "read-outs", unit="layer"):
         x = whiten({name: each[layer] for name, each in features.items()})
         losses = fit_readout(x, classes, unigrams.log_probs.to(device), seed)
         gains.append({name: baseline[name] - loss for name, loss in losses.items()})

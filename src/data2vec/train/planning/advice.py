@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data2vec.console.quantities import format_bytes, format_duration
 from data2vec.data.check.report import RECIPE_NEEDS
 from data2vec.data.loader import Loader
 from data2vec.data.masked_batches import rank_stride
-from data2vec.data.quantities import format_bytes, format_duration
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.sources.open_dataset import list_splits
 from data2vec.data.sources.shards import Request

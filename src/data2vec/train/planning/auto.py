@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from data2vec.console.quantities import format_bytes
 from data2vec.data.bucketing import MicroBatch
 from data2vec.data.loader import Loader
 from data2vec.data.masked_batches import micro_batches_per_step
-from data2vec.data.quantities import format_bytes
 from data2vec.distributed import Process
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.custom_classes import CustomClass

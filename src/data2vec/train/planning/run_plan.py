@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
+from data2vec.console.quantities import format_bytes, format_count, format_duration
 from data2vec.data.loader import Loader
 from data2vec.data.masked_batches import rank_stride
-from data2vec.data.quantities import format_bytes, format_count, format_duration
 from data2vec.distributed import Process
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe

@@ -1,6 +1,6 @@
 import pytest
 
-from data2vec.data.quantities import format_bytes, format_count, format_duration
+from data2vec.console.quantities import format_bytes, format_count, format_duration
 
 
 @pytest.mark.parametrize(

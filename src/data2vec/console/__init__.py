@@ -1,0 +1,1 @@
+"""What users see: progress and status lines, quantities in words."""
