@@ -21,7 +21,8 @@ MAX_LOG_BYTES = 2**24
 
 
 class RunLog(logging.Handler):
-    """RUN/log.txt. Appends what the package logs, at any level but debug, and status lines. That the disk is full ends no run here."""
+    """RUN/log.txt. Appends what the package logs, at any level but debug, and status lines. That the disk is full ends no run
+    here."""
 
     def __init__(self, folder: Path):
         super().__init__(logging.INFO)
