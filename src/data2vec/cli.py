@@ -675,13 +675,20 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary
+    from data2vec.recipe.loading import load_recipe, read_recipe, recipe_names, recipe_summary
 
     if arguments.name:
         print(load_recipe(arguments.name, modality=arguments.modality).to_yaml(), end="")
         return
+    groups: dict[str, list[str]] = {}
     for name in recipe_names():
-        print(f"{name:26} {recipe_summary(name)}")
+        supervised = read_recipe(name)["objective"]["name"] in ("ctc", "classify")
+        task = "fine-tuning" if supervised else "pre-training"
+        groups.setdefault(f"{name.partition('/')[0]}, {task}", []).append(name)
+    for title in sorted(groups, key=lambda title: title.replace("pre-training", "")):  # pre-training first
+        print(f"{title}:")
+        for name in groups[title]:
+            print(f"  {name:26} {recipe_summary(name)}")
 
 
 def _pretrain_settings() -> Iterator[str]:
