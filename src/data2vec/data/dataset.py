@@ -19,7 +19,9 @@ Row = JsonDict
 """One row of a dataset: the signal in column `audio`, `image` or `text`, undecoded, and any other columns."""
 Signal = JsonDict
 """Undecoded audio, image or text: {"bytes": its content or None, "path": where it is or None}; or audio or an image in memory,
-{"array": samples or pixels, "path": its name}, audio with "sampling_rate"."""
+{"array": samples or pixels, "path": its name}, audio with "sampling_rate". One without content may say why (`UNREADABLE`)."""
+UNREADABLE = "unreadable_because"
+"""The key of a signal, or the column of texts, that says why it cannot be read; its `path` is then only a name."""
 Rows = Any
 """A `datasets.Dataset`, a `datasets.IterableDataset` or a list of `Row`; the library has no type stubs."""
 

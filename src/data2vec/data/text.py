@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 
 from data2vec.data.corrupt import decoding
-from data2vec.data.dataset import Row, Signal
+from data2vec.data.dataset import UNREADABLE, Row, Signal
 from data2vec.data.sources.formats import is_utf8
 from data2vec.errors import CorruptExample
 from data2vec.untrusted import open_regular
@@ -17,7 +17,7 @@ def read_text(row: Row) -> Iterator[str]:
     """The text of a row, in pieces that end at line ends. Raises CorruptExample before the first one when it is not UTF-8."""
     text, name = row["text"], row.get("path") or "a row"
     text = {"bytes": text, "path": None} if isinstance(text, bytes) else text
-    with decoding(text if isinstance(text, dict) else {"bytes": b""}, name):
+    with decoding(text if isinstance(text, dict) else {"bytes": b"", UNREADABLE: row.get(UNREADABLE)}, name):
         if isinstance(text, str):
             if not is_utf8(text):
                 raise CorruptExample("not a text that can be encoded: it contains half of a surrogate pair")

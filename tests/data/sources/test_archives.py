@@ -173,7 +173,8 @@ def test_archive_ends_at_a_member_that_is_far_larger_than_itself(
             archive.addfile(member, io.BytesIO(bytes(size)))
     first, last = open_dataset(str(tmp_path), "audio", streaming=streaming)
     assert first["key"] == "a" and last["audio"]["bytes"] is None
-    assert "s.tar.gz/b.flac, which is not complete (b.flac in it has 1048576 bytes, far more" in last["audio"]["path"]
+    assert last["audio"]["path"].endswith("s.tar.gz/b.flac")
+    assert "not complete (b.flac in it has 1048576 bytes, far more" in last["audio"]["unreadable_because"]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -195,9 +196,9 @@ def test_break_of_a_truncated_archive_is_one_bad_example(tmp_path: Path, part: f
     whole = [row["key"] for row in rows]
     assert whole == [str(number) for number in range(len(whole))] and len(whole) in (int(10 * part) - 1, int(10 * part))
     assert all(row["audio"]["bytes"] == contents[f"{row['key']}.wav"] for row in rows)
-    assert last["audio"]["bytes"] is None and last["audio"]["path"].startswith(f"{path}/")
+    assert last["audio"]["bytes"] is None and last["audio"]["path"] == f"{path}/{last['key']}"
     assert f"{len(whole)}.wav" in last["audio"]["path"] or f"{len(whole) - 1}.wav" in last["audio"]["path"]
-    with pytest.raises(CorruptExample, match=r"which is not complete \(.+\): no such file"):
+    with pytest.raises(CorruptExample, match=r"\.wav: not complete \(.+\)$"):
         decode_audio(last["audio"])
 
 

@@ -35,6 +35,10 @@ def wav(seconds: float = 0.1) -> bytes:
     return file.getvalue()
 
 
+def signal(path: Path) -> dict[str, Any]:
+    return {"bytes": None, "path": str(path), "unreadable_because": None}
+
+
 def refusal(path: Path, kind: Any, **options: Any) -> str:
     with pytest.raises(UserError) as raised:
         open_dataset(str(path), kind, **options)
@@ -119,7 +123,7 @@ def test_columns_of_paths_are_chosen_by_name_or_asked_for(tmp_path: Path) -> Non
     path = table(tmp_path / "a.csv", [{"near": "a.wav", "far": "b.wav", "words": "A"}])
     assert "several columns can hold audio, near, far" in refusal(path, "audio")
     rows = open_dataset(str(path), "audio", column="near")
-    assert rows[0] == {"audio": {"bytes": None, "path": str(tmp_path / "a.wav")}, "far": "b.wav", "words": "A"}
+    assert rows[0] == {"audio": signal(tmp_path / "a.wav"), "far": "b.wav", "words": "A"}
     path = table(tmp_path / "b.csv", [{"id": "7", "words": "A"}])
     assert "no column holds audio; the columns are id, words" in refusal(path, "audio")
 
@@ -129,7 +133,7 @@ def test_files_under_a_known_name_are_taken_before_bytes_under_another_one(tmp_p
     (tmp_path / "a.wav").write_bytes(wav())
     path = table(tmp_path / "a.parquet", [{"path": "a.wav", "checksum": b"12"}] * 2)
     (row, _) = open_dataset(str(path), "audio", streaming=streaming)
-    assert row["audio"] == {"bytes": None, "path": str(tmp_path / "a.wav")} and row["checksum"] == b"12"
+    assert row["audio"] == signal(tmp_path / "a.wav") and row["checksum"] == b"12"
     path = table(tmp_path / "b.parquet", [{"path": "original.wav", "sound": wav()}] * 2)  # the file is not there
     (row, _) = open_dataset(str(path), "audio", streaming=streaming)
     assert row["audio"]["bytes"] == wav() and row["path"] == "original.wav"

@@ -101,15 +101,15 @@ def test_header_longer_than_the_limit_of_csv_is_read(tmp_path: Path) -> None:
     [
         ("a.csv", "", "is empty: its first line must name the columns"),
         ("a.csv", "text,text\na,b\n", "has several columns 'text'"),
-        ("a.csv", "text,label\na\n", r"1 of 1 rows cannot be read, such as .*a\.csv:2, which has 1 cell, not 2; separate"),
-        ("a.tsv", "text\tlabel\na\tb\tc\n", r"a\.tsv:2, which has 3 cells, not 2; separate cells by tabs"),
+        ("a.csv", "text,label\na\n", r"1 of 1 rows cannot be read, such as .*a\.csv:2: it has 1 cell, not 2; separate"),
+        ("a.tsv", "text\tlabel\na\tb\tc\n", r"a\.tsv:2: it has 3 cells, not 2; separate cells by tabs"),
         ("a.csv", "text,label\na,b\na;b\nc;d\n", "2 of 3 rows cannot be read"),
         ("a.csv", "text;label\na;b\n", "separated by ';', as its only column is 'text;label'"),
         ("a.csv", "text\tlabel\na\tb\n", "separated by '.t'"),
         ("a.tsv", "text,label\na,b\n", "separated by ','"),
-        ("a.csv", '"text,label\na,b\n', "its first line, whose quotes do not match"),
-        ("a.jsonl", "[1, 2]\n", "which is not a JSON object"),
-        ("a.parquet", "no table", "is not a complete parquet file"),
+        ("a.csv", '"text,label\na,b\n', "its first line: its quotes do not match"),
+        ("a.jsonl", "[1, 2]\n", "jsonl:1: not a JSON object"),
+        ("a.parquet", "no table", "no row can be read: not a complete parquet file"),
     ],
 )
 def test_malformed_table_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -119,15 +119,15 @@ def test_malformed_table_is_refused(tmp_path: Path, name: str, content: str, mes
 
 
 BROKEN_ROWS = {
-    "too few": ("csv", b"one", "which has 1 cell, not 2"),
-    "too many": ("csv", b"one,x,y", "which has 3 cells, not 2"),
-    "too few in tsv": ("tsv", b"one", "which has 1 cell, not 2"),
-    "quote that is not closed": ("csv", b'"one,x', "whose quotes do not match"),
-    "quote in the last cell": ("csv", b'one,"x', "whose quotes do not match"),
-    "quote closed in a later row": ("csv", b'one,"x', "whose quotes do not match"),
-    "more after a quote": ("csv", b'"one"two,x', "whose quotes do not match"),
-    "not UTF-8": ("csv", b"\xe9,x", "which is not UTF-8"),
-    "not UTF-8 in tsv": ("tsv", b"\xe9\tx", "which is not UTF-8"),
+    "too few": ("csv", b"one", "it has 1 cell, not 2"),
+    "too many": ("csv", b"one,x,y", "it has 3 cells, not 2"),
+    "too few in tsv": ("tsv", b"one", "it has 1 cell, not 2"),
+    "quote that is not closed": ("csv", b'"one,x', "its quotes do not match"),
+    "quote in the last cell": ("csv", b'one,"x', "its quotes do not match"),
+    "quote closed in a later row": ("csv", b'one,"x', "its quotes do not match"),
+    "more after a quote": ("csv", b'"one"two,x', "its quotes do not match"),
+    "not UTF-8": ("csv", b"\xe9,x", "not UTF-8"),
+    "not UTF-8 in tsv": ("tsv", b"\xe9\tx", "not UTF-8"),
 }
 
 
@@ -142,11 +142,11 @@ def test_broken_row_of_a_text_table_is_one_bad_example_named_with_its_line(tmp_p
     path.write_bytes(b"\r\n".join(row if cells is None else mark.join(cells) for cells in rows))
     found = sorted(open_dataset(str(path), "text", streaming=streaming), key=lambda row: row["text"] or "")
     assert [(row["text"], row["label"]) for row in found[1:]] == [("first", "a"), ("fourth", ""), (last.strip('"'), "c")]
-    assert found[0] == {"text": None, "label": None, "path": f"{path}:3, {why}"}
-    with pytest.raises(CorruptExample, match=rf"a\.{ending}:3, {why}"):
+    assert found[0] == {"text": None, "label": None, "path": f"{path}:3", "unreadable_because": why}
+    with pytest.raises(CorruptExample, match=rf"a\.{ending}:3: {why}$"):
         list(read_text(found[0]))
     (part,) = check(str(path), workers=0).parts
-    assert (part.examples, len(part.unreadable)) == (4, 1) and f"a.{ending}:3, {why}" in part.unreadable[0]
+    assert (part.examples, len(part.unreadable)) == (4, 1) and part.unreadable[0].endswith(f"a.{ending}:3: {why}")
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", "text,a\0b\nx,y\n"), ("a.jsonl", '{"text": "x", "a\\u0000b": "y"}\n')])
@@ -160,7 +160,8 @@ def test_line_of_a_broken_row_counts_line_breaks_in_cells(tmp_path: Path) -> Non
     (tmp_path / "a.csv").write_text('text,path\n"a\nb",x\n\nbroken\nc,y\n')
     rows = open_dataset(str(tmp_path / "a.csv"), "text")
     assert rows["text"][:] == ["a\nb", None, "c"]
-    assert rows["path"][:] == ["x", f"{tmp_path}/a.csv:5, which has 1 cell, not 2", "y"]
+    assert rows["path"][:] == ["x", f"{tmp_path}/a.csv:5", "y"]
+    assert rows["unreadable_because"][:] == [None, "it has 1 cell, not 2", None]
 
 
 def test_rows_after_quotes_that_are_not_closed_are_all_read(tmp_path: Path) -> None:

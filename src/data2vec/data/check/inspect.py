@@ -6,7 +6,7 @@ from typing import Any
 
 from data2vec.data.audio import decode_audio, read_audio_header
 from data2vec.data.corrupt import decoding
-from data2vec.data.dataset import Row, Signal, array_of
+from data2vec.data.dataset import UNREADABLE, Row, Signal, array_of
 from data2vec.data.image import decode_image, image_content, open_image
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.text import read_text
@@ -40,9 +40,9 @@ def inspect_example(kind: SignalKind, row: Row, name: str, tokenizer: Tokenizer 
     if isinstance(signal, dict) and _in_memory(signal):
         signal = {**signal, "path": name}
     try:
-        if signal is None:
-            raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "empty")
-        with decoding(signal if isinstance(signal, dict) else {"bytes": b""}, name):
+        with decoding(signal if isinstance(signal, dict) else {"bytes": b"", UNREADABLE: row.get(UNREADABLE)}, name):
+            if signal is None:
+                raise CorruptExample("not UTF-8, or without a text" if kind == "text" else "empty")
             found["digest"], found["bytes"] = _digest(signal)
         found |= _INSIDE[kind](signal, tokenizer)
     except CorruptExample as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from data2vec.data.dataset import Row
+from data2vec.data.dataset import UNREADABLE, Row
 from data2vec.data.sources.formats import MEDIA, SignalKind, is_hidden, utf8
 from data2vec.data.sources.remote import open_binary
 from data2vec.data.sources.splits import ALL, SplitChoice, listed, split_of_folders
@@ -92,7 +92,7 @@ def read_archives(
     these is one. `.cls` is the field `label`, `.txt` the field `txt`, the keys of an object in `.json` are fields. `column`
     (`data.column`): only signals with this extension; for text, this field of `.json`. Nothing is unpacked to disk.
 
-    An archive that is damaged or truncated ends with a row without content, whose path names the archive, the member and why.
+    An archive that is damaged or truncated ends with a row without content, which names the archive, the member and why.
     Raises UserError when a member would overwrite another one, and for an archive that cannot be reached."""
     left_out: list[str] = []
     splits = set[str]()
@@ -137,7 +137,7 @@ def _read_archive(
 ) -> Iterator[Row]:
     """`splits`: the splits that folders are named by are added to it."""
     signals, other_splits = set[str](), set[str]()
-    damage: list[str] = []
+    damage: list[tuple[str, str]] = []
     for _, group in groupby(_members(archive, kind, left_out, damage), lambda member: member.key):
         members = list(group)
         found = split_of_folders(members[0].folder)
@@ -156,14 +156,14 @@ def _read_archive(
                 )
             signals.add(own_key)
             yield row | {"in_split": found is not None}
-    for name in damage:  # after the last members that are complete
-        signal = {"bytes": None, "path": name}
-        yield {"key": name.removeprefix(f"{utf8(archive)}/"), kind: signal, "fields": "{}", "in_split": True}
+    for place, reason in damage:  # after the last members that are complete
+        signal = {"bytes": None, "path": f"{utf8(archive)}/{place}", UNREADABLE: reason}
+        yield {"key": place, kind: signal, "fields": "{}", "in_split": True}
 
 
-def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[str]) -> Iterator[_Member]:
+def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[tuple[str, str]]) -> Iterator[_Member]:
     """The files that are a signal or may belong to one, without hidden ones; others are `left_out`. If the archive ends too
-    early, the member where it does, and why, are added to `damage`."""
+    early, (the member where it does, why) is added to `damage`."""
     place = "its first member"
     try:
         limit = _largest_size(archive)
@@ -193,7 +193,7 @@ def _members(archive: str, kind: SignalKind, left_out: list[str], damage: list[s
         if isinstance(error, OSError) and (error.errno is not None or "://" in archive):
             raise UserError(f"{archive} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}") from None
         reason = utf8(" ".join(str(error).split())) or type(error).__name__
-        damage.append(f"{utf8(archive)}/{place}, which is not complete ({reason})")
+        damage.append((place, f"not complete ({reason})"))
 
 
 def _largest_size(archive: str) -> float:
@@ -248,8 +248,9 @@ def _examples(
                 if known.setdefault(name, value) != value:
                     raise UserError(f"{archive}: {path} has another {name} for {signal.path} than a member before it; keep one")
         key = signal.key if len(signals) == 1 else signal.own_key
-        row = {"key": key, kind: {"bytes": content, "path": f"{utf8(archive)}/{signal.path}"}, "fields": json.dumps(known)}
-        yield signal.own_key, row
+        row = {"key": key, "fields": json.dumps(known)}
+        path = f"{utf8(archive)}/{signal.path}"
+        yield signal.own_key, row | {kind: {"bytes": content, "path": path, UNREADABLE: None}}
     left_out += [_name(archive, path) for path in fields if path not in used]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from data2vec.atomic_io import atomic_dir
 from data2vec.data.cache import cache_folder
-from data2vec.data.dataset import Row, Rows
+from data2vec.data.dataset import UNREADABLE, Row, Rows
 from data2vec.data.sources.columns import NoSignal
 from data2vec.errors import UserError
 from data2vec.untrusted import Boundary, read_json
@@ -29,6 +29,30 @@ def load_library_dataset(path: str, *arguments: Any, **options: Any) -> Any:
         raise UserError(f"{path}: there is no such dataset on the hub") from None
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise UserError(error_reason(path, error)) from None
+
+
+def load_parquet(path: str, files: Sequence[tuple[str, str]], streaming: bool) -> Rows:
+    """The rows of parquet files, given as (path or URL, version), as `parquet_builder.ParquetRows`: indexed in the library's
+    cache or streamed. Raises UserError, also if no row can be read."""
+    import pyarrow.compute as pc
+    from datasets.exceptions import DatasetGenerationError
+
+    from data2vec.data.sources import parquet_builder
+
+    features = parquet_builder.parquet_features(path, [file for file, _ in files])
+    builder = parquet_builder.ParquetRows(files=tuple(files), features=features)
+    if streaming:
+        return builder.as_streaming_dataset("train")
+    try:
+        builder.download_and_prepare()
+        rows = builder.as_dataset("train")
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise UserError(error_reason(path, error)) from None
+    about = rows.data.column(parquet_builder.ROW)
+    if len(rows) and not pc.struct_field(about, UNREADABLE).null_count:
+        place, reason = about[0].as_py().values()
+        raise UserError(f"{place}: {reason}; no row can be read; copy or create the file again")
+    return rows
 
 
 def dataset_from_generator(

@@ -139,31 +139,32 @@ def read_listing(
     """A table of files. Relative paths are relative to the folder of the table, or to a folder clips in it; if they are not
     there, to a folder above it, up to `root`, or to any folder below it, if only one of the files `media` in it is meant.
 
-    `columns`: the `path_columns`. Raises UserError if several of them can be it, for rows without a file or with a URL, and if
-    rows are parts of recordings."""
+    `columns`: the `path_columns`. Raises UserError if several of them can be it, if most rows are without a file,
+    and if rows are parts of recordings."""
     manifest = read_manifest(path)
     others = first_values(path) if manifest is None else manifest.columns.column_names
     chosen = find_column(columns, kind, column, str(path), others)
     table = manifest or read_table(path)
     values = table.columns[chosen].to_pylist()
     values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
-    broken = {i: "which names no file" for i, value in enumerate(values) if not isinstance(value, str) or not value}
-    table = replace(table, broken=broken | table.broken)
+    broken = {i: "it names no file" for i, value in enumerate(values) if not isinstance(value, str) or not value}
+    urls = {i: f"{value} is a URL; download it" for i, value in enumerate(values) if i not in broken and "://" in value}
+    if urls and len(urls) == len(values) - len(broken):
+        raise UserError(f"{path} names files by URLs, such as {values[min(urls)]}; download them")
+    table = replace(table, broken=broken | urls | table.broken)
     table.refuse_if_mostly_broken()
     named = [index for index in range(len(values)) if index not in table.broken]
     values = [values[index] for index in named]
-    if url := next((value for value in values if "://" in value), None):
-        raise UserError(f"{path} names files by URLs, such as {url}; download them")
     _refuse_parts(path, table.columns.take(named), values)
     if any("\\" in value for value in values) and not any(map(os.path.exists, _joined(path.parent, values[:TRIED_PATHS]))):
         values = [value.replace("\\", "/") for value in values]
     found, is_elsewhere = _find_files(path.parent, values, root, media)
-    files = [f"{table.name(index)}, {table.broken.get(index)}" for index in range(len(table.columns))]
+    files = [table.name(index) for index in range(len(table.columns))]
     for index, file in zip(named, found, strict=True):
         files[index] = file
     folder = name.rpartition("/")[0]
     columns_beside = rename_column(table.columns.drop_columns([chosen]), kind)
-    signals = signal_table(files, kind)[kind]
+    signals = signal_table(files, kind, table.broken)[kind]
     return Listing(
         name, columns_beside.add_column(0, kind, signals), files, f"{folder}/" if folder and not is_elsewhere else ""
     )

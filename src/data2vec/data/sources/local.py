@@ -1,10 +1,11 @@
 """Local folders: their files, and media files as rows with labels or metadata."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data2vec.data.dataset import UNREADABLE
 from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden, is_utf8, utf8
 from data2vec.data.sources.splits import SplitName, without_split_folder
 from data2vec.data.sources.tables import ArrowTable
@@ -70,13 +71,19 @@ def media_rows(
     return table
 
 
-def signal_table(paths: Sequence[str], kind: SignalKind) -> ArrowTable:
-    """A table with the column `kind`: {"bytes": None, "path"} of each file."""
+def signal_table(paths: Sequence[str], kind: SignalKind, unreadable: Mapping[int, str] | None = None) -> ArrowTable:
+    """A table with the column `kind`: the signal of each file. `unreadable`: why one cannot be read, by its index."""
     import pyarrow as pa
 
-    named = [path if is_utf8(path) else f"{utf8(path)}, whose name is not UTF-8" for path in paths]
-    signal = [pa.nulls(len(paths), pa.binary()), pa.array(named, pa.string())]
-    return pa.table({kind: pa.StructArray.from_arrays(signal, ["bytes", "path"])})
+    reasons: list[str | None] = [None if is_utf8(path) else "its name is not UTF-8; rename it" for path in paths]
+    for index, reason in (unreadable or {}).items():
+        reasons[index] = reason
+    signal = {
+        "bytes": pa.nulls(len(paths), pa.binary()),
+        "path": pa.array(map(utf8, paths), pa.string()),
+        UNREADABLE: pa.array(reasons, pa.string()),
+    }
+    return pa.table({kind: pa.StructArray.from_arrays([*signal.values()], [*signal])})
 
 
 def _text(values: Sequence[str | None]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data2vec.data.cache import cached
-from data2vec.data.dataset import Row, Rows
+from data2vec.data.dataset import UNREADABLE, Row, Rows
 from data2vec.data.sources.archives import read_archives, stream_archives
 from data2vec.data.sources.columns import NoSignal
 from data2vec.data.sources.formats import ARCHIVES, JSON_LINES, PARQUET, SignalKind
@@ -16,7 +16,7 @@ from data2vec.data.sources.library import (
     dataset_from_generator,
     dataset_from_table,
     is_in_cache,
-    load_library_dataset,
+    load_parquet,
     shuffled_stream,
 )
 from data2vec.data.sources.remote import file_version, require_file
@@ -26,7 +26,7 @@ from data2vec.data.sources.tables import (
     ArrowTable,
     concat_tables,
     find_text_column,
-    name_rows,
+    name_broken,
     read_json_lines,
     read_table,
     record_columns,
@@ -70,12 +70,12 @@ def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str]
         if "://" not in file:
             require_file(file)
     if endings == PARQUET:
-        rows = load_library_dataset(where, "parquet", data_files=list(files), split="train", streaming=streaming)
+        rows = load_parquet(where, _versions(files, streaming), streaming)
         folders = {str(Path(file).parent) for file in files} if "://" not in files[0] else set()
         return to_signals(rows, kind, column, request.boundary, Path(folders.pop()) if len(folders) == 1 else None)
     if endings == ARCHIVES:
         arguments: JsonDict = {"archives": _versions(files, streaming), "kind": kind, "column": column, "choice": choice}
-        signal = {"key": "string", kind: {"bytes": "binary", "path": "string"}}
+        signal = {"key": "string", kind: {"bytes": "binary", "path": "string", UNREADABLE: "string"}}
         return _read_archives(request, _features(signal), arguments)
     if endings == JSON_LINES:
         arguments = {"files": _versions(files, streaming), "column": find_text_column(files, column, where)}
@@ -89,7 +89,7 @@ def read_shards(request: Request, endings: tuple[str, ...], files: Sequence[str]
     if column is None:
         refuse_text_as_header(table.column_names, Path(files[0]))
     rows = to_signals(dataset_from_table(table), kind, column, request.boundary)
-    rows = dataset_from_table(name_rows(rows.data.table, broken)) if broken else rows
+    rows = dataset_from_table(name_broken(rows.data.table, broken)) if broken else rows
     return shuffled_stream(rows) if streaming else rows
 
 
@@ -133,7 +133,9 @@ def _refuse_without_content(row: Row | None, kind: SignalKind, nothing: NoSignal
     if row is None:
         raise nothing
     if row[kind]["bytes"] is None:
-        raise NoSignal(f"{row[kind]['path']}: no example can be read; copy or create the archive again")
+        raise NoSignal(
+            f"{row[kind]['path']}: {row[kind][UNREADABLE]}; no example can be read; copy or create the archive again"
+        )
 
 
 def _features(types: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,18 +150,18 @@ def _versions(files: Sequence[str], streaming: bool) -> list[tuple[str, str]]:
     return [(name, "" if streaming else file_version(name)) for name in files]
 
 
-def _read_tables(files: Sequence[Path]) -> tuple[ArrowTable, dict[int, str]]:
-    """Text tables that have the same columns, as one; and the names of their broken rows."""
+def _read_tables(files: Sequence[Path]) -> tuple[ArrowTable, dict[int, tuple[str, str | None]]]:
+    """Text tables that have the same columns, as one; and (name, why it cannot be read) of their broken rows."""
     tables = [read_table(path) for path in files]
     first = tables[0].columns.column_names
-    broken, start = dict[int, str](), 0
+    broken, start = dict[int, tuple[str, str | None]](), 0
     for table in tables:
         if set(names := table.columns.column_names) != set(first):
             raise UserError(
                 f"{table.path} has columns {', '.join(names)}, but {files[0].name} has {', '.join(first)}; "
                 "read them one by one, or make them alike"
             )
-        broken |= {start + index: f"{table.name(index)}, {why}" for index, why in table.broken.items()}
+        broken |= {start + index: (table.name(index), why) for index, why in table.broken.items()}
         start += table.columns.num_rows
     return concat_tables([table.columns for table in tables], [path.name for path in files]), broken
 

@@ -7,7 +7,7 @@ import re
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data2vec.data.dataset import Row
+from data2vec.data.dataset import UNREADABLE, Row
 from data2vec.data.sources.columns import KNOWN_COLUMNS, NoSignal, find_column
 from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET, is_utf8, utf8
+from data2vec.data.sources.parquet import DamagedParquet, open_parquet, read_blocks
 from data2vec.data.sources.remote import open_binary, require_file
 from data2vec.errors import UserError
 
@@ -36,7 +37,7 @@ MAX_SEARCHED_LINES = 10_000_000
 """Lines of a text table that are read again, as a quote before them is not closed."""
 SEPARATORS = (";", "|", "\t", ",")
 """What separates columns, if a header has only one."""
-NOT_UTF8 = "which is not UTF-8"
+NOT_UTF8 = "not UTF-8"
 _REPAIR = {
     ".csv": "separate cells by commas, put cells with commas, quotes or line breaks in double quotes, and save it as UTF-8",
     ".tsv": "separate cells by tabs, and save it as UTF-8",
@@ -65,16 +66,16 @@ class Table:
             index, why = min(self.broken.items())
             number = f"{len(self.broken)} of {self.columns.num_rows} rows"
             repair = _REPAIR.get(self.path.suffix.lower(), "repair or remove them")
-            raise UserError(f"{self.path}: {number} cannot be read, such as {self.name(index)}, {why}; {repair}")
+            raise UserError(f"{self.path}: {number} cannot be read, such as {self.name(index)}: {why}; {repair}")
 
 
 def read_table(path: Path) -> Table:
     """A csv, tsv, jsonl or parquet file, or one of JSON lines that ends in .json.
 
-    Raises UserError for a malformed one, of which more than half of the rows are broken."""
+    Raises UserError for a malformed one: text of which more than half of the rows are broken, parquet of which all are."""
     require_file(path)
     if path.name.lower().endswith(PARQUET):
-        return Table(path, _read_parquet(path), None, {})
+        return _read_parquet(path)
     table = _read_records(path) if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)) else _read_text_table(path)
     table.refuse_if_mostly_broken()
     return table
@@ -112,7 +113,7 @@ def read_manifest(path: Path, rows: int | None = None) -> Table | None:
         texts = [first, *(line.rstrip("\n") for line in islice(file, None if rows is None else rows - 1))]
     lines = [number for number, text in enumerate(texts, 2) if text.strip()]
     found = [match if is_utf8(text) and (match := _MANIFEST_LINE.fullmatch(text)) else None for text in texts if text.strip()]
-    broken = {i: "which is not a path, a tab and a number of samples in UTF-8" for i, match in enumerate(found) if not match}
+    broken = {i: "not a path, a tab and a number of samples in UTF-8" for i, match in enumerate(found) if not match}
     base = root if os.path.isdir(path.parent / root) else ""
     names = [str(Path(base, match[1])) if match else None for match in found]
     samples = [match[2] if match else None for match in found]
@@ -121,24 +122,28 @@ def read_manifest(path: Path, rows: int | None = None) -> Table | None:
 
 def _first_of_parquet(path: Path) -> dict[str, list[str]]:
     import pyarrow as pa
-    from pyarrow import parquet
 
     def is_text(kind: Any) -> bool:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
-    found: dict[str, list[str]] = {}
+    def first(file: Any, field: Any) -> Any:
+        """The first values of the first row group that can be read."""
+        # Content may be large: one row is enough.
+        rows = PEEKED_ROWS if is_text(field.type) else 1 if _is_signal(field.type) else 0
+        for group in range(file.num_row_groups) if rows else ():
+            with suppress(pa.ArrowException, OSError):
+                if (batch := next(file.iter_batches(rows, row_groups=[group], columns=[field.name]), None)) is not None:
+                    batch.validate(full=True)
+                    return _paths(batch.column(0)).to_pylist()
+        return []
+
     try:
-        file = parquet.ParquetFile(path)
-        for field in file.schema_arrow:
-            # Content may be large: one row is enough.
-            rows = PEEKED_ROWS if is_text(field.type) else 1 if _is_signal(field.type) else 0
-            batch = next(file.iter_batches(rows, columns=[field.name]), None) if rows else None
-            values = [] if batch is None else _paths(batch.column(0)).to_pylist()
-            found[field.name] = [value for value in values if isinstance(value, str) and value]
-    except (pa.ArrowException, OSError):
+        with open_parquet(str(path)) as file:
+            values = {field.name: first(file, field) for field in file.schema_arrow}
+    except DamagedParquet:
         return {}
-    return found
+    return {name: [value for value in column if isinstance(value, str) and value] for name, column in values.items()}
 
 
 def _has_json_lines(path: Path) -> bool:
@@ -177,20 +182,25 @@ def concat_tables(tables: Sequence[ArrowTable], names: Sequence[str]) -> ArrowTa
         raise UserError(f"{', '.join(names)}: a column has different types in them: {error}") from None
 
 
-def name_rows(table: ArrowTable, names: Mapping[int, str]) -> ArrowTable:
-    """The table with `names`, by row, in column `path`, which is added if it is not there."""
+def name_broken(table: ArrowTable, broken: Mapping[int, tuple[str, str | None]]) -> ArrowTable:
+    """The table of texts with (name, why it cannot be read) of some rows, in the columns `path` and `UNREADABLE`, which are
+    added."""
     import pyarrow as pa
 
-    paths = table["path"].to_pylist() if "path" in table.column_names else [None] * table.num_rows
-    for index, name in names.items():
-        paths[index] = name
-    table = table.drop_columns(["path"]) if "path" in table.column_names else table
-    return table.append_column("path", pa.array(paths, pa.string()))
+    for column, part in (("path", 0), (UNREADABLE, 1)):
+        is_text = column in table.column_names and pa.types.is_string(table.schema.field(column).type)
+        values = table[column].to_pylist() if is_text else [None] * table.num_rows
+        for index, about in broken.items():
+            values[index] = about[part]
+        table = rename_column(table, column) if not is_text else table.drop_columns([column])
+        table = table.append_column(column, pa.array(values, pa.string()))
+    return table
 
 
 def rename_column(table: ArrowTable, name: str) -> ArrowTable:
     """The table with another name for a column `name`, which is needed for something else."""
-    return table.rename_columns([f"original_{name}" if column == name else column for column in table.column_names])
+    names = [f"original_{name}" if column == name else column for column in table.column_names]
+    return table.rename_columns(names).replace_schema_metadata(table.schema.metadata) if name in table.column_names else table
 
 
 def _read_text_table(path: Path) -> Table:
@@ -200,7 +210,7 @@ def _read_text_table(path: Path) -> Table:
     rows = _text_rows(path)
     header = next(rows, _TextRow(1, []))
     if header.problem:
-        raise UserError(f"{path}: its first line, {header.problem}; {_REPAIR[path.suffix.lower()]}")
+        raise UserError(f"{path}: its first line: {header.problem}; {_REPAIR[path.suffix.lower()]}")
     names = header.cells
     if not names:
         raise UserError(f"{path} is empty: its first line must name the columns")
@@ -270,11 +280,11 @@ def _text_rows(path: Path) -> Iterator[_TextRow]:
             read.clear()
             try:
                 cells = next(reader)
-                problem = f"which has {_cells(len(cells))}, not {width}" if width and cells and len(cells) != width else None
+                problem = f"it has {_cells(len(cells))}, not {width}" if width and cells and len(cells) != width else None
             except StopIteration:
                 return
             except csv.Error:
-                cells, problem = [], "whose quotes do not match"
+                cells, problem = [], "its quotes do not match"
             if problem and len(read) > 1:
                 unread.extendleft(reversed(read[1:]))
                 searched += len(read) - 1
@@ -302,15 +312,30 @@ def _cells(number: int) -> str:
     return f"{number} cell{'s' * (number != 1)}"
 
 
-def _read_parquet(path: Path) -> ArrowTable:
-    """Dictionary-encoded columns are decoded, views become strings."""
+def _read_parquet(path: Path) -> Table:
+    """Dictionary-encoded columns are decoded, views become strings. Raises UserError if no row can be read."""
     import pyarrow as pa
-    from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a complete parquet file: {' '.join(str(error).split())}") from None
+    blocks = list(read_blocks(str(path)))
+    broken = {block.start + i: block.problem for block in blocks if block.problem for i in range(block.rows)}
+    batches = [block.batch for block in blocks if block.batch is not None]
+    if broken and not batches:
+        raise UserError(f"{path}: no row can be read: {min(broken.items())[1]}; copy or create it again")
+    with open_parquet(str(path)) as file:
+        schema = file.schema_arrow
+    parts = [
+        pa.Table.from_arrays([pa.nulls(block.rows, field.type) for field in schema], schema=schema)
+        if block.batch is None
+        else pa.Table.from_batches([block.batch])
+        for block in blocks
+    ]
+    return Table(path, _plain(pa.concat_tables(parts) if parts else schema.empty_table()), None, broken)
+
+
+def _plain(table: ArrowTable) -> ArrowTable:
+    """The table without dictionaries and views, and with paths in place of signals without content."""
+    import pyarrow as pa
+
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
@@ -326,7 +351,7 @@ def _read_records(path: Path) -> Table:
     def records() -> Iterator[Row]:
         for line, fields in _json_lines(str(path)):
             if fields is None:
-                broken[len(lines)] = "which is not a JSON object in UTF-8"
+                broken[len(lines)] = "not a JSON object in UTF-8"
             lines.append(line)
             yield fields or {}
 

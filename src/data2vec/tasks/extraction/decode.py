@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.data.corrupt import load_example
-from data2vec.data.dataset import Rows
+from data2vec.data.dataset import UNREADABLE, Rows
 from data2vec.data.loader import init_worker
 from data2vec.data.sources.library import data_path
 from data2vec.errors import CorruptExample, UserError
@@ -91,7 +91,7 @@ class _DecodeDataset(Dataset[bytes]):
         self.kind = getattr(modality, "kind", None)
         self.examples = modality.labelled(rows) if self.kind is None else None
         if hasattr(rows, "select_columns"):
-            needed = (self.kind, getattr(modality.data, "second", None), "path", "key")
+            needed = (self.kind, getattr(modality.data, "second", None), "path", "key", UNREADABLE)
             self.rows = rows.select_columns([name for name in needed if name in rows.column_names])
 
     def __getitem__(self, chunk: range) -> bytes:
