@@ -6,7 +6,7 @@ import pytest
 from data2vec import __version__, cli
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
-from data2vec.run_dir import default_run_dir, load_run_recipe, open_checkpoint
+from data2vec.run_dir import Run, default_run_dir, load_run_recipe, open_checkpoint
 
 
 def run_folder(folder: Path, version: str | None) -> Path:
@@ -48,3 +48,37 @@ def test_default_run_dir_is_named_by_the_recipe_whatever_its_form() -> None:
     recipe = load_recipe("vision/v1-tiny")
     named = [default_run_dir(each) for each in ("vision/v1-tiny", "recipes/mine.yaml", Path("mine.yaml"), recipe)]
     assert named == [Path("runs") / name for name in ("vision-v1-tiny", "mine", "mine", "vision")]
+
+
+LINES = {
+    "text": '{"step": 2, "loss": "<b>"}',
+    "a list": '{"step": 2, "loss": [1]}',
+    "an object": '{"step": 2, "loss": {}}',
+    "a number beyond float": f'{{"step": 2, "lr": 1{"0" * 400}}}',
+    "a step beyond 64 bits": f'{{"step": {2**70}}}',
+    "a step below zero": '{"step": -1}',
+    "a step that is true": '{"step": true}',
+    "nested": '{"step": 2, "x": ' + "[" * 5000 + "]" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_line_of_metrics_that_no_run_logs_is_left_out(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        f'{{"step": 1, "loss": null, "lr": 1e-3, "overflow": true}}\n{line}\n{{"step": 3}}\n'
+    )
+    assert [each["step"] for each in Run(tmp_path).metrics] == [1, 3]
+
+
+def test_links_of_a_run_folder_to_files_elsewhere_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text('{"step": 1}\n')
+    (tmp_path / "run").mkdir()
+    for name in ("metrics.jsonl", "recipe.yaml"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "private")
+    assert Run(tmp_path / "run").metrics == []
+    with pytest.raises(UserError, match=r"recipe\.yaml: a link that leads out of the folder of the run; put the file itself"):
+        load_run_recipe(tmp_path / "run")
+    (tmp_path / "run" / "lines").write_text('{"step": 1}\n')
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("lines")
+    assert [each["step"] for each in Run(tmp_path / "run").metrics] == [1]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from data2vec.local_path import split_weights
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping, flatten
-from data2vec.untrusted import NotRegular, read_regular
+from data2vec.untrusted import Boundary, NotRegular, parse_json, read_regular
 
 CHANGEABLE_ON_RESUME = (
     "train.steps",
@@ -48,6 +49,7 @@ CHANGEABLE_ON_RESUME = (
 MAX_BYTES = 2**26
 """The largest size of a small file of a run folder; a file of metrics may have MAX_METRICS_BYTES."""
 MAX_METRICS_BYTES = 2**32
+MAX_STEP = 2**53
 SMALL_FILES = (
     *("recipe.yaml", "metrics.jsonl", "log.txt", "machine.json", "corrupt_files.txt", "report.html", "tracking_id.txt"),
 )
@@ -136,7 +138,10 @@ def result_file(model: str | Path, name: str) -> Path | None:
 
 
 def read_small_file(path: Path, max_bytes: int = MAX_BYTES) -> str | None:
-    """The text of a file of a run folder; None if there is none. Raises DamagedFile for what is no regular file of text."""
+    """The text of a file of a run folder; None if there is none. Raises DamagedFile for what is no regular file of text, and
+    for a link to a file elsewhere."""
+    if leads_elsewhere(path):
+        raise DamagedFile("is a link that leads out of the folder of the run")
     try:
         return read_regular(path, max_bytes).decode()
     except FileNotFoundError:
@@ -149,6 +154,11 @@ def read_small_file(path: Path, max_bytes: int = MAX_BYTES) -> str | None:
         raise DamagedFile(f"cannot be read ({error})") from None
     except OSError as error:
         raise DamagedFile(f"cannot be read ({error.strerror or error})") from None
+
+
+def leads_elsewhere(path: Path) -> bool:
+    """Whether a file of a run folder is a link to one outside of it, which a stranger could aim at a private file."""
+    return path.is_symlink() and Boundary(str(path.parent), path.parent).is_outside(str(path))
 
 
 def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
@@ -164,10 +174,16 @@ def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
 
 def _parse_metrics(line: str) -> JsonDict | None:
     try:
-        metrics = json.loads(line)
-    except (ValueError, RecursionError):
+        metrics = parse_json(line)
+    except ValueError:
         return None
-    return metrics if isinstance(metrics, dict) and isinstance(metrics.get("step"), int) else None
+    is_step = isinstance(metrics, dict) and type(metrics.get("step")) is int and 0 <= metrics["step"] <= MAX_STEP
+    return metrics if is_step and all(map(_is_measurement, metrics.values())) else None
+
+
+def _is_measurement(value: Any) -> bool:
+    """Whether a value is what a run logs: a number, or null for one that is not finite."""
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
 
 
 def load_run_recipe(folder: Path, overrides: JsonMapping | None = None) -> Recipe:
@@ -175,6 +191,8 @@ def load_run_recipe(folder: Path, overrides: JsonMapping | None = None) -> Recip
 
     Raises UserError if it is not valid, with one line if another version of data2vec wrote it."""
     run = Run(folder)
+    if leads_elsewhere(run.recipe):
+        raise UserError(f"{run.recipe}: a link that leads out of the folder of the run; put the file itself there")
     with _other_version(folder, str(run.recipe)):
         return load_recipe(run.recipe, overrides or {}, trusted=False)
 

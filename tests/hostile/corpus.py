@@ -20,6 +20,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from helpers import hostile_pickles
+from helpers.damaged_runs import DAMAGES, FILES
+
 Signal = Literal["image", "audio", "text"]
 PRIVATE = "PRIVATE_WORDS"
 """In the private file of a user, which no entry point may open; its path is in the environment, under this name."""
@@ -598,3 +601,161 @@ def exploding_tokenizer() -> str:
     raw = json.loads((Path(os.environ["HOSTILE_MODEL_TEXT"]) / "tokenizer.json").read_text())
     steps = [{"type": "Replace", "pattern": {"String": "s"}, "content": "ss"}] * 30
     return json.dumps(raw | {"normalizer": {"type": "Sequence", "normalizers": steps}})
+
+
+# Run folders
+
+
+def run_folder(folder: Path) -> Path:
+    """A copy of a run of 8 steps on images, with checkpoints at 4 and 8."""
+    return Path(shutil.copytree(os.environ["HOSTILE_RUN"], folder / "run"))
+
+
+def changed_run(name: str, change: Callable[[Path], object]) -> None:
+    """A run folder in which `change` has done something."""
+
+    def make(folder: Path) -> Path:
+        change(path := run_folder(folder))
+        return path
+
+    add("runs", name, "image", make)
+
+
+def damaged_run(*files: str, damage: Callable[[Path], None]) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        for file in files:
+            damage(run / file)
+
+    return change
+
+
+def replace_by_link(path: Path, target: Path | str) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(target)
+
+
+def edited_json(path: Path, *keys: str, of: Any) -> None:
+    content = json.loads(path.read_text())
+    value(*keys, of=of)(content)
+    path.write_text(json.dumps(content))
+
+
+for damage in DAMAGES:
+    what = damage.__name__.removeprefix("damage_")
+    for file in FILES:
+        changed_run(f"{file.replace('/', '_')}_{what}", damaged_run(file, damage=damage))
+    changed_run(f"all_files_{what}", damaged_run(*FILES, damage=damage))
+STEP = "checkpoints/step-8"
+LINE = '{"step": 9, "samples": 36, "loss": %s, "lr": %s, "%s": 1}\n'
+for name, line in {
+    "markup": LINE % ('"<script>alert(1)</script>"', "1e-3", "</pre><img src=x onerror=alert(1)>"),
+    "control_characters": LINE % ('"\\u001b[2J\\u202e"', "1e-3", "\\u001b]0;x\\u0007"),
+    "infinities": LINE % ("Infinity", "-Infinity", "NaN") * 100,
+    "huge_numbers": LINE % ("1e308", "9" * 400, "x") + '{"step": %s}\n' % ("9" * 300),
+    "lists": LINE % ("[[[1]]]", "{}", "target_std"),
+    "steps_that_jump": "".join(f'{{"step": {10**15 * i}, "loss": 1}}\n' for i in range(-5, 5)),
+    "a_long_line": '{"step": 9, "x": "' + "y" * 10**7 + '"}\n',
+}.items():
+
+    def append(run: Path, line: str = line) -> None:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(line)
+
+    changed_run(f"metrics_of_{name}", append)
+changed_run(
+    "checkpoint_that_lists_a_private_file",
+    lambda run: (run / STEP / "complete.json").write_text(
+        json.dumps({os.path.relpath(private_file(), run / STEP): {"bytes": 0, "crc32": "00000000"}})
+    ),
+)
+changed_run("checkpoint_that_links_to_a_private_folder", lambda run: replace_by_link(run / STEP, private_file().parent))
+changed_run("checkpoints_that_link_to_themselves", lambda run: replace_by_link(run / "checkpoints", "checkpoints"))
+changed_run("model_that_links_to_a_private_folder", lambda run: replace_by_link(run / "model", private_file().parent))
+changed_run("metrics_that_link_to_a_private_file", lambda run: replace_by_link(run / "metrics.jsonl", private_file()))
+changed_run("recipe_that_links_to_a_private_file", lambda run: replace_by_link(run / "recipe.yaml", private_file()))
+changed_run(
+    "pickle_in_place_of_weights",
+    lambda run: hostile_pickles.zipped(run / "model" / "model.safetensors", hostile_pickles.SYSTEM),
+)
+changed_run("pickle_beside_the_weights", lambda run: hostile_pickles.zipped(run / STEP / "state.pt", hostile_pickles.SYSTEM))
+changed_run("step_of_the_state_is_huge", lambda run: edited_json(run / STEP / "state.json", "step", of=10**18))
+changed_run("step_of_the_state_is_text", lambda run: edited_json(run / STEP / "state.json", "step", of="8"))
+changed_run(
+    "machine_of_markup", lambda run: (run / "machine.json").write_text('[{"exit_reason": "<script>alert(1)</script>"}]')
+)
+changed_run("checkpoint_of_a_huge_number", lambda run: (run / STEP).rename(run / "checkpoints" / f"step-{'9' * 200}"))
+
+
+@case("runs")
+def run_of_a_modality_in_a_module_beside_it(folder: Path) -> Path:
+    (folder / "evil_modality.py").write_text(payload())
+    recipe = (run := run_folder(folder)) / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("name: vision", "name: 'evil_modality:Evil'"))
+    return run
+
+
+# Official files: pickles
+
+
+for name, (payload_bytes, _) in hostile_pickles.CASES.items():
+
+    def official(folder: Path, payload_bytes: bytes = payload_bytes) -> Path:
+        return hostile_pickles.zipped(folder / "model.pt", payload_bytes)
+
+    add("official files", name, "image", official)
+for name, (write, _) in hostile_pickles.FILES.items():
+
+    def foreign(folder: Path, write: Callable[[Path], Path] = write) -> Path:
+        return write(folder / "model.pt")
+
+    add("official files", f"file-{name}", "image", foreign)
+
+
+def official_content(name: str, change: Callable[[dict[str, Any]], object], of: str = "vision1") -> None:
+    """A small checkpoint in the form of the official code; `change` edits its content."""
+
+    def make(folder: Path) -> Path:
+        from helpers.official_files import content, save
+
+        change(made := content(of))
+        return save(folder, made)
+
+    signal: Signal = "audio" if of.startswith("speech") else "text" if of.startswith("text") else "image"
+    add("official files", f"{of}-{name}", signal, make)
+
+
+for of in ("vision1", "speech1", "text1", "vision2"):
+    official_content("as-it-should-be", lambda made: None, of)
+    official_content("without-weights", lambda made: made["model"].clear(), of)
+    official_content("weights-of-a-number", lambda made: made.update(model=7), of)
+    official_content("weights-without-a-shape", lambda made: made.update(model=dict.fromkeys(made["model"], 1.0)), of)
+    official_content("weights-of-one-element", lambda made: shrink(made["model"]), of)
+    official_content("weights-that-are-repeated", lambda made: repeat(made["model"]), of)
+    official_content("names-of-control-characters", lambda made: made["model"].update({"\x1b[2J\u202e": 1}), of)
+for of, key in (("speech1", "encoder_attention_heads"), ("vision2", "num_heads"), ("vision2", "clone_batch")):
+    for odd, new in ODD.items():
+        official_content(f"{key}-is-{odd}", lambda made, key=key, new=new: made["cfg"]["model"].update({key: new}), of)
+official_content("config-of-a-list", lambda made: made.update(cfg=[]), "speech1")
+official_content("config-that-nests", lambda made: made["cfg"].update(model=nested(200)), "speech1")
+official_content("image-is-huge", lambda made: setattr(made["args"], "input_size", 10**9))
+official_content("patch-is-zero", lambda made: setattr(made["args"], "patch_size", (0, 0)))
+
+
+def shrink(weights: dict[str, Any]) -> None:
+    for key, tensor in weights.items():
+        if not isinstance(tensor, dict):
+            weights[key] = tensor.flatten()[:1]
+
+
+def repeat(weights: dict[str, Any]) -> None:
+    """Of a few bytes, and of any size: what torch.save writes of an expanded tensor."""
+    for key, tensor in weights.items():
+        if not isinstance(tensor, dict):
+            weights[key] = tensor.flatten()[:1].expand(2**36)
+
+
+def nested(depth: int) -> Any:
+    found: Any = {}
+    for _ in range(depth):
+        found = {"model": found}
+    return found

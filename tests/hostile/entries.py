@@ -20,6 +20,8 @@ SMALL = (
     *("encoder.width=16", "encoder.layers=2", "encoder.heads=2", "encoder.ffn_width=32", "objective.target.top_k=2"),
     *("train.device=cpu", "train.steps=2", "log.every=1", "data.workers=0", "data.max_corrupt=0.5", "log.report=false"),
 )
+RUN = ("train.steps=8", "train.checkpoint_every=4", "train.schedule={name: tri_stage, warmup: 0, hold: 1}")
+"""Of the run whose folder is made hostile."""
 
 
 class Models(NamedTuple):
@@ -27,6 +29,8 @@ class Models(NamedTuple):
 
     encoder: Mapping[Signal, Path]
     finetuned: Mapping[Signal, Path]
+    images: Path
+    """What the run in `HOSTILE_RUN` was trained on."""
 
 
 Arguments = Callable[[Hostile, Path, Models, Path], list[str]]
@@ -110,8 +114,8 @@ def _run_report(case: Hostile, path: Path, models: Models, out: Path) -> list[st
 
 
 def _run_resume(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
-    data = f"data.train={_good(case, out)}"
-    return ["pretrain", *PRETRAIN[case.signal], "--out", str(path), "--resume", data, *SMALL]
+    data = f"data.train={models.images}"
+    return ["pretrain", *PRETRAIN[case.signal], "--out", str(path), "--resume", data, *SMALL, *RUN, "train.steps=10"]
 
 
 MODELS, RECIPES, RUNS = ("models", "official files"), ("settings",), ("runs",)
@@ -126,8 +130,8 @@ ENTRIES: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     "features of a model": (_model_features, (*MODELS, *RUNS)),
     "probe a model": (_model_probe, (*MODELS, *RUNS)),
     "evaluate a model": (_model_evaluate, (*MODELS, *RUNS)),
-    "init": (_model_init, MODELS),
-    "convert": (_model_convert, MODELS),
+    "init": (_model_init, (*MODELS, *RUNS)),
+    "convert": (_model_convert, (*MODELS, *RUNS)),
     "transcribe with a model": (_model_transcribe, MODELS),
     "pretrain a recipe": (_recipe_pretrain, RECIPES),
     "finetune a recipe": (_recipe_finetune, RECIPES),

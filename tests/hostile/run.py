@@ -26,8 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hostile.corpus import IMPORTED, PRIVATE, Hostile, Signal, cases, good
-from hostile.entries import ENTRIES, PRETRAIN, SMALL, Models, entries_of
+from helpers.hostile_pickles import CANARY
+from hostile.corpus import IMPORTED, PRIVATE, Hostile, Signal, cases, good, run_folder
+from hostile.entries import ENTRIES, PRETRAIN, RUN, SMALL, Models, entries_of
 
 SECONDS, CPU_SECONDS, MEMORY_MB = 150, 30, 700
 """What an input of at most a few MB may cost: time on a busy machine, of a processor, and memory beyond a harmless one."""
@@ -77,7 +78,14 @@ def build_models(folder: Path) -> Models:
         head = CTCSettings(labels=("<blank>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'")) if kind == "audio" else None
         blank_model(recipe, head or ClassifierSettings(labels=("a", "b"))).save_pretrained(finetuned[kind])
         os.environ[f"HOSTILE_MODEL_{kind.upper()}"] = str(encoder[kind])
-    return Models(encoder, finetuned)
+    images = good(folder / "images", "image")
+    run = data2vec.pretrain(
+        PRETRAIN["image"][0], data=images, overrides=[*PRETRAIN["image"][1:], *SMALL, *RUN], out=folder / "run"
+    )
+    (run.folder / "corrupt_files.txt").write_text("a.png: broken\n")
+    (run.folder / "tracking_id.txt").write_text("0a1b2c3d")
+    os.environ["HOSTILE_RUN"] = str(run.folder)
+    return Models(encoder, finetuned, images)
 
 
 class Watch:
@@ -113,8 +121,8 @@ def attempt(case: Hostile, entry: str, models: Models, folder: Path, watch: Watc
     message = next(
         (line for line in lines if line.startswith(("data2vec: error", "data2vec: failed", "data2vec: stopped"))), ""
     )
-    if Path(os.environ[IMPORTED]).exists():
-        Path(os.environ[IMPORTED]).unlink()
+    if (ran := next(filter(os.path.lexists, (os.environ[IMPORTED], folder / "input" / CANARY)), None)) is not None:
+        shutil.rmtree(ran) if os.path.isdir(ran) else os.unlink(ran)
         word = "RAN CODE"
     elif watch.was_opened():
         word = "READ A PRIVATE FILE"
@@ -208,13 +216,17 @@ def prepared() -> Iterator[tuple[Models, Path, Watch]]:
         datasets.config.HF_DATASETS_CACHE = root / "datasets"
         models = build_models(root)
         watch = Watch(private)
-        for kind in PRETRAIN:
-            harmless = Hostile("texts", "harmless", kind, lambda folder, kind=kind: good(folder, kind))
-            for entry in ("pretrain", "probe", "features"):
-                outcome = attempt(harmless, entry, models, root / "work", watch)
-                log = (root / "work" / "log").read_text(errors="replace")
-                assert outcome.status == "opened", f"{entry} of harmless {kind}: {outcome}\n{log[-3000:]}"
-                BASE["megabytes"] = max(BASE["megabytes"], outcome.megabytes)
+        harmless = [
+            (Hostile("texts", "harmless", kind, lambda folder, kind=kind: good(folder, kind)), entry)
+            for kind in PRETRAIN
+            for entry in ("pretrain", "probe", "features")
+        ]
+        of_run = Hostile("runs", "harmless", "image", run_folder)
+        for case, entry in [*harmless, (of_run, "resume"), (of_run, "report")]:
+            outcome = attempt(case, entry, models, root / "work", watch)
+            log = (root / "work" / "log").read_text(errors="replace")
+            assert outcome.status == "opened", f"{entry} of {case}: {outcome}\n{log[-3000:]}"
+            BASE["megabytes"] = max(BASE["megabytes"], outcome.megabytes)
         yield models, root / "work", watch
 
 

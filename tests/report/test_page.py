@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from data2vec.errors import UserError
 from data2vec.report.page import build_report
 from data2vec.run_dir import Run
 from helpers import browser
+from helpers.damaged_runs import DAMAGES, damage_endless, damage_folder, damage_hostile
 
 CURVES = {"Loss", "Standard deviation", "Rank", "Gradient norm", "Update/weight ratio", "Learning rate", "EMA decay"}
 CURVES |= {"Variance of the targets", "Prediction R²", "Throughput", "Data loading wait"}
@@ -162,3 +164,15 @@ def test_report_command_prints_the_path(copied: Run, tmp_path: Path, capsys: pyt
 def test_build_report_without_a_run_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recipe\.yaml"):
         build_report(tmp_path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.removeprefix("damage_"))
+@pytest.mark.parametrize("file", ["metrics.jsonl", "machine.json", "corrupt_files.txt"])
+def test_report_of_a_run_with_a_damaged_file_is_built(
+    copied: Run, file: str, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data2vec.report.page.collect_figures", lambda *arguments: ([], ""))
+    damage(copied.folder / file)
+    text = build_report(copied.folder).read_text()
+    is_unknown = file == "corrupt_files.txt" and damage in (damage_hostile, damage_folder, damage_endless)
+    assert ("Unknown: corrupt_files.txt" in text) == is_unknown

@@ -1,6 +1,5 @@
 """Every small file of a run folder torn, empty, hostile, of another kind, or missing: the latest whole checkpoint resumes."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,50 +14,9 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run, check_run_dir, exclusive_lock, latest_checkpoint, open_checkpoint, set_aside_damaged
+from helpers.damaged_runs import DAMAGES, FILES, damage_torn
 
-FILES = (
-    "recipe.yaml",
-    "metrics.jsonl",
-    "log.txt",
-    "machine.json",
-    "corrupt_files.txt",
-    "tracking_id.txt",
-    ".lock",
-    "model/config.json",
-    "checkpoints/step-8/complete.json",
-    "checkpoints/step-8/state.json",
-)
 TIMINGS = ("seconds", "samples_per_second", "data_wait")
-
-
-def damage_missing(path: Path) -> None:
-    path.unlink(missing_ok=True)
-
-
-def damage_empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def damage_torn(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if path.exists() else b'{"st')
-
-
-def damage_hostile(path: Path) -> None:
-    path.write_bytes(b"[" * 100_000 + b'\n{"step": "x"}\n[1]\n\xff\x00\n')
-
-
-def damage_folder(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.mkdir()
-
-
-def damage_endless(path: Path) -> None:
-    """A FIFO or a link to a device: reading it would never end, and writing it would write elsewhere."""
-    path.unlink(missing_ok=True)
-    os.mkfifo(path) if path.name.endswith("n") else path.symlink_to("/dev/zero")
-
-
-DAMAGES = (damage_missing, damage_empty, damage_torn, damage_hostile, damage_folder, damage_endless)
 EVERY_FILE = pytest.mark.parametrize("file", FILES)
 EVERY_DAMAGE = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.removeprefix("damage_"))
 

@@ -18,7 +18,7 @@ from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import as_text, to_svg
-from data2vec.run_dir import Run, load_run_recipe
+from data2vec.run_dir import DamagedFile, Run, load_run_recipe, read_small_file
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
 
@@ -52,7 +52,7 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
         _bad_files(run_dir.folder / "corrupt_files.txt"),
         _machine_section(starts),
         f"<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
-        f"<pre>{escape(run_dir.recipe.read_text(encoding='utf-8'))}</pre></details></section>",
+        f"<pre>{escape(read_small_file(run_dir.recipe) or '')}</pre></details></section>",
     ]
     text = render_page(as_text(run_dir.folder.resolve().name), _subtitle(recipe, metrics), sections)
     write_text(run_dir.report, text)
@@ -102,7 +102,10 @@ def _curve_figures(metrics: Sequence[JsonMapping]) -> list[ReportFigure]:
 
 
 def _bad_files(path: Path) -> str:
-    names = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        names = (read_small_file(path) or "").splitlines()
+    except DamagedFile as error:
+        return f"<section><h2>Unreadable files</h2><p>Unknown: {path.name} {as_text(str(error))}.</p></section>"
     if not names:
         return ""
     lines = "".join(f"<li>{as_text(name)}</li>" for name in names[:MAX_FILES])
@@ -134,7 +137,8 @@ def _subtitle(recipe: Recipe, metrics: Sequence[JsonMapping]) -> str:
     if metrics:
         last = metrics[-1]
         parts.append(f"step {last['step']:,} of {recipe.train.steps:,}")
-        parts.append("loss is NaN or inf" if last["loss"] is None else f"loss {last['loss']:.4f}")
+        if "loss" in last:
+            parts.append("loss is NaN or inf" if last["loss"] is None else f"loss {last['loss']:.4f}")
     return as_text(" · ".join(parts))
 
 

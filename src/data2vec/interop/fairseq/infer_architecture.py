@@ -167,9 +167,12 @@ def _same_setting(configured: Any, inferred: Any) -> bool:
 def architecture_from_tensors(family: Family, tensors: Tensors, config: FairseqConfig, where: str) -> FairseqConfig:
     """Sizes of a model, as settings of its official configuration.
 
-    Raises UserError when neither tensors nor `config` determine one of them."""
+    Raises UserError when neither tensors nor `config` determine one of them, and for tensors of other shapes."""
     infer = {SPEECH_1: _speech, TEXT_1: _text, BEIT: _vision}.get(family, _version2)
-    return infer(family, tensors, config, where)
+    try:
+        return infer(family, tensors, config, where)
+    except (IndexError, ValueError, ZeroDivisionError):  # of a shape with too few axes
+        raise UserError(f"{where}: its weights have shapes that no data2vec model has") from None
 
 
 def _subsection(config: FairseqConfig, key: str) -> FairseqConfig:
