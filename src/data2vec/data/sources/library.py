@@ -32,15 +32,15 @@ def load_library_dataset(path: str, *arguments: Any, **options: Any) -> Any:
 
 
 def load_parquet(path: str, files: Sequence[tuple[str, str]], streaming: bool) -> Rows:
-    """The rows of parquet files, given as (path or URL, version), as `parquet_builder.ParquetRows`: indexed in the library's
+    """The rows of parquet files, given as (path or URL, version), as `parquet.builder.ParquetRows`: indexed in the library's
     cache or streamed. Raises UserError, also if no row can be read."""
     import pyarrow.compute as pc
     from datasets.exceptions import DatasetGenerationError
 
-    from data2vec.data.sources import parquet_builder
+    from data2vec.data.sources.parquet.builder import ROW, ParquetRows, parquet_features
 
-    features = parquet_builder.parquet_features(path, [file for file, _ in files])
-    builder = parquet_builder.ParquetRows(files=tuple(files), features=features)
+    features = parquet_features(path, [file for file, _ in files])
+    builder = ParquetRows(files=tuple(files), features=features)
     if streaming:
         return builder.as_streaming_dataset("train")
     try:
@@ -48,7 +48,7 @@ def load_parquet(path: str, files: Sequence[tuple[str, str]], streaming: bool) -
         rows = builder.as_dataset("train")
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise UserError(error_reason(path, error)) from None
-    about = rows.data.column(parquet_builder.ROW)
+    about = rows.data.column(ROW)
     if len(rows) and not pc.struct_field(about, UNREADABLE).null_count:
         place, reason = about[0].as_py().values()
         raise UserError(f"{place}: {reason}; no row can be read; copy or create the file again")

@@ -18,7 +18,7 @@ import numpy as np
 from data2vec.data.dataset import UNREADABLE, Row
 from data2vec.data.sources.columns import KNOWN_COLUMNS, NoSignal, find_column
 from data2vec.data.sources.formats import JSON_LINES, MANIFESTS, PARQUET, is_utf8, utf8
-from data2vec.data.sources.parquet import DamagedParquet, open_parquet, read_blocks
+from data2vec.data.sources.parquet.blocks import DamagedParquet, open_parquet, read_blocks
 from data2vec.data.sources.remote import open_binary, require_file
 from data2vec.errors import UserError
 

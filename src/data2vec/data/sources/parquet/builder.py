@@ -12,7 +12,7 @@ from datasets.builder import Key
 from datasets.table import table_cast
 
 from data2vec.data.dataset import UNREADABLE
-from data2vec.data.sources.parquet import Block, DamagedParquet, open_parquet, read_blocks
+from data2vec.data.sources.parquet.blocks import Block, DamagedParquet, open_parquet, read_blocks
 from data2vec.data.sources.signals import PLACE, ROW
 from data2vec.data.sources.tables import rename_column
 from data2vec.errors import UserError
