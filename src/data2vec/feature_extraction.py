@@ -136,25 +136,41 @@ def encode_chunks(
     weight = next(encoder.parameters())
     parts: Sequence[Chunk | None] = chunks or [None]
     for chunk in parts:
-        part = (batch if chunk is None else Batch(batch.input[:, chunk.samples])).to(weight.device)
+        part = (batch if chunk is None else _slice(batch, chunk.samples)).to(weight.device)
         if part.input.is_floating_point():
             part.input = part.input.to(weight.dtype)
         x, padding = encode(part)
-        yield (x, padding) if chunk is None else (x[..., chunk.kept, :], None)
+        yield (x, padding) if chunk is None else (x[..., chunk.kept, :], None if padding is None else padding[:, chunk.kept])
+
+
+def _slice(batch: Batch, samples: slice) -> Batch:
+    return Batch(batch.input[:, samples], None if batch.padding is None else batch.padding[:, samples])
 
 
 def joined(chunks: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
     """The vectors (…, B, T, D) of all positions, and the padding."""
     parts = list(chunks)
-    return parts[0] if len(parts) == 1 else (torch.cat([x for x, _ in parts], -2), None)
+    if len(parts) == 1:
+        return parts[0]
+    paddings = [x.new_zeros(x.shape[-3:-1], dtype=torch.bool) if padding is None else padding for x, padding in parts]
+    has_padding = any(padding is not None for _, padding in parts)
+    return torch.cat([x for x, _ in parts], -2), torch.cat(paddings, 1) if has_padding else None
 
 
 def pooled(chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
     """The mean (…, B, D) over the positions that are not padding, holding one chunk at a time."""
-    means = [(mean_pool(x, padding), x.shape[-2]) for x, padding in chunks]
+    means = [(mean_pool(x, padding), _num_valid(x, padding)) for x, padding in chunks]
     if len(means) == 1:
         return means[0][0]
-    return torch.stack([mean * count for mean, count in means]).sum(0) / sum(count for _, count in means)
+    count = torch.stack([count for _, count in means]).sum(0).clamp(min=1)
+    return torch.stack([mean * count for mean, count in means]).sum(0) / count
+
+
+def _num_valid(x: Tensor, padding: Tensor | None) -> Tensor:
+    """(B, 1): the positions of `x` (…, B, T, D) that are not padding."""
+    if padding is None:
+        return x.new_full((x.shape[-3], 1), x.shape[-2])
+    return (~padding).sum(1, keepdim=True).to(x.dtype)
 
 
 def head_logits(

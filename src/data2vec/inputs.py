@@ -21,6 +21,8 @@ log = get_logger(__name__)
 WANTED: dict[SignalKind, str] = {
     "audio": "a path, samples (S,) at 16 kHz, a pair (samples, sampling rate), the bytes of a file, or a row with column audio",
     "image": "a path, a Pillow image, an array (H, W, 3), the bytes of a file, or a row with column image",
+    "recording": "a path, an array (samples, channels) of the model's channels at its rate, a pair (array, sampling rate), a "
+    "dict with array, sampling_rate, channels and units, or a row with column recording",
     "text": "a string, a Path, token ids, or a row with column text",
 }
 """What an input can be."""
@@ -74,11 +76,11 @@ def _is_one(kind: SignalKind, value: Any) -> bool:
                 f"inputs: an array of shape {tuple(value.shape)} may be several clips, or several channels of one; give a list "
                 "of arrays (S,)"
             )
-        return dims in {"audio": (1, 2), "image": (2, 3), "text": (1,)}[kind]
+        return dims in {"audio": (1, 2), "recording": (1, 2), "image": (2, 3), "text": (1,)}[kind]
     if kind == "image":
         return _is_picture(value)
     numbers = isinstance(value, list | tuple) and value and all(isinstance(item, Real) for item in value)
-    return bool(numbers) or (kind == "audio" and _is_pair(value))
+    return bool(numbers) or (kind in ("audio", "recording") and _is_pair(value))
 
 
 def _is_array(value: Any) -> bool:
@@ -134,7 +136,7 @@ def _signal(kind: SignalKind, value: Any, name: str) -> Any:
         return {"bytes": None, "path": str(Path(value))}
     if isinstance(value, bytes | bytearray):
         return {"bytes": bytes(value), "path": name}
-    if kind == "audio" and _is_pair(value):
+    if kind in ("audio", "recording") and _is_pair(value):
         samples, rate = value if isinstance(value[1], Real) else value[::-1]
         return {"array": samples, "sampling_rate": rate, "path": name}
     sequence = kind == "audio" and isinstance(value, Sequence | np.ndarray)

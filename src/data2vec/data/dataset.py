@@ -141,6 +141,9 @@ class DataPipeline(Protocol):
     def grid(self, batch: Batch) -> tuple[int, ...]:
         """The shape of the positions of this batch's rows."""
 
+    def padded_positions(self, batch: Batch) -> np.ndarray | None:
+        """The positions (B, T) of the batch that are padding; None if no position is."""
+
     def replace(self, batch: Batch, replaced: np.ndarray, rng: np.random.Generator) -> Tensor:
         """The student's raw input with random content at `replaced` (B, T)."""
 

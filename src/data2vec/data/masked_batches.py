@@ -138,6 +138,8 @@ class MaskedBatches(BatchDataset):
         mask, predicted = (
             bools.reshape(size, self.masks, -1)[micro_batch.rank_rows] for bools in (drawn.masked, drawn.predicted)
         )
+        if (padded := self.modality.padded_positions(batch)) is not None:
+            mask = predicted = unmask_padding(mask, padded, rng)
         replaced_input = None
         if drawn.replaced is not None:
             replaced_input = self._replace(batch, drawn.replaced[micro_batch.rank_rows], micro_batch.seed, rows)
@@ -157,6 +159,22 @@ class MaskedBatches(BatchDataset):
             for i, row in enumerate(rows)
         ]
         return torch.cat(inputs)
+
+
+def unmask_padding(mask: np.ndarray, padded: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`mask` (B, M, T) without the positions that are padding, `padded` (B, T): nothing is there to be predicted.
+
+    Random masked positions become visible until every row has as many masked ones as the row with the fewest, which has at
+    least one. Raises UserError if a row has nothing but padding."""
+    valid = np.broadcast_to(~padded[:, None], mask.shape).reshape(-1, mask.shape[-1])
+    if not valid.any(1).all():
+        raise UserError("an example of the batch has nothing but padding: leave it out of the data")
+    masked = mask.reshape(valid.shape) & valid
+    order = np.where(masked, 1.0, np.where(valid, 0.0, -1.0)) + rng.random(masked.shape) / 2
+    fewest = max(1, int(masked.sum(1).min()))
+    kept = np.zeros_like(masked)
+    np.put_along_axis(kept, np.argsort(-order, axis=1)[:, :fewest], True, axis=1)
+    return kept.reshape(mask.shape)
 
 
 class StreamedBatches(IterableDataset[Loaded]):

@@ -26,14 +26,14 @@ from data2vec.data.sources.splits import ALL, TRAIN, VALID
 from data2vec.errors import UserError
 from data2vec.modalities.chunking import Chunk
 from data2vec.nn.position_encoders import PositionEncoder
-from data2vec.settings import Settings
+from data2vec.settings import JsonMapping, Settings
 
 
 class ModalitySettings(Settings):
     """The `modality:` section that all modalities share."""
 
     name: str
-    """speech, vision, text, or "module:Class" for a custom modality."""
+    """speech, vision, text, signal, or "module:Class" for a custom modality."""
 
 
 class LocalEncoder(nn.Module, ABC):
@@ -111,6 +111,16 @@ class Modality(ABC):
     @abstractmethod
     def grid(self, batch: Batch) -> tuple[int, ...]:
         """The shape of the positions of this batch's rows: (T,) for a sequence, (rows, columns) for an image."""
+
+    def padded_positions(self, batch: Batch) -> np.ndarray | None:
+        """The positions (B, T) of a pre-training batch that are padding, which are never masked or predicted; None by default,
+        as examples are cropped to one length."""
+        return None
+
+    def measure(self, path: str) -> JsonMapping:
+        """Settings that must be read off the training data before a run, by dotted key; none by default. They are written to
+        the recipe of the run, and so travel with the weights."""
+        return {}
 
     def input_features(self) -> Mapping[str, InputFeatures]:
         """The features of the raw input that objectives can predict, by name: "raw" and others; none by default."""

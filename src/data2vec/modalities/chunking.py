@@ -31,7 +31,7 @@ def split_into_chunks(
     chunk_seconds: float = CHUNK_SECONDS,
     overlap_seconds: float = OVERLAP_SECONDS,
     layers: Layers = WAV2VEC,
-    rate: int = SAMPLE_RATE,
+    rate: float = SAMPLE_RATE,
 ) -> list[Chunk]:
     """Overlapping chunks of a recording of `samples`, aligned to the frames of the feature extractor with these conv `layers`.
 

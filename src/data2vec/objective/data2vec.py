@@ -65,7 +65,8 @@ class Data2Vec(LatentObjective):
         with torch.no_grad():
             # A generator: one layer at a time.
             layers = self.teacher.block_outputs(self.student, batch, features, padding, self.settings.target.source)
-            targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
+            depth = self.student.transformer.settings.layers
+            targets = average_top_k(layers, depth, self.settings.target, padding)  # (B, T, D)
 
         # 3.4 Objective: a smooth L1 loss between prediction and target at the masked positions. These are indices, which
         # are drawn with the mask, because `context[mask]` would make the host wait for the device to count them.

@@ -78,7 +78,8 @@ class Data2Vec2(LatentObjective):
         with torch.no_grad():
             # A generator: one layer at a time.
             layers = self.teacher.block_outputs(self.student, batch, features, padding, self.settings.target.source)
-            targets = average_top_k(layers, self.student.transformer.settings.layers, self.settings.target)  # (B, T, D)
+            depth = self.student.transformer.settings.layers
+            targets = average_top_k(layers, depth, self.settings.target, padding)  # (B, T, D)
 
         # The student encodes only the visible positions of each view.
         mask, masked = batch.mask, batch.predicted_indices  # (B·M, T), (N,)

@@ -29,6 +29,7 @@ MODALITIES = {
     "speech": "data2vec.modalities.speech:Speech",
     "vision": "data2vec.modalities.vision:Vision",
     "text": "data2vec.modalities.text:Text",
+    "signal": "data2vec.modalities.signal:Signals",
 }
 
 
@@ -87,7 +88,7 @@ class Recipe(Settings):
     """All settings of one run."""
 
     modality: SerializeAsAny[ModalitySettings]
-    """The kind of signal: `name` is speech, vision, text or "module:Class"; the other keys depend on it."""
+    """The kind of signal: `name` is speech, vision, text, signal or "module:Class"; the other keys depend on it."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()

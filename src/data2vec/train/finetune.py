@@ -272,4 +272,4 @@ def resolve_recipe(
     resolved = with_absolute_paths(load_recipe(resolved, paths))
     if resolved.data.train is None:
         raise UserError("data.train: no labelled training data; give it with data.train=FOLDER")
-    return resolved
+    return load_recipe(resolved, resolved.build_modality().measure(str(resolved.data.train)))

@@ -163,6 +163,7 @@ def resolve_recipe(
     resolved = with_absolute_paths(load_recipe(resolved, {} if data is None else {"data.train": data_path(data)}))
     if resolved.data.train is None:
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")
+    resolved = load_recipe(resolved, resolved.build_modality().measure(str(resolved.data.train)))
     if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
         resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
     return resolved

@@ -77,8 +77,8 @@ def check(
 
     Raises UserError when there is no such dataset, no such split, or nothing of this kind in it."""
     where = data_path(where)
-    if kind not in (None, *MEDIA):
-        raise UserError(f"kind: {kind!r} is none of {', '.join(MEDIA)}")
+    if kind not in (None, *MEASURES):
+        raise UserError(f"kind: {kind!r} is none of {', '.join(MEASURES)}")
     out = None if out is None else output_file(out, "--json")
     workers = os.cpu_count() or 1 if workers is None else workers
     if workers < 0:

@@ -12,6 +12,7 @@ FILE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "file_path"
 KNOWN_COLUMNS: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("audio", "audio_filepath", "audio_path", "audio_file", "wav", "speech", *FILE_COLUMNS, "bytes"),
     "image": ("image", "img", "image_path", "image_file", "picture", *FILE_COLUMNS, "bytes"),
+    "recording": ("recording", "signal", *FILE_COLUMNS),
     "text": ("text", "sentence", "sentence1", "content", "document"),
 }
 """Columns that are taken for the signal, in order of preference."""

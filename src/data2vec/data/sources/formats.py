@@ -8,7 +8,7 @@ from typing import Literal
 
 from data2vec.errors import printable
 
-SignalKind = Literal["audio", "image", "text"]
+SignalKind = Literal["audio", "image", "text", "recording"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 MEDIA: dict[SignalKind, tuple[str, ...]] = {
@@ -21,8 +21,9 @@ MEDIA: dict[SignalKind, tuple[str, ...]] = {
         *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico", ".pcx"),
     ),
     "text": (".txt",),
+    "recording": (".npy", ".npz", ".csv", ".tsv"),
 }
-"""Files that hold one example."""
+"""Files that hold one example; of recordings some hold several."""
 TRANSCRIPTS = ".trans.txt"
 """The ending of LibriSpeech's lists of transcripts, which are no documents."""
 PARQUET = (".parquet",)
@@ -34,18 +35,19 @@ TABLES = (*TEXT_TABLES, *JSON_LINES, *PARQUET)
 ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 SHARDS = (*PARQUET, *JSON_LINES, *ARCHIVES)
 """Files that hold many examples and can be streamed."""
+_EXAMPLES = tuple({ending for endings in MEDIA.values() for ending in endings} - {*TABLES})
 
 
 def formats_for(kind: SignalKind) -> tuple[tuple[str, ...], ...]:
     """The formats a dataset of this kind can have, as endings; a folder is read in the first of them that it contains."""
     if kind == "text":
         return PARQUET, JSON_LINES, TEXT_TABLES, MEDIA["text"], ARCHIVES
-    return MEDIA[kind], PARQUET, ARCHIVES
+    return (MEDIA[kind],) if kind == "recording" else (MEDIA[kind], PARQUET, ARCHIVES)
 
 
 def is_example(name: str) -> bool:
     """Whether a file holds one example, not many."""
-    return name.lower().endswith(tuple(ending for endings in MEDIA.values() for ending in endings))
+    return name.lower().endswith(_EXAMPLES)
 
 
 def is_hidden(path: str) -> bool:

@@ -129,7 +129,7 @@ def _folder_source(request: Request, root: Path) -> Source:
     readable = with_ending(files, tuple(ending for endings in formats_for(kind) for ending in endings))
     readable = [name for name in readable if name.rpartition("/")[2].lower() not in METADATA]
     if listings := find_listings(root, files, kind, request.column, request.boundary):
-        media = with_ending(readable, MEDIA[kind])
+        media = [name for name in with_ending(readable, MEDIA[kind]) if name not in {each.name for each in listings}]
         source = listing_source(request.where, root, listings, media, kind, _splits_of_lists(root, files, media, kind))
         if others := sorted({*readable} - {*media} - {listing.name for listing in listings}):
             _warn_left_out(request, others, f"tables that list files ({listed(listing.name for listing in listings)})")
@@ -159,8 +159,10 @@ def _splits_of_lists(root: Path, files: Sequence[str], media: Sequence[str], kin
 
 def _file_source(request: Request, path: Path) -> Source:
     kind, endings = request.kind, _format_of(path.name, request.kind)
-    if endings is None and path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES, *MANIFESTS)):  # of files
-        listing = read_listing(path, path_columns(path, kind), kind, request.column, "")
+    is_table = path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES, *MANIFESTS))
+    columns = path_columns(path, kind) if is_table and endings in (None, MEDIA[kind]) else {}
+    if is_table and (endings is None or columns):  # of files
+        listing = read_listing(path, columns, kind, request.column, "")
         request.boundary.require(listing.files, "paths")
         source = listing_source(request.where, path.parent, [listing], [], kind).as_named()
         return _streamed(source) if request.streaming else source

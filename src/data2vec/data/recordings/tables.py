@@ -1,0 +1,151 @@
+"""Recordings in csv and tsv files: a row a sample, a column a channel, and maybe a column of times."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data2vec.data.recordings.recording import ArrayRecording, Description, Recording, name_channels, require_rate
+from data2vec.errors import CorruptExample
+from data2vec.untrusted import open_regular
+
+TIMES = ("time", "timestamp", "t", "seconds", "time_s", "datetime")
+"""Names of the column of times, in lower case."""
+NOT_CHANNELS = ("label", "labels", "class", "target", "y", "subject", "activity", "split", "index", "id", "sample", "")
+"""Names of columns that are no channels, in lower case."""
+JITTER = 0.1
+"""How far the time between two samples may be from the usual one, relative to it; farther is a gap or an error."""
+MAX_IRREGULAR = 0.01
+"""Of the samples whose time may be irregular."""
+MAX_TABLE_BYTES = 2**31
+MAX_GAP_SAMPLES = 10**8
+"""Samples of all gaps together."""
+
+
+def table_recording(path: str, description: Description) -> Recording:
+    """The recording of a csv or tsv file. Raises CorruptExample."""
+    import os
+
+    from pyarrow import ArrowException, csv
+
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_TABLE_BYTES:
+            raise CorruptExample(f"more than {MAX_TABLE_BYTES} bytes; save it as npy or parquet, which are read in parts")
+        line = file.readline(2**20).decode("utf-8-sig", "replace").strip()
+        file.seek(0)
+        delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t", key=line.count)
+        has_header = _has_header(line.split(delimiter))
+        names = None if has_header else [f"ch{index + 1}" for index in range(len(line.split(delimiter)))]
+        try:
+            table = csv.read_csv(
+                file,
+                read_options=csv.ReadOptions(column_names=names),
+                parse_options=csv.ParseOptions(delimiter=delimiter),
+                convert_options=csv.ConvertOptions(
+                    null_values=["", "NaN", "nan", "NA", "null", "None"], strings_can_be_null=True
+                ),
+            )
+        except (ArrowException, UnicodeDecodeError) as error:
+            raise CorruptExample(" ".join(str(error).split())[:200]) from None
+    if description.channels is not None and not has_header:
+        table = table.rename_columns(list(name_channels(table.num_columns, description.channels)))
+    return frame_recording(table, description)
+
+
+def frame_recording(table: Any, description: Description) -> Recording:
+    """The recording of a table (`pyarrow.Table`) of samples. Raises CorruptExample."""
+    import pyarrow as pa
+
+    time = _time_column(table.column_names, description.time_column)
+    chosen = [
+        index
+        for index, name in enumerate(table.column_names)
+        if index != time
+        and name.strip().lower() not in NOT_CHANNELS
+        and (pa.types.is_integer(kind := table.schema.field(index).type) or pa.types.is_floating(kind))
+    ]
+    if not chosen or not table.num_rows:
+        raise CorruptExample(f"no column of numbers among {', '.join(table.column_names[:10]) or 'none'}, or no rows")
+    array = np.stack([_numbers(table.column(index)) for index in chosen], axis=1)
+    rate = description.rate
+    if time is not None:
+        array, measured = regular(array, _seconds(table.column(time)), table.column_names[time])
+        if rate is not None and abs(rate - measured) > 0.02 * rate:
+            raise CorruptExample(
+                f"by its column of times {measured:g} samples per second, but {rate:g} by data.rate or the index"
+            )
+        rate = rate or measured
+    return ArrayRecording(array, [table.column_names[i] for i in chosen], [""] * len(chosen), require_rate(rate))
+
+
+def regular(array: np.ndarray, times: np.ndarray, name: str) -> tuple[np.ndarray, float]:
+    """Samples (T, C) at a regular rate, with rows of NaN for gaps, and the rate in Hz. Raises CorruptExample if `times` (T,),
+    in seconds, are not increasing, or irregular."""
+    if len(times) < 2:
+        raise CorruptExample(f"a single row; its rate cannot be seen from column {name}: remove the column, and set data.rate")
+    steps = np.diff(times)
+    if not (steps > 0).all():
+        row = int(np.flatnonzero(~(steps > 0))[0]) + 2
+        raise CorruptExample(f"column {name} does not increase, as in row {row}")
+    step = float(np.median(steps))
+    near = np.abs(steps / step - 1) <= JITTER
+    counts = np.maximum(1, np.rint(steps / step)).astype(np.int64)
+    irregular = ~near & (np.abs(steps / step - counts) > 2 * JITTER)
+    if irregular.mean() > MAX_IRREGULAR:
+        raise CorruptExample(
+            f"column {name} is irregular: {irregular.mean():.0%} of the steps are no multiple of {step:g} s; resample it first"
+        )
+    step = float(steps[near].mean()) if near.any() else step
+    rate = 1 / step
+    rate = round(rate) if abs(rate - round(rate)) < 2e-3 * rate else rate
+    counts = np.maximum(1, np.rint(steps * rate)).astype(np.int64)
+    counts[near] = 1
+    if (total := int(counts.sum())) - len(counts) > MAX_GAP_SAMPLES:
+        raise CorruptExample(f"by column {name} its gaps are {total} samples long; split it at the gaps")
+    if total == len(counts):
+        return array, rate
+    filled = np.full((total + 1, array.shape[1]), np.nan)
+    filled[np.concatenate([[0], np.cumsum(counts)])] = array
+    return filled, rate
+
+
+def _has_header(cells: Sequence[str]) -> bool:
+    """Whether the first line names columns: unless all cells are numbers, and they do not just count."""
+    try:
+        numbers = [float(cell.strip().strip('"')) for cell in cells]
+    except ValueError:
+        return True
+    return numbers in ([*range(len(cells))], [*range(1, len(cells) + 1)]) and len(cells) > 1
+
+
+def _time_column(names: Sequence[str], wanted: str | None) -> int | None:
+    if wanted is not None:
+        if wanted not in names:
+            raise CorruptExample(f"no column {wanted!r} (data.time_column), only {', '.join(names[:10])}")
+        return list(names).index(wanted)
+    return next((index for index, name in enumerate(names) if name.strip().lower() in TIMES), None)
+
+
+def _numbers(column: Any) -> np.ndarray:
+    return column.combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _seconds(column: Any) -> np.ndarray:
+    """Times as seconds: of numbers as they are, of dates from the first."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        values = column.cast(pa.timestamp("ns")).combine_chunks().to_numpy(zero_copy_only=False).astype("datetime64[ns]")
+        return (values - values[0]).astype(np.float64) / 1e9
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise CorruptExample(f"its column of times holds {column.type}; write seconds, or dates such as 2024-01-31T12:00:00")
+    values = _numbers(column)
+    values = values - values[0]
+    step = float(np.median(np.diff(values))) if len(values) > 1 else 1.0
+    if pa.types.is_integer(column.type) and step >= 1:
+        raise CorruptExample(
+            f"its column of times holds integers that increase by {step:g}: of which unit? Write seconds, or remove it and set "
+            "data.rate"
+        )
+    return values if math.isfinite(step) else np.full(len(values), np.nan)
