@@ -87,10 +87,13 @@ def only(found: Verdict) -> Finding:
     return found.findings[0]
 
 
-def test_verdict_on_a_healthy_run_is_healthy_at_every_step() -> None:
-    for end in range(1, len(STEPS) + 1):
+EARLY = "too early to tell"
+
+
+def test_verdict_on_a_healthy_run_is_too_early_to_tell_and_then_healthy() -> None:
+    for end, step in enumerate(STEPS, start=1):
         found = verdict(lines()[:end], SPEECH)
-        assert (found.state, found.findings) == ("healthy", ())
+        assert (found.state, found.findings) == (EARLY if step < 100 else "healthy", ())
     assert "loss 10.7 at step 1, 6.07 at step 150" in str(found)
     assert "as expected" not in str(found)
 
@@ -234,6 +237,58 @@ def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
             "train",
         ),
         (
+            {},
+            {"train__schedule__warmup": 1.0, "train__schedule__hold": 0.0},
+            "watch",
+            "the run does not leave its warm-up (150 steps, of 150)",
+            "train.schedule.warmup=1",
+            "train.schedule.warmup=0.03",
+        ),
+        (
+            {"student_rank": (50.0, 40.0, 30.0, 20.0, 10.0, 4.9, 4.5, 4.1)},
+            {},
+            "watch",
+            "the features fell to a tenth of what they were (student_rank 50 at step 1, 4.1 now)",
+            "train.lr",
+            "train.lr",
+        ),
+        (
+            {"student_std": (0.68, 0.2, 0.1, 0.09, 0.08, 0.067, 0.066, 0.065)},
+            {"train__weight_decay": 30.0},
+            "watch",
+            "student_std 0.68 at step 1, 0.065 now); weights decay by 6.0% a step at the peak learning rate",
+            "train.weight_decay=30 is far too high",
+            "train.weight_decay=0.05",
+        ),
+        (
+            {
+                "probe_linear": (0.5, None, None, None, None, None, None, 0.3),
+                "probe_linear_untrained": (0.5, None, None, None, None, None, None, 0.5),
+                "probe_examples": (100,) * 8,
+            },
+            {},
+            "watch",
+            "the probe is below that of the untrained encoder (linear 30.0% at step 150, 50.0% untrained)",
+            "train.lr",
+            "train.lr",
+        ),
+        (
+            {"valid_loss": (8.0, None, None, 8.1, None, 9.0, None, 9.5)},
+            {},
+            "watch",
+            "the held-out loss never fell (8 at step 1, 9.5 at step 150); the training loss did",
+            "data.valid differs from data.train",
+            "of the same kind",
+        ),
+        (
+            {"valid_loss": (10.7, None, None, 7.0, None, 8.0, None, 9.5)},
+            {},
+            "watch",
+            "the held-out loss is rising (7 at step 40, 9.5 at step 150); the training loss is not",
+            "overfitting",
+            "train.steps=40",
+        ),
+        (
             {"data_wait": (0.9, 0.1, 0.5, 0.4, 0.45, 0.6, 0.2, 0.4)},
             {},
             "watch",
@@ -287,7 +342,25 @@ def test_verdict_with_thresholds_of_zero_is_healthy() -> None:
 
 def test_verdict_while_predicting_the_mean_in_warm_up_is_healthy() -> None:
     figures = lines(prediction_std=(0.3, 0.05, 0.004, 0.003, 0.005, 0.02, 0.05, 0.1))
-    assert {verdict(figures[:end], SPEECH).state for end in range(1, 9)} == {"healthy"}
+    assert [verdict(figures[:end], SPEECH).state for end in range(1, 9)] == [EARLY] * 5 + ["healthy"] * 3
+
+
+@pytest.mark.parametrize(
+    ("logged", "recipe", "reason"),
+    [
+        (3, {"health.grace_steps": 50}, "3 logged steps, where a trend needs 4 (log.every=25)"),
+        (1, {"health.grace_steps": 5}, "1 logged step, where"),
+        (8, {"train.schedule.warmup": 0.99999, "train.schedule.hold": 0.0}, "the learning rate warms up until step 149"),
+        (8, {"health.grace_steps": 5000}, "step 150: runs with and without a fault look alike until step 1000"),
+    ],
+)
+def test_verdict_says_what_it_is_too_early_for(logged: int, recipe: dict[str, Any], reason: str) -> None:
+    found = verdict(lines()[:logged], SPEECH | recipe)
+    if "warmup" in str(recipe):
+        found = verdict(lines(step=(1, 10, 20, 40, 70, 100, 120, 149)), SPEECH | recipe)
+    assert (found.state, found.findings) == (EARLY, ())
+    assert reason in found.note and "So far: loss 10.7 at step 1" in found.note
+    assert str(found).startswith("verdict: too early to tell\n")
 
 
 def test_verdict_on_a_run_that_fails_in_its_first_step() -> None:
@@ -310,7 +383,7 @@ def test_verdict_without_optional_metrics() -> None:
         for line in lines()
     ]
     assert verdict(older, SPEECH).state == "healthy"
-    assert verdict([], SPEECH).state == "healthy"
+    assert verdict([], SPEECH) == Verdict(EARLY, note="nothing is logged yet")
 
 
 @pytest.mark.parametrize(
@@ -319,9 +392,13 @@ def test_verdict_without_optional_metrics() -> None:
         {"target_position_variance": (0.6,) * 8},  # content is predicted, too
         {"content_r2": (0.0,) * 8},  # most of the targets is content
         LEARNS_POSITION | {"content_r2": (None,) * 8},  # not measured
+        {"student_std": (0.68, 0.1, 0.06, 0.05, 0.06, 0.065, 0.4, 0.4)},  # low at first only
+        {"probe_linear": (0.4,) * 8, "probe_linear_untrained": (0.5,) * 8, "probe_examples": (100,) * 8},  # two standard errors
+        {"valid_loss": (10.7, None, None, 7.9, None, 7.0, None, 6.9)},
+        {"valid_loss": (10.7, None, None, 7.9, None, None, None, 7.0)},
     ],
 )
-def test_verdict_on_a_run_with_only_half_the_evidence_of_learning_position_is_healthy(figures: dict[str, Any]) -> None:
+def test_verdict_on_a_run_with_only_half_the_evidence_is_healthy(figures: dict[str, Any]) -> None:
     assert judge(figures).state == "healthy"
 
 
@@ -337,7 +414,7 @@ def without_teacher(**changed: Any) -> Verdict:
 
 def test_verdict_without_a_teacher_is_healthy_at_every_step() -> None:
     assert without_teacher().state == "healthy"
-    assert without_teacher(step=(1, *range(2, 9))).state == "healthy"
+    assert without_teacher(step=(1, *range(2, 9))).state == EARLY
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ GOOD_UPDATE_RATIO = 0.005
 """The ratio at a learning rate that works."""
 MIN_TEACHER_DECAY = 0.9
 """Below this decay the teacher forgets within ten steps: it is the student rather than an average of it."""
+MAX_WEIGHT_DECAY = 0.5
+"""Recipes have 0.01 to 0.1."""
+MAX_DECAY_PER_STEP = 0.005
+"""At this product of weight decay and learning rate, weights without a gradient halve in 140 steps."""
 GOOD_TEACHER_DECAY = 0.96
 """The first decay of short runs that work: half of the weights are forgotten in 17 steps."""
 
@@ -29,8 +33,16 @@ class Cause(NamedTuple):
 
 def likely_cause(run: History, *special: Callable[[History], Cause | None]) -> Cause:
     """The first cause of a collapse with evidence; `special`: causes that only one symptom has, tried last."""
-    causes = (cause(run) for cause in (update_too_large, teacher_too_fast, no_target_norm, *special))
+    causes = (cause(run) for cause in (weight_decay_too_high, update_too_large, teacher_too_fast, no_target_norm, *special))
     return next(filter(None, causes), learning_rate_or_warmup(run))
+
+
+def weight_decay_too_high(run: History) -> Cause | None:
+    """A weight decay that removes the weights faster than they learn."""
+    decay = run.recipe["train.weight_decay"]
+    if not (decay > MAX_WEIGHT_DECAY and decay * run.recipe["train.lr"] > MAX_DECAY_PER_STEP):
+        return None
+    return Cause(f"train.weight_decay={decay:g} is far too high", "train.weight_decay=0.05")
 
 
 def update_too_large(run: History) -> Cause | None:

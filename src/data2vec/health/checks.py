@@ -111,6 +111,81 @@ def rank_collapse(run: History) -> Finding | None:
     return Finding("watch", symptom, *likely_cause(run))
 
 
+def shrinking_features(run: History) -> Finding | None:
+    """Features of which little is left: a tenth of the largest standard deviation or rank that they had."""
+    names = ("student_std", "student_rank", "target_rank")
+    low = [name for name in names if run.stays_below(name, run.peak(name)[0] / 10)]
+    if not low or not run.past_warmup:
+        return None
+    changes = "; ".join(
+        f"{name} {run.peak(name)[0]:.3g} at step {run.peak(name)[1]}, {run.values(name)[-1]:.3g} now" for name in low
+    )
+    return Finding("watch", f"the features fell to a tenth of what they were ({changes})", *likely_cause(run))
+
+
+def never_left_warmup(run: History) -> Finding | None:
+    """A warm-up that is not shorter than the run."""
+    steps, warmup = run.recipe["train.steps"], run.warmup_steps
+    if warmup < steps:
+        return None
+    if "train.schedule.warmup" in run.recipe:
+        cause = Cause(f"train.schedule.warmup={run.recipe['train.schedule.warmup']:g}", "train.schedule.warmup=0.03")
+    else:
+        few = max(1, steps // 20)
+        cause = Cause(
+            f"train.schedule.warmup_steps={warmup:g} is not less than train.steps={steps}",
+            f"train.schedule.warmup_steps={few}, or train.steps={20 * warmup:g}",
+        )
+    return Finding("watch", f"the run does not leave its warm-up ({warmup:g} steps, of {steps})", *cause)
+
+
+def weight_decay_too_high(run: History) -> Finding | None:
+    """Weights that vanish."""
+    if not (cause := causes.weight_decay_too_high(run)):
+        return None
+    share = run.recipe["train.weight_decay"] * run.recipe["train.lr"]
+    return Finding("watch", f"weights decay by {share:.1%} a step at the peak learning rate", *cause)
+
+
+def probe_below_untrained(run: History) -> Finding | None:
+    """A linear probe that is worse than on an encoder with random weights, by more than its standard errors."""
+    probed = [line for line in run.lines if None not in (line.get("probe_linear"), line.get("probe_linear_untrained"))]
+    if not probed or not run.past_warmup:
+        return None
+    line = probed[-1]
+    now, untrained, examples = line["probe_linear"], line["probe_linear_untrained"], line.get("probe_examples", 1000)
+    if not now < untrained - 2 * math.sqrt(untrained * (1 - untrained) / examples):
+        return None
+    symptom = (
+        f"the probe is below that of the untrained encoder (linear {now:.1%} at step {line['step']}, {untrained:.1%} untrained)"
+    )
+    return Finding("watch", symptom, *likely_cause(run))
+
+
+def held_out_loss_rising(run: History) -> Finding | None:
+    """A loss on held-out data that rises, or never fell, while that of training does not rise."""
+    measured = run.evaluations("valid_loss")
+    if len(measured) < NUM_RECENT or not run.past_warmup or run.targets_growing:
+        return None
+    (first, start), (lowest, best), (last, end) = measured[0], min(measured), measured[-1]
+    loss = {line["step"]: line["loss"] for line in run.lines}
+    if best == start and loss[end] < 0.95 * loss[start]:
+        return Finding(
+            "watch",
+            f"the held-out loss never fell ({first:.3g} at step {start}, {last:.3g} at step {end}); the training loss did",
+            "data.valid differs from data.train, or there is too little training data",
+            "check that data.valid is of the same kind as data.train; more data",
+        )
+    if last > 1.2 * lowest and loss[end] < 1.05 * loss[best]:
+        return Finding(
+            "watch",
+            f"the held-out loss is rising ({lowest:.3g} at step {best}, {last:.3g} at step {end}); the training loss is not",
+            "overfitting: the training data is too small for so many steps",
+            f"train.steps={best}, more data, or more augmentation or masking",
+        )
+    return None
+
+
 def frozen_local_encoder(run: History) -> Finding | None:
     """A local encoder that stays random."""
     share = run.values("local_encoder_fraction_with_grad")[-1]
@@ -222,7 +297,8 @@ def unreadable_examples(run: History) -> Finding | None:
 Check = Callable[[History], Finding | None]
 CHECKS: tuple[Check, ...] = (
     *(run_stopped, constant_representations, shrinking_targets, positional_collapse, learns_position),
-    *(dead_local_encoder, rank_collapse),
+    *(dead_local_encoder, rank_collapse, shrinking_features, probe_below_untrained, held_out_loss_rising),
+    *(never_left_warmup, weight_decay_too_high),
     *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss, not_learning),
     *(dataloader_bound, unreadable_examples),
 )

@@ -70,6 +70,27 @@ class History:
         return f"{name} {values[0]:.3g} at step {self.lines[0]['step']}, {values[-1]:.3g} at step {self.lines[-1]['step']}"
 
     @property
+    def warmup_steps(self) -> float:
+        """Steps until the learning rate has reached its peak."""
+        share = self.recipe.get("train.schedule.warmup", 0) * self.recipe["train.steps"]
+        return float(self.recipe.get("train.schedule.warmup_steps", share))
+
+    @property
     def past_warmup(self) -> bool:
         """Whether the first phase should be over, in which every healthy run predicts the mean everywhere."""
         return self.step >= self.limits.grace_steps / 5 and len(self.lines) > NUM_RECENT
+
+    def evaluations(self, name: str) -> list[tuple[float, int]]:
+        """The finite values of a metric that is measured at some steps only, each with its step."""
+        return [(value, line["step"]) for line in self.lines if (value := line.get(name)) is not None]
+
+    def unlogged(self) -> str | None:
+        """Why there are too few logged steps to judge by; None if there are enough."""
+        if len(self.lines) > NUM_RECENT:
+            return None
+        few = f"{len(self.lines)} logged step{'s' * (len(self.lines) != 1)}"
+        return f"{few}, where a trend needs {NUM_RECENT + 1} (log.every={self.recipe.get('log.every', '?')})"
+
+    def warming_up(self) -> str | None:
+        """Why the learning rate is too low yet to judge by; None if it has reached its peak."""
+        return f"the learning rate warms up until step {self.warmup_steps:g}" if self.step <= self.warmup_steps else None

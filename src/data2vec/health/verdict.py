@@ -1,6 +1,6 @@
-"""The verdict on a run: healthy, worth watching, or collapsed; with symptoms, likely causes and suggestions."""
+"""The verdict on a run: healthy, worth watching, collapsed, or too early to tell; with symptoms, causes and suggestions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,32 +8,47 @@ from data2vec.health.checks import CHECKS, Check, Finding
 from data2vec.health.history import History
 from data2vec.settings import JsonMapping
 
-__all__ = ["Finding", "Verdict", "verdict"]
+__all__ = ["Finding", "State", "Verdict", "verdict"]
+
+State = Literal["healthy", "too early to tell", "watch", "collapsed"]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The state of a run. `str()` gives a line for the state and a line for each finding."""
 
-    state: Literal["healthy", "watch", "collapsed"]
-    """The worst level of the findings; healthy without any."""
+    state: State
+    """The worst level of the findings; without any, healthy, unless the run is too short yet for a fault to show."""
     findings: tuple[Finding, ...] = ()
     """The problems, the worst first; symptoms with the same cause are one finding."""
     note: str = ""
-    """For a healthy run: how loss and targets developed."""
+    """Without findings: how loss and targets developed, and what it is too early for."""
 
     def __str__(self) -> str:
         parts = [f"verdict: {self.state}", *(f"{finding.level}: {finding}" for finding in self.findings)]
         return "\n  ".join([*parts, self.note] if self.note else parts)
 
 
-def verdict(metrics: Sequence[JsonMapping], recipe: JsonMapping, checks: Sequence[Check] = CHECKS) -> Verdict:
+def too_early(run: History) -> list[str]:
+    """Why faults of pre-training may not show yet; [] if they should."""
+    settled = run.limits.grace_steps / 5
+    early = f"step {run.step}: runs with and without a fault look alike until step {settled:g}, a fifth of health.grace_steps"
+    return list(filter(None, (run.unlogged(), run.warming_up(), early if run.step < settled else None)))
+
+
+def verdict(
+    metrics: Sequence[JsonMapping],
+    recipe: JsonMapping,
+    checks: Sequence[Check] = CHECKS,
+    too_early: Callable[[History], list[str]] = too_early,
+) -> Verdict:
     """Judge a run by its logged steps so far: lines of metrics.jsonl, oldest first (`Run.metrics`).
 
     `recipe`: its settings as plain values by dotted key (`Recipe.flat()`). `checks`: what to look for, by default all checks
-    of pre-training; the first has to work without any step whose loss is finite."""
+    of pre-training; the first has to work without any step whose loss is finite. `too_early`: why no finding is no sign of
+    health yet."""
     if not metrics:
-        return Verdict("healthy", note="nothing is logged yet")
+        return Verdict("too early to tell", note="nothing is logged yet")
     run = History(metrics, recipe)
     by_cause: dict[tuple[str, str], Finding] = {}
     for finding in filter(None, (check(run) for check in checks if run.lines or check is checks[0])):
@@ -43,7 +58,11 @@ def verdict(metrics: Sequence[JsonMapping], recipe: JsonMapping, checks: Sequenc
             finding = replace(worst, symptom=f"{same.symptom}; {finding.symptom}")
         by_cause[key] = finding
     findings = sorted(by_cause.values(), key=lambda finding: finding.level)  # "collapsed" before "watch"
-    return Verdict(findings[0].level, tuple(findings)) if findings else Verdict("healthy", note=describe_healthy(run))
+    if findings:
+        return Verdict(findings[0].level, tuple(findings))
+    if reasons := too_early(run):
+        return Verdict("too early to tell", note=f"{'; '.join(reasons)}. So far: {describe_healthy(run)}")
+    return Verdict("healthy", note=describe_healthy(run))
 
 
 def describe_healthy(run: History) -> str:

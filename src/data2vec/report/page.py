@@ -12,6 +12,7 @@ from string import Template
 
 from data2vec.atomic_io import write_text
 from data2vec.errors import UserError
+from data2vec.health.verdict import State
 from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.recipe.recipe import Recipe
@@ -24,11 +25,13 @@ from data2vec.tasks.finetuning.verdict import judge_run
 
 MAX_FILES = 200
 """Unreadable files listed on the page."""
-STATES = {
-    "healthy": ("✓", "Healthy", "No problems detected."),
-    "watch": ("!", "Watch", "Possible problems:"),
-    "collapsed": ("✗", "Collapsed", "Training has failed:"),
+STATES: dict[State, tuple[str, str, str, str]] = {
+    "healthy": ("healthy", "✓", "Healthy", "No problems detected."),
+    "too early to tell": ("unknown", "?", "Too early to tell", "No problems detected, but they would not show yet:"),
+    "watch": ("watch", "!", "Watch", "Possible problems:"),
+    "collapsed": ("collapsed", "✗", "Collapsed", "Training has failed:"),
 }
+"""The style, mark, words and first line of each verdict."""
 
 
 def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
@@ -82,18 +85,18 @@ def _verdict(metrics: Sequence[JsonMapping], recipe: Recipe, starts: Sequence[Js
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step logged yet.</p></section>'
     verdict, last = judge_run(metrics, recipe), starts[-1] if starts else {}
     # The step that ended the run may not be in the metrics: a NaN loss is not logged.
-    state = "collapsed" if last.get("unhealthy") else verdict.state
+    state: State = "collapsed" if last.get("unhealthy") else verdict.state
     findings = "".join(
         f"<li><b>{as_text(finding.symptom)}</b><br>Likely cause: {as_text(finding.cause)}"
         f"<br>Suggestion: {as_text(finding.suggestion)}</li>"
         for finding in verdict.findings
     )
-    mark, word, summary = STATES[state]
+    style, mark, word, summary = STATES[state]
     details = f"<ul>{findings}</ul>" if findings else f"<p>{as_text(verdict.note)}</p>"
     parts = [f"<strong>{mark} {word}</strong><p>{summary}</p>", details]
     if last.get("exit_reason", "finished") != "finished":
         parts.append(f"<p>The run stopped: {as_text(last['exit_reason'])}</p>")
-    return f'<section class="verdict {state}">{"".join(parts)}</section>'
+    return f'<section class="verdict {style}">{"".join(parts)}</section>'
 
 
 def _curve_figures(metrics: Sequence[JsonMapping]) -> list[ReportFigure]:

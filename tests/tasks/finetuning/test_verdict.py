@@ -12,13 +12,43 @@ from data2vec.tasks.finetuning.verdict import judge_run
 RECIPE = load_recipe("speech/ctc-tiny", {"train.steps": 1000})
 
 
-def lines(rates: list[float], **more: Any) -> list[dict[str, Any]]:
+def lines(rates: list[float], every: int = 100, **more: Any) -> list[dict[str, Any]]:
     found = enumerate(rates, start=1)
-    return [{"step": 100 * i, "loss": 1.0, "valid_wer": rate, "data_wait": 0.0, **more} for i, rate in found]
+    return [{"step": every * i, "loss": 1.0, "valid_wer": rate, "data_wait": 0.0, **more} for i, rate in found]
 
 
 def test_improving_run_is_healthy() -> None:
     assert judge_run(lines([0.9, 0.6, 0.5, 0.45, 0.44, 0.43]), RECIPE).state == "healthy"
+
+
+def test_run_before_half_of_its_steps_is_too_early_to_tell() -> None:
+    found = judge_run(lines([0.9, 0.6, 0.5, 0.45], every=10), RECIPE)
+    assert (found.state, found.findings) == ("too early to tell", ())
+    assert "step 40: scores are judged from step 500 on, half of train.steps. So far: loss 1 at step 10" in found.note
+    found = judge_run(lines([0.9, 0.6], every=500), RECIPE)
+    assert (found.state, found.note.partition(",")[0]) == ("too early to tell", "2 logged steps")
+
+
+def test_run_that_trained_only_the_head_is_too_early_to_tell(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE, {"objective.freeze_steps": 600, "init": str(tmp_path)})
+    assert "only the head is trained until step 600" in judge_run(lines([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), recipe).note
+    assert judge_run(lines([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), load_recipe(recipe, {"init": None})).state == "healthy"
+
+
+def test_validation_that_never_improved_is_reported_after_half_of_the_steps() -> None:
+    (found,) = judge_run(lines([0.5, 0.52, 0.5, 0.51, 0.53]), RECIPE).findings
+    assert "validation never improved (wer 0.5 at step 100, 0.53 at step 500, 5 validations)" in found.symptom
+    assert "more train.steps" in found.suggestion
+    assert judge_run(lines([0.5, 0.52, 0.5, 0.51], every=20), RECIPE).findings == ()
+    assert judge_run(lines([0.5, 0.52, 0.49, 0.51, 0.53]), RECIPE).findings == ()
+    assert judge_run(lines([0.0] * 6), RECIPE).findings == (), "it cannot improve"
+
+
+def test_run_that_ends_in_its_warm_up_is_reported() -> None:
+    recipe = load_recipe("speech/classify-tiny", {"train.steps": 500, "train.schedule.warmup_steps": 800})
+    (found,) = judge_run([{"step": 10, "loss": 1.0, "data_wait": 0.0}], recipe).findings
+    assert found.symptom == "the run does not leave its warm-up (800 steps, of 500)"
+    assert found.suggestion == "train.schedule.warmup_steps=25, or train.steps=16000"
 
 
 def test_overfitting_is_reported_with_the_best_step() -> None:

@@ -26,7 +26,10 @@ from data2vec.train import trainer
 from helpers.runs import TIMINGS, crash_before, measured
 
 RECIPE = "vision/v2-tiny"
-KEYS = {f"probe_{name}{what}" for name in ("linear", "knn") for what in ("", "_layer", "_untrained")} | {"probe_seconds"}
+KEYS = {f"probe_{name}{what}" for name in ("linear", "knn") for what in ("", "_layer", "_untrained")} | {
+    "probe_seconds",
+    "probe_examples",
+}
 TINY: dict[str, Any] = {
     "train.steps": 5,
     "train.checkpoint_every": 2,

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data2vec.health.checks import Finding, dataloader_bound, unreadable_examples, update_too_large
+from data2vec.health.checks import (
+    Finding,
+    dataloader_bound,
+    never_left_warmup,
+    unreadable_examples,
+    update_too_large,
+    weight_decay_too_high,
+)
 from data2vec.health.collapse import NON_FINITE, is_finite
 from data2vec.health.history import History
 from data2vec.health.verdict import Verdict, verdict
@@ -14,7 +21,7 @@ from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run, load_run_recipe
 from data2vec.settings import JsonMapping
-from data2vec.tasks.metrics import is_better
+from data2vec.tasks.metrics import LOWER_IS_BETTER, is_better
 
 MOST_EMPTY = 0.99
 """With a larger share of empty transcripts, all count as blank."""
@@ -26,11 +33,17 @@ def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
     """The verdict on a run from its metrics so far."""
     if not isinstance(recipe.objective, SupervisedSettings):
         return verdict(metrics, recipe.flat())
-    return verdict(
-        metrics,
-        recipe.flat(),
-        (non_finite_loss, update_too_large, overfitting, poor_scores, dataloader_bound, unreadable_examples),
-    )
+    checks = (non_finite_loss, weight_decay_too_high, update_too_large, never_left_warmup, overfitting, never_improved)
+    return verdict(metrics, recipe.flat(), (*checks, poor_scores, dataloader_bound, unreadable_examples), too_early)
+
+
+def too_early(run: History) -> list[str]:
+    """Why faults of fine-tuning may not show yet; [] if they should."""
+    frozen = run.recipe["objective.freeze_steps"] if run.recipe.get("init") is not None else 0
+    head_only = f"only the head is trained until step {frozen}" if run.step <= frozen else None
+    half = run.recipe["train.steps"] / 2
+    early = f"step {run.step}: scores are judged from step {half:g} on, half of train.steps" if run.step < half else None
+    return list(filter(None, (run.unlogged(), run.warming_up(), head_only, early)))
 
 
 def run_verdict(run: str | Path | Run, modality: CustomClass | None = None) -> Verdict:
@@ -59,7 +72,7 @@ def overfitting(run: History) -> Finding | None:
     """The validation score has been better before."""
     metric = run.recipe["objective.metric"]
     name = f"valid_{metric}"
-    seen = [(line[name], line["step"]) for line in run.lines if line.get(name) is not None]  # NaN is logged as null
+    seen = run.evaluations(name)  # NaN is logged as null
     if len(seen) < 3:
         return None
     best = seen[0]
@@ -73,6 +86,24 @@ def overfitting(run: History) -> Finding | None:
         f"validation is getting worse ({metric} {best[0]:.3g} at step {best[1]}, {last[0]:.3g} at step {last[1]})",
         "overfitting to the training data; the best model was saved",
         f"train.steps={best[1]}, more labels, or more augmentation, masking or dropout",
+    )
+
+
+def never_improved(run: History) -> Finding | None:
+    """From half of the steps on: no validation was better than the first."""
+    metric = run.recipe["objective.metric"]
+    seen = run.evaluations(f"valid_{metric}")
+    if len(seen) < 3 or run.step < run.recipe["train.steps"] / 2:
+        return None
+    (first, start), (last, end) = seen[0], seen[-1]
+    perfect = first == 0 if metric in LOWER_IS_BETTER else first >= 1
+    if perfect or any(is_better(metric, value, first) for value, _ in seen):
+        return None
+    return Finding(
+        "watch",
+        f"validation never improved ({metric} {first:.3g} at step {start}, {last:.3g} at step {end}, {len(seen)} validations)",
+        "too few steps or labels, a learning rate that does not fit, or labels of other inputs",
+        "more train.steps, another train.lr, or more labels; check that the labels belong to their inputs",
     )
 
 

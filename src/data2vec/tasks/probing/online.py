@@ -40,7 +40,7 @@ class OnlineProbe:
 
     def __call__(self, student: Mapping[str, Tensor]) -> JsonDict:
         """Measure the student with these weights: accuracies on held-out data, 0 to 1, of the best layers, and their numbers
-        from 1; the accuracies of the untrained encoder; and the duration in seconds."""
+        from 1; the number of held-out examples; the accuracies of the untrained encoder; and the duration in seconds."""
         start = time.monotonic()
         self.encoder.load_state_dict(student)
         scores = self._measure()
@@ -65,4 +65,5 @@ class OnlineProbe:
             "probe_linear_layer": linear[0],
             "probe_knn": knn[2],
             "probe_knn_layer": knn[0],
+            "probe_examples": len(valid_y),
         }
