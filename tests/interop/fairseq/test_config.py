@@ -67,7 +67,7 @@ def test_tiny_recipe_is_refused_with_the_unsupported_setting(name: str, wanted: 
         ("speech/v1-base", {"objective.teacher.local_encoder": "averaged"}),  # then all layers are averaged there
         ("speech/v1-base", {"modality.mask_vector": False}), ("text/v1-base", {"objective.mask": {"kind": "span"}}),
         ("vision/v1-base", {"objective.teacher.end_decay": 1.0}), ("vision/v1-base", {"encoder.extra_tokens": 0}),
-        ("vision/v2-base", {"objective.decoder.kernel": [3, 5]}), ("vision/v2-base", {"encoder.drop_path": 0.1}),
+        ("vision/v2-base", {"objective.decoder.kernel": [3, 5]}),
         ("speech/v2-base", {"objective.teacher.position_encoder": "shared"}), ("text/v2-base", {"encoder.activation": "relu"}),
     ],
 )  # fmt: skip

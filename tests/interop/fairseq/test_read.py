@@ -192,18 +192,98 @@ def test_unsupported_encoder_setting_is_refused_by_name(tmp_path: Path) -> None:
         data2vec.load(save(tmp_path, made))
 
 
-def test_unsupported_objective_is_replaced_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name, change, told in (
-        ("vision2", {"recon_loss": 1}, "recon_loss"), ("speech2", {"average_top_k_layers": 9}, "top_k: 9"),
-        ("text1", {"loss_scale": "strange"}, "'<='"), ("vision1", {"target_layers": "[0]"}, "target_layers"),
-        ("speech1", {"mask_prob": 1.5}, "mask.prob"), ("vision2", {"end_drop_path_rate": 0.2}, "end_drop_path_rate"),
-    ):  # fmt: skip
-        caplog.clear()
-        model = data2vec.load(save(tmp_path, content(name, CONFIGS[name] | change)))
-        check(model, name)
-        assert "unsupported objective, using that of the released recipe" in caplog.text
-        assert told in caplog.text
-        assert model.recipe.objective.teacher.decay > 0.99
+UNUSABLE = [
+    ("vision2", {"recon_loss": 1}, "recon_loss 1 (recon_loss 1 is not supported, only 0)"),
+    (
+        "speech2",
+        {"average_top_k_layers": 9},
+        "average_top_k_layers 9 (objective.target.top_k: 9 is more than encoder.layers, 2)",
+    ),
+    ("text1", {"loss_scale": "strange"}, "loss_scale 'strange' ('<=' not supported"),
+    ("vision1", {"target_layers": "[0]"}, "target_layers [0] (target_layers [0] is not supported"),
+    ("speech1", {"mask_prob": 1.5}, "mask_prob 1.5 (its recipe: objective.mask.prob"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "told"), UNUSABLE, ids=[name for name, _, _ in UNUSABLE])
+def test_unusable_setting_is_listed_and_costs_no_other(
+    name: str, change: dict[str, Any], told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = data2vec.load(save(tmp_path, content(name))).recipe
+    model = data2vec.load(save(tmp_path, content(name, CONFIGS[name] | change)))
+    check(model, name)
+    assert len(caplog.records) == 1
+    assert f"settings not understood, left at those of the released recipe: {told}" in caplog.text
+    released = {"average_top_k_layers": "top_k", "loss_scale": "loss_scale", "target_layers": "top_k", "mask_prob": "prob"}
+    ours, theirs = model.recipe.objective.flat(), expected.objective.flat()
+    changed = {key.rpartition(".")[2] for key in ours if ours[key] != theirs[key]}
+    assert changed <= {released.get(next(iter(change)))}
+    assert (model.recipe.encoder, model.recipe.objective.teacher.decay) == (expected.encoder, 0.75)
+
+
+def test_several_unusable_settings_are_all_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unusable = {"recon_loss": 1, "d2v_loss": 0.5, "loss_beta": -1, "shared_decoder": {"decoder_dim": 8}}
+    model = data2vec.load(save(tmp_path, content("vision2", CONFIGS["vision2"] | unusable)))
+    assert all(name in caplog.text for name in unusable)
+    assert (model.recipe.objective.teacher.decay, model.recipe.objective.masks_per_sample) == (0.75, 3)
+
+
+def test_prenet_setting_without_prenet_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audio = {"mask_prob": 0.25, "prenet_layerdrop": 0.05, "prenet_depth": 0, "prenet_dropout": 0.1}
+    model = data2vec.load(save(tmp_path, content("speech2", CONFIGS["speech2"] | {"modalities": {"audio": audio}})))
+    assert not caplog.records
+    assert (model.recipe.objective.mask.prob, model.recipe.objective.masks_per_sample) == (0.25, 3)
+
+
+def test_dropout_stands_for_those_that_older_files_lack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("speech2", "vision2", "text2"):
+        recipe = data2vec.load(save(tmp_path, content(name, CONFIGS[name] | {"encoder_dropout": 0.3}))).recipe
+        assert recipe.encoder.dropout == 0.3
+        assert not caplog.records
+    data2vec.load(save(tmp_path, content("speech2", CONFIGS["speech2"] | {"encoder_dropout": 0.3, "post_mlp_drop": 0.1})))
+    assert "post_mlp_drop 0.1 (post_mlp_drop 0.1 is not supported, only 0.3)" in caplog.text
+
+
+def test_drop_path_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    changes = {"start_drop_path_rate": 0.1, "end_drop_path_rate": 0.2, "modalities": {"image": {"end_drop_path_rate": 0.0}}}
+    recipe = data2vec.load(save(tmp_path, content("vision2", CONFIGS["vision2"] | changes))).recipe
+    assert recipe.encoder.drop_path == 0.2
+    assert not caplog.records
+
+
+def test_setting_without_a_counterpart_is_listed_where_it_has_an_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"mask_channel_prob": 0.1, "mask_channel_length": 64, "dropout_input": 0.0, "num_negatives": 7, "new_thing": [1]}
+    data2vec.load(save(tmp_path, content("speech1", CONFIGS["speech1"] | changes)))
+    assert caplog.text.endswith("settings without a counterpart here, ignored: mask_channel_prob 0.1; new_thing [1]\n")
+
+
+def test_eat_is_refused_by_name(tmp_path: Path) -> None:
+    made = content("vision2", **{"modality_encoders.IMAGE.local_encoder.proj.weight": torch.zeros(WIDTH, 1, 4, 4)})
+    with pytest.raises(UserError, match=r"model\.pt: an EAT model \(.*1 channel\), which is not supported"):
+        data2vec.load(save(tmp_path, made))
+
+
+def test_emotion2vec_is_opened_as_speech_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = content("speech2", CONFIGS["speech2"] | {"cls_type": "chunk", "cls_loss": 1, "skip_ema": True})
+    tokens = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(1))
+    for tensors in (made["model"], made["model"]["_ema"]):
+        tensors["modality_encoders.AUDIO.extra_tokens"] = tokens
+    model = data2vec.load(save(tmp_path, made))
+    assert "an emotion2vec model, opened as data2vec 2 speech; its utterance-level loss is left out" in caplog.text
+    assert torch.equal(model.encoder.transformer.extra_tokens.view(3, -1), tokens[0])
+    assert model.features([torch.randn(4000)]).hidden.shape[-1] == WIDTH
+
+
+def test_fine_tuned_model_needs_no_settings_of_pretraining(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = fine_tuned("speech2", affine("w2v_encoder.proj", 32, WIDTH), "w2v_encoder.w2v_model.", _name="wav2vec_ctc")
+    audio = {"encoder_zero_mask": False, "mask_length": 10, "mask_prob": 0.5, "mask_dropout": 0.1}
+    inner = made["cfg"]["model"]["w2v_args"]
+    inner["model"] = CONFIGS["speech2"] | {"recon_loss": 1, "layerdrop": 0.25, "modalities": {"audio": audio}}
+    model = data2vec.load(save(tmp_path, made))
+    assert model.recipe.encoder.layerdrop == 0.25
+    assert not caplog.records
 
 
 def test_conv_strides_come_from_the_configuration_or_wav2vec(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ log = get_logger(__name__)
 
 PREDICTION_HEAD = re.compile(r"^(final_proj|lm_head|encoder\.regression_head)\.|\.decoder\.")
 """The prediction head of version 1 or the decoder of version 2."""
+NEW = "data2vec_new_pretraining"
+"""In `extra_state`: whether teacher and prediction head are new, and only there because official code requires them."""
 PRETRAINED_CONFIGS = ("w2v_args", "pretrained_model_args", "w2v_model_args")
 """Where the configuration of a fine-tuned model holds that of the pre-trained model."""
 
@@ -75,6 +77,9 @@ def open_checkpoint(path: Path) -> FairseqCheckpoint:
         log.warning("%s: fairseq port of the version 1 vision model; only the encoder is used", path)
         tensors = {name: value for name, value in tensors.items() if not name.startswith("lm_head.")}
         teacher, model_config = {}, {"layer_norm_eps": 1e-5}
+    if isinstance(extra := content.get("extra_state"), Mapping) and extra.get(NEW) is True:
+        tensors = {name: value for name, value in tensors.items() if not PREDICTION_HEAD.search(name)}
+        teacher = {}
     return FairseqCheckpoint(
         path=path,
         family=family,

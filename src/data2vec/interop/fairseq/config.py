@@ -32,6 +32,8 @@ LAYER_NORMS = {
 NORMS = {"layer_norm_targets": "layer", "instance_norm_targets": "instance"}
 """The same for the averaged targets."""
 MAX_CONV_LAYERS = 100
+DATA_FOLDER = "."
+"""The folder with dictionaries, where official tasks look for them: the current one, unless it is overridden."""
 NO_ALIBI = {
     "local_grad_mult": 1.0,
     "use_alibi_encoder": False,
@@ -179,6 +181,7 @@ def speech_recipe(config: FairseqConfig) -> Sections:
             "beta": config["loss_beta"],
             "loss_scale": "1/sqrt(width)" if config["loss_scale"] is None else config["loss_scale"],
         },
+        "health": {"min_target_std": config["min_target_var"], "min_prediction_std": config["min_pred_var"]},
     }
 
 
@@ -432,6 +435,7 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
             "attention_dropout": config["attention_dropout"],
             "activation_dropout": config["activation_dropout"],
             "layerdrop": config["layerdrop"],
+            "drop_path": config["end_drop_path_rate"],
         },
         "objective": {
             "name": "data2vec2",
@@ -477,7 +481,6 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
         "recon_loss": (config["recon_loss"], 0),
         "d2v_loss": (config["d2v_loss"], 1),
         "shared_decoder": (config["shared_decoder"], None),
-        "end_drop_path_rate": (config["end_drop_path_rate"], 0),
         "encoder_zero_mask": (modality["encoder_zero_mask"], True),
         "keep_masked_pct": (modality["keep_masked_pct"], 0),
         "mask_channel_prob": (modality["mask_channel_prob"], 0),
@@ -487,10 +490,15 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
         "mask_dropout": (modality.get("mask_dropout", 0), 0),
         "add_masks": (modality.get("add_masks", False), False),
         "remove_masks": (modality.get("remove_masks", False), False),
-        "prenet_layerdrop": (modality.get("prenet_layerdrop", 0), 0),
         "dropout_input": (config.get("dropout_input", 0), 0),
         "post_mlp_drop": (config.get("post_mlp_drop", config["encoder_dropout"]), config["encoder_dropout"]),
     }
+    dropout = (
+        "dropout" if modality_key == "TEXT" and not modality["prenet_depth"] else "prenet_dropout"
+    )  # on the first block's input
+    needed[dropout] = (modality.get(dropout, config["encoder_dropout"]), config["encoder_dropout"])
+    if modality["prenet_depth"]:
+        needed["prenet_layerdrop"] = (modality.get("prenet_layerdrop", config["layerdrop"]), config["layerdrop"])
     if decoder["projection_layers"] > 1:
         needed["projection_ratio"] = (decoder["projection_ratio"], 2)
     if modality_key == "AUDIO":
@@ -512,7 +520,7 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
         needed["no_token_positional_embeddings"] = (modality["no_token_positional_embeddings"], False)
     for key, (value, supported) in needed.items():
         if value != supported:
-            raise ValueError(f"{key} {value!r} is not supported, only {supported!r}; no released recipe has it")
+            raise ValueError(f"{key} {value!r} is not supported, only {supported!r}")
 
 
 def _version2_mask(modality: FairseqConfig) -> JsonDict:
@@ -581,11 +589,16 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
     mask, averaged = o.mask.model_dump(), o.teacher.local_encoder == "averaged"
     # Officially the class-token loss is summed over the views on a device; here it may be their mean.
     views = o.masks_per_sample * getattr(recipe.data, "micro_batch_size", 1) if o.cls_reduction == "mean" else 1
+    rates = [e.drop_path * index / max(e.layers - 1, 1) for index in range(e.layers)]
     modality: FairseqConfig = {
         "type": modality_key,
+        "num_alibi_heads": e.heads,  # these two repeat sizes of the model, which a fine-tuned model does not find otherwise
+        "model_depth": e.layers - e.prenet_layers,
         "prenet_depth": e.prenet_layers,
-        "prenet_layerdrop": 0.0,
+        "prenet_layerdrop": e.layerdrop,
         "prenet_dropout": e.dropout,
+        "start_drop_path_rate": 0.0,
+        "end_drop_path_rate": rates[max(e.prenet_layers - 1, 0)],
         "num_extra_tokens": e.extra_tokens,
         "init_extra_token_zero": not (e.extra_tokens and e.extra_token_std),
         "mask_noise_std": decoder.noise_std,
@@ -633,8 +646,8 @@ def version2_config(recipe: Recipe) -> FairseqConfig:
         "activation_dropout": e.activation_dropout,
         "dropout_input": 0.0,
         "layerdrop": e.layerdrop,
-        "start_drop_path_rate": 0.0,
-        "end_drop_path_rate": 0.0,
+        "start_drop_path_rate": rates[e.prenet_layers],
+        "end_drop_path_rate": e.drop_path,
         "loss_scale": _loss_scale(recipe),
         "clone_batch": o.masks_per_sample,
         "end_of_block_targets": o.target.source == "block",
@@ -668,6 +681,7 @@ def _version2_modality_config(recipe: Recipe) -> FairseqConfig:
             return {
                 "input_size": vision.image,
                 "patch_size": vision.patch,
+                "embed_dim": recipe.encoder.width,
                 "in_chans": 3,
                 "fixed_positions": True,
                 "transformer_decoder": False,
@@ -680,22 +694,31 @@ def _version2_modality_config(recipe: Recipe) -> FairseqConfig:
                 "layernorm_embedding": text.embedding_norm,
                 "no_scale_embedding": not text.scale_embedding,
                 "no_token_positional_embeddings": False,
+                "dropout": recipe.encoder.dropout,
                 **NO_ALIBI,
             }
     raise _no_official_model(recipe)
 
 
 def task_config(recipe: Recipe) -> FairseqConfig:
-    """The official configuration of the task, which prepares the data."""
+    """The official configuration of the task, which prepares the data; `data` is the folder of the checkpoint."""
     match recipe.modality:
         case SpeechSettings():
-            return {"_name": "audio_pretraining", "normalize": True}
+            return {"_name": "audio_pretraining", "data": DATA_FOLDER, "normalize": True}
         case VisionSettings() as vision:
-            return {"_name": "mae_image_pretraining", "input_size": vision.image}
+            return {"_name": "mae_image_pretraining", "data": DATA_FOLDER, "input_size": vision.image}
         case TextSettings() as text:
             mask = recipe.objective.mask.model_dump()
             masks = {key: mask[ours] for ours, key in MASKED_LM.items() if mask["kind"] == "token"}
-            return {"_name": "masked_lm", "tokens_per_sample": text.max_length} | masks
+            version2 = isinstance(recipe.objective, Data2Vec2Settings)
+            return {
+                "_name": "masked_lm",
+                "data": DATA_FOLDER,
+                "tokens_per_sample": text.max_length,
+                "include_target_tokens": True,
+                "skip_masking": version2,
+                "d2v2_multi": version2,
+            } | masks
     raise _no_official_model(recipe)
 
 

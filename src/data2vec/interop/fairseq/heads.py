@@ -6,17 +6,23 @@ from pathlib import Path
 from data2vec.data.tokenizer import SPECIAL
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
-from data2vec.interop.fairseq.key_mapping import BEIT, FairseqConfig, Family
+from data2vec.interop.fairseq.config import DATA_FOLDER, family_of_recipe
+from data2vec.interop.fairseq.key_mapping import BEIT, TEXT_1, FairseqConfig
 from data2vec.interop.key_mapping import Table, affine
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.recipe.recipe import Recipe
 
 log = get_logger(__name__)
 
 HeadSettings = CTCSettings | ClassifierSettings
 LETTERS = (*SPECIAL, *"|ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 """The dictionary of the released speech models."""
-DICTIONARY = "dict.ltr.txt"
+LABELS_EXTENSION = "ltr"
+"""fairseq's name for letters as labels."""
+DICTIONARY = f"dict.{LABELS_EXTENSION}.txt"
 """fairseq's file of CTC labels, in the data folder or beside the checkpoint."""
+LABEL_DICTIONARY = "label/dict.txt"
+"""fairseq's file of the labels of a sentence classifier."""
 CTC_TABLE: Table = affine("out", "proj")
 IMAGE_TABLE: Table = {**affine("norm", "fc_norm"), **affine("out", "head")}
 GLUE_HEAD = "sentence_classification_head"
@@ -54,12 +60,17 @@ def _ctc_head(checkpoint: FairseqCheckpoint) -> tuple[CTCSettings, Table] | None
 
 
 def _dictionary_labels(path: Path) -> list[str] | None:
-    """The labels in the dictionary file beside a checkpoint: four special ones, then one per line with its count."""
-    file = path.with_name(DICTIONARY)
+    """The labels in the dictionary file beside a checkpoint, after the four special ones."""
+    symbols = _dictionary_symbols(path.with_name(DICTIONARY))
+    return None if symbols is None else [*SPECIAL, *symbols]
+
+
+def _dictionary_symbols(file: Path) -> list[str] | None:
+    """The symbols in a dictionary file, which has one per line, with its count."""
     if not file.is_file():
         return None
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [*SPECIAL, *(line.rsplit(" ", 1)[0] for line in lines if line)]
+    return [line.rsplit(" ", 1)[0] for line in lines if line]
 
 
 def _image_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Table]:
@@ -85,8 +96,9 @@ def _sentence_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, T
     if dense is None or out is None:
         raise UserError(f"{path}: weights are missing: classification_heads.{names[0]}.dense or .out_proj")
     hidden_width, width = dense.shape
+    named = [label for label in _dictionary_symbols(path.parent / LABEL_DICTIONARY) or () if not label.startswith("madeupword")]
     settings = ClassifierSettings(
-        labels=_numbered_labels(len(out)),
+        labels=tuple(named) if len(named) == len(out) else _numbered_labels(len(out)),
         problem_type="regression" if len(out) == 1 else "single_label_classification",
         pooling="first",
         hidden_layer="tanh",
@@ -105,27 +117,34 @@ class FairseqHead:
 
     table: Table
     """Keys of its weights."""
-    config: FairseqConfig
-    """The configuration around that of the pre-trained model."""
+    model: FairseqConfig
+    """The configuration of the model."""
+    task: FairseqConfig
+    """The configuration of its task."""
     encoder_prefix: str
     """Prefix of the encoder's keys in a fine-tuned checkpoint."""
 
 
-def head_to_fairseq(family: Family, head: HeadSettings) -> FairseqHead:
-    """How the official code stores this head. Raises UserError for a head that it does not have."""
+def head_to_fairseq(recipe: Recipe, head: HeadSettings, pretrained: FairseqConfig) -> FairseqHead:
+    """How the official code stores this head on a model with the configuration `pretrained` ("model" and "task").
+
+    Raises UserError for a head that it does not have."""
+    family = family_of_recipe(recipe)
     official: HeadSettings
     if family.modality == "speech":
         official = CTCSettings(labels=head.labels)
-        stored = FairseqHead(CTC_TABLE, {"_name": "wav2vec_ctc", "w2v_path": ""}, "w2v_encoder.w2v_model.")
+        stored = _ctc_to_fairseq(pretrained)
     elif family.modality == "vision":
         eps = 1e-6 if family == BEIT or getattr(head, "norm_eps", None) else None
         official = ClassifierSettings(labels=head.labels, pooling="mean", norm_eps=eps)
-        stored = FairseqHead(IMAGE_TABLE, {"_name": "mae_image_classification", "use_fc_norm": eps is not None}, "model.")
+        stored = _image_head_to_fairseq(recipe, len(head.labels), eps is not None, pretrained)
     else:
         official = ClassifierSettings(labels=head.labels, pooling="first", hidden_layer="tanh")
-        stored = FairseqHead(sentence_table(GLUE_HEAD), {"_name": "data2vec_text_classification"}, "model.")
-    stored_elsewhere = {"labels", "problem_type", "hidden_width"}
+        stored = _sentence_head_to_fairseq(recipe, len(head.labels), pretrained)
+    stored_elsewhere = {"labels", "problem_type"}
     ours, theirs = head.model_dump(exclude=stored_elsewhere), official.model_dump(exclude=stored_elsewhere)
+    if ours.get("hidden_width") == recipe.encoder.width:
+        theirs["hidden_width"] = recipe.encoder.width  # the official default
     for key in ours | theirs:
         if ours.get(key) != theirs.get(key):
             raise UserError(
@@ -137,5 +156,55 @@ def head_to_fairseq(family: Family, head: HeadSettings) -> FairseqHead:
             f"head.problem_type: {problem!r} with {len(head.labels)} labels is not supported by the official {family} model; "
             "there one label is a regression, several are not"
         )
-    prefix = "" if family.version == 1 and family.modality != "speech" else stored.encoder_prefix
-    return FairseqHead(stored.table, stored.config | {"num_classes": len(head.labels)}, prefix)
+    return stored
+
+
+def _ctc_to_fairseq(pretrained: FairseqConfig) -> FairseqHead:
+    model = {"_name": "wav2vec_ctc", "w2v_path": "", "data": DATA_FOLDER, "normalize": True, "w2v_args": pretrained}
+    task = {"_name": "audio_finetuning", "data": DATA_FOLDER, "labels": LABELS_EXTENSION, "normalize": True}
+    return FairseqHead(affine("out", "w2v_encoder.proj"), model, task, "w2v_encoder.w2v_model.")
+
+
+def _image_head_to_fairseq(recipe: Recipe, classes: int, has_norm: bool, pretrained: FairseqConfig) -> FairseqHead:
+    if family_of_recipe(recipe) == BEIT:
+        return FairseqHead(IMAGE_TABLE, pretrained["model"] | {"nb_classes": classes}, pretrained["task"], "")
+    e = recipe.encoder
+    model = {
+        "_name": "mae_image_classification",
+        "model_path": "",
+        "data": DATA_FOLDER,
+        "num_classes": classes,
+        "use_fc_norm": has_norm,
+        # The official model overwrites the settings of the pre-trained one with these.
+        "drop_path_rate": e.drop_path,
+        "encoder_dropout": e.dropout,
+        "post_mlp_drop": e.dropout,
+        "prenet_dropout": e.dropout,
+        "attention_dropout": e.attention_dropout,
+        "activation_dropout": e.activation_dropout,
+        "layerdrop": e.layerdrop,
+        "prenet_layerdrop": e.layerdrop,
+        "pretrained_model_args": pretrained,
+    }
+    task = {"_name": "mae_image_classification", "data": DATA_FOLDER, "input_size": pretrained["task"]["input_size"]}
+    return FairseqHead(IMAGE_TABLE, model, task, "model.")
+
+
+def _sentence_head_to_fairseq(recipe: Recipe, classes: int, pretrained: FairseqConfig) -> FairseqHead:
+    max_length = pretrained["task"]["tokens_per_sample"]
+    task = {
+        "_name": "sentence_prediction",
+        "data": DATA_FOLDER,
+        "num_classes": classes,
+        "regression_target": classes == 1,
+        "classification_head_name": GLUE_HEAD,
+        "init_token": 0,
+        "separator_token": 2,
+        "max_positions": max_length,
+        "d2v2_multi": family_of_recipe(recipe).version == 2,
+    }
+    table = sentence_table(GLUE_HEAD)
+    if family_of_recipe(recipe) == TEXT_1:
+        return FairseqHead(table, pretrained["model"] | {"load_checkpoint_heads": True}, task, "")
+    model = {"_name": "data2vec_text_classification", "model_path": "", "pretrained_model_args": pretrained}
+    return FairseqHead(table, model, task, "model.")

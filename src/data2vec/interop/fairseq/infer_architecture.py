@@ -4,7 +4,7 @@ says from the released recipe.
 `architecture_from_tensors` gives sizes under the names of official configurations; `infer_recipe` puts everything together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,15 @@ from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.config import Sections, fairseq_config, mlp_ratio, parse_conv_layers, recipe_sections
 from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, count_modules
+from data2vec.interop.fairseq.own_settings import (
+    PRETRAINING_ONLY,
+    RecordedConfig,
+    Settings,
+    flatten,
+    nest,
+    usable_settings,
+    without_counterpart,
+)
 from data2vec.nn.conv_feature_extractor import WAV2VEC
 from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
@@ -41,45 +50,84 @@ class InferredRecipe:
     """The complete official configuration of the model."""
     objective: LatentObjective | None
     """On the meta device, without values; None where the checkpoint holds an encoder only."""
+    reads: set[tuple[str, ...]]
+    """The paths of the settings that were read: ("model", …)."""
 
 
 def infer_recipe(checkpoint: FairseqCheckpoint, architecture: FairseqConfig) -> InferredRecipe:
     """The recipe of the model in a checkpoint; `architecture` as inferred from its tensors.
 
-    An unsupported objective is replaced by that of the released recipe, with a warning, so that the encoder can still be used.
-    Raises UserError when the encoder is not supported."""
-    try:
-        return _infer(checkpoint, checkpoint.model_config, checkpoint.task_config, architecture)
-    except (UserError, ValueError, KeyError, TypeError) as problem:
+    Settings in its configuration that cannot be used are left at the value of the released recipe, one by one, with a warning
+    that lists them. Raises UserError when the encoder is not supported."""
+    own = _own_settings(checkpoint)
+    encoder = {path: value for path, value in own.items() if path[-1] in ENCODER_SETTINGS}
+    others = {path: value for path, value in own.items() if path not in encoder}
+
+    def problem_of(settings: Settings) -> str | None:
         try:
-            inferred = _infer(checkpoint, _encoder_settings(checkpoint.model_config), {}, architecture)
-        except (UserError, ValueError) as error:
-            raise UserError(f"{checkpoint.path}: {error}") from None
-        if not checkpoint.head:  # a fine-tuned model does not need its pre-training objective
-            log.warning("%s: unsupported objective, using that of the released recipe: %s", checkpoint.path, problem)
-        return inferred
+            _infer(checkpoint, nest(encoder | settings), architecture)
+        except (UserError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            return str(problem).partition("\n")[0]
+        return None
+
+    used, problems = others, dict[tuple[str, ...], str]()
+    if problem_of(others) is not None:
+        if (problem := problem_of({})) is not None:
+            raise UserError(f"{checkpoint.path}: {problem}")
+        used, problems = usable_settings(others, problem_of)
+    inferred = _infer(checkpoint, nest(encoder | used), architecture)
+    _warn_of_settings(checkpoint, own, problems, inferred)
+    return inferred
 
 
-def _infer(
-    checkpoint: FairseqCheckpoint, model_config: FairseqConfig, task_config: FairseqConfig, architecture: FairseqConfig
-) -> InferredRecipe:
-    family = checkpoint.family
+def _own_settings(checkpoint: FairseqCheckpoint) -> Settings:
+    """The settings in the file: "model" and "task", without those of other modalities and of a decoder that it lacks."""
+    key = checkpoint.family.modality_key.lower()
+    model = checkpoint.model_config
+    if checkpoint.family.version == 2 and isinstance(modalities := model.get("modalities"), dict):
+        own = {name: value for name, value in _subsection(modalities, key).items() if (name, value) != ("decoder", None)}
+        model = model | {"modalities": {key: own}}
+    return flatten({"model": model}) | flatten({"task": checkpoint.task_config})
+
+
+def _warn_of_settings(
+    checkpoint: FairseqCheckpoint, own: Settings, problems: dict[tuple[str, ...], str], inferred: InferredRecipe
+) -> None:
+    def listed(settings: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        names = {path: ".".join(path[1:]) for path in settings}
+        return [path for path in names if not (checkpoint.head and PRETRAINING_ONLY.search(names[path]))]
+
+    if paths := listed(problems):
+        lines = (f"{'.'.join(path[1:])} {own[path]!r} ({problems[path]})" for path in paths)
+        log.warning("%s: settings not understood, left at those of the released recipe: %s", checkpoint.path, "; ".join(lines))
+    if "_name" not in checkpoint.model_config:  # then they are the arguments of a command, most of which are not of the model
+        return
+    model = {path: value for path, value in own.items() if path[0] == "model" and path not in problems}
+    if paths := listed(without_counterpart(model, inferred.reads)):
+        lines = (f"{'.'.join(path[1:])} {own[path]!r}" for path in paths)
+        log.warning("%s: settings without a counterpart here, ignored: %s", checkpoint.path, "; ".join(lines))
+
+
+def _infer(checkpoint: FairseqCheckpoint, own: FairseqConfig, architecture: FairseqConfig) -> InferredRecipe:
+    family, model_config, task_config = checkpoint.family, own.get("model", {}), own.get("task", {})
     released_config, released_task, _ = fairseq_config(_released_recipe(family, architecture))
     config = merge_configs(merge_configs(released_config, model_config), architecture)
     _match_tensors(config, model_config, checkpoint)
     vocab = next((len(value) for name, value in checkpoint.student.items() if name.endswith("embed_tokens.weight")), 0)
-    sections = recipe_sections(family, config, vocab, released_task | task_config)
+    reads: set[tuple[str, ...]] = set()
+    sections = recipe_sections(family, RecordedConfig(config, reads, ("model",)), vocab, released_task | task_config)
+    reads |= flatten({"model": architecture}).keys()
     sections = merge_configs(sections, _sections_from_tensors(checkpoint, config))
     data: FairseqConfig = {}
     if family.modality == "text" and has_tokenizer(checkpoint.path.parent):
         data["tokenizer"] = str(checkpoint.path.parent.resolve())
     recipe = validate_recipe({**sections, "data": data}, "its recipe")
     if not checkpoint.teacher and not checkpoint.has_prediction_head:
-        return InferredRecipe(recipe, config, None)
+        return InferredRecipe(recipe, config, None, reads)
     with torch.device("meta"):
         objective = recipe.build_objective()
     assert isinstance(objective, LatentObjective)
-    return InferredRecipe(recipe, config, objective)
+    return InferredRecipe(recipe, config, objective, reads)
 
 
 def _released_recipe(family: Family, architecture: FairseqConfig) -> Recipe:
@@ -95,13 +143,16 @@ def _released_recipe(family: Family, architecture: FairseqConfig) -> Recipe:
 
 
 def _match_tensors(config: FairseqConfig, model_config: FairseqConfig, checkpoint: FairseqCheckpoint) -> None:
-    """Adapt settings that the file does not configure: not more averaged layers than exist, and the parts of the teacher."""
+    """Adapt settings that the file does not configure: not more averaged layers than exist, the parts of the teacher, and in
+    version 2 dropouts that follow the first."""
     blocks = config.get("encoder_layers") or config.get("depth") or config["transformer"]["encoder"]["layers"]
     if checkpoint.family == BEIT:
         if "target_layers" not in model_config:
             config["target_layers"] = list(range(max(0, blocks - len(config["target_layers"])), blocks))
     elif "average_top_k_layers" not in model_config:
         config["average_top_k_layers"] = min(config["average_top_k_layers"], blocks)
+    if checkpoint.family.version == 2:
+        _follow_first_dropout(config, model_config, checkpoint.family.modality_key.lower())
     teacher = checkpoint.teacher
     if teacher and checkpoint.family.version == 2:
         modality_key = checkpoint.family.modality_key
@@ -113,6 +164,20 @@ def _match_tensors(config: FairseqConfig, model_config: FairseqConfig, checkpoin
     if teacher and checkpoint.family == SPEECH_1:
         partial = bool(checkpoint.teacher_prefix)
         config |= {"ema_transformer_only": partial, "ema_layers_only": partial and config["ema_layers_only"]}
+
+
+def _follow_first_dropout(config: FairseqConfig, model_config: FairseqConfig, key: str) -> None:
+    """Older files have one dropout and one layerdrop, for which the official code has several by now."""
+    modality, own = config["modalities"][key], _subsection(_subsection(model_config, "modalities"), key)
+    if "post_mlp_drop" not in model_config:
+        config["post_mlp_drop"] = config["encoder_dropout"]
+    for name, first in (
+        ("prenet_dropout", "encoder_dropout"),
+        ("dropout", "encoder_dropout"),
+        ("prenet_layerdrop", "layerdrop"),
+    ):
+        if name not in own:
+            modality[name] = config[first]
 
 
 def _sections_from_tensors(checkpoint: FairseqCheckpoint, config: FairseqConfig) -> Sections:
@@ -127,11 +192,6 @@ def _sections_from_tensors(checkpoint: FairseqCheckpoint, config: FairseqConfig)
         modality |= {"mask_vector": "mask_token" in student, "mean": [0.5] * 3, "std": [0.5] * 3}
         encoder |= {"final_norm": "norm.weight" in student}
     return {"modality": modality, "encoder": encoder}
-
-
-def _encoder_settings(config: FairseqConfig) -> FairseqConfig:
-    nested = {key: _encoder_settings(value) if isinstance(value, dict) else value for key, value in config.items()}
-    return {key: value for key, value in nested.items() if key in ENCODER_SETTINGS or (isinstance(value, dict) and value)}
 
 
 def merge_configs(base: FairseqConfig, over: FairseqConfig) -> FairseqConfig:
@@ -332,6 +392,8 @@ def _decoder(tensors: Tensors, root: str, width: int) -> FairseqConfig:
 def _version2_audio(tensors: Tensors, root: str, width: int, config: FairseqConfig, where: str) -> FairseqConfig:
     depth, kernel, groups = _positional_convolutions(tensors, f"{root}relative_positional_encoder.", 1, width, where)
     extractor = f"{root}local_encoder.conv_layers."
+    if f"{root}extra_tokens" in tensors:
+        log.warning("%s: an emotion2vec model, opened as data2vec 2 speech; its utterance-level loss is left out", where)
     return {
         "feature_encoder_spec": _conv_layers(tensors, extractor, config.get("feature_encoder_spec"), where),
         "extractor_mode": "layer_norm" if f"{extractor}0.2.1.weight" in tensors else "default",
@@ -345,6 +407,8 @@ def _version2_audio(tensors: Tensors, root: str, width: int, config: FairseqConf
 
 def _version2_image(tensors: Tensors, root: str, width: int, config: FairseqConfig, where: str) -> FairseqConfig:
     _, channels, _, patch = _required(tensors, f"{root}local_encoder.proj.weight", where).shape
+    if channels == 1:
+        raise UserError(f"{where}: an EAT model (data2vec 2 on spectrograms, images of 1 channel), which is not supported")
     positions = tensors.get(f"{root}fixed_positional_encoder.positions")
     size = {} if positions is None else {"input_size": round(positions.shape[-2] ** 0.5) * patch}
     return {"patch_size": patch, "in_chans": channels, **size}

@@ -6,16 +6,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from data2vec.atomic_io import atomic_write, write_text
+from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
+from data2vec.interop.fairseq.checkpoint_file import NEW
 from data2vec.interop.fairseq.config import fairseq_config, family_of_recipe
-from data2vec.interop.fairseq.heads import DICTIONARY, SPECIAL, head_to_fairseq
-from data2vec.interop.fairseq.key_mapping import BEIT, TEXT_1, FairseqConfig, Family, Tensors, key_table
+from data2vec.interop.fairseq.dictionaries import write_dictionaries
+from data2vec.interop.fairseq.heads import head_to_fairseq
+from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, key_table
 from data2vec.interop.fairseq.read import POSITIONS
 from data2vec.interop.key_mapping import Table, to_foreign_keys
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
-from data2vec.nn.heads import CTCSettings
 from data2vec.nn.position_encoders import RelativePositionEncoder, sincos_positions
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
@@ -27,47 +28,75 @@ VERSION = "encoder.sentence_encoder.version"
 def write_fairseq_checkpoint(model: Model, path: Path) -> list[str]:
     """Write `model` as an official checkpoint; returns a description of each part of it that cannot be stored.
 
-    The file is a fairseq `.pt` with the teacher nested as `_ema`; for version 1 vision, a file of the BEiT fork. CTC labels
-    are written beside it as `dict.ltr.txt`, the tokenizer of a text model as `tokenizer.json`. Raises UserError, naming the
+    The file is a fairseq `.pt` with the teacher nested as `_ema`; for version 1 vision, a file of the BEiT fork. Labels and
+    tokens are written beside it: see `write_dictionaries`. A version 1 model of speech or text without teacher and prediction
+    head gets new ones, which official code requires and `read_fairseq_checkpoint` leaves out. Raises UserError, naming the
     setting, when the official code has no such model."""
     family = family_of_recipe(model.recipe)
-    config, task, lost = _official_config(model)
+    config, task, lost, recipe = _official_config(model)
     table = key_table(family, config, getattr(model.recipe.modality, "position_tables", 1))
     student = _official_tensors(model.encoder.state_dict(), table, family) | _computed_buffers(model, family)
+    pretraining = dict(model.pretraining)
+    is_new = not pretraining and (family == TEXT_1 or (family == SPEECH_1 and model.head is None))
+    if is_new:
+        pretraining = _new_pretraining(recipe, model)
+        lost.append("its teacher and prediction head: it has none; those in the file are new, as official code requires them")
+    head = None if model.head is None else head_to_fairseq(model.recipe, model.head.settings, {"model": config, "task": task})
     teacher: Tensors = {}
-    if model.head is None:
-        rest = {name: value for name, value in model.pretraining.items() if not name.startswith("teacher.")}
+    if head is None or family == TEXT_1:
+        rest = {name: value for name, value in pretraining.items() if not name.startswith("teacher.")}
         student |= _official_tensors(rest, table, family)
-        teacher = _teacher(model, table, family, student)
-    else:
-        lost += ["the teacher and the prediction head: fine-tuned checkpoints have none"] if model.pretraining else []
+        teacher = _teacher(recipe, pretraining, table, family, student)
+    elif pretraining:
+        lost += ["the teacher and the prediction head: fine-tuned checkpoints have none"]
+    if family.version == 2:
+        config |= _without_pretraining(config, bool(teacher), any(".decoder." in name for name in student))
     whole: FairseqConfig = {"model": config, "task": task}
-    if model.head is not None:
-        head = head_to_fairseq(family, model.head.settings)
+    if head is not None and model.head is not None:
         student = {head.encoder_prefix + name: value for name, value in student.items()}
         student |= _official_tensors(model.head.state_dict(), head.table, family)
-        whole = whole | {"model": _fine_tuned_config(head.config, whole, family)}
-    lost += _write_files_beside(model, path)
+        whole = {"model": head.model, "task": head.task}
+    lost += write_dictionaries(model, path.parent)
     lost += ["how it was trained: the sections data, train, probe and log of its recipe"]
     lost += [f"its {key}: {value}" for key in ("source", "license") if (value := getattr(model, key))]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as tmp, tmp.open("wb") as file:
-        torch.save(_container(family, student, teacher, whole), file)
+        torch.save(_container(family, student, teacher, whole, is_new), file)
     return lost
 
 
-def _official_config(model: Model) -> tuple[FairseqConfig, FairseqConfig, list[str]]:
-    """The official configuration. The objective is replaced by the released one if unsupported and not needed."""
+def _new_pretraining(recipe: Recipe, model: Model) -> dict[str, Tensor]:
+    """What pre-training would start with: the teacher as a copy of the student, and a prediction head with new weights."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        objective = recipe.build_objective(model.encoder)
+    return {name: value for name, value in objective.state_dict().items() if not name.startswith("student.")}
+
+
+def _without_pretraining(config: FairseqConfig, has_teacher: bool, has_decoder: bool) -> FairseqConfig:
+    """The settings of version 2 for a checkpoint that has no teacher or no decoder."""
+    settings: FairseqConfig = {} if has_teacher else {"skip_ema": True}
+    if not has_decoder:
+        modalities = config["modalities"].items()
+        settings["modalities"] = {name: modality | {"decoder": None} for name, modality in modalities}
+    return settings
+
+
+def _official_config(model: Model) -> tuple[FairseqConfig, FairseqConfig, list[str], Recipe]:
+    """The official configuration of model and task, what it cannot express, and the recipe that it stands for.
+
+    The objective is replaced by the released one if unsupported and not needed."""
     fine_tuned = model.head is not None
     try:
-        return fairseq_config(model.recipe, fine_tuned)
+        return *fairseq_config(model.recipe, fine_tuned), model.recipe
     except UserError as problem:
         if not all(line.startswith("objective.") for line in str(problem).splitlines()):
             raise
         if model.pretraining and not fine_tuned:
             raise UserError(f"{problem}\n(to write the encoder only, delete its pretraining.safetensors)") from None
-        config, task, lost = fairseq_config(_with_released_objective(model.recipe), fine_tuned)
-        return config, task, [*lost, f"the objective: {'; '.join(str(problem).splitlines())}"]
+        recipe = _with_released_objective(model.recipe)
+        config, task, lost = fairseq_config(recipe, fine_tuned)
+        return config, task, [*lost, f"the objective: {'; '.join(str(problem).splitlines())}"], recipe
 
 
 def _with_released_objective(recipe: Recipe) -> Recipe:
@@ -99,12 +128,12 @@ def _official_shape(key: str, part: Tensor, family: Family) -> tuple[int, ...]:
     return shape
 
 
-def _teacher(model: Model, table: Table, family: Family, student: Tensors) -> Tensors:
+def _teacher(recipe: Recipe, pretraining: dict[str, Tensor], table: Table, family: Family, student: Tensors) -> Tensors:
     """`_ema`: the part of the model that the official code averages, with the student's weights for shared parts."""
-    ours = {n.removeprefix("teacher.ema."): value for n, value in model.pretraining.items() if n.startswith("teacher.ema.")}
+    ours = {n.removeprefix("teacher.ema."): value for n, value in pretraining.items() if n.startswith("teacher.ema.")}
     if not ours:
         return {}
-    settings = model.recipe.objective.teacher
+    settings = recipe.objective.teacher
     teacher = student | _official_tensors(ours, table, family)
     if family.version == 1:
         if family == BEIT or (settings.local_encoder == "averaged" and family.modality == "speech"):
@@ -132,53 +161,19 @@ def _computed_buffers(model: Model, family: Family) -> Tensors:
     return {}
 
 
-def _fine_tuned_config(outer: FairseqConfig, inner: FairseqConfig, family: Family) -> FairseqConfig:
-    """The configuration of a fine-tuned model, which in most models holds that of the pre-trained one."""
-    if family.version == 1 and family.modality != "speech":
-        return inner["model"] | ({"load_checkpoint_heads": True} if family.modality == "text" else {})
-    return outer | {"w2v_args" if family.modality == "speech" else "pretrained_model_args": inner}
-
-
-def _write_files_beside(model: Model, path: Path) -> list[str]:
-    """Write labels and tokenizer, which official code reads from separate files; returns what cannot be stored there."""
-    head = None if model.head is None else model.head.settings
-    lost = []
-    if isinstance(head, CTCSettings):
-        lines = "".join(f"{label} 1\n" for label in head.labels[4:])
-        if head.labels[:4] != SPECIAL:
-            lost.append(f"the labels of its head: the first four must be {', '.join(SPECIAL)}")
-        elif not _write_if_absent(path.with_name(DICTIONARY), lines):
-            lost.append(f"the labels of its head: a different {DICTIONARY} exists")
-    elif head is not None:
-        lost.append("the labels of its head")
-        lost += [f"head.problem_type: {head.problem_type}"] if head.problem_type == "multi_label_classification" else []
-    tokenizer = getattr(model.modality, "tokenizer", None)
-    if tokenizer is not None and not _write_if_absent(path.with_name("tokenizer.json"), tokenizer.to_str(pretty=True)):
-        lost.append("its tokenizer: a different tokenizer.json exists")
-    return lost
-
-
-def _write_if_absent(path: Path, text: str) -> bool:
-    """Write a file unless it exists; whether it has this content now."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    return path.read_text(encoding="utf-8") == text
-
-
-def _container(family: Family, student: Tensors, teacher: Tensors, config: FairseqConfig) -> JsonDict:
+def _container(family: Family, student: Tensors, teacher: Tensors, config: FairseqConfig, new_pretraining: bool) -> JsonDict:
     if family == BEIT:
         return {"model": student, "args": config["model"]} | ({"model_ema": teacher} if teacher else {})
     ema_key = "encoder._ema" if family == TEXT_1 else "_ema"
     return {
         "args": None,
-        "cfg": config,
+        "cfg": config | {"criterion": None, "lr_scheduler": None},  # official fine-tuning assigns to them
         "model": student | ({ema_key: teacher} if teacher else {}),
         "criterion": None,
         "optimizer_history": [
             {"criterion_name": "ModelCriterion", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
         ],
         "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}} | ({NEW: True} if new_pretraining else {}),
         "last_optimizer_state": None,
     }
