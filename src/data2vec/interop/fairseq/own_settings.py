@@ -30,7 +30,7 @@ WITHOUT_EFFECT = {
     "no_mask_channel_overlap", "mask_channel_min_space", "mask_min_space", "mask_other", "alibi_max_pos", "alibi_dims",
     "alibi_distance", "enc_dec_transformer", "depthwise_conv_kernel_size", "attn_type", "pos_enc_type", "adp_num",
     "adp_dim", "adp_act_fn", "adp_trf_idx", "projection_ratio", "prenet_layerdrop", "prenet_dropout",
-    "learned_alibi_scale",
+    "learned_alibi_scale", "learned_alibi_scale_per_head", "learned_alibi_scale_per_layer", "init_extra_token_zero",
     # of wav2vec 2.0, and not used by data2vec
     "final_dim", "logit_temp", "quantize_targets", "quantize_input", "same_quantizer", "target_glu", "quantizer_depth",
     "quantizer_factor", "latent_vars", "latent_groups", "latent_dim", "latent_temp", "num_negatives",
@@ -45,7 +45,8 @@ WITHOUT_EFFECT = {
 """Official settings that do not change what this package computes, whatever their value."""
 NEUTRAL: dict[str, Any] = {
     "dropout_input": 0, "dropout_features": 0, "mask_selection": "static", "no_mask_overlap": False, "mask_dropout": 0,
-    "mask_channel_prob": 0, "mask_prob_min": None, "relu_dropout": 0, "pq": 0, "scalar": 0, "drop_path_rate": 0,
+    "mask_channel_prob": 0, "mask_prob_min": None, "mask_prob_adjust": 0, "inverse_mask": False,
+    "relu_dropout": 0, "pq": 0, "scalar": 0, "drop_path_rate": 0,
 }  # fmt: skip
 """Official settings without a counterpart here, and the value at which they have no effect."""
 
