@@ -42,6 +42,7 @@ CHANGEABLE_ON_RESUME = (
     "data.timeout_minutes",
     "data.valid",
     "data.allow_changes",
+    "objective.patience",
     "log",
     "probe",
 )

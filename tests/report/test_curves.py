@@ -1,6 +1,7 @@
 import numpy as np
 
-from data2vec.report.curves import LOSS, POINTS, R2, RANK, STAGES, STD, Panel, has_values, plot_curves, series
+from data2vec.report.curves import LOSS, PANELS, POINTS, R2, RANK, STAGES, STD, Panel, has_values, plot_curves, series
+from data2vec.tasks.metrics import NAMES
 
 R2_PANEL = Panel("Prediction R²", "", R2, "")
 
@@ -14,6 +15,12 @@ def test_series_skips_missing_and_non_finite_values() -> None:
     assert series(metrics, "loss").tolist() == [[1, 2]]
     assert has_values(metrics, LOSS) and not has_values(metrics, STD)
     plot_curves(metrics, [LOSS, STD])
+
+
+def test_every_score_and_its_chance_has_a_curve() -> None:
+    drawn = {key for panel in PANELS for key in panel.keys}
+    assert {f"valid_{name}" for name in NAMES} <= drawn
+    assert {"valid_chance_accuracy", "valid_chance_map", "valid_wer_shuffled", "valid_empty", "valid_blank"} <= drawn
 
 
 def test_series_of_many_points_keeps_spikes() -> None:

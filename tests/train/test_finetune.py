@@ -474,6 +474,67 @@ def test_of_equal_validation_scores_the_later_model_is_kept(
     assert state["task"]["best"] == {"step": steps[kept], "metric": "wer", "value": values[kept - 1]}
 
 
+def finetune_with_rates(
+    rates: list[float], labelled: Path, given: dict[str, Path], out: Path, monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> data2vec.Run:
+    """Fine-tuning of at most 8 steps, validated at the first and at every second step, with these word error rates."""
+    remaining = iter(rates)
+    monkeypatch.setattr(finetune_module, "compute_scores", lambda *arguments: Scored({"wer": next(remaining)}, 24, {}))
+    changes = settings("speech", 8, objective__validate_every=2, objective__channel_mask=None, objective__freeze_steps=0)
+    where = data(labelled, "speech")
+    changes |= {"train.checkpoint_every": 3} | more
+    resume = (out / "recipe.yaml").exists()
+    return data2vec.finetune("speech/ctc-v1-base-10h", given["speech-v1"], where, where, changes, out, resume=resume)
+
+
+def test_run_without_improvement_stops_early_says_so_and_stays_as_it_is_when_resumed(
+    labelled: Path,
+    given: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, patience = tmp_path / "run", {"objective.patience": 2, "log.report": True}
+    run = finetune_with_rates([0.9, 0.5, 0.5, 0.6], labelled, given, out, monkeypatch, **patience)
+    assert [line["step"] for line in run.metrics] == [1, 2, 3, 4, 5, 6]
+    assert run.metrics[-1]["valid_best_wer"] == 0.5
+    assert run.checkpoints[0].name == "step-6" and run.starts[-1]["exit_reason"] == "finished"
+    said = capsys.readouterr().err
+    assert "stopped early at step 6 of 8: wer is not better in the last 2 validations, objective.patience=2" in said
+    best = (
+        "best validation: wer 50.0% at step 4; 60.0% at step 6, the last; stopped early at step 6 of 8 (objective.patience=2)"
+    )
+    assert best in said and "too early to tell" not in said
+    assert best in run.report.read_text(encoding="utf-8")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    finetune_with_rates([], labelled, given, out, monkeypatch, **patience)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert "is finished, at step 6 of 8 (wer is not better" in (said := capsys.readouterr().err)
+    assert f"data2vec finetune --resume {out} objective.patience=null" in said
+    longer = finetune_with_rates([0.4], labelled, given, out, monkeypatch, **patience | {"objective.patience": None})
+    assert longer.metrics[-1]["step"] == 8 and longer.metrics[-1]["valid_best_wer"] == 0.4
+
+
+def test_run_killed_after_it_stopped_early_ends_when_resumed_without_a_step(
+    labelled: Path, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    run = finetune_with_rates([0.9, 0.5, 0.5], labelled, given, out, monkeypatch, **{"objective.patience": 1})
+    assert run.metrics[-1]["step"] == 4
+    starts = [{key: value for key, value in start.items() if key not in ("ended", "exit_reason")} for start in run.starts]
+    (out / "machine.json").write_text(json.dumps(starts))
+    finetune_with_rates([], labelled, given, out, monkeypatch, **{"objective.patience": 1})
+    assert run.metrics[-1]["step"] == 4 and run.starts[-1]["exit_reason"] == "finished"
+
+
+def test_patience_without_validation_data_is_refused(labelled: Path, given: dict[str, Path], tmp_path: Path) -> None:
+    changes = settings("vision", 2, objective__patience=3)
+    with pytest.raises(UserError, match=r"objective\.patience: 3, but there is nothing to validate on; set data\.valid"):
+        data2vec.finetune(
+            "vision/classify-v2-base", given["vision-v2"], data(labelled, "vision"), None, changes, tmp_path / "run"
+        )
+
+
 def test_evaluate_of_a_model_without_a_head_is_refused(given: dict[str, Path], labelled: Path) -> None:
     with pytest.raises(UserError, match="has no head; fine-tune it first"):
         data2vec.evaluate(given["vision-v2"], str(labelled / "vision"))

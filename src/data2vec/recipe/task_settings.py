@@ -62,6 +62,9 @@ class SupervisedSettings(Settings):
     0.01; or zeros."""
     validate_every: Annotated[int, Field(gt=0)] = 500
     """Optimizer steps between validations; the last step is always validated, and the best model is saved."""
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """Early stopping: the run ends after this many validations in a row that are not better than the best; none: it makes all
+    steps."""
 
 
 class BeamSettings(Settings):

@@ -66,21 +66,44 @@ PROBES = {
     "probe_linear_untrained": ("linear, untrained", GREEN),
     "probe_knn_untrained": ("kNN, untrained", YELLOW),
 }
-ERRORS = {"valid_wer": ("words", BLUE), "valid_cer": ("characters", RED)}
+PURPLE = "#7b5ea7"
+ERRORS = {
+    "valid_wer": ("words", BLUE),
+    "valid_cer": ("characters", RED),
+    "valid_wer_greedy": ("words, greedy", GREEN),
+    "valid_wer_uncased": ("words, any case", YELLOW),
+    "valid_wer_shuffled": ("words, by chance", GREY),
+}
 SCORES = {
     "valid_accuracy": ("accuracy", BLUE),
-    "valid_top5": ("top 5", GREY),
+    "valid_top5": ("top 5", PURPLE),
     "valid_matthews": ("Matthews' correlation", GREEN),
     "valid_f1": ("F1", YELLOW),
+    "valid_accuracy_f1": ("mean of accuracy and F1", RED),
     "valid_map": ("mean average precision", BLUE),
     "valid_pearson": ("Pearson", BLUE),
     "valid_spearman": ("Spearman", RED),
+    "valid_pearson_spearman": ("mean of both", GREEN),
+    "valid_chance_accuracy": ("accuracy by chance", GREY),
+    "valid_chance_map": ("by chance", GREY),
 }
+BLANKS = {"valid_empty": ("empty transcripts", BLUE), "valid_blank": ("blank frames", RED)}
 PANELS = (
     Panel(
         "Error rate", "validation", ERRORS, "Word and character error rate; the best model is kept.", dots=True, percent=True
     ),
     Panel("Scores", "validation", SCORES, "On the validation data; the best model is kept.", dots=True),
+    Panel(
+        "Blanks", "validation", BLANKS, "A CTC model learns blanks first. Near 1: it writes nothing.", dots=True, percent=True
+    ),
+    Panel(
+        "Mean squared error",
+        "validation",
+        {"valid_mean_squared_error": ("mean squared error", BLUE)},
+        "On the validation data, in the unit of the labels squared.",
+        dots=True,
+        log=True,
+    ),
     LOSS,
     STD,
     RANK,

@@ -22,6 +22,7 @@ from data2vec.report.style import as_text, to_svg
 from data2vec.run_dir import DamagedFile, Run, load_run_recipe, read_small_file
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
+from data2vec.tasks.validation import describe_validation
 
 MAX_FILES = 200
 """Unreadable files listed on the page."""
@@ -47,7 +48,9 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
     recipe = load_run_recipe(run_dir.folder)
     metrics, starts = run_dir.metrics, run_dir.starts
     figures, missing = collect_figures(run_dir.folder, recipe)
+    validation = describe_validation(metrics, recipe)
     sections = [
+        f'<p class="score"><strong>{as_text(validation)}</strong></p>' if validation else "",
         _verdict(metrics, recipe, starts),
         f"<p>Missing: {as_text(missing)}.</p>" if missing else "",
         _figure_section("Curves", _curve_figures(metrics)),

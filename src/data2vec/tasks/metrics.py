@@ -1,5 +1,6 @@
 """Evaluation metrics of the tasks (jiwer, scikit-learn, SciPy)."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,16 @@ import numpy as np
 
 LOWER_IS_BETTER = ("wer", "cer", "mean_squared_error")
 """The metrics of this file that are errors."""
+NOT_PERCENT = ("matthews", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
+"""Scores that are not printed as percentages."""
+NAMES = ("wer", "cer", "wer_greedy", "accuracy", "top5", "map", "f1", "accuracy_f1", *NOT_PERCENT)
+"""All scores of labelled data; the metrics of a run have them with the prefix valid_."""
 Scores = dict[str, float]
+
+
+def format_score(name: str, value: float) -> str:
+    """A score as it is printed: a percentage, or a number."""
+    return f"{value:.4g}" if name in NOT_PERCENT else f"{value:.1%}"
 
 
 def single_label_scores(logits: np.ndarray, classes: np.ndarray) -> Scores:
@@ -69,6 +79,15 @@ def chance_scores(problem_type: str, labels: np.ndarray) -> Scores:
 def is_better(metric: str, one: float, other: float) -> bool:
     """Whether the value `one` of a metric is better than `other`."""
     return one < other if metric in LOWER_IS_BETTER else one > other
+
+
+def validations_since_best(metric: str, values: Sequence[float]) -> int:
+    """How many of the last validations are not better than the best before them; `values` of a metric, oldest first."""
+    best, waited = math.nan, 0
+    for value in values:
+        improved = math.isnan(best) or is_better(metric, value, best)
+        best, waited = (value, 0) if improved else (best, waited + 1)
+    return waited
 
 
 @dataclass(frozen=True)

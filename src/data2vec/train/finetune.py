@@ -1,5 +1,6 @@
 """Fine-tuning: `finetune()` and its task, which trains on labelled data and keeps the best model by validation."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,11 @@ class FinetuneTask:
         task, valid = recipe.task, recipe.data.valid
         assert isinstance(task, SupervisedSettings)
         self.evaluate_every = None if valid is None else task.validate_every
+        if valid is None and task.patience is not None:
+            raise UserError(
+                f"objective.patience: {task.patience}, but there is nothing to validate on; set data.valid=FOLDER, or "
+                "objective.patience=null"
+            )
         if valid is not None:
             self.valid_model = blank_model(load_recipe(recipe, {"data.streaming": False}), self.targets.head)
             self.eval_set = load_eval_set(self.valid_model.modality, valid, self.targets, task.label)
@@ -173,6 +179,8 @@ class FinetuneTask:
             usable = ", ".join(name for name in found.scores if name in allowed)
             raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {usable}")
         value, best = found.scores[metric], self.state.get("best")
+        improved = best is None or math.isnan(best["value"]) or is_better(metric, value, best["value"])
+        self.state["validations_since_best"] = 0 if improved else self.state.get("validations_since_best", 0) + 1
         # Of equal scores the later model: all are 100 % until a recognizer has learned more than blanks.
         if best is None or (value == value and not is_better(metric, best["value"], value)):
             shown = found.scores | {key: value for key, value in found.evidence.items() if key.startswith("chance_")}
@@ -180,7 +188,16 @@ class FinetuneTask:
             self._write_model(weights, run, training_stage(self.recipe, step, scores, metric))
             self.state["best"] = {"step": step, "metric": metric, "value": value}
         measured = found.scores | found.evidence | {"examples": found.examples}
+        measured |= {f"best_{metric}": self.state["best"]["value"], "best_step": self.state["best"]["step"]}
         return {f"valid_{name}": value for name, value in measured.items()}
+
+    @property
+    def early_stop(self) -> str | None:
+        """Why the run ends now, by `objective.patience`; None if it does not."""
+        patience, waited = self.recipe.objective.patience, self.state.get("validations_since_best", 0)
+        if patience is None or waited < patience:
+            return None
+        return f"{self.recipe.objective.metric} is not better in the last {waited} validations, objective.patience={patience}"
 
     def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss or the gradient norm is NaN or inf."""

@@ -14,6 +14,7 @@ from data2vec.console.progress import has_bars, label_of_lines, progress, say
 from data2vec.console.quantities import format_duration
 from data2vec.errors import printable
 from data2vec.settings import JsonDict
+from data2vec.tasks.validation import describe_scores
 from data2vec.train.trackers import Tracker
 
 MAX_LOG_BYTES = 2**24
@@ -78,6 +79,8 @@ class RunLogger:
         self.trackers = trackers
         self.log_file = RunLog(folder)
         self.bar = progress(desc=label_of_lines().removesuffix(": "), total=steps, unit="step", initial=step, lines=False)
+        self.validation = ""
+        """The last scores on validation data, which stay in the bar."""
         self.steps, self.first_step, self.opened = steps, step, time.monotonic()
 
     def advance(self) -> None:
@@ -94,11 +97,14 @@ class RunLogger:
         numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
         self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
-        status = f"step {line['step']}/{self.steps}: {_status(line)}{self._time_left(line['step'])}"
+        scores = describe_scores(line)
+        self.validation = scores or self.validation
+        status = f"step {line['step']}/{self.steps}: {_status(line, scores)}{self._time_left(line['step'])}"
         if has_bars():
-            self.log_file.status(status)
             with self._terminal():
-                self.bar.set_postfix_str(_status(line))
+                self.bar.set_postfix_str(_status(line, self.validation))
+        if has_bars() and not scores:
+            self.log_file.status(status)
         else:
             self.info(status)
         values = {key: value for key, value in line.items() if key != "step" and value is not None}
@@ -152,12 +158,13 @@ class NullLogger:
     def close(self) -> None: ...
 
 
-def _status(line: JsonDict) -> str:
+def _status(line: JsonDict, scores: str) -> str:
     parts = [f"loss {line['loss']:.4f}", f"{line['samples_per_second']:.1f} samples/s"]
     parts += [f"{name} std {line[key]:.3f}" for name in ("target", "prediction") if (key := f"{name}_std") in line]
     if "valid_loss" in line:
         parts.insert(1, f"held out {line['valid_loss']:.4f}")
     if "probe_linear" in line:
         parts.append(f"probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN")
+    parts += [scores] if scores else []
     parts.append(f"data wait {line['data_wait']:.0%}")
     return ", ".join(parts + ([f"{line['corrupt']} corrupt files"] if line["corrupt"] else []))

@@ -111,6 +111,11 @@ class PretrainTask:
         probed = self.probe(full_state_dict(self.objective.student)) if self.probe else {}
         return probed | (self.held_out_loss(self.objective) if self.held_out_loss else {})
 
+    @property
+    def early_stop(self) -> None:
+        """Pre-training makes all steps: neither its loss nor a probe says when it has learned enough."""
+        return None
+
     def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss is NaN or inf, or targets or predictions have collapsed."""
         return stop_reason(metrics, metrics["step"], self.recipe.health) is not None

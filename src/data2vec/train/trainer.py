@@ -34,9 +34,11 @@ from data2vec.run_dir import (
     create_run_dir,
     exclusive_lock,
     open_checkpoint,
+    read_state,
     set_aside_damaged,
 )
 from data2vec.settings import JsonDict, JsonMapping
+from data2vec.tasks.validation import describe_validation
 from data2vec.train import trackers
 from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_unwritable
 from data2vec.train.logger import NullLogger, RunLogger
@@ -74,6 +76,10 @@ class TrainingTask(Protocol):
     @property
     def evaluate_every(self) -> int | None:
         """Steps between evaluations, besides the first step and the last; None: no evaluation."""
+
+    @property
+    def early_stop(self) -> str | None:
+        """Why the run ends now, before its last step, by its evaluations; None if it does not."""
 
     @property
     def state(self) -> JsonDict:
@@ -143,9 +149,14 @@ def _is_finished(run: Run, recipe: Recipe, point: ResumePoint) -> bool:
     """Whether there is nothing left to do; reports this, or a new length of the run, on stderr."""
     steps = recipe.train.steps
     ended = run.starts[-1].get("exit_reason") if run.starts else None
-    if point.step == steps and ended == "finished" and (run.model / "config.json").is_file():
-        longer = f"data2vec {verb_of(recipe)} --resume {shlex.quote(str(run.folder))} train.steps={2 * steps}"
-        said = f"{run.folder} is finished, at step {steps} of {steps}: nothing is changed; to train it longer: {longer}"
+    early = None if point.checkpoint is None else read_state(point.checkpoint).get("early_stop")
+    if getattr(recipe.objective, "patience", None) != getattr(point.recipe.objective, "patience", None):
+        early = None
+    if (point.step == steps or early) and ended == "finished" and (run.model / "config.json").is_file():
+        to_change = "objective.patience=null" if early else f"train.steps={2 * steps}"
+        longer = f"data2vec {verb_of(recipe)} --resume {shlex.quote(str(run.folder))} {to_change}"
+        where = f"{point.step} of {steps}{f' ({early})' if early else ''}"
+        said = f"{run.folder} is finished, at step {where}: nothing is changed; to train it longer: {longer}"
         print(f"data2vec: {printable(said)}", file=sys.stderr)
         return True
     if change := describe_new_length(point.recipe, recipe, point.step):
@@ -207,6 +218,8 @@ class Trainer:
                 self.task.save_model(run)
         finally:
             if self.process.is_main_process and run.metrics:
+                if validation := describe_validation(run.metrics, self.recipe):
+                    self.logger.info(validation)
                 self.logger.info(str(self.task.verdict(run.metrics)))
             self.logger.close()
 
@@ -242,7 +255,8 @@ class Trainer:
     def _train_steps(self, batches: Iterator[list[Batch]], signals: list[int]) -> None:
         begin = logged_at = time.monotonic()
         seconds_before, waited, samples = self.seconds, 0.0, float(self.samples)
-        while self.step < self.settings.steps:
+        ended = self.task.early_stop
+        while self.step < self.settings.steps and ended is None:
             requested = time.monotonic()
             micro_batches = next(batches)
             waited += time.monotonic() - requested
@@ -276,9 +290,12 @@ class Trainer:
             if collapsed:
                 self._stop_unhealthy(line)
             stop = self.process.max(signals[0] if signals else 0)
-            if save or stop:
+            ended = self.task.early_stop
+            if save or stop or ended:
                 self._save_checkpoint(self.settings.keep_checkpoints)
-            if stop:
+            if ended:
+                self.logger.info(f"stopped early at step {step} of {self.settings.steps}: {ended}")
+            elif stop:
                 message = f"interrupted; checkpoint saved at step {step}; resume with: {self._resume_command()}"
                 raise KeyboardInterrupt(message) if stop == signal.SIGINT else Interrupted(stop, message)
 
@@ -332,7 +349,7 @@ class Trainer:
     ) -> None:
         state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": corrupt, "stream_states": stream_states}
         state |= {"scaler": self.make_step.scaler.state_dict(), "task": self.task.state, "data": self.fingerprint}
-        state |= {"recipe": self.recipe.model_dump(mode="json"), "source": self.source}
+        state |= {"recipe": self.recipe.model_dump(mode="json"), "source": self.source, "early_stop": self.task.early_stop}
         optimizer = self.make_step.optimizer
         save_files = lambda folder: self.recipe.build_modality().save(folder, self.loader.examples)  # noqa: E731
         save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process, save_files)

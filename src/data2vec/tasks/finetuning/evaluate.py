@@ -37,7 +37,7 @@ from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
 from data2vec.tasks.eval_batches import read_batches
 from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head, warn_cut
 from data2vec.tasks.finetuning.verdict import explain_scores
-from data2vec.tasks.metrics import SCORES, Scores, chance_scores, error_rates
+from data2vec.tasks.metrics import NOT_PERCENT, SCORES, Scores, chance_scores, error_rates
 
 log = get_logger(__name__)
 Prediction = tuple[int, Tensor]
@@ -162,10 +162,6 @@ def _in_order(outputs: list[tuple[int, Any]], eval_set: EvalSet) -> tuple[list[A
         raise UserError("none of the evaluation examples can be decoded; see the warnings above")
     outputs = sorted(outputs, key=lambda item: item[0])
     return [eval_set.labels[index] for index, _ in outputs], [output for _, output in outputs]
-
-
-NOT_PERCENT = ("matthews", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
-"""Scores that are not printed as percentages."""
 
 
 @dataclass(frozen=True)

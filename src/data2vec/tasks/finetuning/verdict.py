@@ -21,7 +21,7 @@ from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run, load_run_recipe
 from data2vec.settings import JsonMapping
-from data2vec.tasks.metrics import LOWER_IS_BETTER, is_better
+from data2vec.tasks.metrics import LOWER_IS_BETTER, is_better, validations_since_best
 
 MOST_EMPTY = 0.99
 """With a larger share of empty transcripts, all count as blank."""
@@ -41,8 +41,8 @@ def too_early(run: History) -> list[str]:
     """Why faults of fine-tuning may not show yet; [] if they should."""
     frozen = run.recipe["objective.freeze_steps"] if run.recipe.get("init") is not None else 0
     head_only = f"only the head is trained until step {frozen}" if run.step <= frozen else None
-    half = run.recipe["train.steps"] / 2
-    early = f"step {run.step}: scores are judged from step {half:g} on, half of train.steps" if run.step < half else None
+    half = f"scores are judged from step {run.recipe['train.steps'] / 2:g} on, half of train.steps"
+    early = None if _judges_scores(run) else f"step {run.step}: {half}"
     return list(filter(None, (run.unlogged(), run.warming_up(), head_only, early)))
 
 
@@ -55,6 +55,13 @@ def run_verdict(run: str | Path | Run, modality: CustomClass | None = None) -> V
         trust_class(modality, "modality")
     folder = run.folder if isinstance(run, Run) else Path(run).expanduser()
     return judge_run(Run(folder).metrics, load_run_recipe(folder))
+
+
+def _judges_scores(run: History) -> bool:
+    """Whether half of the steps are made, or the run has ended early."""
+    metric, patience = run.recipe["objective.metric"], run.recipe.get("objective.patience")
+    waited = validations_since_best(metric, [value for value, _ in run.evaluations(f"valid_{metric}")])
+    return run.step >= run.recipe["train.steps"] / 2 or (patience is not None and waited >= patience)
 
 
 def non_finite_loss(run: History) -> Finding | None:
@@ -93,7 +100,7 @@ def never_improved(run: History) -> Finding | None:
     """From half of the steps on: no validation was better than the first."""
     metric = run.recipe["objective.metric"]
     seen = run.evaluations(f"valid_{metric}")
-    if len(seen) < 3 or run.step < run.recipe["train.steps"] / 2:
+    if len(seen) < 3 or not _judges_scores(run):
         return None
     (first, start), (last, end) = seen[0], seen[-1]
     perfect = first == 0 if metric in LOWER_IS_BETTER else first >= 1
@@ -110,7 +117,7 @@ def never_improved(run: History) -> Finding | None:
 def poor_scores(run: History) -> Finding | None:
     """From half of the steps on: validation scores that say nothing about the input, or much about case."""
     line = next((line for line in reversed(run.lines) if "valid_examples" in line), None)
-    if line is None or run.step < run.recipe["train.steps"] / 2:
+    if line is None or not _judges_scores(run):
         return None
     scores = {
         name.removeprefix("valid_"): value for name, value in line.items() if name.startswith("valid_") and value is not None
