@@ -1,4 +1,5 @@
 import errno
+import re
 import resource
 import shutil
 import signal
@@ -82,6 +83,35 @@ def test_help_of_a_verb_lists_its_options_and_settings(capsys: pytest.CaptureFix
         assert printed in capsys.readouterr().out
 
 
+def shown_help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune", "plan", "recipes"])
+def test_help_with_a_recipe_lists_its_settings_with_its_values(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = shown_help(capsys, verb, "speech/ctc-tiny")
+    recipe = data2vec.load_recipe("speech/ctc-tiny")
+    keys = [line.split()[0] for line in printed.splitlines() if re.match(r"  [a-z_]+\.[a-z_.]+( |$)", line)]
+    assert {key for key in recipe.flat() if recipe.flat()[key] not in ({}, [])} <= {*keys, "init"}
+    assert f"train.lr ({recipe.train.lr})  Peak learning rate." in printed
+    assert "objective.decode.beam (" in printed
+    assert "objective.teacher" not in printed and "modality.patch" not in printed
+
+
+def test_help_with_a_recipe_takes_its_overrides_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = shown_help(capsys, "pretrain", "--out", "text/v1-tiny", "train.lr=0.25", "vision/v2-tiny", "--device", "cpu")
+    assert "settings of vision/v2-tiny" in printed
+    assert "train.lr (0.25)" in printed
+
+
+def test_help_with_an_unknown_recipe_is_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("pretrain", "vision/v2-tinny", "--help") == 2
+    assert "did you mean 'vision/v2-tiny'?" in capsys.readouterr().err
+
+
 def test_help_does_not_import_torch() -> None:
     code = "import sys; from data2vec.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -99,6 +129,7 @@ def test_recipes_lists_all_and_prints_one_that_loads(capsys: pytest.CaptureFixtu
     assert cli.main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert all(f"{modality}/v{version}-base " in listed for modality in ("speech", "vision", "text") for version in (1, 2))
+    assert re.search(r"speech/v2-base +93\.2 million +data2vec 2", listed)
     assert cli.main(["recipes", "text/v1-tiny"]) == 0
     (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
     assert cli.main(["recipes", str(tmp_path / "mine.yaml")]) == 0

@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from data2vec import __version__, cli_help
 from data2vec.console.progress import LEVELS, set_level
@@ -343,12 +343,44 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _VerbParser(_Parser):
-    """The parser of a verb, whose help ends with the lines of `settings`, computed only when it is printed."""
+    """The parser of a verb, whose help ends with the lines of `settings`, made only when it is printed, or with those of the
+    recipe that the command line names."""
 
     settings: Callable[[], Iterator[str]] | None = None
+    words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.words = list(args or ())
+        return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        return super().format_help() + "".join(f"{line}\n" for line in (self.settings() if self.settings else ()))
+        lines = self._recipe_settings()
+        if lines:
+            self.epilog = None  # its examples, and the title of the settings of all recipes
+        elif self.settings is not None:
+            lines = list(self.settings())
+        return super().format_help() + "".join(f"{line}\n" for line in lines)
+
+    def _recipe_settings(self) -> list[str]:
+        """The lines of the settings of the recipe that the command line names, with its overrides; none if it names none."""
+        if not {"recipe", "name"} & {action.dest for action in self._actions}:
+            return []
+        options = {name: action for action in self._actions for name in action.option_strings}
+        words, overrides, modality = list[str](), list[str](), None
+        for before, word in zip(["", *self.words], self.words, strict=False):
+            option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+            if option == "--modality" and value:
+                modality = value
+            elif word.startswith("-") or (before in options and options[before].nargs in (None, "?")):
+                continue
+            elif "=" in word and not Path(word).is_file():
+                overrides.append(word)
+            else:
+                words.append(word)
+        try:
+            return list(_format_recipe(words[0], overrides, modality)) if words else []
+        except UserError as error:
+            self.error(str(error))
 
 
 def _add_verb(
@@ -675,11 +707,13 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from data2vec.recipe.loading import load_recipe, read_recipe, recipe_names, recipe_summary
+    from data2vec.console.quantities import format_count
+    from data2vec.recipe.loading import load_recipe, read_recipe, recipe_names, recipe_parameters, recipe_summary
 
     if arguments.name:
         print(load_recipe(arguments.name, modality=arguments.modality).to_yaml(), end="")
         return
+    parameters = recipe_parameters()
     groups: dict[str, list[str]] = {}
     for name in recipe_names():
         supervised = read_recipe(name)["objective"]["name"] in ("ctc", "classify")
@@ -688,7 +722,8 @@ def _recipes(arguments: argparse.Namespace) -> None:
     for title in sorted(groups, key=lambda title: title.replace("pre-training", "")):  # pre-training first
         print(f"{title}:")
         for name in groups[title]:
-            print(f"  {name:26} {recipe_summary(name)}")
+            size = format_count(parameters[name]) if name in parameters else ""
+            print(f"  {name:26} {size:>12}  {recipe_summary(name)}")
 
 
 def _pretrain_settings() -> Iterator[str]:
@@ -714,6 +749,22 @@ def _pretrain_settings() -> Iterator[str]:
             yield from _format_settings(title, settings)
 
 
+def _format_recipe(name: str, overrides: Sequence[str], modality: str | None) -> Iterator[str]:
+    """The lines of every setting that a recipe has, with its value."""
+    from data2vec.recipe.loading import load_recipe
+    from data2vec.settings import Settings, iter_values
+
+    recipe = load_recipe(name, overrides, modality=modality, auto=set())
+    yield from ("", f"settings of {name}, given as key=value (its values in parentheses):")
+    for section, field in type(recipe).model_fields.items():
+        value = getattr(recipe, section)
+        inside = isinstance(value, Settings)
+        settings = iter_values(value, f"{section}.") if inside else [(section, field, value)]
+        yield from ("", *textwrap.wrap(f"{section}: {field.description}", 118)) if inside else ("",)
+        for key, setting, current in settings:
+            yield from _format_setting(key, setting, current)
+
+
 def _finetune_settings() -> Iterator[str]:
     from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
     from data2vec.settings import iter_settings
@@ -732,13 +783,16 @@ def _probe_settings() -> Iterator[str]:
 
 def _format_settings(title: str, settings: "Iterable[tuple[str, FieldInfo]]") -> Iterator[str]:
     """The lines of a section: each setting with its key, its default and its description."""
-    from data2vec.settings import Settings
-
     yield from ("", title)
     for key, field in settings:
-        default = field.get_default(call_default_factory=True)
-        plain = str(default).lower() if isinstance(default, bool | None) else default
-        shown = "" if isinstance(default, Settings) else f" ({plain})"
-        yield from textwrap.wrap(
-            f"{key}{shown}  {field.description or ''}", 118, initial_indent="  ", subsequent_indent=" " * 8
-        )
+        yield from _format_setting(key, field, field.get_default(call_default_factory=True))
+
+
+def _format_setting(key: str, field: "FieldInfo", value: object) -> Iterator[str]:
+    """The lines of a setting, with its default or value in parentheses."""
+    from data2vec.settings import Settings
+
+    plain = str(value).lower() if isinstance(value, bool | None) else value
+    shown = "" if isinstance(value, Settings) else f" ({plain})"
+    line = f"{key}{shown}  {field.description or ''}"
+    yield from textwrap.wrap(line, 118, initial_indent="  ", subsequent_indent=" " * 8)

@@ -47,6 +47,15 @@ def iter_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
             yield from iter_settings(option, f"{prefix}{name}.")
 
 
+def iter_values(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Every key of settings by its dotted name, with its field and value; of a union, only the member that is set."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        yield f"{prefix}{name}", field, value
+        if isinstance(value, BaseModel):
+            yield from iter_values(value, f"{prefix}{name}.")
+
+
 def settings_classes(annotation: object) -> list[type[BaseModel]]:
     """The settings classes in an annotation, which may be a union of several."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

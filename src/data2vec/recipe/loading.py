@@ -3,6 +3,7 @@
 All errors of a recipe are reported at once, a line each.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import islice
@@ -226,6 +227,13 @@ def recipe_names() -> list[str]:
 def recipe_summary(name: str) -> str:
     """The description of a shipped recipe: the comment at its head."""
     return head_comment(_recipe_text(name)[0])
+
+
+def recipe_parameters() -> dict[str, int]:
+    """The weights of the encoder of each shipped pre-training recipe, of which data does not decide the size: a table, as
+    building all of them takes seconds."""
+    table: dict[str, int] = json.loads((resources.files("data2vec") / "recipes" / "parameters.json").read_text("utf-8"))
+    return table
 
 
 def _recipe_text(recipe: str) -> tuple[str, str]:
