@@ -26,7 +26,7 @@ def test_to_yaml_of_a_shipped_recipe_is_complete_and_loads_equal(name: str) -> N
     printed = parse_yaml(recipe.to_yaml(), name)
     assert validate_recipe(printed, name) == recipe
     assert printed.keys() == Recipe.model_fields.keys()
-    assert recipe_summary(name)
+    assert recipe_summary(name).count(". ") == 0
     recipe.build_modality()
 
 

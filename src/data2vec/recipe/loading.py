@@ -4,6 +4,7 @@ All errors of a recipe are reported at once, a line each.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import islice
@@ -225,8 +226,8 @@ def recipe_names() -> list[str]:
 
 
 def recipe_summary(name: str) -> str:
-    """The description of a shipped recipe: the comment at its head."""
-    return head_comment(_recipe_text(name)[0])
+    """What a shipped recipe is for: the first sentence of the comment at its head."""
+    return re.split(r"(?<=\.)\s", head_comment(_recipe_text(name)[0]), maxsplit=1)[0]
 
 
 def recipe_parameters() -> dict[str, int]:
