@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from data2vec.tasks.probing.bigram_shift import make_bigram_shift
     from data2vec.tasks.probing.probe import probe
     from data2vec.tasks.probing.token_readout import token_readout
+    from data2vec.train.adaptation.adapt import adapt
+    from data2vec.train.adaptation.result import Adaptation
     from data2vec.train.finetune import finetune
     from data2vec.train.planning.plan import plan
     from data2vec.train.planning.run_plan import RunPlan
@@ -49,6 +51,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Adaptation",
     "Comparison",
     "CorruptExample",
     "Exported",
@@ -64,6 +67,7 @@ __all__ = [
     "RunPlan",
     "RunStopped",
     "UserError",
+    "adapt",
     "check",
     "compare",
     "convert",
@@ -88,6 +92,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Adaptation": "train.adaptation.result",
     "Comparison": "comparison.result",
     "Exported": "interop.export.export",
     "FeatureBatch": "feature_extraction",
@@ -100,6 +105,7 @@ _MODULES = {
     "Recipe": "recipe.recipe",
     "Run": "run_dir",
     "RunPlan": "train.planning.run_plan",
+    "adapt": "train.adaptation.adapt",
     "check": "data.check.check",
     "compare": "comparison.compare",
     "convert": "interop.convert",

@@ -94,7 +94,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         if given and device not in ("auto", given[-1].partition("=")[2]):
             parser.error(f"--device {device} and {given[-1]} name two devices; omit one of them")
         arguments.overrides += [] if given else [f"train.device={device}"]
-    if hasattr(arguments, "resume"):
+    if hasattr(arguments, "recipe") and hasattr(arguments, "resume"):
         _sort_words(arguments)
         if arguments.recipe is None and arguments.resume is None:
             parser.error("RECIPE is missing; name a recipe, or a run by --resume RUN")
@@ -180,6 +180,24 @@ def _build_parser() -> argparse.ArgumentParser:
         "--seeds", metavar="N", type=_number(int, 0, 1000), default=0, help="repeat with seeds 1 to N; report median and spread"
     )
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
+
+    about = "continue the pre-training of a trained model on other data; report what that changed"
+    verb = _add_verb(verbs, "adapt", _adapt, about, cli_help.ADAPT)
+    verb.add_argument("model", metavar="MODEL", nargs="?", help=f"{model}; not needed with --resume RUN")
+    verb.add_argument("--data", metavar="DATA", help="unlabelled data; a tenth is held out, unless data.valid is set")
+    verb.add_argument("--out", metavar="RUN", help="run folder (default: runs/ and the model's name, -adapted)")
+    verb.add_argument("--steps", metavar="N", type=_number(int, 1), help="optimizer steps (default: chosen for the data)")
+    labels = "also probe before and after on these labels: a column of DATA, or of probe.data=LABELLED"
+    verb.add_argument("--labels", metavar="COLUMN", help=labels)
+    keep = "labelled data of what MODEL was good at, probed before and after: what is forgotten"
+    verb.add_argument("--keep", metavar="LABELLED", help=keep)
+    verb.add_argument(
+        "--keep-labels", metavar="COLUMN", help="the label column of --keep (default: that of --labels, or label)"
+    )
+    verb.add_argument("--scratch", action="store_true", help="also train new weights for as many steps, to compare")
+    verb.add_argument("--resume", metavar="RUN", help="finish an interrupted adaptation, or measure a finished one again")
+    verb.add_argument("--dry-run", action="store_true", help="print the plan of the run, as 'data2vec plan' does, and end")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-4")
 
     about = "print what a run will be, and what would be unwise, without starting it"
     verb = _add_verb(verbs, "plan", _plan, about, cli_help.PLAN)
@@ -311,7 +329,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("name", metavar="NAME", nargs="?", help="the recipe to print, a shipped name or a YAML file")
 
     device = "where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto, or the recipe's train.device)"
-    for name in ("pretrain", "finetune", "plan"):
+    for name in ("pretrain", "finetune", "adapt", "plan"):
         verbs.choices[name].add_argument("--device", metavar="NAME", type=_parse_device, help=device)
     device = device.partition(", or the recipe's")[0] + ")"
     for name in ("evaluate", "probe", "features", "transcribe", "predict"):
@@ -416,6 +434,34 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     else:
         run = pretrain(a.recipe, overrides=a.overrides, out=_run_folder(a), resume=bool(a.resume), modality=a.modality)
     _print_files(run, f"data2vec probe {run.folder} --data LABELLED")
+
+
+def _adapt(arguments: argparse.Namespace) -> None:
+    from data2vec.train.adaptation.adapt import adapt, plan_adaptation
+
+    a = arguments
+    custom = {"modality": a.modality, "objective": a.objective}
+    if a.model is not None and "=" in a.model and not Path(a.model).exists():  # key=value, after --resume RUN
+        a.model, a.overrides = None, [a.model, *a.overrides]
+    if a.dry_run:
+        if a.resume is not None:
+            raise UserError("--dry-run: plans a new run, and cannot be used with --resume; omit one of them")
+        planned = plan_adaptation(a.model, a.data, a.overrides, a.out, a.steps, a.labels, **custom)
+        if _is_main_process():
+            print(planned)
+        return
+    wanted = {"keep": a.keep, "keep_labels": a.keep_labels, "scratch": a.scratch}
+    if a.resume is None:
+        result = adapt(a.model, a.data, a.overrides, a.out, a.steps, a.labels, **wanted, **custom)
+    else:
+        given = {"MODEL": a.model, "--data": a.data, "--steps": a.steps, "--labels": a.labels}
+        if named := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"{named[0]}: is recorded in the run; omit it with --resume RUN, and change settings by key=value")
+        result = adapt(overrides=a.overrides, out=_run_folder(a), resume=True, **wanted, **custom)
+    if _is_main_process():
+        print(result)
+        print(f"all numbers: {result.run.folder / 'adapt.json'}")
+    _print_files(result.run, f"data2vec features {result.run.folder} INPUT --out FILE")
 
 
 def _resume(arguments: argparse.Namespace, verb: "Verb") -> "Run":

@@ -52,6 +52,21 @@ the run folder:
 
 settings, given as key=value; they override the recipe (defaults in parentheses):
 """
+ADAPT = """\
+examples:
+  data2vec adapt audio_base_ls.pt --data calls/ --out runs/calls
+  data2vec adapt runs/photos --data x-rays/ --steps 2000 --dry-run
+  data2vec adapt hf://owner/name --data x-rays/ --labels finding --keep photos-labelled/ --scratch
+  data2vec adapt runs/photos@step-4000 --data more-photos/ data.valid=held-out/ train.lr=1e-4
+  data2vec adapt --resume runs/calls                       finish it, and measure; 'pretrain --resume' finishes only
+  torchrun --nproc_per_node 8 -m data2vec adapt nlp_base.pt --data books/
+
+The recipe is the model's own, with a short schedule, a low learning rate and a slow teacher; its teacher and prediction head
+are used if the file has them. The table at the end, also in RUN/adapt.json, has the loss on held-out data, the probes and the
+drift from the start, before and after. docs/adapt.md has the details.
+
+Settings are given as key=value; 'data2vec pretrain --help' lists them.
+"""
 FINETUNE = """\
 examples:
   data2vec finetune speech/ctc-v1-base-10h --model audio_base_ls.pt --out asr data.train=labelled/ data.valid=held-out/

@@ -433,3 +433,21 @@ def test_verdict_without_a_teacher_is_healthy_at_every_step() -> None:
 )
 def test_verdict_without_a_teacher_still_judges_the_other_metrics(figures: dict[str, Any], symptom: str) -> None:
     assert symptom in only(without_teacher(**figures)).symptom
+
+
+def test_verdict_names_a_drift_above_the_limit_at_the_last_evaluation() -> None:
+    drift = dict(zip(STEPS, (0.0, None, None, 0.3, None, 0.55, None, 0.62), strict=True))
+    found = verdict(
+        [line | {"drift_features": drift[line["step"]]} for line in lines()], SPEECH | {"init": "released.pt", "train.lr": 2e-3}
+    )
+    finding = only(found)
+    assert finding.level == "watch" and "drift_features 0.62 at step 150, above 0.5" in finding.symptom
+    assert "train.lr=0.0007" in finding.suggestion
+    below = verdict([line | {"drift_features": 0.4} for line in lines()], SPEECH)
+    assert below.state == "healthy"
+
+
+def test_verdict_on_a_loss_that_does_not_fall_of_a_trained_model_is_healthy() -> None:
+    flat = {"loss": (6.0, 6.01, 5.99, 6.02, 6.0, 5.98, 6.01, 6.0)}
+    assert "the loss does not fall" in str(judge(flat))
+    assert judge(flat, init="released.pt").state == "healthy"

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,9 @@ def test_init_without_pretraining_weights_copies_the_student_to_the_teacher(
     state = task.objective.state_dict()
     teacher = [name for name in state if name.startswith("teacher.ema.")]
     assert teacher and all(torch.equal(state[name], state[f"student.{name[12:]}"]) for name in teacher)
-    assert task.init_message.endswith("the teacher is a copy of the student and the decoder is new")
+    _, of_teacher, of_decoder = task.init_message.splitlines()
+    assert of_teacher == "init: the teacher is a copy of the student, where the model has none that fits"
+    assert of_decoder == "init: the decoder is new, since the model has none that fits"
 
 
 def test_run_with_init_resumes_without_the_init_model(
@@ -113,3 +116,11 @@ def test_init_of_text_uses_the_tokenizer_of_the_model(tiny2: dict[str, Any], tmp
         "text/v2-tiny", str(tmp_path / "more.txt"), small | {"init": str(first.folder)}, tmp_path / "second"
     )
     assert (second.model / "tokenizer.json").read_bytes() == (first.model / "tokenizer.json").read_bytes()
+    shutil.copytree(first.model, tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    config = json.loads((tmp_path / "bare" / "config.json").read_text())
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(config | {"files": {}}))
+    with pytest.raises(UserError, match=r"data\.tokenizer: .*bare has no tokenizer"):
+        data2vec.pretrain(
+            "text/v2-tiny", str(tmp_path / "more.txt"), small | {"init": str(tmp_path / "bare")}, tmp_path / "third"
+        )

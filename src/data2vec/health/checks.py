@@ -13,6 +13,9 @@ from data2vec.health.causes import GOOD_UPDATE_RATIO, Cause, likely_cause, round
 from data2vec.health.collapse import stop_reason
 from data2vec.health.history import NUM_RECENT, History
 
+MAX_DRIFT = 0.5
+"""1 minus the linear CKA of the features now and at the start."""
+
 Level = Literal["watch", "collapsed"]
 
 
@@ -253,7 +256,9 @@ def rising_loss(run: History) -> Finding | None:
 
 
 def not_learning(run: History) -> Finding | None:
-    """A loss that does not fall."""
+    """A loss that does not fall, of new weights: that of trained ones (`init`) may be as low as it gets."""
+    if run.recipe.get("init") is not None:
+        return None
     first, now = run.values("loss")[0], run.recent_mean("loss")
     if not (now > 0.95 * first and run.past_warmup) or run.targets_growing:
         return None
@@ -262,6 +267,21 @@ def not_learning(run: History) -> Finding | None:
         what = f"train.lr={lr:g} is too low: the largest update_ratio is {ratio:.1g}"
         cause = Cause(what, f"train.lr={round_lr(lr * GOOD_UPDATE_RATIO / ratio)}")
     return Finding("watch", f"the loss does not fall ({run.describe_change('loss')})", *cause)
+
+
+def drifted_from_start(run: History) -> Finding | None:
+    """Features that have hardly anything left of those of the model that the run started from."""
+    measured = [line for line in run.lines if line.get("drift_features") is not None]
+    if not measured or not measured[-1]["drift_features"] > MAX_DRIFT:
+        return None
+    lr, drift, step = run.recipe["train.lr"], measured[-1]["drift_features"], measured[-1]["step"]
+    return Finding(
+        "watch",
+        f"the features have drifted far from the model that the run started from (drift_features {drift:.2g} at step {step}, "
+        f"above {MAX_DRIFT:g})",
+        f"train.lr={lr:g} is high for weights that are trained already, or the data is very different",
+        f"train.lr={round_lr(lr / 3)}, or fewer train.steps; measure what is forgotten by data2vec adapt --keep",
+    )
 
 
 def dataloader_bound(run: History) -> Finding | None:
@@ -300,6 +320,6 @@ CHECKS: tuple[Check, ...] = (
     *(dead_local_encoder, rank_collapse, shrinking_features, probe_below_untrained, held_out_loss_rising),
     *(never_left_warmup, weight_decay_too_high),
     *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss, not_learning),
-    *(dataloader_bound, unreadable_examples),
+    *(drifted_from_start, dataloader_bound, unreadable_examples),
 )
 """All checks of pre-training, the most specific first."""

@@ -55,11 +55,13 @@ class Data2Vec(LatentObjective):
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
         """The loss of one batch; `measure` also computes statistics of the representations."""
         # 3.1 Model architecture: a modality-specific encoder embeds the input into a sequence of vectors.
-        features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
+        with self.train_student():
+            features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
 
         # 3.2 Masking: some of the vectors are replaced by a learned mask vector; the student encodes the result.
-        masked_features = self.student.apply_mask(features, batch.mask, batch.student_input)
-        context = self.student.encode(masked_features, padding)  # (B, T, D)
+        with self.train_student():
+            masked_features = self.student.apply_mask(features, batch.mask, batch.student_input)
+            context = self.student.encode(masked_features, padding)  # (B, T, D)
 
         # 3.3 Training targets: the teacher encodes the unmasked input; its top K layers are normalised and averaged.
         with torch.no_grad():

@@ -74,7 +74,8 @@ class Data2Vec2(LatentObjective):
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
         """The loss of one batch with M masks per sample, sample by sample; `measure` also computes statistics."""
         # The input is embedded once for all its masks, and the teacher encodes it once.
-        features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
+        with self.train_student():
+            features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
         with torch.no_grad():
             # A generator: one layer at a time.
             layers = self.teacher.block_outputs(self.student, batch, features, padding, self.settings.target.source)
@@ -84,7 +85,8 @@ class Data2Vec2(LatentObjective):
         # The student encodes only the visible positions of each view.
         mask, masked = batch.mask, batch.predicted_indices  # (B·M, T), (N,)
         visible = visible_positions(mask, len(masked))  # (B·M, P)
-        extra, context = self.student.encode_visible(features, padding, mask, visible)  # (B·M, E, D), (B·M, P, D)
+        with self.train_student():
+            extra, context = self.student.encode_visible(features, padding, mask, visible)  # (B·M, E, D), (B·M, P, D)
 
         # A light decoder predicts the masked ones. All views of a sample have the same targets.
         vectors = self.decoder.decode(context, visible, masked, self.student.grid(batch))  # (N, W)

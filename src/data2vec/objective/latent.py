@@ -1,8 +1,10 @@
 """What both versions of data2vec share: the teacher, the targets and the loss of a prediction of them."""
 
 import math
-from typing import Annotated, Literal, Self
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +34,9 @@ class LatentSettings(ObjectiveSettings):
     """β of the smooth L1 loss; 0 is the squared error, without the factor ½ (section 3.4; fairseq: loss_beta)."""
     loss_scale: float | Literal["1/sqrt(width)", "1/width"] = "1/sqrt(width)"
     """The error of a position is summed over D and multiplied by this (fairseq: loss_scale)."""
+    freeze_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which only the prediction head or decoder is trained: of a trained encoder (`init`) that gets a new one, whose
+    first gradients are random."""
 
     @model_validator(mode="after")
     def _beta_is_of_smooth_l1(self) -> Self:
@@ -63,11 +68,17 @@ class LatentObjective(Objective):
         self.input_target: InputTarget | None = None
         self.input_weight = 0.0
         """The weight of the warm start in the current step."""
+        self.frozen = False
+        """Whether the student is frozen in the current step."""
 
     @property
     def may_skip_parameters(self) -> bool:
         """Whether a step may leave trainable parameters without gradients."""
-        return super().may_skip_parameters or self.input_target is not None
+        return super().may_skip_parameters or self.input_target is not None or self.settings.freeze_steps > 0
+
+    def train_student(self) -> AbstractContextManager[Any]:
+        """A context for the forward pass of the student, without gradients while it is frozen."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
 
     def build_input_target(self, width: int) -> None:
         """Add the head of the warm start, if there is one, for vectors of this width."""
@@ -89,7 +100,9 @@ class LatentObjective(Objective):
         return (1 - self.input_weight) * errors.sum() + self.input_weight * input_errors.sum()
 
     def before_step(self, step: int) -> None:
-        """To be called before optimizer step number `step` (counted from 1): sets the weight of the warm start."""
+        """To be called before optimizer step number `step` (counted from 1): sets the weight of the warm start, and freezes or
+        unfreezes the student."""
+        self.frozen = step <= self.settings.freeze_steps
         self.input_weight = self.input_target.weight(step) if self.input_target is not None else 0.0
 
     def after_step(self, step: int) -> None:

@@ -107,6 +107,7 @@ class FinetuneTask:
                 f"objective.patience: {task.patience}, but there is nothing to validate on; set data.valid=FOLDER, or "
                 "objective.patience=null"
             )
+        self.evaluate_also = ()
         if valid is not None:
             self.valid_model = blank_model(load_recipe(recipe, {"data.streaming": False}), self.targets.head)
             self.eval_set = load_eval_set(self.valid_model.modality, valid, self.targets, task.label)

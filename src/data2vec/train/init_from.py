@@ -23,25 +23,38 @@ NON_ARCHITECTURAL = (
 
 @torch.no_grad()
 def init_pretraining(where: str, model: Model, objective: Objective, recipe: Recipe) -> str:
-    """Load the weights of the model at `where` into the objective; returns a line for the log.
+    """Load the weights of the model at `where` into the objective; returns lines for the log.
 
     Teacher and prediction head or decoder are loaded too, if the model has them; otherwise the teacher is a copy of the
     student, and the head is new. Raises UserError when the model's weights do not fit this recipe."""
     load_encoder_weights(where, model, objective.student, recipe)
     student = objective.student.state_dict()
-    new = []
+    missing = missing_parts(model, objective)
     for name, tensor in objective.state_dict().items():
-        found = model.pretraining.get(name)
-        if not name.startswith("student.") and found is not None and found.shape == tensor.shape:
-            tensor.copy_(found)
-        elif name.startswith("teacher.ema."):
+        part, found = name.partition(".")[0], model.pretraining.get(name)
+        if part == "teacher" and (found is None or found.shape != tensor.shape):
             tensor.copy_(student[name.removeprefix("teacher.ema.")])
-            new.append("teacher")
-        elif not name.startswith("student."):
-            new.append(name.partition(".")[0])
-    messages = {"teacher": "the teacher is a copy of the student"}
-    parts = [messages.get(part, f"the {part} is new") for part in dict.fromkeys(new)]
-    return f"init: the student of {where}; {' and '.join(parts) or 'its teacher and head are loaded too'}"
+        elif part != "student" and (part == "teacher" or part not in missing):
+            tensor.copy_(model.pretraining[name])
+    lines = [f"init: the student of {where}" + ("" if missing else "; its teacher and head are loaded too")]
+    frozen = getattr(recipe.objective, "freeze_steps", 0)
+    for part in missing:
+        if part == "teacher":
+            lines.append("init: the teacher is a copy of the student, where the model has none that fits")
+        else:
+            alone = f", and trained alone for {frozen} steps (objective.freeze_steps)" if frozen else ""
+            lines.append(f"init: the {part} is new, since the model has none that fits{alone}")
+    return "\n".join(lines)
+
+
+def missing_parts(model: Model, objective: Objective) -> list[str]:
+    """The parts of an objective, such as "teacher" and "head", that a model has no weights for."""
+    parts: dict[str, None] = {}
+    for name, tensor in objective.state_dict().items():
+        found, part = model.pretraining.get(name), name.partition(".")[0]
+        if part != "student" and (found is None or found.shape != tensor.shape):
+            parts[part] = None
+    return list(parts)
 
 
 def load_encoder_weights(where: str, model: Model, student: Encoder, recipe: Recipe) -> None:

@@ -166,5 +166,7 @@ def _status(line: JsonDict, scores: str) -> str:
     if "probe_linear" in line:
         parts.append(f"probe {line['probe_linear']:.1%} linear, {line['probe_knn']:.1%} kNN")
     parts += [scores] if scores else []
+    if "drift_features" in line:
+        parts.append(f"drift {line['drift_features']:.3f}")
     parts.append(f"data wait {line['data_wait']:.0%}")
     return ", ".join(parts + ([f"{line['corrupt']} corrupt files"] if line["corrupt"] else []))

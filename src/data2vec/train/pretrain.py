@@ -10,7 +10,7 @@ from data2vec.data.dataset import Rows
 from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.health.collapse import stop_reason
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.interop.load import load
@@ -25,6 +25,7 @@ from data2vec.recipe.training_history import TrainingStage, make_scores, origin_
 from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.online import OnlineProbe
+from data2vec.train.adaptation.drift import Drift
 from data2vec.train.held_out_loss import HeldOutLoss
 from data2vec.train.init_from import init_pretraining, load_encoder_weights, tokenizer_of
 from data2vec.train.parallel import full_state_dict
@@ -32,6 +33,7 @@ from data2vec.train.planning.auto import NOTHING_AUTO, find_auto
 from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
 from data2vec.train.trainer import run_training
 
+log = get_logger(__name__)
 LAST_METRICS = ("samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
 """The metrics of the last step that the model card shows."""
 
@@ -84,7 +86,9 @@ class PretrainTask:
         self.init_message = None if resume else self._prepare_objective(rows)
         self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None
         self.held_out_loss = HeldOutLoss(recipe, self.loader.examples, process) if recipe.data.valid is not None else None
+        self.drift = self._start_drift(resume) if recipe.init is not None and self.held_out_loss is not None else None
         self.evaluate_every = recipe.probe.every if self.probe or self.held_out_loss else None
+        self.evaluate_also = (getattr(method, "freeze_steps", 0),)
 
     def _prepare_objective(self, rows: Rows) -> str | None:
         """Load what a new run starts from, and fit targets that are made of the training data; lines for the log."""
@@ -98,6 +102,29 @@ class PretrainTask:
         messages.append(self.objective.fit_targets(self._sample_batches(rows), self.process))
         return "\n".join(filter(None, messages)) or None
 
+    def _start_drift(self, resume: bool) -> Drift | None:
+        """What measures the drift from the model that the run starts from; None, with a warning, if the run is resumed and the
+        model cannot be opened any more."""
+        assert self.recipe.init is not None and self.held_out_loss is not None
+        if resume:  # the checkpoint's weights are loaded later
+            try:
+                load_encoder_weights(self.recipe.init, load(self.recipe.init), self.objective.student, self.recipe)
+            except UserError as error:
+                log.warning("drift from the start is not measured any more: %s", error)
+                return None
+        drift = Drift(self.objective.student, self.held_out_loss, self.process)
+        if not resume:
+            self.state["start_crc32"] = drift.fingerprint
+        return drift
+
+    def _measure_drift(self) -> JsonDict:
+        """The drift of the student from the start; nothing if it cannot be measured. Every process calls it."""
+        weights = full_state_dict(self.objective.student) if self.drift is not None else {}
+        if self.drift is not None and self.drift.fingerprint != self.state.get("start_crc32"):
+            log.warning("drift from the start is not measured any more: %s is another model than before", self.recipe.init)
+            self.drift = None
+        return {} if self.drift is None else self.drift(weights)
+
     def _sample_batches(self, rows: Rows) -> Iterator[Any]:
         """The batches of a run by one process, from the start."""
         recipe = self.recipe
@@ -107,9 +134,9 @@ class PretrainTask:
             yield from step
 
     def evaluate(self, step: int, run: Run) -> JsonDict:
-        """The accuracies of the probe on the student, and the loss on held-out data."""
+        """The accuracies of the probe on the student, the loss on held-out data, and the drift from the start."""
         probed = self.probe(full_state_dict(self.objective.student)) if self.probe else {}
-        return probed | (self.held_out_loss(self.objective) if self.held_out_loss else {})
+        return probed | (self.held_out_loss(self.objective) if self.held_out_loss else {}) | self._measure_drift()
 
     @property
     def early_stop(self) -> None:
@@ -170,5 +197,10 @@ def resolve_recipe(
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")
     resolved = load_recipe(resolved, resolved.build_modality().measure(str(resolved.data.train)))
     if resolved.init is not None and getattr(resolved.data, "tokenizer", "none") is None:
-        resolved = load_recipe(resolved, {"data.tokenizer": tokenizer_of(resolved.init)})
+        if (tokenizer := tokenizer_of(resolved.init)) is None:
+            raise UserError(
+                f"data.tokenizer: {resolved.init} has no tokenizer, and one made from other text would number the tokens "
+                "differently; put its vocab.json and merges.txt, or tokenizer.json, beside the weights, or set data.tokenizer"
+            )
+        resolved = load_recipe(resolved, {"data.tokenizer": tokenizer})
     return resolved

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -76,6 +76,10 @@ class TrainingTask(Protocol):
     @property
     def evaluate_every(self) -> int | None:
         """Steps between evaluations, besides the first step and the last; None: no evaluation."""
+
+    @property
+    def evaluate_also(self) -> Collection[int]:
+        """Further steps to evaluate at."""
 
     @property
     def early_stop(self) -> str | None:
@@ -263,7 +267,7 @@ class Trainer:
             step = self.step + 1
             last = step == self.settings.steps
             every = self.task.evaluate_every
-            evaluate = every is not None and (last or step == 1 or step % every == 0)
+            evaluate = every is not None and (last or step in (1, *self.task.evaluate_also) or step % every == 0)
             is_logged = last or step == 1 or step % self.recipe.log.every == 0 or evaluate
             save = last or step % self.settings.checkpoint_every == 0
             output = self.make_step(step, micro_batches, measure=is_logged, norm=is_logged or save)

@@ -35,6 +35,8 @@ FINETUNING_EPOCHS = {"vision": 100, "text": 10}
 """Of classification: the published base models on ImageNet-1K and on GLUE."""
 FEWEST_STEPS = 500
 """The shortest of the shipped runs, vision/v2-tiny."""
+CONTINUED_SHARE = 0.1
+"""Of the published epochs and steps, for a run that starts from a trained model. A rule of thumb."""
 MOST_MEMORY = 0.7
 """The share of the available memory that a micro-batch may take; evaluation and longer batches come on top."""
 SLOWER = 1.1
@@ -52,6 +54,8 @@ class Auto:
     """Settings of the call, which are not scaled with the steps."""
     recipe_steps: int | None = None
     """`train.steps` of the recipe as it is, by which its other counts of steps are scaled; None: not at all."""
+    also_scaled: frozenset[str] = frozenset()
+    """Settings that are scaled too, besides those named _steps."""
 
 
 NOTHING_AUTO: Auto = Auto()
@@ -105,14 +109,17 @@ def _scaled(recipe: Recipe, auto: Auto, steps: int) -> JsonDict:
     """The recipe's other counts of steps, scaled with `train.steps`; without those that the call sets."""
     if auto.recipe_steps is None:
         return {}
-    counts = {key: value for key, value in recipe.flat().items() if key.endswith("_steps") and value}
+    counts = {
+        key: value for key, value in recipe.flat().items() if value and (key.endswith("_steps") or key in auto.also_scaled)
+    }
     free = {key: value for key, value in counts.items() if key not in auto.fixed and not key.startswith("health.")}
-    return {key: round(value * steps / auto.recipe_steps) for key, value in free.items()}
+    return {key: max(1, round(value * steps / auto.recipe_steps)) for key, value in free.items()}
 
 
 def choose_steps(recipe: Recipe, loader: Loader) -> int:
-    """As many epochs as the published base model of this modality and objective was trained for; at least FEWEST_STEPS, and at
-    most its steps. Raises UserError where nothing is published."""
+    """As many epochs as the published base model of this modality and objective was trained for, or CONTINUED_SHARE of them for
+    a run that starts from a trained model; at least FEWEST_STEPS, and at most as many steps as published, or that share of
+    them. Raises UserError where nothing is published."""
     modality, name = recipe.modality.name, recipe.objective.name
     assert loader.steps_per_epoch is not None
     if name == "classify" and modality in FINETUNING_EPOCHS:
@@ -120,7 +127,8 @@ def choose_steps(recipe: Recipe, loader: Loader) -> int:
     if (epochs := PUBLISHED_EPOCHS.get((modality, name))) is None:
         raise UserError(f"train.steps: auto has no rule for {name} on {modality}; set a number")
     published = load_recipe(f"{modality}/{'v1' if name == 'data2vec' else 'v2'}-base").train.steps
-    return min(published, max(FEWEST_STEPS, epochs * loader.steps_per_epoch))
+    share = 1.0 if recipe.init is None else CONTINUED_SHARE
+    return max(1, min(round(share * published), max(FEWEST_STEPS, round(share * epochs * loader.steps_per_epoch))))
 
 
 def choose_micro_batch(recipe: Recipe, key: str, task: Task, process: Process) -> float:

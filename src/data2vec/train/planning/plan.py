@@ -15,7 +15,7 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import default_run_dir
 from data2vec.settings import JsonMapping
 from data2vec.train import finetune, pretrain
-from data2vec.train.planning.auto import find_auto, resolve_auto
+from data2vec.train.planning.auto import Auto, find_auto, resolve_auto
 from data2vec.train.planning.measure import measure_step
 from data2vec.train.planning.run_plan import RunPlan, plan_run
 from data2vec.train.trainer import stop_without_memory
@@ -49,6 +49,11 @@ def plan(
     auto = find_auto(recipe, overrides, keys, modality)
     folder = local_path(out) if out is not None else default_run_dir(recipe)
     task_class: Any = finetune.FinetuneTask if supervised else pretrain.PretrainTask
+    return plan_resolved(resolved, auto, task_class, folder, measure)
+
+
+def plan_resolved(resolved: Recipe, auto: Auto, task_class: Any, folder: Path, measure: bool = True) -> RunPlan:
+    """The plan of a run in `folder` by a resolved recipe, but for what is auto; see `plan`."""
     with process_group(resolved.train.device) as process, torch.random.fork_rng(), stop_without_memory():
         resolved = resolve_auto(resolved, auto, task_class, process)
         # Evaluation is not planned, and reads other data.

@@ -1,0 +1,202 @@
+"""Continued pre-training of a trained model, with what it has changed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data2vec
+from data2vec.errors import UserError
+from data2vec.recipe.loading import load_recipe
+from data2vec.run_dir import Run, load_run_recipe
+from data2vec.train.adaptation.adapt import plan_adaptation
+
+SMALL = {"data.workers": 0, "train.device": "cpu", "log.report": False}
+
+
+@pytest.fixture(scope="module")
+def released(tiny2: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "released"
+    return data2vec.pretrain("vision/v2-tiny", overrides=tiny2 | {"train.steps": 3}, out=folder)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark and bright pictures, in a folder of each."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rng = np.random.default_rng(1)
+    for name, low in (("dark", 0), ("bright", 128)):
+        (folder / name).mkdir()
+        for i in range(20):
+            pixels = rng.integers(low, low + 128, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((32, 32)).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+def without_pretraining_weights(run: Run, folder: Path) -> Path:
+    shutil.copytree(run.model, folder)
+    (folder / "pretraining.safetensors").unlink()
+    return folder
+
+
+def test_adapted_run_has_the_recipe_of_the_model_with_a_lower_rate_and_a_slow_teacher(
+    released: Run, pictures: Path, tmp_path: Path
+) -> None:
+    result = data2vec.adapt(released.folder, pictures, SMALL, tmp_path / "run", steps=4)
+    own, adapted = load_run_recipe(released.folder), load_run_recipe(tmp_path / "run")
+    assert (adapted.encoder, adapted.objective.mask, adapted.objective.target) == (
+        own.encoder,
+        own.objective.mask,
+        own.objective.target,
+    )
+    assert adapted.train.lr == pytest.approx(0.3 * own.train.lr)
+    assert adapted.objective.teacher.schedule(4).anneal_steps == 0
+    assert (adapted.objective.freeze_steps, adapted.objective.input_target, adapted.train.steps) == (0, None, 4)
+    before, after = result["as released"], result["adapted"]
+    assert before.valid_loss != after.valid_loss and after.drift_weights is not None and after.drift_weights > 0
+    assert (before.steps, after.steps, before.flops) == (0, 4, 0) and after.flops > 0 and after.seconds > 0
+
+
+def test_a_tenth_of_the_data_is_held_out_for_the_loss_unless_it_is_given(
+    released: Run, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_adaptation(released.folder, pictures, SMALL, tmp_path / "run", steps=4)
+    assert plan.examples == 36
+    assert f"held out for the loss: 10% of {pictures}" in capfd.readouterr().err
+    plan = plan_adaptation(released.folder, pictures, SMALL | {"data.valid": str(pictures)}, tmp_path / "run", steps=4)
+    assert plan.examples == 40 and not (tmp_path / "run").exists()
+
+
+def test_loss_before_is_that_of_the_first_evaluation_when_nothing_moves(released: Run, pictures: Path, tmp_path: Path) -> None:
+    never = {"objective.teacher.decay": 1, "objective.teacher.end_decay": 1, "objective.teacher.anneal_steps": 0}
+    changes = SMALL | never | {"train.lr": 1e-20}
+    result = data2vec.adapt(released.folder, pictures, changes, tmp_path / "run", steps=2)
+    before, after = result["as released"], result["adapted"]
+    assert before.valid_loss == pytest.approx(result.run.metrics[0]["valid_loss"], rel=1e-5)
+    assert after.drift_weights == pytest.approx(0, abs=1e-6) and after.drift_features == pytest.approx(0, abs=1e-5)
+
+
+def test_missing_teacher_and_head_are_announced_and_the_new_head_is_trained_alone_first(
+    released: Run, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = without_pretraining_weights(released, tmp_path / "model")
+    result = data2vec.adapt(model, pictures, SMALL | {"log.every": 1}, tmp_path / "run", steps=20)
+    error = capfd.readouterr().err
+    assert "init: the teacher is a copy of the student" in error
+    assert "init: the decoder is new, since the model has none that fits, and trained alone for 2 steps" in error
+    assert load_run_recipe(tmp_path / "run").objective.freeze_steps == 2
+    moved = {line["step"]: line["drift_weights"] for line in result.run.metrics if "drift_weights" in line}
+    assert moved[1] == moved[2] == 0 < moved[20]
+    at_2 = next(line["valid_loss"] for line in result.run.metrics if line["step"] == 2)
+    assert result["as released"].valid_loss == at_2
+    assert "the new head was trained alone before the loss as released was measured" in result.notes
+
+
+def test_frozen_steps_change_the_decoder_and_not_the_student(released: Run, pictures: Path, tmp_path: Path) -> None:
+    model = without_pretraining_weights(released, tmp_path / "model")
+    data2vec.adapt(
+        model, pictures, SMALL | {"objective.freeze_steps": 3, "train.checkpoint_every": 3}, tmp_path / "run", steps=4
+    )
+    first, frozen = (data2vec.load(f"{tmp_path}/run@step-{step}") if step else data2vec.load(model) for step in (0, 3))
+    for name, weight in first.encoder.state_dict().items():
+        assert torch.equal(weight, frozen.encoder.state_dict()[name])
+
+
+def test_probes_before_after_and_from_scratch_are_in_the_table_and_in_adapt_json(
+    released: Run, labelled: Path, pictures: Path, tmp_path: Path
+) -> None:
+    result = data2vec.adapt(
+        released.folder,
+        labelled,
+        SMALL,
+        tmp_path / "run",
+        steps=3,
+        labels="label",
+        keep=labelled,
+        keep_labels="label",
+        scratch=True,
+    )
+    saved = json.loads((tmp_path / "run" / "adapt.json").read_text())
+    assert [row["name"] for row in saved["rows"]] == ["as released", "adapted", "from scratch"]
+    for row, found in zip(saved["rows"], result.rows, strict=True):
+        assert row["probe_linear"] == found.probe_linear and 0 <= row["keep_knn"] <= 1
+        assert f"{row['valid_loss']:.4f}" in str(result)
+    scratch, own = load_run_recipe(tmp_path / "run" / "scratch"), load_run_recipe(released.folder)
+    assert (scratch.init, scratch.train.lr, scratch.train.steps) == (None, own.train.lr, 3)
+    assert scratch.data == load_run_recipe(tmp_path / "run").data
+    again = data2vec.adapt(out=tmp_path / "run", resume=True, scratch=True)
+    assert [row.valid_loss for row in again.rows] == [row.valid_loss for row in result.rows]
+
+
+def test_interrupted_run_is_resumed_by_its_folder_and_measured(released: Run, pictures: Path, tmp_path: Path) -> None:
+    whole = data2vec.adapt(released.folder, pictures, SMALL, tmp_path / "whole", steps=10)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-10")
+    (tmp_path / "parts" / "adapt.json").unlink()
+    parts = data2vec.adapt(out=tmp_path / "parts", resume=True)
+    assert [row.valid_loss for row in parts.rows] == [row.valid_loss for row in whole.rows]
+
+
+def test_checkpoint_of_a_run_is_adapted(released: Run, pictures: Path, tmp_path: Path) -> None:
+    result = data2vec.adapt(f"{released.folder}@step-3", pictures, SMALL, tmp_path / "run", steps=2)
+    assert result["adapted"].drift_weights is not None
+
+
+def test_official_file_takes_batch_and_rate_of_the_shipped_recipe_and_keeps_its_teacher(
+    tiny2: dict[str, Any], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    official = {"modality.image": 32, "modality.patch": 4, "encoder.prenet_layers": 0, "encoder.drop_path": 0}
+    official |= {"objective.decoder.groups": 4, "train.steps": 2}
+    released = data2vec.pretrain("vision/v2-base", overrides=tiny2 | official, out=tmp_path / "released")
+    data2vec.convert(released.folder, tmp_path / "released.pt", to="fairseq")
+    result = data2vec.adapt(
+        tmp_path / "released.pt",
+        pictures,
+        SMALL | {"data.batch_size": 8, "data.micro_batch_size": 8},
+        tmp_path / "run",
+        steps=2,
+    )
+    error = capfd.readouterr().err
+    assert "the model records no settings of its training: batch and training are of vision/v2-tiny" in error
+    assert "its teacher and head are loaded too" in error
+    assert load_run_recipe(tmp_path / "run").train.lr == pytest.approx(0.3 * load_recipe("vision/v2-tiny").train.lr)
+    assert result["as released"].valid_loss is not None
+
+
+def test_steps_are_chosen_for_the_data_and_other_counts_scaled_with_them(released: Run, pictures: Path, tmp_path: Path) -> None:
+    plan = plan_adaptation(released.folder, pictures, SMALL, tmp_path / "run")
+    assert (plan.steps, plan.warmup_steps) == (500, 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": None}, "data.train: no training data"),
+        ({"steps": 5, "overrides": {"train.steps": 6}}, "--steps 5 and train.steps=6 name two lengths"),
+        ({"keep_labels": "x"}, "--keep-labels x has no effect without --keep"),
+        ({"labels": "colour"}, "probe.label: .*colour"),
+        ({"overrides": {"data.streaming": True}}, "data.valid: a part of streamed data cannot be held out"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_trained(
+    arguments: dict[str, Any], message: str, released: Run, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        data2vec.adapt(**{"model": released.folder, "data": pictures, "out": tmp_path / "run"} | arguments)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_keep_without_labels_is_refused_before_anything_is_trained(released: Run, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--keep: probe"):
+        data2vec.adapt(released.folder, pictures, SMALL, tmp_path / "run", steps=2, keep=pictures)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_that_started_from_no_model_is_not_measured(released: Run) -> None:
+    with pytest.raises(UserError, match="is not the run of an adaptation"):
+        data2vec.adapt(out=released.folder, resume=True)
