@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from data2vec.data.dataset import Signal, array_of
-from data2vec.data.recordings.arrays import Arrays, array_recording, read_arrays
+from data2vec.data.recordings.arrays import array_recording, read_arrays
+from data2vec.data.recordings.edf import EdfRecording
+from data2vec.data.recordings.hdf5 import hdf5_entries, hdf5_recording
+from data2vec.data.recordings.parquet import parquet_entries, parquet_recording
 from data2vec.data.recordings.recording import (
     ArrayRecording,
     Description,
@@ -18,10 +21,14 @@ from data2vec.data.recordings.recording import (
     require_rate,
 )
 from data2vec.data.recordings.tables import table_recording
+from data2vec.data.recordings.wfdb import WfdbRecording
 from data2vec.errors import CorruptExample
 
 Reader = Callable[[str, str | None, Description], Recording]
 """From the path of a file, which of its recordings, and what the user says about it."""
+
+Entries = tuple[list[str | None], dict[str, list[Any]]]
+"""The recordings of a file, by `entry` of a signal, [None] for a single one; and columns with something about each of them."""
 
 
 def _read_arrays(path: str, entry: str | None, description: Description) -> Recording:
@@ -37,10 +44,28 @@ READERS: Mapping[str, Reader] = {
     ".npz": _read_arrays,
     ".csv": _read_table,
     ".tsv": _read_table,
+    ".parquet": parquet_recording,
+    **{ending: lambda path, entry, description: EdfRecording(path) for ending in (".edf", ".bdf", ".rec")},
+    ".hea": lambda path, entry, description: WfdbRecording(path),
+    **dict.fromkeys((".h5", ".hdf5"), hdf5_recording),
 }
 """By the ending of a file."""
-SEVERAL = (".npy", ".npz")
-"""Files that may hold several recordings."""
+
+
+def _array_entries(path: str, description: Description) -> Entries:
+    arrays = read_arrays(path, description.array)
+    if arrays.recordings is None:
+        return [None], {}
+    columns = {name: _plain(values) for name, values in arrays.columns.items()}
+    return [str(index) for index in range(arrays.recordings)], columns
+
+
+SEVERAL: Mapping[str, Callable[[str, Description], Entries]] = {
+    **dict.fromkeys((".npy", ".npz"), _array_entries),
+    ".parquet": parquet_entries,
+    **dict.fromkeys((".h5", ".hdf5"), hdf5_entries),
+}
+"""What lists the recordings of files that may hold several, by their ending."""
 
 
 def open_recording(signal: Signal, description: Description) -> Recording:
@@ -72,16 +97,10 @@ def _in_memory(signal: Signal, description: Description) -> Recording:
     )
 
 
-def list_entries(path: str, description: Description) -> tuple[list[str | None], dict[str, list[Any]]]:
-    """The recordings of a file, by `entry` of a signal, and columns with something about each of them. A file with a
-    single one: [None]. Raises CorruptExample."""
-    if not path.lower().endswith(SEVERAL):
-        return [None], {}
-    arrays: Arrays = read_arrays(path, description.array)
-    if arrays.recordings is None:
-        return [None], {}
-    columns = {name: _plain(values) for name, values in arrays.columns.items()}
-    return [str(index) for index in range(arrays.recordings)], columns
+def list_entries(path: str, description: Description) -> Entries:
+    """The recordings of a file. Raises CorruptExample."""
+    found = next((entries for ending, entries in SEVERAL.items() if path.lower().endswith(ending)), None)
+    return ([None], {}) if found is None else found(path, description)
 
 
 def _plain(values: np.ndarray) -> list[Any]:

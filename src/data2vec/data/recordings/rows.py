@@ -29,7 +29,7 @@ def one_row_each(rows: Rows, description: Description) -> Rows:
     for row, path in enumerate(paths):
         found: list[str | None] = [None]
         columns: dict[str, list[Any]] = {}
-        if path and path.lower().endswith(SEVERAL):
+        if path and path.lower().endswith(tuple(SEVERAL)):
             try:
                 with decoding({"path": path}, path):
                     found, columns = list_entries(path, description)

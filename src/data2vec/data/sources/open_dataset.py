@@ -159,7 +159,8 @@ def _splits_of_lists(root: Path, files: Sequence[str], media: Sequence[str], kin
 
 def _file_source(request: Request, path: Path) -> Source:
     kind, endings = request.kind, _format_of(path.name, request.kind)
-    is_table = path.name.lower().endswith((*TEXT_TABLES, *JSON_LINES, *MANIFESTS))
+    tables = (*TEXT_TABLES, *JSON_LINES, *MANIFESTS, *(PARQUET if endings == MEDIA[kind] else ()))
+    is_table = path.name.lower().endswith(tables)
     columns = path_columns(path, kind) if is_table and endings in (None, MEDIA[kind]) else {}
     if is_table and (endings is None or columns):  # of files
         listing = read_listing(path, columns, kind, request.column, "")
