@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from data2vec.batch import Batch
+from data2vec.console.progress import progress
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, Signal, column_value
 from data2vec.data.recordings.channels import canonical, unit_factor
@@ -376,8 +377,6 @@ class SignalExamples(ExampleDataset):
 
 def _lengths(rows: Rows, reader: WindowReader) -> tuple[np.ndarray, list[str]]:
     """(n,) samples of each recording at the rate of the model, -1 where it cannot be read, and "name: reason" of those."""
-    from tqdm import tqdm
-
     views = rows if isinstance(rows, list) else rows.select_columns(KIND)
 
     def measure(index: int) -> int | str:
@@ -387,7 +386,7 @@ def _lengths(rows: Rows, reader: WindowReader) -> tuple[np.ndarray, list[str]]:
             return str(error)
 
     hidden = isinstance(rows, list)
-    indices = tqdm(range(len(views)), "reading headers", unit="recording", delay=3, leave=False, disable=hidden)
+    indices = progress(range(len(views)), "reading headers", unit="recording", delay=3, hidden=hidden)
     found = [measure(index) for index in indices]
     return np.array([-1 if isinstance(each, str) else each for each in found]), [
         each for each in found if isinstance(each, str)
