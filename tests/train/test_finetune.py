@@ -318,7 +318,9 @@ def test_sweep_over_a_grid_and_seeds_runs_each_once(labelled: Path, given: dict[
     found = sweep("text/glue-v1-rte", given["text-v1"], {"train.lr": ["1e-5", "1e-3"]}, 2, words, tmp_path / "grid")
     assert [cell.settings for cell in found.cells] == [{"train.lr": "1e-5"}, {"train.lr": "1e-3"}]
     assert all(len(cell.values) == 2 for cell in found.cells)
-    assert "accuracy of 2 seeds" in str(found)
+    assert "accuracy of 2 seeds" in str(found) and str(found).count("<- best") == 1
+    page = (tmp_path / "grid" / "sweep.html").read_text(encoding="utf-8")
+    assert "train.lr=1e-05" not in page and f"<td>{found.best.name} (best)</td>" in page and page.count("<tr") == 3
     again = sweep("text/glue-v1-rte", given["text-v1"], {"train.lr": ["1e-5", "1e-3"]}, 2, words, tmp_path / "grid")
     assert again == found
 

@@ -19,6 +19,7 @@ from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import as_text, to_svg
+from data2vec.report.validation import validation_sections
 from data2vec.run_dir import DamagedFile, Run, load_run_recipe, read_small_file
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
@@ -47,13 +48,16 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
     recipe = load_run_recipe(run_dir.folder)
     metrics, starts = run_dir.metrics, run_dir.starts
-    figures, missing = collect_figures(run_dir.folder, recipe)
+    figures, missing_figures = collect_figures(run_dir.folder, recipe)
+    validated, missing_inputs = validation_sections(run_dir.folder, recipe)
+    missing = "; ".join(filter(None, (missing_figures, missing_inputs)))
     validation = describe_validation(metrics, recipe)
     sections = [
         f'<p class="score"><strong>{as_text(validation)}</strong></p>' if validation else "",
         _verdict(metrics, recipe, starts),
         f"<p>Missing: {as_text(missing)}.</p>" if missing else "",
         _figure_section("Curves", _curve_figures(metrics)),
+        *validated,
         _figure_section("Examples", figures),
         _bad_files(run_dir.folder / "corrupt_files.txt"),
         _machine_section(starts),

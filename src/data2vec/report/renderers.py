@@ -158,7 +158,7 @@ def build_renderer(
     if tokens:
         return TokenRenderer(tokens)
     if len(grid) == 2:
-        return ImageRenderer(_to_images(inputs, grid), (grid[0], grid[1]))
+        return ImageRenderer(to_images(inputs, grid), (grid[0], grid[1]))
     if kind == "audio" and inputs.ndim == 2 and seconds is not None:
         return SequenceRenderer(spectrogram(inputs[0]), (T, T * seconds), inputs.shape[1] / SAMPLE_RATE, "time (s)")
     values = inputs[0].astype(np.float64)
@@ -203,7 +203,7 @@ def apply_colormap(
     return colormaps[name](np.clip((values - low) / max(high - low, 1e-12), 0, 1))[..., :3]
 
 
-def _to_images(inputs: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+def to_images(inputs: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     """(n, H, W, 3) in 0..1 of uint8 or float (n, C, H, W) with one or three channels; grey if inputs are not images."""
     if inputs.ndim == 3:
         inputs = inputs[:, None]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data2vec.atomic_io import write_json
 from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
@@ -187,6 +188,8 @@ class FinetuneTask:
             shown = found.scores | {key: value for key, value in found.evidence.items() if key.startswith("chance_")}
             scores = make_scores(shown, self.recipe.data.valid, f"{found.examples} examples")
             self._write_model(weights, run, training_stage(self.recipe, step, scores, metric))
+            if (details := found.details) is not None:
+                self.process.on_main_process(lambda: write_json(run.folder / "validation.json", details.to_json(step)))
             self.state["best"] = {"step": step, "metric": metric, "value": value}
         measured = found.scores | found.evidence | {"examples": found.examples}
         measured |= {f"best_{metric}": self.state["best"]["value"], "best_step": self.state["best"]["step"]}

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
-from data2vec.atomic_io import write_json
+from data2vec.atomic_io import write_json, write_text
 from data2vec.console.progress import labelled
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import load_recipe
+from data2vec.report.page import render_page
+from data2vec.report.style import as_text
 from data2vec.run_dir import Run, default_run_dir, exclusive_lock
 from data2vec.settings import JsonDict
 from data2vec.tasks.metrics import LOWER_IS_BETTER
@@ -43,6 +45,11 @@ class Cell:
         """Standard deviation over the seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
+    @property
+    def name(self) -> str:
+        """The settings, as words of a command."""
+        return " ".join(f"{key}={value}" for key, value in self.settings.items()) or "recipe as is"
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -54,16 +61,32 @@ class Sweep:
 
     @property
     def best(self) -> Cell:
-        """The combination with the best median."""
-        return (min if self.metric in LOWER_IS_BETTER else max)(self.cells, key=lambda cell: cell.median)
+        """The combination with the best median; one without any score is never it."""
+        worst = math.inf if self.metric in LOWER_IS_BETTER else -math.inf
+        pick = min if self.metric in LOWER_IS_BETTER else max
+        return pick(self.cells, key=lambda cell: worst if math.isnan(cell.median) else cell.median)
 
     def __str__(self) -> str:
         rows = [f"{'median':>8} {'mean':>8} {'spread':>8}  {self.metric} of {len(self.cells[0].values)} seeds"]
         for cell in self.cells:
-            named = " ".join(f"{key}={value}" for key, value in cell.settings.items()) or "recipe as is"
             mark = "  <- best" if cell is self.best and len(self.cells) > 1 else ""
-            rows.append(f"{cell.median:8.4f} {statistics.mean(cell.values):8.4f} {cell.spread:8.4f}  {named}{mark}")
+            rows.append(f"{cell.median:8.4f} {statistics.mean(cell.values):8.4f} {cell.spread:8.4f}  {cell.name}{mark}")
         return "\n".join(rows)
+
+    def to_html(self) -> str:
+        """A table with a line for each combination, the best one marked, and the score of every seed."""
+        seeds = [f"seed {number}" for number in range(1, len(self.cells[0].values) + 1)]
+        top = "".join(f"<th>{cell}</th>" for cell in ("settings", "median", "mean", "spread", *seeds))
+        rows = ""
+        for cell in self.cells:
+            best = cell is self.best and len(self.cells) > 1
+            values = [cell.median, statistics.mean(cell.values), cell.spread, *cell.values]
+            numbers = "".join(f"<td>{value:.4f}</td>" for value in values)
+            mark = ' class="best"' if best else ""
+            rows += f"<tr{mark}><td>{as_text(cell.name)}{' (best)' if best else ''}</td>{numbers}</tr>"
+        note = f"Best validation {as_text(self.metric)} of each run; the best combination has the best median."
+        table = f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
+        return f'<section><h2>Sweep</h2><p class="soft">{note}</p><div class="scroll">{table}</div></section>'
 
 
 def sweep(
@@ -76,7 +99,8 @@ def sweep(
     modality: CustomClass | None = None,
 ) -> Sweep:
     """Run `data2vec.finetune` with every combination of the values in `grid`, such as {"train.lr": [1e-5, 2e-5]}, and with
-    seeds 1 to `seeds`. Each run has its own folder in `out`, which also gets sweep.json. `modality`: see `data2vec.pretrain`.
+    seeds 1 to `seeds`. Each run has its own folder in `out`, which also gets sweep.json and a table, sweep.html. `modality`:
+    see `data2vec.pretrain`.
 
     Finished runs are skipped and interrupted runs resumed, so the same call completes a sweep. Raises UserError as `finetune`
     does, and when there is no validation data to compare by."""
@@ -107,6 +131,9 @@ def sweep(
         result = Sweep(metric, cells)
         if is_main:
             write_json(sweep_folder / "sweep.json", asdict(result))
+            subtitle = as_text(f"{recipe} · {len(cells)} combinations of settings × {seeds} seeds")
+            page = render_page(as_text(sweep_folder.resolve().name), subtitle, [result.to_html()])
+            write_text(sweep_folder / "sweep.html", page)
         return result
 
 

@@ -35,6 +35,7 @@ from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.tune import tune_weights
 from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
 from data2vec.tasks.eval_batches import read_batches
+from data2vec.tasks.finetuning.details import ValidationDetails, classification_details, recognition_details
 from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head, warn_cut
 from data2vec.tasks.finetuning.verdict import explain_scores
 from data2vec.tasks.metrics import NOT_PERCENT, SCORES, Scores, chance_scores, error_rates
@@ -100,6 +101,8 @@ class Scored:
     """Of classes: `chance_` and a score, what guessing would reach. Of recognition: `wer_uncased`, the word error rate without
     regard to case; `empty`, the share of empty hypotheses; `blank`, the share of frames whose most likely label is the blank;
     and `wer_shuffled`, the word error rate of hypotheses against the references of other utterances, unless all are equal."""
+    details: ValidationDetails | None = None
+    """The confusion matrix, and the worst and typical examples."""
 
 
 def compute_scores(
@@ -114,7 +117,7 @@ def compute_scores(
         return _recognition_scores(predictions, head, eval_set, process, task.decode)
     assert isinstance(head, Classifier) and isinstance(task, ClassificationSettings)
     outputs = process.all_gather([(index, logits.numpy()) for index, logits in predictions])
-    labels, logits = _in_order(outputs, eval_set)
+    indices, labels, logits = _in_order(outputs, eval_set)
     settings: ClassifierSettings = head.settings
     encoded = np.array(labels) if settings.problem_type != "multi_label_classification" else np.zeros_like(logits, np.int64)
     if settings.problem_type == "multi_label_classification":
@@ -122,7 +125,8 @@ def compute_scores(
             row[numbers] = 1
     scores = SCORES[settings.problem_type](np.stack(logits), encoded)
     chance = {f"chance_{name}": value for name, value in chance_scores(settings.problem_type, encoded).items()}
-    return Scored(scores, len(outputs), chance)
+    details = classification_details(np.stack(logits), labels, indices, settings.labels, settings.problem_type)
+    return Scored(scores, len(outputs), chance, details)
 
 
 def _recognition_scores(
@@ -138,7 +142,7 @@ def _recognition_scores(
         outputs.append(
             (index, ([vocabulary.normalize(text) for text in texts], (logits.argmax(-1) == BLANK).float().mean().item()))
         )
-    references, found = _in_order(process.all_gather(outputs), eval_set)
+    indices, references, found = _in_order(process.all_gather(outputs), eval_set)
     hypotheses = [texts[-1] for texts, _ in found]
     rates = error_rates(hypotheses, references)
     scores = {"wer": rates.wer, "cer": rates.cer}
@@ -153,15 +157,17 @@ def _recognition_scores(
     others = [(hypotheses[i], references[j]) for i, j in pairwise([*order, order[0]]) if references[i] != references[j]]
     if others:
         evidence["wer_shuffled"] = error_rates(*zip(*others, strict=True)).wer
-    return Scored(scores, len(found), evidence)
+    return Scored(scores, len(found), evidence, recognition_details(hypotheses, references, indices))
 
 
-def _in_order(outputs: list[tuple[int, Any]], eval_set: EvalSet) -> tuple[list[Any], list[Any]]:
-    """Labels and outputs, in the order of the evaluation set. Raises UserError if there are none."""
+def _in_order(outputs: list[tuple[int, Any]], eval_set: EvalSet) -> tuple[list[int], list[Any], list[Any]]:
+    """Indices in the data, labels and outputs, in the order of the evaluation set. Raises UserError if there are none."""
     if not outputs:
         raise UserError("none of the evaluation examples can be decoded; see the warnings above")
     outputs = sorted(outputs, key=lambda item: item[0])
-    return [eval_set.labels[index] for index, _ in outputs], [output for _, output in outputs]
+    rows = [row for row, _ in outputs]
+    indices = [int(eval_set.indices[row]) for row in rows]
+    return indices, [eval_set.labels[row] for row in rows], [output for _, output in outputs]
 
 
 @dataclass(frozen=True)
