@@ -31,7 +31,7 @@ def test_describe_validation_names_the_best_score_its_step_and_chance() -> None:
         describe_validation(metrics, CLASSIFY)
         == "best validation: accuracy 75.0% at step 200; 70.0% at step 400, the last; 25.0% by chance"
     )
-    assert describe_validation(lines("wer", 1.0, 0.4, 0.4), CTC) == "best validation: wer 40.0% at step 300; the last"
+    assert describe_validation(lines("wer", 1.0, 0.4, 0.4), CTC) == "best validation: wer 40.0% at step 300, the last"
     assert describe_validation([{"step": 1, "loss": 1.0}], CTC) is None
 
 

@@ -63,8 +63,8 @@ def validation_sections(run: Path, recipe: Recipe) -> tuple[list[str], str]:
     shown = [_example(each, content) for each, content in zip(examples, inputs, strict=True)]
     head = f"Validation examples, by the best model (step {step})"
     note = (
-        f"The {loss} of each prediction is in brackets. The worst examples are often ones that are labelled wrongly, or "
-        "cannot be decoded; typical ones have the median loss."
+        f"With the {loss} of each prediction in brackets. The worst examples are often labelled wrongly; typical ones have the "
+        "median loss."
     )
     cards = f'<section><h2>{head}</h2><p class="soft">{as_text(note)}</p><div class="cards">{"".join(shown)}</div></section>'
     return [_confusion(classes, cells, step), cards if shown else ""], missing

@@ -35,9 +35,9 @@ def describe_validation(metrics: Sequence[JsonMapping], recipe: Recipe) -> str |
     best = scores[0]
     for score in scores:
         best = best if is_better(metric, best[0], score[0]) else score  # of equal scores the later one, whose model is kept
-    parts = [f"best validation: {metric} {format_score(metric, best[0])} at step {best[1]}"]
-    last, end = scores[-1]
-    parts.append("the last" if end == best[1] else f"{format_score(metric, last)} at step {end}, the last")
+    (last, end), rest = scores[-1], ", the last" * (scores[-1][1] == best[1])
+    parts = [f"best validation: {metric} {format_score(metric, best[0])} at step {best[1]}{rest}"]
+    parts += [] if rest else [f"{format_score(metric, last)} at step {end}, the last"]
     chance = next((line[key] for line in reversed(metrics) if (key := f"valid_chance_{metric}") in line), None)
     parts += [f"{format_score(metric, chance)} by chance"] if chance is not None else []
     patience, steps = task.patience, recipe.train.steps

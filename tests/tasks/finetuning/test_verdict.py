@@ -56,6 +56,18 @@ def test_overfitting_is_reported_with_the_best_step() -> None:
     assert "wer 0.5 at step 200, 0.8 at step 500" in found.symptom and found.suggestion.startswith("train.steps=200")
 
 
+def test_a_worse_accuracy_within_its_standard_errors_is_no_overfitting() -> None:
+    recipe = load_recipe("speech/classify-tiny", {"train.steps": 500, "train.schedule.warmup_steps": 50})
+
+    def found(examples: int) -> list[str]:
+        logged = [{"valid_accuracy": 1 - line.pop("valid_wer")} | line for line in lines([0.7, 0.6, 0.61, 0.64, 0.67])]
+        return [each.symptom for each in judge_run([line | {"valid_examples": examples} for line in logged], recipe).findings]
+
+    assert found(80) == []
+    (symptom,) = found(8000)
+    assert symptom == "validation is getting worse (accuracy 0.4 at step 200, 0.33 at step 500)"
+
+
 def test_a_score_that_is_not_finite_is_no_overfitting() -> None:
     assert (
         judge_run([*lines([0.9, 0.5]), {"step": 300, "loss": 1.0, "data_wait": 0.0, "valid_wer": None}], RECIPE).findings == ()

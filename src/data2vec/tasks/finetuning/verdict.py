@@ -23,6 +23,8 @@ from data2vec.run_dir import Run, load_run_recipe
 from data2vec.settings import JsonMapping
 from data2vec.tasks.metrics import LOWER_IS_BETTER, is_better, validations_since_best
 
+SHARES = ("accuracy", "top5")
+"""Scores that are shares of the examples, whose standard error is known."""
 MOST_EMPTY = 0.99
 """With a larger share of empty transcripts, all count as blank."""
 MOST_SHUFFLED = 0.95
@@ -86,7 +88,10 @@ def overfitting(run: History) -> Finding | None:
     for candidate in seen:
         best = candidate if is_better(metric, candidate[0], best[0]) else best
     last, gap = seen[-1], abs(seen[-1][0] - best[0])
-    if gap < 0.1 * abs(best[0]) or gap < 0.01 or last[1] < 1.5 * best[1]:
+    counts = run.evaluations("valid_examples")
+    # The best of several is lucky: both have an error.
+    luck = 2 * math.sqrt(2 * best[0] * (1 - best[0]) / counts[-1][0]) if metric in SHARES and counts else 0.0
+    if gap < max(0.1 * abs(best[0]), 0.01, luck) or last[1] < 1.5 * best[1]:
         return None
     return Finding(
         "watch",
