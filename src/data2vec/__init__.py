@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from data2vec.interop.convert import convert
     from data2vec.interop.export.export import Exported, export
     from data2vec.interop.load import load
+    from data2vec.interop.verify import Verification, verify
     from data2vec.model import Model
     from data2vec.recipe.loading import load_recipe, recipe_names
     from data2vec.recipe.recipe import Recipe
@@ -67,6 +68,7 @@ __all__ = [
     "RunPlan",
     "RunStopped",
     "UserError",
+    "Verification",
     "adapt",
     "check",
     "compare",
@@ -89,6 +91,7 @@ __all__ = [
     "token_readout",
     "transcribe",
     "tune_weights",
+    "verify",
 ]
 
 _MODULES = {
@@ -106,6 +109,7 @@ _MODULES = {
     "Run": "run_dir",
     "RunPlan": "train.planning.run_plan",
     "adapt": "train.adaptation.adapt",
+    "Verification": "interop.verify",
     "check": "data.check.check",
     "compare": "comparison.compare",
     "convert": "interop.convert",
@@ -127,6 +131,7 @@ _MODULES = {
     "token_readout": "tasks.probing.token_readout",
     "transcribe": "tasks.asr.transcribe",
     "tune_weights": "tasks.asr.tune",
+    "verify": "interop.verify",
 }
 
 

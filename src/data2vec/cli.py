@@ -315,6 +315,10 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--source", metavar="TEXT", help="origin of the weights, for the model card (default: asked for)")
     verb.add_argument("--license", metavar="NAME", help="their license, such as mit or cc-by-nc-4.0 (default: asked for)")
 
+    verb = _add_verb(verbs, "verify", _verify, "compare a released model with its published outputs", cli_help.VERIFY)
+    verb.add_argument("model", metavar="FILE", help=model)
+    verb.add_argument("--input", metavar="FILE", help="the image or recording that the outputs were published for")
+
     about = "export a model as one ONNX or torch.export file that runs without this package"
     verb = _add_verb(verbs, "export", _export, about, cli_help.EXPORT)
     verb.add_argument("model", metavar="MODEL", help=model)
@@ -725,11 +729,15 @@ def _parse_seeds(text: str) -> list[int]:
 def _convert(arguments: argparse.Namespace) -> None:
     from data2vec.interop.convert import convert
     from data2vec.interop.load import load
+    from data2vec.interop.verify import published_output, verify
 
     model = load(arguments.model, arguments.modality)
     source = arguments.source or model.source or _ask("Source of the weights, for the model card")
     license = arguments.license or model.license or _ask("License of the weights, such as mit or cc-by-nc-4.0")
     print(convert(model, arguments.dest, arguments.to, source, license))
+    published = published_output(model)
+    if published is not None and published.input is None:
+        print(f"if this is the released model: {verify(arguments.dest)}")
     for name, value in (("source", source), ("license", license)):
         if not value:
             print(f"no {name} recorded in the model card; set one with --{name}")
@@ -738,6 +746,17 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _ask(question: str) -> str | None:
     """The answer from the terminal; None if it is empty or there is no terminal."""
     return input(f"{question} (Enter if unknown): ").strip() or None if sys.stdin.isatty() else None
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from data2vec.interop.verify import verify
+
+    result = verify(arguments.model, arguments.input)
+    print(result)
+    if not result.passed:
+        raise RunStopped(
+            f"{arguments.model}: does not give the published outputs; it is damaged, or another model of the same size"
+        )
 
 
 def _export(arguments: argparse.Namespace) -> None:

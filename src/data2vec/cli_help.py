@@ -182,6 +182,15 @@ examples:
   data2vec check hf://owner/name --split validation --kind image
   data2vec check reviews.csv --column review --labels stars
 """
+VERIFY = """\
+examples:
+  data2vec verify nlp_base.pt
+  data2vec verify audio_base_ls_960h.pt --input 1272-141231-0000.flac
+  data2vec verify finetuned_base/mp_rank_00_model_states.pt --input 000000039769.jpg
+
+Outputs are published for three models of version 1: text Base, speech Base fine-tuned on 960 h, and vision Base fine-tuned on
+ImageNet-1K. docs/official-files.md says where the files are. Exit status 1 if an output differs.
+"""
 EXPORT = """\
 examples:
   data2vec export RUN --out speech.onnx

@@ -16,11 +16,11 @@ from data2vec.interop.fairseq.config import (
     setting_differences,
 )
 from data2vec.interop.fairseq.key_mapping import BEIT
-from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
+from data2vec.recipe.loading import load_recipe, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from helpers.fuzzing import examples
+from helpers.released_models import RELEASED
 
-RELEASED = [name for name in recipe_names() if not name.endswith(("tiny", "small")) and "/v" in name]
 NOT_IN_FAIRSEQ = {"modality.position_padding", "objective.cls_loss", "objective.cls_reduction"}
 """Settings of the shipped recipes that are listed as lost where they differ."""
 
