@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,8 @@ def test_missing_teacher_and_head_are_announced_and_the_new_head_is_trained_alon
     error = capfd.readouterr().err
     assert "init: the teacher is a copy of the student" in error
     assert "init: the decoder is new, since the model has none that fits, and trained alone for 2 steps" in error
-    assert load_run_recipe(tmp_path / "run").objective.freeze_steps == 2
+    recipe = load_run_recipe(tmp_path / "run")
+    assert (recipe.objective.freeze_steps, recipe.train.schedule.warmup_steps) == (2, 4)
     moved = {line["step"]: line["drift_weights"] for line in result.run.metrics if "drift_weights" in line}
     assert moved[1] == moved[2] == 0 < moved[20]
     at_2 = next(line["valid_loss"] for line in result.run.metrics if line["step"] == 2)
@@ -191,6 +194,16 @@ def test_wrong_arguments_are_refused_before_anything_is_trained(
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
+def test_data_of_too_few_files_to_hold_out_a_tenth_are_refused(released: Run, pictures: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(pictures.iterdir())[:9]:
+        shutil.copy(path, few)
+    with pytest.raises(UserError, match=r"data.valid: .*few has 9 files or rows, of which no tenth can be held out"):
+        data2vec.adapt(released.folder, few, SMALL, tmp_path / "run", steps=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_keep_without_labels_is_refused_before_anything_is_trained(released: Run, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--keep: probe"):
         data2vec.adapt(released.folder, pictures, SMALL, tmp_path / "run", steps=2, keep=pictures)
@@ -200,3 +213,18 @@ def test_keep_without_labels_is_refused_before_anything_is_trained(released: Run
 def test_run_that_started_from_no_model_is_not_measured(released: Run) -> None:
     with pytest.raises(UserError, match="is not the run of an adaptation"):
         data2vec.adapt(out=released.folder, resume=True)
+
+
+def test_two_processes_adapt_and_measure_as_one_does(released: Run, pictures: Path, tmp_path: Path) -> None:
+    one = data2vec.adapt(released.folder, pictures, SMALL, tmp_path / "one", steps=3)
+    start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "data2vec", "adapt")
+    words = (str(released.folder), "--data", str(pictures), "--out", str(tmp_path / "two"), "--steps", "3", "--device", "cpu")
+    done = subprocess.run(
+        [*start, *words, "data.workers=0", "log.report=false"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("adapt: held out for the loss") == 1 and done.stdout.count("as released") == 2  # row and note
+    rows = json.loads((tmp_path / "two" / "adapt.json").read_text())["rows"]
+    for row, alone in zip(rows, one.rows, strict=True):
+        assert row["valid_loss"] == pytest.approx(alone.valid_loss, rel=1e-3)
+        assert row["flops"] == pytest.approx(alone.flops, rel=0.2)

@@ -17,7 +17,7 @@ from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.model import Model
 from data2vec.recipe.loading import list_overrides, load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.run_dir import Run, load_run_recipe
+from data2vec.run_dir import Run, check_run_dir, load_run_recipe
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.dataset import load_probe_sets
 from data2vec.tasks.probing.online import OnlineProbe
@@ -56,29 +56,36 @@ def adapt(
     `data.valid` is set. `out`: the run folder, by default runs/NAME-adapted. `steps`: the length of the run, by default chosen
     for the data. `labels`: a column of labels in `data`, or in `probe.data`, for a probe before and after. `keep`: labelled
     data of what the model was good at, probed before and after, for what is forgotten; `keep_labels` names its column of
-    labels. `scratch`: also train new weights as
-    long, in the folder scratch of the run. `resume`: finish the run in `out`, and what is to be measured of it. `modality` and
-    `objective`: see `data2vec.load`.
+    labels. `scratch`: also train new weights as long, in the folder scratch of the run. `resume`: finish the run in `out`, and
+    what is to be measured of it. `modality` and `objective`: see `data2vec.load`.
 
     The result is also written to adapt.json in the run folder. Raises UserError for wrong arguments, and RunStopped as
     `data2vec.pretrain` does; such a run is resumed by `resume`, or by `data2vec.resume`."""
     if resume:
         if out is None:
             raise UserError("resume: names no run; give its folder as out")
-        run = resume_run(out, overrides, modality, objective, verb="pretrain")
+        folder, planned = local_path(out), None
+        check_run_dir(folder, resume=True)
+        settings = load_run_recipe(folder).train
+        device = list_overrides(overrides).get("train.device", settings.device)
     else:
-        planned = _plan(model, data, overrides, steps, labels, modality, objective)
-        folder = run_folder(model, out)
+        folder, planned = run_folder(model, out), _plan(model, data, overrides, steps, labels, modality, objective)
         _keep_recipe(planned.recipe, keep, keep_labels)
-        for note in planned.notes:
-            say(note)
-        run = run_training(folder, planned.recipe, False, PretrainTask, None, planned.auto)
-    recipe = load_run_recipe(run.folder)
-    if recipe.init is None or recipe.data.valid is None:
-        raise UserError(f"{run.folder}: is not the run of an adaptation; it starts from no model, or has no data.valid")
-    keep_recipe = _keep_recipe(recipe, keep, keep_labels)
-    scratch_run = _train_scratch(run, recipe) if scratch else None
-    return _measure(run, recipe, keep_recipe, scratch_run)
+        settings = planned.recipe.train
+        device = settings.device
+    # One group of processes for all that follows: it cannot be joined twice.
+    with process_group(device, 60 * settings.timeout_minutes) as process:
+        if planned is None:
+            run = resume_run(folder, overrides, modality, objective, verb="pretrain")
+        else:
+            process.on_main_process(lambda: _say(planned))
+            run = run_training(folder, planned.recipe, False, PretrainTask, None, planned.auto)
+        recipe = load_run_recipe(run.folder)
+        if recipe.init is None or recipe.data.valid is None:
+            raise UserError(f"{run.folder}: is not the run of an adaptation; it starts from no model, or has no data.valid")
+        keep_recipe = _keep_recipe(recipe, keep, keep_labels)
+        scratch_run = _train_scratch(run, recipe) if scratch else None
+        return _measure(run, recipe, keep_recipe, scratch_run, process)
 
 
 def plan_adaptation(
@@ -93,9 +100,14 @@ def plan_adaptation(
 ) -> RunPlan:
     """What a run of `adapt` with these arguments will be; see `data2vec.plan`."""
     planned = _plan(model, data, overrides, steps, labels, modality, objective)
+    with process_group(planned.recipe.train.device) as process:
+        process.on_main_process(lambda: _say(planned))
+        return plan_resolved(planned.recipe, planned.auto, PretrainTask, run_folder(model, out))
+
+
+def _say(planned: AdaptationPlan) -> None:
     for note in planned.notes:
         say(note)
-    return plan_resolved(planned.recipe, planned.auto, PretrainTask, run_folder(model, out))
 
 
 def run_folder(model: str | Path | None, out: str | Path | None) -> Path:
@@ -151,7 +163,7 @@ def _train_scratch(run: Run, recipe: Recipe) -> Run:
     return run_training(folder, scratch_recipe(recipe, own), False, PretrainTask)
 
 
-def _measure(run: Run, recipe: Recipe, keep: Recipe | None, scratch: Run | None) -> Adaptation:
+def _measure(run: Run, recipe: Recipe, keep: Recipe | None, scratch: Run | None, process: Process) -> Adaptation:
     """Measure the model as released, adapted and from scratch, and write the result. Every process calls it."""
     assert recipe.init is not None
     last = run.metrics[-1]
@@ -160,22 +172,21 @@ def _measure(run: Run, recipe: Recipe, keep: Recipe | None, scratch: Run | None)
     trained = [(AFTER, run, recipe)]
     if scratch is not None:
         trained.append((SCRATCH, scratch, load_run_recipe(scratch.folder)))
-    with process_group(recipe.train.device) as process:
-        measure = _Measurement(recipe, keep, process)
-        rows = [measure(BEFORE, load(recipe.init), recipe)]
-        frozen = [line["valid_loss"] for line in run.metrics if line["step"] == getattr(recipe.objective, "freeze_steps", 0)]
-        if rows[0].valid_loss is None and frozen:
-            rows[0] = replace(rows[0], valid_loss=frozen[0])
-        for name, each, settings in trained:
-            row, cost = measure(name, load(each.model), settings), {"seconds": each.metrics[-1]["seconds"]}
-            cost |= {"steps": settings.train.steps, "flops": step_cost(settings).flops * settings.train.steps}
-            rows.append(replace(row, **cost))
-        drift = {key: last[key] for key in ("drift_weights", "drift_features")}
-        rows[1] = replace(rows[1], **drift)
-        notes = ["losses are against each model's own teacher: compare as released and adapted only"]
-        notes += ["the new head was trained alone before the loss as released was measured"] if frozen else []
-        if measure.probe is not None:
-            notes.append("accuracies are of the best layer on the held-out labels; " + measure.describe_untrained())
+    measure = _Measurement(recipe, keep, process)
+    rows = [measure(BEFORE, load(recipe.init), recipe)]
+    frozen = [line["valid_loss"] for line in run.metrics if line["step"] == getattr(recipe.objective, "freeze_steps", 0)]
+    if rows[0].valid_loss is None and frozen:
+        rows[0] = replace(rows[0], valid_loss=frozen[0])
+    for name, each, settings in trained:
+        row, cost = measure(name, load(each.model), settings), {"seconds": each.metrics[-1]["seconds"]}
+        cost |= {"steps": settings.train.steps, "flops": step_cost(settings).flops * process.world_size * settings.train.steps}
+        rows.append(replace(row, **cost))
+    drift = {key: last[key] for key in ("drift_weights", "drift_features")}
+    rows[1] = replace(rows[1], **drift)
+    notes = ["losses are against each model's own teacher: compare as released and adapted only"]
+    notes += ["the new head was trained alone before the loss as released was measured"] if frozen else []
+    if measure.probe is not None:
+        notes.append("accuracies are of the best layer on the held-out labels; " + measure.describe_untrained())
     result = Adaptation(run, recipe.init, rows, notes, verdict(run.metrics, recipe.flat()))
     if process.is_main_process:
         write_json(result_path(run.folder), result.to_json())

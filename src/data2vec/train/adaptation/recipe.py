@@ -80,7 +80,10 @@ def adaptation_recipe(
     recipe = resolve_recipe(recipe, data, dict(overrides) | {"train.steps": chosen}, None, auto_keys)
     missing = [part for part in missing_parts(model, recipe.build_objective()) if part != "teacher"]
     if missing and _has(recipe, "objective.freeze_steps") and "objective.freeze_steps" not in overrides:
-        recipe = load_recipe(recipe, {"objective.freeze_steps": math.ceil(FREEZE_SHARE * length)})
+        changes = {"objective.freeze_steps": math.ceil(FREEZE_SHARE * length)}
+        if not any(key.startswith("train.schedule") for key in overrides):
+            changes["train.schedule.warmup_steps"] = round((FREEZE_SHARE + WARMUP_SHARE) * length)
+        recipe = load_recipe(recipe, changes)
     notes = [f"adapt: {origin}; {_describe(base, recipe, auto_keys)}"]
     held_out, note = _held_out(recipe)
     recipe = load_recipe(recipe, held_out)
@@ -184,11 +187,18 @@ def _held_out(recipe: Recipe) -> tuple[JsonDict, str | None]:
     assert data.train is not None
     if data.streaming:
         raise UserError("data.valid: a part of streamed data cannot be held out; set data.valid to other data")
-    kind: SignalKind | None = getattr(recipe.build_modality(), "kind", None)
+    modality = recipe.build_modality()
+    kind: SignalKind | None = getattr(modality, "kind", None)
     request = None if kind is None else Request(data.train, kind, data.column, follow_links=data.follow_links)
     splits = {} if request is None else list_splits(request)
     if any((found := split_of_value(name)) is not None and found.split == VALID for name in splits):
         return {"data.valid": data.train}, f"adapt: held out: the split for validation of {data.train}"
+    if (number := len(modality.rows(data.train))) < 1 / HELD_OUT:
+        rows_found = f"{number} {'file or row' if number == 1 else 'files or rows'}"
+        raise UserError(
+            f"data.valid: {data.train} has {rows_found}, of which no tenth can be held out; set data.valid to other data, or "
+            "split the data into more files"
+        )
     rows = data.train_rows.model_dump(mode="json")
     first, last = rows["part"]
     cut = last - HELD_OUT * (last - first)
