@@ -31,7 +31,7 @@ ROOMS = (
     ("tasks",),
     ("report",),
     ("train",),
-    ("comparison",),
+    ("comparison", "conformance"),
     ("demo",),
     ("cli_help",),
     ("cli",),

@@ -18,6 +18,8 @@ from data2vec.errors import CorruptExample, RunStopped, UserError
 if TYPE_CHECKING:
     from data2vec.comparison.compare import compare
     from data2vec.comparison.result import Comparison
+    from data2vec.conformance.check_examples import ExampleReport, check_examples
+    from data2vec.conformance.check_modality import ModalityReport, check_modality
     from data2vec.data.check.check import check
     from data2vec.feature_extraction import FeatureBatch, LogitBatch
     from data2vec.interop.convert import convert
@@ -55,10 +57,12 @@ __all__ = [
     "Adaptation",
     "Comparison",
     "CorruptExample",
+    "ExampleReport",
     "Exported",
     "FeatureBatch",
     "FeatureFile",
     "LogitBatch",
+    "ModalityReport",
     "Model",
     "Prediction",
     "PredictionFile",
@@ -71,6 +75,8 @@ __all__ = [
     "Verification",
     "adapt",
     "check",
+    "check_examples",
+    "check_modality",
     "compare",
     "convert",
     "estimate_ngram",
@@ -97,11 +103,13 @@ __all__ = [
 _MODULES = {
     "Adaptation": "train.adaptation.result",
     "Comparison": "comparison.result",
+    "ExampleReport": "conformance.check_examples",
     "Exported": "interop.export.export",
     "FeatureBatch": "feature_extraction",
     "FeatureFile": "tasks.extraction.extract",
     "LogitBatch": "feature_extraction",
     "Model": "model",
+    "ModalityReport": "conformance.check_modality",
     "Prediction": "tasks.prediction.predict",
     "PredictionFile": "tasks.prediction.predict",
     "Predictions": "tasks.prediction.predict",
@@ -111,6 +119,8 @@ _MODULES = {
     "adapt": "train.adaptation.adapt",
     "Verification": "interop.verify",
     "check": "data.check.check",
+    "check_examples": "conformance.check_examples",
+    "check_modality": "conformance.check_modality",
     "compare": "comparison.compare",
     "convert": "interop.convert",
     "estimate_ngram": "tasks.asr.ngram",

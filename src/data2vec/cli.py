@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         for setting in ("modality", "objective"):
-            if getattr(arguments, setting, None) is not None:
-                trust_class(getattr(arguments, setting), f"--{setting}")
+            if (custom := getattr(arguments, setting, None)) is not None and arguments.call is not _check_modality:
+                trust_class(custom, f"--{setting}")
         set_level(getattr(arguments, "log_level", "info"))
         arguments.call(arguments)
         sys.stdout.flush()
@@ -282,10 +282,20 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: detected)")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
-    verb.add_argument("--labels", metavar="COLUMN", default="label", help="the column of classes (default: %(default)s)")
+    verb.add_argument("--labels", metavar="COLUMN", help="the column of classes (default: label)")
     verb.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for token counts (default: one trained on the text)")
     verb.add_argument("--workers", metavar="N", type=_number(int, 0, 512), help="reader processes (default: one per core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="also write all findings, with all file names, as JSON")
+    verb.add_argument("--recipe", metavar="RECIPE", help="with --modality: the recipe with its settings (default: its own)")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="with --modality: a setting, such as modality.window=8")
+
+    about = "check that a modality keeps the contract of training, features and saved models"
+    verb = _add_verb(verbs, "check-modality", _check_modality, about, cli_help.CHECK_MODALITY)
+    verb.add_argument("modality", metavar="MODULE:CLASS", help="the class, or speech, vision, text or signal")
+    data = "some examples, of different lengths if they may differ: any form that data.train accepts"
+    verb.add_argument("--data", metavar="DATA", required=True, help=data)
+    verb.add_argument("--recipe", metavar="RECIPE", help="the recipe to check it with (default: a small one)")
+    verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as modality.window=8")
 
     for name, call, about, text in (
         ("compare", _compare, "compare objectives or settings at an equal budget, over several seeds", cli_help.COMPARE),
@@ -338,7 +348,7 @@ def _build_parser() -> argparse.ArgumentParser:
     device = device.partition(", or the recipe's")[0] + ")"
     for name in ("evaluate", "probe", "features", "transcribe", "predict"):
         verbs.choices[name].add_argument("--device", metavar="NAME", type=_parse_device, default="auto", help=device)
-    for name in sorted(verbs.choices.keys() - {"plan", "recipes", "report", "convert", "export"}):
+    for name in sorted(verbs.choices.keys() - {"plan", "recipes", "report", "convert", "export", "check-modality"}):
         level = "debug, info or warning: how much is shown on stderr besides results (default: %(default)s)"
         verbs.choices[name].add_argument("--log-level", choices=LEVELS, default="info", metavar="LEVEL", help=level)
         quiet = "show only results, warnings and errors; the same as --log-level warning"
@@ -347,8 +357,8 @@ def _build_parser() -> argparse.ArgumentParser:
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):
         verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
-    for name in sorted(verbs.choices.keys() - {"demo", "check", "compare", "ablate"}):
-        for setting in ("modality", "objective"):
+    for name in sorted(verbs.choices.keys() - {"demo", "check-modality", "compare", "ablate"}):
+        for setting in ("modality",) if name == "check" else ("modality", "objective"):
             what = f"the {setting} class outside the package that the recipe or model names; importing it runs its module"
             verbs.choices[name].add_argument(f"--{setting}", metavar="MODULE:CLASS", help=what)
     return parser
@@ -665,9 +675,32 @@ def _parse_layers(text: str) -> "Layers | str":
 
 def _check(arguments: argparse.Namespace) -> None:
     from data2vec.data.check.check import check
+    from data2vec.recipe.loading import list_overrides
 
     a = arguments
-    print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels, a.follow_links))
+    if a.modality is not None:
+        from data2vec.conformance.check_examples import check_examples
+
+        given = {"--kind": a.kind, "--column": a.column, "--tokenizer": a.tokenizer, "--workers": a.workers}
+        if wrong := [option for option, value in given.items() if value is not None]:
+            raise UserError(f"{wrong[0]}: has no effect with --modality, whose settings are key=value; omit it")
+        settings = {"data.split": a.split, "data.follow_links": a.follow_links}
+        settings |= {} if a.labels is None else {"data.label": a.labels}
+        print(check_examples(a.modality, a.data, settings | list_overrides(a.overrides), a.recipe, a.json))
+        return
+    if a.overrides or a.recipe is not None:
+        raise UserError("--recipe and key=value: have no effect without --modality; omit them")
+    print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels or "label", a.follow_links))
+
+
+def _check_modality(arguments: argparse.Namespace) -> None:
+    from data2vec.conformance.check_modality import check_modality
+
+    a = arguments
+    report = check_modality(a.modality, a.data, a.overrides, a.recipe)
+    print(report)
+    if failed := report.failed:
+        raise UserError(f"{report.modality} fails {len(failed)} of {len(report.results)} checks: {', '.join(failed)}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -774,6 +807,7 @@ def _report(arguments: argparse.Namespace) -> None:
 def _recipes(arguments: argparse.Namespace) -> None:
     from data2vec.console.quantities import format_count
     from data2vec.recipe.loading import load_recipe, read_recipe, recipe_names, recipe_parameters, recipe_summary
+    from data2vec.recipe.task_settings import SUPERVISED
 
     if arguments.name:
         print(load_recipe(arguments.name, modality=arguments.modality).to_yaml(), end="")
@@ -781,7 +815,7 @@ def _recipes(arguments: argparse.Namespace) -> None:
     parameters = recipe_parameters()
     groups: dict[str, list[str]] = {}
     for name in recipe_names():
-        supervised = read_recipe(name)["objective"]["name"] in ("ctc", "classify")
+        supervised = read_recipe(name)["objective"]["name"] in SUPERVISED
         task = "fine-tuning" if supervised else "pre-training"
         groups.setdefault(f"{name.partition('/')[0]}, {task}", []).append(name)
     for title in sorted(groups, key=lambda title: title.replace("pre-training", "")):  # pre-training first

@@ -181,6 +181,16 @@ examples:
   data2vec check books/ --tokenizer run/model --json check.json
   data2vec check hf://owner/name --split validation --kind image
   data2vec check reviews.csv --column review --labels stars
+  data2vec check readings.npy --modality sensors:Sensor --labels activity modality.window=16
+"""
+CHECK_MODALITY = """\
+examples:
+  data2vec check-modality my_package.sensors:Sensor --data readings.npy
+  data2vec check-modality sensors:Sensor --data readings.npy modality.window=16 data.label=activity
+  data2vec check-modality sensors:Sensor --data readings.npy --recipe sensor.yaml
+
+A line is printed for each check: ok; failed, with what to fix; or skipped, with why it does not apply. Exit status 2 if one
+fails. docs/modalities.md says what a modality is.
 """
 VERIFY = """\
 examples:

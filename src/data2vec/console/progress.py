@@ -34,6 +34,11 @@ def set_level(level: Level) -> None:
             logger.addHandler(logging.StreamHandler())
 
 
+def shown_level() -> Level:
+    """The level that `set_level` has set."""
+    return _shown["level"]
+
+
 def is_shown() -> bool:
     """Whether progress and status are shown."""
     return _shown["level"] != "warning"

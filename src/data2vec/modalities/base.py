@@ -175,6 +175,14 @@ class Modality(ABC):
         """How the input of a batch, a single long row, is encoded in chunks; None: at once."""
         return None
 
+    def example_input(self, positions: int) -> Tensor:
+        """The raw input, (…) as a row of a batch has it, of some example of this many positions; for the export of models.
+
+        Raises UserError by default, and for a number of positions that no input has."""
+        raise UserError(
+            f"{type(self).__qualname__} cannot be exported: define example_input(positions), the raw input of an example"
+        )
+
     def replace(self, batch: Batch, replaced: np.ndarray, rng: np.random.Generator) -> Tensor:
         """The student's raw input with random content at `replaced` (B, T); only for masks with `random` > 0."""
         raise TypeError(f"{type(self).__name__} cannot replace positions with random ones; use a mask with random: 0")

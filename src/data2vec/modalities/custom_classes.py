@@ -1,6 +1,9 @@
 """Classes outside the package, such as a custom modality: used only if the caller names them, never because a file does."""
 
 import importlib
+import os
+import sys
+from types import ModuleType
 from typing import Any
 
 from data2vec.errors import UserError, quoted
@@ -12,7 +15,8 @@ _TRUSTED: dict[str, Any] = {}
 
 
 def trust_class(custom: CustomClass, setting: str) -> str:
-    """Let recipes and models of this process name this class; importing it runs its module. Returns its name.
+    """Let recipes and models of this process name this class; importing it runs its module, which is on the Python path or in
+    the current folder. Returns its name.
 
     `setting`: the key that errors mention. Raises UserError if there is no such class."""
     if not isinstance(custom, str):
@@ -22,7 +26,7 @@ def trust_class(custom: CustomClass, setting: str) -> str:
     if custom not in _TRUSTED:
         module, _, attribute = custom.partition(":")
         try:
-            found = importlib.import_module(module)
+            found = _import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
         except Exception as error:  # importing a module runs it
@@ -31,6 +35,23 @@ def trust_class(custom: CustomClass, setting: str) -> str:
             ) from None
         _TRUSTED[custom] = found
     return custom
+
+
+def _import_module(name: str) -> ModuleType:
+    """A module on the Python path; if there is none, of the current folder, which is then put at the end of the path."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        here = os.getcwd()
+        if missing.name is None or missing.name != name.partition(".")[0] or here in sys.path:
+            raise
+        sys.path.append(here)
+        try:
+            importlib.invalidate_caches()
+            return importlib.import_module(name)
+        except BaseException:
+            sys.path.remove(here)
+            raise
 
 
 def trusted_class(name: str, setting: str, option: str) -> Any:

@@ -35,6 +35,10 @@ class ProbeSettings(Settings):
     the last step are always probed."""
 
 
+SUPERVISED = ("ctc", "classify")
+"""The names of the fine-tuning tasks."""
+
+
 class SupervisedSettings(Settings):
     """The settings that all fine-tuning tasks share."""
 

@@ -276,7 +276,8 @@ def resolve_recipe(
         defaults = {part: getattr(source.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
         if (tokenizer := getattr(source.modality.data, "tokenizer", None)) is not None:
             defaults["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
-    first = load_recipe(recipe, modality=modality, auto=auto)
+    own = defaults if modality is not None else None  # settings of the class that have no default
+    first = load_recipe(recipe, defaults=own, modality=modality, auto=auto)
     if not isinstance(first.objective, SupervisedSettings):
         raise UserError(f"{recipe}: is a recipe for pre-training, not for fine-tuning; 'data2vec recipes' lists both")
     kinds = [each.modality.name for each in (first, *([] if source is None else [source.recipe]))]

@@ -116,23 +116,23 @@ class DataReport:
         readable = f"; {part.readable:,} readable, {len(unreadable):,} unreadable" if unreadable else ", all readable"
         yield "examples", f"{part.examples:,}{readable}; {format_bytes(part.bytes)}"
         if part.splits:
-            yield "splits", f"{_most_frequent(part.splits)}; {self.split} is read"
+            yield "splits", f"{describe_counts(part.splits)}; {self.split} is read"
         for index, value in enumerate(part.first):
             yield "" if index else "first", self._short(value)
         if part.classes:
             unlabelled = f"; {part.unlabelled:,} without" if part.unlabelled else ""
-            yield "classes", f"{len(part.classes):,}: {_most_frequent(part.classes)}{unlabelled}"
+            yield "classes", f"{len(part.classes):,}: {describe_counts(part.classes)}{unlabelled}"
         if total := part.distributions.get("seconds"):
             yield "total", f"{total.total / 3600:.2f} hours"
         if total := part.distributions.get("tokens"):
             yield "total", f"{total.total:,.0f} tokens, counted with {part.token_counter}"
         for name, distribution in part.distributions.items():
-            yield name, _range(distribution)
+            yield name, describe_range(distribution)
             if name == next(iter(part.distributions)):
                 yield from _bars(part.histogram)
         for name, counts in part.counts.items():
             if counts:
-                yield name, _most_frequent(counts)
+                yield name, describe_counts(counts)
         for title, (_, meaning) in FLAGS[part.kind].items():
             if names := part.flagged[title]:
                 yield title, f"{len(names):,}{meaning}: {self._some(names, 3, ', ')}"
@@ -235,12 +235,14 @@ def _bars(histogram: dict[float, int]) -> Iterator[tuple[str, str]]:
         yield "", f"{between:>16} {'▇' * max(1, round(30 * number / longest))} {number:,}"
 
 
-def _most_frequent(counts: dict[str, int], most: int = 6) -> str:
+def describe_counts(counts: dict[str, int], most: int = 6) -> str:
+    """The first `most` keys, each with its count."""
     shown = ", ".join(f"{name} ({number:,})" for name, number in list(counts.items())[:most])
     return shown + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
 
 
-def _range(distribution: Distribution) -> str:
+def describe_range(distribution: Distribution) -> str:
+    """The smallest and the largest value, median and mean."""
     if distribution.min == distribution.max:
         return f"all {_plain(distribution.min)}"
     ends = f"{_plain(distribution.min)} to {_plain(distribution.max)}"

@@ -62,8 +62,8 @@ def export(
     The file takes raw input in batches of any size, normalizes it, and returns the outputs of encoder and head. Before it gets
     its name it is run and compared with the model, which computes the same inputs one by one. `modality`: see `data2vec.load`.
 
-    Raises UserError for another suffix, a missing library or a custom modality; RunStopped, with nothing written, when file and
-    model differ by more than `tolerance`."""
+    Raises UserError for another suffix, a missing library or a modality without `example_input`; RunStopped, with nothing
+    written, when file and model differ by more than `tolerance`."""
     model, out = load(model, modality), local_path(out)
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: unknown format; the suffix must be {' or '.join(SUFFIXES)}")
@@ -107,7 +107,8 @@ def _metadata(model: Model) -> dict[str, str]:
     architecture = f"{encoder.layers} blocks of width {encoder.width}, {encoder.heads} heads"
     metadata = {"model": f"{model.recipe.objective.name} {model.recipe.modality.name}: {architecture}"}
     if model.modality.seconds_per_position is not None:
-        metadata |= {"sampling_rate": str(SAMPLE_RATE), "seconds_per_position": str(model.modality.seconds_per_position)}
+        metadata |= {"sampling_rate": str(SAMPLE_RATE)} if getattr(model.modality, "kind", None) == "audio" else {}
+        metadata |= {"seconds_per_position": str(model.modality.seconds_per_position)}
     if model.head is not None:
         metadata["labels"] = json.dumps(model.head.settings.labels, ensure_ascii=False)
     return metadata | {key: value for key in ("source", "license") if (value := getattr(model, key)) is not None}

@@ -160,12 +160,39 @@ class VisionGraph(Graph):
         return Batch(raw["image"][row][None])
 
 
+class CustomGraph(Graph):
+    """The input of a custom modality as its `collate` makes it, of any length if its examples have, without padding."""
+
+    inputs: ClassVar = {"input": "(B, …), as collate() makes it, without padding"}
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.modality = model.modality
+        examples = [self.modality.example_input(positions) for positions in self.size_range()]
+        self.has_lengths = examples[0].shape != examples[1].shape
+
+    def forward(self, input: Tensor) -> dict[str, Tensor]:
+        return self.outputs(*self.encoder(Batch(input)))
+
+    def size_range(self) -> tuple[int, int]:
+        return 2, 16
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        return {"input": {0: "batch"} | ({1: "length"} if self.has_lengths else {})}
+
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
+        return {"input": torch.stack([self.modality.example_input(max(sizes)) for _ in sizes])}
+
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
+        return Batch(raw["input"][row][None])
+
+
 def build_graph(model: Model) -> Graph:
-    """The graph of a model, with a copy of its weights. Raises UserError for a custom modality and for a head on a
-    weighted sum of blocks."""
+    """The graph of a model, with a copy of its weights. Raises UserError for a head on a weighted sum of blocks, and for a
+    modality that has no example input."""
     if model.head is not None and model.head.settings.weighted_layers is not None:
         raise UserError("head.weighted_layers: a head on a sum of blocks cannot be exported")
     for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph)):
         if type(model.modality) is modality:
             return graph(model)
-    raise UserError(f"export supports the modalities speech, vision and text, not {type(model.modality).__qualname__}")
+    return CustomGraph(model)

@@ -9,9 +9,9 @@ import torch
 from data2vec.distributed import process_group
 from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
-from data2vec.recipe.loading import list_overrides, load_recipe
+from data2vec.recipe.loading import list_overrides, load_recipe, read_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.recipe.task_settings import SUPERVISED
 from data2vec.run_dir import default_run_dir
 from data2vec.settings import JsonMapping
 from data2vec.train import finetune, pretrain
@@ -41,7 +41,8 @@ def plan(
     Raises UserError as the run would, and RunStopped when a micro-batch does not fit into the memory."""
     keys: set[str] = set()
     overrides = list_overrides(overrides)
-    supervised = isinstance(load_recipe(recipe, modality=modality, auto=keys).objective, SupervisedSettings)
+    task = overrides.get("objective.name", (read_recipe(recipe).get("objective") or {}).get("name"))
+    supervised = task in SUPERVISED
     if supervised:
         resolved = finetune.resolve_recipe(recipe, model, data, valid, overrides, scratch, modality, keys)
     else:
