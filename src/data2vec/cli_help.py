@@ -47,6 +47,7 @@ the run folder:
   checkpoints/       full training state; --resume RUN continues bit-exactly
   model/             the encoder, for use: data2vec.load("RUN")
   report.html        curves, figures and the health verdict
+  validation.json    of fine-tuning: confusions of classes, the worst and typical examples
   machine.json       hardware, versions and times of each start
   corrupt_files.txt  files that could not be read, if any
 

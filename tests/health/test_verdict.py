@@ -351,6 +351,7 @@ def test_verdict_while_predicting_the_mean_in_warm_up_is_healthy() -> None:
         (3, {"health.grace_steps": 50}, "3 logged steps, where a trend needs 4 (log.every=25)"),
         (1, {"health.grace_steps": 5}, "1 logged step, where"),
         (8, {"train.schedule.warmup": 0.99999, "train.schedule.hold": 0.0}, "the learning rate warms up until step 149"),
+        (4, {"health.grace_steps": 100}, "the predictions are hardly better than the mean yet (r2 -0.342 at step 1, 0.007 at"),
         (8, {"health.grace_steps": 5000}, "step 150: runs with and without a fault look alike until step 1000"),
     ],
 )
@@ -400,6 +401,16 @@ def test_verdict_without_optional_metrics() -> None:
 )
 def test_verdict_on_a_run_with_only_half_the_evidence_is_healthy(figures: dict[str, Any]) -> None:
     assert judge(figures).state == "healthy"
+
+
+def test_features_in_few_dimensions_are_a_symptom_only_when_more_than_the_mean_is_predicted() -> None:
+    low = {"student_std": (0.85, 0.1, 0.06, 0.06, 0.06, 0.06, 0.06, 0.06)} | ON_A_LINE
+    assert {finding.symptom[:12] for finding in judge(low).findings} == {"rank collaps"}
+    mean = low | {"r2": (-0.3, -0.04, -0.01, 0.0, 0.01, 0.02, 0.01, 0.02)}
+    assert (judge(mean).state, judge(mean).findings) == (EARLY, ())
+    assert "nothing is learned: the predictions are hardly better than the mean (r2 -0.3 at step 1, 0.02 at step 150)" in str(
+        judge(mean, health__grace_steps=150)
+    )
 
 
 def without_teacher(**changed: Any) -> Verdict:

@@ -108,9 +108,22 @@ def dead_local_encoder(run: History) -> Finding | None:
 def rank_collapse(run: History) -> Finding | None:
     """Representations that lie on a line or in a plane."""
     low = [name for name in ("student_rank", "target_rank", "prediction_rank") if run.stays_below(name, 2)]
-    if not low or not run.past_warmup:
+    if not low or not run.past_warmup or _starting(run):
         return None
     symptom = f"rank collapse: fewer than two dimensions are used ({'; '.join(map(run.describe_change, low))})"
+    return Finding("watch", symptom, *likely_cause(run))
+
+
+def _starting(run: History) -> bool:
+    """Whether a run still predicts the mean, as all do at first: with features that hardly differ, in few dimensions."""
+    return run.predicts_mean and run.step < run.limits.grace_steps
+
+
+def predicts_only_mean(run: History) -> Finding | None:
+    """Predictions that are no better than the mean when the grace period is over."""
+    if not run.predicts_mean or _starting(run):
+        return None
+    symptom = f"nothing is learned: the predictions are hardly better than the mean ({run.describe_change('r2')})"
     return Finding("watch", symptom, *likely_cause(run))
 
 
@@ -118,7 +131,7 @@ def shrinking_features(run: History) -> Finding | None:
     """Features of which little is left: a tenth of the largest standard deviation or rank that they had."""
     names = ("student_std", "student_rank", "target_rank")
     low = [name for name in names if run.stays_below(name, run.peak(name)[0] / 10)]
-    if not low or not run.past_warmup:
+    if not low or not run.past_warmup or _starting(run):
         return None
     changes = "; ".join(
         f"{name} {run.peak(name)[0]:.3g} at step {run.peak(name)[1]}, {run.values(name)[-1]:.3g} now" for name in low
@@ -318,7 +331,7 @@ Check = Callable[[History], Finding | None]
 CHECKS: tuple[Check, ...] = (
     *(run_stopped, constant_representations, shrinking_targets, positional_collapse, learns_position),
     *(dead_local_encoder, rank_collapse, shrinking_features, probe_below_untrained, held_out_loss_rising),
-    *(never_left_warmup, weight_decay_too_high),
+    *(never_left_warmup, weight_decay_too_high, predicts_only_mean),
     *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss, not_learning),
     *(drifted_from_start, dataloader_bound, unreadable_examples),
 )

@@ -9,6 +9,9 @@ from data2vec.settings import JsonMapping
 NUM_RECENT = 3
 """A metric counts as staying low, or as its recent value, over this many of the last logged steps."""
 
+MIN_R2 = 0.05
+"""Below it the predictions are hardly better than the mean."""
+
 
 class History:
     """`lines`: the logged steps, oldest first, at least one; `recipe`: its settings as plain values by dotted key.
@@ -79,6 +82,12 @@ class History:
     def past_warmup(self) -> bool:
         """Whether the first phase should be over, in which every healthy run predicts the mean everywhere."""
         return self.step >= self.limits.grace_steps / 5 and len(self.lines) > NUM_RECENT
+
+    @property
+    def predicts_mean(self) -> bool:
+        """Whether the predictions are hardly better than the mean, as those of every run are at first; not known without r2."""
+        values = [value for value in self.values("r2")[-NUM_RECENT:] if value == value]
+        return bool(values) and max(values) < MIN_R2
 
     def evaluations(self, name: str) -> list[tuple[float, int]]:
         """The finite values of a metric that is measured at some steps only, each with its step."""

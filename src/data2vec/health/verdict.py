@@ -33,7 +33,8 @@ def too_early(run: History) -> list[str]:
     """Why faults of pre-training may not show yet; [] if they should."""
     settled = run.limits.grace_steps / 5
     early = f"step {run.step}: runs with and without a fault look alike until step {settled:g}, a fifth of health.grace_steps"
-    return list(filter(None, (run.unlogged(), run.warming_up(), early if run.step < settled else None)))
+    mean = f"the predictions are hardly better than the mean yet ({run.describe_change('r2')})" if run.predicts_mean else None
+    return list(filter(None, (run.unlogged(), run.warming_up(), early if run.step < settled else None, mean)))
 
 
 def verdict(
