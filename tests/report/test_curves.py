@@ -56,3 +56,8 @@ def test_plot_curves_labels_a_line_per_stage() -> None:
     assert [line.get_label() for line in loss.lines] == ["training", "held-out data"]
     assert loss.lines[1].get_xydata().tolist() == [[metrics[-1]["step"], 1.5]]
     assert [text.get_text() for text in std.get_legend().get_texts()] == [name for name, _ in STAGES.values()]
+
+
+def test_drift_has_a_curve_of_runs_that_log_it() -> None:
+    (panel,) = (panel for panel in PANELS if "drift_features" in panel.keys)
+    assert has_values(lines(2, drift_features=0.1), panel) and not has_values(lines(2), panel)

@@ -66,6 +66,7 @@ PROBES = {
     "probe_linear_untrained": ("linear, untrained", GREEN),
     "probe_knn_untrained": ("kNN, untrained", YELLOW),
 }
+DRIFT = {"drift_features": ("features", BLUE), "drift_weights": ("weights", RED)}
 PURPLE = "#7b5ea7"
 ERRORS = {
     "valid_wer": ("words", BLUE),
@@ -107,6 +108,9 @@ PANELS = (
     LOSS,
     STD,
     RANK,
+    Panel(
+        "Drift from the start", "", DRIFT, "From the trained model; features: 1 minus linear CKA. Near 1: forgotten.", dots=True
+    ),
     Panel("Probe", "accuracy", PROBES, "Accuracy of simple classifiers on frozen features.", dots=True, percent=True),
     _single("Gradient norm", "before clipping", "grad_norm", "Spikes: the learning rate is too high.", log=True),
     _single(

@@ -171,6 +171,26 @@ def test_official_file_takes_batch_and_rate_of_the_shipped_recipe_and_keeps_its_
     assert result["as released"].valid_loss is not None
 
 
+def test_fine_tuned_model_takes_batch_and_rate_of_the_shipped_recipe(
+    released: Run, labelled: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = SMALL | {"train.steps": 2, "data.batch_size": 8, "data.micro_batch_size": 8}
+    data2vec.finetune("vision/classify-tiny", released.folder, labelled, labelled, small, tmp_path / "classes")
+    capfd.readouterr()
+    with pytest.raises(UserError, match=r"data.batch_size: a step has 64 examples, but the training data only has 36"):
+        plan_adaptation(tmp_path / "classes", labelled, SMALL, tmp_path / "run", steps=10)
+    note = capfd.readouterr().err
+    assert "the model is fine-tuned: batch and training are of vision/v2-tiny" in note
+    assert "learning rate 0.0009, not 0.003" in note
+
+
+def test_model_trained_on_labels_alone_is_refused(labelled: Path, tmp_path: Path) -> None:
+    small = SMALL | {"train.steps": 1, "data.batch_size": 8, "data.micro_batch_size": 8}
+    data2vec.finetune("vision/classify-tiny", None, labelled, labelled, small, tmp_path / "classes")
+    with pytest.raises(UserError, match="was trained on labels alone"):
+        data2vec.adapt(tmp_path / "classes", labelled, SMALL, tmp_path / "run")
+
+
 def test_steps_are_chosen_for_the_data_and_other_counts_scaled_with_them(released: Run, pictures: Path, tmp_path: Path) -> None:
     plan = plan_adaptation(released.folder, pictures, SMALL, tmp_path / "run")
     assert (plan.steps, plan.warmup_steps) == (500, 50)
