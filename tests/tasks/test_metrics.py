@@ -73,3 +73,25 @@ def test_regression_scores_match_a_manual_computation() -> None:
 
 def test_lower_error_rates_are_better() -> None:
     assert metrics.is_better("wer", 0.1, 0.2) and not metrics.is_better("accuracy", 0.1, 0.2)
+
+
+def test_class_scores_match_a_manual_computation() -> None:
+    # a: 3 of 4 right, b: 1 of 2, c never predicted and never there
+    found = metrics.class_scores(np.array(list("aaabba")), np.array(list("aaaabb")))
+    assert found["accuracy"] == pytest.approx(4 / 6) and found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    by_chance = (4 * 4 + 2 * 2) / 36
+    assert found["kappa"] == pytest.approx((4 / 6 - by_chance) / (1 - by_chance))
+    assert found["weighted_f1"] == pytest.approx((4 * 3 / 4 + 2 * 1 / 2) / 6)
+
+
+def test_class_scores_of_a_single_class_are_defined() -> None:
+    found = metrics.class_scores(np.array(["a", "b"]), np.array(["a", "a"]))
+    assert (found["accuracy"], found["balanced_accuracy"], found["kappa"]) == (0.5, 0.5, 0.0)
+    assert metrics.class_scores(np.array(["a"]), np.array(["a"]))["kappa"] == 0
+
+
+def test_auroc_is_the_share_of_pairs_in_order_and_skips_classes_that_all_or_none_have() -> None:
+    logits = np.array([[3.0, 1, 0], [2, 2, 0], [1, 3, 0]])
+    labels = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 0]])
+    assert metrics.multi_label_scores(logits, labels)["auroc"] == pytest.approx(1 / 2)
+    assert "auroc" not in metrics.multi_label_scores(logits, np.array([[0, 1, 0]] * 3))

@@ -98,6 +98,8 @@ class ExampleDataset(ABC):
     """(n,) what each example adds to a batch: seconds of audio; 1 for an image or a block of text."""
     corrupt: Sequence[str] = ()
     """ "name: reason" of every example that was left out because it cannot be read."""
+    recordings: np.ndarray | None = None
+    """(n,) which recording each example is a window of, if examples are windows; None if each is complete in itself."""
     num_cropped: int = 0
     """Examples that are longer than what is cropped of them."""
 

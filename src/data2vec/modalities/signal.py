@@ -310,7 +310,7 @@ class SignalExamples(ExampleDataset):
         self.keys = np.concatenate(keys) if keys else np.empty(0, np.int64)
         """(n,) the recording of each window."""
         self.starts = np.concatenate(starts) if starts else np.empty(0, np.int64)
-        self.lengths = lengths
+        self.lengths, self.recordings = lengths, self.keys
         self.costs = np.ones(len(self.keys))
         if isinstance(rows, list):
             return

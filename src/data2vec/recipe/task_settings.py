@@ -24,6 +24,11 @@ class ProbeSettings(Settings):
     """The rows of `valid` to use; all by default."""
     label: str = "label"
     """The label column."""
+    group: str | None = None
+    """A column of groups, such as subjects: what is held out of `data` has no group in common with the rest."""
+    folds: Annotated[int, Field(ge=2)] | Literal["leave-one-out"] | None = None
+    """Cross-validation on `data` instead of a held-out fifth: so many folds, of complete groups if there is `group`; or one for
+    each group. Scores are means over the folds. Only of `data2vec probe`."""
     column: str | None = None
     """The column of the audio, image or text. None: one with a known name, or the only one."""
     knn_k: Annotated[int, Field(gt=0)] = 10
@@ -139,7 +144,19 @@ class ClassificationSettings(SupervisedSettings):
     """Mixing of the inputs of a batch and their labels during training: images or waveforms."""
     label_scale: Annotated[float, Field(gt=0)] = 1.0
     """Regression: labels are divided by this for training (STS-B: 5). The saved model predicts the labels themselves."""
-    metric: Literal["accuracy", "matthews", "f1", "accuracy_f1", "pearson_spearman", "map", "mean_squared_error"] = "accuracy"
+    metric: Literal[
+        "accuracy",
+        "balanced_accuracy",
+        "kappa",
+        "weighted_f1",
+        "matthews",
+        "f1",
+        "accuracy_f1",
+        "map",
+        "auroc",
+        "pearson_spearman",
+        "mean_squared_error",
+    ] = "accuracy"
     """The metric that selects the best model."""
 
 

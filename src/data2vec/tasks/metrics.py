@@ -8,25 +8,33 @@ import numpy as np
 
 LOWER_IS_BETTER = ("wer", "cer", "mean_squared_error")
 """The metrics of this file that are errors."""
-NOT_PERCENT = ("matthews", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
+NOT_PERCENT = ("matthews", "kappa", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
 """Scores that are not printed as percentages."""
-NAMES = ("wer", "cer", "wer_greedy", "accuracy", "top5", "map", "f1", "accuracy_f1", *NOT_PERCENT)
+CLASS_NAMES = ("accuracy", "balanced_accuracy", "weighted_f1", "top5", "map", "auroc", "f1", "accuracy_f1")
+RECORDING = "recording_"
+"""Begins the names of scores of complete recordings, whose windows are the examples."""
+NAMES = ("wer", "cer", "wer_greedy", *CLASS_NAMES, *NOT_PERCENT)
 """All scores of labelled data; the metrics of a run have them with the prefix valid_."""
 Scores = dict[str, float]
 
 
 def format_score(name: str, value: float) -> str:
     """A score as it is printed: a percentage, or a number."""
-    return f"{value:.4g}" if name in NOT_PERCENT else f"{value:.1%}"
+    return f"{value:.1%}" if is_percentage(name) else f"{value:.4g}"
+
+
+def is_percentage(name: str) -> bool:
+    """Whether a score is printed as a percentage."""
+    return name.removeprefix(RECORDING) not in NOT_PERCENT
 
 
 def single_label_scores(logits: np.ndarray, classes: np.ndarray) -> Scores:
-    """Scores of `logits` (n, V) against `classes` (n,): accuracy; Matthews' correlation; top5 accuracy if there are more than
-    five classes; with two classes, F1 of the second one, and its mean with accuracy."""
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+    """Scores of `logits` (n, V) against `classes` (n,): those of `class_scores`; Matthews' correlation; top5 accuracy if there
+    are more than five classes; with two classes, F1 of the second one, and its mean with accuracy."""
+    from sklearn.metrics import f1_score, matthews_corrcoef
 
     predicted = logits.argmax(1)
-    scores = {"accuracy": float(accuracy_score(classes, predicted)), "matthews": float(matthews_corrcoef(classes, predicted))}
+    scores = class_scores(predicted, classes) | {"matthews": float(matthews_corrcoef(classes, predicted))}
     if logits.shape[1] > 5:
         best = np.argpartition(-logits, 4, axis=1)[:, :5]
         scores["top5"] = float((best == classes[:, None]).any(1).mean())
@@ -36,12 +44,34 @@ def single_label_scores(logits: np.ndarray, classes: np.ndarray) -> Scores:
     return scores
 
 
+def class_scores(predicted: np.ndarray, classes: np.ndarray) -> Scores:
+    """Scores of predicted classes (n,) against `classes` (n,): accuracy; balanced accuracy, the mean recall of the classes that
+    occur; Cohen's kappa, 0 for what chance would reach with these frequencies; and F1 weighted by how often a class occurs."""
+    from sklearn.metrics import f1_score
+
+    right = predicted == classes
+    names, counts = np.unique(classes, return_counts=True)
+    accuracy = float(right.mean())
+    by_chance = float(sum((predicted == name).mean() * count for name, count in zip(names, counts, strict=True)) / len(classes))
+    return {
+        "accuracy": accuracy,
+        "balanced_accuracy": float(np.mean([right[classes == name].mean() for name in names])),
+        "kappa": (accuracy - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0,
+        "weighted_f1": float(f1_score(classes, predicted, average="weighted", zero_division=0)),
+    }
+
+
 def multi_label_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Scores of `logits` against `labels`, both (n, V): mean average precision over the classes that occur."""
-    from sklearn.metrics import average_precision_score
+    """Scores of `logits` against `labels`, both (n, V): mean average precision over the classes that occur; and the mean area
+    under the ROC curve over those that some examples have and others do not, if there is one."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     occurs = labels.any(0)
-    return {"map": float(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))}
+    scores = {"map": float(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))}
+    differs = occurs & ~labels.all(0)
+    if differs.any():
+        scores["auroc"] = float(roc_auc_score(labels[:, differs], logits[:, differs], average="macro"))
+    return scores
 
 
 def regression_scores(predictions: np.ndarray, numbers: np.ndarray) -> Scores:

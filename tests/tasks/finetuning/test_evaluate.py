@@ -15,7 +15,15 @@ from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, CTCSettings, 
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
-from data2vec.tasks.finetuning.evaluate import EvalSet, Evaluation, Scored, compute_scores, load_eval_set, predict
+from data2vec.tasks.finetuning.evaluate import (
+    EvalSet,
+    Evaluation,
+    Scored,
+    _recording_scores,
+    compute_scores,
+    load_eval_set,
+    predict,
+)
 from data2vec.tasks.finetuning.labels import Transcripts
 
 CAPITALS = ("<s>", "<pad>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVKÉ'")
@@ -148,3 +156,12 @@ def test_evidence_of_classification_is_the_score_of_guessing(problem: Any, label
     settings = ClassificationSettings(problem_type=problem)
     found = compute_scores(predictions, head, eval_set, Process(torch.device("cpu")), settings)
     assert found.evidence == pytest.approx(chance) and found.examples == 5
+
+
+def test_windows_of_a_recording_vote_by_the_mean_of_their_logits() -> None:
+    logits = np.array([[3.0, 0], [0, 1], [0, 1], [0, 2], [0, 1]])
+    labels, recordings = np.array([0, 0, 0, 1, 1]), np.array([7, 7, 7, 9, 9])
+    found = _recording_scores("single_label_classification", logits, labels, recordings)
+    assert found["recording_accuracy"] == 1
+    assert _recording_scores("single_label_classification", logits, np.array([0, 1, 0, 1, 1]), recordings) == {}
+    assert _recording_scores("single_label_classification", logits, labels, np.arange(5)) == {}

@@ -38,7 +38,7 @@ from data2vec.tasks.eval_batches import read_batches
 from data2vec.tasks.finetuning.details import ValidationDetails, classification_details, recognition_details
 from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head, warn_cut
 from data2vec.tasks.finetuning.verdict import explain_scores
-from data2vec.tasks.metrics import NOT_PERCENT, SCORES, Scores, chance_scores, error_rates
+from data2vec.tasks.metrics import RECORDING, SCORES, Scores, chance_scores, error_rates, is_percentage
 
 log = get_logger(__name__)
 Prediction = tuple[int, Tensor]
@@ -123,10 +123,26 @@ def compute_scores(
     if settings.problem_type == "multi_label_classification":
         for row, numbers in zip(encoded, labels, strict=True):
             row[numbers] = 1
-    scores = SCORES[settings.problem_type](np.stack(logits), encoded)
+    stacked = np.stack(logits)
+    scores = SCORES[settings.problem_type](stacked, encoded)
+    if (recordings := getattr(eval_set.examples, "recordings", None)) is not None:
+        rows = recordings[eval_set.indices[sorted(index for index, _ in outputs)]]
+        scores |= _recording_scores(settings.problem_type, stacked, encoded, rows)
     chance = {f"chance_{name}": value for name, value in chance_scores(settings.problem_type, encoded).items()}
     details = classification_details(np.stack(logits), labels, indices, settings.labels, settings.problem_type)
     return Scored(scores, len(outputs), chance, details)
+
+
+def _recording_scores(problem_type: str, logits: np.ndarray, labels: np.ndarray, recordings: np.ndarray) -> Scores:
+    """The scores of recordings whose windows have `logits` (n, V) and `labels` (n, …), by the mean of their logits, with the
+    prefix recording_. None if each recording has one window, or windows of one have different labels."""
+    names, first, numbers, counts = np.unique(recordings, return_index=True, return_inverse=True, return_counts=True)
+    if len(names) == len(recordings) or (labels != labels[first][numbers]).any():
+        return {}
+    sums = np.zeros((len(names), logits.shape[1]))
+    np.add.at(sums, numbers, logits)
+    scores = SCORES[problem_type](sums / counts[:, None], labels[first])
+    return {RECORDING + name: value for name, value in scores.items()}
 
 
 def _recognition_scores(
@@ -187,7 +203,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         rows = [
-            f"{name:<18}{value:8.4g}" if name in NOT_PERCENT else f"{name:<18}{value:8.2%}"
+            f"{name:<29}{value:8.2%}" if is_percentage(name) else f"{name:<29}{value:8.4g}"
             for name, value in self.scores.items()
         ]
         left_out = f"; {self.left_out} left out" if self.left_out else ""

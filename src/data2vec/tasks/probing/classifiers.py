@@ -1,8 +1,12 @@
 """The two classifiers of a probe: logistic regression and k nearest neighbours."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+Classifier = Callable[[np.ndarray], np.ndarray]
+"""From vectors (m, D) to their classes (m,)."""
 
 
 def classifier_accuracies(
@@ -11,6 +15,13 @@ def classifier_accuracies(
     """Accuracies, 0 to 1, of logistic regression and of k nearest neighbours by cosine distance.
 
     They are fitted on vectors `train_x` (n, D) of classes `train_y` (n,), and measured on `valid_x` (m, D), `valid_y` (m,)."""
+    linear, knn = (float((each(valid_x) == valid_y).mean()) for each in build_classifiers(train_x, train_y, k, seed))
+    return linear, knn
+
+
+def build_classifiers(train_x: np.ndarray, train_y: np.ndarray, k: int, seed: int) -> tuple[Classifier, Classifier]:
+    """Logistic regression, and k nearest neighbours by cosine distance, fitted on standardised vectors `train_x` (n, D) of
+    classes `train_y` (n,)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
@@ -21,7 +32,17 @@ def classifier_accuracies(
         KNeighborsClassifier(min(k, len(train_x)), metric="cosine"),
     )
     scaler = StandardScaler().fit(train_x)
-    x, y = scaler.transform(train_x), scaler.transform(valid_x)
+    x = scaler.transform(train_x)
     with threadpool_limits(1):  # several threads are slower for such small matrices, much slower on a busy machine
-        linear, knn = (float((each.fit(x, train_y).predict(y) == valid_y).mean()) for each in classifiers)
-    return linear, knn
+        for each in classifiers:
+            each.fit(x, train_y)
+
+    def predicts(classifier: Any) -> Classifier:
+        def predict(vectors: np.ndarray) -> np.ndarray:
+            with threadpool_limits(1):
+                found: np.ndarray = classifier.predict(scaler.transform(vectors))
+            return found
+
+        return predict
+
+    return predicts(classifiers[0]), predicts(classifiers[1])

@@ -29,10 +29,24 @@ class ProbeSet:
     """(n,) indices into `examples`."""
     classes: np.ndarray
     """(n,) class names."""
+    groups: np.ndarray | None = None
+    """(n,) the names of their groups: of `probe.group`, or of the recordings that they are windows of; None: no groups."""
+    group: str | None = None
+    """What the groups are."""
 
     def subset(self, rows: np.ndarray) -> "ProbeSet":
         """The examples at `rows`, from 0 to n - 1."""
-        return ProbeSet(self.name, self.examples, self.indices[rows], self.classes[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return ProbeSet(self.name, self.examples, self.indices[rows], self.classes[rows], groups, self.group)
+
+
+def load_probe_set(modality: Modality, settings: ProbeSettings, seed: int) -> ProbeSet:
+    """The set for cross-validation. Raises UserError as `load_probe_sets`."""
+    if settings.data is None:
+        raise UserError("probe.data: no labelled data; set probe.data to a folder of class folders, or a table with labels")
+    if settings.valid is not None:
+        raise UserError("probe.folds: is cross-validation on probe.data alone; leave out probe.valid (--valid), or probe.folds")
+    return _load("probe.data", settings.data, settings.data_rows, modality, settings, seed)
 
 
 def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> tuple[ProbeSet, ProbeSet]:
@@ -68,14 +82,37 @@ def _load(name: str, where: str, selection: RowSelection, modality: Modality, se
     order = np.arange(len(examples))
     if len(order) > settings.max_examples:
         order = np.random.default_rng(seed).permutation(order)
-    return ProbeSet(name, examples, *_labelled(examples, order, settings, where))
+    indices, classes = _labelled(examples, order, settings, where)
+    if settings.group is None and (recordings := examples.recordings) is not None and len(set(recordings)) < len(recordings):
+        return ProbeSet(name, examples, indices, classes, recordings[indices].astype(str), "recording")
+    if settings.group is None:
+        return ProbeSet(name, examples, indices, classes)
+    try:
+        groups = np.array([str(examples.label(index, settings.group)) for index in indices.tolist()])
+    except UserError as error:
+        raise UserError(f"probe.group: {error} ({where})") from None
+    if (missing := int((groups == "None").sum())) == len(groups):
+        raise UserError(f"probe.group: no example in {where} has a {settings.group!r}")
+    if missing:
+        raise UserError(f"probe.group: {missing} of {len(groups)} examples in {where} have no {settings.group!r}")
+    return ProbeSet(name, examples, indices, classes, groups, settings.group)
 
 
 def _split(probe_set: ProbeSet, seed: int) -> tuple[ProbeSet, ProbeSet]:
-    """A stratified split: the same class frequencies in both sets."""
-    from sklearn.model_selection import train_test_split
+    """A stratified split: the same class frequencies in both sets; with groups about the same, and no group in both."""
+    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
     rows = np.arange(len(probe_set.indices))
+    if probe_set.groups is not None:
+        count = round(1 / VALID_FRACTION)
+        if len(set(probe_set.groups)) < count:
+            raise UserError(
+                f"probe.group: {probe_set.group} has {len(set(probe_set.groups))} groups, too few to hold out a fifth; set "
+                "probe.folds=leave-one-out, or probe.valid"
+            )
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        train, valid = next(splitter.split(rows, probe_set.classes, probe_set.groups))
+        return probe_set.subset(train), probe_set.subset(valid)
     try:
         train, valid = train_test_split(rows, test_size=VALID_FRACTION, stratify=probe_set.classes, random_state=seed)
     except ValueError as error:

@@ -5,8 +5,8 @@ nearest neighbours (cosine distance). The same is measured for the untrained enc
 good already; the difference is what the encoder has learned.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,21 @@ from data2vec.atomic_io import write_json
 from data2vec.console.progress import progress
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
+from data2vec.errors import UserError
 from data2vec.interop.load import load
+from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.task_settings import ProbeSettings
 from data2vec.run_dir import load_run_recipe, result_file, run_of_model
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.classifiers import classifier_accuracies
-from data2vec.tasks.probing.dataset import load_probe_sets
+from data2vec.tasks.probing.dataset import ProbeSet, load_probe_set, load_probe_sets
 from data2vec.tasks.probing.features import pool_features
+from data2vec.tasks.probing.folds import Fold, cross_validate, split_folds
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,28 @@ class Probe:
     chance: float
     """Accuracy of always predicting the most frequent class of the training examples."""
 
+    folds: list[Fold] = field(default_factory=list)
+    """With cross-validation, what each fold gives with the layer `fold_layer`."""
+    fold_layer: int | None = None
+    """The layer whose linear probe has the highest mean accuracy over the folds, chosen by that: an optimistic score."""
+
+    def _fold_lines(self) -> list[str]:
+        names = ("accuracy", "balanced_accuracy", "kappa", "weighted_f1")
+        lines = [
+            f"Means over {len(self.folds)} folds of {self.valid} examples of {len(self.classes)} classes; {self.chance:.1%} "
+            "for always predicting the most frequent class.",
+            f"Linear probe of layer {self.fold_layer} (the best), by what is held out:",
+            f"{'held out':<24}{'examples':>10}{'accuracy':>10}{'balanced':>10}{'kappa':>8}{'F1':>8}",
+        ]
+        for fold in self.folds:
+            values = [getattr(fold, name) for name in names]
+            shown = f"{values[0]:10.1%}{values[1]:10.1%}{values[2]:8.3f}{values[3]:8.3f}"
+            lines.append(f"{fold.held_out[:24]:<24}{fold.examples:10d}{shown}")
+        means = [float(np.mean([getattr(fold, name) for fold in self.folds])) for name in names]
+        spread = float(np.std([fold.accuracy for fold in self.folds]))
+        lines.append(f"{'mean':<24}{'':>10}{means[0]:10.1%}{means[1]:10.1%}{means[2]:8.3f}{means[3]:8.3f}")
+        return [*lines, f"Standard deviation of the accuracy over the folds: {spread:.1%}."]
+
     def best(self, measure: str) -> LayerScores:
         """The layer with the highest `measure` (a field of LayerScores), selected on the held-out data: an optimistic score."""
         return max(self.rows, key=lambda row: getattr(row, measure))
@@ -67,6 +93,8 @@ class Probe:
         best = [(getattr(self.best(m), m), self.best(m).layer) for m in ("linear", "knn", "untrained_linear", "untrained_knn")]
         cells.append(f"{'best of':>8}" + "".join(f"{value:10.1%}" for value, _ in best))
         cells.append(f"{'at layer':>8}" + "".join(f"{layer:10d}" for _, layer in best))
+        if self.folds:
+            return "\n".join([head, *cells, *self._fold_lines()])
         return "\n".join(
             [
                 head,
@@ -109,10 +137,14 @@ def probe(
     recipe = load_recipe(load_recipe(load_recipe(model.recipe, settings_of_run), other_rows), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
-    train_set, valid_set = load_probe_sets(reader, settings, seed)
-
     process = Process(resolve_device(recipe.train.device, setting="train.device"))
     encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
+    if settings.folds is not None:
+        result = _cross_validated(encoders, reader, load_probe_set(reader, settings, seed), settings, seed, process)
+        if out is not None:
+            write_json(Path(out), asdict(result))
+        return result
+    train_set, valid_set = load_probe_sets(reader, settings, seed)
     x, train_set = pool_features(encoders, reader, train_set, process)
     y, valid_set = pool_features(encoders, reader, valid_set, process)
     rows = []
@@ -128,6 +160,31 @@ def probe(
     if out is not None:
         write_json(Path(out), asdict(result))
     return result
+
+
+def _cross_validated(
+    encoders: Sequence[Encoder], reader: Modality, probe_set: ProbeSet, settings: ProbeSettings, seed: int, process: Process
+) -> Probe:
+    """The means over the folds, whose features are computed once."""
+    assert settings.folds is not None
+    x, probe_set = pool_features(encoders, reader, probe_set, process)
+    classes, counts = np.unique(probe_set.classes, return_counts=True)
+    if len(classes) < 2:
+        raise UserError(
+            f"probe.data: every example has the {settings.label} {classes[0]!r}; a probe needs at least two classes"
+        )
+    parts = split_folds(probe_set, settings.folds, seed)
+    rows, of_layers = list[LayerScores](), list[list[Fold]]()
+    for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
+        trained, untrained = (
+            cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in range(len(encoders))
+        )
+        rows.append(LayerScores(layer + 1, *trained[1:], *untrained[1:]))
+        of_layers.append(trained[0])
+    best = max(rows, key=lambda row: row.linear).layer
+    chance = float(counts.max() / counts.sum())
+    total = len(probe_set.classes)
+    return Probe(rows, classes.tolist(), total, total, chance, of_layers[best - 1], best)
 
 
 def untrained_encoder(recipe: Recipe) -> Encoder:

@@ -1,0 +1,67 @@
+"""Cross-validation of a probe: each fold holds out some of the examples, such as those of one subject, and the classifiers are
+fitted on the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data2vec.errors import UserError
+from data2vec.tasks.metrics import class_scores
+from data2vec.tasks.probing.classifiers import build_classifiers
+from data2vec.tasks.probing.dataset import ProbeSet
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The scores of the linear probe of one layer on what a fold holds out."""
+
+    held_out: str
+    """The groups that are held out; without groups, the number of the fold."""
+    examples: int
+    accuracy: float
+    balanced_accuracy: float
+    kappa: float
+    weighted_f1: float
+
+
+def split_folds(probe_set: ProbeSet, folds: int | str, seed: int) -> list[tuple[str, np.ndarray]]:
+    """What each fold holds out: its name, and the rows (m,) of the set. With groups, a group is held out as a whole; folds have
+    about the same share of each class. Raises UserError for more folds than groups or examples of a class."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    groups = probe_set.groups
+    if folds == "leave-one-out":
+        if groups is None:
+            raise UserError("probe.folds: leave-one-out needs probe.group, the column of what is left out, such as subject")
+        names = sorted(set(groups.tolist()), key=lambda name: (len(name), name))
+        if len(names) < 2:
+            raise UserError(f"probe.folds: leave-one-out, but {probe_set.group} has only {names[0]!r}")
+        return [(name, np.flatnonzero(groups == name)) for name in names]
+    count = int(folds)
+    most = len(set(groups)) if groups is not None else int(np.unique(probe_set.classes, return_counts=True)[1].min())
+    if count > most:
+        what = f"groups of {probe_set.group}" if groups is not None else "examples of the rarest class"
+        raise UserError(f"probe.folds: {count} are more than the {most} {what}; use fewer")
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    parts = splitter(count, shuffle=True, random_state=seed).split(probe_set.classes, probe_set.classes, groups)
+    held = [np.asarray(rows) for _, rows in parts]
+    if groups is None:
+        return [(f"fold {number}", rows) for number, rows in enumerate(held, 1)]
+    return [(", ".join(sorted(set(groups[rows].tolist()))), rows) for rows in held]
+
+
+def cross_validate(
+    x: np.ndarray, classes: np.ndarray, parts: Sequence[tuple[str, np.ndarray]], k: int, seed: int
+) -> tuple[list[Fold], float, float]:
+    """The folds of the linear probe on vectors `x` (n, D) of `classes` (n,), and the mean accuracy over the folds of it and of
+    the k nearest neighbours."""
+    folds, nearest = list[Fold](), list[float]()
+    for name, rows in parts:
+        train = np.ones(len(x), bool)
+        train[rows] = False
+        linear, knn = build_classifiers(x[train], classes[train], k, seed)
+        scores = class_scores(linear(x[rows]), classes[rows])
+        folds.append(Fold(name, len(rows), **scores))
+        nearest.append(float((knn(x[rows]) == classes[rows]).mean()))
+    return folds, float(np.mean([fold.accuracy for fold in folds])), float(np.mean(nearest))
