@@ -155,7 +155,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
     model = "a run or model folder, RUN@step-N, RUN@last, an official .pt, a transformers folder, or hf://owner/name[@revision]"
 
-    verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text and speech, without downloads")
+    verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text, speech and signals, without downloads")
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")
 
     verb = _add_verb(verbs, "pretrain", _pretrain, "pre-train on unlabelled data", cli_help.PRETRAIN, _pretrain_settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data2vec.demo import demo
-from data2vec.demo.datasets import write_images, write_speech, write_text
+from data2vec.demo.datasets import write_images, write_speech, write_text, write_watch
 from data2vec.errors import UserError
 
 
@@ -21,6 +21,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         "speech": partial(write_speech, clips=20, labelled=20, heldout=10),
     }
     micro = {"images": {"data.micro_batch_size": 8}, "text": {"data.micro_batch_size": 8}}
+    tiny["signals"], micro["signals"], data["signals"] = {"data.batch_size": 8}, {"data.micro_batch_size": 8}, write_watch
     micro["speech"] = {"data.micro_batch_seconds": 4}
     shortened = {
         name: replace(
@@ -46,10 +47,12 @@ def test_run_demo_trains_probes_and_plots_every_modality(tmp_path: Path, capsys:
     (tmp_path / "out").mkdir()
     for _ in range(2):  # the same folder may be used again
         rows = demo.run_demo(tmp_path / "out")
-    assert [row.modality for row in rows] == ["images", "text", "speech"]
+    assert [row.modality for row in rows] == ["images", "text", "speech", "signals"]
     assert json.loads((tmp_path / "out" / "demo.json").read_text())[0]["loss_first"] == rows[0].loss_first
     drawn = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").glob("*/*.png")}
-    every = {f"{name}/{picture}.png" for name in ("images", "text", "speech") for picture in ("curves", "masks", "components")}
+    every = {
+        f"{name}/{picture}.png" for name in [row.modality for row in rows] for picture in ("curves", "masks", "components")
+    }
     assert drawn == every
     printed = capsys.readouterr().out
     for row in rows:

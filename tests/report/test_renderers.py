@@ -119,3 +119,15 @@ def test_token_renderer_draws_and_escapes_any_character(tmp_path: Path) -> None:
 def test_to_svg_replaces_black_by_the_text_colour() -> None:
     text = to_svg(renderer_of("audio")[0].render(np.full((1, 1, 50, 4), NONE), ["a"]), "a")
     assert "#000000" not in text and "currentColor" in text
+
+
+@pytest.mark.parametrize("grid", [(8,), (8, 3)])
+def test_traces_are_drawn_over_masked_cells_and_gaps_are_left_out(tmp_path: Path, grid: tuple[int, ...]) -> None:
+    samples = RNG.normal(size=(2, 80, 3))
+    samples[0, 20:40, 1] = np.nan
+    renderer = build_renderer("recording", samples, grid, 0.2 if len(grid) == 1 else None, [])
+    T = int(np.prod(grid))
+    one, every = np.full((1, 1, T, 4), NONE), np.full((1, 1, T, 4), RED)
+    one[0, 0, 0] = RED
+    few, most, none = (red(renderer.render(view, ["a"]), tmp_path) for view in (one, every, np.full((1, 1, T, 4), NONE)))
+    assert none == 0 < few < most / 4

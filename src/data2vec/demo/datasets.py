@@ -1,7 +1,7 @@
 """Data sets from installed packages, written as ordinary folders, so that the demo downloads nothing.
 
 Images are the handwritten digits of scikit-learn; text is the documentation in Python's standard library; speech is phrases of
-that text, spoken by eSpeak NG. Each has a small labelled task for the probe.
+that text, spoken by eSpeak NG; signals are recordings of a watch. Each has a small labelled task for the probe.
 """
 
 import ast
@@ -17,6 +17,7 @@ import numpy as np
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.demo import espeak
+from data2vec.demo.watch import write_recordings
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -140,6 +141,12 @@ def write_speech(out: Path, clips: int = 1500, labelled: int = 600, heldout: int
             requests[out / name / word / f"{i:05d}.wav"] = _random_utterance(word, voices, rng)
     _write_clips(requests)
     return DatasetFolders(out / "train", out / "labelled", out / "heldout")
+
+
+def write_watch(out: Path) -> DatasetFolders:
+    """Write recordings of a watch on ten people, and a task: which of seven exercises they do. Three people are held out."""
+    train, heldout = write_recordings(out)
+    return DatasetFolders(train, train, heldout)
 
 
 def _random_utterance(words: str, voices: list[str], rng: np.random.Generator) -> espeak.Utterance:

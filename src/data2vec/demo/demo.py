@@ -1,4 +1,4 @@
-"""The demo: pre-train a tiny model on images, text and speech from embedded data, and measure what it learned."""
+"""The demo: pre-train a tiny model on images, text, speech and signals from embedded data, and measure what it learned."""
 
 import shutil
 import time
@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data2vec.atomic_io import write_json
-from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, write_text
+from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, write_text, write_watch
 from data2vec.demo.espeak import require_espeak
+from data2vec.demo.watch import require_watch_data
 from data2vec.errors import UserError
 from data2vec.model import Model, load_model_folder
 from data2vec.report.curves import LOSS, RANK, STD, plot_curves
@@ -23,7 +24,7 @@ from data2vec.train.pretrain import pretrain
 
 @dataclass(frozen=True)
 class DemoRun:
-    """One of the three pre-training runs."""
+    """One of the four pre-training runs."""
 
     recipe: str
     data: Callable[[Path], DatasetFolders]
@@ -48,9 +49,10 @@ class DemoResult:
 def run_demo(out: str | Path = "demo") -> list[DemoResult]:
     """Pre-train, probe and plot each modality in its own folder under `out`, and print a table of the results.
 
-    The output of an earlier demo is overwritten. Raises UserError if `out` holds anything else, or if `espeakng-loader` is not
-    installed."""
+    The output of an earlier demo is overwritten. Raises UserError if `out` holds anything else, or if `espeakng-loader` or
+    `seglearn` is not installed."""
     require_espeak()
+    require_watch_data()
     out = Path(out)
     marker = out / "demo.json"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
@@ -69,7 +71,7 @@ def run_demo(out: str | Path = "demo") -> list[DemoResult]:
 
 
 def demo_runs() -> dict[str, DemoRun]:
-    """The three runs: tiny recipes, with overrides that make them take minutes on two cores."""
+    """The four runs: tiny recipes, with overrides that make them take minutes on two cores."""
     common = {"train.device": "cpu", "train.steps": 500, "data.workers": 1}
     images = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
     shared = {"objective.teacher.local_encoder": "shared", "objective.teacher.position_encoder": "shared"}
@@ -79,6 +81,7 @@ def demo_runs() -> dict[str, DemoRun]:
         "images": DemoRun("vision/v1-tiny", write_images, common | images),  # no flip: a mirrored digit is not a digit
         "text": DemoRun("text/v1-tiny", write_text, common | text),
         "speech": DemoRun("speech/v2-tiny", write_speech, common | speech),
+        "signals": DemoRun("signal/v2-tiny", write_watch, common | {"data.hop_seconds": 2}),
     }
 
 

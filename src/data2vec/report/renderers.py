@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MAX_TRACES = 32
+"""Channels of a recording that are drawn."""
+
+
 @dataclass(frozen=True)
 class ColorScale:
     """A colour scale for numbers: `viridis` from `low` to `high`."""
@@ -101,6 +105,36 @@ class SequenceRenderer(Renderer):
         return figure
 
 
+class TraceRenderer(Renderer):
+    """The traces of the channels of one recording (S, C), which lasts `end` in the `unit` of the horizontal axis; NaN is a gap.
+
+    `grid`: (T,) positions of all channels, or (T, C) of one channel each."""
+
+    def __init__(self, samples: np.ndarray, grid: tuple[int, ...], end: float, unit: str):
+        self.samples, self.grid, self.end, self.unit = samples[:, :MAX_TRACES], grid, end, unit
+
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
+        S, C = self.samples.shape
+        time = np.linspace(0, self.end, S, endpoint=False)
+        figure, (axes,) = new_figure(width, 0.8 + (0.35 + 0.16 * C) * len(colours) + (0.3 if scale else 0))
+        spread = np.nanpercentile(np.abs(self.samples - np.nanmean(self.samples, 0)), 98) or 1.0
+        for row, (view, *_) in enumerate(colours):
+            cells = view.reshape(self.grid[0], -1, 4).swapaxes(0, 1)[:C]
+            axes.imshow(cells, extent=(0, self.end, row + 0.92, row), aspect="auto", interpolation="nearest")
+            for channel in range(C):
+                place = row + 0.92 * (channel + 0.5) / C
+                trace = np.clip((self.samples[:, channel] - np.nanmean(self.samples[:, channel])) / spread, -1.5, 1.5)
+                axes.plot(time, place - trace * 0.46 / C, color="#1f4e79", linewidth=0.6)
+        axes.set(xlim=(0, self.end), ylim=(len(colours), 0), xlabel=self.unit)
+        axes.spines[:].set_visible(False)
+        axes.set_yticks(np.arange(len(colours)) + 0.46, names)
+        axes.tick_params(axis="y", length=0)
+        _add_colorbar(figure, axes, scale)
+        return figure
+
+
 class TokenRenderer(Renderer):
     """Text, of which the first `max_tokens` tokens are drawn."""
 
@@ -157,6 +191,9 @@ def build_renderer(
     T = int(np.prod(grid))
     if tokens:
         return TokenRenderer(tokens)
+    if kind == "recording":
+        end, unit = (grid[0], "patch") if seconds is None else (grid[0] * seconds, "time (s)")
+        return TraceRenderer(inputs[0].astype(np.float64), grid, end, unit)
     if len(grid) == 2:
         return ImageRenderer(to_images(inputs, grid), (grid[0], grid[1]))
     if kind == "audio" and inputs.ndim == 2 and seconds is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.data.corrupt import load_example
+from data2vec.data.masked_batches import unmask_padding
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
@@ -47,8 +48,11 @@ class Sample:
         n = len(self.batch)
         for _ in range(count):
             drawn = mask.draw(n * views, self.grid, rng)
-            masked = torch.from_numpy(np.ascontiguousarray(drawn.masked))
-            indices = torch.from_numpy(np.flatnonzero(drawn.predicted))
+            hidden, predicted = drawn.masked, drawn.predicted
+            if (padded := self.modality.padded_positions(self.batch)) is not None:
+                hidden = predicted = unmask_padding(hidden.reshape(n, views, -1), padded, rng).reshape(hidden.shape)
+            masked = torch.from_numpy(np.ascontiguousarray(hidden))
+            indices = torch.from_numpy(np.flatnonzero(predicted))
             view = None if drawn.replaced is None else self.modality.replace(self.batch, drawn.replaced, rng)
             yield MaskedBatch(self.batch.input, self.batch.padding, mask=masked, predicted_indices=indices, replaced_input=view)
 
@@ -71,6 +75,8 @@ def load_sample(modality: Modality, where: str, count: int = 4) -> Sample:
         raise UserError(f"{where}: no example can be read{bad}")
     batch = modality.collate(items)
     inputs = batch.input.numpy()
+    if batch.padding is not None and batch.padding.shape == batch.input.shape:  # missing samples
+        inputs = np.where(batch.padding.numpy(), np.nan, inputs)
     tokens: list[str] = []
     if kind == "text" and (tokenizer := getattr(examples, "tokenizer", None)):
         tokens = [tokenizer.decode([token], skip_special_tokens=False) for token in inputs[0].tolist()]
