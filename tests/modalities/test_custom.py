@@ -11,7 +11,7 @@ from data2vec import cli
 from data2vec.batch import Batch
 from data2vec.errors import UserError
 from data2vec.modalities import custom_classes
-from helpers.sensor_modality import Sensor
+from helpers.sensor_modality import Sensor, SensorSettings
 
 NAME = "helpers.sensor_modality:Sensor"
 
@@ -73,6 +73,25 @@ def test_custom_modality_is_an_option_of_every_command(tmp_path: Path, capsys: p
         assert cli.main(words) == 2
         assert f"name it yourself by --modality {NAME}" in capsys.readouterr().err
         assert cli.main([*words, "--modality", NAME]) == 0, capsys.readouterr().err
+
+
+class StrictSettings(SensorSettings):
+    window: int  # without a default
+
+
+class Strict(Sensor):
+    Settings = StrictSettings
+
+
+def test_fine_tuning_and_its_plan_take_the_settings_of_the_model(tmp_path: Path) -> None:
+    data = str(tmp_path / "readings.npy")
+    run = data2vec.pretrain(sensor_recipe(tmp_path), data=data, out=tmp_path / "run", modality=Strict)
+    classify = tmp_path / "classify.yaml"
+    classify.write_text("objective: {name: classify}\ndata: {workers: 0}\ntrain: {steps: 1}\nlog: {report: false}\n")
+    planned = data2vec.plan(classify, data, model=run.model, measure=False, modality=Strict)
+    assert planned.examples == 64
+    tuned = data2vec.finetune(classify, run.model, data, data, out=tmp_path / "tuned", modality=Strict)
+    assert data2vec.load(tuned.model, modality=Strict).recipe.modality.model_dump()["window"] == 8
 
 
 @pytest.mark.usefixtures("untrusted")

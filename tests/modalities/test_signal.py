@@ -275,3 +275,10 @@ def test_tiny_recipe_trains_one_step_with_finite_gradients(name: str) -> None:
     output.loss.backward()
     assert torch.isfinite(output.loss)
     assert all(torch.isfinite(p.grad).all() for p in whole.parameters() if p.grad is not None)
+
+
+def test_every_weight_has_a_gradient_when_no_sample_is_missing() -> None:
+    """As several processes wait for the gradients of all weights in every step."""
+    encoder = signals().build_local_encoder(16)
+    encoder(Batch(torch.randn(2, 200, 3)))[0].sum().backward()
+    assert [name for name, weight in encoder.named_parameters() if weight.grad is None and name != "mask_vector"] == []

@@ -226,8 +226,8 @@ class PatchEmbedding(LocalEncoder):
             amplitudes = torch.fft.rfft(rows.float(), norm="forward").abs().to(rows.dtype)
             x = x + self.spectrum(amplitudes.flatten(1))
         x = x.view(*patches.shape[:2], -1)
-        if batch.padding is None:
-            return x, None
+        if batch.padding is None:  # the unused weight has a gradient all the same, which several processes wait for
+            return x if self.missing is None else x + 0 * self.missing.sum(), None
         absent = split_patches(batch.padding, self.settings).float().mean(-1)  # (B, positions, channels)
         if self.missing is not None:
             x = x + absent.to(x.dtype) @ self.missing
