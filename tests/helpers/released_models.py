@@ -10,7 +10,11 @@ from data2vec.nn.heads import AnyHeadSettings
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 
-RELEASED = [name for name in recipe_names() if not name.endswith(("tiny", "small", "medium")) and "/v" in name]
+RELEASED = [
+    name
+    for name in recipe_names()
+    if not name.endswith(("tiny", "small", "medium")) and "/v" in name and not name.startswith("signal/")
+]
 FRONT = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
 LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", "Ä", "B")
 

@@ -15,7 +15,6 @@ from data2vec.feature_extraction import extract_features
 from data2vec.modalities.signal import SignalData, Signals, SignalSettings
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.transformer import TransformerSettings
-from data2vec.objective import Data2Vec2
 from helpers.recordings import CHANNELS, signals, waves, write_folder, write_npz
 from helpers.runs import crash_before, measured
 
@@ -260,13 +259,17 @@ def test_run_resumes_bit_exactly_with_gaps_in_the_data(tmp_path: Path) -> None:
     assert measured(resumed) == measured(whole)
 
 
-@pytest.mark.parametrize("name", ["signal/v1-tiny", "signal/v2-tiny"])
-def test_tiny_recipe_trains_one_step_with_finite_gradients(name: str) -> None:
-    known = {"modality.channels": list(CHANNELS), "modality.rate": 50.0, "modality.scale.by": "none"}
-    recipe = data2vec.load_recipe(name, known)
+LARGE = [pytest.param(f"signal/{name}", marks=pytest.mark.slow) for name in ("v2-imu-base", "v2-ecg-small", "v2-eeg-base")]
+
+
+@pytest.mark.parametrize("name", ["signal/v1-tiny", "signal/v2-tiny", "signal/mae-tiny", *LARGE])
+def test_recipe_trains_one_step_with_finite_gradients(name: str) -> None:
+    known = {"modality.channels": list(CHANNELS), "modality.rate": 50.0} if name.endswith("-tiny") else {}
+    recipe = data2vec.load_recipe(name, known | {"modality.scale.by": "none"})
     whole, modality = recipe.build_objective().train(), recipe.build_modality()
-    given = batch(modality, missing=np.s_[0, 40:90])
-    masks = 4 if isinstance(whole, Data2Vec2) else 1
+    samples = torch.randn(2, recipe.modality.window, len(recipe.modality.channels))
+    samples[0, : recipe.modality.window // 3] = torch.nan
+    given, masks = modality.collate(list(samples)), recipe.objective.masks_per_sample
     mask = recipe.objective.mask.draw(2 * masks, modality.grid(given), np.random.default_rng(0)).masked
     mask = unmask_padding(mask.reshape(2, masks, -1), modality.padded_positions(given), np.random.default_rng(0))
     flat = torch.from_numpy(mask).flatten(0, 1)
