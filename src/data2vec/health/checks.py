@@ -14,7 +14,8 @@ from data2vec.health.collapse import stop_reason
 from data2vec.health.history import NUM_RECENT, History
 
 MAX_DRIFT = 0.5
-"""1 minus the linear CKA of the features now and at the start."""
+"""1 minus the linear CKA of the features now and at the start. Tiny speech models of two seeds are 0.37 apart, a trained and an
+untrained one 0.95 (docs/results.md)."""
 
 Level = Literal["watch", "collapsed"]
 
