@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data2vec.comparison.result import Comparison
     from data2vec.conformance.check_examples import ExampleReport, check_examples
     from data2vec.conformance.check_modality import ModalityReport, check_modality
+    from data2vec.conformance.check_recordings import RecordingReport, check_recordings
     from data2vec.data.check.check import check
     from data2vec.feature_extraction import FeatureBatch, LogitBatch
     from data2vec.interop.convert import convert
@@ -68,6 +69,7 @@ __all__ = [
     "PredictionFile",
     "Predictions",
     "Recipe",
+    "RecordingReport",
     "Run",
     "RunPlan",
     "RunStopped",
@@ -77,6 +79,7 @@ __all__ = [
     "check",
     "check_examples",
     "check_modality",
+    "check_recordings",
     "compare",
     "convert",
     "estimate_ngram",
@@ -104,6 +107,7 @@ _MODULES = {
     "Adaptation": "train.adaptation.result",
     "Comparison": "comparison.result",
     "ExampleReport": "conformance.check_examples",
+    "RecordingReport": "conformance.check_recordings",
     "Exported": "interop.export.export",
     "FeatureBatch": "feature_extraction",
     "FeatureFile": "tasks.extraction.extract",
@@ -120,6 +124,7 @@ _MODULES = {
     "Verification": "interop.verify",
     "check": "data.check.check",
     "check_examples": "conformance.check_examples",
+    "check_recordings": "conformance.check_recordings",
     "check_modality": "conformance.check_modality",
     "compare": "comparison.compare",
     "convert": "interop.convert",

@@ -279,7 +279,8 @@ def _build_parser() -> argparse.ArgumentParser:
         verbs, "check", _check, "read a complete data set; report its contents and unreadable files", cli_help.CHECK
     )
     verb.add_argument("data", metavar="DATA", help="any form that data.train accepts: a folder, file, archive or hub data set")
-    verb.add_argument("--kind", choices=("audio", "image", "text"), help="what to read (default: detected)")
+    kinds = "what to read (default: detected, except recording)"
+    verb.add_argument("--kind", choices=("audio", "image", "text", "recording"), help=kinds)
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column of classes (default: label)")
@@ -688,8 +689,17 @@ def _check(arguments: argparse.Namespace) -> None:
         settings |= {} if a.labels is None else {"data.label": a.labels}
         print(check_examples(a.modality, a.data, settings | list_overrides(a.overrides), a.recipe, a.json))
         return
+    if a.kind == "recording":
+        from data2vec.conformance.check_recordings import check_recordings
+
+        given = {"--tokenizer": a.tokenizer, "--workers": a.workers, "--recipe": a.recipe}
+        if wrong := [option for option, value in given.items() if value is not None]:
+            raise UserError(f"{wrong[0]}: has no effect with --kind recording; omit it")
+        settings = {"data.split": a.split, "data.follow_links": a.follow_links, "data.column": a.column}
+        print(check_recordings(a.data, settings | list_overrides(a.overrides), a.labels or "label", a.json))
+        return
     if a.overrides or a.recipe is not None:
-        raise UserError("--recipe and key=value: have no effect without --modality; omit them")
+        raise UserError("--recipe and key=value: have no effect without --modality or --kind recording; omit them")
     print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels or "label", a.follow_links))
 
 

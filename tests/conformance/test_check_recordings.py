@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data2vec.conformance.check_recordings import check_recordings
+from helpers.command import exit_status
+from helpers.recordings import waves, write_npz
+
+
+def test_report_names_flat_and_clipped_channels_gaps_and_unreadable_files(tmp_path: Path) -> None:
+    rows = ["file_name,label,subject"]
+    for index in range(4):
+        array = waves(8, seed=index)
+        if index == 1:
+            array[:, 0] = 3.0
+            array[:, 1] = np.clip(array[:, 1], -0.9, 0.9)
+        if index == 2:
+            array[100:200] = np.nan
+        write_npz(tmp_path / f"{index}.npz", array, units=np.array(["g", "g", ""]))
+        rows.append(f"{index}.npz,{'ab'[index % 2]},s{index // 2}")
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    (tmp_path / "metadata.csv").write_text("\n".join([*rows, "broken.npz,a,s9"]))
+    found = check_recordings(tmp_path, out=tmp_path / "check.json")
+    assert found.flat == ["1.npz: ax"] and found.clipped == ["1.npz: ay"] and found.gaps == ["2.npz: 25.0% missing"]
+    assert found.channels == {"ax ay az": 4} and found.units == {"g": 8, "unknown": 4} and found.rates == {"50 Hz": 12}
+    assert found.subjects == {"s0": 2, "s1": 2} and found.classes == {"a": 2, "b": 2}
+    assert found.seconds is not None and found.seconds.total == 32
+    assert len(found.unreadable) == 1 and found.unreadable[0].startswith("broken.npz: ")
+    assert "5; 1 unreadable" in str(found) and str(found).endswith(f"data.train={tmp_path}")
+
+
+def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    write_npz(tmp_path / "b.npz", waves(8, rate=25), rate=25)
+    assert "Channels differ in their rates" in str(check_recordings(tmp_path))
+    write_npz(tmp_path / "b.npz", waves(8)[:, :2], ["ax", "pulse"])
+    assert "Recordings differ in channels" in str(check_recordings(tmp_path))
+
+
+def test_command_takes_settings_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", waves(8))
+    command = ("check", str(tmp_path), "--kind", "recording")
+    assert exit_status(*command, "data.rate=50", "data.time_axis=first") == 0
+    assert "ch1 ch2 ch3 (1)" in capsys.readouterr().out
+    assert exit_status(*command) == 0 and "time axis is unknown" in capsys.readouterr().out
+    assert exit_status(*command, "--workers", "2") == 2 and "--workers: has no effect" in capsys.readouterr().err
