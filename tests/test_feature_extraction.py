@@ -214,3 +214,32 @@ def test_resolve_device_with_an_unknown_device_is_refused() -> None:
     for wrong in ("gpu", "mps", "cuda:99"):
         with pytest.raises(UserError, match=f"device: '{wrong}' is not"):
             resolve_device(wrong)
+
+
+@pytest.mark.parametrize("name", ["speech/v1-tiny", "speech/v2-tiny", "text/v1-tiny", "vision/v2-tiny"])
+def test_encode_gives_the_features_with_gradients(name: str) -> None:
+    """Of weights that are free, and of the input."""
+    this, given = model(name), inputs(name.split("/")[0])[:3]
+    this.encoder.requires_grad_()
+    batch = this.prepare(given)
+    batch.input.requires_grad_(batch.input.is_floating_point())
+    found, expected = this.encode(batch, "states"), this.features(given, "states")
+    assert found.lengths.tolist() == expected.lengths.tolist()
+    assert len(found.hidden) == 4
+    for i, length in enumerate(found.lengths.tolist()):
+        torch.testing.assert_close(found.hidden[:, i, :length], expected.hidden[:, i, :length], atol=1e-4, rtol=1e-4)
+    found.hidden[:, 0].square().sum().backward()
+    assert this.encoder.transformer.blocks[0].attention.out.weight.grad.abs().sum() > 0
+    if batch.input.requires_grad:
+        assert batch.input.grad[0].abs().sum() > 0 and not batch.input.grad[1].any()
+
+
+def test_states_are_one_more_than_all_layers_and_end_in_them() -> None:
+    this, (wave,) = model("speech/v1-tiny"), waves(5000)
+    states, layers = this.features(wave, "states").hidden, this.features(wave, "all").hidden
+    assert (len(states), len(layers)) == (4, 3)
+    assert torch.equal(states[1:], layers)
+    with torch.inference_mode():
+        x, padding = this.encoder.local_encoder(this.prepare(wave))
+        first = this.encoder.transformer.embed(this.encoder.position_encoder(x, padding))
+    torch.testing.assert_close(states[0], first, atol=1e-5, rtol=1e-5)

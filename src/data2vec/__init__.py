@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from data2vec.errors import CorruptExample, RunStopped, UserError
 
 if TYPE_CHECKING:
+    from data2vec.batch import Batch
     from data2vec.comparison.compare import compare
     from data2vec.comparison.result import Comparison
     from data2vec.conformance.check_examples import ExampleReport, check_examples
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from data2vec.tasks.probing.token_readout import token_readout
     from data2vec.train.adaptation.adapt import adapt
     from data2vec.train.adaptation.result import Adaptation
+    from data2vec.train.custom_loop.build import build_loader, build_objective
     from data2vec.train.finetune import finetune
     from data2vec.train.planning.plan import plan
     from data2vec.train.planning.run_plan import RunPlan
@@ -56,6 +58,7 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 __all__ = [
     "Adaptation",
+    "Batch",
     "Comparison",
     "CorruptExample",
     "ExampleReport",
@@ -76,6 +79,8 @@ __all__ = [
     "UserError",
     "Verification",
     "adapt",
+    "build_loader",
+    "build_objective",
     "check",
     "check_examples",
     "check_modality",
@@ -105,6 +110,7 @@ __all__ = [
 
 _MODULES = {
     "Adaptation": "train.adaptation.result",
+    "Batch": "batch",
     "Comparison": "comparison.result",
     "ExampleReport": "conformance.check_examples",
     "RecordingReport": "conformance.check_recordings",
@@ -122,6 +128,8 @@ _MODULES = {
     "RunPlan": "train.planning.run_plan",
     "adapt": "train.adaptation.adapt",
     "Verification": "interop.verify",
+    "build_loader": "train.custom_loop.build",
+    "build_objective": "train.custom_loop.build",
     "check": "data.check.check",
     "check_examples": "conformance.check_examples",
     "check_recordings": "conformance.check_recordings",

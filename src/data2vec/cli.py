@@ -266,7 +266,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("model", metavar="MODEL", help=model)
     verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files, or one data set in any form that data.train accepts")
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="a .safetensors, .npy or .parquet file")
-    layers = "last (default), all, mean; a block number from 1, or from the end (-1); or a weight per block, such as 0,0.5,0.5"
+    layers = "last (default), all, states, mean; a block from 1, or from the end (-1); or a weight per block, such as 0,0.5,0.5"
     verb.add_argument("--layers", metavar="LAYERS", type=_parse_layers, default="last", help=layers)
     verb.add_argument("--pool", action="store_true", help="average over positions: one vector per input")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")

@@ -24,11 +24,14 @@ from data2vec.nn.heads import Head, head_input, mean_pool
 
 log = get_logger(__name__)
 
-Layers = Literal["last", "all", "mean"] | int | Sequence[float]
+Layers = Literal["last", "all", "states", "mean"] | int | Sequence[float]
 """The encoder's output, after its final norm if it has one ("last"); the output of every block ("all") or their mean ("mean");
-one block, counted from 1, or from the end when negative; or a weighted sum of all blocks, one weight each."""
+the input of the first block and the output of every block ("states"), as transformers and s3prl count hidden states; one block,
+counted from 1, or from the end when negative; or a weighted sum of all blocks, one weight each."""
+MANY_LAYERS = ("all", "states")
+"""What gives several layers; all else gives one."""
 LayerWeights = list[list[float]] | None
-"""(L, blocks) weights of the blocks' outputs; None means the encoder's output."""
+"""(L, blocks + 1) weights of the encoder's states, the input of the first block first; None means the encoder's output."""
 DEFAULT_POSITIONS = {"cpu": 1024, "cuda": 8192}
 """Positions per batch, padding included: more would overflow the processor's caches, or the memory of a small GPU."""
 
@@ -61,21 +64,23 @@ def layer_weights(layers: Layers, depth: int) -> LayerWeights:
     if layers == "last":
         return None
     if layers == "all":
-        return torch.eye(depth).tolist()
+        return torch.eye(depth + 1)[1:].tolist()
+    if layers == "states":
+        return torch.eye(depth + 1).tolist()
     if layers == "mean":
-        return [[1 / depth] * depth]
+        return [[0.0] + [1 / depth] * depth]
     try:
         if hasattr(choice, "__len__"):
             weights = [float(weight) for weight in choice]
             if len(weights) == depth and any(weights):
-                return [weights]
+                return [[0.0, *weights]]
         elif 1 <= abs(number := operator.index(choice)) <= depth:
-            return torch.eye(depth)[[number - (number > 0)]].tolist()
+            return torch.eye(depth + 1)[[number]].tolist()
     except (TypeError, ValueError):
         pass
     raise UserError(
         f"layers: {layers!r} does not exist; this model has blocks 1 to {depth}: give a block number, {depth} weights that are "
-        "not all zero, 'last', 'all' or 'mean'"
+        "not all zero, 'last', 'all', 'states' or 'mean'"
     )
 
 
@@ -116,10 +121,10 @@ def batch_features(encoder: Encoder, batch: Batch, layers: LayerWeights) -> tupl
     x, padding = encoder.local_encoder(batch)
     top = max(index for weights in layers for index, weight in enumerate(weights) if weight)
     sums: list[Tensor | None] = [None] * len(layers)
-    for output in islice(encoder.block_outputs(x, padding), top + 1):
+    for index, state in enumerate(islice(encoder.states(x, padding), top + 1)):
         for number, weights in enumerate(layers):
-            if weight := weights[output.layer]:
-                before, part = sums[number], output.block if weight == 1 else weight * output.block
+            if weight := weights[index]:
+                before, part = sums[number], state if weight == 1 else weight * state
                 sums[number] = part if before is None else before + part
     return torch.stack([each for each in sums if each is not None]), padding
 

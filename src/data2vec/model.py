@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from data2vec.atomic_io import merge_dir
+from data2vec.batch import Batch
 from data2vec.data.dataset import ExampleDataset
 from data2vec.errors import CorruptExample, UserError, quoted
 from data2vec.feature_extraction import (
     FeatureBatch,
     Layers,
     LogitBatch,
+    batch_features,
     count_full,
+    encode_chunks,
     extract_features,
     extract_logits,
+    joined,
     layer_weights,
     warn_full,
 )
@@ -144,7 +149,8 @@ class Model:
         or floats from 0 to 1. Text: a string, a text file as a `Path`, or token ids, special tokens included. Of each kind: the
         bytes of a file, or a row of a dataset. Recordings of more than 40 seconds are encoded in overlapping chunks.
         `layers`: "last" for the encoder's output, after its final norm if it has one; "all" for the output of every block;
-        "mean" for their mean; a number for one block, counted from 1, or from the end if negative; a sequence with a weight for
+        "states" for the input of the first block and these, as transformers and s3prl count hidden states; "mean" for the mean
+        of all blocks; a number for one block, counted from 1, or from the end if negative; a sequence with a weight for
         each block for their weighted sum. `pool`: the mean over the positions of each input. `batch`: the maximum number of
         positions per batch, padding included (a second of speech has 50); the default depends on the device.
 
@@ -159,6 +165,27 @@ class Model:
         return FeatureBatch(
             torch.stack(hidden, 1), torch.tensor(lengths), None if step is None else torch.arange(longest) * step
         )
+
+    def prepare(self, inputs: Any) -> Batch:
+        """The `inputs`, as of `features`, decoded, normalised and padded to one batch on the device of the model: what `encode`
+        takes. Raises UserError for an unreadable input."""
+        return self.modality.collate(self._read_inputs(inputs, "prepare")).to(self.device)
+
+    def encode(self, batch: Batch, layers: Layers = "last") -> FeatureBatch:
+        """The features of a batch with gradients, to train the encoder or what is before or after it; computed at once.
+
+        `batch`: of `prepare`, or `Batch(input, padding)` of your own: waveforms (B, S) of zero mean and unit variance, images
+        (B, C, H, W), token ids (B, T); `padding` (B, S) is True past the end of an input. The weights of a loaded model are
+        frozen: `model.encoder.requires_grad_()` frees them, `model.encoder.train()` switches dropout on. `layers`: as of
+        `features`, whose values it has in evaluation mode, except for recordings that these encode in chunks, and past the
+        length of an input, where they are zero."""
+        weights = layer_weights(layers, len(self.encoder.transformer.blocks))
+        encoder = padding_invariant(self.encoder)
+        hidden, padding = joined(encode_chunks(encoder, partial(batch_features, encoder, layers=weights), batch, None))
+        count, length = hidden.shape[1:3]
+        lengths = torch.full((count,), length) if padding is None else (~padding).sum(1).cpu()
+        step = self.modality.seconds_per_position
+        return FeatureBatch(hidden, lengths, None if step is None else torch.arange(length) * step)
 
     def logits(self, inputs: Any, batch: int | None = None) -> LogitBatch:
         """The logits of each input, in order, before softmax or sigmoid: a number for each of `head.settings.labels`; of a

@@ -9,6 +9,8 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+NEEDS = {"pretrain_in_lightning": "lightning", "pretrain_in_accelerate": "accelerate"}
+"""Libraries that are no dependency of ours; the contract of these scripts is tested in tests/train/test_custom_loop.py."""
 BUILD = EXAMPLES.parent / "tools" / "build_notebooks.py"
 
 
@@ -20,6 +22,8 @@ BUILD = EXAMPLES.parent / "tools" / "build_notebooks.py"
     ],
 )
 def test_script_runs_in_an_empty_folder(script: Path, tmp_path: Path) -> None:
+    if script.stem in NEEDS:
+        pytest.importorskip(NEEDS[script.stem])
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

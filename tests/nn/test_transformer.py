@@ -1,4 +1,4 @@
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -195,3 +195,27 @@ def test_drop_path_drops_complete_samples_and_keeps_the_mean() -> None:
     y = DropPath(0.25)(torch.ones(4000, 2, 3))
     assert abs(y.mean().item() - 1) < 0.05
     assert set(y.flatten(1).std(1).tolist()) == {0.0}
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_states_are_the_input_of_the_first_block_and_the_output_of_every_block(extra: int) -> None:
+    model, x = Transformer(TransformerSettings(**SMALL, extra_tokens=extra)).eval(), torch.randn(2, 4, 16)
+    states = list(model.states(x))
+    assert len(states) == len(model.blocks) + 1
+    torch.testing.assert_close(states[0], model.embed(x)[:, extra:])
+    for state, output in zip(states[1:], model.block_outputs(x), strict=True):
+        torch.testing.assert_close(state, output.block)
+
+
+def test_states_run_no_block_beyond_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Transformer(TransformerSettings(**SMALL)).eval()
+    monkeypatch.setattr(model.blocks[1], "forward", lambda *_: pytest.fail("ran"))
+    assert len(list(islice(model.states(torch.randn(1, 4, 16)), 2))) == 2
+
+
+def test_states_of_blocks_that_layerdrop_skips_are_their_inputs() -> None:
+    torch.manual_seed(0)
+    model = Transformer(TransformerSettings(**{**SMALL, "layers": 8, "dropout": 0.0}, layerdrop=0.5)).train()
+    states = list(model.states(torch.randn(1, 4, 16)))
+    same = sum(torch.equal(a, b) for a, b in pairwise(states))
+    assert len(states) == 9 and 0 < same < 8

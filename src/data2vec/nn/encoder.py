@@ -80,6 +80,11 @@ class Encoder(nn.Module):
         bias = self.position_encoder.bias(x.shape[1])
         return self.transformer.block_outputs(self.position_encoder(x, padding), padding, bias)
 
+    def states(self, x: Tensor, padding: Tensor | None) -> Iterator[Tensor]:
+        """The input of the first block and the output of every block for local features `x` (B, T, D), one at a time; see
+        `Transformer.states`."""
+        return self.transformer.states(self.position_encoder(x, padding), padding, self.position_encoder.bias(x.shape[1]))
+
     def encode_visible(self, x: Tensor, padding: Tensor | None, mask: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Encode only the positions `visible` (B·M, P), indices within a row, of local features `x` (B, T, D).
 

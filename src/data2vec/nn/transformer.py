@@ -2,6 +2,7 @@
 position encoder."""
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
@@ -263,6 +264,17 @@ class Transformer(nn.Module):
         blocks = self.blocks if prenet is None else [*prenet.blocks[:first], *self.blocks[first:]]
         for index, state, block in self._run_blocks(blocks, (prenet or self).embed(x), padding, bias, source):
             yield BlockOutput(index, state[:, extra:], block[:, extra:])
+
+    def states(self, x: Tensor, padding: Tensor | None = None, bias: Bias = None) -> Iterator[Tensor]:
+        """The input of the first block and the output of every block for `x` (B, T, D), one at a time: blocks + 1 tensors
+        (B, T, D), without extra tokens and final norm. A block that layerdrop skips leaves its input as it is."""
+        extra, state, count = self.settings.extra_tokens, self.embed(x), 1
+        yield state[:, extra:]
+        for index, _, output in self._run_blocks(self.blocks, state, padding, bias):
+            yield from repeat(state[:, extra:], index + 1 - count)
+            state, count = output, index + 2
+            yield state[:, extra:]
+        yield from repeat(state[:, extra:], len(self.blocks) + 1 - count)
 
     def embed(self, x: Tensor) -> Tensor:
         """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout."""

@@ -38,6 +38,11 @@ class ObjectiveOutput:
     stats: dict[str, Tensor] = field(default_factory=dict)
     """Scalars on the health of the representations, if they were asked for."""
 
+    @property
+    def mean_loss(self) -> Tensor:
+        """The mean over the predicted positions of this batch."""
+        return self.loss / len(self.errors)
+
 
 class Objective(TrainingObjective[MaskedBatch]):
     """A student that learns from masked views of unlabelled input; subclasses say what it predicts."""

@@ -18,6 +18,7 @@ from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
+from data2vec.objective import Objective
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -83,24 +84,15 @@ class PretrainTask:
         self.loader = Loader(modality, method.mask, rows, seed, process.rank, process.world_size, pin, method.masks_per_sample)
         torch.manual_seed(seed)
         self.objective = recipe.build_objective()
-        self.init_message = None if resume else self._prepare_objective(rows)
+        self.init_message = None
+        if not resume:
+            self.init_message, origin = prepare_objective(recipe, self.objective, self._sample_batches(rows), process)
+            self.state |= {} if origin is None else {"origin": origin}
         self.probe = OnlineProbe(recipe, self.loader.examples, process) if recipe.probe.data is not None else None
         self.held_out_loss = HeldOutLoss(recipe, self.loader.examples, process) if recipe.data.valid is not None else None
         self.drift = self._start_drift(resume) if recipe.init is not None and self.held_out_loss is not None else None
         self.evaluate_every = recipe.probe.every if self.probe or self.held_out_loss else None
         self.evaluate_also = (getattr(method, "freeze_steps", 0),)
-
-    def _prepare_objective(self, rows: Rows) -> str | None:
-        """Load what a new run starts from, and fit targets that are made of the training data; lines for the log."""
-        recipe, messages = self.recipe, list[str | None]()
-        if recipe.init is not None:
-            source = load(recipe.init)
-            messages.append(init_pretraining(recipe.init, source, self.objective, recipe))
-            self.state["origin"] = origin_of(source)
-        for where, encoder in self.objective.trained_encoders().items():
-            load_encoder_weights(where, load(where), encoder, recipe)
-        messages.append(self.objective.fit_targets(self._sample_batches(rows), self.process))
-        return "\n".join(filter(None, messages)) or None
 
     def _start_drift(self, resume: bool) -> Drift | None:
         """What measures the drift from the model that the run starts from; None, with a warning, if the run is resumed and the
@@ -180,6 +172,23 @@ class PretrainTask:
             for score in make_scores({name: last[name] for name in names if last.get(name) is not None}, data, note)
         ]
         return training_stage(recipe, last["step"], scores)
+
+
+def prepare_objective(
+    recipe: Recipe, objective: Objective, batches: Iterable[Any], process: Process
+) -> tuple[str | None, JsonDict | None]:
+    """Load what a new run starts from, and fit targets that are made of the training data, of which `batches` are.
+
+    Returns lines for the log, and where the weights of `init` come from. Raises UserError."""
+    messages, origin = list[str | None](), None
+    if recipe.init is not None:
+        source = load(recipe.init)
+        messages.append(init_pretraining(recipe.init, source, objective, recipe))
+        origin = origin_of(source)
+    for where, encoder in objective.trained_encoders().items():
+        load_encoder_weights(where, load(where), encoder, recipe)
+    messages.append(objective.fit_targets(batches, process))
+    return "\n".join(filter(None, messages)) or None, origin
 
 
 def resolve_recipe(

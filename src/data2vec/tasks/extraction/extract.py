@@ -19,6 +19,7 @@ from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import (
+    MANY_LAYERS,
     Layers,
     LayerWeights,
     extract_features,
@@ -118,7 +119,7 @@ def features(
         if not lengths.any():
             shards.remove()
             raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
-        layer_axis = () if weights is None or layers != "all" else (len(weights),)
+        layer_axis = () if weights is None or layers not in MANY_LAYERS else (len(weights),)
         shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
         columns = metadata_columns(rows, getattr(reader, "kind", ""))
         metadata = settings | {"unreadable": unreadable}

@@ -8,7 +8,7 @@ import torch
 
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.feature_extraction import batch_features, encode_chunks, layer_weights, pooled
+from data2vec.feature_extraction import Layers, batch_features, encode_chunks, layer_weights, pooled
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.tasks.eval_batches import read_batches
@@ -17,15 +17,16 @@ from data2vec.tasks.probing.dataset import ProbeSet
 
 @torch.no_grad()
 def pool_features(
-    encoders: Sequence[Encoder], modality: Modality, probe_set: ProbeSet, process: Process
+    encoders: Sequence[Encoder], modality: Modality, probe_set: ProbeSet, process: Process, layers: Layers = "all"
 ) -> tuple[np.ndarray, ProbeSet]:
-    """The features of labelled examples in every block of each encoder, averaged over an example's positions.
+    """The features of labelled examples in every block of each encoder, averaged over an example's positions; or in other
+    `layers`.
 
     The encoders are in evaluation mode, on the device; the examples are decoded once for all. Processes share the batches, and
     every process gets all features. Returns float32 vectors (encoders, layers, n, D), and the n examples that can be decoded;
     the others are logged. Raises UserError if none can be decoded, or if features are NaN or inf."""
     encoders = [padding_invariant(encoder) for encoder in encoders]
-    weights = layer_weights("all", len(encoders[0].transformer.blocks))
+    weights = layer_weights(layers, len(encoders[0].transformer.blocks))
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for rows, batch in read_batches(modality, probe_set.examples, probe_set.indices, process, "features"):
         chunks = modality.chunks(batch)
