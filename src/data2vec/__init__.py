@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from data2vec.tasks.finetuning.verdict import run_verdict
     from data2vec.tasks.prediction.predict import Prediction, PredictionFile, Predictions, predict
     from data2vec.tasks.probing.bigram_shift import make_bigram_shift
+    from data2vec.tasks.probing.few_shot import few_shot_probe
     from data2vec.tasks.probing.probe import probe
+    from data2vec.tasks.probing.superb import superb_probe
     from data2vec.tasks.probing.token_readout import token_readout
     from data2vec.train.adaptation.adapt import adapt
     from data2vec.train.adaptation.result import Adaptation
@@ -91,6 +93,7 @@ __all__ = [
     "evaluate",
     "export",
     "features",
+    "few_shot_probe",
     "finetune",
     "load",
     "load_recipe",
@@ -102,6 +105,7 @@ __all__ = [
     "recipe_names",
     "resume",
     "run_verdict",
+    "superb_probe",
     "token_readout",
     "transcribe",
     "tune_weights",
@@ -140,6 +144,7 @@ _MODULES = {
     "evaluate": "tasks.finetuning.evaluate",
     "export": "interop.export.export",
     "features": "tasks.extraction.extract",
+    "few_shot_probe": "tasks.probing.few_shot",
     "finetune": "train.finetune",
     "load": "interop.load",
     "load_recipe": "recipe.loading",
@@ -151,6 +156,7 @@ _MODULES = {
     "recipe_names": "recipe.loading",
     "resume": "train.resume",
     "run_verdict": "tasks.finetuning.verdict",
+    "superb_probe": "tasks.probing.superb",
     "token_readout": "tasks.probing.token_readout",
     "transcribe": "tasks.asr.transcribe",
     "tune_weights": "tasks.asr.tune",

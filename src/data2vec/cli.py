@@ -256,6 +256,11 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to evaluate on (default: a held-out fifth of --data)")
     verb.add_argument("--labels", metavar="COLUMN", help="the label column")
+    shots = "few-shot protocol of MTEB and MAEB: fit to N examples of each class (theirs: 8), mean over --draws"
+    verb.add_argument("--shots", metavar="N", type=_number(int, 1), help=shots)
+    verb.add_argument("--draws", metavar="N", type=_number(int, 1), help="with --shots: draws of the examples (default: 10)")
+    superb = "train SUPERB's utterance-level head on a weighted sum of all layers; the learning rate is chosen on a dev part"
+    verb.add_argument("--superb", action="store_true", help=superb)
     tokens = "of a text model: predict masked tokens of this unlabelled text instead; --valid is then held-out text"
     verb.add_argument("--tokens", metavar="TEXT", help=tokens)
     view = "with --tokens: predict a token from its neighbours, or see <mask> in its place (default: neighbours)"
@@ -620,10 +625,16 @@ def _transcribe(arguments: argparse.Namespace) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
+    from data2vec.tasks.probing.few_shot import few_shot_probe
     from data2vec.tasks.probing.probe import probe
+    from data2vec.tasks.probing.superb import superb_probe
     from data2vec.tasks.probing.token_readout import token_readout
 
     a = arguments
+    if len(kinds := [f"--{name}" for name in ("tokens", "shots", "superb") if getattr(a, name)]) > 1:
+        raise UserError(f"{' and '.join(kinds)} are different probes; run them one after the other")
+    if a.draws is not None and a.shots is None:
+        raise UserError(f"--draws {a.draws} has no effect without --shots N")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
@@ -632,7 +643,13 @@ def _probe(arguments: argparse.Namespace) -> None:
     if a.view is not None:
         raise UserError(f"--view {a.view} has no effect without --tokens TEXT")
     label = [] if a.labels is None else [f"probe.label={json.dumps(a.labels)}"]
-    print(probe(a.model, a.data, a.valid, [*a.overrides, *label], modality=a.modality))
+    overrides = [*a.overrides, *label]
+    if a.shots is not None:
+        print(few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, overrides, modality=a.modality))
+    elif a.superb:
+        print(superb_probe(a.model, a.data, a.valid, overrides=overrides, modality=a.modality))
+    else:
+        print(probe(a.model, a.data, a.valid, overrides, modality=a.modality))
 
 
 def _features(arguments: argparse.Namespace) -> None:

@@ -1,9 +1,11 @@
-"""The two classifiers of a probe: logistic regression and k nearest neighbours."""
+"""The classifiers of a probe: logistic regression and k nearest neighbours; and their scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from data2vec.tasks.metrics import Scores, class_scores
 
 Classifier = Callable[[np.ndarray], np.ndarray]
 """From vectors (m, D) to their classes (m,)."""
@@ -46,3 +48,23 @@ def build_classifiers(train_x: np.ndarray, train_y: np.ndarray, k: int, seed: in
         return predict
 
     return predicts(classifiers[0]), predicts(classifiers[1])
+
+
+def probability_scores(probabilities: np.ndarray, names: np.ndarray, classes: np.ndarray) -> Scores:
+    """Scores of predicted `probabilities` (m, C) of the classes `names` (C,) against `classes` (m,): those of `class_scores`, and
+    auroc, the mean area under the ROC curve of each class against the others, over those that occur, if there are two."""
+    from sklearn.metrics import roc_auc_score
+
+    scores, occurring = class_scores(names[probabilities.argmax(1)], classes), np.unique(classes)
+    if len(occurring) > 1:
+        columns = np.searchsorted(names, occurring)
+        areas = [roc_auc_score(classes == name, probabilities[:, i]) for name, i in zip(occurring, columns, strict=True)]
+        scores["auroc"] = float(np.mean(areas))
+    return scores
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """In one line, without the accuracy."""
+    names = {"balanced_accuracy": "balanced accuracy", "kappa": "kappa", "weighted_f1": "weighted F1", "auroc": "macro AUROC"}
+    shown = {name: scores[key] for key, name in names.items() if key in scores}
+    return ", ".join(f"{name} {value:.1%}" if "accuracy" in name else f"{name} {value:.3f}" for name, value in shown.items())

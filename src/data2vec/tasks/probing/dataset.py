@@ -59,7 +59,7 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
     if settings.valid is not None:
         valid = _load("probe.valid", settings.valid, settings.valid_rows, modality.validation(), settings, seed)
     else:
-        train, valid = _split(train, seed)
+        train, valid = hold_out(train, seed)
     classes = np.unique(train.classes)
     if len(classes) < 2:
         raise UserError(
@@ -98,7 +98,7 @@ def _load(name: str, where: str, selection: RowSelection, modality: Modality, se
     return ProbeSet(name, examples, indices, classes, groups, settings.group)
 
 
-def _split(probe_set: ProbeSet, seed: int) -> tuple[ProbeSet, ProbeSet]:
+def hold_out(probe_set: ProbeSet, seed: int) -> tuple[ProbeSet, ProbeSet]:
     """A stratified split: the same class frequencies in both sets; with groups about the same, and no group in both."""
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 

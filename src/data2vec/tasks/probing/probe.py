@@ -121,21 +121,7 @@ def probe(
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
-    settings_of_run: JsonDict = {}
-    if not isinstance(model, Model):
-        folder = run_of_model(model)
-        out = result_file(model, "probe") if out is None else out
-        model = load(model, modality)
-        if (folder / "recipe.yaml").is_file():  # a run's own record; the folder of a model names no data
-            settings_of_run = {f"probe.{key}": value for key, value in load_run_recipe(folder).probe.model_dump().items()}
-    data, valid = (None if each is None else data_path(each) for each in (data, valid))
-    given = {"probe.data": data, "probe.valid": valid}
-    datasets = {key: path for key, path in given.items() if path is not None or data is not None}
-    # The recipe's selection of rows is of its own data.
-    other_rows: JsonDict = {f"{key}_rows": {} for key in datasets}
-    settings_of_run["train.device"] = "auto"  # that of the training is of its machine
-    recipe = load_recipe(load_recipe(load_recipe(model.recipe, settings_of_run), other_rows), overrides)
-    recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
+    model, recipe, out = resolve_probe(model, data, valid, overrides, out, modality)
     settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
     process = Process(resolve_device(recipe.train.device, setting="train.device"))
     encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
@@ -185,6 +171,35 @@ def _cross_validated(
     chance = float(counts.max() / counts.sum())
     total = len(probe_set.classes)
     return Probe(rows, classes.tolist(), total, total, chance, of_layers[best - 1], best)
+
+
+def resolve_probe(
+    model: Model | str | Path,
+    data: Any,
+    valid: Any,
+    overrides: Iterable[str] | JsonMapping,
+    out: str | Path | None,
+    modality: CustomClass | None,
+    name: str = "probe",
+) -> tuple[Model, Recipe, str | Path | None]:
+    """The model, the recipe with the settings of the probe, and the file for the result, by default `name`.json in the folder
+    of the model. The arguments are those of `probe`. Raises UserError."""
+    settings_of_run: JsonDict = {}
+    if not isinstance(model, Model):
+        folder = run_of_model(model)
+        out = result_file(model, name) if out is None else out
+        model = load(model, modality)
+        if (folder / "recipe.yaml").is_file():  # a run's own record; the folder of a model names no data
+            settings_of_run = {f"probe.{key}": value for key, value in load_run_recipe(folder).probe.model_dump().items()}
+    data, valid = (None if each is None else data_path(each) for each in (data, valid))
+    given = {"probe.data": data, "probe.valid": valid}
+    datasets = {key: path for key, path in given.items() if path is not None or data is not None}
+    # The recipe's selection of rows is of its own data.
+    other_rows: JsonDict = {f"{key}_rows": {} for key in datasets}
+    settings_of_run["train.device"] = "auto"  # that of the training is of its machine
+    recipe = load_recipe(load_recipe(load_recipe(model.recipe, settings_of_run), other_rows), overrides)
+    recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
+    return model, recipe, out
 
 
 def untrained_encoder(recipe: Recipe) -> Encoder:

@@ -1,0 +1,179 @@
+"""The utterance-level head of SUPERB (keyword spotting, intents, emotions, speakers) on frozen features.
+
+A softmax-weighted sum of all hidden states, Linear(D, 256), the mean over time, Linear(256, C): there is no non-linearity, and
+a mean of sums is the sum of means, so the states of an example can be averaged over time first and stored: one vector for each
+layer. That is the same head, up to rounding, at a fraction of the cost. Adam without schedule, batches of 32, gradients
+clipped to a norm of 1; the learning rate is searched by decades on a dev part (s3prl's settings; its runs are longer).
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data2vec.atomic_io import write_json
+from data2vec.console.progress import progress
+from data2vec.distributed import Process, resolve_device
+from data2vec.errors import UserError
+from data2vec.modalities.custom_classes import CustomClass
+from data2vec.model import Model
+from data2vec.settings import JsonMapping
+from data2vec.tasks.probing.classifiers import format_scores, probability_scores
+from data2vec.tasks.probing.dataset import hold_out, load_probe_sets
+from data2vec.tasks.probing.features import pool_features
+from data2vec.tasks.probing.probe import resolve_probe, untrained_encoder
+
+LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""The grid of the search."""
+WIDTH, BATCH, CLIP_NORM = 256, 32, 1.0
+"""The projection, examples of a batch, and the largest norm of a gradient."""
+DEV_EVERY = 100
+"""Steps between measurements on dev; the best head is kept."""
+
+
+class UtteranceHead(nn.Module):
+    """Logits (B, C) of time-averaged states (L, B, D)."""
+
+    def __init__(self, layers: int, width: int, classes: int):
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(layers))
+        self.project = nn.Linear(width, WIDTH)
+        self.classify = nn.Linear(WIDTH, classes)
+
+    def forward(self, states: Tensor) -> Tensor:
+        logits: Tensor = self.classify(self.project(torch.tensordot(self.mix.softmax(0), states, 1)))
+        return logits
+
+
+@dataclass(frozen=True)
+class SuperbHead:
+    """What the best learning rate gives with one encoder."""
+
+    lr: float
+    dev_accuracy: float
+    scores: dict[str, float]
+    """On the held-out examples: accuracy, balanced_accuracy, kappa, auroc."""
+    layer_weights: list[float]
+    """Of the input of the first block and of every block; their sum is 1."""
+
+
+@dataclass(frozen=True)
+class SuperbProbe:
+    """The result of SUPERB's utterance-level head; `str()` of it is a table."""
+
+    trained: SuperbHead
+    untrained: SuperbHead
+    classes: list[str]
+    train: int
+    dev: int
+    valid: int
+    """Numbers of training, dev and held-out examples."""
+    steps: int
+
+    def __str__(self) -> str:
+        lines = [f"{'':>12}{'accuracy':>10}{'dev':>10}{'lr':>8}"]
+        heads = {"trained": self.trained, "untrained": self.untrained}
+        for name, head in heads.items():
+            lines.append(f"{name:>12}{head.scores['accuracy']:10.1%}{head.dev_accuracy:10.1%}{head.lr:8.0e}")
+        lines += [f"{name}: {format_scores(head.scores)}" for name, head in heads.items()]
+        weights = " ".join(f"{weight:.2f}" for weight in self.trained.layer_weights)
+        lines.append(f"layer weights, from the input of the first block: {weights}")
+        lines.append(
+            f"Accuracy on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} training examples, "
+            f"{self.steps} steps; learning rate and step chosen on {self.dev} dev examples."
+        )
+        return "\n".join(lines)
+
+
+def superb_probe(
+    model: Model | str | Path,
+    data: Any = None,
+    valid: Any = None,
+    steps: int = 2000,
+    overrides: Iterable[str] | JsonMapping = (),
+    out: str | Path | None = None,
+    modality: CustomClass | None = None,
+) -> SuperbProbe:
+    """Train SUPERB's utterance-level head on a trained encoder, and on the same encoder untrained.
+
+    A fifth of the training data is dev, on which one of `LEARNING_RATES` and the best of `steps` are chosen; scores are on
+    `valid`. The other arguments are as of `data2vec.probe`; the result is written to probe_superb.json. Raises UserError as
+    `probe`."""
+    if steps < 1:
+        raise UserError(f"steps: {steps}; at least 1 is needed")
+    model, recipe, out = resolve_probe(model, data, valid, overrides, out, modality, "probe_superb")
+    reader, seed = recipe.build_modality(), recipe.train.seed
+    process = Process(resolve_device(recipe.train.device, setting="train.device"))
+    encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
+    train_set, valid_set = load_probe_sets(reader, recipe.probe, seed)
+    train_set, dev_set = hold_out(train_set, seed)
+    features, sets = [], []
+    for probe_set in (train_set, dev_set, valid_set):
+        x, kept = pool_features(encoders, reader, probe_set, process, "states")
+        features.append(torch.from_numpy(x))
+        sets.append(kept)
+    names = np.unique(sets[0].classes)
+    for each in sets[1:]:
+        if missing := sorted(set(each.classes.tolist()) - set(names.tolist())):
+            raise UserError(
+                f"probe.data: no training example of {', '.join(missing[:5])} is left beside those of dev; add some"
+            )
+    labels = [torch.from_numpy(np.searchsorted(names, each.classes)) for each in sets]
+    heads = [
+        search_head([x[i] for x in features], labels, names, steps, seed, label)
+        for i, label in enumerate(("trained", "untrained"))
+    ]
+    result = SuperbProbe(heads[0], heads[1], names.tolist(), *(len(each.classes) for each in sets), steps)
+    if out is not None:
+        write_json(Path(out), asdict(result))
+    return result
+
+
+def search_head(
+    features: list[Tensor], labels: list[Tensor], names: np.ndarray, steps: int, seed: int, label: str = "SUPERB head"
+) -> SuperbHead:
+    """The head with the best learning rate, of pooled states (L, n, D) and classes (n,) of the training, the dev and the
+    held-out set. `names`: of the classes. `label`: of the progress bar."""
+    best_dev, best_lr, best_head = -1.0, 0.0, None
+    for lr in progress(LEARNING_RATES, label, unit="learning rate"):
+        dev, head = fit_head(features[:2], labels[:2], len(names), lr, steps, seed)
+        if dev > best_dev:
+            best_dev, best_lr, best_head = dev, lr, head
+    assert best_head is not None
+    with torch.no_grad():
+        probabilities = best_head(features[2]).softmax(-1).numpy()
+    scores = probability_scores(probabilities, names, names[labels[2].numpy()])
+    return SuperbHead(best_lr, best_dev, scores, best_head.mix.detach().softmax(0).tolist())
+
+
+def fit_head(
+    features: list[Tensor], labels: list[Tensor], classes: int, lr: float, steps: int, seed: int
+) -> tuple[float, UtteranceHead]:
+    """The best accuracy on dev during training, and the head that has it. `features`, `labels`: of the training and dev set."""
+    (x, dev_x), (y, dev_y) = features, labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = UtteranceHead(len(x), x.shape[-1], classes)
+    optimizer = torch.optim.Adam(head.parameters(), lr)
+    generator = torch.Generator().manual_seed(seed)
+    best, state, order = -1.0, dict[str, Tensor](), torch.empty(0, dtype=torch.long)
+    for step in range(1, steps + 1):
+        if not len(order):
+            order = torch.randperm(len(y), generator=generator)
+        rows, order = order[:BATCH], order[BATCH:]
+        optimizer.zero_grad()
+        F.cross_entropy(head(x[:, rows]), y[rows]).backward()
+        nn.utils.clip_grad_norm_(head.parameters(), CLIP_NORM)
+        optimizer.step()
+        if step % DEV_EVERY == 0 or step == steps:
+            with torch.no_grad():
+                accuracy = float((head(dev_x).argmax(-1) == dev_y).float().mean())
+            if accuracy > best:
+                best, state = accuracy, {name: value.clone() for name, value in head.state_dict().items()}
+    head.load_state_dict(state)
+    return best, head
