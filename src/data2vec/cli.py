@@ -342,6 +342,11 @@ def _build_parser() -> argparse.ArgumentParser:
     tolerance = "largest allowed difference from the model's own output (default: %(default)s)"
     verb.add_argument("--tolerance", metavar="X", type=_number(float, 0), default=1e-4, help=tolerance)
 
+    about = "write the file that lets an evaluation harness load our models"
+    verb = _add_verb(verbs, "adapter", _adapter, about, cli_help.ADAPTER)
+    verb.add_argument("name", metavar="NAME", help="hear, mteb (with MAEB), s3prl (SUPERB) or xares")
+    verb.add_argument("folder", metavar="DIR", type=Path, help="the folder to write data2vec_NAME.py to")
+
     verb = _add_verb(verbs, "report", _report, "build report.html of a run, finished or not")
     verb.add_argument("run", metavar="RUN", type=Path, help="the run folder")
 
@@ -354,7 +359,7 @@ def _build_parser() -> argparse.ArgumentParser:
     device = device.partition(", or the recipe's")[0] + ")"
     for name in ("evaluate", "probe", "features", "transcribe", "predict"):
         verbs.choices[name].add_argument("--device", metavar="NAME", type=_parse_device, default="auto", help=device)
-    for name in sorted(verbs.choices.keys() - {"plan", "recipes", "report", "convert", "export", "check-modality"}):
+    for name in sorted(verbs.choices.keys() - {"plan", "recipes", "report", "convert", "export", "adapter", "check-modality"}):
         level = "debug, info or warning: how much is shown on stderr besides results (default: %(default)s)"
         verbs.choices[name].add_argument("--log-level", choices=LEVELS, default="info", metavar="LEVEL", help=level)
         quiet = "show only results, warnings and errors; the same as --log-level warning"
@@ -363,7 +368,7 @@ def _build_parser() -> argparse.ArgumentParser:
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):
         verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
-    for name in sorted(verbs.choices.keys() - {"demo", "check-modality", "compare", "ablate"}):
+    for name in sorted(verbs.choices.keys() - {"demo", "check-modality", "compare", "ablate", "adapter"}):
         for setting in ("modality",) if name == "check" else ("modality", "objective"):
             what = f"the {setting} class outside the package that the recipe or model names; importing it runs its module"
             verbs.choices[name].add_argument(f"--{setting}", metavar="MODULE:CLASS", help=what)
@@ -823,6 +828,12 @@ def _export(arguments: argparse.Namespace) -> None:
     from data2vec.interop.export.export import export
 
     print(export(arguments.model, arguments.out, arguments.tolerance, arguments.modality))
+
+
+def _adapter(arguments: argparse.Namespace) -> None:
+    from data2vec.interop.adapters.write import write_adapter
+
+    print(write_adapter(arguments.name, arguments.folder))
 
 
 def _report(arguments: argparse.Namespace) -> None:

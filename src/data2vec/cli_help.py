@@ -124,6 +124,15 @@ examples:
 
 settings, given as key=value; they override the recipe of the model (defaults in parentheses):
 """
+ADAPTER = """\
+examples:
+  data2vec adapter mteb .                                  MTEB, and its audio benchmark MAEB
+  data2vec adapter xares evaluation/                       X-ARES
+  data2vec adapter hear evaluation/                        HEAR, and what follows its interface
+  data2vec adapter s3prl evaluation/                       an upstream for a checkout of s3prl, for SUPERB
+
+The first lines of the file say how the harness uses it.
+"""
 COMPARE = """\
 examples:
   data2vec compare speech/v1-tiny speech/v2-tiny --out cmp --flops 1e12 --seeds 3 data.train=clips/ probe.data=labelled/

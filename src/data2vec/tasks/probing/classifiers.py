@@ -51,8 +51,10 @@ def build_classifiers(train_x: np.ndarray, train_y: np.ndarray, k: int, seed: in
 
 
 def probability_scores(probabilities: np.ndarray, names: np.ndarray, classes: np.ndarray) -> Scores:
-    """Scores of predicted `probabilities` (m, C) of the classes `names` (C,) against `classes` (m,): those of `class_scores`, and
-    auroc, the mean area under the ROC curve of each class against the others, over those that occur, if there are two."""
+    """Scores of predicted `probabilities` (m, C) of the classes `names` (C,) against `classes` (m,).
+
+    Those of `class_scores`, and auroc, the mean area under the ROC curve of each class against the others, over the classes
+    that occur, if there are two."""
     from sklearn.metrics import roc_auc_score
 
     scores, occurring = class_scores(names[probabilities.argmax(1)], classes), np.unique(classes)

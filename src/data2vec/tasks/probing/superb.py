@@ -128,7 +128,8 @@ def superb_probe(
         search_head([x[i] for x in features], labels, names, steps, seed, label)
         for i, label in enumerate(("trained", "untrained"))
     ]
-    result = SuperbProbe(heads[0], heads[1], names.tolist(), *(len(each.classes) for each in sets), steps)
+    train, dev, held_out = (len(each.classes) for each in sets)
+    result = SuperbProbe(heads[0], heads[1], names.tolist(), train, dev, held_out, steps)
     if out is not None:
         write_json(Path(out), asdict(result))
     return result
