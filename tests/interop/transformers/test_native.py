@@ -283,6 +283,27 @@ def test_head_with_unsupported_pooling_is_ignored(
     assert f"unsupported head of {name}" in caplog.text
 
 
+def test_pretrained_image_model_fine_tuned_with_mean_pooling_comes_back_with_its_head(
+    tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_transformers_folder(make("vision", tokenizer), tmp_path / "theirs")
+    for pooling in (False, True):  # False is what the folder says, since AutoModel needs the final norm
+        more = {"use_mean_pooling": True} if pooling else {}
+        tuned = transformers.Data2VecVisionForImageClassification.from_pretrained(
+            tmp_path / "theirs", id2label={0: "cat", 1: "dog"}, **more
+        )
+        tuned.save_pretrained(tmp_path / f"tuned-{pooling}")
+    assert data2vec.load(tmp_path / "tuned-False").head is None
+    assert "it reads the CLS token; fine-tune with use_mean_pooling=True); only the encoder is loaded" in caplog.text
+    back = data2vec.load(tmp_path / "tuned-True")
+    assert back.head is not None
+    assert back.head.settings.labels == ("cat", "dog")
+    ours, given = inputs("vision", padded=False)
+    with torch.no_grad():
+        expected = tuned.eval()(**given).logits
+        torch.testing.assert_close(back.head(*back.encoder(ours)), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_folder_without_stored_recipe_gets_the_released_one(tmp_path: Path) -> None:
     theirs = made("Data2VecAudioModel", {"hidden_size": 1024, "num_attention_heads": 16, "layerdrop": 0.03})
     theirs.save_pretrained(tmp_path)

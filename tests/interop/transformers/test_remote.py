@@ -13,100 +13,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 import data2vec
-from data2vec.batch import Batch
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.errors import UserError
 from data2vec.interop.transformers.remote import read_remote_folder, write_remote_folder
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
-from data2vec.recipe.loading import load_recipe, validate_recipe
+from data2vec.recipe.loading import load_recipe
+from helpers.remote_folders import AUTO, HEADS, KINDS, batch, made, opened
 
 transformers = pytest.importorskip("transformers")
 
-ENCODER = {"width": 32, "layers": 3, "heads": 4, "ffn_width": 64, "dropout": 0, "attention_dropout": 0, "layerdrop": 0}
-CONV = [[16, 10, 5], [16, 3, 2], [16, 2, 2]]
-SPEECH: dict[str, Any] = {"conv_layers": CONV, "position_depth": 2, "position_kernel": 4, "position_groups": 4}
-SPEECH["position_padding"] = "zero_every_layer"
-PRE = {"norm": "pre", "input_norm": False, "final_norm": True, "activation": "relu"}
-KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "speech": ("speech/v2-large", SPEECH, {"prenet_layers": 1}),
-    "speech-wav2vec2": ("speech/v2-base", {**SPEECH, "conv_norm": "group", "conv_bias": True, "alibi": False}, PRE),
-    "speech-tokens": ("speech/v2-base", {**SPEECH, "mask_vector": True}, {"extra_tokens": 2, "heads": 2, "layer_scale": 0.5}),
-    "vision": ("vision/v2-base", {"image": 16, "patch": 4}, {"prenet_layers": 1}),
-    "vision-tiny": ("vision/v2-tiny", {"image": 16, "patch": 4}, {}),
-    "vision-relative": ("vision/v2-tiny", {"image": 12, "patch": 4, "positions": "relative"}, {}),
-    "vision-tables": ("vision/v2-tiny", {"image": 12, "patch": 4, "positions": "relative", "position_tables": 3}, {}),
-    "text": ("text/v2-base", {"vocab_size": 60, "max_length": 24}, {"prenet_layers": 1}),
-    "text-pre": (
-        "text/v2-tiny",
-        {"positions": "learned", "vocab_size": 60, "max_length": 24, "embedding_norm": False, "scale_embedding": True},
-        PRE,
-    ),
-}
-HEADS = {
-    "ctc": ("speech", CTCSettings(labels=("<pad>", "|", "E", "T", "A"))),
-    "audio": ("speech", ClassifierSettings(labels=("yes", "no", "up"), pooling="mean", hidden_layer="linear", hidden_width=8)),
-    "first": ("speech-tokens", ClassifierSettings(labels=("yes", "no", "up"), pooling="first")),
-    "image": ("vision", ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6)),
-    "text": ("text", ClassifierSettings(labels=("score",), pooling="first", hidden_layer="tanh", problem_type="regression")),
-    "many": ("text-pre", ClassifierSettings(labels=("a", "b"), problem_type="multi_label_classification")),
-}
-AUTO = {"ctc": "CTC", "audio": "AudioClassification", "first": "AudioClassification", "image": "ImageClassification"}
-AUTO |= {"text": "SequenceClassification", "many": "SequenceClassification"}
-
-
-@pytest.fixture(autouse=True)
-def _aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code from model folders is put below the test's own folder, and nothing is asked of the network."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-def made(kind: str, head: Any = None, data: dict[str, Any] | None = None) -> Model:
-    """A small model whose every weight is random, norms and tables included, so that no mix-up goes unseen."""
-    name, modality, encoder = KINDS[kind]
-    raw = load_recipe(name).model_dump(mode="json")
-    raw["modality"] |= modality
-    raw["encoder"] |= ENCODER | encoder
-    raw["data"] |= data or {}
-    model = blank_model(validate_recipe(raw, kind), head)
-    generator = torch.Generator().manual_seed(0)
-    for part in (model.encoder, model.head) if model.head is not None else (model.encoder,):
-        for parameter in part.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return replace(model, source="a test", license="mit", pretraining={"teacher.x": torch.ones(1), "decoder.y": torch.ones(1)})
-
-
-def batch(kind: str, padded: bool = False) -> tuple[Batch, dict[str, Tensor]]:
-    """The same inputs for us and for transformers; with padding, the second row is shorter."""
-    generator = torch.Generator().manual_seed(1)
-    if kind.startswith("vision"):
-        images = torch.randn(2, 3, *[KINDS[kind][1]["image"]] * 2, generator=generator)
-        return Batch(images), {"pixel_values": images}
-    if kind.startswith("speech"):
-        name, inputs, lengths = "input_values", torch.randn(2, 1000, generator=generator), torch.tensor([1000, 700])
-    else:
-        name, inputs, lengths = "input_ids", torch.randint(4, 59, (2, 20), generator=generator), torch.tensor([20, 13])
-    if not padded:
-        return Batch(inputs), {name: inputs}
-    padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
-    inputs = inputs.masked_fill(padding, 0 if name == "input_values" else 1)
-    return Batch(inputs, padding=padding), {name: inputs, "attention_mask": (~padding).long()}
-
-
-def opened(folder: Path, auto: str = "AutoModel", **settings: Any) -> Any:
-    """By transformers, and with nothing missing and nothing left over."""
-    model, info = getattr(transformers, auto).from_pretrained(
-        folder, trust_remote_code=True, output_loading_info=True, **settings
-    )
-    assert not any(info.values()), info
-    return model
+pytestmark = pytest.mark.usefixtures("remote_code_in_tmp")
 
 
 def equal(one: Model, other: Model) -> bool:
@@ -133,7 +52,7 @@ def test_hidden_states_equal_those_of_the_encoder(kind: str, padded: bool, tmp_p
         torch.testing.assert_close(other[there], mine[there], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["speech", "speech-tokens", "text", "text-pre"])
+@pytest.mark.parametrize("kind", ["speech", "speech-tokens", "text", "text-pre", "text-conv", "text-alibi"])
 def test_output_does_not_depend_on_padding(kind: str, tmp_path: Path) -> None:
     write_remote_folder(made(kind), tmp_path / "model")
     model = opened(tmp_path / "model")
@@ -307,14 +226,26 @@ def test_model_runs_in_bf16(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("case", ["ctc", "audio", "image"])
-def test_code_of_the_model_card_runs_as_printed(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_remote_folder(made(*HEADS[case]), tmp_path / "model")
+@pytest.mark.parametrize("case", ["ctc", "audio", "image", "text", "text pair", "text without tokenizer"])
+def test_code_of_the_model_card_runs_as_printed_without_a_question(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, head = HEADS[case.split()[0]]
+    data: dict[str, Any] = {}
+    if case in ("text", "text pair"):
+        (tmp_path / "tokenizer").mkdir()
+        save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path / "tokenizer")
+        monkeypatch.setitem(KINDS["text"][1], "vocab_size", 300)
+        data = {"tokenizer": str(tmp_path / "tokenizer")} | ({"second": "sentence2"} if case == "text pair" else {})
+    write_remote_folder(made(kind, head, data), tmp_path / "model")
     code = (tmp_path / "model" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
     monkeypatch.chdir(tmp_path / "model")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the code asks a question"))
     exec(code, names)
-    assert names["output"].shape[-1] == len(HEADS[case][1].labels)
+    assert names["output"].shape[-1] == len(head.labels)
+    if case == "text pair":  # both texts, as they are joined here: <s> a </s> </s> b </s>
+        assert names["inputs"]["input_ids"][0].tolist().count(2) == 3
 
 
 ALONE = """
@@ -346,8 +277,8 @@ def test_wrong_input_missing_weights_and_damaged_config_are_errors(tmp_path: Pat
         opened(folder)(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="pass exactly one of"):
         opened(folder)()
-    with pytest.raises(ValueError, match="output_attentions: not supported by data2vec2"):
-        opened(folder)(torch.zeros(1, 3, 16, 16), output_attentions=True)
+    with pytest.raises(ValueError, match="bool_masked_pos: not supported by data2vec2"):
+        opened(folder)(torch.zeros(1, 3, 16, 16), bool_masked_pos=True)
 
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "pooler.weight": torch.ones(1)}, folder / "model.safetensors")
@@ -375,7 +306,7 @@ def test_unsupported_models_are_refused_and_omitted_parts_listed(tmp_path: Path,
         write_remote_folder(made("vision", one), tmp_path / "model")
     with pytest.raises(UserError, match=r"head\.name: ctc on text"):
         write_remote_folder(made("text", HEADS["ctc"][1]), tmp_path / "model")
-    for name, key, value in (("text/v2-tiny", "modality.positions", "conv"), ("vision/v2-tiny", "modality.stem", "conv")):
+    for name, key, value in (("vision/v2-tiny", "modality.stem", "conv"),):
         with pytest.raises(UserError, match=f"^{key}: {value} cannot be written for transformers: its model code has"):
             write_remote_folder(blank_model(load_recipe(name, {key: value})), tmp_path / "model")
     own = SimpleNamespace(settings=SimpleNamespace(name="mine:Seismograph"))
@@ -383,5 +314,6 @@ def test_unsupported_models_are_refused_and_omitted_parts_listed(tmp_path: Path,
         write_remote_folder(replace(made("text"), modality=own), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
-    monkeypatch.setitem(KINDS["speech"][1], "position_padding", "zero_input")
-    assert "position_padding: zero_input" in write_remote_folder(made("speech"), tmp_path / "model")[-1]
+    for kind in ("speech", "text-conv"):
+        monkeypatch.setitem(KINDS[kind][1], "position_padding", "zero_input")
+        assert "position_padding: zero_input" in write_remote_folder(made(kind), tmp_path / kind)[-1]

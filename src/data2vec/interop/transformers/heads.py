@@ -60,10 +60,14 @@ def head_from_transformers(
     `labels`: those of the CTC vocabulary, if any. An unsupported head is ignored, with a warning."""
     architecture = (config.get("architectures") or [f"{family.name}Model"])[0]
     name = next((name for name, (ending, _) in family.heads.items() if architecture == family.name + ending), None)
-    unsupported_pooling = not config.get("use_mean_pooling", True) or config.get("use_weighted_layer_sum", False)
-    if name is None or (name == "classifier" and unsupported_pooling):
+    why = ""
+    if name == "classifier" and not config.get("use_mean_pooling", True):
+        why = " (use_mean_pooling: false, so it reads the CLS token; fine-tune with use_mean_pooling=True)"
+    elif name == "classifier" and config.get("use_weighted_layer_sum", False):
+        why = " (use_weighted_layer_sum: true; fine-tune with false)"
+    if name is None or why:
         if architecture != f"{family.name}Model":
-            log.warning("%s: unsupported head of %s; only the encoder is loaded", where, architecture)
+            log.warning("%s: unsupported head of %s%s; only the encoder is loaded", where, architecture, why)
         return None, tensors
     try:
         return (_ctc if name == "ctc" else _classifier)(family, config, dict(tensors), labels, where)

@@ -53,13 +53,25 @@ MODALITIES = {
         **{"image": "image_size", "patch": "patch_size"},
         **{key: key for key in ("positions", "position_tables", "mask_vector")},
     },
-    "text": {key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
+    "text": {
+        **{key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
+        **{key: key for key in ("position_depth", "position_kernel", "position_groups")},
+        "positions": "text_positions",
+    },
 }
-WRITABLE = {"vision": {"stem": "patch"}, "text": {"positions": "learned"}}
+TEXT_DEFAULTS = {"text_positions": "learned", "position_depth": 2, "position_kernel": 9, "position_groups": 16}
+"""What folders have that were written when text had learned positions only."""
+WRITABLE = {"vision": {"stem": "patch"}}
 """The only values that the model code in a folder supports."""
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 CLASSIFIER = {key: f"classifier_{key}" for key in ("pooling", "norm_eps", "hidden_layer", "hidden_width")}
 CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
+OTHER_HEADS = {
+    "speech": ("ForCTC", "ForAudioFrameClassification"),
+    "vision": (),
+    "text": ("ForTokenClassification", "ForMaskedLM"),
+}
+"""Further classes of the model code; the last refuses with a reason. Of their heads only that of CTC exists here."""
 DEFAULT_CLASSIFIERS: dict[str, JsonDict] = {
     "speech": {"pooling": "mean"},
     "vision": {"pooling": "mean", "norm_eps": 1e-6},
@@ -123,9 +135,7 @@ def _config(model: Model) -> JsonDict:
     for key, value in WRITABLE.get(name, {}).items():
         if getattr(settings, key) != value:
             raise unsupported_setting(f"modality.{key}", getattr(settings, key), f"its model code has {value} only")
-    classes = {"AutoModel": "Model", f"AutoModel{CLASSIFIERS[name]}": CLASSIFIERS[name]}
-    if name == "speech":
-        classes["AutoModelForCTC"] = "ForCTC"
+    classes = {"AutoModel": "Model"} | {f"AutoModel{ending}": ending for ending in (CLASSIFIERS[name], *OTHER_HEADS[name])}
     config: JsonDict = {
         "model_type": "data2vec2",
         "architectures": [f"Data2Vec2{_class_ending(model)}"],
@@ -176,6 +186,7 @@ def _head_config(model: Model) -> JsonDict:
 def _sections(config: JsonMapping) -> dict[str, JsonDict]:
     """The recipe sections of a config.json. Raises KeyError for a missing setting."""
     name = config["modality"]
+    config = {**TEXT_DEFAULTS, **config} if name == "text" else config
     modality = {"name": name, **{ours: config[theirs] for ours, theirs in MODALITIES[name].items()}}
     if name == "speech":
         modality["conv_layers"] = [list(layer) for layer in zip(*(config[key] for key in CONVOLUTIONS), strict=True)]
@@ -187,16 +198,26 @@ def _sections(config: JsonMapping) -> dict[str, JsonDict]:
 def _head(
     config: JsonMapping, tensors: dict[str, Tensor], vocabulary: list[str], path: Path
 ) -> CTCSettings | ClassifierSettings | None:
-    """The settings of the head, if any. The CTC blank is moved to the first label and the first row of the weights."""
+    """The settings of the head, if any. The CTC blank is moved to the first label and the first row of the weights.
+
+    A head that exists in the model code only is ignored, with a warning."""
     if "head.out.weight" not in tensors:
         return None
+    architecture = str((config.get("architectures") or [""])[0])
+    ending = architecture.removeprefix("Data2Vec2")
+    if ending not in ("ForCTC", *CLASSIFIERS.values()):
+        log.warning("%s: unsupported head of %s; only the encoder is loaded", path, architecture or "an unnamed class")
+        for name in [name for name in tensors if name.startswith("head.")]:
+            del tensors[name]
+        return None
     count, names = len(tensors["head.out.weight"]), config.get("id2label") or {}
-    is_ctc = str(config.get("architectures", [""])[0]).endswith("ForCTC")
+    is_ctc = ending == "ForCTC"
     labels = [str(names[key]) for key in sorted(names, key=int)]
     if is_ctc and len(vocabulary) == count:
         labels = vocabulary
     if len(labels) != count:
-        log.warning("%s names %d labels but the head has %d; they are named LABEL_0, LABEL_1, …", path, len(labels), count)
+        if labels or is_ctc:  # transformers leaves out names that it has made up itself
+            log.warning("%s names %d labels but the head has %d; they are named LABEL_0, LABEL_1, …", path, len(labels), count)
         labels = [f"LABEL_{i}" for i in range(count)]
     if not is_ctc:
         problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")

@@ -4,6 +4,7 @@ The file is part of a model folder. `AutoModel.from_pretrained(folder, trust_rem
 transformers only. Parameter names equal those of the data2vec package, which writes such folders and reads them back.
 
 Shapes: B batch, T positions, D width, C channels, H heads, E extra tokens, V labels.
+Attention is `sdpa` or `eager`; calls that return attention weights are eager. Flash attention takes no position bias.
 `padding` (B, T) is True at padded positions. They never influence other positions: the output for an input does not depend on
 the rest of its batch.
 """
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, ImageClassifierOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    CausalLMOutput,
+    ImageClassifierOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
 Numbers = list[int] | tuple[int, ...]
@@ -80,11 +88,11 @@ class Data2Vec2Config(PretrainedConfig):
     conv_bias: bool = False
     """Speech: bias in these convolutions."""
     position_depth: int = 5
-    """Speech: convolutions in the position encoder."""
+    """Speech, and text with convolutional positions: convolutions in the position encoder."""
     position_kernel: int = 19
-    """Speech: kernel size of these convolutions."""
+    """Kernel size of these convolutions."""
     position_groups: int = 16
-    """Speech: groups of these convolutions."""
+    """Groups of these convolutions."""
     alibi: bool = False
     """Speech: ALiBi attention bias with a learned scale per head."""
 
@@ -103,6 +111,8 @@ class Data2Vec2Config(PretrainedConfig):
     """Text: padding token. Speech: CTC blank."""
     max_position_embeddings: int = 514
     """Text: maximum sequence length plus 2, as in RoBERTa."""
+    text_positions: Literal["learned", "conv", "alibi"] = "learned"
+    """Text: learned position embeddings, convolutions over the sequence, or an ALiBi attention bias alone."""
     embedding_norm: bool = True
     """Text: layer norm on the sum of token and position embeddings."""
     scale_embedding: bool = False
@@ -230,24 +240,43 @@ class TokenEmbedding(nn.Module):
 
 
 class ConvPositionEncoder(nn.Module):
-    """Grouped convolutions, each followed by a layer norm without parameters and GELU; optionally with ALiBi."""
+    """Grouped convolutions, each followed by a layer norm without parameters and GELU.
+
+    Speech: optionally with ALiBi. Text: optionally with a layer norm on the sum."""
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
         D, kernel, groups = config.hidden_size, config.position_kernel, config.position_groups
         conv = [nn.Conv1d(D, D, kernel, padding=kernel // 2, groups=groups) for _ in range(config.position_depth)]
         self.convs = nn.ModuleList(conv)
-        self.alibi = Alibi(config) if config.alibi else None
+        is_text = config.modality == "text"
+        self.norm = nn.LayerNorm(D) if is_text and config.embedding_norm else nn.Identity()
+        self.alibi = Alibi(config) if config.alibi and not is_text else None
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         y = x = zero_padding(x, padding)
         for conv in self.convs:
             y = convolve(conv, y)[:, : x.shape[1]]  # an even kernel gives one position too many
             y = zero_padding(F.gelu(F.layer_norm(y, y.shape[-1:])), padding)
-        return x + y
+        return self.norm(x + y)
 
     def bias(self, length: int) -> Tensor | None:
         return None if self.alibi is None else self.alibi(length)
+
+
+class AlibiPositionEncoder(nn.Module):
+    """An ALiBi attention bias; the vectors get a layer norm only."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size) if config.embedding_norm else nn.Identity()
+        self.alibi = Alibi(config)
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        return zero_padding(self.norm(x), padding)
+
+    def bias(self, length: int) -> Tensor:
+        return self.alibi(length)
 
 
 class Alibi(nn.Module):
@@ -331,32 +360,53 @@ class LearnedPositionEncoder(nn.Module):
         return None
 
 
+TEXT_POSITIONS = {"learned": LearnedPositionEncoder, "conv": ConvPositionEncoder, "alibi": AlibiPositionEncoder}
+
+
 def zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
     """`x` (B, T, D) with zeros at padded positions."""
     return x if padding is None else x.masked_fill(padding[..., None], 0.0)
 
 
+def eager_attention_forward(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """The output (B, E+T, H, D/H) and the weights (B, H, E+T, E+T), after dropout as in transformers."""
+    logits = scaling * q @ k.transpose(-2, -1)
+    if mask is not None:
+        logits = logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, float("-inf"))
+    weights = F.dropout(logits.softmax(-1, dtype=torch.float32).to(q.dtype), dropout)
+    return (weights @ v).transpose(1, 2), weights
+
+
 class Attention(nn.Module):
     """Self-attention; q, k and v are one (3D, D) projection in this order, each split into heads."""
+
+    is_causal = False
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
         D = config.hidden_size
-        self.heads, self.dropout = config.num_attention_heads, config.attention_dropout
+        self.config, self.heads = config, config.num_attention_heads
         self.qkv = nn.Linear(D, 3 * D, bias=config.key_bias)
         self.q_bias = None if config.key_bias else nn.Parameter(torch.zeros(D))
         self.v_bias = None if config.key_bias else nn.Parameter(torch.zeros(D))
         self.out = nn.Linear(D, D)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`mask` broadcasts to (B, H, E+T, E+T): bool with True = attend, or floats added to the logits."""
+    def forward(self, x: Tensor, mask: Tensor | None, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
+        """The output; with `output_attentions` the weights (B, H, E+T, E+T) too, for which attention is computed eagerly.
+
+        `mask` broadcasts to (B, H, E+T, E+T): bool with True = attend, or floats added to the logits."""
         qkv = self.qkv(x)
         if self.q_bias is not None and self.v_bias is not None:
             qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = mask.to(q.dtype) if mask is not None and mask.is_floating_point() else mask
-        y = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).flatten(2))
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        attend: Any = eager_attention_forward if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+        dropout = self.config.attention_dropout if self.training else 0.0
+        y, weights = attend(self, q, k, v, mask, dropout=dropout, scaling=q.shape[-1] ** -0.5)
+        return self.out(y.flatten(2)), weights if output_attentions else None
 
 
 class Block(GradientCheckpointingLayer):
@@ -376,11 +426,13 @@ class Block(GradientCheckpointingLayer):
         self.scale1 = None if c.layer_scale is None else nn.Parameter(torch.full((D,), c.layer_scale))
         self.scale2 = None if c.layer_scale is None else nn.Parameter(torch.full((D,), c.layer_scale))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self._branch(self.attention(self.norm1(x) if self.pre_norm else x, mask), self.scale1)
+    def forward(self, x: Tensor, mask: Tensor | None = None, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The output, and with `output_attentions` the attention weights."""
+        y, weights = self.attention(self.norm1(x) if self.pre_norm else x, mask, output_attentions)
+        x = x + self._branch(y, self.scale1)
         x = x if self.pre_norm else self.norm1(x)
         x = x + self._branch(self.ffn(self.norm2(x) if self.pre_norm else x), self.scale2)
-        return x if self.pre_norm else self.norm2(x)
+        return (x if self.pre_norm else self.norm2(x)), weights
 
     def _branch(self, x: Tensor, scale: Tensor | None) -> Tensor:
         x = self.dropout(x if scale is None else scale * x)
@@ -404,9 +456,15 @@ class Transformer(nn.Module):
         self.final_norm = nn.LayerNorm(D, c.layer_norm_eps) if c.final_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, padding: Tensor | None, bias: Tensor | list[Tensor] | None, output_hidden_states: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The output (B, T, D), and with `output_hidden_states` the input of the first block and the output of each block.
+        self,
+        x: Tensor,
+        padding: Tensor | None,
+        bias: Tensor | list[Tensor] | None,
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """The output (B, T, D); with `output_hidden_states` the input of the first block and the output of each block; with
+        `output_attentions` the attention weights of each block, None for one that layerdrop skips.
 
         `bias`: (H, E+T, E+T), added to the attention logits; or a list with one for all blocks or one per block; or None."""
         extra = 0 if self.extra_tokens is None else len(self.extra_tokens)
@@ -414,12 +472,25 @@ class Transformer(nn.Module):
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
         x = self.input_dropout(self.input_norm(x))
         masks = [_attention_mask(b, padding, extra) for b in (bias if isinstance(bias, list) else [bias])]
-        states = [x]
+        states: list[Tensor] = []
+        attentions: list[Tensor | None] = []
+
+        def record(x: Tensor) -> Tensor:
+            """`x`, computed from the state that is returned, so that the state gets a gradient."""
+            if not output_hidden_states:
+                return x
+            states.append(x[:, extra:] if extra else x)
+            return torch.cat([x[:, :extra], states[-1]], dim=1) if extra else x
+
+        x = record(x)
         for i, block in enumerate(self.blocks):
+            weights = None
             if not self.training or not self.layerdrop or torch.rand(()) >= self.layerdrop:
-                x = block(x, masks[i % len(masks)])
-            states += [x] if output_hidden_states else []
-        return self.final_norm(x)[:, extra:], [state[:, extra:] for state in states]
+                x, weights = block(x, masks[i % len(masks)], output_attentions)
+            x = record(x)
+            attentions += [weights] if output_attentions else []
+        x = self.final_norm(x)
+        return x[:, extra:] if extra else x, states, attentions
 
 
 def _attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
@@ -436,6 +507,7 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
     config: Data2Vec2Config
     config_class = Data2Vec2Config
     base_model_prefix = "encoder"
+    main_input_name = INPUT_NAMES["speech"]  # of the class; a model has that of its modality
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ["Block"]  # noqa: RUF012 (as transformers declares it)
@@ -444,6 +516,10 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
     def __init__(self, config: Data2Vec2Config):
         super().__init__(config)
         self.main_input_name = INPUT_NAMES[config.modality]
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # it is looked up at each call
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -459,14 +535,18 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
                 nn.init.constant_(parameter, 1.0 if name == "scale" else self.config.layer_scale or 0.0)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embedding of a text model."""
+        """The token embedding of a text model; the projection of frames or patches to D of others."""
         base: Any = self.base_model
-        return base.local_encoder.tokens
+        return getattr(base.local_encoder, self._input_embedding_name)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding of a text model."""
+        """Replace what `get_input_embeddings` returns."""
         base: Any = self.base_model
-        base.local_encoder.tokens = value
+        setattr(base.local_encoder, self._input_embedding_name, value)
+
+    @property
+    def _input_embedding_name(self) -> str:
+        return "tokens" if self.config.modality == "text" else "project"
 
     def freeze_feature_encoder(self) -> None:
         """Disable gradients of the convolutional feature extractor of a speech model."""
@@ -476,7 +556,8 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
 
 class Data2Vec2Model(Data2Vec2PreTrainedModel):
     """The encoder. Positions of `last_hidden_state` and `hidden_states` are frames, patches or tokens, without extra tokens.
-    `hidden_states` are the input of the first block and the output of each block, before the final norm."""
+    `hidden_states` are the input of the first block and the output of each block, before the final norm. `attentions` are
+    (B, H, E+T, E+T), extra tokens first."""
 
     local_encoder: Any
     position_encoder: Any
@@ -486,7 +567,7 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         local_encoder, position_encoder = {
             "speech": (WaveformEncoder, ConvPositionEncoder),
             "vision": (PatchEmbedding, SinCosPositionEncoder if config.positions == "sincos" else RelativePositionEncoder),
-            "text": (TokenEmbedding, LearnedPositionEncoder),
+            "text": (TokenEmbedding, TEXT_POSITIONS[config.text_positions]),
         }[config.modality]
         self.local_encoder, self.position_encoder = local_encoder(config), position_encoder(config)
         self.transformer = Transformer(config)
@@ -500,6 +581,7 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: object,
     ) -> BaseModelOutput:
         """Exactly one of the three inputs is required; `attention_mask` is 0 at padding, which is at the end of a row."""
@@ -507,9 +589,22 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         padding = self.local_encoder.position_padding(inputs, attention_mask)
         x = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
         x = self.position_encoder(self.local_encoder(x, attention_mask), padding)
-        wanted = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-        last, states = self.transformer(x, padding, self.position_encoder.bias(x.shape[1]), wanted)
-        return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(states) if wanted else None)
+        with_states = _flag(self.config, "output_hidden_states", output_hidden_states)
+        with_weights = _flag(self.config, "output_attentions", output_attentions)
+        last, states, weights = self.transformer(x, padding, self.position_encoder.bias(x.shape[1]), with_states, with_weights)
+        return BaseModelOutput(
+            last_hidden_state=last,
+            hidden_states=tuple(states) if with_states else None,
+            attentions=tuple(weights) if with_weights else None,
+        )
+
+
+def _flag(config: Data2Vec2Config, name: str, value: bool | None) -> bool:
+    """An argument or else the setting of that name. Raises ValueError for a selection of layers by number."""
+    value = getattr(config, name) if value is None else value
+    if not isinstance(value, bool | None):
+        raise ValueError(f"{name}: {value!r} is not supported by data2vec2, only True or False")
+    return bool(value)
 
 
 def _select_input(inputs: tuple[Tensor | None, ...], kwargs: dict[str, object]) -> Tensor:
@@ -556,6 +651,17 @@ class Classifier(nn.Module):
         return self.out(y.tanh() if self.tanh else y)
 
 
+class PositionClassifier(nn.Module):
+    """Classification head of each position: (B, T, D) to logits (B, T, V)."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.out = nn.Linear(config.hidden_size, config.num_labels or 2)
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        return self.out(x)
+
+
 class _ModelWithHead(Data2Vec2PreTrainedModel):
     Head: ClassVar[type[nn.Module]] = Classifier
     Output: ClassVar[Any] = SequenceClassifierOutput
@@ -576,15 +682,17 @@ class _ModelWithHead(Data2Vec2PreTrainedModel):
         input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: object,
     ) -> Any:
         """As `Data2Vec2Model`, plus `logits`, and `loss` if `labels` are passed."""
         inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
-        out = self.encoder(inputs, attention_mask, output_hidden_states=output_hidden_states)
+        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        out = self.encoder(inputs, attention_mask, **outputs, return_dict=True)
         padding = self.encoder.local_encoder.position_padding(inputs, attention_mask)
         logits = self.head(out.last_hidden_state, padding)
         loss = None if labels is None else self.loss(logits.float(), labels, padding)
-        return self.Output(loss=loss, logits=logits, hidden_states=out.hidden_states)
+        return self.Output(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 
     def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
         """Loss by `config.problem_type`: single-label `labels` are indices (B,), multi-label 0 or 1 (B, V), regression floats.
@@ -629,3 +737,37 @@ class Data2Vec2ForImageClassification(_ModelWithHead):
     """Image classification."""
 
     Output: ClassVar[Any] = ImageClassifierOutput
+
+
+class _ModelWithPositionHead(_ModelWithHead):
+    Head: ClassVar[type[nn.Module]] = PositionClassifier
+    Output: ClassVar[Any] = TokenClassifierOutput
+
+    def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
+        """As for one vector per input, over the positions that are not padding and whose label is not -100.
+
+        `labels` are indices (B, T); or (B, T, V), 0 or 1 for several labels at a time, or floats for a regression."""
+        if labels.shape not in (logits.shape[:2], logits.shape):
+            allowed = f"{tuple(logits.shape[:2])} or {tuple(logits.shape)}"
+            raise ValueError(f"labels have shape {tuple(labels.shape)}, but the logits need {allowed}")
+        valid = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device) if padding is None else ~padding
+        valid = valid & (labels != -100 if labels.ndim == 2 else (labels != -100).all(-1))
+        return super().loss(logits[valid], labels[valid], None)
+
+
+class Data2Vec2ForTokenClassification(_ModelWithPositionHead):
+    """A label for each token."""
+
+
+class Data2Vec2ForAudioFrameClassification(_ModelWithPositionHead):
+    """Labels for each frame of a recording, such as its speakers (`problem_type="multi_label_classification"`)."""
+
+
+class Data2Vec2ForMaskedLM(Data2Vec2PreTrainedModel):
+    """Refused: data2vec predicts vectors of its teacher, not tokens, so its weights have no language model head."""
+
+    def __init__(self, config: Data2Vec2Config):
+        raise ValueError(
+            "data2vec2 has no masked language model: pre-training predicts vectors, not tokens, so there are no "
+            "weights for such a head; use AutoModel, AutoModelForTokenClassification or AutoModelForSequenceClassification"
+        )
