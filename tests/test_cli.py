@@ -406,3 +406,22 @@ def test_probe_is_on_the_device_of_this_machine_not_of_the_training(run: Path, i
     assert data2vec.probe(elsewhere, images, images).valid == 16
     with pytest.raises(UserError, match="'cuda:9' is not available"):
         data2vec.probe(elsewhere, images, images, {"train.device": "cuda:9"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--draws", "3"], "--draws 3 has no effect without --shots N"),
+        (["--shots", "8", "--superb"], "--shots and --superb are different probes; run them one after the other"),
+        (["--tokens", "x", "--shots", "8"], "--tokens and --shots are different probes; run them one after the other"),
+    ],
+)
+def test_options_of_different_probes_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in stderr_lines(capsys, 2, "probe", "RUN", *words)[0]
+
+
+def test_probe_of_a_run_by_shots_prints_the_draws(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["probe", str(run), "--data", str(images), "--valid", str(images), "--shots", "2", "--draws", "3", "data.workers=0"]
+    assert cli.main(words) == 0
+    assert "3 draws of 2 examples of each class" in capsys.readouterr().out
+    assert (run / "probe_few_shot.json").is_file()
