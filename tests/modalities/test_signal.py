@@ -1,8 +1,10 @@
 """Signals: patches, masks on gaps, channels, and the whole way from recordings to predictions."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import edfio
 import numpy as np
 import pytest
 import torch
@@ -285,3 +287,39 @@ def test_every_weight_has_a_gradient_when_no_sample_is_missing() -> None:
     encoder = signals().build_local_encoder(16)
     encoder(Batch(torch.randn(2, 200, 3)))[0].sum().backward()
     assert [name for name, weight in encoder.named_parameters() if weight.grad is None and name != "mask_vector"] == []
+
+
+def test_annotation_in_the_middle_of_a_window_is_its_label(tmp_path: Path) -> None:
+    signal = edfio.EdfSignal(waves(16)[:, 0], 50, label="Fpz-Cz", physical_dimension="uV", physical_range=(-2, 2))
+    stages = edfio.EdfAnnotation(0, 6, "W"), edfio.EdfAnnotation(6, 4, "N1"), edfio.EdfAnnotation(14.5, None, "arousal")
+    edfio.Edf([signal], annotations=stages).write(tmp_path / "a.edf")
+    modality = signals(channels=("Fpz-Cz",), units=("uV",))
+    examples = modality.labelled(modality.rows(str(tmp_path)))
+    assert [examples.label(index, "event") for index in range(len(examples))] == ["W", "N1", None, None]
+    with pytest.raises(UserError, match="no column 'stage'"):
+        examples.label(0, "stage")
+
+
+def test_hours_at_500_hz_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    samples = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int16, (2 * 3600 * 500, 12))  # 86 MB, sparse on disk
+    samples[1_800_000:1_801_000] = 7
+    samples.flush()
+    names = tuple(f"ch{number}" for number in range(1, 13))
+    data = {"rate": 500.0, "time_axis": "first"}
+    modality = signals(data, channels=names, rate=250.0, window_seconds=10.0, patch=25, filter={"high": 100.0})
+    examples = modality.examples(modality.rows(str(tmp_path)))
+    assert len(examples) == 720
+    tracemalloc.start()
+    found = examples.load(360, None, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (2500, 12) and float(found[100, 0]) == pytest.approx(7, abs=0.2) and peak < 20e6
+
+
+def test_recording_of_one_sample_has_no_position(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8)[:1])
+    modality = signals()
+    with pytest.raises(UserError, match="1 recordings can be used, they are too short"):
+        modality.examples(modality.rows(str(tmp_path)))
+    with pytest.raises(CorruptExample, match="no samples in it"):
+        modality.labelled([{"recording": {"array": np.full((40, 3), np.nan)}}]).load(0, None, None)

@@ -53,6 +53,8 @@ TRIES = 8
 MEASURED_WINDOWS = 4096
 """Windows of the training data from which mean and standard deviation are measured, evenly spaced."""
 SHOWN = 5
+EVENT = "event"
+"""The label column that stands for the annotations in the files of recordings."""
 
 Names = Annotated[tuple[str, ...], Field(strict=False, max_length=4096)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -372,7 +374,17 @@ class SignalExamples(ExampleDataset):
         return np.where(dropped, np.nan, samples).astype(np.float32)
 
     def label(self, index: int, column: str) -> Any:
-        return column_value(self.rows, int(self.keys[index]), column)
+        """The value of `column` for the recording; of `event` the text of the annotation in the middle of the window, None if
+        there is none, unless the data has a column of this name."""
+        key = int(self.keys[index])
+        if column == EVENT and column not in (self.rows[key] if isinstance(self.rows, list) else self.rows.features):
+            middle = (int(self.starts[index]) + self.settings.window / 2) / self.settings.hertz
+            try:
+                events = self.reader.events(self.rows[key][KIND])
+            except CorruptExample:
+                return None
+            return next((event.text for event in events if event.start <= middle < event.start + event.seconds), None)
+        return column_value(self.rows, key, column)
 
 
 def _lengths(rows: Rows, reader: WindowReader) -> tuple[np.ndarray, list[str]]:

@@ -14,7 +14,7 @@ from data2vec.data.dataset import Signal, array_of
 from data2vec.data.recordings.channels import canonical, match_channels, unit_factor
 from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.preprocessing import FilterSettings, preprocess
-from data2vec.data.recordings.recording import Description, Recording
+from data2vec.data.recordings.recording import Description, Event, Recording
 from data2vec.data.recordings.scaling import ScaleSettings, scale, statistics
 from data2vec.errors import UserError
 
@@ -69,6 +69,11 @@ class WindowReader:
         Raises CorruptExample, and UserError for other channels than the model takes."""
         with self._decoding(signal):
             return self._open(signal).read(first, samples)
+
+    def events(self, signal: Signal) -> Sequence[Event]:
+        """The annotations of a recording. Raises CorruptExample."""
+        with self._decoding(signal):
+            return self._open(signal).recording.events
 
     def length(self, signal: Signal) -> int:
         """The number of samples of a recording at the rate of the model."""
