@@ -104,7 +104,12 @@ def test_page_escapes_classes_and_predictions_and_is_self_contained(copied: Run)
 
 @pytest.mark.parametrize(
     "content",
-    ["no json", "[]", "{}", '{"classes": ["a"], "confusion": [[0, 3, 1]], "examples": [], "step": 1, "loss": ""}', "[" * 99999],
+    [
+        *("no json", "[]", "{}", "[" * 99999),
+        '{"classes": ["a"], "confusion": [[0, 3, 1]], "examples": [], "step": 1, "loss": ""}',
+        f'{{"classes": ["a"], "confusion": [[0, 0, {10**30}]], "examples": [], "step": 1, "loss": ""}}',
+        '{"classes": [], "confusion": [], "examples": [], "step": Infinity, "loss": ""}',
+    ],
 )
 def test_damaged_validation_file_is_named(content: str, copied: Run) -> None:
     (copied.folder / "validation.json").write_text(content)

@@ -32,6 +32,8 @@ MAX_CLASSES = 24
 """With more classes, the most frequent confusions are listed instead of a matrix."""
 MAX_CONFUSIONS = 20
 """Confusions in that list."""
+MAX_COUNT = 10**12
+"""Examples of a cell of the matrix."""
 MAX_SECONDS = 6.0
 """Audio on the page is cut to this, and has half of the sampling rate: about 130 kB an example."""
 MAX_SIDE = 160
@@ -49,15 +51,15 @@ def validation_sections(run: Path, recipe: Recipe) -> tuple[list[str], str]:
         found = json.loads(text)
         classes = [str(name) for name in found["classes"]]
         cells = [(int(a), int(b), int(n)) for a, b, n in found["confusion"][:MAX_CELLS]]
-        if any(not (0 <= i < len(classes)) or n < 0 for a, b, n in cells for i in (a, b)):
-            raise ValueError("a class that is none")
+        if any(not (0 <= a < len(classes) and 0 <= b < len(classes) and 0 <= n <= MAX_COUNT) for a, b, n in cells):
+            raise ValueError("a class or a number of examples that is none")
         numbers: list[int] = [int(each["index"]) for each in found["examples"][: NUM_WORST + NUM_TYPICAL]]
         examples = [
             {key: str(each[key]) for key in ("kind", "label", "prediction")} | {"loss": f"{float(each['loss']):.3g}"}
             for each in found["examples"][: len(numbers)]
         ]
         step, loss = int(found["step"]), str(found["loss"])
-    except (DamagedFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (DamagedFile, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         return [], f"confusion matrix and examples: validation.json is damaged ({error!r})"
     inputs, missing = _load_inputs(recipe, numbers)
     shown = [_example(each, content) for each, content in zip(examples, inputs, strict=True)]
