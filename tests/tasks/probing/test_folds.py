@@ -1,5 +1,6 @@
 """Cross-validation of a probe, by groups such as subjects."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ def test_k_folds_keep_groups_together_and_classes_apart() -> None:
 def test_impossible_folds_are_refused(groups: np.ndarray | None, folds: int | str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_folds(probe_set(groups), folds, 0)
+
+
+def test_folds_without_two_classes_to_learn_are_refused_and_unseen_classes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    examples = probe_set(np.repeat(["s1", "s2"], 12))
+    with pytest.raises(UserError, match=r"without s1 every example has the class 'b', so nothing can be learned"):
+        split_folds(replace(examples, classes=np.repeat(["a", "b"], 12)), "leave-one-out", 0)
+    split_folds(replace(examples, classes=np.array([*"abababababab", *"abababababac"])), "leave-one-out", 0)
+    assert "all examples of c are in what one fold holds out, s2, and count as errors" in caplog.text
 
 
 def test_classifiers_never_see_what_their_fold_holds_out() -> None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.tasks.metrics import class_scores
 from data2vec.tasks.probing.classifiers import build_classifiers
-from data2vec.tasks.probing.dataset import ProbeSet
+from data2vec.tasks.probing.dataset import SHOWN, ProbeSet
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,25 @@ class Fold:
 
 def split_folds(probe_set: ProbeSet, folds: int | str, seed: int) -> list[tuple[str, np.ndarray]]:
     """What each fold holds out: its name, and the rows (m,) of the set. With groups, a group is held out as a whole; folds have
-    about the same share of each class. Raises UserError for more folds than groups or examples of a class."""
+    about the same share of each class. Classes that occur only in what a fold holds out are named in a warning.
+
+    Raises UserError for more folds than groups or examples of a class, and if a fold leaves fewer than two classes to learn."""
+    parts = _split(probe_set, folds, seed)
+    for name, rows in parts:
+        held_out = set(probe_set.classes[rows].tolist())
+        learned = set(np.delete(probe_set.classes, rows).tolist())
+        if len(learned) < 2:
+            raise UserError(
+                f"probe.folds: without {name} every example has the class {', '.join(learned)!r}, so nothing can be learned; "
+                "use other folds or groups, or set probe.valid"
+            )
+        if unseen := sorted(held_out - learned):
+            shown = ", ".join(unseen[:SHOWN]) + (", …" if len(unseen) > SHOWN else "")
+            log.warning("probe.folds: all examples of %s are in what one fold holds out, %s, and count as errors", shown, name)
+    return parts
+
+
+def _split(probe_set: ProbeSet, folds: int | str, seed: int) -> list[tuple[str, np.ndarray]]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     groups = probe_set.groups
