@@ -102,6 +102,25 @@ def test_dictionaries_are_those_of_the_tokenizer_and_labels(tokenizer: Path, tmp
     assert (tmp_path / "label" / "dict.txt").read_text() == "yes 1\nno 1\nmay be 1\n"
 
 
+@pytest.mark.parametrize("label", ["a\nb", "", "<s>"])
+def test_labels_that_a_dictionary_cannot_have_are_named(label: str, tmp_path: Path) -> None:
+    head = ClassifierSettings(labels=("good", label), pooling="first", hidden_layer="tanh")
+    lost = write_fairseq_checkpoint(trained(small("text/v2-base"), head), tmp_path / "model.pt")
+    assert f"the labels of its head: official dictionaries cannot have {label!r}" in lost
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "other encoding"])
+def test_anything_else_in_the_place_of_a_dictionary_is_kept_and_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "label" / "dict.txt"
+    path.parent.mkdir()
+    path.mkdir() if kind == "folder" else path.write_bytes(b"caf\xe9 1\n")
+    head = ClassifierSettings(labels=("good", "bad"), pooling="first", hidden_layer="tanh")
+    lost = write_fairseq_checkpoint(trained(small("text/v2-base"), head), tmp_path / "model.pt")
+    assert f"the labels of its head: a different dict.txt exists in {path.parent}" in lost
+    assert path.is_dir() or path.read_bytes() == b"caf\xe9 1\n"
+
+
 def test_model_without_tokenizer_has_no_dictionary_and_says_so(tmp_path: Path) -> None:
     lost = write_fairseq_checkpoint(trained(small("text/v2-base")), tmp_path / "model.pt")
     assert "its tokens: it has no tokenizer; official code needs the dict.txt that it was trained with" in lost

@@ -29,11 +29,11 @@ def write_dictionaries(model: Model, folder: Path) -> list[str]:
         if head.labels[:4] != SPECIAL:
             lost.append(f"the labels of its head: the first four must be {', '.join(SPECIAL)}")
         else:
-            lost += _write(folder / DICTIONARY, _lines(head.labels[4:]), "the labels of its head")
+            lost += _write_labels(folder / DICTIONARY, head.labels[4:])
     elif head is not None:
         is_text = model.recipe.modality.name == "text"
         if is_text and head.problem_type != "regression":
-            lost += _write(folder / LABEL_DICTIONARY, _lines(head.labels), "the labels of its head")
+            lost += _write_labels(folder / LABEL_DICTIONARY, head.labels)
         elif not is_text:
             lost.append("the labels of its head")
         lost += [f"head.problem_type: {head.problem_type}"] if head.problem_type == "multi_label_classification" else []
@@ -41,6 +41,13 @@ def write_dictionaries(model: Model, folder: Path) -> list[str]:
         folders = [folder, folder / SENTENCE_FOLDER] if isinstance(head, ClassifierSettings) else [folder]
         lost += _write_tokens(getattr(model.modality, "tokenizer", None), folder, folders)
     return lost
+
+
+def _write_labels(path: Path, labels: tuple[str, ...]) -> list[str]:
+    wrong = next((label for label in labels if label in SPECIAL or len(label.splitlines()) != 1), None)
+    if wrong is not None:
+        return [f"the labels of its head: official dictionaries cannot have {wrong!r}"]
+    return _write(path, _lines(labels), "the labels of its head")
 
 
 def _write_tokens(tokenizer: Tokenizer | None, folder: Path, folders: list[Path]) -> list[str]:
@@ -66,4 +73,5 @@ def _write(path: Path, text: str, what: str) -> list[str]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
-    return [] if path.read_text(encoding="utf-8") == text else [f"{what}: a different {path.name} exists in {path.parent}"]
+    same = path.is_file() and path.read_bytes() == text.encode()
+    return [] if same else [f"{what}: a different {path.name} exists in {path.parent}"]

@@ -66,10 +66,13 @@ def _dictionary_labels(path: Path) -> list[str] | None:
 
 
 def _dictionary_symbols(file: Path) -> list[str] | None:
-    """The symbols in a dictionary file, which has one per line, with its count."""
+    """The symbols in a dictionary file, which has one per line, with its count. Raises UserError if it is no UTF-8 text."""
     if not file.is_file():
         return None
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; convert it, or move it away to number the labels") from None
     return [line.rsplit(" ", 1)[0] for line in lines if line]
 
 
