@@ -226,7 +226,8 @@ def _build_parser() -> argparse.ArgumentParser:
     threshold = "of multi-label models: the smallest probability of a predicted label (default: 0.5)"
     verb.add_argument("--threshold", metavar="P", type=_number(float, 0, 1), help=threshold)
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
-    verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
+    column = "the column of the audio, image or text (default: that of the model's data, or a known name)"
+    verb.add_argument("--column", metavar="NAME", help=column)
     verb.add_argument(
         "--second", metavar="NAME", help="of pairs of texts: the column of the second (default: that of fine-tuning)"
     )
@@ -275,7 +276,8 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--layers", metavar="LAYERS", type=_parse_layers, default="last", help=layers)
     verb.add_argument("--pool", action="store_true", help="average over positions: one vector per input")
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
-    verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
+    column = "the column of the audio, image or text (default: that of the model's data, or a known name)"
+    verb.add_argument("--column", metavar="NAME", help=column)
     verb.add_argument(
         "--batch", metavar="N", type=_number(int, 1), help="maximum positions per batch (default: depends on the device)"
     )

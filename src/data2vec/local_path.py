@@ -46,10 +46,13 @@ def split_weights(model: str | Path) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def output_file(path: str | Path, option: str) -> Path:
-    """The path of a file that will be written; `option`: what names it. Raises UserError where that cannot be done, before the
-    work whose result it is."""
+def output_file(path: str | Path, option: str, inputs: object = None) -> Path:
+    """The path of a file that will be written; `option`: what names it. `inputs`: what is read for it, a path or a list with
+    paths. Raises UserError where that cannot be done, or would replace an input, before the work whose result it is."""
     found = local_path(path)
+    read = [each for each in (inputs if isinstance(inputs, list | tuple) else [inputs]) if isinstance(each, str | Path)]
+    if found.is_file() and any(_is_file(each, found) for each in read):
+        raise UserError(f"{option} {path}: is the input, which would be replaced; choose another file")
     if found.is_dir():
         raise UserError(f"{option} {path}: is a folder; name a file in it")
     folder = found.absolute().parent
@@ -58,3 +61,11 @@ def output_file(path: str | Path, option: str) -> Path:
     if not os.access(found if found.exists() else folder, os.W_OK):
         raise UserError(f"{option} {path}: cannot be written (permission denied, or a read-only disk); choose another file")
     return found
+
+
+def _is_file(name: str | Path, file: Path) -> bool:
+    """Whether a name, which may be any text, is that of this file."""
+    try:
+        return Path(name).expanduser().samefile(file)
+    except (OSError, ValueError, RuntimeError):
+        return False

@@ -1,10 +1,13 @@
 import csv
 import json
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -193,6 +196,45 @@ def test_own_columns_with_the_name_of_a_column_of_the_table_are_left_out_with_a_
     (row,) = read(tmp_path / "out.jsonl")
     assert (row["text"], row["error"], row["mark"]) == ("the film", None, "a")
     assert "own columns error are left out" in caplog.text
+
+
+def test_without_a_column_the_one_that_the_model_has_learned_from_is_read_if_there_is_one(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    model = build("numbers", data)
+    model = replace(model, recipe=load_recipe(model.recipe, {"data.column": "body"}))
+    (tmp_path / "both.csv").write_text("text,body\nit is poor,the film is fine\n")
+    (tmp_path / "text.csv").write_text("text\nit is poor\n")
+    for name, column, text in (
+        ("both.csv", None, "the film is fine"),
+        ("both.csv", "text", "it is poor"),
+        ("text.csv", None, "it is poor"),
+    ):
+        (found,) = data2vec.predict(model, str(tmp_path / name), column=column)
+        assert found.value == model.predict([text])[0].value
+
+
+def test_a_data_set_without_rows_is_refused(data: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match=r"t\.csv: has no rows"):
+        data2vec.predict(build("numbers", data), str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_input_is_never_replaced_by_its_predictions(as_list: bool, data: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,prediction\nthe film,3\n")
+    (tmp_path / "link.csv").symlink_to(path)
+    found = data2vec.predict(build("numbers", data), [path] if as_list else str(path))
+    with pytest.raises(UserError, match=r"--out .*link\.csv: is the input, which would be replaced"):
+        found.save(tmp_path / "link.csv")
+    assert path.read_text() == "text,prediction\nthe film,3\n"
+
+
+def test_jsonl_has_null_for_numbers_that_json_does_not_have(data: dict[str, Path], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "x": [1.5, math.inf, math.nan]}), tmp_path / "t.parquet")
+    data2vec.predict(build("numbers", data), str(tmp_path / "t.parquet")).save(tmp_path / "out.jsonl")
+    assert [row["x"] for row in read(tmp_path / "out.jsonl")] == [1.5, None, None]
 
 
 def test_a_table_is_complete_or_not_there(data: dict[str, Path], tmp_path: Path) -> None:

@@ -37,19 +37,32 @@ def open_inputs(
 
     `inputs`: a data set in any form that `data.train` accepts, or a `datasets.Dataset` or `DatasetDict`, of which `split` is
     used; or a list of inputs as for `Model.features`. `column`, `second`, `follow_links`: as in the `data:` section; without
-    `second` the recipe's. Raises UserError if there are no inputs."""
-    changes: JsonDict = {"data.streaming": False, "data.split": split, "data.column": column, "data.follow_links": follow_links}
+    `second` the recipe's; without `column` the recipe's, if the data has it. Raises UserError if there are no inputs."""
+    changes: JsonDict = {"data.streaming": False, "data.split": split, "data.follow_links": follow_links}
+    changes |= {} if column is None else {"data.column": column}
     modality = load_recipe(recipe, changes | ({} if second is None else {"data.second": second})).build_modality()
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
     if isinstance(inputs, str | Path):
         require_tokenizer(modality)
-        rows = modality.rows(str(inputs))
+        modality, rows = _open_dataset(modality, str(inputs), column is None)
+        if not len(rows):
+            raise UserError(f"{inputs}: has no rows, so there is nothing to do")
     else:
         rows = list_inputs(modality, inputs)
         if folder := next((row for row in rows if isinstance(row, Path) and row.is_dir()), None):
             raise UserError(f"{folder} is a folder: give one dataset alone, or files")
     require_pairs(modality, rows)
     return modality, rows
+
+
+def _open_dataset(modality: Modality, where: str, may_guess: bool) -> tuple[Modality, Rows]:
+    """The rows of a data set, by the column that the model has learned from. `may_guess`: or another one, in other data."""
+    if may_guess and modality.data.column is not None:
+        try:
+            return modality, modality.rows(where)
+        except UserError:
+            modality = modality.reading(modality.whole_split, column=None)
+    return modality, modality.rows(where)
 
 
 def list_unreadable(unreadable: Sequence[str], what: str) -> list[str]:

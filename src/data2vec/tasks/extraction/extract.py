@@ -88,7 +88,7 @@ def features(
     out = local_path(out)
     if out.suffix not in WRITERS:
         raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
-    output_file(out, "--out")
+    output_file(out, "--out", inputs)
     model, torch_device = load(model, modality), resolve_device(device)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))

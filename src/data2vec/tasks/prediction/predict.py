@@ -85,9 +85,10 @@ class Predictions:
         batch_positions: int,
         top_k: int,
         threshold: float,
+        inputs: object = None,
     ):
         self.encoder, self.head, self.modality, self.rows = padding_invariant(encoder), head, modality, rows
-        self.batch_positions = batch_positions
+        self.batch_positions, self._inputs = batch_positions, inputs
         self.columns = PredictionColumns(head.settings, top_k)
         self._interpret = _interpreter(head.settings, top_k, threshold)
 
@@ -123,12 +124,12 @@ class Predictions:
     def save(self, out: str | Path) -> PredictionFile:
         """Write the predictions as a table, a .csv, .jsonl or .parquet file (docs/predict.md), in bounded memory.
 
-        The file is written atomically: it is complete, or not there. Raises UserError for another ending, if another process
-        is writing the file, and as iterating does."""
+        The file is written atomically: it is complete, or not there. Raises UserError for another ending, if the file is the
+        input, if another process is writing it, and as iterating does."""
         path = local_path(out)
         if path.suffix not in TABLE_WRITERS:
             raise UserError(f"{path}: unknown file extension; use {', '.join(TABLE_WRITERS)}")
-        output_file(path, "--out")
+        output_file(path, "--out", self._inputs)
         unreadable: list[str] = []
 
         def noting_errors() -> Iterator[Prediction]:
@@ -180,7 +181,7 @@ def predict(
     if loaded.device != place:
         encoder, head = copy.deepcopy(encoder).to(place), copy.deepcopy(head).to(place)
     threshold = THRESHOLD if threshold is None else threshold
-    return Predictions(encoder, head, reader, rows, max_positions(place, batch), top_k, threshold)
+    return Predictions(encoder, head, reader, rows, max_positions(place, batch), top_k, threshold, inputs)
 
 
 def _check_options(head: CTCSettings | ClassifierSettings, top_k: int, threshold: float | None) -> None:

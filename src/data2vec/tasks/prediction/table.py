@@ -6,6 +6,7 @@ One row per input: `name`; `prediction`; `probability`; with more than one of th
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -109,8 +110,8 @@ def _jsonl(path: Path, tables: Tables) -> None:
 
 
 def _or_null(value: Any) -> Any:
-    """JSON has no NaN, which in a table is a missing value."""
-    return None if isinstance(value, float) and value != value else value
+    """JSON has no NaN, which in a table is a missing value, and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parquet(path: Path, tables: Tables) -> None:
