@@ -9,7 +9,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       pre-train on speech, images and text in minutes, on data that comes with the package"
+	@echo "make demo       pre-train on speech, images, text and signals in minutes, on data that comes with the package"
 	@echo "make test       linter, type checker and tests"
 	@echo "make test-slow  the tests that 'make test' leaves out: demo, examples, several processes, compilation"
 	@echo "make fuzz       try every hostile input at every entry point, and random ones for an hour or more"
