@@ -55,8 +55,9 @@ SMALL_FILES = (
     *("recipe.yaml", "metrics.jsonl", "log.txt", "machine.json", "corrupt_files.txt", "report.html", "tracking_id.txt"),
     "validation.json",
 )
-MODEL_FILES = ("config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors", "README.md", "tokenizer.json")
 """What a run writes into its folder besides `checkpoints/` and `model/`."""
+MODEL_FILES = ("config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors", "README.md", "tokenizer.json")
+"""What a run writes into `model/`."""
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,50 @@ def test_dropped_channels_are_missing_in_training_only(tmp_path: Path) -> None:
     modality = signals({"channel_dropout": 0.9})
     examples = modality.examples(modality.rows(str(tmp_path)))
     there = [(~examples.load(0, None, np.random.default_rng(seed)).isnan()).all(0).sum().item() for seed in range(20)]
-    assert min(there) == 1 and max(there) <= 3 and not examples.load(0, None, None).isnan().any()
+    assert min(there) == 2 and max(there) <= 3 and not examples.load(0, None, None).isnan().any()
+    modality = signals({"channel_dropout": 0.9}, layout="grid")
+    examples = modality.examples(modality.rows(str(tmp_path)))
+    there = [(~examples.load(0, None, np.random.default_rng(seed)).isnan()).all(0).sum().item() for seed in range(20)]
+    assert min(there) == 1 and max(there) <= 3
+
+
+def test_dropped_channels_leave_positions_to_be_predicted_in_every_example(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    for modality in (joint(), grid()):
+        modality.data = SignalData(channel_dropout=0.9)
+        examples = modality.examples(modality.rows(str(tmp_path)))
+        for seed in range(20):
+            padded = modality.padded_positions(modality.collate([examples.load(0, None, np.random.default_rng(seed))]))
+            assert padded is None or not padded.all()
+
+
+def test_recording_that_lacks_most_channels_is_corrupt_in_the_joint_layout_and_named(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8, channels=1), channels=("ax",))
+    for layout in ("joint", "grid"):
+        modality = signals({"missing_channels": "pad"}, layout=layout)
+        examples = modality.examples(modality.rows(str(tmp_path)))
+        if layout == "grid":
+            assert examples.load(0, None, np.random.default_rng(0)).isnan().all(0).tolist() == [False, True, True]
+            continue
+        with pytest.raises(CorruptExample, match=r"a.npz: of every position more than modality.max_missing: 0.5 is missing"):
+            examples.load(0, None, np.random.default_rng(0))
+
+
+def test_span_without_samples_is_corrupt_also_when_channels_are_dropped(tmp_path: Path) -> None:
+    array = waves(12)
+    array[200:400] = np.nan
+    write_npz(tmp_path / "a.npz", array)
+    modality = signals({"channel_dropout": 0.5})
+    with pytest.raises(CorruptExample, match="there are no samples in it"):
+        modality.labelled(modality.rows(str(tmp_path))).load(1, None, np.random.default_rng(0))
+
+
+def test_training_sees_a_recording_to_its_end(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", np.repeat(np.arange(590.0)[:, None], 3, axis=1))  # 2.95 windows
+    modality = signals(scale={"by": "none", "clip": 1e9})
+    examples = modality.examples(modality.rows(str(tmp_path)))
+    windows = [examples.load(index, None, np.random.default_rng(seed)) for index in (0, 1) for seed in range(100)]
+    assert min(float(each[0, 0]) for each in windows) < 5 and max(float(each[-1, 0]) for each in windows) > 580
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ class SignalData(DataSettings):
     missing_channels: Literal["error", "pad"] = "error"
     """What becomes of a recording that lacks channels of the model: an error; or they are padding."""
     channel_dropout: Fraction = 0.0
-    """In training, the probability that a channel is left out of an example, as if it were missing; one at least stays."""
+    """In training, the probability that a channel is left out of an example, as if it were missing; one at least stays, and all
+    do where too few would be left for any position, by `modality.max_missing`."""
     min_present: Fraction = 0.5
     """In training, windows of which less than this fraction is there are not used: gaps, and the end of short recordings."""
     hop_seconds: Seconds | None = None
@@ -230,7 +231,7 @@ class PatchEmbedding(LocalEncoder):
         x = x.view(*patches.shape[:2], -1)
         if batch.padding is None:  # the unused weight has a gradient all the same, which several processes wait for
             return x if self.missing is None else x + 0 * self.missing.sum(), None
-        absent = split_patches(batch.padding, self.settings).float().mean(-1)  # (B, positions, channels)
+        absent = absent_shares(batch.padding, self.settings)
         if self.missing is not None:
             x = x + absent.to(x.dtype) @ self.missing
         return x, absent.mean(-1) > self.settings.max_missing
@@ -243,6 +244,13 @@ def split_patches(samples: Tensor, settings: SignalSettings) -> Tensor:
     P = settings.patch
     patches = samples[:, : S // P * P].reshape(B, S // P, P, C).mT  # (B, T, C, P)
     return patches if settings.layout == "joint" else patches.reshape(B, S // P * C, 1, P)
+
+
+def absent_shares(missing: Tensor, settings: SignalSettings) -> Tensor:
+    """The share of samples that is missing (B, positions, channels), of `missing` (B, S, C).
+
+    A position is padding where its mean over channels is more than `max_missing`."""
+    return split_patches(missing, settings).float().mean(-1)
 
 
 class SignalPositionEncoder(PositionEncoder):
@@ -339,10 +347,15 @@ class SignalExamples(ExampleDataset):
             samples = self.reader.read(signal, int(self.starts[index]), window)
         else:
             samples = self._random_window(signal, int(self.starts[index]), length, rng)
-        if rng is not None:
-            samples = self._drop_channels(samples, rng)
         if np.isnan(samples).all():
             raise CorruptExample(f"{recording_name(signal)}: there are no samples in it, only missing ones")
+        if not self._has_position(samples):
+            raise CorruptExample(
+                f"{recording_name(signal)}: of every position more than modality.max_missing: {self.settings.max_missing:g} is "
+                "missing"
+            )
+        if rng is not None:
+            samples = self._drop_channels(samples, rng)
         return torch.from_numpy(np.ascontiguousarray(samples))
 
     def _random_window(self, signal: Signal, start: int, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -350,6 +363,8 @@ class SignalExamples(ExampleDataset):
         window = self.settings.window
         spare = max(0, length - window)
         low, high = max(0, start - window // 2), min(spare, start + window // 2)
+        if start + window > spare:  # the last one: no other has its turn in what comes after it
+            high = spare
         for _ in range(TRIES):
             samples = self.reader.read(signal, int(rng.integers(low, high + 1)), window)
             if 1 - np.isnan(samples).mean() >= self.data.min_present or self._lacks_channels(samples):
@@ -366,12 +381,18 @@ class SignalExamples(ExampleDataset):
         there = ~absent.all(0)
         return bool(there.any() and 1 - absent[:, there].mean() >= self.data.min_present)
 
+    def _has_position(self, samples: np.ndarray) -> bool:
+        """Whether a position is not padding."""
+        absent = absent_shares(torch.from_numpy(np.isnan(samples))[None], self.settings)
+        return bool((absent.mean(-1) <= self.settings.max_missing).any())
+
     def _drop_channels(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self.data.channel_dropout:
             return samples
         dropped = np.less(rng.random(samples.shape[1]), self.data.channel_dropout)
         dropped[rng.choice(np.flatnonzero(~np.isnan(samples).all(0)))] = False
-        return np.where(dropped, np.nan, samples).astype(np.float32)
+        left = np.where(dropped, np.nan, samples).astype(np.float32)
+        return left if self._has_position(left) else samples
 
     def label(self, index: int, column: str) -> Any:
         """The value of `column` for the recording; of `event` the text of the annotation in the middle of the window, None if
@@ -434,7 +455,7 @@ class Signals(Modality):
     def padded_positions(self, batch: Batch) -> np.ndarray | None:
         if batch.padding is None:
             return None
-        absent = split_patches(batch.padding, self.settings).float().mean((-1, -2))
+        absent = absent_shares(batch.padding, self.settings).mean(-1)
         return (absent > self.settings.max_missing).numpy()
 
     def input_features(self) -> Mapping[str, InputFeatures]:

@@ -45,6 +45,11 @@ def test_rate_that_nobody_says_is_an_error(tmp_path: Path) -> None:
         read(tmp_path / "a.npy", time_axis="first")
 
 
+def test_rate_of_a_file_counts_before_that_of_the_settings(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "a.npz", waves(2, rate=100.0), rate=100.0)
+    assert open_recording({"path": str(path)}, Description(rate=50.0)).rates == (100.0,) * 3
+
+
 def test_array_of_three_axes_is_several_recordings_with_their_labels(tmp_path: Path) -> None:
     array = np.stack([waves(1, seed=0), waves(1, seed=1)])
     write_npz(tmp_path / "a.npz", array, y=np.array(["rest", "move"]))

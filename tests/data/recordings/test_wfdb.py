@@ -43,6 +43,12 @@ def test_format_212_packs_two_samples_in_three_bytes(tmp_path: Path) -> None:
     assert [found.read(0, 0, 2).tolist(), found.read(1, 0, 2).tolist()] == [[1, 995], [-1, -1025]]
 
 
+def test_last_of_an_odd_number_of_samples_in_format_212_has_two_bytes(tmp_path: Path) -> None:
+    content = bytes([0x01, 0xF0, 0xFF, 0xE3, 0x03])  # 1, -1 and 995
+    found = WfdbRecording(write(tmp_path, "a.dat 212 1/mV 12 0 0 0 0 x", first="a 1 360 3", content=content))
+    assert found.read(0, 0, 3).tolist() == [1, -1, 995]
+
+
 @pytest.mark.parametrize(
     ("lines", "options", "message"),
     [

@@ -97,7 +97,7 @@ def array_recording(arrays: Arrays, entry: int | None, description: Description)
     array = arrays.signal if entry is None else arrays.signal[entry]
     names = arrays.channels
     array = orient(array, description, None if names is None else len(names))
-    rate = require_rate(arrays.rate if description.rate is None else description.rate)
+    rate = require_rate(description.rate if arrays.rate is None else arrays.rate)
     channels = name_channels(array.shape[1], names, description.channels)
     units = name_channels(array.shape[1], arrays.units or ("",) * array.shape[1])
     return ArrayRecording(array, channels, units, rate)

@@ -90,7 +90,9 @@ class WfdbRecording(Recording):
             if os.fstat(file.fileno()).st_size > MAX_PACKED_BYTES:
                 raise CorruptExample(f"more than {MAX_PACKED_BYTES} bytes in format 212; split the record")
             file.seek(offset)
-            content = np.frombuffer(file.read(), np.uint8)
+            packed = file.read()
+        # The last of an odd number of samples has two bytes.
+        content = np.frombuffer(packed + b"\0" * (len(packed) % 3 == 2), np.uint8)
         triples = content[: len(content) // 3 * 3].reshape(-1, 3).astype(np.int16)
         pairs = np.stack([triples[:, 0] | (triples[:, 1] & 15) << 8, triples[:, 2] | (triples[:, 1] >> 4) << 8], axis=1)
         values = np.where(pairs >= 2**11, pairs - 2**12, pairs).ravel()
