@@ -72,6 +72,8 @@ def test_few_shot_probe_reports_every_draw_of_every_layer(vision: Model, data: t
     assert few_shot_probe(vision, *data, shots=3, draws=4) == found
     with pytest.raises(UserError, match="shots: 7 are more than"):
         few_shot_probe(vision, *data, shots=7)
+    with pytest.raises(UserError, match=r"probe\.folds: 3, but this probe has no cross-validation; set probe\.folds=null"):
+        few_shot_probe(vision, *data, overrides={"probe.folds": 3})
 
 
 def test_scores_are_those_of_scikit_learn_by_hand() -> None:

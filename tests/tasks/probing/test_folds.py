@@ -9,7 +9,7 @@ import pytest
 import data2vec
 from data2vec.errors import UserError
 from data2vec.nn.encoder import build_encoder
-from data2vec.tasks.probing.dataset import ProbeSet
+from data2vec.tasks.probing.dataset import ProbeSet, load_probe_sets
 from data2vec.tasks.probing.folds import cross_validate, split_folds
 from helpers.recordings import CHANNELS, waves, write_npz
 
@@ -87,3 +87,23 @@ def test_probe_leaves_one_subject_out_and_never_splits_a_recording(tmp_path: Pat
         data2vec.probe(model, str(tmp_path), overrides={"probe.group": "patient"})
     with pytest.raises(UserError, match=r"leave out probe.valid"):
         data2vec.probe(model, str(tmp_path), str(tmp_path), {"probe.folds": 2})
+
+
+def test_groups_in_both_sets_of_a_split_by_the_user_are_named_in_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, subjects in (("train", "001122"), ("valid", "223344")):
+        (tmp_path / name).mkdir()
+        rows = ["file_name,label,subject"]
+        for index, subject in enumerate(subjects):
+            write_npz(tmp_path / name / f"{index}.npz", waves(12, seed=index))
+            rows.append(f"{index}.npz,{'ab'[index % 2]},{subject}")
+        (tmp_path / name / "metadata.csv").write_text("\n".join(rows))
+    recipe = data2vec.load_recipe(
+        "signal/v2-tiny", {"modality.channels": list(CHANNELS), "modality.rate": 50.0, "modality.scale.by": "none"}
+    )
+    settings = recipe.probe.model_copy(
+        update={"group": "subject", "data": str(tmp_path / "train"), "valid": str(tmp_path / "valid")}
+    )
+    load_probe_sets(recipe.build_modality(), settings, 0)
+    assert "probe.data and probe.valid have subject 2 in common; scores are not of new ones" in caplog.text

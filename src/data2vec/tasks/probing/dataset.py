@@ -58,6 +58,7 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
     train = _load("probe.data", settings.data, settings.data_rows, modality, settings, seed)
     if settings.valid is not None:
         valid = _load("probe.valid", settings.valid, settings.valid_rows, modality.validation(), settings, seed)
+        _warn_common_groups(train, valid, settings.group)
     else:
         train, valid = hold_out(train, seed)
     classes = np.unique(train.classes)
@@ -71,6 +72,15 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
             f"{len(train.indices)} training examples, which have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
         )
     return train, valid
+
+
+def _warn_common_groups(train: ProbeSet, valid: ProbeSet, group: str | None) -> None:
+    """`probe.group` keeps groups apart where `probe.data` is split; with `probe.valid` that is the user's split."""
+    if group is None or train.groups is None or valid.groups is None:
+        return
+    if common := sorted(set(train.groups.tolist()) & set(valid.groups.tolist())):
+        shown = ", ".join(common[:SHOWN]) + (", …" if len(common) > SHOWN else "")
+        log.warning("probe.group: probe.data and probe.valid have %s %s in common; scores are not of new ones", group, shown)
 
 
 def _load(name: str, where: str, selection: RowSelection, modality: Modality, settings: ProbeSettings, seed: int) -> ProbeSet:

@@ -199,6 +199,8 @@ def resolve_probe(
     settings_of_run["train.device"] = "auto"  # that of the training is of its machine
     recipe = load_recipe(load_recipe(load_recipe(model.recipe, settings_of_run), other_rows), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
+    if recipe.probe.folds is not None and name != "probe":
+        raise UserError(f"probe.folds: {recipe.probe.folds}, but this probe has no cross-validation; set probe.folds=null")
     return model, recipe, out
 
 
