@@ -194,6 +194,14 @@ def test_checkpoint_of_a_stranger_imports_nothing_and_reads_no_file_outside(run:
         data2vec.load(checkpoint)
 
 
+def test_checkpoint_of_fine_tuning_without_a_record_of_its_head_is_refused(tuned: Run, tmp_path: Path) -> None:
+    shutil.copytree(tuned.folder, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-4"
+    damage_state(checkpoint, task={"best": None})
+    with pytest.raises(UserError, match="it is of fine-tuning, and has no record of the head"):
+        data2vec.load(checkpoint)
+
+
 def test_weights_that_a_checkpoint_does_not_list_are_damage_and_are_not_waited_for(run: Run) -> None:
     checkpoint = run.folder / "checkpoints" / "step-2"
     os.mkfifo(checkpoint / "more.safetensors")

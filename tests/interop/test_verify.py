@@ -50,6 +50,8 @@ def test_file_of_the_released_model_passes_and_a_damaged_one_fails(text: Model, 
     torch.save(content, tmp_path / "bad.pt")
     result = data2vec.verify(tmp_path / "bad.pt")
     assert (result.passed, result.difference > 1e-4) == (False, True)
+    with pytest.raises(UserError, match=r"--input cats\.jpg is not used"):
+        verify(tmp_path / "good.pt", "cats.jpg")
     capsys.readouterr()
     assert cli.main(["verify", str(tmp_path / "bad.pt")]) == 1
     printed = capsys.readouterr()

@@ -17,7 +17,7 @@ from data2vec.model import Model, blank_model, load_model_folder
 from data2vec.nn.heads import AnyHeadSettings, Classifier, scale_logits
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import data_name
-from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.recipe.task_settings import SUPERVISED, SupervisedSettings
 from data2vec.recipe.training_history import TrainingStage, read_origin
 from data2vec.run_dir import (
     Run,
@@ -79,6 +79,8 @@ def load_checkpoint_model(checkpoint: Path) -> Model:
         raw["data"] = raw["data"] | {"tokenizer": None} if "tokenizer" in raw["data"] else raw["data"]
         raw["data"] = raw["data"] | {key: str(_inside(checkpoint, name)) for key, name in files.items()}
         raw_objective = raw["objective"]
+        if supervised is None and raw_objective["name"] in SUPERVISED:
+            raise ValueError("it is of fine-tuning, and has no record of the head")
         raw["objective"] = raw_objective if supervised is None else supervised["objective"]
         head = None if supervised is None else TypeAdapter(AnyHeadSettings).validate_python(supervised["head"])
         label_scale = 1.0 if supervised is None else float(supervised["label_scale"])

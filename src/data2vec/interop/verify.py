@@ -96,12 +96,14 @@ def verify(model: str | Path | Model, input: str | Path | None = None) -> Verifi
     `model`: anything that `data2vec.load` opens. It is taken for the released model of its modality, version, size and head.
     `input`: the file that the outputs were published for, which version 1 text does not need. Works without a network.
 
-    Raises UserError for a model of which no outputs are known, and when `input` is missing."""
+    Raises UserError for a model of which no outputs are known, and when `input` is missing or not used."""
     model = load(model)
     published = published_output(model)
     if published is None:
         known = "; ".join(each.name for each in PUBLISHED)
         raise UserError(f"{model.recipe.modality.name}: no published outputs are known of a model like this, only of: {known}")
+    if published.input is None and input is not None:
+        raise UserError(f"{published.name}: --input {input} is not used, as the published input is known; leave it out")
     if published.input is not None and input is None:
         raise UserError(f"{published.name}: --input is missing; its outputs were published for {published.input}")
     difference, allowed, details = published.compare(model, None if input is None else local_path(input))
