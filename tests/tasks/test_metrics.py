@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from data2vec.errors import UserError
 from data2vec.tasks import metrics
 from data2vec.tasks.metrics import ErrorRates, error_rates
 
@@ -95,3 +96,8 @@ def test_auroc_is_the_share_of_pairs_in_order_and_skips_classes_that_all_or_none
     labels = np.array([[1, 1, 0], [0, 1, 0], [1, 1, 0]])
     assert metrics.multi_label_scores(logits, labels)["auroc"] == pytest.approx(1 / 2)
     assert "auroc" not in metrics.multi_label_scores(logits, np.array([[0, 1, 0]] * 3))
+
+
+def test_several_labels_that_no_example_has_are_a_user_error() -> None:
+    with pytest.raises(UserError, match="none of the 3 examples has any of the classes"):
+        metrics.multi_label_scores(np.zeros((3, 2)), np.zeros((3, 2), np.int64))

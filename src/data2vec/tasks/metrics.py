@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data2vec.errors import UserError
+
 LOWER_IS_BETTER = ("wer", "cer", "mean_squared_error")
 """The metrics of this file that are errors."""
 NOT_PERCENT = ("matthews", "kappa", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
@@ -63,10 +65,15 @@ def class_scores(predicted: np.ndarray, classes: np.ndarray) -> Scores:
 
 def multi_label_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores of `logits` against `labels`, both (n, V): mean average precision over the classes that occur; and the mean area
-    under the ROC curve over those that some examples have and others do not, if there is one."""
+    under the ROC curve over those that some examples have and others do not, if there is one. Raises UserError if no example
+    has a label."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     occurs = labels.any(0)
+    if not occurs.any():
+        raise UserError(
+            f"none of the {len(labels)} examples has any of the classes, so there is no average precision; add some"
+        )
     scores = {"map": float(average_precision_score(labels[:, occurs], logits[:, occurs], average="macro"))}
     differs = occurs & ~labels.all(0)
     if differs.any():
