@@ -55,7 +55,8 @@ def validation_sections(run: Path, recipe: Recipe) -> tuple[list[str], str]:
             raise ValueError("a class or a number of examples that is none")
         numbers: list[int] = [int(each["index"]) for each in found["examples"][: NUM_WORST + NUM_TYPICAL]]
         examples = [
-            {key: str(each[key]) for key in ("kind", "label", "prediction")} | {"loss": f"{float(each['loss']):.3g}"}
+            {key: str(each[key]) for key in ("kind", "label", "prediction")}
+            | {"loss": f"{float(each['loss']):.3g}", "correct": each.get("correct")}
             for each in found["examples"][: len(numbers)]
         ]
         step, loss = int(found["step"]), str(found["loss"])
@@ -107,10 +108,10 @@ def _cell(count: int, share: float, right: bool) -> str:
 
 
 def _example(each: JsonDict, content: str) -> str:
-    right = each["prediction"].rpartition(" (")[0] == each["label"] or each["prediction"] == each["label"]
     words = f"<dt>label</dt><dd>{as_text(each['label'])}</dd><dt>predicted</dt><dd>{as_text(each['prediction'])}</dd>"
     kind = f'{as_text(each["kind"])} <span class="soft">({each["loss"]})</span>'
-    return f'<article class="card{"" if right else " wrong"}"><h3>{kind}</h3>{content}<dl>{words}</dl></article>'
+    style = "card wrong" if each["correct"] is False else "card"
+    return f'<article class="{style}"><h3>{kind}</h3>{content}<dl>{words}</dl></article>'
 
 
 def _load_inputs(recipe: Recipe, indices: Sequence[int]) -> tuple[list[str], str]:

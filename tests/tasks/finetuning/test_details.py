@@ -25,7 +25,9 @@ def test_worst_examples_have_the_largest_loss_and_typical_ones_the_median() -> N
     assert [each.index for each in found.examples if each.kind == "worst"] == [100, 101, 102, 103, 104, 105]
     assert {each.index for each in found.examples if each.kind == "typical"} <= {108, 109, 110, 111}
     worst = found.examples[0]
-    assert (worst.label, worst.prediction) == ("cat", "dog (50%)") and worst.loss == pytest.approx(5.7, abs=0.01)
+    assert (worst.label, worst.prediction, worst.correct) == ("cat", "dog (50%)", False) and worst.loss == pytest.approx(
+        5.7, abs=0.01
+    )
 
 
 def test_predictions_that_are_not_finite_are_not_shown() -> None:
@@ -39,10 +41,17 @@ def test_details_of_several_labels_and_of_numbers() -> None:
     found = classification_details(
         np.array([[2.0, -2, 2], [-2, -2, -2]]), [[0], []], (4, 5), NAMES, "multi_label_classification"
     )
-    assert [(each.label, each.prediction) for each in found.examples] == [("cat", "cat, eel"), ("none", "none")]
+    shown = [(each.label, each.prediction, each.correct) for each in found.examples]
+    assert shown == [("cat", "cat, eel", False), ("none", "none", True)]
     assert found.confusion == () and found.loss == "cross-entropy"
     found = classification_details(np.array([[2.0], [5.0]]), [2.5, 1.0], (0, 1), ("score",), "regression")
     assert [(each.label, each.prediction, each.loss) for each in found.examples] == [("1", "5", 16.0), ("2.5", "2", 0.25)]
+    assert [each.correct for each in found.examples] == [None, None]  # numbers are only near
+
+
+def test_transcript_that_only_begins_with_its_reference_is_not_correct() -> None:
+    found = recognition_details(["yes", "yes (no)"], ["yes", "yes"], (0, 1))
+    assert [(each.prediction, each.correct) for each in found.examples] == [("yes (no)", False), ("yes", True)]
 
 
 def test_details_of_transcripts_are_by_character_error_rate_and_bounded() -> None:

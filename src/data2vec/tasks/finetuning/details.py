@@ -19,6 +19,8 @@ MAX_CELLS = 2000
 """Cells of a confusion matrix that are kept, the most frequent ones."""
 MAX_CHARACTERS = 300
 """Longer labels and predictions are cut."""
+Shown = tuple[str, str, bool | None]
+"""Label, prediction, and whether it is correct."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class EvaluatedExample:
     prediction: str
     loss: float
     """How wrong the prediction is: cross-entropy; squared error; or, of a transcript, character edits by character."""
+    correct: bool | None = None
+    """Whether the prediction is the label; None for numbers, which are only near."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ def classification_details(
 
 def _number_details(predicted: np.ndarray, numbers: np.ndarray, indices: Sequence[int]) -> ValidationDetails:
     losses = np.square(predicted - numbers)
-    return ValidationDetails("squared error", _select(losses, indices, lambda i: (f"{numbers[i]:.4g}", f"{predicted[i]:.4g}")))
+
+    def texts(i: int) -> Shown:
+        return f"{numbers[i]:.4g}", f"{predicted[i]:.4g}", None
+
+    return ValidationDetails("squared error", _select(losses, indices, texts))
 
 
 def _several_details(
@@ -79,15 +87,21 @@ def _several_details(
         return ", ".join(names[int(i)] for i in np.flatnonzero(row > 0)) or "none"
 
     losses = (np.logaddexp(0, logits) - targets * logits).sum(1)
-    return ValidationDetails("cross-entropy", _select(losses, indices, lambda i: (describe(targets[i]), describe(logits[i]))))
+    correct = ((logits > 0) == (targets > 0)).all(1)
+
+    def texts(i: int) -> Shown:
+        return describe(targets[i]), describe(logits[i]), bool(correct[i])
+
+    return ValidationDetails("cross-entropy", _select(losses, indices, texts))
 
 
 def _class_details(logits: np.ndarray, classes: np.ndarray, indices: Sequence[int], names: Sequence[str]) -> ValidationDetails:
     log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     losses, predicted = -log_probs[np.arange(len(classes)), classes], logits.argmax(1)
 
-    def describe(i: int) -> tuple[str, str]:
-        return names[int(classes[i])], f"{names[int(predicted[i])]} ({np.exp(log_probs[i].max()):.0%})"
+    def describe(i: int) -> Shown:
+        prediction = f"{names[int(predicted[i])]} ({np.exp(log_probs[i].max()):.0%})"
+        return names[int(classes[i])], prediction, bool(predicted[i] == classes[i])
 
     cells, counts = np.unique(np.stack([classes, predicted], 1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_CELLS]
@@ -98,11 +112,15 @@ def _class_details(logits: np.ndarray, classes: np.ndarray, indices: Sequence[in
 def recognition_details(hypotheses: Sequence[str], references: Sequence[str], indices: Sequence[int]) -> ValidationDetails:
     """Details of transcripts, each with its reference, of the examples at `indices`."""
     losses = np.array([error_rates([one], [other]).cer for one, other in zip(hypotheses, references, strict=True)])
-    return ValidationDetails("character error rate", _select(losses, indices, lambda i: (references[i], hypotheses[i])))
+
+    def texts(i: int) -> Shown:
+        return references[i], hypotheses[i], bool(losses[i] == 0)
+
+    return ValidationDetails("character error rate", _select(losses, indices, texts))
 
 
-def _select(losses: np.ndarray, indices: Sequence[int], texts: Callable[[int], tuple[str, str]]) -> list[EvaluatedExample]:
-    """The examples with the largest losses, and of the others those closest to the median. `texts`: label and prediction."""
+def _select(losses: np.ndarray, indices: Sequence[int], texts: Callable[[int], Shown]) -> list[EvaluatedExample]:
+    """The examples with the largest losses, and of the others those closest to the median."""
     finite = np.flatnonzero(np.isfinite(losses))
     if not len(finite):
         return []
@@ -112,8 +130,9 @@ def _select(losses: np.ndarray, indices: Sequence[int], texts: Callable[[int], t
     found = []
     for row in (*worst, *typical):
         kind: Literal["worst", "typical"] = "worst" if row in worst else "typical"
-        label, prediction = texts(int(row))
-        found.append(EvaluatedExample(int(indices[row]), kind, _cut(label), _cut(prediction), round(float(losses[row]), 6)))
+        label, prediction, correct = texts(int(row))
+        loss = round(float(losses[row]), 6)
+        found.append(EvaluatedExample(int(indices[row]), kind, _cut(label), _cut(prediction), loss, correct))
     return found
 
 
