@@ -284,6 +284,9 @@ def test_pairs_of_texts_need_both_columns(data: dict[str, Path], tmp_path: Path)
         ("transcripts", {"top_k": 2}, "top_k: 2, but this model predicts transcripts"),
         ("classes of images", {"threshold": 0.5}, "only multi-label classification has one, and this is single_label_class"),
         ("events", {"threshold": 1.5}, "threshold: 1.5 is not a probability"),
+        ("events", {"threshold": "half"}, "threshold: 'half' is not a number"),
+        ("events", {"top_k": "2"}, "top_k: '2' is not an integer"),
+        ("events", {"top_k": 1.5}, "top_k: 1.5 is not an integer"),
     ],
 )
 def test_options_that_a_head_does_not_have_are_refused(

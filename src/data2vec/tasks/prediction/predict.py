@@ -185,6 +185,10 @@ def predict(
 
 
 def _check_options(head: CTCSettings | ClassifierSettings, top_k: int, threshold: float | None) -> None:
+    if not isinstance(top_k, int):
+        raise UserError(f"top_k: {top_k!r} is not an integer")
+    if not isinstance(threshold, int | float | None):
+        raise UserError(f"threshold: {threshold!r} is not a number")
     problem = head.problem_type if isinstance(head, ClassifierSettings) else "transcription"
     if problem in ("transcription", "regression"):
         if top_k != 1:
