@@ -2,6 +2,7 @@ import io
 import sys
 
 import pytest
+from tqdm import tqdm
 
 from data2vec.console import progress as module
 from data2vec.console.progress import labelled, progress, say, set_level
@@ -24,6 +25,18 @@ def test_without_a_terminal_progress_is_whole_lines_with_the_time_left(capsys: p
     assert "\r" not in printed
     assert printed.splitlines()[0].startswith("reading: 1 of 3 clips, 00:00 elapsed, ")
     assert printed.splitlines()[0].endswith(" left")
+
+
+def test_without_a_terminal_what_is_written_beside_progress_draws_nothing_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 30.0)
+    with progress(desc="predict", total=3, unit="input") as bar:
+        for number in range(3):
+            tqdm.write(f"row {number}", sys.stdout)
+            bar.update(1)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("row 0\nrow 1\nrow 2\n", "")
 
 
 def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

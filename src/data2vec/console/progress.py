@@ -97,8 +97,16 @@ def progress(
 class _Lines(tqdm):
     """Progress as whole lines, for files and pipes."""
 
+    cleared = False
+    """Whether `tqdm.write` is writing, which clears bars and draws them again: here is none."""
+
+    def clear(self, nolock: bool = False) -> None:
+        self.cleared = True
+
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        if msg is None and self.n > self.initial:
+        if self.cleared:
+            self.cleared = False
+        elif msg is None and self.n > self.initial:
             print(f"{label_of_lines()}{self}", file=self.fp, flush=True)
         return True
 
