@@ -14,9 +14,13 @@ from PIL import Image
 
 import data2vec
 from data2vec.errors import UserError
+from data2vec.model import Model
+from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run, load_run_recipe
 from data2vec.train.adaptation.adapt import plan_adaptation
+from data2vec.train.adaptation.recipe import adaptation_recipe
+from helpers.recordings import CHANNELS, RATE, write_folder
 
 SMALL = {"data.workers": 0, "train.device": "cpu", "log.report": False}
 
@@ -98,6 +102,23 @@ def test_missing_teacher_and_head_are_announced_and_the_new_head_is_trained_alon
     at_2 = next(line["valid_loss"] for line in result.run.metrics if line["step"] == 2)
     assert result["as released"].valid_loss == at_2
     assert "the new head was trained alone before the loss as released was measured" in result.notes
+
+
+def test_adapted_model_is_adapted_again_without_its_frozen_steps(released: Run, pictures: Path, tmp_path: Path) -> None:
+    once = data2vec.adapt(released.folder, pictures, SMALL | {"objective.freeze_steps": 3}, tmp_path / "once", steps=4)
+    plan = adaptation_recipe(str(once.run.folder), data2vec.load(once.run.folder), str(pictures), SMALL, 3, None)
+    assert plan.recipe.objective.freeze_steps == 0
+
+
+def test_what_the_old_data_did_not_say_of_itself_is_not_taken_for_the_new(tmp_path: Path) -> None:
+    write_folder(tmp_path / "npz")
+    told = {"data.rate": 100, "data.time_axis": "first", "data.channels": ["x", "y", "z"], "data.array": "x"}
+    recipe = load_recipe("signal/v2-tiny", told | {"modality.channels": CHANNELS, "modality.rate": RATE})
+    modality = recipe.build_modality()
+    scaled = load_recipe(recipe, {"modality.scale.mean": [0.0] * 3, "modality.scale.std": [1.0] * 3})
+    model = Model(build_encoder(scaled.build_modality(), scaled.encoder), modality, scaled)
+    data = adaptation_recipe("model", model, str(tmp_path / "npz"), SMALL, 3, None).recipe.data
+    assert [getattr(data, key.removeprefix("data.")) for key in told] == [None] * 4
 
 
 def test_frozen_steps_change_the_decoder_and_not_the_student(released: Run, pictures: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The plan of a run, against the run itself."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,18 @@ def test_measured_flops_are_those_of_the_whole_step(short: dict[str, Any]) -> No
     assert one is not None
     assert two is not None
     assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
+
+
+def test_measured_flops_of_two_processes_that_share_a_micro_batch_are_those_of_both(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    overrides = short | {"data.batch_size": 8, "train.device": "cpu"}
+    start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "data2vec", "plan")
+    command = [*start, "vision/v2-tiny", *words(overrides), "--json", str(tmp_path / "plan.json")]
+    subprocess.run(command, capture_output=True, timeout=300, check=True)
+    alone = plan(overrides, measure=True).measured
+    assert alone is not None
+    assert json.loads((tmp_path / "plan.json").read_text())["measured"]["flops"] == pytest.approx(alone.flops, rel=0.1)
 
 
 def test_peak_memory_on_a_cpu_sees_a_block_that_is_freed() -> None:

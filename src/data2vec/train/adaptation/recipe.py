@@ -45,6 +45,7 @@ OF_OLD_DATA: JsonDict = {
         "data.label": None,
     },
     **{"data.streaming": False, "data.allow_changes": False},
+    **dict.fromkeys(("data.rate", "data.time_axis", "data.channels", "data.time_column", "data.array")),
 }
 """Settings of a model's recipe that belong to the data it was trained on."""
 
@@ -160,6 +161,7 @@ def _defaults(base: Recipe, steps: int) -> JsonDict:
         "objective.teacher.end_half_life": None,
         "objective.teacher.anneal": None,
         "objective.input_target": None,
+        "objective.freeze_steps": 0,
     }
 
 

@@ -95,7 +95,7 @@ def measure_step(recipe: Recipe, loader: Loader, objective: AnyTrainingObjective
         float(make_step(1, [batch], measure=False, norm=False).loss)
         seconds = time.perf_counter() - begin
     parts = loader.per_step // rank_stride(loader.per_step, process.world_size)
-    flops = counter.get_total_flops() * loader.per_step
+    flops = counter.get_total_flops() * parts * process.world_size
     return StepMeasurement(flops, seconds * parts, peak.bytes, available_memory(process.device))
 
 
