@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data2vec.batch import Batch
 from data2vec.distributed import resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import collate_by_length
+from data2vec.feature_extraction import collate_by_length, pooled
 from data2vec.inputs import read_input
 from data2vec.modalities.chunking import CHUNK_SECONDS
 from data2vec.modalities.speech import Speech
@@ -164,8 +164,8 @@ def test_layers_selects_blocks_means_and_weighted_sums() -> None:
     assert mixed.shape == (1, 2, 18, 32)
     torch.testing.assert_close(mixed[0], 0.5 * every[0] - 2 * every[2], atol=1e-6, rtol=0)
     assert torch.equal(this.features(given, torch.tensor([0.0, 1.0, 0.0])).hidden[0], every[1])  # type: ignore[arg-type]
-    pooled = this.features(given, "all", pool=True).hidden
-    torch.testing.assert_close(pooled[:, 0], every[:, 0, :15].mean(1), atol=1e-6, rtol=0)
+    means = this.features(given, "all", pool=True).hidden
+    torch.testing.assert_close(means[:, 0], every[:, 0, :15].mean(1), atol=1e-6, rtol=0)
     for wrong in (0, 4, -4, "first", (1, 2), (0, 0, 0), 1.5, ["a", "b", "c"]):
         with pytest.raises(UserError, match=r"layers: .* does not exist; this model has blocks 1 to 3"):
             this.features(given, wrong)  # type: ignore[arg-type]
@@ -243,3 +243,10 @@ def test_states_are_one_more_than_all_layers_and_end_in_them() -> None:
         x, padding = this.encoder.local_encoder(this.prepare(wave))
         first = this.encoder.transformer.embed(this.encoder.position_encoder(x, padding))
     torch.testing.assert_close(states[0], first, atol=1e-5, rtol=1e-5)
+
+
+def test_pooling_of_chunks_counts_their_positions_in_float32() -> None:
+    chunks = [(torch.full((1, 1, length, 1), value, dtype=torch.bfloat16), None) for value, length in ((1.0, 257), (-1.0, 255))]
+    mean = pooled(iter(chunks))
+    assert mean.dtype == torch.bfloat16
+    assert float(mean) == float(torch.tensor(2 / 512).bfloat16())

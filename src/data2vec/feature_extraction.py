@@ -168,14 +168,14 @@ def pooled(chunks: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
     if len(means) == 1:
         return means[0][0]
     count = torch.stack([count for _, count in means]).sum(0).clamp(min=1)
-    return torch.stack([mean * count for mean, count in means]).sum(0) / count
+    return (torch.stack([mean * count for mean, count in means]).sum(0) / count).to(means[0][0].dtype)
 
 
 def _num_valid(x: Tensor, padding: Tensor | None) -> Tensor:
-    """(B, 1): the positions of `x` (…, B, T, D) that are not padding."""
+    """(B, 1): the positions of `x` (…, B, T, D) that are not padding, in float32, as bfloat16 has no 257."""
     if padding is None:
-        return x.new_full((x.shape[-3], 1), x.shape[-2])
-    return (~padding).sum(1, keepdim=True).to(x.dtype)
+        return torch.full((x.shape[-3], 1), x.shape[-2], dtype=torch.float32, device=x.device)
+    return (~padding).sum(1, keepdim=True).float()
 
 
 def head_logits(

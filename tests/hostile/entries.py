@@ -58,6 +58,14 @@ def _evaluate(case: Hostile, path: Path, models: Models, out: Path) -> list[str]
     return ["evaluate", str(models.finetuned[case.signal]), f"data.valid={path}", "data.valid_split=all", *label]
 
 
+def _predict(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
+    return ["predict", str(models.finetuned[case.signal]), str(path), "--split", "all", "--out", str(out / "predicted.jsonl")]
+
+
+def _plan(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
+    return ["plan", *_pretrain(case, path, models, out)[1:]]
+
+
 def _check(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
     return ["check", str(path), "--workers", "0", "--json", str(out / "check.json"), "--kind", case.signal]
 
@@ -93,6 +101,15 @@ def _model_convert(case: Hostile, path: Path, models: Models, out: Path) -> list
     return ["convert", str(path), str(out / "converted"), "--to", "data2vec", "--source", "s", "--license", "mit"]
 
 
+def _model_adapt(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
+    data = ["--data", str(_good(case, out)), f"data.valid={_good(case, out)}", *PRETRAIN[case.signal][1:]]
+    return ["adapt", str(path), *data, "--out", str(out / "run"), "--steps", "2", "data.workers=0", "log.report=false"]
+
+
+def _model_verify(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
+    return ["verify", str(path)]
+
+
 def _model_transcribe(case: Hostile, path: Path, models: Models, out: Path) -> list[str]:
     return ["transcribe", str(path), str(next(_good(case, out).rglob("*.wav"), out))]
 
@@ -121,17 +138,21 @@ def _run_resume(case: Hostile, path: Path, models: Models, out: Path) -> list[st
 MODELS, RECIPES, RUNS = ("models", "official files"), ("settings",), ("runs",)
 ENTRIES: dict[str, tuple[Arguments, tuple[str, ...]]] = {
     "check": (_check, DATA),
+    "plan": (_plan, DATA),
     "pretrain": (_pretrain, DATA),
     "pretrain, streamed": (_streamed, DATA),
     "probe": (_probe, DATA),
     "features": (_features, DATA),
     "evaluate": (_evaluate, DATA),
+    "predict": (_predict, DATA),
     "transcribe": (_transcribe, ("audio",)),
     "features of a model": (_model_features, (*MODELS, *RUNS)),
     "probe a model": (_model_probe, (*MODELS, *RUNS)),
     "evaluate a model": (_model_evaluate, (*MODELS, *RUNS)),
     "init": (_model_init, (*MODELS, *RUNS)),
     "convert": (_model_convert, (*MODELS, *RUNS)),
+    "adapt": (_model_adapt, (*MODELS, *RUNS)),
+    "verify": (_model_verify, MODELS),
     "transcribe with a model": (_model_transcribe, MODELS),
     "pretrain a recipe": (_recipe_pretrain, RECIPES),
     "finetune a recipe": (_recipe_finetune, RECIPES),

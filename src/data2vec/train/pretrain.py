@@ -111,11 +111,13 @@ class PretrainTask:
 
     def _measure_drift(self) -> JsonDict:
         """The drift of the student from the start; nothing if it cannot be measured. Every process calls it."""
-        weights = full_state_dict(self.objective.student) if self.drift is not None else {}
         if self.drift is not None and self.drift.fingerprint != self.state.get("start_crc32"):
             log.warning("drift from the start is not measured any more: %s is another model than before", self.recipe.init)
             self.drift = None
-        return {} if self.drift is None else self.drift(weights)
+        if self.process.max(int(self.drift is None)) or self.drift is None:  # the start may be lost on one node only
+            self.drift = None
+            return {}
+        return self.drift(full_state_dict(self.objective.student))
 
     def _sample_batches(self, rows: Rows) -> Iterator[Any]:
         """The batches of a run by one process, from the start."""
