@@ -46,10 +46,10 @@ def content(folder: Path) -> dict[Path, tuple[bytes, int]]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line on stderr of a command that is refused."""
+    """The one line of error of a command that is refused."""
     capsys.readouterr()
     assert cli.main(words) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data2vec: error:")]
     return line
 
 

@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
 BY_MODALITY: dict[str, dict[str, Any]] = {
     "vision": {"data.batch_size": 16, "data.micro_batch_size": 8, "train.schedule.warmup_steps": 2},
     "speech": {"data.batch_seconds": 4, "data.micro_batch_seconds": 2, "data.max_seconds": 1},
+    "signal": {"data.batch_size": 16, "data.micro_batch_size": 8, "data.time_axis": "first"},
     "text": {
         **{"data.block_size": 32, "data.batch_size": 8, "data.micro_batch_size": 4, "train.schedule.warmup_steps": 2},
         **{"modality.vocab_size": 300},
@@ -43,7 +44,10 @@ def unlabelled(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     for i in range(12):
         soundfile.write(folder / "clips" / f"{i}.wav", 0.1 * rng.standard_normal(8000), 16000)
     (folder / "text.txt").write_text("\n\n".join("".join(rng.choice(list("abcde "), 60)) for _ in range(60)))
-    return {"vision": pictures, "speech": folder / "clips", "text": folder / "text.txt"}
+    (folder / "signals").mkdir()
+    for i in range(12):
+        np.savez(folder / "signals" / f"{i}.npz", x=rng.standard_normal((400, 3)), fs=50)
+    return {"signal": folder / "signals", "vision": pictures, "speech": folder / "clips", "text": folder / "text.txt"}
 
 
 def run(name: str, unlabelled: dict[str, Path], out: Path, resume: bool = False, **more: Any) -> Run:

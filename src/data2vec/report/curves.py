@@ -88,12 +88,19 @@ SCORES = {
     "valid_chance_accuracy": ("accuracy by chance", GREY),
     "valid_chance_map": ("by chance", GREY),
 }
+BALANCED = {
+    "valid_balanced_accuracy": ("balanced accuracy", BLUE),
+    "valid_kappa": ("Cohen's kappa", GREEN),
+    "valid_weighted_f1": ("weighted F1", YELLOW),
+    "valid_auroc": ("area under ROC", RED),
+}
 BLANKS = {"valid_empty": ("empty transcripts", BLUE), "valid_blank": ("blank frames", RED)}
 PANELS = (
     Panel(
         "Error rate", "validation", ERRORS, "Word and character error rate; the best model is kept.", dots=True, percent=True
     ),
     Panel("Scores", "validation", SCORES, "On the validation data; the best model is kept.", dots=True),
+    Panel("Balanced scores", "validation", BALANCED, "On classes of unequal size. Kappa is 0 by chance.", dots=True),
     Panel(
         "Blanks", "validation", BLANKS, "A CTC model learns blanks first. Near 1: it writes nothing.", dots=True, percent=True
     ),
