@@ -62,16 +62,19 @@ def load_probe_sets(modality: Modality, settings: ProbeSettings, seed: int) -> t
     else:
         train, valid = hold_out(train, seed)
     classes = np.unique(train.classes)
-    if len(classes) < 2:
-        raise UserError(
-            f"probe.data: every example has the {settings.label} {str(classes[0])!r}; a probe needs at least two classes"
-        )
+    require_two_classes(classes, settings.label)
     if unknown := sorted(set(valid.classes) - set(classes)):
         raise UserError(
             f"{valid.name}: {settings.label} {', '.join(unknown[:5])} {'is' if len(unknown) == 1 else 'are'} not among the "
             f"{len(train.indices)} training examples, which have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
         )
     return train, valid
+
+
+def require_two_classes(classes: np.ndarray, label: str) -> None:
+    """Raises UserError unless there are two `classes`, the different ones of the column `label`."""
+    if len(classes) < 2:
+        raise UserError(f"probe.data: every example has the {label} {str(classes[0])!r}; a probe needs at least two classes")
 
 
 def _warn_common_groups(train: ProbeSet, valid: ProbeSet, group: str | None) -> None:

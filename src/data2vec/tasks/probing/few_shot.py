@@ -7,23 +7,20 @@ As in mteb's classification tasks: features averaged over positions and not stan
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data2vec.atomic_io import write_json
 from data2vec.console.progress import progress
-from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.settings import JsonMapping
 from data2vec.tasks.probing.classifiers import format_scores, probability_scores
 from data2vec.tasks.probing.dataset import load_probe_sets
-from data2vec.tasks.probing.features import pool_features
-from data2vec.tasks.probing.probe import resolve_probe, untrained_encoder
+from data2vec.tasks.probing.probe import open_probe
 
 MAX_ITERATIONS = 100
 """Iterations of the logistic regression."""
@@ -94,13 +91,11 @@ def few_shot_probe(
     and for a class with fewer examples than `shots`."""
     if shots < 1 or draws < 1:
         raise UserError(f"shots: {shots}, draws: {draws}; both must be at least 1")
-    model, recipe, out = resolve_probe(model, data, valid, overrides, out, modality, "probe_few_shot")
-    reader, seed = recipe.build_modality(), recipe.train.seed
-    process = Process(resolve_device(recipe.train.device, setting="train.device"))
-    encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
-    train_set, valid_set = load_probe_sets(reader, recipe.probe, seed)
-    x, train_set = pool_features(encoders, reader, train_set, process)
-    y, valid_set = pool_features(encoders, reader, valid_set, process)
+    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_few_shot")
+    seed = frozen.recipe.train.seed
+    train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
+    x, train_set = frozen.features(train_set)
+    y, valid_set = frozen.features(valid_set)
     drawn = [draw_shots(train_set.classes, shots, seed, number) for number in range(draws)]
     rows, means, stopped = list[LayerFewShot](), list[dict[str, float]](), 0
     for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
@@ -111,8 +106,7 @@ def few_shot_probe(
     classes = np.unique(train_set.classes).tolist()
     sizes = len(train_set.classes), len(valid_set.classes)
     result = FewShotProbe(rows, shots, draws, classes, *sizes, means[0], means[1], stopped)
-    if out is not None:
-        write_json(Path(out), asdict(result))
+    frozen.write(result)
     return result
 
 

@@ -5,7 +5,7 @@ nearest neighbours (cosine distance). The same is measured for the untrained enc
 good already; the difference is what the encoder has learned.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from data2vec.console.progress import progress
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
+from data2vec.feature_extraction import Layers
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
@@ -25,11 +26,10 @@ from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import ProbeSettings
 from data2vec.run_dir import load_run_recipe, result_file, run_of_model
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.probing.classifiers import classifier_accuracies
-from data2vec.tasks.probing.dataset import ProbeSet, load_probe_set, load_probe_sets
+from data2vec.tasks.probing.dataset import ProbeSet, load_probe_set, load_probe_sets, require_two_classes
 from data2vec.tasks.probing.features import pool_features
 from data2vec.tasks.probing.folds import Fold, cross_validate, split_folds
 
@@ -121,18 +121,18 @@ def probe(
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
-    model, recipe, out = resolve_probe(model, data, valid, overrides, out, modality)
-    settings, reader, seed = recipe.probe, recipe.build_modality(), recipe.train.seed
-    process = Process(resolve_device(recipe.train.device, setting="train.device"))
-    encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
-    if settings.folds is not None:
-        result = _cross_validated(encoders, reader, load_probe_set(reader, settings, seed), settings, seed, process)
-        if out is not None:
-            write_json(Path(out), asdict(result))
-        return result
-    train_set, valid_set = load_probe_sets(reader, settings, seed)
-    x, train_set = pool_features(encoders, reader, train_set, process)
-    y, valid_set = pool_features(encoders, reader, valid_set, process)
+    frozen = open_probe(model, data, valid, overrides, out, modality)
+    result = _held_out(frozen) if frozen.recipe.probe.folds is None else _cross_validated(frozen)
+    frozen.write(result)
+    return result
+
+
+def _held_out(frozen: "FrozenEncoders") -> Probe:
+    """The scores on the validation set."""
+    settings, seed = frozen.recipe.probe, frozen.recipe.train.seed
+    train_set, valid_set = load_probe_sets(frozen.modality, settings, seed)
+    x, train_set = frozen.features(train_set)
+    y, valid_set = frozen.features(valid_set)
     rows = []
     for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
         trained, untrained = (
@@ -142,29 +142,20 @@ def probe(
         rows.append(LayerScores(layer + 1, *trained, *untrained))
     classes, counts = np.unique(train_set.classes, return_counts=True)
     chance = float((valid_set.classes == classes[counts.argmax()]).mean())
-    result = Probe(rows, classes.tolist(), len(train_set.classes), len(valid_set.classes), chance)
-    if out is not None:
-        write_json(Path(out), asdict(result))
-    return result
+    return Probe(rows, classes.tolist(), len(train_set.classes), len(valid_set.classes), chance)
 
 
-def _cross_validated(
-    encoders: Sequence[Encoder], reader: Modality, probe_set: ProbeSet, settings: ProbeSettings, seed: int, process: Process
-) -> Probe:
+def _cross_validated(frozen: "FrozenEncoders") -> Probe:
     """The means over the folds, whose features are computed once."""
+    settings, seed = frozen.recipe.probe, frozen.recipe.train.seed
     assert settings.folds is not None
-    x, probe_set = pool_features(encoders, reader, probe_set, process)
+    x, probe_set = frozen.features(load_probe_set(frozen.modality, settings, seed))
     classes, counts = np.unique(probe_set.classes, return_counts=True)
-    if len(classes) < 2:
-        raise UserError(
-            f"probe.data: every example has the {settings.label} {classes[0]!r}; a probe needs at least two classes"
-        )
+    require_two_classes(classes, settings.label)
     parts = split_folds(probe_set, settings.folds, seed)
     rows, of_layers = list[LayerScores](), list[list[Fold]]()
     for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
-        trained, untrained = (
-            cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in range(len(encoders))
-        )
+        trained, untrained = (cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in (0, 1))
         rows.append(LayerScores(layer + 1, *trained[1:], *untrained[1:]))
         of_layers.append(trained[0])
     best = max(rows, key=lambda row: row.linear).layer
@@ -173,7 +164,30 @@ def _cross_validated(
     return Probe(rows, classes.tolist(), total, total, chance, of_layers[best - 1], best)
 
 
-def resolve_probe(
+@dataclass(frozen=True)
+class FrozenEncoders:
+    """A trained encoder and the same one untrained, on the device, to be probed."""
+
+    encoders: tuple[Encoder, Encoder]
+    """Trained, untrained."""
+    recipe: Recipe
+    """With the settings of the probe."""
+    modality: Modality
+    process: Process
+    out: str | Path | None
+    """The file for the result, if it is to be written."""
+
+    def features(self, probe_set: ProbeSet, layers: Layers = "all") -> tuple[np.ndarray, ProbeSet]:
+        """As `pool_features`."""
+        return pool_features(self.encoders, self.modality, probe_set, self.process, layers)
+
+    def write(self, result: Any) -> None:
+        """Write the result, a dataclass, as JSON."""
+        if self.out is not None:
+            write_json(Path(self.out), asdict(result))
+
+
+def open_probe(
     model: Model | str | Path,
     data: Any,
     valid: Any,
@@ -181,9 +195,9 @@ def resolve_probe(
     out: str | Path | None,
     modality: CustomClass | None,
     name: str = "probe",
-) -> tuple[Model, Recipe, str | Path | None]:
-    """The model, the recipe with the settings of the probe, and the file for the result, by default `name`.json in the folder
-    of the model. The arguments are those of `probe`. Raises UserError."""
+) -> FrozenEncoders:
+    """What is probed. The arguments are those of `probe`; the file for the result is by default `name`.json in the folder of
+    the model. Raises UserError."""
     settings_of_run: JsonDict = {}
     if not isinstance(model, Model):
         folder = run_of_model(model)
@@ -201,7 +215,9 @@ def resolve_probe(
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     if recipe.probe.folds is not None and name != "probe":
         raise UserError(f"probe.folds: {recipe.probe.folds}, but this probe has no cross-validation; set probe.folds=null")
-    return model, recipe, out
+    process = Process(resolve_device(recipe.train.device, setting="train.device"))
+    trained, untrained = (each.to(process.device).eval() for each in (model.encoder, untrained_encoder(recipe)))
+    return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, out)
 
 
 def untrained_encoder(recipe: Recipe) -> Encoder:

@@ -7,7 +7,7 @@ clipped to a norm of 1; the learning rate is searched by decades on a dev part (
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data2vec.atomic_io import write_json
 from data2vec.console.progress import progress
-from data2vec.distributed import Process, resolve_device
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.settings import JsonMapping
 from data2vec.tasks.probing.classifiers import format_scores, probability_scores
 from data2vec.tasks.probing.dataset import hold_out, load_probe_sets
-from data2vec.tasks.probing.features import pool_features
-from data2vec.tasks.probing.probe import resolve_probe, untrained_encoder
+from data2vec.tasks.probing.probe import open_probe
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """The grid of the search."""
@@ -106,15 +103,13 @@ def superb_probe(
     `probe`."""
     if steps < 1:
         raise UserError(f"steps: {steps}; at least 1 is needed")
-    model, recipe, out = resolve_probe(model, data, valid, overrides, out, modality, "probe_superb")
-    reader, seed = recipe.build_modality(), recipe.train.seed
-    process = Process(resolve_device(recipe.train.device, setting="train.device"))
-    encoders = [encoder.to(process.device).eval() for encoder in (model.encoder, untrained_encoder(recipe))]
-    train_set, valid_set = load_probe_sets(reader, recipe.probe, seed)
+    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_superb")
+    seed = frozen.recipe.train.seed
+    train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
     train_set, dev_set = hold_out(train_set, seed)
     features, sets = [], []
     for probe_set in (train_set, dev_set, valid_set):
-        x, kept = pool_features(encoders, reader, probe_set, process, "states")
+        x, kept = frozen.features(probe_set, "states")
         features.append(torch.from_numpy(x))
         sets.append(kept)
     names = np.unique(sets[0].classes)
@@ -130,8 +125,7 @@ def superb_probe(
     ]
     train, dev, held_out = (len(each.classes) for each in sets)
     result = SuperbProbe(heads[0], heads[1], names.tolist(), train, dev, held_out, steps)
-    if out is not None:
-        write_json(Path(out), asdict(result))
+    frozen.write(result)
     return result
 
 
