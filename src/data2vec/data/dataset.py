@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -89,6 +89,22 @@ class DataSettings(Settings):
     def micro_batch(self) -> float:
         """The largest per-device micro-batch, in the same units; its examples are cropped to one length and masked together."""
         raise NotImplementedError
+
+
+class CountedDataSettings(DataSettings):
+    """The `data:` section of a modality whose examples all cost 1. It declares both sizes, with its own unit and default."""
+
+    if TYPE_CHECKING:
+        batch_size: int
+        micro_batch_size: int
+
+    @property
+    def batch(self) -> float:
+        return self.batch_size
+
+    @property
+    def micro_batch(self) -> float:
+        return self.micro_batch_size
 
 
 class ExampleDataset(ABC):

@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 from data2vec.batch import Batch
 from data2vec.console.progress import progress
 from data2vec.data.corrupt import decoding
-from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, Signal, column_value
+from data2vec.data.dataset import CountedDataSettings, ExampleDataset, Rows, Signal, column_value
 from data2vec.data.recordings.channels import canonical, unit_factor
 from data2vec.data.recordings.electrodes import POSITIONS
 from data2vec.data.recordings.open import open_recording
@@ -145,7 +145,7 @@ class SignalSettings(ModalitySettings):
         return round(self.window_seconds * self.hertz)
 
 
-class SignalData(DataSettings):
+class SignalData(CountedDataSettings):
     """The `data:` section for signals."""
 
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
@@ -170,15 +170,7 @@ class SignalData(DataSettings):
     batch_size: Annotated[int, Field(gt=0)] = 64
     """The global batch in windows."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 64
-    """The per-device micro-batch in windows."""
-
-    @property
-    def batch(self) -> float:
-        return self.batch_size
-
-    @property
-    def micro_batch(self) -> float:
-        return self.micro_batch_size
+    """The per-device micro-batch in windows; auto: the largest that fits, measured before the run."""
 
     @property
     def description(self) -> Description:
@@ -207,7 +199,7 @@ class PatchStem(nn.Module):
 
 
 class PatchEmbedding(LocalEncoder):
-    """Patches of time to vectors. In the joint layout a learned vector for each channel tells how much of it is missing."""
+    """Patches of time to vectors. In the joint layout a learned vector for each channel encodes how much of it is missing."""
 
     def __init__(self, settings: SignalSettings, width: int):
         super().__init__()

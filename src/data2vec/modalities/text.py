@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
-from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
+from data2vec.data.dataset import CountedDataSettings, ExampleDataset, Rows, column_value
 from data2vec.data.text import read_text
 from data2vec.data.token_file import TokenFile, encode_documents
 from data2vec.data.tokenizer import (
@@ -62,7 +62,7 @@ class TextSettings(ModalitySettings):
     in the released version 2 (none)."""
 
 
-class TextData(DataSettings):
+class TextData(CountedDataSettings):
     """The `data:` section for text. Defaults: data2vec 1 Base."""
 
     block_size: Annotated[int, Field(ge=8, le=10**7)] = 512
@@ -76,14 +76,6 @@ class TextData(DataSettings):
     """The global batch in blocks."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 16
     """The per-device micro-batch in blocks; auto: the largest that fits, measured before the run."""
-
-    @property
-    def batch(self) -> float:
-        return self.batch_size
-
-    @property
-    def micro_batch(self) -> float:
-        return self.micro_batch_size
 
 
 class TokenEmbedding(LocalEncoder):

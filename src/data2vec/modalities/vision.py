@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 from data2vec.batch import Batch
 from data2vec.data.augment import RandAugment, rand_augment, random_erasing
-from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
+from data2vec.data.dataset import CountedDataSettings, ExampleDataset, Rows, column_value
 from data2vec.data.image import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -62,7 +62,7 @@ class VisionSettings(ModalitySettings):
     """Red, green and blue are then divided by this; default: ImageNet."""
 
 
-class VisionData(DataSettings):
+class VisionData(CountedDataSettings):
     """The `data:` section for images. Defaults: data2vec 1 Base on ImageNet."""
 
     crop_scale: Range = (0.08, 1.0)
@@ -81,14 +81,6 @@ class VisionData(DataSettings):
     """The global batch in images."""
     micro_batch_size: Annotated[int, Field(gt=0)] = 128
     """The per-device micro-batch in images; auto: the largest that fits, measured before the run."""
-
-    @property
-    def batch(self) -> float:
-        return self.batch_size
-
-    @property
-    def micro_batch(self) -> float:
-        return self.micro_batch_size
 
 
 class ConvStem(nn.Module):
