@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import data2vec
 from data2vec import cli
 from helpers.command import exit_status
+from helpers.pictures import write_pictures
 
 TINY: dict[str, Any] = {
     **{"train.steps": 3, "train.device": "cpu", "log.report": False, "data.workers": 0},
@@ -22,11 +21,7 @@ SMALL = ("data.workers=0", "log.report=false")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for i in range(20):
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32)).save(folder / f"{i}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("images"), 20)
 
 
 @pytest.fixture(scope="module")

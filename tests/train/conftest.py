@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+
+from helpers.pictures import write_pictures
 
 TINY: dict[str, Any] = {
     "train.steps": 8,
@@ -36,13 +37,7 @@ TINY_2: dict[str, Any] = TINY | {
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32)).save(folder / f"{i:02}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("pictures"), 40, digits=2)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.train.pretrain import PretrainTask
+from helpers.pictures import write_pictures
 
 VALID = {"probe.every": 3}
 
@@ -24,13 +25,7 @@ def settings(tiny: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("held-out")
-    rng = np.random.default_rng(9)
-    for i in range(11):
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((32, 32)).save(folder / f"{i}.png")
-    return folder
+    return write_pictures(tmp_path_factory.mktemp("held-out"), 11, seed=9)
 
 
 @pytest.mark.parametrize("recipe", ["vision/v2-tiny", pytest.param("vision/beit-tiny", marks=pytest.mark.slow)])
