@@ -29,6 +29,13 @@ BLOCK = 2**20
 CLIPPED, CLIPPED_RUN = 0.001, 3
 """A channel is clipped if more than this fraction of its samples is at its largest or smallest value, so many in a row."""
 SHOWN = 5
+MEANINGS = {
+    "bad": "channels marked as bad in their files",
+    "flat": "channels that do not change",
+    "clipped": "channels at their limits",
+    "gaps": "",
+}
+"""Of the findings of a report."""
 
 
 @dataclass
@@ -50,6 +57,8 @@ class RecordingReport:
     """ "name: channel" of each that does not change."""
     clipped: list[str] = field(default_factory=list)
     """ "name: channel" of each with runs at its largest or smallest value."""
+    bad: list[str] = field(default_factory=list)
+    """ "name: channel" of each that its file marks as bad."""
     gaps: list[str] = field(default_factory=list)
     """ "name: percentage" of each recording with missing samples."""
     subjects: dict[str, int] = field(default_factory=dict)
@@ -63,7 +72,7 @@ class RecordingReport:
         for name in ("channels", "units", "rates", "subjects", "classes"):
             if counts := getattr(self, name):
                 rows[name] = f"{len(counts):,}: {describe_counts(counts)}"
-        for name, meaning in (("flat", "channels that do not change"), ("clipped", "channels at their limits"), ("gaps", "")):
+        for name, meaning in MEANINGS.items():
             if found := getattr(self, name):
                 more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
                 rows[name] = f"{len(found):,} {meaning}: {', '.join(found[:SHOWN])}{more}".replace(" : ", ": ")
@@ -133,6 +142,7 @@ def _short(name: str, where: str) -> str:
 def _inspect(recording: Recording, name: str, report: RecordingReport) -> None:
     """Add flat and clipped channels and gaps to the report."""
     missing = total = 0
+    report.bad += [f"{name}: {channel}" for channel in recording.bad]
     for index, channel in enumerate(recording.channels):
         samples = recording.samples(index)
         low, high, there, at_limit = np.inf, -np.inf, 0, 0
@@ -145,7 +155,8 @@ def _inspect(recording: Recording, name: str, report: RecordingReport) -> None:
         for first in range(0, samples if high > low else 0, BLOCK):
             block = recording.read(index, first, min(first + BLOCK, samples))
             at_limit += sum(_in_runs(block == limit) for limit in (low, high))
-        total, missing = total + samples, missing + samples - there
+        if channel not in recording.bad:
+            total, missing = total + samples, missing + samples - there
         if there and high == low:
             report.flat.append(f"{name}: {channel}")
         elif at_limit > CLIPPED * max(there, 1):

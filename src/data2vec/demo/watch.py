@@ -6,6 +6,7 @@ acceleration in g and three of rotation in rad/s, at 50 Hz, 140 recordings, 81 m
 import csv
 import hashlib
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +32,22 @@ def require_watch_data() -> Path:
     return path
 
 
-def write_recordings(out: Path) -> tuple[Path, Path]:
-    """Write the recordings of the subjects 1 to 7, and of those held out, each as a folder of npz files with metadata.csv."""
+def write_recordings(out: Path, held_out: Collection[int] = HELD_OUT) -> tuple[Path, Path]:
+    """Write the recordings of the other subjects, and of those held out, each as a folder of npz files with metadata.csv."""
     content = np.load(require_watch_data(), allow_pickle=True).item()  # its content is known
     folders = out / "train", out / "heldout"
     rows: dict[Path, list[tuple[str, str, int, str]]] = {folder: [] for folder in folders}
     for index, (samples, label, subject, side) in enumerate(
         zip(content["X"], content["y"], content["subject"], content["side"], strict=True)
     ):
-        folder = folders[int(subject) in HELD_OUT]
+        folder = folders[int(subject) in held_out]
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{index:03d}.npz"
         np.savez(folder / name, x=samples.astype(np.float32), fs=RATE, channels=np.array(CHANNELS), units=np.array(UNITS))
         rows[folder].append((name, content["y_labels"][label], int(subject), "right" if side else "left"))
     for folder, listed in rows.items():
+        if not listed:
+            continue
         with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("file_name", "label", "subject", "side"), *listed])
     return folders

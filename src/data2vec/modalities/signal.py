@@ -28,7 +28,7 @@ from data2vec.data.recordings.channels import canonical, unit_factor
 from data2vec.data.recordings.electrodes import POSITIONS
 from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.preprocessing import FilterSettings
-from data2vec.data.recordings.recording import Description, Recording, TimeAxis
+from data2vec.data.recordings.recording import Description, Recording, TimeAxis, TimeUnit
 from data2vec.data.recordings.rows import KIND, one_row_each
 from data2vec.data.recordings.scaling import ScaleSettings, statistics
 from data2vec.data.recordings.windows import Montage, WindowReader, recording_name
@@ -156,6 +156,8 @@ class SignalData(CountedDataSettings):
     """Names, in the order of the file, of channels of files without names."""
     time_column: str | None = None
     """The column of times of a table; null: one with a known name, such as time."""
+    time_unit: TimeUnit | None = None
+    """Of the numbers in this column; null: what its name says, as time_ms does, or seconds where nothing else is likely."""
     array: str | None = None
     """The array that holds the signal, of files with several."""
     missing_channels: Literal["error", "pad"] = "error"
@@ -175,7 +177,7 @@ class SignalData(CountedDataSettings):
     @property
     def description(self) -> Description:
         """What these settings say of files that do not say it themselves."""
-        return Description(self.time_axis, self.rate, self.channels, self.time_column, self.array)
+        return Description(self.time_axis, self.rate, self.channels, self.time_column, self.time_unit, self.array)
 
 
 class PatchStem(nn.Module):

@@ -40,12 +40,35 @@ def test_file_without_header_has_numbered_channels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("column", "known", "rate"),
+    [
+        ("time", {"time_unit": "ms"}, 50.0),
+        ("time_ms", {}, 50.0),
+        ("Time [ms]", {}, 50.0),
+        ("milliseconds", {}, 50.0),
+        ("time (s)", {}, 0.05),
+        ("time_ms", {"time_unit": "us"}, 50e3),
+    ],
+)
+def test_times_have_the_unit_that_is_set_or_in_their_name(
+    tmp_path: Path, column: str, known: dict[str, object], rate: float
+) -> None:
+    found = table(tmp_path / "a.csv", f"{column},ax\n0.0,1\n20.0,2\n40.0,3\n", **known)
+    assert found.channels == ("ax",) and found.rates == (pytest.approx(rate),)
+
+
+def test_columns_named_like_a_letter_are_channels(tmp_path: Path) -> None:
+    assert table(tmp_path / "a.csv", "x,s2,u\n1,2,3\n4,5,6\n", rate=1.0).channels == ("x", "s2", "u")
+
+
+@pytest.mark.parametrize(
     ("text", "known", "message"),
     [
         ("ax\n1\n2\n", {}, "sampling rate is not in the file"),
         ("time,ax\n0,1\n0.1,2\n0.1,3\n", {}, "column time does not increase, as in row 3"),
         ("time,ax\n0,1\n0.1,2\n0.25,3\n0.31,4\n0.47,5\n", {}, "column time is irregular"),
-        ("time,ax\n1000,1\n1020,2\n1040,3\n", {}, "integers that increase by 20: of which unit"),
+        ("time,ax\n1000,1\n1020,2\n1040,3\n", {}, "increases by 20: 0.05 Hz if these are seconds, 50 Hz if they are milli"),
+        ("time,ax\n0.0,1\n0.5,2\n1.0,3\n", {}, "increases by 0.5: 2 Hz if these are seconds, 2000 Hz if they are milli"),
         ("time,ax\n0.0,1\n0.1,2\n0.2,3\n", {"rate": 50.0}, "by its column of times 10 samples per second, but 50"),
         ("time,ax\n0.0,1\n0.1,2\n0.2,3\n0.3,3\n1e9,3\n", {}, "gaps are"),
         ("note\nhello\n", {"rate": 1.0}, "no column of numbers among note"),

@@ -10,6 +10,7 @@ from data2vec.data.dataset import Signal, array_of
 from data2vec.data.recordings.arrays import array_recording, read_arrays
 from data2vec.data.recordings.edf import EdfRecording
 from data2vec.data.recordings.hdf5 import hdf5_entries, hdf5_recording
+from data2vec.data.recordings.mne import ENDINGS, MneRecording
 from data2vec.data.recordings.parquet import parquet_entries, parquet_recording
 from data2vec.data.recordings.recording import (
     ArrayRecording,
@@ -48,6 +49,7 @@ READERS: Mapping[str, Reader] = {
     **{ending: lambda path, entry, description: EdfRecording(path) for ending in (".edf", ".bdf", ".rec")},
     ".hea": lambda path, entry, description: WfdbRecording(path),
     **dict.fromkeys((".h5", ".hdf5"), hdf5_recording),
+    **{ending: lambda path, entry, description: MneRecording(path) for ending in ENDINGS},
 }
 """By the ending of a file."""
 

@@ -15,6 +15,7 @@ RATES = (1e-3, 1e6)
 """The lowest and highest sampling rate, in Hz."""
 MAX_SECONDS = 366 * 86400.0
 """Of a recording."""
+TimeUnit = Literal["s", "ms", "us", "ns"]
 TimeAxis = Literal["first", "last"]
 """Of an array of two axes: (samples, channels) or (channels, samples)."""
 
@@ -40,6 +41,8 @@ class Description:
     """Names, in the order of the file."""
     time_column: str | None = None
     """Of a table of samples."""
+    time_unit: TimeUnit | None = None
+    """Of the numbers in this column."""
     array: str | None = None
     """Of a file with several arrays."""
     known: int | None = None
@@ -58,6 +61,8 @@ class Recording(ABC):
     seconds: float
     """The duration, gaps included."""
     events: Sequence[Event] = ()
+    bad: Sequence[str] = ()
+    """Channels that the file marks as bad; all their samples are missing."""
 
     @abstractmethod
     def read(self, channel: int, first: int, last: int) -> np.ndarray:

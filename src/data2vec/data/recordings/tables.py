@@ -1,6 +1,7 @@
 """Recordings in csv and tsv files: a row a sample, a column a channel, and maybe a column of times."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,15 @@ from data2vec.data.recordings.recording import ArrayRecording, Description, Reco
 from data2vec.errors import CorruptExample
 from data2vec.untrusted import open_regular
 
-TIMES = ("time", "timestamp", "t", "seconds", "time_s", "datetime")
-"""Names of the column of times, in lower case."""
+TIMES = re.compile(
+    r"(?:time|timestamp|datetime|t)(?:[ _\[(]+(?P<unit>s|sec|seconds|ms|milliseconds|us|µs|ns)[\])]*)?"
+    r"|(?P<word>(?:milli)?seconds)"
+)
+"""Names of the column of times, in lower case, such as time, seconds, time_ms or t [s]."""
+UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+"""In seconds, of the numbers in it."""
+UNCLEAR_STEP = 0.2
+"""Numbers with at least this step are seconds at 5 Hz or less, or milliseconds at 5 kHz or less: nobody can see which."""
 NOT_CHANNELS = ("label", "labels", "class", "target", "y", "subject", "activity", "split", "index", "id", "sample", "")
 """Names of columns that are no channels, in lower case."""
 JITTER = 0.1
@@ -70,7 +78,9 @@ def frame_recording(table: Any, description: Description) -> Recording:
     array = np.stack([_numbers(table.column(index)) for index in chosen], axis=1)
     rate = description.rate
     if time is not None:
-        array, measured = regular(array, _seconds(table.column(time)), table.column_names[time])
+        array, measured = regular(
+            array, _seconds(table.column(time), _unit(table.column_names[time], description)), table.column_names[time]
+        )
         if rate is not None and abs(rate - measured) > 0.02 * rate:
             raise CorruptExample(
                 f"by its column of times {measured:g} samples per second, but {rate:g} by data.rate or the index"
@@ -124,15 +134,22 @@ def _time_column(names: Sequence[str], wanted: str | None) -> int | None:
         if wanted not in names:
             raise CorruptExample(f"no column {wanted!r} (data.time_column), only {', '.join(names[:10])}")
         return list(names).index(wanted)
-    return next((index for index, name in enumerate(names) if name.strip().lower() in TIMES), None)
+    return next((index for index, name in enumerate(names) if TIMES.fullmatch(name.strip().lower())), None)
+
+
+def _unit(name: str, description: Description) -> float | None:
+    """The unit of numbers in the column of times, in seconds; None if nobody says it."""
+    match = TIMES.fullmatch(name.strip().lower())
+    unit = description.time_unit or (match["unit"] or match["word"] if match else None)
+    return None if unit is None else UNITS[unit]
 
 
 def _numbers(column: Any) -> np.ndarray:
     return column.combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64)
 
 
-def _seconds(column: Any) -> np.ndarray:
-    """Times as seconds: of numbers as they are, of dates from the first."""
+def _seconds(column: Any, unit: float | None) -> np.ndarray:
+    """Times in seconds from the first one, of numbers in `unit`, or of dates. Raises CorruptExample if the unit is unclear."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type):
@@ -143,9 +160,9 @@ def _seconds(column: Any) -> np.ndarray:
     values = _numbers(column)
     values = values - values[0]
     step = float(np.median(np.diff(values))) if len(values) > 1 else 1.0
-    if pa.types.is_integer(column.type) and step >= 1:
+    if unit is None and step >= UNCLEAR_STEP:
         raise CorruptExample(
-            f"its column of times holds integers that increase by {step:g}: of which unit? Write seconds, or remove it and set "
-            "data.rate"
+            f"its column of times increases by {step:g}: {1 / step:g} Hz if these are seconds, {1000 / step:g} Hz if they are "
+            "milliseconds; set data.time_unit to s, ms, us or ns, or name the column so, such as time_ms"
         )
-    return values if math.isfinite(step) else np.full(len(values), np.nan)
+    return values * (unit or 1.0) if math.isfinite(step) else np.full(len(values), np.nan)

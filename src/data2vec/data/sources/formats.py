@@ -21,7 +21,10 @@ MEDIA: dict[SignalKind, tuple[str, ...]] = {
         *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico", ".pcx"),
     ),
     "text": (".txt",),
-    "recording": (".npy", ".npz", ".csv", ".tsv", ".parquet", ".edf", ".bdf", ".rec", ".hea", ".h5", ".hdf5"),
+    "recording": (
+        *(".npy", ".npz", ".csv", ".tsv", ".parquet", ".edf", ".bdf", ".rec", ".hea", ".h5", ".hdf5"),
+        *(".fif", ".vhdr", ".set"),
+    ),
 }
 """Files that hold one example; of recordings some hold several."""
 TRANSCRIPTS = ".trans.txt"

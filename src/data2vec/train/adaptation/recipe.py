@@ -45,7 +45,7 @@ OF_OLD_DATA: JsonDict = {
         "data.label": None,
     },
     **{"data.streaming": False, "data.allow_changes": False},
-    **dict.fromkeys(("data.rate", "data.time_axis", "data.channels", "data.time_column", "data.array")),
+    **dict.fromkeys(("data.rate", "data.time_axis", "data.channels", "data.time_column", "data.time_unit", "data.array")),
 }
 """Settings of a model's recipe that belong to the data it was trained on."""
 
