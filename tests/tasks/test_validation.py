@@ -27,17 +27,19 @@ def test_validations_since_best_counts_those_without_an_improvement(values: list
 
 def test_describe_validation_names_the_best_score_its_step_and_chance() -> None:
     metrics = [line | {"valid_chance_accuracy": 0.25} for line in lines("accuracy", 0.5, 0.75, None, 0.7)]
-    assert (
-        describe_validation(metrics, CLASSIFY)
-        == "best validation: accuracy 75.0% at step 200; 70.0% at step 400, the last; 25.0% by chance"
-    )
+    said = "best validation: accuracy 75.0% at step 200; 70.0% at step 400, the last"
+    recipe = load_recipe(CLASSIFY, {"objective.patience": 3})
+    assert describe_validation(metrics, recipe) == f"{said}; NaN or infinite in 1 of 4 validations; 25.0% by chance"
     assert describe_validation(lines("wer", 1.0, 0.4, 0.4), CTC) == "best validation: wer 40.0% at step 300, the last"
     assert describe_validation([{"step": 1, "loss": 1.0}], CTC) is None
+    assert describe_validation(lines("wer", None, None), CTC) == "2 validations, in which wer was NaN or infinite"
 
 
 def test_describe_validation_says_that_a_run_was_stopped_early() -> None:
     said = describe_validation(lines("accuracy", 0.5, 0.75, 0.7, 0.7), CLASSIFY)
     assert said is not None and said.endswith("stopped early at step 400 of 500 (objective.patience=2)")
+    unfinished = describe_validation(lines("accuracy", 0.75, None, None), CLASSIFY)
+    assert unfinished is not None and unfinished.endswith(" of 500 (objective.patience=2)"), "NaN counts as not better"
     assert "early" not in str(describe_validation(lines("accuracy", 0.5, 0.75, 0.7), CLASSIFY))
     assert "early" not in str(describe_validation(lines("accuracy", 0.5, 0.75, 0.7, 0.7, 0.7), CLASSIFY)), "at its last step"
 

@@ -91,7 +91,11 @@ class History:
 
     def evaluations(self, name: str) -> list[tuple[float, int]]:
         """The finite values of a metric that is measured at some steps only, each with its step."""
-        return [(value, line["step"]) for line in self.lines if (value := line.get(name)) is not None]
+        return [(value, step) for value, step in self.logged(name) if value is not None]
+
+    def logged(self, name: str) -> list[tuple[float | None, int]]:
+        """The values of such a metric, None where it was not finite, each with its step."""
+        return [(line[name], line["step"]) for line in self.lines if name in line]
 
     def unlogged(self) -> str | None:
         """Why there are too few logged steps to judge by; None if there are enough."""

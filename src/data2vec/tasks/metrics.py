@@ -119,10 +119,11 @@ def is_better(metric: str, one: float, other: float) -> bool:
 
 
 def validations_since_best(metric: str, values: Sequence[float]) -> int:
-    """How many of the last validations are not better than the best before them; `values` of a metric, oldest first."""
+    """How many of the last validations are not better than the best before them; `values` of a metric, oldest first,
+    of which those that are not finite are never better."""
     best, waited = math.nan, 0
     for value in values:
-        improved = math.isnan(best) or is_better(metric, value, best)
+        improved = not math.isfinite(best) or is_better(metric, value, best)
         best, waited = (value, 0) if improved else (best, waited + 1)
     return waited
 

@@ -1,5 +1,6 @@
 """The validation of a run in a line: the best score and its step, or the held-out loss of pre-training."""
 
+import math
 from collections.abc import Sequence
 
 from data2vec.recipe.recipe import Recipe
@@ -29,19 +30,22 @@ def describe_validation(metrics: Sequence[JsonMapping], recipe: Recipe) -> str |
         return f"held-out loss {last:.4f} at step {end}, {rest}"
     task: TaskSettings = recipe.task
     metric = task.metric
-    scores = [(value, line["step"]) for line in metrics if (value := line.get(f"valid_{metric}")) is not None]
+    validated = [(line[name], line["step"]) for line in metrics if (name := f"valid_{metric}") in line]
+    scores = [(value, step) for value, step in validated if value is not None]
     if not scores:
-        return None
+        return f"{len(validated)} validations, in which {metric} was NaN or infinite" if validated else None
     best = scores[0]
     for score in scores:
         best = best if is_better(metric, best[0], score[0]) else score  # of equal scores the later one, whose model is kept
-    (last, end), rest = scores[-1], ", the last" * (scores[-1][1] == best[1])
+    (last, end), rest = scores[-1], ", the last" * (validated[-1][1] == best[1])
     parts = [f"best validation: {metric} {format_score(metric, best[0])} at step {best[1]}{rest}"]
-    parts += [] if rest else [f"{format_score(metric, last)} at step {end}, the last"]
+    parts += [] if rest or end == best[1] else [f"{format_score(metric, last)} at step {end}, the last"]
+    bad = len(validated) - len(scores)
+    parts += [f"NaN or infinite in {bad} of {len(validated)} validations"] if bad else []
     chance = next((line[key] for line in reversed(metrics) if (key := f"valid_chance_{metric}") in line), None)
     parts += [f"{format_score(metric, chance)} by chance"] if chance is not None else []
     patience, steps = task.patience, recipe.train.steps
-    waited = validations_since_best(metric, [value for value, _ in scores])
+    waited = validations_since_best(metric, [math.nan if value is None else value for value, _ in validated])
     if patience is not None and metrics[-1]["step"] < steps and waited >= patience:
         parts.append(f"stopped early at step {metrics[-1]['step']} of {steps} (objective.patience={patience})")
     return "; ".join(parts)

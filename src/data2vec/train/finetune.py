@@ -181,7 +181,7 @@ class FinetuneTask:
             usable = ", ".join(name for name in found.scores if name in allowed)
             raise UserError(f"objective.metric: {metric!r} is not measured here; use one of {usable}")
         value, best = found.scores[metric], self.state.get("best")
-        improved = best is None or math.isnan(best["value"]) or is_better(metric, value, best["value"])
+        improved = best is None or not math.isfinite(best["value"]) or is_better(metric, value, best["value"])
         self.state["validations_since_best"] = 0 if improved else self.state.get("validations_since_best", 0) + 1
         # Of equal scores the later model: all are 100 % until a recognizer has learned more than blanks.
         if best is None or (value == value and not is_better(metric, best["value"], value)):

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from data2vec.tasks.finetuning.verdict import judge_run
 RECIPE = load_recipe("speech/ctc-tiny", {"train.steps": 1000})
 
 
-def lines(rates: list[float], every: int = 100, **more: Any) -> list[dict[str, Any]]:
+def lines(rates: Sequence[float | None], every: int = 100, **more: Any) -> list[dict[str, Any]]:
     found = enumerate(rates, start=1)
     return [{"step": every * i, "loss": 1.0, "valid_wer": rate, "data_wait": 0.0, **more} for i, rate in found]
 
@@ -44,6 +45,33 @@ def test_validation_that_never_improved_is_reported_after_half_of_the_steps() ->
     assert judge_run(lines([0.0] * 6), RECIPE).findings == (), "it cannot improve"
 
 
+def test_run_that_was_good_at_its_first_validation_need_not_improve() -> None:
+    early = load_recipe(RECIPE, {"objective.patience": 2, "train.schedule.warmup": 0.05})
+    assert judge_run(lines([0.1, 0.12, 0.1], every=90), early).findings == ()
+    (found,) = judge_run(lines([0.8, 0.82, 0.8], every=90), early).findings
+    assert "validation never improved (wer 0.8 at step 90" in found.symptom
+    classify = load_recipe("speech/classify-tiny", {"train.steps": 500, "train.schedule.warmup_steps": 50})
+
+    def findings(accuracy: float, chance: float) -> int:
+        scores = {"valid_accuracy": accuracy, "valid_chance_accuracy": chance}
+        return len(judge_run([line | scores for line in lines([1.0] * 4)], classify).findings)
+
+    assert (findings(0.6, chance=0.1), findings(0.6, chance=0.3), findings(0.4, chance=0.1)) == (0, 1, 1)
+
+
+def test_run_stopped_by_validations_that_are_nan_is_judged_and_they_are_named() -> None:
+    recipe = load_recipe("speech/classify-tiny", {"train.steps": 5000, "objective.patience": 3, "train.lr": 0.1})
+    recipe = load_recipe(recipe, {"train.schedule.warmup_steps": 50})
+    scored = [{"step": 100, "loss": 1.0, "data_wait": 0.0, "valid_accuracy": 0.9}]
+    failed = [scored[0] | {"step": step, "valid_accuracy": None} for step in (200, 300, 400)]
+    found = judge_run([*scored, *failed], recipe)
+    (finding,) = found.findings
+    assert finding.symptom == "validation accuracy is NaN or infinite at step 400, and in 3 of 4 validations"
+    assert "train.lr=0.1 is too high" in finding.cause and finding.suggestion.startswith("train.lr=0.01")
+    again = judge_run([*scored, *failed, failed[0] | {"step": 500, "valid_accuracy": 0.95}], recipe)
+    assert (again.findings, again.state) == ((), "too early to tell"), "it goes on, and is better"
+
+
 def test_run_that_ends_in_its_warm_up_is_reported() -> None:
     recipe = load_recipe("speech/classify-tiny", {"train.steps": 500, "train.schedule.warmup_steps": 800})
     (found,) = judge_run([{"step": 10, "loss": 1.0, "data_wait": 0.0}], recipe).findings
@@ -69,9 +97,8 @@ def test_a_worse_accuracy_within_its_standard_errors_is_no_overfitting() -> None
 
 
 def test_a_score_that_is_not_finite_is_no_overfitting() -> None:
-    assert (
-        judge_run([*lines([0.9, 0.5]), {"step": 300, "loss": 1.0, "data_wait": 0.0, "valid_wer": None}], RECIPE).findings == ()
-    )
+    later = [line | {"step": 200 + line["step"]} for line in lines([None, 0.5])]
+    assert judge_run([*lines([0.9, 0.5]), *later], RECIPE).findings == ()
 
 
 def judged(step: int, recipe: Any = RECIPE, **scores: float) -> list[str]:

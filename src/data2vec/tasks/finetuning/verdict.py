@@ -35,8 +35,9 @@ def judge_run(metrics: Sequence[JsonMapping], recipe: Recipe) -> Verdict:
     """The verdict on a run from its metrics so far."""
     if not isinstance(recipe.objective, SupervisedSettings):
         return verdict(metrics, recipe.flat())
-    checks = (non_finite_loss, weight_decay_too_high, update_too_large, never_left_warmup, overfitting, never_improved)
-    return verdict(metrics, recipe.flat(), (*checks, poor_scores, dataloader_bound, unreadable_examples), too_early)
+    checks = (non_finite_loss, non_finite_score, weight_decay_too_high, update_too_large, never_left_warmup, overfitting)
+    last = (never_improved, poor_scores, dataloader_bound, unreadable_examples)
+    return verdict(metrics, recipe.flat(), (*checks, *last), too_early)
 
 
 def too_early(run: History) -> list[str]:
@@ -62,7 +63,8 @@ def run_verdict(run: str | Path | Run, modality: CustomClass | None = None) -> V
 def _judges_scores(run: History) -> bool:
     """Whether half of the steps are made, or the run has ended early."""
     metric, patience = run.recipe["objective.metric"], run.recipe.get("objective.patience")
-    waited = validations_since_best(metric, [value for value, _ in run.evaluations(f"valid_{metric}")])
+    scores = [math.nan if value is None else value for value, _ in run.logged(f"valid_{metric}")]
+    waited = validations_since_best(metric, scores)
     return run.step >= run.recipe["train.steps"] / 2 or (patience is not None and waited >= patience)
 
 
@@ -74,6 +76,22 @@ def non_finite_loss(run: History) -> Finding | None:
     symptom = f"{NON_FINITE} at step {run.step}"
     return Finding(
         "collapsed", symptom, f"train.lr={lr:g} is too high, or an input or label is corrupt", f"train.lr={lr / 10:g}"
+    )
+
+
+def non_finite_score(run: History) -> Finding | None:
+    """The last validation score is NaN or infinite."""
+    metric = run.recipe["objective.metric"]
+    seen = run.logged(f"valid_{metric}")
+    if not seen or seen[-1][0] is not None:
+        return None
+    number = sum(value is None for value, _ in seen)
+    lr = run.recipe["train.lr"]
+    return Finding(
+        "watch",
+        f"validation {metric} is NaN or infinite at step {seen[-1][1]}, and in {number} of {len(seen)} validations",
+        f"the outputs overflow: train.lr={lr:g} is too high, or data.valid has a corrupt input or label",
+        f"train.lr={lr / 10:g}; check the inputs and labels of data.valid",
     )
 
 
@@ -102,14 +120,13 @@ def overfitting(run: History) -> Finding | None:
 
 
 def never_improved(run: History) -> Finding | None:
-    """From half of the steps on: no validation was better than the first."""
+    """From half of the steps on: no validation was better than the first, which was a poor one."""
     metric = run.recipe["objective.metric"]
     seen = run.evaluations(f"valid_{metric}")
     if len(seen) < 3 or not _judges_scores(run):
         return None
     (first, start), (last, end) = seen[0], seen[-1]
-    perfect = first == 0 if metric in LOWER_IS_BETTER else first >= 1
-    if perfect or any(is_better(metric, value, first) for value, _ in seen):
+    if _is_good(run, metric, first) or any(is_better(metric, value, first) for value, _ in seen):
         return None
     return Finding(
         "watch",
@@ -117,6 +134,17 @@ def never_improved(run: History) -> Finding | None:
         "too few steps or labels, a learning rate that does not fit, or labels of other inputs",
         "more train.steps, another train.lr, or more labels; check that the labels belong to their inputs",
     )
+
+
+def _is_good(run: History, metric: str, score: float) -> bool:
+    """Whether a score is more than halfway from guessing to perfect: what was learned by then need not improve."""
+    if metric == "mean_squared_error":  # in units of the labels, so that only 0 is known to be good
+        return score == 0
+    if metric in LOWER_IS_BETTER:
+        return score < 0.5
+    chances = run.evaluations(f"valid_chance_{metric}")
+    chance = chances[0][0] if chances else 0.5 if metric == "auroc" else 0.0
+    return score > (1 + chance) / 2
 
 
 def poor_scores(run: History) -> Finding | None:
