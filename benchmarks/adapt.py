@@ -34,6 +34,7 @@ NAMES = ("untrained", "from scratch", "as released", "adapted", "adapted, own ra
 
 
 def main() -> None:
+    """Run, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("out", "recipe", "old", "new"):
         parser.add_argument(name, type=str if name == "recipe" else Path)

@@ -66,3 +66,8 @@ def test_lines_in_a_labelled_block_begin_with_the_label(capsys: pytest.CaptureFi
         say("step 1\nstep 2")
     say("done")
     assert capsys.readouterr().err == "train.lr=0.1, seed 2: step 1\ntrain.lr=0.1, seed 2: step 2\ndone\n"
+
+
+def test_progress_of_an_unknown_number_counts_without_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress(iter("abc"), "listing photos", unit="file")) == ["a", "b", "c"]
+    assert capsys.readouterr().err.splitlines()[0] == "listing photos: 1 files, 00:00 elapsed"

@@ -116,6 +116,12 @@ def test_best_weights_of_pretraining_are_refused(whole: Run) -> None:
         data2vec.load(f"{whole.folder}@best")
 
 
+def test_best_weights_of_a_run_without_its_recipe_are_refused_with_the_steps_there_are(run: Run) -> None:
+    run.recipe.unlink()
+    with pytest.raises(UserError, match=r"the run has no recipe\.yaml.*; use .*@last or a step; the run has step-0, step-2"):
+        data2vec.load(f"{run.folder}@best")
+
+
 def test_best_weights_of_fine_tuning_are_its_model_and_last_are_those_of_the_last_step(tuned: Run) -> None:
     best, last = data2vec.load(f"{tuned.folder}@best"), data2vec.load(f"{tuned.folder}@last")
     assert same(best, data2vec.load(tuned.folder))

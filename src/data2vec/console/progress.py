@@ -19,6 +19,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 SECONDS_BETWEEN_LINES = 30.0
 """Where there is no terminal."""
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left"
+_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}s, {elapsed} elapsed"
 _shown: dict[str, Level] = {"level": "info"}
 """Of the whole process, threads included."""
 _label: ContextVar[str] = ContextVar("label", default="")
@@ -82,7 +83,7 @@ def progress(
     hidden: bool = False,
     lines: bool = True,
 ) -> Any:
-    """A `tqdm` over `items`, as wide as the terminal, with the time that is left.
+    """A `tqdm` over `items`, as wide as the terminal, with the time that is left if their number is known.
 
     Where there are no bars, a line is printed every SECONDS_BETWEEN_LINES, or nothing without `lines`. `delay`: seconds before
     it is first shown; `hidden`: show nothing."""
@@ -91,7 +92,9 @@ def progress(
         return tqdm(items, dynamic_ncols=True, delay=delay, disable=hidden or not is_shown(), **settings)
     disable = hidden or not lines or not is_shown()
     often = {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES}
-    return _Lines(items, bar_format=_LINE, delay=SECONDS_BETWEEN_LINES, disable=disable, **often, **settings)
+    has_total = total is not None or hasattr(items, "__len__")
+    line = _LINE if has_total else _LINE_WITHOUT_TOTAL
+    return _Lines(items, bar_format=line, delay=SECONDS_BETWEEN_LINES, disable=disable, **often, **settings)
 
 
 class _Lines(tqdm):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from data2vec.console.progress import has_bars, is_shown, progress, say
 from data2vec.data.cache import cached, fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.text import read_text
@@ -29,6 +30,8 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """The first entries of fairseq's vocabularies: byte pairs, and labels of speech recognition."""
 START, PAD, END, UNKNOWN = range(4)
 MASK = "<mask>"
+LONG_TRAINING = 2**24
+"""In characters: what a tokenizer learns from them takes long enough to be announced."""
 LONG_RUN = re.compile(r"\S{256}(?=\S)|\s{256}(?=\s)")
 """Where text that a tokenizer is trained on is cut: in DNA, base64 or zero bytes; words are shorter."""
 TRAINING_CHARACTERS = 256 * 2**20
@@ -47,14 +50,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise UserError(f"modality.vocab_size: {vocab_size} is too small: 256 bytes and 5 special tokens need at least 261")
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    has_own_bars = has_bars() and is_shown()
     trained.train_from_iterator(
-        _split_long_runs(_take_characters(texts, TRAINING_CHARACTERS)),
+        _split_long_runs(_take_characters(texts, TRAINING_CHARACTERS, hidden=has_own_bars)),
         trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
             min_frequency=2,
             special_tokens=list(SPECIAL),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
+            show_progress=has_own_bars,
         ),
     )
     model = json.loads(trained.to_str())["model"]
@@ -201,12 +205,18 @@ def _assemble(vocabulary: dict[str, int], merges: Sequence[Any]) -> Tokenizer:
     return tokenizer
 
 
-def _take_characters(texts: Iterable[str], characters: int) -> Iterator[str]:
-    for text in texts:
-        yield text
-        characters -= len(text)
-        if characters <= 0:
-            return
+def _take_characters(texts: Iterable[str], characters: int, hidden: bool = False) -> Iterator[str]:
+    """The texts up to so many characters, with progress unless it is `hidden`."""
+    left = characters
+    with progress(desc=f"tokenizer: reading at most {characters:,}", unit="character", delay=3, hidden=hidden) as bar:
+        for text in texts:
+            yield text
+            left -= len(text)
+            bar.update(len(text))
+            if left <= 0:
+                break
+    if not hidden and characters - left >= LONG_TRAINING:
+        say(f"tokenizer: learning pairs of bytes from {characters - left:,} characters")
 
 
 def _split_long_runs(texts: Iterable[str]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from data2vec.nn.heads import AnyHeadSettings, Classifier, scale_logits
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import data_name
 from data2vec.recipe.task_settings import SUPERVISED, SupervisedSettings
-from data2vec.recipe.training_history import TrainingStage, read_origin
+from data2vec.recipe.training_history import TrainingStage, pretraining_settings, read_origin
 from data2vec.run_dir import (
     Run,
     checkpoint_damage,
@@ -50,6 +50,11 @@ def load_run_weights(run: Path, which: str) -> Model:
 
 
 def _load_best(run: Path, name: str) -> Model:
+    if not Run(run).recipe.is_file():
+        raise UserError(
+            f"{name}: the run has no recipe.yaml, which says how the best weights were chosen; use {run}@last or a step; "
+            f"{_complete_ones(run)}"
+        )
     recipe = load_run_recipe(run)
     if not isinstance(recipe.objective, SupervisedSettings):
         raise UserError(
@@ -88,13 +93,19 @@ def load_checkpoint_model(checkpoint: Path) -> Model:
         origin = read_origin((state["task"] if supervised is None else supervised).get("origin", {}), where)
         task, data = str(raw_objective["name"]), raw["data"]["train"]
         stage = TrainingStage(
-            task=task, data=None if data is None else data_name(str(data)), step=int(checkpoint.name[5:]), steps=steps
+            task=task,
+            data=None if data is None else data_name(str(data)),
+            step=int(checkpoint.name[5:]),
+            steps=steps,
+            continued=raw.get("init") is not None,
         )
     except UserError:
         raise
     except Exception as error:  # others may have written anything
         raise UserError(f"{checkpoint / 'state.json'} does not describe a model: {quoted(error)}; train again") from None
     recipe = untrusted_recipe(raw, where)
+    if supervised is None and not stage.continued:
+        stage = stage.model_copy(update={"pretraining": pretraining_settings(recipe)})
     weights = _read_weights(checkpoint)
     model = blank_model(recipe, head, sum(weight.nbytes for weight in weights.values()))
     prefix = "average." if any(name.startswith("average.") for name in weights) else ""

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from data2vec.errors import UserError
 from data2vec.recipe.recipe import Recipe, data_name
+from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.settings import JsonDict, JsonMapping, Settings
 
 if TYPE_CHECKING:
     from data2vec.model import Model
+
+
+PRETRAINING = ("train.lr", "train.steps", "train.schedule", "objective.teacher", "objective.input_target")
+"""The settings of a first pre-training that an adaptation takes shares of, or replaces."""
 
 
 class Score(Settings):
@@ -42,14 +47,29 @@ class TrainingStage(Settings):
     """The validation score by which that step was chosen; None: it was the last."""
     scores: Annotated[tuple[Score, ...], Field(strict=False, max_length=100)] = ()
     """Of the saved weights."""
+    continued: bool = False
+    """Whether it started from the weights of a model (`init`)."""
+    pretraining: dict[str, Any] = Field(default_factory=dict)
+    """The settings PRETRAINING of the run by key; {}: the run is no pre-training of new weights, or has not recorded them."""
 
 
 def training_stage(recipe: Recipe, step: int, scores: Iterable[Score], chosen_by: str | None = None) -> TrainingStage:
     """The stage of a run with this recipe."""
     data = None if recipe.data.train is None else data_name(recipe.data.train)
-    return TrainingStage(
-        task=recipe.objective.name, data=data, step=step, steps=recipe.train.steps, chosen_by=chosen_by, scores=tuple(scores)
+    continued = recipe.init is not None
+    stage = TrainingStage(
+        task=recipe.objective.name, data=data, step=step, steps=recipe.train.steps, chosen_by=chosen_by, continued=continued
     )
+    return stage.model_copy(update={"scores": tuple(scores), "pretraining": {} if continued else pretraining_settings(recipe)})
+
+
+def pretraining_settings(recipe: Recipe) -> JsonDict:
+    """The settings PRETRAINING that a recipe of pre-training has, by key; of fine-tuning {}."""
+    if isinstance(recipe.objective, SupervisedSettings):
+        return {}
+    values = {section: getattr(recipe, section).model_dump(mode="json") for section in ("train", "objective")}
+    parts = ((key, *key.split(".")) for key in PRETRAINING)
+    return {key: values[section][name] for key, section, name in parts if name in values[section]}
 
 
 def make_scores(values: Mapping[str, float], data: str | None = None, note: str = "") -> list[Score]:

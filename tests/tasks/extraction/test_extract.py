@@ -100,7 +100,7 @@ def test_every_file_format_stores_the_features_of_the_model(
     done = data2vec.features(speech, clips, out, layers, pool, batch=40)  # type: ignore[arg-type]
     hidden, lengths, names, about = read(out)
     assert (done.path, done.inputs, done.positions, len(done.unreadable)) == (out, 10, lengths.sum(), 2)
-    assert done.unreadable == about["unreadable"]
+    assert done.unreadable == about["unreadable"] and done.num_unreadable == about["num_unreadable"] == 2
     assert "2.wav: " in about["unreadable"][0] and "5.wav: too short" in about["unreadable"][1]
     assert names == [str(path) for path in sorted(clips.rglob("*.wav"))]
     assert (about["layers"], about["pool"], about["seconds_per_position"]) == (layers, pool, 0.02)

@@ -127,7 +127,9 @@ def test_multi_label_prediction_has_all_labels_of_at_least_the_threshold(data: d
         assert prediction.probability == pytest.approx((0.9, 0.5, 0.2)[: len(labels)], abs=1e-4)
 
 
-def test_unreadable_inputs_keep_their_place_and_have_an_error(data: dict[str, Path], tmp_path: Path) -> None:
+def test_unreadable_inputs_keep_their_place_and_have_an_error(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     files = [tmp_path / f"{i}.wav" for i in range(4)]
     for file in files:
@@ -143,6 +145,10 @@ def test_unreadable_inputs_keep_their_place_and_have_an_error(data: dict[str, Pa
     assert "too short" in str(found[2].error)
     with pytest.raises(UserError, match=r"none of the 2 inputs can be decoded: .*1\.wav: .*2\.wav: too short"):
         model.predict(files[1:3])
+    monkeypatch.setattr("data2vec.tasks.prediction.predict.NAMED", 1)
+    done = predictions.save(tmp_path / "out.csv")
+    assert (len(done.unreadable), done.num_unreadable) == (1, 2), "all are counted, not all are kept"
+    assert str(done).splitlines()[::3] == [f"{tmp_path}/out.csv: 2 predictions", "  and 1 more"]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

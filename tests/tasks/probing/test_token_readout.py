@@ -159,6 +159,9 @@ def test_probe_with_tokens_prints_the_table_and_writes_it(
     assert "view mask_token" in capsys.readouterr().out
     written = json.loads((tmp_path / "model" / "token_readout.json").read_text())
     assert (len(written["rows"]), written["view"]) == (2, "mask_token")
+    speech = ("--modality", "data2vec.modalities.speech:Speech")
+    assert cli.main(["probe", str(tmp_path / "model"), "--tokens", text, *speech]) == 2
+    assert "is a model of modality text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run, load_run_recipe
 from data2vec.train.adaptation.adapt import plan_adaptation
-from data2vec.train.adaptation.recipe import adaptation_recipe
+from data2vec.train.adaptation.recipe import adaptation_recipe, own_recipe, scratch_recipe
 from helpers.recordings import CHANNELS, RATE, write_folder
 
 SMALL = {"data.workers": 0, "train.device": "cpu", "log.report": False}
@@ -104,10 +105,23 @@ def test_missing_teacher_and_head_are_announced_and_the_new_head_is_trained_alon
     assert "the new head was trained alone before the loss as released was measured" in result.notes
 
 
-def test_adapted_model_is_adapted_again_without_its_frozen_steps(released: Run, pictures: Path, tmp_path: Path) -> None:
+def test_adapted_model_is_adapted_again_as_it_was_at_first(released: Run, pictures: Path, tmp_path: Path) -> None:
     once = data2vec.adapt(released.folder, pictures, SMALL | {"objective.freeze_steps": 3}, tmp_path / "once", steps=4)
-    plan = adaptation_recipe(str(once.run.folder), data2vec.load(once.run.folder), str(pictures), SMALL, 3, None)
-    assert plan.recipe.objective.freeze_steps == 0
+    own = load_run_recipe(released.folder)
+    for where in (str(once.run.folder), f"{once.run.folder}@step-4"):
+        model = data2vec.load(where)
+        plan = adaptation_recipe(where, model, str(pictures), SMALL, 3, None)
+        assert plan.recipe.objective.freeze_steps == 0
+        assert plan.recipe.train.lr == pytest.approx(0.3 * own.train.lr), "of the first rate, not 0.3 of 0.3"
+        assert "with rate, steps and schedules of its first pre-training" in plan.notes[0]
+        again, first = (scratch_recipe(plan.recipe, base) for base in (own_recipe(where, model)[0], own))
+        assert (again.train, again.objective) == (first.train, first.objective)
+    unrecorded = replace(model, training=(model.training[-1],))
+    plan = adaptation_recipe(where, unrecorded, str(pictures), SMALL, 3, None)
+    assert (
+        "adapted from one that records no settings of its training: rate, steps and schedules are of vision/" in plan.notes[0]
+    )
+    assert plan.recipe.train.lr == pytest.approx(0.3 * load_recipe("vision/v2-tiny").train.lr)
 
 
 def test_what_the_old_data_did_not_say_of_itself_is_not_taken_for_the_new(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data2vec.console.progress import progress
 from data2vec.data.dataset import UNREADABLE
 from data2vec.data.sources.formats import TRANSCRIPTS, SignalKind, is_hidden, is_utf8, utf8
 from data2vec.data.sources.splits import SplitName, without_split_folder
 from data2vec.data.sources.tables import ArrowTable
-from data2vec.errors import UserError
+from data2vec.errors import UserError, printable
 from data2vec.untrusted import Boundary, read_regular
 
 CLIPS = "clips"
@@ -28,17 +29,21 @@ def list_files(folder: Path, follow_links: bool = False) -> list[str]:
     paths: list[str] = []
     outside: list[str] = []
     visited: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [] if real in visited else [name for name in folders if not is_hidden(name)]
-        names = [] if real in visited else [name for name in files if not is_hidden(name)]
-        links = [name for name in (*folders, *names) if os.path.islink(os.path.join(root, name))]
-        found = [name for name in links if boundary.is_outside(os.path.join(root, name))]
-        outside += [os.path.join(root, name) for name in found]
-        folders[:] = [name for name in folders if name not in found]
-        inside = Path(root).relative_to(folder).as_posix()
-        paths += names if inside == "." else [f"{inside}/{name}" for name in names]
-        visited.add(real)
+    with progress(desc=f"listing {printable(folder.name)}", unit="file", delay=3) as bar:
+        for root, folders, files in os.walk(folder, followlinks=True):
+            real = os.path.realpath(root)
+            folders[:] = [] if real in visited else [name for name in folders if not is_hidden(name)]
+            names = [] if real in visited else [name for name in files if not is_hidden(name)]
+            links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+            for name in names:
+                links += [name] * os.path.islink(os.path.join(root, name))
+                bar.update()
+            found = [name for name in links if boundary.is_outside(os.path.join(root, name))]
+            outside += [os.path.join(root, name) for name in found]
+            folders[:] = [name for name in folders if name not in found]
+            inside = Path(root).relative_to(folder).as_posix()
+            paths += names if inside == "." else [f"{inside}/{name}" for name in names]
+            visited.add(real)
     boundary.require(outside, "links")
     return sorted(paths)
 

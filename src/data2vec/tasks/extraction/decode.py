@@ -26,6 +26,8 @@ WINDOW = 8
 """Number of batches whose inputs are sorted by length together."""
 SHOWN = 20
 """How many unreadable inputs a summary names."""
+NAMED = 1000
+"""How many unreadable inputs a result names; all are counted."""
 DecodedInput = tuple[str, Any]
 """The name of an input, and the decoded input or, as a string, why it cannot be decoded."""
 
@@ -65,12 +67,14 @@ def _open_dataset(modality: Modality, where: str, may_guess: bool) -> tuple[Moda
     return modality, modality.rows(where)
 
 
-def list_unreadable(unreadable: Sequence[str], what: str) -> list[str]:
-    """The lines of a summary that count and name the inputs that cannot be decoded, as `what` says."""
-    if not unreadable:
+def list_unreadable(unreadable: Sequence[str], count: int, what: str) -> list[str]:
+    """The lines of a summary that name the first of `count` inputs that cannot be decoded, and have in the file what `what`
+    says."""
+    if not count:
         return []
-    lines = [f"{len(unreadable)} more cannot be decoded, and {what}:", *(f"  {reason}" for reason in unreadable[:SHOWN])]
-    return [*lines, *([f"  and {len(unreadable) - SHOWN} more, all listed in the file"] if len(unreadable) > SHOWN else [])]
+    shown = unreadable[:SHOWN]
+    lines = [f"{count} more cannot be decoded, and {what}:", *(f"  {reason}" for reason in shown)]
+    return [*lines, *([f"  and {count - len(shown)} more"] if count > len(shown) else [])]
 
 
 def decode_in_order(modality: Modality, rows: Rows, first: int, positions: int) -> Iterator[list[DecodedInput]]:

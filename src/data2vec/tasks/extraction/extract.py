@@ -52,11 +52,13 @@ class FeatureFile:
     positions: int
     """Number of positions of all inputs together."""
     unreadable: list[str]
-    """ "name: reason" of each input without features."""
+    """ "name: reason" of the first thousand inputs without features."""
+    num_unreadable: int
+    """The number of all of them."""
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.inputs - len(self.unreadable)} inputs, {self.positions} positions"]
-        return "\n".join([*lines, *list_unreadable(self.unreadable, "have length 0")])
+        lines = [f"{self.path}: {self.inputs - self.num_unreadable} inputs, {self.positions} positions"]
+        return "\n".join([*lines, *list_unreadable(self.unreadable, self.num_unreadable, "have length 0")])
 
 
 def features(
@@ -115,17 +117,17 @@ def features(
         for shard in _compute_shards(encoder, reader, rows, shards.num_inputs, weights, pool, batch_positions):
             shards.add(shard)
 
-        lengths, names, unreadable = shards.index()
+        lengths, names, unreadable, num_unreadable = shards.index()
         if not lengths.any():
             shards.remove()
             raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
         layer_axis = () if weights is None or layers not in MANY_LAYERS else (len(weights),)
         shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
         columns = metadata_columns(rows, getattr(reader, "kind", ""))
-        metadata = settings | {"unreadable": unreadable}
+        metadata = settings | {"unreadable": unreadable, "num_unreadable": num_unreadable}
         write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
         shards.remove()
-        return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable)
+        return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable, num_unreadable)
 
 
 def _model_digest(model: Model) -> str:

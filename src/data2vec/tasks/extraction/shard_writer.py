@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from data2vec.atomic_io import atomic_write, write_text
 from data2vec.errors import UserError
 from data2vec.settings import JsonMapping
+from data2vec.tasks.extraction.decode import NAMED
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,20 @@ class ShardWriter:
         with atomic_write(path) as tmp:
             save_file(arrays, tmp, metadata)
 
-    def index(self) -> tuple[np.ndarray, list[str], list[str]]:
-        """Lengths, names, and reasons of unreadable inputs, of all shards, without their features."""
+    def index(self) -> tuple[np.ndarray, list[str], list[str], int]:
+        """Of all shards: lengths, names, reasons of the first NAMED unreadable inputs, and the number of these inputs."""
         lengths: list[np.ndarray] = []
         names: list[str] = []
         unreadable: list[str] = []
+        num_unreadable = 0
         for path in self.files:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata()
                 lengths.append(file.get_tensor("lengths"))
                 names += json.loads(metadata["names"])
-                unreadable += json.loads(metadata["unreadable"])
-        return np.concatenate(lengths), names, unreadable
+                num_unreadable += len(reasons := json.loads(metadata["unreadable"]))
+                unreadable += reasons[: NAMED - len(unreadable)]
+        return np.concatenate(lengths), names, unreadable, num_unreadable
 
     def features(self) -> Iterator[tuple[np.ndarray, int]]:
         """The features of each shard, and the number of inputs they are of."""

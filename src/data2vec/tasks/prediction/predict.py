@@ -25,7 +25,7 @@ from data2vec.recipe.task_settings import CTCDecodingSettings
 from data2vec.tasks.asr.decoding import build_ctc_decoder
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 from data2vec.tasks.extraction.columns import metadata_columns
-from data2vec.tasks.extraction.decode import WINDOW, decode_in_order, list_unreadable, open_inputs
+from data2vec.tasks.extraction.decode import NAMED, WINDOW, decode_in_order, list_unreadable, open_inputs
 from data2vec.tasks.prediction.table import TABLE_WRITERS, PredictionColumns, write_table
 
 THRESHOLD = 0.5
@@ -66,11 +66,13 @@ class PredictionFile:
     inputs: int
     """Number of inputs, including unreadable ones."""
     unreadable: list[str]
-    """ "name: reason" of each input without a prediction."""
+    """ "name: reason" of the first thousand inputs without a prediction; the file has all."""
+    num_unreadable: int
+    """The number of all of them."""
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.inputs - len(self.unreadable)} predictions"]
-        return "\n".join([*lines, *list_unreadable(self.unreadable, "have an error instead")])
+        lines = [f"{self.path}: {self.inputs - self.num_unreadable} predictions"]
+        return "\n".join([*lines, *list_unreadable(self.unreadable, self.num_unreadable, "have an error instead")])
 
 
 class Predictions:
@@ -130,18 +132,21 @@ class Predictions:
         if path.suffix not in TABLE_WRITERS:
             raise UserError(f"{path}: unknown file extension; use {', '.join(TABLE_WRITERS)}")
         output_file(path, "--out", self._inputs)
-        unreadable: list[str] = []
+        unreadable, num_unreadable = list[str](), 0
 
         def noting_errors() -> Iterator[Prediction]:
+            nonlocal num_unreadable
             for prediction in self:
                 if prediction.error is not None:
-                    unreadable.append(f"{prediction.name}: {prediction.error}")
+                    num_unreadable += 1
+                    if num_unreadable <= NAMED:
+                        unreadable.append(f"{prediction.name}: {prediction.error}")
                 yield prediction
 
         kind = getattr(self.modality, "kind", "")
         own = metadata_columns(self.rows, "" if kind == "text" else kind)
         write_table(path, self.columns, noting_errors(), own)
-        return PredictionFile(path, len(self), unreadable)
+        return PredictionFile(path, len(self), unreadable, num_unreadable)
 
 
 def predict(

@@ -28,6 +28,7 @@ from data2vec.feature_extraction import max_positions
 from data2vec.inputs import require_tokenizer
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
+from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder
 from data2vec.recipe.loading import load_recipe
@@ -112,6 +113,7 @@ def token_readout(
     max_tokens: int = MAX_TOKENS,
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
+    modality: CustomClass | None = None,
 ) -> TokenReadout:
     """Read tokens out of every layer of a trained text encoder, and of the same encoder untrained (same recipe and seed).
 
@@ -120,21 +122,22 @@ def token_readout(
     `data` is split 60:20:20, in each case with the documents in random order. `view`: see `View`. `max_tokens`: masked tokens
     to fit to; a quarter as many are in each of the dev and the test set. `overrides`: of the recipe, such as {"train.seed": 1}.
     The result is also written to `out`, by default token_readout.json in the model's folder if the model was given as a folder.
+    `modality`: see `data2vec.load`.
 
     Raises UserError for a model that is not of text or has no tokenizer, and for too little text."""
     if not isinstance(model, Model):
         out = result_file(model, "token_readout") if out is None else out
-        model = load(model)
+        model = load(model, modality)
     recipe = load_recipe(load_recipe(model.recipe, {"train.device": "auto"}), overrides)
     recipe = load_recipe(recipe, {"data.streaming": False})
-    modality, seed = recipe.build_modality(), recipe.train.seed
-    require_text(modality)
-    train = _shuffled_blocks(modality, data, "data", seed)
+    built, seed = recipe.build_modality(), recipe.train.seed
+    require_text(built)
+    train = _shuffled_blocks(built, data, "data", seed)
     if valid is None:
         parts = _consecutive(train, (0.6, 0.8), str(data))
         blocks = dict(zip(("train", "dev", "test"), ((train, part) for part in parts), strict=True))
     else:
-        held_out = _shuffled_blocks(modality, valid, "valid", seed)
+        held_out = _shuffled_blocks(built, valid, "valid", seed)
         dev, test = ((held_out, part) for part in _consecutive(held_out, (0.5,), str(valid)))
         blocks = {"train": (train, np.arange(len(train))), "dev": dev, "test": test}
     sets = {

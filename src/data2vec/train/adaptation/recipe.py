@@ -12,6 +12,7 @@ from data2vec.model import Model
 from data2vec.recipe.loading import load_recipe, recipe_names
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
+from data2vec.recipe.training_history import PRETRAINING, pretraining_settings
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train.init_from import missing_parts
 from data2vec.train.planning.advice import PUBLISHED_EPOCHS
@@ -101,23 +102,35 @@ def adaptation_recipe(
 def own_recipe(where: str, model: Model) -> tuple[Recipe, str]:
     """The recipe of the model's own pre-training, and where its training settings come from, in words.
 
-    A file that has none, such as an official one, and a fine-tuned model take batch and training settings of the shipped recipe
-    that is closest in size. Raises UserError for a model that was trained on labels alone."""
+    A model that was adapted before keeps a record of the rate, steps and schedules of its first pre-training, which are used:
+    else shares of them would multiply. A file that has none, such as an official one, and a fine-tuned model take batch and
+    training settings of the shipped recipe that is closest in size. Raises UserError for a model that was trained on labels
+    alone."""
     recipe = model.recipe
     if isinstance(recipe.objective, SupervisedSettings):
         raise UserError(
             f"{where}: was trained on labels alone, without an objective of pre-training that could be continued; name a model "
             "that was pre-trained"
         )
-    if model.training and model.training[-1].task == recipe.objective.name:
+    stages = [stage for stage in model.training if stage.task == recipe.objective.name]
+    is_own = bool(stages) and model.training[-1].task == recipe.objective.name
+    if is_own and len(stages) == 1 and not stages[0].continued:
         return recipe, "the recipe is the model's own"
+    if is_own and (first := stages[0].pretraining):
+        recipe = load_recipe(recipe, {key: first[key] for key in PRETRAINING if key in first}, trusted=False)
+        return recipe, "the recipe is the model's own, with rate, steps and schedules of its first pre-training"
     version = {"data2vec": "v1", "data2vec2": "v2"}.get(recipe.objective.name)
     names = [name for name in recipe_names() if version and name.startswith(f"{recipe.modality.name}/{version}-")]
     shipped = {name: load_recipe(name) for name in names}
     shipped = {name: each for name, each in shipped.items() if each.objective.name == recipe.objective.name}
     if not shipped:
-        return recipe, "the recipe is the model's own"
+        unknown = "; what its first pre-training used is not recorded, so shares are of its last one" if is_own else ""
+        return recipe, f"the recipe is the model's own{unknown}"
     nearest = min(shipped, key=lambda name: (abs(math.log(shipped[name].encoder.width / recipe.encoder.width)), len(name)))
+    if is_own:
+        found = pretraining_settings(shipped[nearest])
+        origin = "the model was adapted from one that records no settings of its training"
+        return load_recipe(recipe, found), f"{origin}: rate, steps and schedules are of {nearest}"
     raw = recipe.model_dump(mode="json")
     own, data = raw["data"], shipped[nearest].model_dump(mode="json")["data"]
     data |= {key: own[key] for key in ("tokenizer",) if key in own}
