@@ -645,8 +645,8 @@ def _probe(arguments: argparse.Namespace) -> None:
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
-        view = a.view or "neighbours"
-        print(token_readout(a.model, a.tokens, a.valid, view, overrides=a.overrides, modality=a.modality))
+        settings = {"overrides": a.overrides, "modality": a.modality}
+        print(token_readout(a.model, a.tokens, a.valid, a.view or "neighbours", **settings))
         return
     if a.view is not None:
         raise UserError(f"--view {a.view} has no effect without --tokens TEXT")
