@@ -23,7 +23,8 @@ from PIL import Image
 
 from data2vec.data.tokenizer import save_tokenizer, train_tokenizer
 from data2vec.model import blank_model
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 
 SMALL = {

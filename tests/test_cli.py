@@ -217,7 +217,7 @@ def test_full_disk_is_no_user_error(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def fail() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "x")
 
-    monkeypatch.setattr("data2vec.recipe.loading.recipe_names", fail)
+    monkeypatch.setattr("data2vec.recipe.shipped.recipe_names", fail)
     assert len(stderr_lines(capsys, 1, "recipes")) == 1
 
 
@@ -307,7 +307,7 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(images: Path, tmp_path: Pa
 def test_internal_error_prints_one_line_and_exits_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("data2vec.recipe.loading.recipe_names", lambda: 1 / 0)
+    monkeypatch.setattr("data2vec.recipe.shipped.recipe_names", lambda: 1 / 0)
     assert stderr_lines(capsys, 1, "recipes") == [
         "data2vec: failed: ZeroDivisionError: division by zero (set DATA2VEC_TRACEBACK=1 to see the traceback)"
     ]

@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import data2vec
+from data2vec.recipe.describe import describe_settings
 
 ROOT = Path(data2vec.__file__).parent
 HEAVY = ("datasets", "sklearn", "scipy", "matplotlib", "PIL", "soundfile", "soxr", "tokenizers", "transformers", "torchvision")
@@ -85,6 +87,31 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     code = f"import sys, data2vec; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
+
+
+def test_help_lists_and_wrong_arguments_need_no_torch() -> None:
+    verbs = sorted(set(re.findall(r'_add_verb\(\s*verbs, "([a-z-]+)"', (ROOT / "cli.py").read_text(encoding="utf-8"))))
+    assert len(verbs) > 15
+    refused = ["plan nowhere", "check /nowhere", "pretrain", "features", "predict x --top-k 0", "pretrain text/v1-tny --out x"]
+    lines = ["--version", "--help", "recipes", *refused, *(f"{verb} --help" for verb in (*verbs, "compare", "ablate"))]
+    code = """import contextlib, sys
+from data2vec import cli
+for line in sys.argv[1:]:
+    with contextlib.suppress(SystemExit):
+        cli.main(line.split())
+    assert "torch" not in sys.modules, line
+"""
+    result = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "vision/v2-tiny" in result.stdout
+    assert "train.layer_decay" in result.stdout
+    errors = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(errors) == len(refused), errors
+
+
+def test_stored_settings_of_the_help_are_current() -> None:
+    stored = json.loads((ROOT / "recipes" / "settings.json").read_text(encoding="utf-8"))
+    assert stored == describe_settings(), "run: python tools/build_help.py"
 
 
 @pytest.mark.parametrize("rank", range(len(ROOMS)), ids=["+".join(rooms) for rooms in ROOMS])

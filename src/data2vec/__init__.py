@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from data2vec.interop.load import load
     from data2vec.interop.verify import Verification, verify
     from data2vec.model import Model
-    from data2vec.recipe.loading import load_recipe, recipe_names
+    from data2vec.recipe.loading import load_recipe
     from data2vec.recipe.recipe import Recipe
+    from data2vec.recipe.shipped import recipe_names
     from data2vec.run_dir import Run
     from data2vec.tasks.asr.ngram import estimate_ngram
     from data2vec.tasks.asr.transcribe import transcribe
@@ -153,7 +154,7 @@ _MODULES = {
     "predict": "tasks.prediction.predict",
     "pretrain": "train.pretrain",
     "probe": "tasks.probing.probe",
-    "recipe_names": "recipe.loading",
+    "recipe_names": "recipe.shipped",
     "resume": "train.resume",
     "run_verdict": "tasks.finetuning.verdict",
     "superb_probe": "tasks.probing.superb",

@@ -14,21 +14,20 @@ import math
 import os
 import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data2vec import __version__, cli_help
 from data2vec.console.progress import LEVELS, set_level
 from data2vec.data.sources.formats import is_utf8
+from data2vec.data.sources.hub import require_dataset
 from data2vec.errors import Interrupted, RunStopped, UserError, printable, quoted
 from data2vec.local_path import output_file
 from data2vec.modalities.custom_classes import trust_class
+from data2vec.recipe.shipped import require_recipe, settings_of_verb
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from data2vec.feature_extraction import Layers
     from data2vec.run_dir import Run
     from data2vec.train.resumed_recipe import Verb
@@ -52,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (custom := getattr(arguments, setting, None)) is not None and arguments.call is not _check_modality:
                 trust_class(custom, f"--{setting}")
         set_level(getattr(arguments, "log_level", "info"))
+        _refuse_wrong_paths(arguments)
         arguments.call(arguments)
         sys.stdout.flush()
         return 0
@@ -99,6 +99,14 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         if arguments.recipe is None and arguments.resume is None:
             parser.error("RECIPE is missing; name a recipe, or a run by --resume RUN")
     return arguments
+
+
+def _refuse_wrong_paths(arguments: argparse.Namespace) -> None:
+    """Raise UserError for a recipe or data that are not there, before a verb imports for seconds what it needs."""
+    if getattr(arguments, "recipe", None) is not None:
+        require_recipe(arguments.recipe)
+    if arguments.call is _check:
+        require_dataset(arguments.data)
 
 
 def _sort_words(arguments: argparse.Namespace) -> None:
@@ -158,7 +166,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text, speech and signals, without downloads")
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")
 
-    verb = _add_verb(verbs, "pretrain", _pretrain, "pre-train on unlabelled data", cli_help.PRETRAIN, _pretrain_settings)
+    verb = _add_verb(verbs, "pretrain", _pretrain, "pre-train on unlabelled data", cli_help.PRETRAIN)
     recipe = "a shipped recipe ('data2vec recipes' lists them) or a YAML file; not needed with --resume RUN"
     verb.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe)
     verb.add_argument("--out", metavar="RUN", help="run folder (default: runs/ and the recipe's name)")
@@ -167,7 +175,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--dry-run", action="store_true", help="print the plan of the run, as 'data2vec plan' does, and end")
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.lr=1e-3")
 
-    verb = _add_verb(verbs, "finetune", _finetune, "fine-tune on labelled data", cli_help.FINETUNE, _finetune_settings)
+    verb = _add_verb(verbs, "finetune", _finetune, "fine-tune on labelled data", cli_help.FINETUNE)
     verb.add_argument("recipe", metavar="RECIPE", nargs="?", help=recipe)
     verb.add_argument("--model", metavar="MODEL", help=f"the pre-trained model: {model} (default: train from scratch)")
     verb.add_argument("--scratch", action="store_true", help="use only the shape of MODEL, with fresh weights, as a baseline")
@@ -250,9 +258,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--word-score", metavar="X", type=_number(float), default=-1.0, help="score added per word (default: %(default)s)"
     )
 
-    verb = _add_verb(
-        verbs, "probe", _probe, "evaluate frozen features by a linear probe and kNN", cli_help.PROBE, _probe_settings
-    )
+    verb = _add_verb(verbs, "probe", _probe, "evaluate frozen features by a linear probe and kNN", cli_help.PROBE)
     verb.add_argument("model", metavar="MODEL", help=model)
     verb.add_argument("--data", metavar="DATA", help="labelled data to fit the classifiers on")
     verb.add_argument("--valid", metavar="DATA", help="labelled data to evaluate on (default: a held-out fifth of --data)")
@@ -388,10 +394,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _VerbParser(_Parser):
-    """The parser of a verb, whose help ends with the lines of `settings`, made only when it is printed, or with those of the
-    recipe that the command line names."""
+    """The parser of a verb, whose help ends with the settings that it takes, or with those of the recipe that the command line
+    names."""
 
-    settings: Callable[[], Iterator[str]] | None = None
     words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -402,8 +407,8 @@ class _VerbParser(_Parser):
         lines = self._recipe_settings()
         if lines:
             self.epilog = None  # its examples, and the title of the settings of all recipes
-        elif self.settings is not None:
-            lines = list(self.settings())
+        else:
+            lines = settings_of_verb(self.prog.rpartition(" ")[2])
         return super().format_help() + "".join(f"{line}\n" for line in lines)
 
     def _recipe_settings(self) -> list[str]:
@@ -422,8 +427,12 @@ class _VerbParser(_Parser):
                 overrides.append(word)
             else:
                 words.append(word)
+        if not words:
+            return []
+        from data2vec.recipe.describe import describe_recipe
+
         try:
-            return list(_format_recipe(words[0], overrides, modality)) if words else []
+            return list(describe_recipe(words[0], overrides, modality))
         except UserError as error:
             self.error(str(error))
 
@@ -434,12 +443,10 @@ def _add_verb(
     call: Callable[[argparse.Namespace], None],
     summary: str,
     epilog: str = "",
-    settings: Callable[[], Iterator[str]] | None = None,
 ) -> _VerbParser:
     description = summary[0].upper() + summary[1:] + "."
     verb = verbs.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=_Plain)
     verb.set_defaults(call=call)
-    verb.settings = settings
     return verb
 
 
@@ -847,92 +854,20 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _recipes(arguments: argparse.Namespace) -> None:
     from data2vec.console.quantities import format_count
-    from data2vec.recipe.loading import load_recipe, read_recipe, recipe_names, recipe_parameters, recipe_summary
-    from data2vec.recipe.task_settings import SUPERVISED
+    from data2vec.recipe.shipped import is_supervised, recipe_names, recipe_parameters, recipe_summary
 
     if arguments.name:
+        from data2vec.recipe.loading import load_recipe
+
         print(load_recipe(arguments.name, modality=arguments.modality).to_yaml(), end="")
         return
     parameters = recipe_parameters()
     groups: dict[str, list[str]] = {}
     for name in recipe_names():
-        supervised = read_recipe(name)["objective"]["name"] in SUPERVISED
-        task = "fine-tuning" if supervised else "pre-training"
+        task = "fine-tuning" if is_supervised(name) else "pre-training"
         groups.setdefault(f"{name.partition('/')[0]}, {task}", []).append(name)
     for title in sorted(groups, key=lambda title: title.replace("pre-training", "")):  # pre-training first
         print(f"{title}:")
         for name in groups[title]:
             size = format_count(parameters[name]) if name in parameters else ""
             print(f"  {name:26} {size:>12}  {recipe_summary(name)}")
-
-
-def _pretrain_settings() -> Iterator[str]:
-    from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
-    from data2vec.settings import iter_settings, settings_classes
-
-    for modality in MODALITIES:
-        sections = recipe_class(modality).model_fields
-        for name in ("modality", "data"):
-            kind = sections[name].annotation
-            yield from _format_settings(f"{name} ({modality}): {sections[name].description}", iter_settings(kind, f"{name}."))  # type: ignore[arg-type]
-    for name, section in Recipe.model_fields.items():
-        if name in ("modality", "data"):
-            continue
-        if not settings_classes(section.annotation):
-            yield from _format_settings("", [(name, section)])
-            continue
-        listed: set[str] = set()  # settings that several objectives share are listed once
-        for kind in settings_classes(section.annotation):
-            settings = [(key, field) for key, field in iter_settings(kind, f"{name}.") if key not in listed]
-            title = f"{name}: {section.description}" if not listed else f"{name} ({kind.model_fields['name'].default})"
-            listed.update(key for key, _ in settings)
-            yield from _format_settings(title, settings)
-
-
-def _format_recipe(name: str, overrides: Sequence[str], modality: str | None) -> Iterator[str]:
-    """The lines of every setting that a recipe has, with its value."""
-    from data2vec.recipe.loading import load_recipe
-    from data2vec.settings import Settings, iter_values
-
-    recipe = load_recipe(name, overrides, modality=modality, auto=set())
-    yield from ("", f"settings of {name}, given as key=value (its values in parentheses):")
-    for section, field in type(recipe).model_fields.items():
-        value = getattr(recipe, section)
-        inside = isinstance(value, Settings)
-        settings = iter_values(value, f"{section}.") if inside else [(section, field, value)]
-        yield from ("", *textwrap.wrap(f"{section}: {field.description}", 118)) if inside else ("",)
-        for key, setting, current in settings:
-            yield from _format_setting(key, setting, current)
-
-
-def _finetune_settings() -> Iterator[str]:
-    from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
-    from data2vec.settings import iter_settings
-
-    for kind in (RecognitionSettings, ClassificationSettings):
-        title = f"objective ({kind.model_fields['name'].default})"
-        yield from _format_settings(title, iter_settings(kind, "objective."))
-
-
-def _probe_settings() -> Iterator[str]:
-    from data2vec.recipe.task_settings import ProbeSettings
-    from data2vec.settings import iter_settings
-
-    yield from _format_settings("probe", iter_settings(ProbeSettings, "probe."))
-
-
-def _format_settings(title: str, settings: "Iterable[tuple[str, FieldInfo]]") -> Iterator[str]:
-    """The lines of a section: each setting with its key, its default and its description."""
-    yield from ("", title)
-    for key, field in settings:
-        yield from _format_setting(key, field, field.get_default(call_default_factory=True))
-
-
-def _format_setting(key: str, field: "FieldInfo", value: object) -> Iterator[str]:
-    """The lines of a setting, with its default or value in parentheses."""
-    from data2vec.settings import Settings
-
-    plain = str(value).lower() if isinstance(value, bool | None) else value
-    shown = "" if isinstance(value, Settings) else f" ({plain})"
-    line = f"{key}{shown}  {field.description or ''}"
-    yield from textwrap.wrap(line, 118, initial_indent="  ", subsequent_indent=" " * 8)

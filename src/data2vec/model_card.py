@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import printable
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
+from data2vec.recipe.shipped import SUPERVISED
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.training_history import TrainingStage
 from data2vec.recipe.yaml_format import dump_yaml
@@ -21,8 +22,6 @@ PIPELINE_TAGS = {
     ("text", "classifier"): "text-classification",
 }
 """The hub's task names by modality and head; every other model is tagged feature-extraction."""
-SUPERVISED = ("ctc", "classify")
-"""The tasks that learn from labels."""
 MAX_LABELS = 12
 MAX_NAME = 100
 

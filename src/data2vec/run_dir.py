@@ -26,8 +26,9 @@ from data2vec.atomic_io import write_text
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.local_path import split_weights
-from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
+from data2vec.recipe.loading import load_recipe, validate_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.settings import JsonDict, JsonMapping, flatten
 from data2vec.untrusted import Boundary, NotRegular, parse_json, read_regular
 

@@ -7,8 +7,9 @@ import torch
 
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import AnyHeadSettings
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.shipped import recipe_names
 
 RELEASED = [
     name

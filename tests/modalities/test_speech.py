@@ -120,6 +120,21 @@ def test_contradicting_speech_settings_are_rejected():
         SpeechData(min_seconds=30.0)
 
 
+def test_processes_read_the_headers_of_many_files_in_order(clips, monkeypatch):
+    from data2vec.data import audio
+
+    folder = clips(5)
+    (folder / "b.wav").write_text("hello")
+    rows = open_dataset(str(folder), "audio")
+    seconds, corrupt = audio.read_durations(rows)
+    assert np.isnan(seconds).sum() == len(corrupt) == 1
+    monkeypatch.setattr(audio, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(audio, "TASK", 2)
+    again, reasons = audio.read_durations(rows)
+    assert np.array_equal(again, seconds, equal_nan=True)
+    assert reasons == corrupt
+
+
 def test_durations_of_large_datasets_are_cached(clips, monkeypatch):
     from data2vec.data import audio
 

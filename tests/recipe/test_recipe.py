@@ -7,9 +7,10 @@ import data2vec
 from data2vec.data.sources.library import data_path
 from data2vec.errors import UserError
 from data2vec.nn.transformer_decoder import TransformerDecoderSettings
-from data2vec.recipe.loading import load_recipe, recipe_names, recipe_summary, validate_recipe
+from data2vec.recipe.loading import load_recipe, validate_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe, data_name, recipe_class
 from data2vec.recipe.renamed_keys import RENAMED
+from data2vec.recipe.shipped import recipe_names, recipe_summary
 from data2vec.recipe.yaml_format import dump_yaml, parse_yaml
 from data2vec.settings import iter_settings
 

@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.run_length import unfinished_schedules
+from data2vec.recipe.shipped import recipe_names
 
 
 def lines(name: str, **changes: Any) -> list[str]:

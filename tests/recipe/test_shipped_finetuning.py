@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from data2vec import cli_help
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.shipped import recipe_names
 
 TRI = {"name": "tri_stage", "warmup": 0.1, "hold": 0.4, "initial_scale": 0.01, "final_scale": 0.05}
 # name: steps, lr, share of masked positions and of channels, layer drop, frozen steps, seconds a step and a device

@@ -18,7 +18,8 @@ from data2vec.distributed import process_group
 from data2vec.errors import UserError
 from data2vec.model import Model, blank_model
 from data2vec.nn.heads import Classifier
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.tasks.asr.ngram import estimate_ngram
 from data2vec.tasks.finetuning.evaluate import Scored

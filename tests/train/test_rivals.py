@@ -11,7 +11,8 @@ import torch
 import data2vec
 from data2vec.errors import UserError
 from data2vec.interop.convert import convert
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.report.page import build_report
 from data2vec.run_dir import Run
 from helpers.runs import crash_before, measured

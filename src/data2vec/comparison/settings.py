@@ -12,10 +12,11 @@ from pydantic import Field, ValidationError, model_validator
 from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
 from data2vec.errors import UserError, did_you_mean
 from data2vec.local_path import local_path
-from data2vec.recipe.loading import load_recipe, parse_override, recipe_names
+from data2vec.recipe.loading import load_recipe, parse_override
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.shipped import head_comment, recipe_names
 from data2vec.recipe.validation_errors import explain_error
-from data2vec.recipe.yaml_format import head_comment, parse_yaml
+from data2vec.recipe.yaml_format import parse_yaml
 from data2vec.settings import JsonDict, JsonMapping, Settings, settings_classes
 
 ONLINE_EXAMPLES = 2000

@@ -2,18 +2,20 @@
 
 import io
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
 from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from data2vec.console.progress import progress
-from data2vec.data.cache import cached, fingerprint
+from data2vec.data.cache import cached, column_paths, fingerprint
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Rows, Signal, array_of
+from data2vec.data.loader import init_worker
 from data2vec.data.sources.formats import MEDIA
 from data2vec.errors import CorruptExample
 from data2vec.untrusted import require_regular
@@ -35,6 +37,10 @@ SILENCE = 1e-3
 MAX_PEAK = 1e15
 """Samples above this are scaled to 1 before they are squared, which would give inf and turn the clip into silence."""
 _OTHER_THAN_MP3 = tuple(ending for ending in MEDIA["audio"] if ending != ".mp3")
+TASK = 128
+"""Headers that a process reads at a time."""
+PROCESSES_FROM, MOST_PROCESSES = 2000, 16
+"""Headers of at least this many rows are read by one process per core, at most so many."""
 CACHE_DURATIONS_FROM = 10_000
 """Durations of datasets with at least this many rows are cached."""
 
@@ -47,7 +53,7 @@ class AudioHeader(NamedTuple):
     channels: int
     frames: int
     format: str
-    """Container and encoding, such as "WAV PCM_16"."""
+    """Container and encoding, such as "WAV PCM_16"; "" where only the duration is wanted."""
 
 
 def read_audio_header(audio: Signal) -> AudioHeader:
@@ -56,7 +62,7 @@ def read_audio_header(audio: Signal) -> AudioHeader:
         if audio.get("array") is not None:
             return _read_array(audio)[1]
         with _open(audio) as file:
-            return _header(file)
+            return _header(file)._replace(format=f"{file.format} {file.subtype}")
 
 
 def decode_audio(audio: Signal) -> np.ndarray:
@@ -98,8 +104,7 @@ def _open(audio: Signal) -> Any:
 
 def _header(file: Any) -> AudioHeader:
     """Raises CorruptExample without samples, or with too many."""
-    form = f"{file.format} {file.subtype}"
-    return _checked(AudioHeader(file.frames / file.samplerate, file.samplerate, file.channels, file.frames, form))
+    return _checked(AudioHeader(file.frames / file.samplerate, file.samplerate, file.channels, file.frames, ""))
 
 
 def _read_array(audio: Signal) -> tuple[np.ndarray, AudioHeader]:
@@ -196,20 +201,60 @@ def read_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
 
 
 def _measure_durations(rows: Rows) -> tuple[np.ndarray, list[str]]:
+    """As `read_durations`; of many rows in processes, as Python is busy for most of a header's fifth of a millisecond."""
     views = rows if isinstance(rows, list) else rows.select_columns("audio")
+    tasks = [range(start, min(start + TASK, len(views))) for start in range(0, len(views), TASK)]
+    workers = 0 if isinstance(rows, list) or len(views) < PROCESSES_FROM else min(MOST_PROCESSES, os.cpu_count() or 1)
+    loader = DataLoader(
+        _Headers(views),
+        batch_size=None,
+        sampler=tasks,
+        num_workers=workers,
+        collate_fn=tuple,
+        worker_init_fn=init_worker,
+        generator=torch.Generator(),  # else creating the iterator would advance the global random state
+    )
+    seconds, corrupt = list[float](), list[str]()
+    with progress(desc="reading headers", total=len(views), unit="clip", delay=3, hidden=isinstance(rows, list)) as bar:
+        for measured, reasons in loader:
+            seconds += measured
+            corrupt += reasons
+            bar.update(len(measured))
+    return np.array(seconds, dtype=np.float64), corrupt
 
-    def measure(index: int) -> float | str:
-        try:
-            return read_audio_header(views[index]["audio"]).seconds
-        except CorruptExample as error:
-            return str(error)
 
-    with ThreadPoolExecutor(8) as threads:
-        results: Iterable[float | str] = threads.map(measure, range(len(views)), chunksize=64)
-        hidden = isinstance(rows, list)
-        results = list(progress(results, "reading headers", len(views), "clip", delay=3, hidden=hidden))
-    seconds = np.array([np.nan if isinstance(item, str) else item for item in results], dtype=np.float64)
-    return seconds, [item for item in results if isinstance(item, str)]
+class _Headers(Dataset[tuple[list[float], list[str]]]):
+    """The seconds of a range of rows, NaN where a header cannot be read, and why."""
+
+    def __init__(self, views: Rows):
+        self.views = views
+        # Rows are slow to read one at a time, and many with their content would not fit into memory.
+        self.step = TASK if not isinstance(views, list) and column_paths(views, "audio") else 1
+
+    def __getitem__(self, indices: range) -> tuple[list[float], list[str]]:
+        seconds, reasons = list[float](), list[str]()
+        for signal in self._signals(indices):
+            try:
+                seconds.append(_seconds(signal))
+            except CorruptExample as error:
+                seconds.append(np.nan)
+                reasons.append(str(error))
+        return seconds, reasons
+
+    def _signals(self, indices: range) -> Iterator[Signal]:
+        if isinstance(self.views, list):
+            yield from (self.views[index]["audio"] for index in indices)
+        else:
+            for start in indices[:: self.step]:
+                yield from self.views[start : min(start + self.step, indices.stop)]["audio"]
+
+
+def _seconds(audio: Signal) -> float:
+    with decoding(audio, _unnamed(audio)):
+        if audio.get("array") is not None:
+            return _read_array(audio)[1].seconds
+        with _open(audio) as file:
+            return _header(file).seconds
 
 
 def _checked(header: AudioHeader) -> AudioHeader:

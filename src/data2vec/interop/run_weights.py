@@ -17,7 +17,8 @@ from data2vec.model import Model, blank_model, load_model_folder
 from data2vec.nn.heads import AnyHeadSettings, Classifier, scale_logits
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import data_name
-from data2vec.recipe.task_settings import SUPERVISED, SupervisedSettings
+from data2vec.recipe.shipped import SUPERVISED
+from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.training_history import TrainingStage, pretraining_settings, read_origin
 from data2vec.run_dir import (
     Run,

@@ -3,32 +3,27 @@
 All errors of a recipe are reported at once, a line each.
 """
 
-import json
-import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from data2vec.errors import UserError, did_you_mean, quoted
-from data2vec.local_path import absolute_path, local_path
+from data2vec.errors import UserError, quoted
+from data2vec.local_path import absolute_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
+from data2vec.recipe.shipped import recipe_text
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.value_limits import impossible_values
-from data2vec.recipe.yaml_format import head_comment, parse_yaml
+from data2vec.recipe.yaml_format import parse_yaml
 from data2vec.settings import JsonDict, JsonMapping
-from data2vec.untrusted import read_regular
 
 MAX_PROBLEMS = 50
 """Of a recipe that are reported."""
 
-MAX_RECIPE_BYTES = 2**18
-"""Of a recipe file; the longest shipped one has 3 kB."""
 AUTO = ("train.steps", "data.micro_batch_size", "data.micro_batch_seconds")
 """Settings that may be `auto`: a number is chosen before the run starts (`data2vec.train.planning.auto`)."""
 PATHS = (
@@ -105,7 +100,7 @@ def read_recipe(recipe: str | Path | Recipe) -> JsonDict:
     """A recipe as it is written, without defaults and not validated. Raises UserError if it cannot be read."""
     if isinstance(recipe, Recipe):
         return recipe.model_dump(mode="json")
-    text, where = _recipe_text(str(recipe))
+    text, where = recipe_text(str(recipe))
     raw = parse_yaml(text, where)
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}")
@@ -211,51 +206,6 @@ def _name_of(section: Any) -> str | None:
     """The `name` of a raw section."""
     name = section.get("name") if isinstance(section, Mapping) else None
     return name if isinstance(name, str) else None
-
-
-def recipe_names() -> list[str]:
-    """The shipped recipes, as modality/version-size."""
-    root = resources.files("data2vec") / "recipes"
-    return sorted(
-        f"{folder.name}/{file.name.removesuffix('.yaml')}"
-        for folder in root.iterdir()
-        if folder.is_dir()
-        for file in folder.iterdir()
-        if file.name.endswith(".yaml")
-    )
-
-
-def recipe_summary(name: str) -> str:
-    """What a shipped recipe is for: the first sentence of the comment at its head."""
-    return re.split(r"(?<=\.)\s", head_comment(_recipe_text(name)[0]), maxsplit=1)[0]
-
-
-def recipe_parameters() -> dict[str, int]:
-    """The weights of the encoder of each shipped pre-training recipe, of which data does not decide the size: a table, as
-    building all of them takes seconds."""
-    table: dict[str, int] = json.loads((resources.files("data2vec") / "recipes" / "parameters.json").read_text("utf-8"))
-    return table
-
-
-def _recipe_text(recipe: str) -> tuple[str, str]:
-    path = local_path(recipe)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
-            return read_regular(path, MAX_RECIPE_BYTES).decode("utf-8"), recipe
-        except UnicodeDecodeError as error:
-            raise UserError(f"recipe {recipe} is not UTF-8 text (byte {error.start})") from None
-        except ValueError as error:
-            raise UserError(f"recipe {recipe} is too large: {error}") from None
-        except OSError as error:
-            raise UserError(
-                f"recipe {recipe} cannot be read: {error.strerror}; 'data2vec recipes' lists the shipped ones"
-            ) from None
-    if recipe in recipe_names():
-        return (resources.files("data2vec") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
-    raise UserError(
-        f"there is no recipe {quoted(recipe)}{did_you_mean(recipe, recipe_names())} "
-        "('data2vec recipes' lists them; the name of a file ends in .yaml)"
-    )
 
 
 def list_overrides(overrides: Iterable[str] | JsonMapping) -> JsonDict:

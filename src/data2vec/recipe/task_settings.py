@@ -40,10 +40,6 @@ class ProbeSettings(Settings):
     the last step are always probed."""
 
 
-SUPERVISED = ("ctc", "classify")
-"""The names of the fine-tuning tasks."""
-
-
 class SupervisedSettings(Settings):
     """The settings that all fine-tuning tasks share."""
 

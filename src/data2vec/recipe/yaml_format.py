@@ -85,9 +85,3 @@ def _children(node: Node) -> list[Node]:
         return list(node.value)
     assert isinstance(node, ScalarNode)
     return []
-
-
-def head_comment(text: str) -> str:
-    """The comment at the head of a YAML file, as one line."""
-    lines = text.splitlines()
-    return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])

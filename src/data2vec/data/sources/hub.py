@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data2vec.errors import UserError
+from data2vec.local_path import local_path
 
 PREFIX = "hf://"
 _NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(:[\w.-]+)?(@[\w./-]+)?")
@@ -26,6 +27,13 @@ def split_revision(name: str) -> tuple[str, str | None]:
     """A name on the hub without its revision, and the revision: a commit, tag or branch; None if it has none."""
     name, _, revision = name.partition("@")
     return name, revision or None
+
+
+def require_dataset(path: str) -> None:
+    """Raise UserError for a dataset that is neither a path that exists, nor a URL, nor a name on the hub."""
+    local = local_path(path.removeprefix("file://"))
+    if not local.exists() and "://" not in path and hub_name(path, "dataset") is None:
+        raise no_such_path(path)
 
 
 def no_such_path(text: str) -> UserError:

@@ -27,8 +27,9 @@ from data2vec.interop.fairseq.own_settings import (
 )
 from data2vec.nn.conv_feature_extractor import WAV2VEC
 from data2vec.objective.latent import LatentObjective
-from data2vec.recipe.loading import load_recipe, recipe_names, validate_recipe
+from data2vec.recipe.loading import load_recipe, validate_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.shipped import recipe_names
 
 log = get_logger(__name__)
 

@@ -26,8 +26,9 @@ from data2vec.interop.transformers.weights import read_weights
 from data2vec.modalities.vision import VisionSettings
 from data2vec.model import Model, blank_model
 from data2vec.model_card import render_model_card
-from data2vec.recipe.loading import load_recipe, recipe_names, untrusted_recipe
+from data2vec.recipe.loading import load_recipe, untrusted_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.recipe.training_history import origin_of, read_origin
 from data2vec.settings import JsonDict, JsonMapping
 

@@ -9,8 +9,9 @@ from data2vec.data.sources.shards import Request
 from data2vec.data.sources.splits import VALID, split_of_value
 from data2vec.errors import UserError
 from data2vec.model import Model
-from data2vec.recipe.loading import load_recipe, recipe_names
+from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.training_history import PRETRAINING, pretraining_settings
 from data2vec.settings import JsonDict, JsonMapping

@@ -11,7 +11,7 @@ from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import list_overrides, load_recipe, read_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import SUPERVISED
+from data2vec.recipe.shipped import SUPERVISED
 from data2vec.run_dir import default_run_dir
 from data2vec.settings import JsonMapping
 from data2vec.train import finetune, pretrain

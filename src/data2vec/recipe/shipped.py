@@ -1,0 +1,85 @@
+"""The shipped recipes, and the text of any recipe, without the classes of its settings, which take seconds to import."""
+
+import json
+import re
+from importlib import resources
+
+from data2vec.errors import UserError, did_you_mean, quoted
+from data2vec.local_path import local_path
+from data2vec.untrusted import read_regular
+
+MAX_RECIPE_BYTES = 2**18
+"""Of a recipe file; the longest shipped one has 3 kB."""
+SUPERVISED = ("ctc", "classify")
+"""The names of the fine-tuning tasks, as `objective.name`."""
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, as modality/version-size."""
+    root = resources.files("data2vec") / "recipes"
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def recipe_summary(name: str) -> str:
+    """What a shipped recipe is for: the first sentence of the comment at its head."""
+    return re.split(r"(?<=\.)\s", head_comment(recipe_text(name)[0]), maxsplit=1)[0]
+
+
+def is_supervised(name: str) -> bool:
+    """Whether a shipped recipe is for fine-tuning."""
+    section = recipe_text(name)[0].partition("\nobjective:\n")[2]  # a parser takes a second for all of them
+    match = re.search(r"^  name: (\S+)$", section, re.MULTILINE)
+    return match is not None and match[1] in SUPERVISED
+
+
+def recipe_parameters() -> dict[str, int]:
+    """The weights of the encoder of each shipped pre-training recipe, of which data does not decide the size: a table, as
+    building all of them takes seconds."""
+    table: dict[str, int] = json.loads((resources.files("data2vec") / "recipes" / "parameters.json").read_text("utf-8"))
+    return table
+
+
+def settings_of_verb(verb: str) -> list[str]:
+    """The lines with which the help of a verb lists the settings that it takes: a table, as making it (`describe_settings`)
+    takes seconds."""
+    table: dict[str, list[str]] = json.loads((resources.files("data2vec") / "recipes" / "settings.json").read_text("utf-8"))
+    return table.get(verb, [])
+
+
+def require_recipe(recipe: str) -> None:
+    """Raise UserError if there is no such recipe."""
+    recipe_text(recipe)
+
+
+def recipe_text(recipe: str) -> tuple[str, str]:
+    """The YAML text of a shipped recipe or of a file, and its name. Raises UserError if there is none that can be read."""
+    path = local_path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            return read_regular(path, MAX_RECIPE_BYTES).decode("utf-8"), recipe
+        except UnicodeDecodeError as error:
+            raise UserError(f"recipe {recipe} is not UTF-8 text (byte {error.start})") from None
+        except ValueError as error:
+            raise UserError(f"recipe {recipe} is too large: {error}") from None
+        except OSError as error:
+            raise UserError(
+                f"recipe {recipe} cannot be read: {error.strerror}; 'data2vec recipes' lists the shipped ones"
+            ) from None
+    if recipe in recipe_names():
+        return (resources.files("data2vec") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"), recipe
+    raise UserError(
+        f"there is no recipe {quoted(recipe)}{did_you_mean(recipe, recipe_names())} "
+        "('data2vec recipes' lists them; the name of a file ends in .yaml)"
+    )
+
+
+def head_comment(text: str) -> str:
+    """The comment at the head of a YAML file, as one line."""
+    lines = text.splitlines()
+    return " ".join(line.strip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
