@@ -108,6 +108,37 @@ def test_exported_file_gives_the_outputs_of_the_model(name: str, form: str, head
                 torch.testing.assert_close(logits, model.head(hidden)[0], atol=1e-5, rtol=1e-4)
 
 
+SIGNAL = {"channels": ("ax", "ay", "az"), "units": ("g", "g", "g"), "rate": 50.0, "window_seconds": 1.6, "patch": 10}
+
+
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        pytest.param(
+            "pt2", {"scale": {"by": "training", "mean": (1.0, 2.0, 3.0), "std": (2.0, 1.0, 0.0)}}, marks=pytest.mark.slow
+        ),
+        ("onnx", {"layout": "grid", "stem": "conv", "spectrum": True, "scale": {"by": "none", "unit_size": 2.0}}),
+        pytest.param("pt2", {"scale": {"by": "recording"}}, marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_exported_signal_model_scales_and_leaves_missing_samples_out(form: str, changes: Any, tmp_path: Path) -> None:
+    model, file = made("signal/v2-tiny", CLASSIFIER, **SIGNAL | changes), tmp_path / f"a.{form}"
+    exported = data2vec.export(model, file)
+    assert exported.difference < 1e-4 and exported.inputs["signal"].startswith("float32 (B, 80, 3), ax, ay, az at 50 Hz; NaN")
+    signal = 2 * torch.randn(2, 80, 3, generator=torch.Generator().manual_seed(1))
+    signal[0, 20:40] = signal[0, 50:, 1] = signal[1, 40:] = torch.nan
+    found = ran(file, (signal,))
+    scaled = signal
+    if (by := changes["scale"]["by"]) != "recording":
+        scaled = signal / 2 if by == "none" else (signal - torch.tensor([1.0, 2, 3])) / torch.tensor([2.0, 1, 1.5e-3])
+    for row, x in enumerate(scaled.clamp(-8, 8) if by != "recording" else scaled):
+        hidden, padding = model.encoder(model.modality.collate([x]))
+        assert padding is not None and padding.any() and found["positions"][row] == (~padding).sum()
+        torch.testing.assert_close(found["hidden"][row], hidden[0].masked_fill(padding[0, :, None], 0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found["logits"][row], model.head(hidden, padding)[0], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_exported_file_has_metadata(tmp_path: Path) -> None:
     model = replace(made("speech/v1-tiny", CTC), license="mit")

@@ -48,12 +48,16 @@ def statistics(samples: np.ndarray, settings: ScaleSettings) -> tuple[np.ndarray
     return centre, width
 
 
+def divisors(width: np.ndarray, settings: ScaleSettings) -> np.ndarray:
+    """(C,) what each channel is divided by: its width, but no less than `floor` of the median one."""
+    typical = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
+    return np.maximum(width, max(settings.floor * typical, 1e-30)).astype(np.float32)
+
+
 def scale(samples: np.ndarray, centre: np.ndarray, width: np.ndarray, settings: ScaleSettings) -> np.ndarray:
     """Scaled `samples` (T, C), float32; NaN stays NaN."""
     if settings.by == "none":
         scaled = samples / np.float32(settings.unit_size)
     else:
-        typical = float(np.median(width[width > 0])) if (width > 0).any() else 1.0
-        least = max(settings.floor * typical, 1e-30)
-        scaled = (samples - centre.astype(np.float32)) / np.maximum(width, least).astype(np.float32)
+        scaled = (samples - centre.astype(np.float32)) / divisors(width, settings)
     return np.clip(scaled, -settings.clip, settings.clip).astype(np.float32)

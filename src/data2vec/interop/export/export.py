@@ -7,7 +7,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from data2vec.interop.export.graph import Graph, RawInputs, build_graph
 from data2vec.interop.load import load
 from data2vec.local_path import local_path, output_file
 from data2vec.modalities.custom_classes import CustomClass
+from data2vec.modalities.signal import Signals
 from data2vec.model import Model
 from data2vec.nn.heads import CTC
 
@@ -40,7 +41,7 @@ class Exported:
 
     files: tuple[Path, ...]
     """The exported file, and those that belong to it: weights of a large ONNX model, the tokenizer of a text model."""
-    inputs: dict[str, str]
+    inputs: Mapping[str, str]
     """A description of each input, by name."""
     outputs: dict[str, str]
     """A description of each output, by name."""
@@ -109,6 +110,10 @@ def _metadata(model: Model) -> dict[str, str]:
     if model.modality.seconds_per_position is not None:
         metadata |= {"sampling_rate": str(SAMPLE_RATE)} if getattr(model.modality, "kind", None) == "audio" else {}
         metadata |= {"seconds_per_position": str(model.modality.seconds_per_position)}
+    if isinstance(model.modality, Signals):
+        s = model.modality.settings
+        described = {"channels": s.names, "units": s.units, "filter": s.filter.model_dump(), "scale": s.scale.model_dump()}
+        metadata |= {"sampling_rate": str(s.hertz)} | {key: json.dumps(value) for key, value in described.items()}
     if model.head is not None:
         metadata["labels"] = json.dumps(model.head.settings.labels, ensure_ascii=False)
     return metadata | {key: value for key in ("source", "license") if (value := getattr(model, key)) is not None}

@@ -5,16 +5,19 @@ Shapes: B inputs, S samples or T tokens of the longest, P positions, D width, V 
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
 from data2vec.data.audio import SAMPLE_RATE, normalize_waveform
+from data2vec.data.recordings.scaling import divisors
 from data2vec.data.tokenizer import PAD, SPECIAL
 from data2vec.errors import UserError
+from data2vec.modalities.signal import Signals
 from data2vec.modalities.speech import Speech
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import Vision
@@ -29,7 +32,7 @@ class Graph(nn.Module, ABC):
     """Raw input to `hidden` (B, P, D), zero beyond an input's own positions; `positions` (B,), the number of these; and for a
     model with a head `logits`, (B, V) or (B, P, V). The result for an input does not depend on the rest of its batch."""
 
-    inputs: ClassVar[dict[str, str]]
+    inputs: Mapping[str, str]
     """A description of each input, by name."""
 
     def __init__(self, model: Model):
@@ -67,7 +70,7 @@ class Graph(nn.Module, ABC):
 class SpeechGraph(Graph):
     """Waveforms, each normalized over its own samples."""
 
-    inputs: ClassVar = {
+    inputs: Mapping[str, str] = {
         "waveform": f"float32 (B, S), {SAMPLE_RATE} samples per second, not normalized, zero-padded, at least 2 positions long",
         "lengths": "int64 (B,), number of samples",
     }
@@ -110,7 +113,7 @@ class SpeechGraph(Graph):
 class TextGraph(Graph):
     """Tokens of the model's tokenizer."""
 
-    inputs: ClassVar = {
+    inputs: Mapping[str, str] = {
         "ids": "int64 (B, T), token ids with <s> before and </s> after each text, padded at the end with any id",
         "lengths": "int64 (B,), number of tokens",
     }
@@ -141,7 +144,7 @@ class TextGraph(Graph):
 class VisionGraph(Graph):
     """Images as bytes."""
 
-    inputs: ClassVar = {"image": "uint8 (B, 3, H, W), RGB, at the size of the model"}
+    inputs: Mapping[str, str] = {"image": "uint8 (B, 3, H, W), RGB, at the size of the model"}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.outputs(*self.encoder(Batch(image)))
@@ -160,10 +163,60 @@ class VisionGraph(Graph):
         return Batch(raw["image"][row][None])
 
 
+class SignalGraph(Graph):
+    """Windows of recordings, filtered and at the rate of the model; scaled here, unless the scale is that of each recording."""
+
+    centre: Tensor
+    divisor: Tensor
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.encoder = padding_invariant(self.encoder)
+        s = self.settings
+        self.scales = s.scale.by in ("training", "none")
+        centre, divisor = np.zeros(len(s.names)), np.full(len(s.names), s.scale.unit_size)
+        if s.scale.by == "training":
+            centre, divisor = np.array(s.scale.mean), divisors(np.array(s.scale.std), s.scale)
+        self.register_buffer("centre", torch.from_numpy(centre).float())
+        self.register_buffer("divisor", torch.from_numpy(divisor).float())
+        scaled = "" if self.scales else f"; scaled by you to the statistics of the {s.scale.by}, ±{s.scale.clip:g} at most"
+        self.inputs = {
+            "signal": f"float32 (B, {s.window}, {len(s.names)}), {', '.join(s.names)} at {s.hertz:g} Hz; NaN is missing{scaled}"
+        }
+
+    def forward(self, signal: Tensor) -> dict[str, Tensor]:
+        missing = signal.isnan()
+        x = self.scaled(signal.masked_fill(missing, 0.0)).masked_fill(missing, 0.0)
+        return self.outputs(*self.encoder(Batch(x, padding=missing)))
+
+    def scaled(self, signal: Tensor) -> Tensor:
+        """As the model takes it."""
+        if not self.scales:
+            return signal
+        return ((signal - self.centre) / self.divisor).clamp(-self.settings.scale.clip, self.settings.scale.clip)
+
+    def size_range(self) -> tuple[int, int]:
+        return self.settings.patch, self.settings.window
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        return {"signal": {0: "batch"}}
+
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
+        shape = len(sizes), self.settings.window, len(self.settings.names)
+        signal = self.centre + self.divisor * torch.randn(shape, generator=generator)
+        for row, size in zip(signal, sizes, strict=True):
+            row[size // self.settings.patch * self.settings.patch :] = torch.nan
+        return {"signal": signal}
+
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
+        signal = raw["signal"][row]
+        return Batch(self.scaled(signal[: int((~signal.isnan()).all(1).sum())])[None])
+
+
 class CustomGraph(Graph):
     """The input of a custom modality as its `collate` makes it, of any length if its examples have, without padding."""
 
-    inputs: ClassVar = {"input": "(B, …), as collate() makes it, without padding"}
+    inputs: Mapping[str, str] = {"input": "(B, …), as collate() makes it, without padding"}
 
     def __init__(self, model: Model):
         super().__init__(model)
@@ -192,7 +245,7 @@ def build_graph(model: Model) -> Graph:
     modality that has no example input."""
     if model.head is not None and model.head.settings.weighted_layers is not None:
         raise UserError("head.weighted_layers: a head on a sum of blocks cannot be exported")
-    for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph)):
+    for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph), (Signals, SignalGraph)):
         if type(model.modality) is modality:
             return graph(model)
     return CustomGraph(model)
