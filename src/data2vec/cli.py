@@ -292,7 +292,7 @@ def _build_parser() -> argparse.ArgumentParser:
         verbs, "check", _check, "read a complete data set; report its contents and unreadable files", cli_help.CHECK
     )
     verb.add_argument("data", metavar="DATA", help="any form that data.train accepts: a folder, file, archive or hub data set")
-    kinds = "what to read (default: detected, except recording)"
+    kinds = "what to read (default: detected)"
     verb.add_argument("--kind", choices=("audio", "image", "text", "recording"), help=kinds)
     verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
@@ -301,7 +301,9 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", metavar="N", type=_number(int, 0, 512), help="reader processes (default: one per core)")
     verb.add_argument("--json", metavar="FILE", type=Path, help="also write all findings, with all file names, as JSON")
     verb.add_argument("--recipe", metavar="RECIPE", help="with --modality: the recipe with its settings (default: its own)")
-    verb.add_argument("overrides", metavar="key=value", nargs="*", help="with --modality: a setting, such as modality.window=8")
+    verb.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="with --modality, or of recordings: a setting, such as data.rate=50"
+    )
 
     about = "check that a modality keeps the contract of training, features and saved models"
     verb = _add_verb(verbs, "check-modality", _check_modality, about, cli_help.CHECK_MODALITY)
@@ -707,7 +709,7 @@ def _parse_layers(text: str) -> "Layers | str":
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from data2vec.data.check.check import check
+    from data2vec.data.check.check import check, is_recordings
     from data2vec.recipe.loading import list_overrides
 
     a = arguments
@@ -721,17 +723,17 @@ def _check(arguments: argparse.Namespace) -> None:
         settings |= {} if a.labels is None else {"data.label": a.labels}
         print(check_examples(a.modality, a.data, settings | list_overrides(a.overrides), a.recipe, a.json))
         return
-    if a.kind == "recording":
+    if a.kind == "recording" or (a.kind is None and is_recordings(a.data, a.follow_links)):
         from data2vec.conformance.check_recordings import check_recordings
 
         given = {"--tokenizer": a.tokenizer, "--workers": a.workers, "--recipe": a.recipe}
         if wrong := [option for option, value in given.items() if value is not None]:
-            raise UserError(f"{wrong[0]}: has no effect with --kind recording; omit it")
+            raise UserError(f"{wrong[0]}: has no effect on recordings; omit it")
         settings = {"data.split": a.split, "data.follow_links": a.follow_links, "data.column": a.column}
         print(check_recordings(a.data, settings | list_overrides(a.overrides), a.labels or "label", a.json))
         return
     if a.overrides or a.recipe is not None:
-        raise UserError("--recipe and key=value: have no effect without --modality or --kind recording; omit them")
+        raise UserError("--recipe and key=value: have no effect without --modality, but for recordings; omit them")
     print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels or "label", a.follow_links))
 
 

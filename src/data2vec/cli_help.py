@@ -194,7 +194,7 @@ examples:
   data2vec check books/ --tokenizer run/model --json check.json
   data2vec check hf://owner/name --split validation --kind image
   data2vec check reviews.csv --column review --labels stars
-  data2vec check recordings/ --kind recording data.rate=50
+  data2vec check recordings/ data.rate=50
   data2vec check readings.npy --modality sensors:Sensor --labels activity modality.window=16
 """
 CHECK_MODALITY = """\

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data2vec.conformance.check_recordings import check_recordings
+from data2vec.data.check.check import is_recordings
 from helpers.command import exit_status
 from helpers.recordings import waves, write_npz
 
@@ -38,9 +39,22 @@ def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:
     assert "Recordings differ in channels" in str(check_recordings(tmp_path))
 
 
+def test_recordings_are_told_from_other_data(tmp_path: Path) -> None:
+    def written(name: str, content: str) -> bool:
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+        return is_recordings(folder)
+
+    assert written("a.csv", "time,ax\n2024-01-31 12:00:00,1\n") and written("b.tsv", "ax\tay\n1.5\t\n") and written("a.edf", "")
+    assert not written("c.csv", "text,label\ngood,1\n") and not written("d.csv", "text\ngood\n")
+    assert not written("e.csv", "file_name,label\na.wav,b\n") and not written("a.txt", "words") and not written("a.tar", "")
+    assert not is_recordings(tmp_path)  # a text beside
+
+
 def test_command_takes_settings_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "a.npy", waves(8))
-    command = ("check", str(tmp_path), "--kind", "recording")
+    command = ("check", str(tmp_path))
     assert exit_status(*command, "data.rate=50", "data.time_axis=first") == 0
     assert "ch1 ch2 ch3 (1)" in capsys.readouterr().out
     assert exit_status(*command) == 0 and "time axis is unknown" in capsys.readouterr().out

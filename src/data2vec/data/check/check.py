@@ -1,6 +1,7 @@
 """Check a dataset by decoding every example as training would."""
 
 import os
+import re
 import shlex
 import signal
 import tarfile
@@ -20,6 +21,7 @@ from data2vec.data.check.aggregate import Aggregate
 from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
 from data2vec.data.dataset import Row, Rows
+from data2vec.data.recordings.tables import TIMES
 from data2vec.data.sources.columns import NoSignal, class_names, label_value
 from data2vec.data.sources.formats import (
     ARCHIVES,
@@ -27,6 +29,7 @@ from data2vec.data.sources.formats import (
     MEDIA,
     SHARDS,
     TABLES,
+    TEXT_TABLES,
     TRANSCRIPTS,
     SignalKind,
     count_endings,
@@ -42,6 +45,7 @@ from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data2vec.errors import CorruptExample, UserError
 from data2vec.local_path import local_path, output_file
+from data2vec.untrusted import open_regular
 
 VOCABULARY = 50265
 """Vocabulary size of the tokenizer that is trained when none is given, as in the base recipes."""
@@ -103,6 +107,44 @@ def check(
     if out is not None:
         write_json(Path(out), asdict(found))
     return found
+
+
+def is_recordings(where: Any, follow_links: bool = False) -> bool:
+    """Whether a local dataset is clearly one of recordings: files that hold nothing else, such as edf or npz; or csv and tsv
+    files with a row of numbers below their names. There are no files of another kind."""
+    files = _files(data_path(where), follow_links)
+    if (
+        files is None
+        or any(with_ending(files, MEDIA[kind]) for kind in MEASURES)
+        or with_ending(files, (*ARCHIVES, *MANIFESTS))
+    ):
+        return False
+    tables = with_ending(files, TABLES)
+    if with_ending([file for file in files if file not in {*tables}], MEDIA["recording"]):
+        return True
+    return bool(tables) and all(map(_holds_samples, tables[:FIRST]))
+
+
+def _holds_samples(path: str) -> bool:
+    """Whether the second line of a csv or tsv file has numbers only, but for the time of a sample."""
+    if not path.lower().endswith(TEXT_TABLES):
+        return False
+    try:
+        with open_regular(path) as file:
+            lines = [file.readline(2**20).decode("utf-8-sig", "replace").strip("\r\n") for _ in range(2)]
+    except (OSError, ValueError):
+        return False
+    names, cells = (re.split(r"[,;\t]", line) for line in lines)
+    samples = [cell for name, cell in zip(names, cells, strict=False) if not TIMES.fullmatch(name.strip(' "').lower())]
+    return len(names) == len(cells) and bool(samples) and all(map(_is_number, samples))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.strip(' "') or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def _files(where: str, follow_links: bool) -> list[str] | None:
