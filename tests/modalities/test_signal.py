@@ -11,6 +11,7 @@ import torch
 
 import data2vec
 from data2vec.batch import Batch
+from data2vec.data.bucketing import bucket_by_length
 from data2vec.data.masked_batches import unmask_padding
 from data2vec.errors import CorruptExample, UserError
 from data2vec.feature_extraction import extract_features
@@ -194,6 +195,17 @@ def test_recording_that_lacks_most_channels_is_corrupt_in_the_joint_layout_and_n
             continue
         with pytest.raises(CorruptExample, match=r"a.npz: of every position more than modality.max_missing: 0.5 is missing"):
             examples.load(0, None, np.random.default_rng(0))
+
+
+def test_batches_are_of_one_set_of_channels(tmp_path: Path) -> None:
+    for index in range(8):
+        write_npz(tmp_path / f"{index}.npz", waves(4, channels=2 + index % 2), CHANNELS[: 2 + index % 2])
+    examples = (modality := signals({"missing_channels": "pad"}, layout="grid")).examples(modality.rows(str(tmp_path)))
+    for seed in range(3):
+        for batch in bucket_by_length(examples.costs, 2, np.random.default_rng(seed)):
+            lacking = {bool(examples.load(index).isnan().any()) for index in batch.tolist()}
+            assert len(batch) == 2 and len(lacking) == 1
+    assert examples.costs.sum() == pytest.approx(8)
 
 
 def test_span_without_samples_is_corrupt_also_when_channels_are_dropped(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ TRIES = 8
 """Random windows that are tried until one has enough samples."""
 MEASURED_WINDOWS = 4096
 """Windows of the training data from which mean and standard deviation are measured, evenly spaced."""
+SET_STEP = 1e-9
+"""By how much the costs of windows with different sets of channels differ."""
 SHOWN = 5
 EVENT = "event"
 """The label column that stands for the annotations in the files of recordings."""
@@ -315,7 +317,7 @@ class SignalExamples(ExampleDataset):
         """(n,) the recording of each window."""
         self.starts = np.concatenate(starts) if starts else np.empty(0, np.int64)
         self.lengths, self.recordings = lengths, self.keys
-        self.costs = np.ones(len(self.keys))
+        self.costs = self._costs()
         if isinstance(rows, list):
             return
         if self.num_short:
@@ -330,6 +332,17 @@ class SignalExamples(ExampleDataset):
     @property
     def total(self) -> int:
         return len(self.keys) + len(self.corrupt)
+
+    def _costs(self) -> np.ndarray:
+        """(n,) one for each window. Batches are of examples with about the same cost, so less by a hair for each other set of
+        channels: a row that lacks most of them would leave few positions to mask in all rows of its batch."""
+        if self.complete or self.data.missing_channels == "error":
+            return np.ones(len(self.keys))
+        recordings, windows = np.unique(self.keys, return_inverse=True)
+        views = self.rows if isinstance(self.rows, list) else self.rows.select_columns(KIND)
+        sets = [self.reader.channels(views[key][KIND]) for key in recordings.tolist()]
+        numbers = {each: number for number, each in enumerate(sorted(set(sets)))}
+        return 1 - SET_STEP * np.array([numbers[each] for each in sets])[windows]
 
     def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
         """(S, C) scaled samples, NaN where there are none. Raises CorruptExample, also if nothing or too little is there."""

@@ -75,6 +75,11 @@ class WindowReader:
         with self._decoding(signal):
             return self._open(signal).recording.events
 
+    def channels(self, signal: Signal) -> tuple[int, ...]:
+        """Which channels of the model a recording has. Raises as `seconds`."""
+        with self._decoding(signal):
+            return tuple(number for number, index in enumerate(self._open(signal).indices) if index is not None)
+
     def length(self, signal: Signal) -> int:
         """The number of samples of a recording at the rate of the model."""
         return int(self.seconds(signal) * self.montage.rate + 1e-6)
