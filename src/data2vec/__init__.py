@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from data2vec.tasks.finetuning.evaluate import evaluate
     from data2vec.tasks.finetuning.verdict import run_verdict
     from data2vec.tasks.prediction.predict import Prediction, PredictionFile, Predictions, predict
+    from data2vec.tasks.probing.attentive import attentive_probe
     from data2vec.tasks.probing.bigram_shift import make_bigram_shift
     from data2vec.tasks.probing.few_shot import few_shot_probe
     from data2vec.tasks.probing.probe import probe
@@ -82,6 +83,7 @@ __all__ = [
     "UserError",
     "Verification",
     "adapt",
+    "attentive_probe",
     "build_loader",
     "build_objective",
     "check",
@@ -132,6 +134,7 @@ _MODULES = {
     "Run": "run_dir",
     "RunPlan": "train.planning.run_plan",
     "adapt": "train.adaptation.adapt",
+    "attentive_probe": "tasks.probing.attentive",
     "Verification": "interop.verify",
     "build_loader": "train.custom_loop.build",
     "build_objective": "train.custom_loop.build",

@@ -268,6 +268,12 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--draws", metavar="N", type=_number(int, 1), help="with --shots: draws of the examples (default: 10)")
     superb = "train SUPERB's utterance-level head on a weighted sum of all layers; the learning rate is chosen on a dev part"
     verb.add_argument("--superb", action="store_true", help=superb)
+    attentive = "train an attentive probe: a learned query attends to the positions; the learning rate is chosen on a dev part"
+    verb.add_argument("--attentive", action="store_true", help=attentive)
+    layer = "with --attentive: only block N, from 1, or from the end (-1) (default: every block)"
+    verb.add_argument("--layer", metavar="N", type=_number(int), help=layer)
+    metric = "of linear and kNN: the score of every layer in the table (default: accuracy)"
+    verb.add_argument("--metric", choices=("accuracy", "balanced_accuracy", "kappa", "weighted_f1", "auroc"), help=metric)
     tokens = "of a text model: predict masked tokens of this unlabelled text instead; --valid is then held-out text"
     verb.add_argument("--tokens", metavar="TEXT", help=tokens)
     view = "with --tokens: predict a token from its neighbours, or see <mask> in its place (default: neighbours)"
@@ -641,16 +647,21 @@ def _transcribe(arguments: argparse.Namespace) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
+    from data2vec.tasks.probing.attentive import attentive_probe
     from data2vec.tasks.probing.few_shot import few_shot_probe
     from data2vec.tasks.probing.probe import probe
     from data2vec.tasks.probing.superb import superb_probe
     from data2vec.tasks.probing.token_readout import token_readout
 
     a = arguments
-    if len(kinds := [f"--{name}" for name in ("tokens", "shots", "superb") if getattr(a, name)]) > 1:
+    if len(kinds := [f"--{name}" for name in ("tokens", "shots", "superb", "attentive") if getattr(a, name)]) > 1:
         raise UserError(f"{' and '.join(kinds)} are different probes; run them one after the other")
     if a.draws is not None and a.shots is None:
         raise UserError(f"--draws {a.draws} has no effect without --shots N")
+    if a.layer is not None and not a.attentive:
+        raise UserError(f"--layer {a.layer} has no effect without --attentive")
+    if a.metric is not None and kinds:
+        raise UserError(f"--metric {a.metric} has no effect with {kinds[0]}, which shows several scores")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
@@ -665,8 +676,10 @@ def _probe(arguments: argparse.Namespace) -> None:
         print(few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, overrides, modality=a.modality))
     elif a.superb:
         print(superb_probe(a.model, a.data, a.valid, overrides=overrides, modality=a.modality))
+    elif a.attentive:
+        print(attentive_probe(a.model, a.data, a.valid, layer=a.layer, overrides=overrides, modality=a.modality))
     else:
-        print(probe(a.model, a.data, a.valid, overrides, modality=a.modality))
+        print(probe(a.model, a.data, a.valid, overrides, modality=a.modality, metric=a.metric or "accuracy"))
 
 
 def _features(arguments: argparse.Namespace) -> None:

@@ -120,6 +120,8 @@ examples:
   data2vec probe RUN --data train/ --valid test/ --shots 8 --draws 10
                                                            few-shot, as MTEB and MAEB measure
   data2vec probe RUN --data train/ --valid test/ --superb  SUPERB's head on a weighted sum of all layers
+  data2vec probe RUN --data train/ --valid test/ --attentive
+                                                           a learned query pools the positions of every layer
   data2vec probe RUN --tokens books/                       of a text model: predict masked tokens, without labels
 
 settings, given as key=value; they override the recipe of the model (defaults in parentheses):

@@ -63,6 +63,19 @@ def test_probe_of_separable_classes_is_accurate_in_every_layer(vision: Model, da
     assert "33.3% for always predicting the most frequent class" in str(found)
 
 
+@pytest.mark.parametrize(("metric", "constant"), [("balanced_accuracy", "33.3%"), ("kappa", "0"), ("auroc", "50.0%")])
+def test_probe_reports_other_metrics_of_every_layer(vision: Model, data: tuple[Path, Path], metric: str, constant: str) -> None:
+    """With twice as many examples of one class, so that a constant has another accuracy."""
+    for path in sorted((data[1] / "red").iterdir()):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    found = probe(vision, *data, metric=metric)
+    best = found.best("linear")
+    assert found.metric == metric and best.linear == pytest.approx(found.scores[metric]) == 1
+    assert f"{constant} for always predicting the most frequent class" in str(found)
+    with pytest.raises(UserError, match=r"metric: 'f1' does not exist; use accuracy, balanced_accuracy"):
+        probe(vision, *data, metric="f1")
+
+
 def test_probe_of_random_labels_is_at_chance(vision: Model, tmp_path: Path) -> None:
     grey = dict.fromkeys(COLOURS, (128, 128, 128))
     found = probe(vision, pictures(tmp_path / "a", grey, 20, 0), pictures(tmp_path / "b", grey, 20, 1))

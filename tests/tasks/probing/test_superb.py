@@ -11,7 +11,7 @@ import torch
 from data2vec.model import Model
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
-from data2vec.tasks.probing.superb import LEARNING_RATES, UtteranceHead, search_head, superb_probe
+from data2vec.tasks.probing.superb import LEARNING_RATES, UtteranceHead, fit_superb, superb_probe
 
 
 def test_averaging_states_over_time_first_gives_the_logits_of_averaging_projections() -> None:
@@ -34,7 +34,7 @@ def test_the_search_finds_the_layer_that_holds_the_classes_and_keeps_the_best_he
     features = [torch.from_numpy(rng.normal(size=(4, len(y), 8)).astype(np.float32)) for y in labels]
     for x, y in zip(features, labels, strict=True):
         x[2, torch.arange(len(y)), y] += 3
-    head = search_head(features, labels, names, 300, 0)
+    head = fit_superb(features, labels, names, 300, 0)
     assert head.scores["accuracy"] > 0.85 and head.dev_accuracy > 0.85
     assert head.lr in LEARNING_RATES
     assert int(np.argmax(head.layer_weights)) == 2 and sum(head.layer_weights) == pytest.approx(1)

@@ -7,8 +7,16 @@ import numpy as np
 
 from data2vec.tasks.metrics import Scores, class_scores
 
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "kappa": "kappa",
+    "weighted_f1": "weighted F1",
+    "auroc": "macro AUROC",
+}
+"""The scores of `probability_scores`, and how they are printed."""
 Classifier = Callable[[np.ndarray], np.ndarray]
-"""From vectors (m, D) to their classes (m,)."""
+"""From vectors (m, D) to the probabilities (m, C) of the classes that it was fitted to, in sorted order."""
 
 
 def classifier_accuracies(
@@ -17,7 +25,9 @@ def classifier_accuracies(
     """Accuracies, 0 to 1, of logistic regression and of k nearest neighbours by cosine distance.
 
     They are fitted on vectors `train_x` (n, D) of classes `train_y` (n,), and measured on `valid_x` (m, D), `valid_y` (m,)."""
-    linear, knn = (float((each(valid_x) == valid_y).mean()) for each in build_classifiers(train_x, train_y, k, seed))
+    names = np.unique(train_y)
+    classifiers = build_classifiers(train_x, train_y, k, seed)
+    linear, knn = (float((names[each(valid_x).argmax(1)] == valid_y).mean()) for each in classifiers)
     return linear, knn
 
 
@@ -42,12 +52,19 @@ def build_classifiers(train_x: np.ndarray, train_y: np.ndarray, k: int, seed: in
     def predicts(classifier: Any) -> Classifier:
         def predict(vectors: np.ndarray) -> np.ndarray:
             with threadpool_limits(1):
-                found: np.ndarray = classifier.predict(scaler.transform(vectors))
-            return found
+                probabilities: np.ndarray = classifier.predict_proba(scaler.transform(vectors))
+            return probabilities
 
         return predict
 
     return predicts(classifiers[0]), predicts(classifiers[1])
+
+
+def metric_score(metric: str, probabilities: np.ndarray, names: np.ndarray, classes: np.ndarray) -> float:
+    """One of `METRICS`; the arguments are as of `probability_scores`."""
+    if metric == "accuracy":
+        return float((names[probabilities.argmax(1)] == classes).mean())
+    return probability_scores(probabilities, names, classes)[metric]
 
 
 def probability_scores(probabilities: np.ndarray, names: np.ndarray, classes: np.ndarray) -> Scores:
@@ -67,6 +84,5 @@ def probability_scores(probabilities: np.ndarray, names: np.ndarray, classes: np
 
 def format_scores(scores: Mapping[str, float]) -> str:
     """In one line, without the accuracy."""
-    names = {"balanced_accuracy": "balanced accuracy", "kappa": "kappa", "weighted_f1": "weighted F1", "auroc": "macro AUROC"}
-    shown = {name: scores[key] for key, name in names.items() if key in scores}
+    shown = {name: scores[key] for key, name in METRICS.items() if key in scores and key != "accuracy"}
     return ", ".join(f"{name} {value:.1%}" if "accuracy" in name else f"{name} {value:.3f}" for name, value in shown.items())

@@ -16,7 +16,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Fold:
-    """The scores of the linear probe of one layer on what a fold holds out."""
+    """The scores of a classifier of one layer on what a fold holds out."""
 
     held_out: str
     """The groups that are held out; without groups, the number of the fold."""
@@ -73,15 +73,19 @@ def _split(probe_set: ProbeSet, folds: int | str, seed: int) -> list[tuple[str, 
 
 def cross_validate(
     x: np.ndarray, classes: np.ndarray, parts: Sequence[tuple[str, np.ndarray]], k: int, seed: int
-) -> tuple[list[Fold], float, float]:
-    """The folds of the linear probe on vectors `x` (n, D) of `classes` (n,), and the mean accuracy over the folds of it and of
-    the k nearest neighbours."""
-    folds, nearest = list[Fold](), list[float]()
+) -> tuple[list[Fold], list[Fold]]:
+    """The folds of the linear probe on vectors `x` (n, D) of `classes` (n,), and those of the k nearest neighbours."""
+    folds: tuple[list[Fold], list[Fold]] = [], []
     for name, rows in parts:
         train = np.ones(len(x), bool)
         train[rows] = False
-        linear, knn = build_classifiers(x[train], classes[train], k, seed)
-        scores = class_scores(linear(x[rows]), classes[rows])
-        folds.append(Fold(name, len(rows), **scores))
-        nearest.append(float((knn(x[rows]) == classes[rows]).mean()))
-    return folds, float(np.mean([fold.accuracy for fold in folds])), float(np.mean(nearest))
+        names = np.unique(classes[train])
+        for of_classifier, classifier in zip(folds, build_classifiers(x[train], classes[train], k, seed), strict=True):
+            predicted = names[classifier(x[rows]).argmax(1)]
+            of_classifier.append(Fold(name, len(rows), **class_scores(predicted, classes[rows])))
+    return folds
+
+
+def fold_mean(folds: Sequence[Fold], metric: str) -> float:
+    """The mean over the folds."""
+    return float(np.mean([getattr(fold, metric) for fold in folds]))

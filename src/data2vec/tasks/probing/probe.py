@@ -28,15 +28,19 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.run_dir import load_run_recipe, result_file, run_of_model
 from data2vec.settings import JsonDict, JsonMapping
-from data2vec.tasks.probing.classifiers import classifier_accuracies
+from data2vec.tasks.metrics import Scores, format_score
+from data2vec.tasks.probing.classifiers import METRICS, build_classifiers, format_scores, metric_score, probability_scores
 from data2vec.tasks.probing.dataset import ProbeSet, load_probe_set, load_probe_sets, require_two_classes
 from data2vec.tasks.probing.features import pool_features
-from data2vec.tasks.probing.folds import Fold, cross_validate, split_folds
+from data2vec.tasks.probing.folds import Fold, cross_validate, fold_mean, split_folds
+
+MEASURES = ("linear", "knn", "untrained_linear", "untrained_knn")
+"""The scores of a layer."""
 
 
 @dataclass(frozen=True)
 class LayerScores:
-    """Accuracies on held-out data, 0 to 1, of one layer's features."""
+    """Scores on held-out data of one layer's features, in the metric of the probe."""
 
     layer: int
     """From 1, the output of the first block."""
@@ -57,7 +61,13 @@ class Probe:
     valid: int
     """Number of held-out examples."""
     chance: float
-    """Accuracy of always predicting the most frequent class of the training examples."""
+    """Score of always predicting the most frequent class of the training examples; with cross-validation, its accuracy."""
+    metric: str = "accuracy"
+    """Of the scores above: one of `METRICS`."""
+    scores: Scores = field(default_factory=dict)
+    """All of `METRICS`, of the linear probe of the trained encoder's best layer; without cross-validation."""
+    untrained_scores: Scores = field(default_factory=dict)
+    """The same of the untrained encoder."""
 
     folds: list[Fold] = field(default_factory=list)
     """With cross-validation, what each fold gives with the layer `fold_layer`."""
@@ -67,8 +77,8 @@ class Probe:
     def _fold_lines(self) -> list[str]:
         names = ("accuracy", "balanced_accuracy", "kappa", "weighted_f1")
         lines = [
-            f"Means over {len(self.folds)} folds of {self.valid} examples of {len(self.classes)} classes; {self.chance:.1%} "
-            "for always predicting the most frequent class.",
+            f"Mean {METRICS[self.metric]} over {len(self.folds)} folds of {self.valid} examples of {len(self.classes)} "
+            f"classes; {self.chance:.1%} accuracy for always predicting the most frequent class.",
             f"Linear probe of layer {self.fold_layer} (the best), by what is held out:",
             f"{'held out':<24}{'examples':>10}{'accuracy':>10}{'balanced':>10}{'kappa':>8}{'F1':>8}",
         ]
@@ -76,7 +86,7 @@ class Probe:
             values = [getattr(fold, name) for name in names]
             shown = f"{values[0]:10.1%}{values[1]:10.1%}{values[2]:8.3f}{values[3]:8.3f}"
             lines.append(f"{fold.held_out[:24]:<24}{fold.examples:10d}{shown}")
-        means = [float(np.mean([getattr(fold, name) for fold in self.folds])) for name in names]
+        means = [fold_mean(self.folds, name) for name in names]
         spread = float(np.std([fold.accuracy for fold in self.folds]))
         lines.append(f"{'mean':<24}{'':>10}{means[0]:10.1%}{means[1]:10.1%}{means[2]:8.3f}{means[3]:8.3f}")
         return [*lines, f"Standard deviation of the accuracy over the folds: {spread:.1%}."]
@@ -87,22 +97,26 @@ class Probe:
 
     def __str__(self) -> str:
         head = f"{'':>8}{'trained':^20}{'untrained':^20}\n{'layer':>8}{'linear':>10}{'kNN':>10}{'linear':>10}{'kNN':>10}"
-        cells = [
-            f"{r.layer:8d}{r.linear:10.1%}{r.knn:10.1%}{r.untrained_linear:10.1%}{r.untrained_knn:10.1%}" for r in self.rows
-        ]
-        best = [(getattr(self.best(m), m), self.best(m).layer) for m in ("linear", "knn", "untrained_linear", "untrained_knn")]
-        cells.append(f"{'best of':>8}" + "".join(f"{value:10.1%}" for value, _ in best))
-        cells.append(f"{'at layer':>8}" + "".join(f"{layer:10d}" for _, layer in best))
+        cells = [f"{row.layer:8d}" + self._cells(*(getattr(row, m) for m in MEASURES)) for row in self.rows]
+        best = [self.best(measure) for measure in MEASURES]
+        cells.append(f"{'best of':>8}" + self._cells(*(getattr(row, m) for row, m in zip(best, MEASURES, strict=True))))
+        cells.append(f"{'at layer':>8}" + "".join(f"{row.layer:10d}" for row in best))
         if self.folds:
             return "\n".join([head, *cells, *self._fold_lines()])
+        for encoder, scores in (("trained", self.scores), ("untrained", self.untrained_scores)):
+            cells.append(f"best linear, {encoder}: {format_scores(scores)}")
+        name = METRICS[self.metric]
         return "\n".join(
             [
                 head,
                 *cells,
-                f"Accuracy on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} training examples; "
-                f"{self.chance:.1%} for always predicting the most frequent class.",
+                f"{name[0].upper()}{name[1:]} on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} "
+                f"training examples; {format_score(self.metric, self.chance)} for always predicting the most frequent class.",
             ]
         )
+
+    def _cells(self, *scores: float) -> str:
+        return "".join(f"{format_score(self.metric, score):>10}" for score in scores)
 
 
 def probe(
@@ -112,6 +126,7 @@ def probe(
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     modality: CustomClass | None = None,
+    metric: str = "accuracy",
 ) -> Probe:
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
@@ -119,33 +134,44 @@ def probe(
     or `DatasetDict`, instead of the run's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
     held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
+    `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
+    if metric not in METRICS:
+        raise UserError(f"metric: {metric!r} does not exist; use {', '.join(METRICS)}")
     frozen = open_probe(model, data, valid, overrides, out, modality)
-    result = _held_out(frozen) if frozen.recipe.probe.folds is None else _cross_validated(frozen)
+    if frozen.recipe.probe.folds is not None and metric == "auroc":
+        raise UserError("metric: auroc, but folds may lack classes; use another one with probe.folds")
+    result = _held_out(frozen, metric) if frozen.recipe.probe.folds is None else _cross_validated(frozen, metric)
     frozen.write(result)
     return result
 
 
-def _held_out(frozen: "FrozenEncoders") -> Probe:
+def _held_out(frozen: "FrozenEncoders", metric: str) -> Probe:
     """The scores on the validation set."""
     settings, seed = frozen.recipe.probe, frozen.recipe.train.seed
     train_set, valid_set = load_probe_sets(frozen.modality, settings, seed)
     x, train_set = frozen.features(train_set)
     y, valid_set = frozen.features(valid_set)
+    names, counts = np.unique(train_set.classes, return_counts=True)
     rows = []
+    best: list[tuple[float, np.ndarray]] = [(-np.inf, np.empty(0))] * 2
     for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
-        trained, untrained = (
-            classifier_accuracies(x[i, layer], train_set.classes, y[i, layer], valid_set.classes, settings.knn_k, seed)
-            for i in (0, 1)
-        )
-        rows.append(LayerScores(layer + 1, *trained, *untrained))
-    classes, counts = np.unique(train_set.classes, return_counts=True)
-    chance = float((valid_set.classes == classes[counts.argmax()]).mean())
-    return Probe(rows, classes.tolist(), len(train_set.classes), len(valid_set.classes), chance)
+        scores = []
+        for i in (0, 1):
+            classifiers = build_classifiers(x[i, layer], train_set.classes, settings.knn_k, seed)
+            linear, knn = (each(y[i, layer]) for each in classifiers)
+            scores += [metric_score(metric, each, names, valid_set.classes) for each in (linear, knn)]
+            best[i] = max(best[i], (scores[-2], linear), key=lambda pair: pair[0])
+        rows.append(LayerScores(layer + 1, *scores))
+    constant = np.tile(np.eye(len(names))[counts.argmax()], (len(valid_set.classes), 1))
+    chance = metric_score(metric, constant, names, valid_set.classes)
+    all_scores = [probability_scores(probabilities, names, valid_set.classes) for _, probabilities in best]
+    sizes = len(train_set.classes), len(valid_set.classes)
+    return Probe(rows, names.tolist(), *sizes, chance, metric, *all_scores)
 
 
-def _cross_validated(frozen: "FrozenEncoders") -> Probe:
+def _cross_validated(frozen: "FrozenEncoders", metric: str) -> Probe:
     """The means over the folds, whose features are computed once."""
     settings, seed = frozen.recipe.probe, frozen.recipe.train.seed
     assert settings.folds is not None
@@ -155,13 +181,13 @@ def _cross_validated(frozen: "FrozenEncoders") -> Probe:
     parts = split_folds(probe_set, settings.folds, seed)
     rows, of_layers = list[LayerScores](), list[list[Fold]]()
     for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
-        trained, untrained = (cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in (0, 1))
-        rows.append(LayerScores(layer + 1, *trained[1:], *untrained[1:]))
-        of_layers.append(trained[0])
+        folds = [cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in (0, 1)]
+        rows.append(LayerScores(layer + 1, *(fold_mean(each, metric) for of_encoder in folds for each in of_encoder)))
+        of_layers.append(folds[0][0])
     best = max(rows, key=lambda row: row.linear).layer
     chance = float(counts.max() / counts.sum())
     total = len(probe_set.classes)
-    return Probe(rows, classes.tolist(), total, total, chance, of_layers[best - 1], best)
+    return Probe(rows, classes.tolist(), total, total, chance, metric, folds=of_layers[best - 1], fold_layer=best)
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from data2vec.console.progress import progress
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.settings import JsonMapping
-from data2vec.tasks.probing.classifiers import format_scores, probability_scores
+from data2vec.tasks.probing.classifiers import format_scores
 from data2vec.tasks.probing.dataset import hold_out, load_probe_sets
+from data2vec.tasks.probing.head_search import class_indices, search_head
 from data2vec.tasks.probing.probe import open_probe
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """The grid of the search."""
-WIDTH, BATCH, CLIP_NORM = 256, 32, 1.0
-"""The projection, examples of a batch, and the largest norm of a gradient."""
-DEV_EVERY = 100
-"""Steps between measurements on dev; the best head is kept."""
+WIDTH = 256
+"""Of the projection."""
 
 
 class UtteranceHead(nn.Module):
@@ -112,16 +109,10 @@ def superb_probe(
         x, kept = frozen.features(probe_set, "states")
         features.append(torch.from_numpy(x))
         sets.append(kept)
-    names = np.unique(sets[0].classes)
-    for each in sets[1:]:
-        if missing := sorted(set(each.classes.tolist()) - set(names.tolist())):
-            raise UserError(
-                f"probe.data: no training example of {', '.join(missing[:5])} is left beside those of dev; add some"
-            )
-    labels = [torch.from_numpy(np.searchsorted(names, each.classes)) for each in sets]
+    names, labels = class_indices(sets)
     heads = [
-        search_head([x[i] for x in features], labels, names, steps, seed, label)
-        for i, label in enumerate(("trained", "untrained"))
+        fit_superb([x[i] for x in features], labels, names, steps, seed, desc)
+        for i, desc in enumerate(("trained", "untrained"))
     ]
     train, dev, held_out = (len(each.classes) for each in sets)
     result = SuperbProbe(heads[0], heads[1], names.tolist(), train, dev, held_out, steps)
@@ -129,46 +120,20 @@ def superb_probe(
     return result
 
 
-def search_head(
-    features: list[Tensor], labels: list[Tensor], names: np.ndarray, steps: int, seed: int, label: str = "SUPERB head"
+def fit_superb(
+    features: list[Tensor], labels: list[Tensor], names: np.ndarray, steps: int, seed: int, desc: str = "SUPERB head"
 ) -> SuperbHead:
     """The head with the best learning rate, of pooled states (L, n, D) and classes (n,) of the training, the dev and the
-    held-out set. `names`: of the classes. `label`: of the progress bar."""
-    best_dev, best_lr, best_head = -1.0, 0.0, None
-    for lr in progress(LEARNING_RATES, label, unit="learning rate"):
-        dev, head = fit_head(features[:2], labels[:2], len(names), lr, steps, seed)
-        if dev > best_dev:
-            best_dev, best_lr, best_head = dev, lr, head
-    assert best_head is not None
-    with torch.no_grad():
-        probabilities = best_head(features[2]).softmax(-1).numpy()
-    scores = probability_scores(probabilities, names, names[labels[2].numpy()])
-    return SuperbHead(best_lr, best_dev, scores, best_head.mix.detach().softmax(0).tolist())
-
-
-def fit_head(
-    features: list[Tensor], labels: list[Tensor], classes: int, lr: float, steps: int, seed: int
-) -> tuple[float, UtteranceHead]:
-    """The best accuracy on dev during training, and the head that has it. `features`, `labels`: of the training and dev set."""
-    (x, dev_x), (y, dev_y) = features, labels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = UtteranceHead(len(x), x.shape[-1], classes)
-    optimizer = torch.optim.Adam(head.parameters(), lr)
-    generator = torch.Generator().manual_seed(seed)
-    best, state, order = -1.0, dict[str, Tensor](), torch.empty(0, dtype=torch.long)
-    for step in range(1, steps + 1):
-        if not len(order):
-            order = torch.randperm(len(y), generator=generator)
-        rows, order = order[:BATCH], order[BATCH:]
-        optimizer.zero_grad()
-        F.cross_entropy(head(x[:, rows]), y[rows]).backward()
-        nn.utils.clip_grad_norm_(head.parameters(), CLIP_NORM)
-        optimizer.step()
-        if step % DEV_EVERY == 0 or step == steps:
-            with torch.no_grad():
-                accuracy = float((head(dev_x).argmax(-1) == dev_y).float().mean())
-            if accuracy > best:
-                best, state = accuracy, {name: value.clone() for name, value in head.state_dict().items()}
-    head.load_state_dict(state)
-    return best, head
+    held-out set. `names`: of the classes. `desc`: label of the progress bar."""
+    layers, _, width = features[0].shape
+    fit = search_head(
+        lambda: UtteranceHead(layers, width, len(names)),
+        lambda head, number, rows: head(features[number][:, rows]),
+        labels,
+        names,
+        LEARNING_RATES,
+        steps,
+        seed,
+        desc,
+    )
+    return SuperbHead(fit.lr, fit.dev_accuracy, fit.scores, fit.head.mix.detach().softmax(0).tolist())
