@@ -216,6 +216,21 @@ def test_texts_that_are_cut_are_named_with_their_tokens():
     assert len(pairs.load(1)) == SMALL.block_size
 
 
+def test_examples_longer_than_the_learned_positions_are_refused_before_any_is_read(tmp_path) -> None:
+    tokenizer, rows = train_tokenizer(SENTENCES * 5, 300), [{"text": SENTENCES[0]}]
+    path = save_tokenizer(tokenizer, tmp_path)
+    data = TextData(block_size=17, tokenizer=str(path))
+    text = Text(TextSettings(vocab_size=300, max_length=16), data)
+    for open_examples in (text.examples, text.labelled):
+        with pytest.raises(
+            UserError, match=r"data\.block_size: 17 tokens are more .*max_length: 16\); set data\.block_size=16"
+        ):
+            open_examples(rows)
+    assert text.data_defaults() == {"block_size": 16, "tokenizer": str(path.resolve())}
+    without_table = Text(TextSettings(vocab_size=300, max_length=16, positions="alibi"), data)
+    assert len(without_table.labelled(rows)) == 1 and "block_size" not in without_table.data_defaults()
+
+
 def test_tokenizer_of_a_text_without_spaces_learns_no_token_beyond_256_characters() -> None:
     tokenizer = train_tokenizer(["ACGT" * 20_000, "\0" * 20_000, " " * 20_000], 400)
     longest = max(len(token) for token in tokenizer.get_vocab() if not token.startswith("madeupword"))

@@ -229,6 +229,8 @@ def test_regression_model_predicts_the_labels_whatever_the_scale_of_training(
     predicted = [each.value for each in data2vec.predict(run.model, where)]
     assert np.square(np.array(predicted) - np.tile([5.0, 0.0], 12)).mean() == pytest.approx(error, rel=1e-5)
     again = finetune_module.resolve_recipe(name, run.model, where, where, changes, False)
+    unset = {key: value for key, value in changes.items() if key != "data.block_size"}
+    assert finetune_module.resolve_recipe(name, run.model, where, where, unset, False).data.block_size == 32  # of the model
     with process_group("cpu") as process:
         task = FinetuneTask(again, process)
     assert "its head is loaded too" in str(task.init_message)

@@ -26,7 +26,7 @@ from data2vec.data.sources.splits import ALL, TRAIN, VALID
 from data2vec.errors import UserError
 from data2vec.modalities.chunking import Chunk
 from data2vec.nn.position_encoders import PositionEncoder
-from data2vec.settings import JsonMapping, Settings
+from data2vec.settings import JsonDict, JsonMapping, Settings
 
 
 class ModalitySettings(Settings):
@@ -120,6 +120,11 @@ class Modality(ABC):
     def measure(self, path: str) -> JsonMapping:
         """Settings that must be read off the training data before a run, by dotted key; none by default. They are written to
         the recipe of the run, and so travel with the weights."""
+        return {}
+
+    def data_defaults(self) -> JsonDict:
+        """Defaults of the `data:` section for fine-tuning a model of this modality, instead of the general ones; none by
+        default."""
         return {}
 
     def input_features(self) -> Mapping[str, InputFeatures]:

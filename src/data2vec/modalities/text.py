@@ -34,6 +34,7 @@ from data2vec.nn.position_encoders import (
     PaddingMode,
     PositionEncoder,
 )
+from data2vec.settings import JsonDict
 
 
 class TextSettings(ModalitySettings):
@@ -66,7 +67,8 @@ class TextData(CountedDataSettings):
     """The `data:` section for text. Defaults: data2vec 1 Base."""
 
     block_size: Annotated[int, Field(ge=8, le=10**7)] = 512
-    """Tokens of an example, including the <s> at its start (fairseq: tokens_per_sample)."""
+    """Tokens of an example, including the <s> at its start (fairseq: tokens_per_sample); at most `modality.max_length`, if
+    positions are learned."""
     tokenizer: str | None = None
     """A folder with tokenizer.json, or vocab.json and merges.txt, or dict.txt, encoder.json and vocab.bpe (fairseq's). None: a
     tokenizer is trained on the training data."""
@@ -227,14 +229,31 @@ class Text(Modality):
         """The tokenizer in `data.tokenizer`, loaded once for all windows of a stream; None without that setting."""
         return load_or_train_tokenizer([], self.data.tokenizer, self.settings.vocab_size) if self.data.tokenizer else None
 
+    def data_defaults(self) -> JsonDict:
+        """The tokenizer of the model, and no more tokens than it has positions."""
+        learned = self.settings.positions == "learned"
+        found: JsonDict = {"block_size": min(TextData().block_size, self.settings.max_length)} if learned else {}
+        return found | ({} if self.data.tokenizer is None else {"tokenizer": str(Path(self.data.tokenizer).resolve())})
+
     def input_features(self) -> Mapping[str, InputFeatures]:
         raise UserError("objective.features: tokens of text have no features to predict; predict them by objective.name=mlm")
 
     def examples(self, rows: Rows) -> TextBlocks:
+        self._require_positions()
         return TextBlocks(rows, self.data, self.settings.vocab_size, self.tokenizer)
 
     def labelled(self, rows: Rows) -> LabelledTexts:
+        self._require_positions()
         return LabelledTexts(rows, self.data, self.settings.vocab_size, self.tokenizer)
+
+    def _require_positions(self) -> None:
+        """Raises UserError if examples may be longer than the table of learned positions; others have no longest text."""
+        most, asked = self.settings.max_length, self.data.block_size
+        if self.settings.positions == "learned" and asked > most:
+            raise UserError(
+                f"data.block_size: {asked} tokens are more than the positions of the model (modality.max_length: {most}); set "
+                f"data.block_size={most} or less"
+            )
 
     def save(self, folder: Path, examples: ExampleDataset | None) -> dict[str, str]:
         tokenizer = getattr(examples, "tokenizer", None) or self.tokenizer

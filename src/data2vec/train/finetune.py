@@ -274,8 +274,7 @@ def resolve_recipe(
     defaults: JsonDict = {}
     if source is not None:
         defaults = {part: getattr(source.recipe, part).model_dump(mode="json") for part in ("modality", "encoder")}
-        if (tokenizer := getattr(source.modality.data, "tokenizer", None)) is not None:
-            defaults["data"] = {"tokenizer": str(Path(tokenizer).resolve())}
+        defaults["data"] = source.modality.data_defaults()
     own = defaults if modality is not None else None  # settings of the class that have no default
     first = load_recipe(recipe, defaults=own, modality=modality, auto=auto)
     if not isinstance(first.objective, SupervisedSettings):

@@ -25,6 +25,7 @@ from data2vec.interop.fairseq.own_settings import (
     usable_settings,
     without_counterpart,
 )
+from data2vec.modalities.text import TextData
 from data2vec.nn.conv_feature_extractor import WAV2VEC
 from data2vec.objective.latent import LatentObjective
 from data2vec.recipe.loading import load_recipe, validate_recipe
@@ -120,8 +121,10 @@ def _infer(checkpoint: FairseqCheckpoint, own: FairseqConfig, architecture: Fair
     reads |= flatten({"model": architecture}).keys()
     sections = merge_configs(sections, _sections_from_tensors(checkpoint, config))
     data: FairseqConfig = {}
-    if family.modality == "text" and has_tokenizer(checkpoint.path.parent):
-        data["tokenizer"] = str(checkpoint.path.parent.resolve())
+    if family.modality == "text":
+        data["block_size"] = min(TextData().block_size, sections["modality"]["max_length"])
+        if has_tokenizer(checkpoint.path.parent):
+            data["tokenizer"] = str(checkpoint.path.parent.resolve())
     recipe = validate_recipe({**sections, "data": data}, "its recipe")
     if not checkpoint.teacher and not checkpoint.has_prediction_head:
         return InferredRecipe(recipe, config, None, reads)
