@@ -166,9 +166,9 @@ def _held_out(frozen: "FrozenEncoders", metric: str) -> Probe:
         rows.append(LayerScores(layer + 1, *scores))
     constant = np.tile(np.eye(len(names))[counts.argmax()], (len(valid_set.classes), 1))
     chance = metric_score(metric, constant, names, valid_set.classes)
-    all_scores = [probability_scores(probabilities, names, valid_set.classes) for _, probabilities in best]
+    linear_scores = [probability_scores(probabilities, names, valid_set.classes) for _, probabilities in best]
     sizes = len(train_set.classes), len(valid_set.classes)
-    return Probe(rows, names.tolist(), *sizes, chance, metric, *all_scores)
+    return Probe(rows, names.tolist(), *sizes, chance, metric, linear_scores[0], linear_scores[1])
 
 
 def _cross_validated(frozen: "FrozenEncoders", metric: str) -> Probe:
