@@ -868,8 +868,16 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from data2vec.console.quantities import format_count
-    from data2vec.recipe.shipped import is_supervised, recipe_names, recipe_parameters, recipe_summary
+    from data2vec.console.quantities import format_count, format_duration
+    from data2vec.recipe.shipped import (
+        GPU_FLOPS,
+        RATES,
+        is_supervised,
+        recipe_names,
+        recipe_parameters,
+        recipe_summary,
+        recipe_time,
+    )
 
     if arguments.name:
         from data2vec.recipe.loading import load_recipe
@@ -885,4 +893,11 @@ def _recipes(arguments: argparse.Namespace) -> None:
         print(f"{title}:")
         for name in groups[title]:
             size = format_count(parameters[name]) if name in parameters else ""
-            print(f"  {name:26} {size:>12}  {recipe_summary(name)}")
+            time = f"{format_duration(found[1])} {found[0]}" if (found := recipe_time(name)) else ""
+            print(f"  {name:26} {size:>12} {time:>13}  {recipe_summary(name)}")
+    rates = " and ".join(f"{rate:.0e} for {size}" for size, (_, rate) in RATES.items())
+    print(
+        "Weights are of the encoder. Times are of all steps on one device, computed from the operations of the recipe, at\n"
+        f"{GPU_FLOPS:.0e} a second on a GPU (none was measured), and on two CPU cores at {rates} recipes.\n"
+        "'data2vec plan RECIPE data.train=DATA' measures a step on this machine, also of recipes whose data decides the time."
+    )

@@ -1,16 +1,21 @@
 """The shipped recipes: complete, of the published size, and able to take a step."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from data2vec.batch import Batch, MaskedBatch
+from data2vec.console.quantities import format_count, format_duration
+from data2vec.errors import UserError
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Data2Vec2, Objective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.shipped import is_supervised, recipe_names, recipe_parameters
+from data2vec.recipe.shipped import GPU_FLOPS, RATES, is_supervised, recipe_names, recipe_parameters, recipe_time
 from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.train.planning.recipe_flops import count_run_flops
 from helpers.released_models import RELEASED
 
 PUBLISHED = {  # student without head, head
@@ -80,6 +85,43 @@ def test_the_table_of_parameters_is_that_of_the_shipped_recipes() -> None:
     for name, recipe in recipes.items():
         with torch.device("meta"):
             assert table[name] == parameters(build_encoder(recipe.build_modality(), recipe.encoder)), name
+
+
+COUNTED = [name for name in recipe_parameters() if recipe_time(name) is not None]
+DEFAULT = ("speech/v2-tiny", "text/v2-tiny", "vision/v1-tiny")
+
+
+@pytest.mark.parametrize("name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in COUNTED])
+def test_the_table_of_operations_is_that_of_the_shipped_recipes(name: str) -> None:
+    hardware, seconds = recipe_time(name) or ("", 0.0)
+    rate = RATES.get(name.rpartition("-")[2], ("GPU", GPU_FLOPS))[1]
+    assert hardware in ("CPU", "GPU")
+    assert count_run_flops(load_recipe(name)) == pytest.approx(seconds * rate, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["speech/v2-tiny", "vision/v1-tiny"])
+def test_operations_counted_by_shapes_are_about_those_counted_while_they_are_made(name: str) -> None:
+    recipe = load_recipe(name)
+    assert count_run_flops(recipe) == pytest.approx(count_run_flops(recipe, "cpu"), rel=0.03), "kernels of the CPU differ"
+
+
+def test_recipes_whose_operations_depend_on_the_data_are_refused() -> None:
+    for name in ("signal/v2-tiny", "speech/hubert-tiny", "vision/mae-tiny"):
+        assert recipe_time(name) is None
+        with pytest.raises(UserError, match="its data"):
+            count_run_flops(load_recipe(name))
+
+
+def test_docs_list_the_cost_of_every_size_of_data2vec() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = {cells[1].strip(" `"): cells[2:6] for line in page.splitlines() if len(cells := line.split("|")) == 7}
+    for name in COUNTED:
+        if "/v" not in name or name.endswith(("-bert", "-audioset")):
+            continue
+        hardware, seconds = recipe_time(name) or ("", 0.0)
+        weights, _, gpu, cpu = (cell.strip() for cell in rows[name])
+        assert weights == format_count(recipe_parameters()[name])
+        assert (gpu if hardware == "GPU" else cpu) == format_duration(seconds)
 
 
 @pytest.mark.parametrize("name", MEDIUM)

@@ -266,7 +266,7 @@ def conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         raise ValueError(f"an input of {x.shape[1]} steps is shorter than the kernel of {weight.shape[2]}")
     if x.shape[2] == 1:
         return F.linear(x.squeeze(2).unfold(1, weight.shape[2], stride), weight.squeeze(1))
-    if torch.is_autocast_enabled(x.device.type):
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):  # which knows no meta tensors
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     y: Tensor = _Conv1d.apply(x.contiguous(), weight, stride)  # type: ignore[no-untyped-call]

@@ -10,6 +10,11 @@ from data2vec.untrusted import read_regular
 
 MAX_RECIPE_BYTES = 2**18
 """Of a recipe file; the longest shipped one has 3 kB."""
+GPU_FLOPS = 1e14
+"""Operations a second that times on a GPU are computed with: of a data-centre GPU in bf16; not measured."""
+RATES = {"tiny": ("CPU", 1e10), "small": ("CPU", 1e11)}
+"""The hardware and the operations a second that times of recipes of a size are computed with, where it is no GPU: of two CPU
+cores, on which tiny speech models were measured at 0.4e10 to 1.2e10, and base models at 3e11."""
 SUPERVISED = ("ctc", "classify")
 """The names of the fine-tuning tasks, as `objective.name`."""
 
@@ -43,6 +48,16 @@ def recipe_parameters() -> dict[str, int]:
     building all of them takes seconds."""
     table: dict[str, int] = json.loads((resources.files("data2vec") / "recipes" / "parameters.json").read_text("utf-8"))
     return table
+
+
+def recipe_time(name: str) -> tuple[str, float] | None:
+    """The hardware that a shipped pre-training recipe is for, CPU or GPU, and the seconds of all its steps at the rate of its
+    size: from a table of its operations (`count_run_flops`). None if these depend on the data, and for fine-tuning."""
+    table: dict[str, float] = json.loads((resources.files("data2vec") / "recipes" / "flops.json").read_text("utf-8"))
+    if name not in table:
+        return None
+    hardware, rate = RATES.get(name.rpartition("-")[2], ("GPU", GPU_FLOPS))
+    return hardware, table[name] / rate
 
 
 def settings_of_verb(verb: str) -> list[str]:

@@ -1,0 +1,50 @@
+"""Floating-point operations of a pre-training run, by the shapes of a recipe alone: without data or computation."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data2vec.batch import MaskedBatch
+from data2vec.errors import UserError
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.recipe import Recipe
+from data2vec.train.planning.flops import flop_counter
+
+CLIP_SECONDS = 10.0
+"""Of speech: the length of the clips that are counted, if the recipe does not crop to less."""
+
+
+def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
+    """All optimizer steps of a recipe for speech, images or text, by the first one, without layer drop. `device`: on any other
+    than meta they are computed.
+
+    Raises UserError for other modalities, whose shapes the data decides, and for objectives that cannot be counted so."""
+    recipe = load_recipe(recipe, {"encoder.layer_drop": 0} if hasattr(recipe.encoder, "layer_drop") else {})
+    modality, (item, cost) = recipe.build_modality(), _example(recipe)
+    with torch.device(device):
+        objective = recipe.build_objective().train()
+    batch = modality.collate([item])
+    drawn = recipe.objective.mask.draw(recipe.objective.masks_per_sample, modality.grid(batch), np.random.default_rng(0))
+    masked = MaskedBatch(
+        batch.input,
+        batch.padding,
+        mask=torch.from_numpy(drawn.masked),
+        predicted_indices=torch.from_numpy(np.flatnonzero(drawn.predicted)),
+    ).to(torch.device(device))
+    with flop_counter() as counter:
+        objective(masked).loss.backward()
+    return counter.get_total_flops() * recipe.data.batch / cost * recipe.train.steps
+
+
+def _example(recipe: Recipe) -> tuple[Tensor, float]:
+    """An example as it is loaded, and what it counts for in the batch."""
+    if recipe.objective.name not in ("data2vec", "data2vec2", "mlm", "wav2vec2"):
+        raise UserError(f"objective.name: {recipe.objective.name} needs its data")
+    if recipe.modality.name == "speech":
+        seconds = min(CLIP_SECONDS, recipe.data.max_seconds)
+        return torch.zeros(round(16_000 * seconds)), seconds
+    if recipe.modality.name == "vision":
+        return torch.zeros(3, recipe.modality.image, recipe.modality.image), 1
+    if recipe.modality.name == "text":
+        return torch.zeros(recipe.data.block_size, dtype=torch.long), 1
+    raise UserError(f"modality.name: {recipe.modality.name} has shapes that its data decides")
