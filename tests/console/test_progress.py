@@ -70,4 +70,6 @@ def test_lines_in_a_labelled_block_begin_with_the_label(capsys: pytest.CaptureFi
 
 def test_progress_of_an_unknown_number_counts_without_an_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(iter("abc"), "listing photos", unit="file")) == ["a", "b", "c"]
-    assert capsys.readouterr().err.splitlines()[0] == "listing photos: 1 files, 00:00 elapsed"
+    assert list(progress(iter("abc"), "features", unit="batch")) == ["a", "b", "c"]
+    printed = capsys.readouterr().err.splitlines()
+    assert (printed[0], printed[-1]) == ("listing photos: 1 files, 00:00 elapsed", "features: 3 batches, 00:00 elapsed")

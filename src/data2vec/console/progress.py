@@ -18,8 +18,8 @@ Level = Literal["debug", "info", "warning"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 SECONDS_BETWEEN_LINES = 30.0
 """Where there is no terminal."""
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left"
-_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}s, {elapsed} elapsed"
+_LINE = "{desc}: {n_fmt} of {total_fmt} %s, {elapsed} elapsed, {remaining} left"
+_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} %s, {elapsed} elapsed"
 _shown: dict[str, Level] = {"level": "info"}
 """Of the whole process, threads included."""
 _label: ContextVar[str] = ContextVar("label", default="")
@@ -93,7 +93,7 @@ def progress(
     disable = hidden or not lines or not is_shown()
     often = {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES}
     has_total = total is not None or hasattr(items, "__len__")
-    line = _LINE if has_total else _LINE_WITHOUT_TOTAL
+    line = (_LINE if has_total else _LINE_WITHOUT_TOTAL) % f"{unit}{'es' if unit.endswith(('ch', 's', 'x')) else 's'}"
     return _Lines(items, bar_format=line, delay=SECONDS_BETWEEN_LINES, disable=disable, **often, **settings)
 
 

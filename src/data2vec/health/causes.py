@@ -65,7 +65,8 @@ def teacher_too_fast(run: History) -> Cause | None:
         return Cause(why, f"{name}=0.999; 0.99 for runs of a few hundred steps")
     steps = run.recipe["train.steps"]
     share = math.log(0.5) / math.log(GOOD_TEACHER_DECAY) / steps
-    return Cause(f"{why} in a run of {steps} steps", f"{name}={min(share, 1):.1g}, or more train.steps")
+    slower = f"{name}={share:.1g}, or " if share < 1 else ""
+    return Cause(f"{why} in a run of {steps} steps", f"{slower}more train.steps")
 
 
 def teacher_schedule(run: History) -> tuple[str, float]:

@@ -23,8 +23,8 @@ TEACHER = "objective.teacher."
 @pytest.fixture
 def short(tiny2: dict[str, Any]) -> dict[str, Any]:
     """A run whose schedules fit its length."""
-    decays = {f"{TEACHER}{key}": None for key in ("decay", "end_decay", "anneal_steps", "end_half_life", "anneal")}
-    return tiny2 | decays | {f"{TEACHER}half_life": 0.25}
+    shares = {f"{TEACHER}{key}": None for key in ("half_life", "end_half_life", "anneal")}
+    return tiny2 | shares | {f"{TEACHER}decay": 0.91, f"{TEACHER}end_decay": 0.91, f"{TEACHER}anneal_steps": 0}
 
 
 def plan(overrides: dict[str, Any], name: str = "vision/v2-tiny", **more: Any) -> RunPlan:
@@ -45,8 +45,8 @@ def test_counts_are_those_of_the_recipe_and_its_data(short: dict[str, Any]) -> N
     assert found.epochs == 4, "40 images are 5 micro-batches of 8, of which a step has 2"
     assert (found.batch, found.batch_unit, found.micro_batch, found.accumulation) == (16, "examples", 8, 2)
     assert found.teacher is not None
-    assert found.teacher.half_life == pytest.approx(2)
-    assert "half-life 2 steps (25.0% of the run)" in str(found)
+    assert 0.91**found.teacher.half_life == pytest.approx(0.5)
+    assert "half-life 7 steps (91.9% of the run)" in str(found) and "2 micro-batches of 8" in str(found)
     assert found.measured is None
     assert found.seconds is None
 
@@ -122,10 +122,10 @@ def test_a_healthy_plan_warns_of_nothing(short: dict[str, Any]) -> None:
     ("changes", "key", "reason", "better"),
     [
         (
-            {"train.steps": 1, "train.schedule.warmup_steps": 0, "train.checkpoint_every": 1},
+            {"data.batch_size": 4, "data.micro_batch_size": 4},
             "train.steps",
-            "50.0% of an epoch",
-            "train.steps=2",
+            "80.0% of an epoch",
+            "train.steps=10",
         ),
         ({"train.steps": 2000}, "train.steps", "1,000 epochs, and the published base model was trained for 75", "steps=150"),
         ({"train.schedule.warmup_steps": 9}, "train.steps", "ends within the warm-up", "train.schedule.warmup_steps=1"),
@@ -136,6 +136,12 @@ def test_a_healthy_plan_warns_of_nothing(short: dict[str, Any]) -> None:
             "encoder.width",
             "from 10,000 images on, and there are 40",
             "vision/v2-small",
+        ),
+        (
+            {f"{TEACHER}decay": 0.8, f"{TEACHER}end_decay": 0.8},
+            f"{TEACHER}decay",
+            "starts with a half-life of 3.1 steps, and below 6.6 it is hardly an average",
+            "decay=0.99",
         ),
     ],
 )

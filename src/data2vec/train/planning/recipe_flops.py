@@ -1,5 +1,7 @@
 """Floating-point operations of a pre-training run, by the shapes of a recipe alone: without data or computation."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,8 +17,8 @@ CLIP_SECONDS = 10.0
 
 
 def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
-    """All optimizer steps of a recipe for speech, images or text, by the first one, without layer drop. `device`: on any other
-    than meta they are computed.
+    """All optimizer steps of a recipe for speech, images or text, by one without layer drop and warm start. `device`: on any
+    other than meta they are computed.
 
     Raises UserError for other modalities, whose shapes the data decides, and for objectives that cannot be counted so."""
     recipe = load_recipe(recipe, {"encoder.layer_drop": 0} if hasattr(recipe.encoder, "layer_drop") else {})
@@ -38,13 +40,15 @@ def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
 
 def _example(recipe: Recipe) -> tuple[Tensor, float]:
     """An example as it is loaded, and what it counts for in the batch."""
+    data: Any = recipe.data
+    modality: Any = recipe.modality
     if recipe.objective.name not in ("data2vec", "data2vec2", "mlm", "wav2vec2"):
         raise UserError(f"objective.name: {recipe.objective.name} needs its data")
     if recipe.modality.name == "speech":
-        seconds = min(CLIP_SECONDS, recipe.data.max_seconds)
+        seconds = min(CLIP_SECONDS, data.max_seconds)
         return torch.zeros(round(16_000 * seconds)), seconds
     if recipe.modality.name == "vision":
-        return torch.zeros(3, recipe.modality.image, recipe.modality.image), 1
+        return torch.zeros(3, modality.image, modality.image), 1
     if recipe.modality.name == "text":
-        return torch.zeros(recipe.data.block_size, dtype=torch.long), 1
+        return torch.zeros(data.block_size, dtype=torch.long), 1
     raise UserError(f"modality.name: {recipe.modality.name} has shapes that its data decides")

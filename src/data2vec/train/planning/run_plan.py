@@ -125,7 +125,8 @@ class RunPlan:
         rows["steps"] = f"{self.steps:,}{epochs}" + (f"; {self.first_step:,} are made" if self.first_step else "")
         rows["batch"] = (
             f"{_plain(self.batch)} {self.batch_unit}: {self.processes} {'process' if self.processes == 1 else 'processes'} × "
-            f"{self.accumulation} micro-batches of {_plain(self.batch / (self.processes * self.accumulation))}"
+            f"{self.accumulation} micro-batch{'es' * (self.accumulation != 1)} of "
+            f"{_plain(self.batch / (self.processes * self.accumulation))}"
         )
         rows["device"] = f"{self.device}, {self.precision}"
         rows["warm-up"] = f"{self.warmup_steps:,} steps, {self.warmup_steps / self.steps:.1%} of the run"
