@@ -10,6 +10,7 @@ import pytest
 
 from data2vec import cli, cli_help
 from data2vec.comparison.settings import comparison_names
+from data2vec.recipe.joint import own_key
 from data2vec.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -161,7 +162,7 @@ def test_settings_named_anywhere_exist(page: Path, settings: set[str]) -> None:
     assigned = re.findall(rf"(?<![\w./\"'])((?:{SECTIONS})(?:\.[a-z]\w*)+)=", text)
     quoted = [span for span in code_spans(page) if re.fullmatch(rf"(?:{SECTIONS})(?:\.[a-z]\w*)+", span)]
     known = settings | {key.rpartition(".")[0] for key in settings}
-    keys = {re.sub(r"(?<=\.)(where|exclude)\.\w+$", r"\1", key) for key in {*assigned, *quoted}}  # of a column
+    keys = {re.sub(r"(?<=\.)(where|exclude)\.\w+$", r"\1", own_key(key)) for key in {*assigned, *quoted}}  # of a column
     assert not {key for key in keys - known if not key.endswith((".py", ".json", ".tsv", ".txt"))}
 
 

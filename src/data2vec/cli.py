@@ -475,7 +475,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         run = _resume(a, "pretrain")
     else:
         run = pretrain(a.recipe, overrides=a.overrides, out=_run_folder(a), resume=bool(a.resume), modality=a.modality)
-    _print_files(run, f"data2vec probe {run.folder} --data LABELLED")
+    _print_files(run, f"data2vec probe {(run.parts or [run])[0].folder} --data LABELLED")
 
 
 def _adapt(arguments: argparse.Namespace) -> None:
@@ -555,7 +555,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 def _print_files(run: "Run", next_command: str) -> None:
     if _is_main_process():
-        print(f"model: {run.model}")
+        for part in run.parts or [run]:
+            print(f"model: {part.model}")
         if run.report.exists():
             print(f"report: {run.report}")
         print(f"next: {next_command}")

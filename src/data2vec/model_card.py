@@ -136,6 +136,9 @@ def _describe(stage: TrainingStage, from_scratch: bool) -> str:
     else:
         how = f"Pre-trained without labels by {_code(stage.task)}"
     data = "" if stage.data is None else f" on {_code(stage.data)}"
+    if stage.shared_with:
+        others = " and ".join(map(_code, stage.shared_with))
+        data += f", by turns with {others}, whose own data has trained the same Transformer"
     if stage.chosen_by is None:
         of = f" of {stage.steps}" if stage.step < stage.steps else ""
         return f"{how}{data} for {stage.step}{of} steps."

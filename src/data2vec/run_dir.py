@@ -13,7 +13,7 @@ import stat
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from data2vec.atomic_io import write_text
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.local_path import split_weights
+from data2vec.recipe.joint import JointRecipe, own_key
 from data2vec.recipe.loading import load_recipe, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.shipped import recipe_names
@@ -57,6 +58,8 @@ SMALL_FILES = (
     "validation.json",
 )
 """What a run writes into its folder besides `checkpoints/` and `model/`."""
+PARTS = "parts"
+"""The folder of a joint run that holds a run folder for each part."""
 MODEL_FILES = ("config.json", "model.safetensors", "head.safetensors", "pretraining.safetensors", "README.md", "tokenizer.json")
 """What a run writes into `model/`."""
 
@@ -77,6 +80,17 @@ class Run:
     def model(self) -> Path:
         """The trained model: `data2vec.load(run.model)`. Written at the end, or whenever validation improves."""
         return self.folder / "model"
+
+    @property
+    def parts(self) -> "list[Run]":
+        """Of a joint run its parts, each a folder as of a run of its own; [] of any other run, and before the first end."""
+        found = (Run(path) for path in sorted((self.folder / PARTS).glob("*")))
+        return [run for run in found if run.recipe.is_file()]
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the trained model, or that of each part, is written."""
+        return all((run.model / "config.json").is_file() for run in self.parts or [self])
 
     @property
     def report(self) -> Path:
@@ -174,6 +188,39 @@ def read_metrics(path: Path) -> Iterator[tuple[str, JsonDict]]:
     for line in text.splitlines():
         if (metrics := _parse_metrics(line)) is not None:
             yield line, metrics
+
+
+def part_run(run: Run, part: str) -> Run:
+    """The folder of a part of a joint run."""
+    return Run(run.folder / PARTS / part)
+
+
+def write_part_runs(run: Run, recipe: JointRecipe) -> None:
+    """Write recipe, metrics and corrupt examples of each part of a joint run as a run of its own has them."""
+    corrupt = (read_small_file(run.folder / "corrupt_files.txt") or "").splitlines()
+    for name, part in recipe.parts.items():
+        folder = part_run(run, name).folder
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = metrics_of_part(run.metrics, name)
+        own = [line.removeprefix(f"{name}/") for line in corrupt if line.startswith(f"{name}/")]
+        write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in metrics))
+        write_text(folder / "corrupt_files.txt", "".join(f"{line}\n" for line in own))
+        write_text(folder / "recipe.yaml", part.to_yaml())
+
+
+STEP_METRICS = ("step", "seconds", "samples_per_second", "data_wait")
+"""Metrics of a step of a joint run that are not of its part."""
+
+
+def of_part(line: JsonMapping, part: str) -> JsonDict:
+    """The metrics of a step of a joint run, those of the part behind its name: loss of speech is speech/loss."""
+    return {key if key in STEP_METRICS else f"{part}/{key}": value for key, value in line.items()}
+
+
+def metrics_of_part(lines: Iterable[JsonMapping], part: str) -> list[JsonDict]:
+    """The steps of a part of a joint run, as a run of its own would log them."""
+    own = [line for line in lines if f"{part}/loss" in line]
+    return [{key.removeprefix(f"{part}/"): value for key, value in line.items()} for line in own]
 
 
 def _parse_metrics(line: str) -> JsonDict | None:
@@ -381,11 +428,11 @@ def _set_aside(path: Path, reason: str) -> None:
 def changed_settings(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
     """(key, old value, new value) of every setting that differs and may not change on resume."""
     before, after = old.flat(), new.flat()
-    changeable = tuple(f"{key}." for key in CHANGEABLE_ON_RESUME)
+    changeable = tuple(f"{key}." for key in CHANGEABLE_ON_RESUME)  # also of a part of a joint run
     return [
         (key, before.get(key), after.get(key))
         for key in (before | after)
-        if before.get(key) != after.get(key) and not f"{key}.".startswith(changeable)
+        if before.get(key) != after.get(key) and not f"{own_key(key)}.".startswith(changeable)
     ]
 
 
@@ -509,8 +556,9 @@ def load_checkpoint_weights(folder: Path, objective: nn.Module) -> None:
 
 
 def objective_tensors(objective: nn.Module) -> dict[str, Tensor]:
-    """All weights by name, without copying them."""
-    return {name: tensor.detach() for name, tensor in objective.state_dict().items()}
+    """All weights by name, without copying them; those that several parts share, by their first name."""
+    names = {id(tensor): name for name, tensor in reversed(objective.state_dict(keep_vars=True).items())}
+    return {name: tensor.detach() for name, tensor in objective.state_dict(keep_vars=True).items() if names[id(tensor)] == name}
 
 
 def read_checkpoint_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from data2vec.batch import Batch
 from data2vec.data.bucketing import ORDER, MicroBatch, bucket_by_length
-from data2vec.data.cache import data_fingerprint
+from data2vec.data.cache import data_fingerprint, describe_change
 from data2vec.data.corrupt import CorruptExamples
 from data2vec.data.dataset import DataPipeline, DataSettings, ExampleDataset, Rows
 from data2vec.data.masked_batches import (
@@ -36,7 +36,7 @@ from data2vec.data.masked_batches import (
 )
 from data2vec.data.streaming import Streams, StreamState, count_rows_read
 from data2vec.errors import RunStopped, UserError, get_logger
-from data2vec.settings import JsonDict
+from data2vec.settings import JsonDict, JsonMapping
 
 log = get_logger(__name__)
 
@@ -92,6 +92,11 @@ class Loader:
             batches = MaskedBatches(modality, mask, masks, self.examples)
         self.batches = batches
         self.timeout_seconds = 60 * settings.timeout_minutes
+
+    @property
+    def corrupt_names(self) -> list[str]:
+        """ "name: reason" of each corrupt example so far, in the order in which they were found."""
+        return list(self.corrupt.names)
 
     def fingerprint(self) -> JsonDict:
         """The fingerprint of the data: see `data2vec.data.cache`."""
@@ -192,6 +197,14 @@ class Loader:
             generator=torch.Generator(),  # otherwise the DataLoader would advance the global random state
             **workers,
         )
+
+    def describe_change(self, before: Any, now: JsonMapping) -> str | None:
+        """How the data of the fingerprint `now` differs from that of `before`, in words; None if it does not."""
+        return describe_change(before, now)
+
+    def recall_corrupt(self, names: Iterable[str]) -> None:
+        """Take over the corrupt examples that were found before the run was interrupted."""
+        self.corrupt.names |= dict.fromkeys(names)
 
     def next_epoch_states(self, first_step: int, stream_states: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """Stream states to continue with from step `first_step` on streamed data that has changed: the start of the epoch after

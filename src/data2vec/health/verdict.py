@@ -1,6 +1,6 @@
 """The verdict on a run: healthy, worth watching, collapsed, or too early to tell; with symptoms, causes and suggestions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -64,6 +64,19 @@ def verdict(
     if reasons := too_early(run):
         return Verdict("too early to tell", note=f"{'; '.join(reasons)}. So far: {describe_healthy(run)}")
     return Verdict("healthy", note=describe_healthy(run))
+
+
+def combine_verdicts(parts: Mapping[str, Verdict]) -> Verdict:
+    """The verdicts on the parts of a joint run as one: the state of the worst part, and each part's findings and note."""
+    order: tuple[State, ...] = ("collapsed", "watch", "too early to tell", "healthy")
+    state = min((verdict.state for verdict in parts.values()), key=order.index)
+    findings = [
+        replace(finding, symptom=f"{name}: {finding.symptom}")
+        for name, verdict in parts.items()
+        for finding in verdict.findings
+    ]
+    notes = [f"{name}: {verdict.state}; {verdict.note}" for name, verdict in parts.items() if verdict.note]
+    return Verdict(state, tuple(sorted(findings, key=lambda finding: finding.level)), "\n  ".join(notes))
 
 
 def describe_healthy(run: History) -> str:

@@ -10,7 +10,7 @@ from data2vec.interop.transformers.folder import read_transformers_folder
 from data2vec.local_path import local_path, split_weights
 from data2vec.modalities.custom_classes import CustomClass, trust_class, trusted_class
 from data2vec.model import Model, load_model_folder
-from data2vec.run_dir import is_checkpoint, latest_checkpoint
+from data2vec.run_dir import Run, is_checkpoint, latest_checkpoint
 from data2vec.untrusted import read_json
 
 
@@ -64,6 +64,8 @@ def _load(model: str | Path, revision: str | None) -> Model:
         return read_transformers_folder(path)
     if is_checkpoint(path):
         return load_checkpoint_model(path)
+    if parts := Run(path).parts:
+        raise UserError(f"{model} is a joint run; open the model of a part: {', '.join(str(part.folder) for part in parts)}")
     has_model = any((path / name).is_file() for name in ("config.json", "model/config.json"))
     if not has_model and (checkpoint := latest_checkpoint(path)) is not None:
         return load_checkpoint_model(checkpoint)

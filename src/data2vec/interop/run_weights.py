@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from data2vec.errors import UserError, printable, quoted
 from data2vec.model import Model, blank_model, load_model_folder
 from data2vec.nn.heads import AnyHeadSettings, Classifier, scale_logits
+from data2vec.recipe.joint import JOINT
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import data_name
 from data2vec.recipe.shipped import SUPERVISED
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.training_history import TrainingStage, pretraining_settings, read_origin
 from data2vec.run_dir import (
+    PARTS,
     Run,
     checkpoint_damage,
     latest_checkpoint,
@@ -82,6 +84,10 @@ def load_checkpoint_model(checkpoint: Path) -> Model:
         state = read_state(checkpoint)
         raw, files = dict(state["recipe"]), dict(state.get("files", {}))
         steps, supervised = int(raw["train"]["steps"]), state["task"].get("model")
+        if raw["modality"]["name"] == JOINT:
+            raise UserError(
+                f"{checkpoint} is of a joint run, whose end writes the model of each part: {PARTS}/NAME in its folder"
+            )
         raw["data"] = raw["data"] | {"tokenizer": None} if "tokenizer" in raw["data"] else raw["data"]
         raw["data"] = raw["data"] | {key: str(_inside(checkpoint, name)) for key, name in files.items()}
         raw_objective = raw["objective"]

@@ -1,7 +1,7 @@
 """The teacher: an exponential moving average of the student (paper, section 3.3, "Teacher parameterization")."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
@@ -175,13 +175,14 @@ class Teacher(nn.Module):
         yield from transformer.block_outputs(x, padding, bias, prenet, source)
 
     @torch.no_grad()
-    def update(self, student: Encoder, step: int) -> None:
-        """Follow the student after optimizer step number `step` (counted from 1). With τ = 1 nothing changes, copied parts
-        included."""
+    def update(self, student: Encoder, step: int, without: Collection[str] = ()) -> None:
+        """Follow the student after optimizer step number `step` (counted from 1), but for the parts `without`. With τ = 1
+        nothing changes, copied parts included."""
         if (decay := self.decay(step)) < 1:
             for name, average in self.ema.items():
                 averaged = getattr(self.settings, name) == "averaged"
-                update_ema(average, getattr(student, name), decay if averaged else 0.0)
+                if name not in without:
+                    update_ema(average, getattr(student, name), decay if averaged else 0.0)
 
     def _part(self, name: str, student: Encoder) -> Any:
         return self.ema[name] if name in self.ema else getattr(student, name)

@@ -17,6 +17,16 @@ class TrainingObjective(nn.Module, Generic[B]):
     """The encoder that is trained."""
 
     @property
+    def lr_scale(self) -> float:
+        """What the learning rate of this step is multiplied by."""
+        return 1.0
+
+    @property
+    def loss_weight(self) -> float:
+        """What the gradients of this step are multiplied by."""
+        return 1.0
+
+    @property
     def may_skip_parameters(self) -> bool:
         """Whether a step may leave trainable parameters without gradients."""
         return self.student.transformer.settings.layerdrop > 0

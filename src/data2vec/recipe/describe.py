@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic.fields import FieldInfo
 
+from data2vec.recipe.joint import SECTIONS, JointSettings, PartSettings
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class
 from data2vec.recipe.task_settings import ClassificationSettings, ProbeSettings, RecognitionSettings
@@ -36,6 +37,9 @@ def _of_pretraining() -> Iterator[str]:
         for name in ("modality", "data"):
             kind = sections[name].annotation
             yield from _format_settings(f"{name} ({modality}): {sections[name].description}", iter_settings(kind, f"{name}."))  # type: ignore[arg-type]
+    own = f"modality (joint): the parts of a joint run, each with the sections {', '.join(SECTIONS)} of its own"
+    of_part = [(f"modality.parts.NAME.{key}", PartSettings.model_fields[key]) for key in ("lr", "loss_weight")]
+    yield from _format_settings(own, [("modality.shares", JointSettings.model_fields["shares"]), *of_part])
     for name, section in Recipe.model_fields.items():
         if name in ("modality", "data"):
             continue

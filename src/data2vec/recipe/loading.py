@@ -14,6 +14,7 @@ from data2vec.errors import UserError, quoted
 from data2vec.local_path import absolute_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
+from data2vec.recipe.joint import JOINT, joint_recipe_class, own_key, part_kinds
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
 from data2vec.recipe.shipped import recipe_text
 from data2vec.recipe.validation_errors import explain_error
@@ -63,9 +64,9 @@ def load_recipe(
     if modality is not None:
         name = trust_class(modality, "modality")
         own = _name_of(raw.get("modality"))
-        if own not in (None, name):
+        if own not in (None, name, JOINT):
             raise UserError(f"modality: {name}, but modality.name is {quoted(own)} in {where}; name the same")
-        if isinstance(raw.get("modality") or {}, dict):
+        if own != JOINT and isinstance(raw.get("modality") or {}, dict):
             raw["modality"] = {**(raw.get("modality") or {}), "name": name}
     items = list(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
     for key, value in sorted(_replaced_schedule(raw, dict(items)) + items, key=lambda item: not item[0].endswith(".kind")):
@@ -121,7 +122,8 @@ def with_absolute_paths(recipe: Recipe, base: Recipe | None = None) -> Recipe:
 
     `base`: the recipe that it was made of by overrides; paths that are the same in it are left alone."""
     values, known = recipe.flat(), {} if base is None else base.flat()
-    paths = {key: value for key in PATHS_TO_READ if isinstance(value := values.get(key), str) and value != known.get(key)}
+    named = {key: value for key, value in values.items() if own_key(key) in PATHS_TO_READ and value != known.get(key)}
+    paths = {key: value for key, value in named.items() if isinstance(value, str)}
     return load_recipe(recipe, {key: absolute for key, path in paths.items() if (absolute := absolute_path(path)) != path})
 
 
@@ -159,6 +161,8 @@ def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:
     problems: dict[str, list[tuple[str, str]]] = {}
     model: type[Recipe] = Recipe
     name, objective = (_name_of(raw.get(section)) for section in ("modality", "objective"))
+    if name == JOINT:
+        return _validate_joint(raw, where, trusted)
     try:
         if name is None:
             raise UserError(f"modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'")
@@ -177,13 +181,37 @@ def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:
                 key, problem, hint = explain_error(error, model)
                 problems.setdefault(key, []).append((problem, hint))
     if problems:
-        # A value of a union has a problem with each member of it.
-        lines = [
-            f"{key}: {', or '.join(problem for problem, _ in several)}{several[-1][1]}" for key, several in problems.items()
-        ]
-        more = [f"and {len(lines) - MAX_PROBLEMS} more"] if len(lines) > MAX_PROBLEMS else []
-        raise UserError(*(f"{where}: {line}" for line in lines[:MAX_PROBLEMS] + more))
+        raise _invalid(problems, where)
     return recipe
+
+
+def _validate_joint(raw: JsonDict, where: str, trusted: bool) -> Recipe:
+    """The joint recipe of a raw mapping; see `validate_recipe`."""
+    try:
+        kinds = part_kinds(raw)
+        for _, modality, objective in kinds if trusted else ():
+            trust_named_classes(modality, objective)
+        model = joint_recipe_class(kinds)
+        return model.model_validate(raw)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except ValidationError as errors:
+        problems: dict[str, list[tuple[str, str]]] = {}
+        for found in errors.errors():
+            if found["loc"]:
+                key, problem, hint = explain_error(found, model)
+            else:  # of the parts together, which names its key itself
+                key, _, problem = found["msg"].removeprefix("Value error, ").partition(": ")
+                hint = ""
+            problems.setdefault(key, []).append((problem, hint))
+        raise _invalid(problems, where) from None
+
+
+def _invalid(problems: Mapping[str, list[tuple[str, str]]], where: str) -> UserError:
+    """The error for these problems, by key, each with a hint. A value of a union has a problem with each member of it."""
+    lines = [f"{key}: {', or '.join(problem for problem, _ in several)}{several[-1][1]}" for key, several in problems.items()]
+    more = [f"and {len(lines) - MAX_PROBLEMS} more"] if len(lines) > MAX_PROBLEMS else []
+    return UserError(*(f"{where}: {line}" for line in lines[:MAX_PROBLEMS] + more))
 
 
 def untrusted_recipe(raw: Any, where: str) -> Recipe:

@@ -88,7 +88,8 @@ class Recipe(Settings):
     """All settings of one run."""
 
     modality: SerializeAsAny[ModalitySettings]
-    """The kind of signal: `name` is speech, vision, text, signal or "module:Class"; the other keys depend on it."""
+    """The kind of signal: `name` is speech, vision, text, signal, joint or "module:Class"; the other keys depend on
+    it."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()
@@ -112,6 +113,11 @@ class Recipe(Settings):
     def __reduce__(self) -> tuple[Any, ...]:
         """The class is made by `recipe_class`, where pickle does not find it."""
         return _unpickle, (self.modality.name, self.objective.name, self.model_dump(mode="json"))
+
+    @property
+    def training_data(self) -> str:
+        """Where the training data is, for messages."""
+        return str(self.data.train)
 
     @property
     def task(self) -> AnyObjective:

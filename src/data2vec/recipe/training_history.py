@@ -43,6 +43,8 @@ class TrainingStage(Settings):
     """The optimizer step whose weights were saved."""
     steps: int
     """Steps of the run."""
+    shared_with: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()
+    """The other parts of a joint run, which has trained the Transformer by turns."""
     chosen_by: str | None = None
     """The validation score by which that step was chosen; None: it was the last."""
     scores: Annotated[tuple[Score, ...], Field(strict=False, max_length=100)] = ()

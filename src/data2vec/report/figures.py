@@ -33,7 +33,7 @@ from data2vec.report.samples import (
     masked_errors,
 )
 from data2vec.report.style import WIDTH, hide_axes, new_figure
-from data2vec.run_dir import latest_checkpoint, load_checkpoint_weights
+from data2vec.run_dir import Run, latest_checkpoint, load_checkpoint_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,12 +71,15 @@ def collect_figures(run: Path, recipe: Recipe) -> tuple[list[ReportFigure], str]
         return [], f"figures of inputs, features, attention and loss: the training data cannot be loaded ({reason})"
     figures = [_mask_figure(sample, batches, has_teacher=isinstance(recipe.objective, LatentSettings))]
     latest = latest_checkpoint(run)
-    if latest is None:
+    if latest is None and not Run(run).has_model:
         return figures, "figures of features, attention and loss: there is no complete checkpoint"
     objective = _untrained_objective(recipe, modality)
     untrained = copy.deepcopy(objective.student)
     try:
-        load_checkpoint_weights(latest, objective)
+        if latest is not None:
+            load_checkpoint_weights(latest, objective)
+        else:
+            _load_model_weights(run, objective)
     except UserError as error:
         return figures, f"figures of features, attention and loss: {error}"
     figures.append(_loss_figure(sample, batches, objective))
@@ -85,6 +88,16 @@ def collect_figures(run: Path, recipe: Recipe) -> tuple[list[ReportFigure], str]
     if len(sample.batch) > 1:
         figures.append(_variance_figure(sample, objective.student))
     return figures, ""
+
+
+def _load_model_weights(run: Path, objective: Objective) -> None:
+    """Load student, head and teacher of the model of a run into `objective`. Raises UserError if they do not fit."""
+    model = load_model_folder(run)
+    weights = {f"student.{name}": weight for name, weight in model.encoder.state_dict().items()} | dict(model.pretraining)
+    try:
+        objective.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{run}: its model does not fit its recipe: {str(error).splitlines()[0]}") from None
 
 
 def _finetuning_figures(run: Path) -> list[ReportFigure]:
@@ -136,7 +149,7 @@ def _attention_figure(sample: Sample, encoder: Encoder) -> ReportFigure:
     layers = len(encoder.transformer.blocks)
     blocks = sorted({0, layers // 2, layers - 1})
     weights = attention_weights(encoder, sample.batch, blocks)
-    direction = "From the red position to all" if len(sample.grid) == 2 else "From each position (row) to each (column)"
+    direction = "From the red position to all" if len(sample.grid) > 1 else "From each position (row) to each (column)"
     caption = (
         f"{direction}, mean over {weights.shape[1]} heads; bright: high. A map that ignores the input, or one position that "
         "takes all attention, means that content is not used."
@@ -183,10 +196,10 @@ def plot_components(renderer: Renderer, before: np.ndarray, after: np.ndarray, w
 def plot_attention(renderer: Renderer, weights: np.ndarray, blocks: Sequence[int], grid: tuple[int, ...]) -> "Figure":
     """The mean over heads of the attention weights (blocks, H, T, T) of some blocks.
 
-    With a grid of two axes, from its middle position to all others; else the full map, a row for each position."""
+    With a grid of several axes, from its middle position to all others; else the full map, a row for each position."""
     mean, names = weights.mean(1), [f"block {index + 1}" for index in blocks]
-    if len(grid) == 2:
-        query = grid[0] // 2 * grid[1] + grid[1] // 2
+    if len(grid) > 1:
+        query = int(np.ravel_multi_index([size // 2 for size in grid], grid))
         rows = ColorScale(0, 1, "").colours(_clip_outliers(mean[:, query]))
         rows[..., 3] = 0.8
         query_row = np.zeros((1, len(rows[0]), 4))

@@ -15,12 +15,13 @@ from data2vec.errors import UserError
 from data2vec.health.verdict import State
 from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
+from data2vec.recipe.joint import JointRecipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import as_text, to_svg
 from data2vec.report.validation import validation_sections
-from data2vec.run_dir import DamagedFile, Run, load_run_recipe, read_small_file
+from data2vec.run_dir import DamagedFile, Run, load_run_recipe, part_run, read_small_file, write_part_runs
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.tasks.validation import describe_validation
@@ -47,6 +48,8 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
     if not run_dir.recipe.is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
     recipe = load_run_recipe(run_dir.folder)
+    if isinstance(recipe, JointRecipe):
+        return _build_joint_report(run_dir, recipe)
     metrics, starts = run_dir.metrics, run_dir.starts
     figures, missing_figures = collect_figures(run_dir.folder, recipe)
     validated, missing_inputs = validation_sections(run_dir.folder, recipe)
@@ -61,12 +64,40 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
         _figure_section("Examples", figures),
         _bad_files(run_dir.folder / "corrupt_files.txt"),
         _machine_section(starts),
-        f"<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
-        f"<pre>{escape(read_small_file(run_dir.recipe) or '')}</pre></details></section>",
+        _recipe_section(run_dir),
     ]
     text = render_page(as_text(run_dir.folder.resolve().name), _subtitle(recipe, metrics), sections)
     write_text(run_dir.report, text)
     return run_dir.report
+
+
+def _build_joint_report(run: Run, recipe: JointRecipe) -> Path:
+    """Write the page of a joint run, with verdict and curves of each part, and the pages of the parts."""
+    write_part_runs(run, recipe)
+    sections, starts = [], run.starts
+    if (reason := (starts[-1] if starts else {}).get("exit_reason", "finished")) != "finished":
+        sections.append(f"<p>The run stopped: {as_text(reason)}</p>")
+    for name, part in recipe.parts.items():
+        own, shown = part_run(run, name), as_text(name)
+        page = build_report(own.folder).relative_to(run.folder)
+        count = f"{recipe.shares[name]:.0%} of the steps; the page of this part has all figures: "
+        sections += [
+            f'<section><h2>{shown}</h2><p class="soft">{count}<a href="{page}">{page}</a></p></section>',
+            _verdict(own.metrics, part, []),
+            _figure_section(f"Curves of {shown}", _curve_figures(own.metrics)),
+        ]
+    sections += [_bad_files(run.folder / "corrupt_files.txt"), _machine_section(starts), _recipe_section(run)]
+    last = run.metrics[-1]["step"] if run.metrics else 0
+    what = f"joint pre-training of {', '.join(recipe.parts)} · step {last:,} of {recipe.train.steps:,}"
+    write_text(run.report, render_page(as_text(run.folder.resolve().name), as_text(what), sections))
+    return run.report
+
+
+def _recipe_section(run: Run) -> str:
+    return (
+        "<section><h2>Recipe</h2><details><summary>The complete recipe: running it again repeats the run</summary>"
+        f"<pre>{escape(read_small_file(run.recipe) or '')}</pre></details></section>"
+    )
 
 
 def render_page(name: str, subtitle: str, sections: Sequence[str]) -> str:

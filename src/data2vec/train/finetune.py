@@ -47,7 +47,7 @@ from data2vec.train.init_from import load_encoder_weights, weight_semantics
 from data2vec.train.parallel import full_state_dict
 from data2vec.train.planning.auto import NOTHING_AUTO, find_auto
 from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
-from data2vec.train.trainer import run_training
+from data2vec.train.trainer import SingleTask, run_training
 
 
 def finetune(
@@ -86,7 +86,7 @@ def finetune(
     return run_training(folder, resolved, resume, FinetuneTask, named_recipe(recipe), auto)
 
 
-class FinetuneTask:
+class FinetuneTask(SingleTask):
     """Training on labels, from a model. It validates on `data.valid`, and keeps the best model by that."""
 
     source: Model | None

@@ -14,7 +14,7 @@ from data2vec.data.loader import init_worker
 from data2vec.data.masked_batches import Loaded, LoadedBatch, MaskedBatches
 from data2vec.distributed import Process
 from data2vec.errors import UserError, get_logger
-from data2vec.objective import Objective
+from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
@@ -59,7 +59,7 @@ class HeldOutLoss:
             log.warning("data.valid: left out: %s", name)
 
     @torch.no_grad()
-    def __call__(self, objective: Objective) -> JsonDict:
+    def __call__(self, objective: AnyTrainingObjective) -> JsonDict:
         """`valid_loss`, per predicted position, of the objective on the device."""
         process, number = self.process, len(self.micro_batches)
         # As many for every process, since sharded weights are gathered by all of them; repeated ones do not count.

@@ -13,6 +13,7 @@ from data2vec.atomic_io import write_text
 from data2vec.console.progress import has_bars, label_of_lines, progress, say
 from data2vec.console.quantities import format_duration
 from data2vec.errors import printable
+from data2vec.run_dir import of_part
 from data2vec.settings import JsonDict
 from data2vec.tasks.validation import describe_scores
 from data2vec.train.trackers import Tracker
@@ -88,18 +89,22 @@ class RunLogger:
         with self._terminal():
             self.bar.update()
 
-    def log(self, line: JsonDict, corrupt: list[str]) -> None:
-        """Log the metrics of one step; `corrupt`: the corrupt examples so far, each "name: reason"."""
+    def log(self, line: JsonDict, corrupt: list[str], part: str = "") -> None:
+        """Log the metrics of one step; `corrupt`: the corrupt examples so far, each "name: reason". `part`: what makes the step
+        in a joint run; its name is put before those of its metrics."""
         listed = "".join(f"{name}\n" for name in corrupt)
         if listed != self.corrupt_listed:
             write_text(self.corrupt_path, listed)
             self.corrupt_listed = listed
-        numbers = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()}
+        named = of_part(line, part) if part else line
+        infinite = {key for key, value in named.items() if isinstance(value, float) and not math.isfinite(value)}
+        numbers = {key: None if key in infinite else value for key, value in named.items()}
         self.file.write(json.dumps(numbers) + "\n")
         self.file.flush()
         scores = describe_scores(line)
         self.validation = scores or self.validation
-        status = f"step {line['step']}/{self.steps}: {_status(line, scores)}{self._time_left(line['step'])}"
+        done = f"step {line['step']}/{self.steps}: {f'{part}, ' if part else ''}"
+        status = f"{done}{_status(line, scores)}{self._time_left(line['step'])}"
         if has_bars():
             with self._terminal():
                 self.bar.set_postfix_str(_status(line, self.validation))
@@ -107,7 +112,7 @@ class RunLogger:
             self.log_file.status(status)
         else:
             self.info(status)
-        values = {key: value for key, value in line.items() if key != "step" and value is not None}
+        values = {key: value for key, value in named.items() if key != "step" and value is not None}
         self._track(lambda tracker: tracker.log(line["step"], values))
 
     def info(self, text: str) -> None:
@@ -153,7 +158,7 @@ class NullLogger:
     """The logger of all other processes: does nothing."""
 
     def advance(self) -> None: ...
-    def log(self, line: JsonDict, corrupt: list[str]) -> None: ...
+    def log(self, line: JsonDict, corrupt: list[str], part: str = "") -> None: ...
     def info(self, text: str) -> None: ...
     def close(self) -> None: ...
 

@@ -100,10 +100,10 @@ def layer_scale(name: str, layers: int, decay: LayerDecay) -> float:
     return 1.0
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int) -> None:
-    """Set the learning rate of step `step` in every group, times the group's `lr_scale`."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int, scale: float = 1.0) -> None:
+    """Set the learning rate of step `step` in every group; its peak is `settings.lr` times `scale` and its `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(settings, step, group["lr_scale"])
+        group["lr"] = learning_rate(settings, step, scale * group["lr_scale"])
 
 
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

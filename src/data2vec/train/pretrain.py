@@ -19,6 +19,8 @@ from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Objective
+from data2vec.objective.training_objective import AnyTrainingObjective
+from data2vec.recipe.joint import JointRecipe
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -32,7 +34,7 @@ from data2vec.train.init_from import init_pretraining, load_encoder_weights, tok
 from data2vec.train.parallel import full_state_dict
 from data2vec.train.planning.auto import NOTHING_AUTO, find_auto
 from data2vec.train.resumed_recipe import named_recipe, recipe_to_resume, resumes
-from data2vec.train.trainer import run_training
+from data2vec.train.trainer import SingleTask, run_training
 
 log = get_logger(__name__)
 LAST_METRICS = ("samples", "loss", "target_std", "prediction_std", "student_rank", "seconds")
@@ -69,10 +71,17 @@ def pretrain(
         if isinstance(resolved.objective, SupervisedSettings):
             raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
         auto = find_auto(recipe, overrides, keys, modality)
-    return run_training(folder, resolved, resume, PretrainTask, named_recipe(recipe), auto)
+    return run_training(folder, resolved, resume, pretraining_task(resolved), named_recipe(recipe), auto)
 
 
-class PretrainTask:
+def pretraining_task(recipe: Recipe) -> Any:
+    """The class of the task of a recipe of pre-training."""
+    from data2vec.train.joint.task import JointTask
+
+    return JointTask if isinstance(recipe, JointRecipe) else PretrainTask
+
+
+class PretrainTask(SingleTask):
     """Self-supervised pre-training, with a probe of the student and the loss on held-out data, if the recipe has these data."""
 
     def __init__(self, recipe: Recipe, process: Process, resume: bool = False):
@@ -93,6 +102,10 @@ class PretrainTask:
         self.drift = self._start_drift(resume) if recipe.init is not None and self.held_out_loss is not None else None
         self.evaluate_every = recipe.probe.every if self.probe or self.held_out_loss else None
         self.evaluate_also = (getattr(method, "freeze_steps", 0),)
+        self.called: AnyTrainingObjective = self.objective
+        """What computes the loss: the objective, or in a joint run that of all parts, of which this one is active."""
+        self.shared_with: Sequence[str] = ()
+        """The other parts of a joint run, for the model card."""
 
     def _start_drift(self, resume: bool) -> Drift | None:
         """What measures the drift from the model that the run starts from; None, with a warning, if the run is resumed and the
@@ -130,7 +143,7 @@ class PretrainTask:
     def evaluate(self, step: int, run: Run) -> JsonDict:
         """The accuracies of the probe on the student, the loss on held-out data, and the drift from the start."""
         probed = self.probe(full_state_dict(self.objective.student)) if self.probe else {}
-        return probed | (self.held_out_loss(self.objective) if self.held_out_loss else {}) | self._measure_drift()
+        return probed | (self.held_out_loss(self.called) if self.held_out_loss else {}) | self._measure_drift()
 
     @property
     def early_stop(self) -> None:
@@ -173,7 +186,8 @@ class PretrainTask:
             for names, data, note in parts
             for score in make_scores({name: last[name] for name in names if last.get(name) is not None}, data, note)
         ]
-        return training_stage(recipe, last["step"], scores)
+        stage = training_stage(recipe, last["step"], scores)
+        return stage.model_copy(update={"shared_with": tuple(self.shared_with)})
 
 
 def prepare_objective(
@@ -203,6 +217,8 @@ def resolve_recipe(
     """The recipe of this run, with absolute data paths, so that it can be run again from any folder. `auto`: see
     `load_recipe`."""
     resolved = load_recipe(recipe, overrides, modality=modality, auto=auto)
+    if isinstance(resolved, JointRecipe):
+        return _resolve_joint(resolved, data, auto)
     resolved = with_absolute_paths(load_recipe(resolved, {} if data is None else {"data.train": data_path(data)}))
     if resolved.data.train is None:
         raise UserError("data.train: no training data; give a folder, a file or the name of a data set: data.train=photos/")
@@ -215,3 +231,21 @@ def resolve_recipe(
             )
         resolved = load_recipe(resolved, {"data.tokenizer": tokenizer})
     return resolved
+
+
+def _resolve_joint(recipe: JointRecipe, data: Any, auto: set[str] | None) -> Recipe:
+    """The recipe of a joint run, with absolute data paths and with what is read off the data of each part."""
+    if data is not None:
+        raise UserError("data: each part of a joint run has its own; set modality.parts.NAME.data.train")
+    if auto:
+        raise UserError(f"{min(auto)}: auto is not a choice of joint runs, whose parts have data of their own; set a number")
+    resolved = with_absolute_paths(recipe)
+    assert isinstance(resolved, JointRecipe)
+    measured: JsonDict = {}
+    for name, part in resolved.parts.items():
+        prefix = f"modality.parts.{name}"
+        if part.data.train is None:
+            raise UserError(f"{prefix}.data.train: no training data; give a folder, a file or the name of a data set")
+        found = part.build_modality().measure(str(part.data.train))
+        measured |= {f"{prefix}.{key}": value for key, value in found.items()}
+    return load_recipe(resolved, measured)

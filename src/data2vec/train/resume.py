@@ -9,7 +9,7 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.run_dir import Run
 from data2vec.settings import JsonMapping
 from data2vec.train.finetune import FinetuneTask
-from data2vec.train.pretrain import PretrainTask
+from data2vec.train.pretrain import pretraining_task
 from data2vec.train.resumed_recipe import Verb, recipe_to_resume
 from data2vec.train.trainer import run_training
 
@@ -34,5 +34,5 @@ def resume(
     if objective is not None:
         trust_class(objective, "objective")
     recipe = recipe_to_resume(folder, overrides, modality, verb=verb)
-    task = FinetuneTask if isinstance(recipe.objective, SupervisedSettings) else PretrainTask
+    task = FinetuneTask if isinstance(recipe.objective, SupervisedSettings) else pretraining_task(recipe)
     return run_training(folder, recipe, True, task)

@@ -52,11 +52,11 @@ class TrainStep:
             if isinstance(part, Transformer):
                 part.layerdrop_generator.manual_seed(step_seed(self.settings.seed, step))
         self.objective.before_step(step)
-        set_learning_rate(self.optimizer, self.settings, step)
+        set_learning_rate(self.optimizer, self.settings, step, self.objective.lr_scale)
         counts = torch.tensor([[self.objective.num_targets(batch), len(batch)] for batch in micro_batches]).sum(0)
         counts = self.process.sum(counts)
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
-        scale = self.process.world_size / counts[0]
+        scale = self.objective.loss_weight * self.process.world_size / counts[0]
         losses, stats = [], dict[str, Tensor]()
         for i, batch in enumerate(micro_batches):
             batch = batch.to(self.process.device, non_blocking=True)
@@ -69,12 +69,13 @@ class TrainStep:
         if norm or self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             grad_norm = clip_grad_norm(self.parameters, self.settings.clip_norm)
-        before = [p.detach().clone() for p in self.parameters] if measure else []
+        changed = [p for p in self.parameters if p.grad is not None] if measure else []
+        before = [p.detach().clone() for p in changed]
         self.updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if measure:
-            updates = torch._foreach_sub([p.detach() for p in self.parameters], before)
+            updates = torch._foreach_sub([p.detach() for p in changed], before)
             stats = stats | {
                 "local_encoder_fraction_with_grad": fraction_with_grad(
                     self.objective.student.get_submodule("local_encoder"), self.process.device

@@ -7,17 +7,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 
 from data2vec.batch import Batch
 from data2vec.console.progress import say
-from data2vec.data.cache import describe_change
 from data2vec.data.loader import Loader
 from data2vec.data.streaming import merge_stream_states
 from data2vec.distributed import Process, is_collective_failure, lost_processes, process_group, report_end
@@ -56,22 +55,31 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """What asks a run to stop: Ctrl-C, job schedulers, and a terminal that is closed."""
 
 
-class TrainingTask(Protocol):
-    """What a run trains and how it evaluates that. Built on every process, before there is a run folder."""
+class TrainingLoader(Protocol):
+    """What gives the batches of each step: `Loader`, or several of them."""
+
+    @property
+    def corrupt_names(self) -> list[str]: ...
+    @property
+    def stream_states(self) -> Mapping[str, list[int]]: ...
+
+    def fingerprint(self) -> JsonDict: ...
+    def describe_change(self, before: Any, now: JsonMapping) -> str | None: ...
+    def recall_corrupt(self, names: Iterable[str]) -> None: ...
+    def next_epoch_states(self, first_step: int, stream_states: Mapping[str, list[int]]) -> dict[str, list[int]]: ...
+    def steps(self, first_step: int = 0, stream_states: Mapping[str, list[int]] | None = None) -> Generator[list[Batch]]: ...
+    def synchronize(self, corrupt: Iterable[str], stream_states: Mapping[str, list[int]]) -> None: ...
+
+
+class TrainedPart(Protocol):
+    """What is trained on one kind of data: all of a run, or a part of it."""
 
     @property
     def recipe(self) -> Recipe: ...
     @property
-    def loader(self) -> Loader:
-        """The training batches."""
-
+    def loader(self) -> Loader: ...
     @property
-    def objective(self) -> AnyTrainingObjective:
-        """With the weights to start from."""
-
-    @property
-    def init_message(self) -> str | None:
-        """Where these weights come from, for the log; None if there is nothing to say."""
+    def objective(self) -> AnyTrainingObjective: ...
 
     @property
     def evaluate_every(self) -> int | None:
@@ -80,6 +88,34 @@ class TrainingTask(Protocol):
     @property
     def evaluate_also(self) -> Collection[int]:
         """Further steps to evaluate at."""
+
+
+class TrainingTask(Protocol):
+    """What a run trains and how it evaluates that. Built on every process, before there is a run folder."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def loader(self) -> TrainingLoader:
+        """The training batches."""
+
+    @property
+    def parts(self) -> Mapping[str, TrainedPart]:
+        """What shares the steps of the run, by name; the task itself, named "", if nothing does."""
+
+    def part_of(self, step: int) -> str:
+        """The part that makes step number `step`, counted from 1."""
+
+    def place(self, step: int) -> tuple[int, bool]:
+        """Which step of its part step number `step` is, counted from 1, and whether it is the part's last one."""
+
+    @property
+    def objective(self) -> AnyTrainingObjective:
+        """With the weights to start from."""
+
+    @property
+    def init_message(self) -> str | None:
+        """Where these weights come from, for the log; None if there is nothing to say."""
 
     @property
     def early_stop(self) -> str | None:
@@ -146,7 +182,7 @@ def _greet(recipe: Recipe, process: Process) -> None:
 
     device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else str(process.device)
     what = f"{recipe.objective.name} on {recipe.modality.name}"
-    say(f"data2vec {__version__}, {device}: {what}; reading {printable(str(recipe.data.train))}")
+    say(f"data2vec {__version__}, {device}: {what}; reading {printable(recipe.training_data)}")
 
 
 def _is_finished(run: Run, recipe: Recipe, point: ResumePoint) -> bool:
@@ -156,7 +192,7 @@ def _is_finished(run: Run, recipe: Recipe, point: ResumePoint) -> bool:
     early = None if point.checkpoint is None else read_state(point.checkpoint).get("early_stop")
     if getattr(recipe.objective, "patience", None) != getattr(point.recipe.objective, "patience", None):
         early = None
-    if (point.step == steps or early) and ended == "finished" and (run.model / "config.json").is_file():
+    if (point.step == steps or early) and ended == "finished" and run.has_model:
         to_change = "objective.patience=null" if early else f"train.steps={2 * steps}"
         longer = f"data2vec {verb_of(recipe)} --resume {shlex.quote(str(run.folder))} {to_change}"
         where = f"{point.step} of {steps}{f' ({early})' if early else ''}"
@@ -166,6 +202,29 @@ def _is_finished(run: Run, recipe: Recipe, point: ResumePoint) -> bool:
     if change := describe_new_length(point.recipe, recipe, point.step):
         print(f"data2vec: {printable(change)}", file=sys.stderr)
     return False
+
+
+class SingleTask:
+    """What tasks have in common whose steps are all of one kind."""
+
+    recipe: Recipe
+    loader: Loader
+    objective: Any
+    evaluate_every: int | None
+    evaluate_also: Collection[int]
+
+    @property
+    def parts(self) -> Mapping[str, TrainedPart]:
+        """The task itself."""
+        return {"": self}
+
+    def part_of(self, step: int) -> str:
+        """The name of the task itself."""
+        return ""
+
+    def place(self, step: int) -> tuple[int, bool]:
+        """The step itself, and whether it is the last one."""
+        return step, step == self.recipe.train.steps
 
 
 class Trainer:
@@ -185,15 +244,16 @@ class Trainer:
         """Of the corrupt examples that the loader knows, those found up to the last complete step."""
         self.unlogged: JsonDict | None = None
         """The metrics of the last step, until they are logged."""
-        self.samples = torch.zeros((), dtype=torch.float64, device=process.device)
+        self.samples = {part: torch.zeros((), dtype=torch.float64, device=process.device) for part in task.parts}
 
     def _show_plan(self) -> None:
         """Report what the run will be, and warn of what would be unwise."""
-        plan = plan_run(self.recipe, self.loader, self.task.objective, self.process, self.run.folder, self.step)
-        self.logger.info("\n".join(plan.lines()))
-        if self.process.is_main_process:
-            for line in plan.warnings:
-                log.warning("%s", line)
+        for name, part in self.task.parts.items():
+            share = getattr(self.recipe, "shares", {}).get(name, 1.0)
+            plan = plan_run(part.recipe, part.loader, part.objective, self.process, self.run.folder, self.step, share=share)
+            self.logger.info("\n".join([*([f"{name}, {share:.1%} of the steps:"] if name else []), *plan.lines()]))
+            for line in plan.warnings if self.process.is_main_process else ():
+                log.warning("%s%s", f"{name}: " if name else "", line)
 
     def train(self, run: Run) -> None:
         """Make all remaining steps, and write the model. Raises RunStopped when the run ends before its last step."""
@@ -231,8 +291,10 @@ class Trainer:
         state = load_checkpoint(checkpoint, self.task.objective, self.make_step.optimizer)
         try:
             self.step, self.seconds = state["step"], state["seconds"]
-            self.samples += state["samples"]
-            self.loader.corrupt.names |= dict.fromkeys(state["corrupt"])
+            samples = state["samples"] if isinstance(state["samples"], dict) else {"": state["samples"]}
+            for part, count in samples.items():
+                self.samples[part] += count
+            self.loader.recall_corrupt(state["corrupt"])
             self.make_step.scaler.load_state_dict(state["scaler"])
             self.stream_states = state["stream_states"]
             self.task.state.update(state["task"])
@@ -241,8 +303,8 @@ class Trainer:
             raise UserError(
                 f"checkpoint {checkpoint}: its state.json is damaged ({error!r}); rename it to resume from an earlier one"
             ) from None
-        self.num_corrupt = len(self.loader.corrupt.names)
-        if change := describe_change(state.get("data"), self.fingerprint):
+        self.num_corrupt = len(self.loader.corrupt_names)
+        if change := self.loader.describe_change(state.get("data"), self.fingerprint):
             if not self.recipe.data.allow_changes:
                 raise UserError(
                     f"--resume: the training data {self.recipe.data.train} has changed since step {self.step}: {change}; "
@@ -258,22 +320,23 @@ class Trainer:
 
     def _train_steps(self, batches: Iterator[list[Batch]], signals: list[int]) -> None:
         begin = logged_at = time.monotonic()
-        seconds_before, waited, samples = self.seconds, 0.0, float(self.samples)
+        seconds_before, waited, samples = self.seconds, 0.0, self._total_samples()
         ended = self.task.early_stop
         while self.step < self.settings.steps and ended is None:
             requested = time.monotonic()
             micro_batches = next(batches)
             waited += time.monotonic() - requested
             step = self.step + 1
-            last = step == self.settings.steps
-            every = self.task.evaluate_every
-            evaluate = every is not None and (last or step in (1, *self.task.evaluate_also) or step % every == 0)
-            is_logged = last or step == 1 or step % self.recipe.log.every == 0 or evaluate
-            save = last or step % self.settings.checkpoint_every == 0
+            number, last = self.task.place(step)
+            part = self.task.part_of(step)
+            every, also = self.task.parts[part].evaluate_every, self.task.parts[part].evaluate_also
+            evaluate = every is not None and (last or number in (1, *also) or number % every == 0)
+            is_logged = last or number == 1 or number % self.recipe.log.every == 0 or evaluate
+            save = step == self.settings.steps or step % self.settings.checkpoint_every == 0
             output = self.make_step(step, micro_batches, measure=is_logged, norm=is_logged or save)
             self.step = step
-            self.samples += output.counts[1]
-            self.num_corrupt, self.step_states = len(self.loader.corrupt.names), dict(self.loader.stream_states)
+            self.samples[part] += output.counts[1]
+            self.num_corrupt, self.step_states = len(self.loader.corrupt_names), dict(self.loader.stream_states)
             self.logger.advance()
             if is_logged or save:
                 self._synchronize_loader()
@@ -283,14 +346,15 @@ class Trainer:
             now = time.monotonic()
             self.seconds = seconds_before + now - begin
             if is_logged:
-                throughput = {"samples_per_second": (line["samples"] - samples) / (now - logged_at)}
+                total = self._total_samples()
+                throughput = {"samples_per_second": (total - samples) / (now - logged_at)}
                 throughput |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
                 line |= {key: round(value, 4) for key, value in throughput.items()}
                 self.unlogged = line
                 line = line | (self.task.evaluate(step, self.run) if evaluate else {})
                 self.unlogged = None
-                self.logger.log(line, list(self.loader.corrupt.names))
-                logged_at, waited, samples = time.monotonic(), 0.0, line["samples"]
+                self.logger.log(line, self.loader.corrupt_names, part)
+                logged_at, waited, samples = time.monotonic(), 0.0, total
             if collapsed:
                 self._stop_unhealthy(line)
             stop = self.process.max(signals[0] if signals else 0)
@@ -319,25 +383,32 @@ class Trainer:
         grad_norm = float(output.grad_norm)
         scaler = self.make_step.scaler
         scaling = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+        name = self.task.part_of(self.step)
+        part = self.task.parts[name]
+        number, per_epoch = self.task.place(self.step)[0], part.loader.steps_per_epoch
         skipped = (
             not math.isfinite(grad_norm) and scaling.get("loss_scale", 0) >= 1
         )  # the scaler lowers the scale and continues
         return {
             "step": self.step,
-            "samples": int(self.samples),
-            "epoch": round(self.step / self.loader.steps_per_epoch, 4) if self.loader.steps_per_epoch else None,
+            "samples": int(self.samples[name]),
+            "epoch": round(number / per_epoch, 4) if per_epoch else None,
             "loss": loss / float(output.counts[0]),
-            "lr": learning_rate(self.settings, self.step),
+            "lr": learning_rate(self.settings, self.step, self.task.objective.lr_scale),
             **({"ema_decay": decay} if (decay := self.task.objective.ema_decay(self.step)) is not None else {}),
             **({} if skipped else {"grad_norm": grad_norm}),
             **scaling,
             **{name: value / process.world_size for name, value in zip(output.stats, stats, strict=True)},
-            "corrupt": len(self.loader.corrupt.names),
+            "corrupt": len(part.loader.corrupt_names),
         }
+
+    def _total_samples(self) -> float:
+        """The examples that all parts have seen."""
+        return float(sum(self.samples.values()))
 
     def _synchronize_loader(self) -> None:
         """Give the loader the corrupt examples and positions of all processes. Raises RunStopped when too many are corrupt."""
-        self.loader.synchronize(self.process.all_gather(list(self.loader.corrupt.names)), self._stream_states())
+        self.loader.synchronize(self.process.all_gather(self.loader.corrupt_names), self._stream_states())
 
     def _stream_states(self) -> dict[str, list[int]]:
         """The positions in streamed data, over all processes."""
@@ -345,18 +416,29 @@ class Trainer:
         return self.stream_states
 
     def _save_checkpoint(self, keep: int | None) -> None:
-        names = list(self.loader.corrupt.names)
+        names = self.loader.corrupt_names
         self._write_checkpoint(keep, names, self._stream_states(), self.process)
 
     def _write_checkpoint(
         self, keep: int | None, corrupt: list[str], stream_states: dict[str, list[int]], process: Process
     ) -> None:
-        state = {"samples": int(self.samples), "seconds": self.seconds, "corrupt": corrupt, "stream_states": stream_states}
+        samples = {part: int(count) for part, count in self.samples.items()}
+        state: JsonDict = {"samples": samples if len(samples) > 1 else samples[""], "seconds": self.seconds, "corrupt": corrupt}
+        state |= {"stream_states": stream_states}
         state |= {"scaler": self.make_step.scaler.state_dict(), "task": self.task.state, "data": self.fingerprint}
         state |= {"recipe": self.recipe.model_dump(mode="json"), "source": self.source, "early_stop": self.task.early_stop}
         optimizer = self.make_step.optimizer
-        save_files = lambda folder: self.recipe.build_modality().save(folder, self.loader.examples)  # noqa: E731
-        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process, save_files)
+        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process, self._save_files)
+
+    def _save_files(self, folder: Path) -> dict[str, str]:
+        """Write what a model needs besides its weights, such as a tokenizer; returns the file of each setting."""
+        files: dict[str, str] = {}
+        for name, part in self.task.parts.items():
+            written = part.recipe.build_modality().save(folder, part.loader.examples)
+            if both := files.keys() & written.keys():
+                raise UserError(f"modality.parts.{name}: a run holds one data.{min(both)}, and another part has one already")
+            files |= written
+        return files
 
     @contextmanager
     def _save_on_error(self) -> Iterator[None]:
@@ -400,9 +482,9 @@ class Trainer:
             return latest
         try:
             if self.unlogged:
-                self.logger.log(self.unlogged, list(self.loader.corrupt.names)[: self.num_corrupt])
+                self.logger.log(self.unlogged, self.loader.corrupt_names[: self.num_corrupt], self.task.part_of(self.step))
             states = merge_stream_states([self.stream_states, self.step_states])
-            corrupt = list(self.loader.corrupt.names)[: self.num_corrupt]
+            corrupt = self.loader.corrupt_names[: self.num_corrupt]
             self._write_checkpoint(self.settings.keep_checkpoints, corrupt, states, self.process.alone)
         except Exception as failure:
             return f"no checkpoint could be saved ({' '.join(str(failure).split())[:200]}); {latest}"

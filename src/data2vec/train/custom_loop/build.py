@@ -13,6 +13,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.objective import Objective
+from data2vec.recipe.joint import require_single
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -94,6 +95,7 @@ def _resolve(
     needs_data: bool,
 ) -> Recipe:
     loaded = load_recipe(recipe, overrides, modality=modality)
+    require_single(loaded, "a training loop of your own")
     name = loaded.objective.name
     if isinstance(loaded.objective, SupervisedSettings):
         raise UserError(f"objective.name: {name} is of a recipe for fine-tuning; use one for pre-training")

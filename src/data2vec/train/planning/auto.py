@@ -79,7 +79,7 @@ def find_auto(recipe: str | Path | Recipe, overrides: JsonMapping, keys: set[str
     return Auto(frozenset(keys), frozenset(overrides), None if "train.steps" in in_recipe else steps)
 
 
-def resolve_auto(recipe: Recipe, auto: Auto, build_task: Callable[[Recipe, Process, bool], Task], process: Process) -> Recipe:
+def resolve_auto(recipe: Recipe, auto: Auto, build_task: Callable[[Recipe, Process, bool], Any], process: Process) -> Recipe:
     """The recipe with numbers for what is auto, as the main process chooses them.
 
     Raises UserError where there is no rule, and as building the task does."""

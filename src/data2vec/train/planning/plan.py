@@ -9,6 +9,7 @@ import torch
 from data2vec.distributed import process_group
 from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass
+from data2vec.recipe.joint import require_single
 from data2vec.recipe.loading import list_overrides, load_recipe, read_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.shipped import SUPERVISED
@@ -47,6 +48,7 @@ def plan(
         resolved = finetune.resolve_recipe(recipe, model, data, valid, overrides, scratch, modality, keys)
     else:
         resolved = pretrain.resolve_recipe(recipe, data, overrides, modality, keys)
+    require_single(resolved, "a plan (of a joint run, that of each part is printed when it starts)")
     auto = find_auto(recipe, overrides, keys, modality)
     folder = local_path(out) if out is not None else default_run_dir(recipe)
     task_class: Any = finetune.FinetuneTask if supervised else pretrain.PretrainTask

@@ -170,10 +170,12 @@ def plan_run(
     folder: Path,
     first_step: int = 0,
     measured: StepMeasurement | None = None,
+    share: float = 1.0,
 ) -> RunPlan:
     """The plan of a run in `folder` by a resolved recipe, with its data and its objective.
 
-    `first_step`: the steps that are made already. Draws no random numbers, and reads no data."""
+    `first_step`: the steps that are made already. `share`: of the steps, that of this part of a joint run. Draws no random
+    numbers, and reads no data."""
     examples, key = loader.examples, loader.modality.data
     in_seconds = hasattr(key, "batch_seconds")
     steps = recipe.train.steps
@@ -196,7 +198,7 @@ def plan_run(
         teacher_parameters=sum(sizes.values()) - parameters,
         steps=steps,
         first_step=first_step,
-        epochs=steps / loader.steps_per_epoch if loader.steps_per_epoch else None,
+        epochs=share * steps / loader.steps_per_epoch if loader.steps_per_epoch else None,
         batch=key.batch,
         batch_unit="seconds" if in_seconds else "blocks" if hasattr(key, "block_size") else "examples",
         micro_batch=loader.micro_batch,

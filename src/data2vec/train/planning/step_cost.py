@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from data2vec.distributed import process_group
+from data2vec.recipe.joint import require_single
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -35,6 +36,7 @@ def step_cost(recipe: Recipe, steps: int = STEPS) -> StepCost:
     Steps are made with the first batches of the data, numbered evenly over the run, such that frozen phases count by their
     share. Recomputation and compilation, which change the count but not the result, are off. Raises UserError as training
     does."""
+    require_single(recipe, "a comparison at equal compute")
     recipe = load_recipe(
         recipe, {"train.recompute": False, "train.compile": False, "data.workers": 0, "probe.data": None, "data.valid": None}
     )
