@@ -24,7 +24,7 @@ from typing import Any
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.tasks.metrics import LOWER_IS_BETTER
-from data2vec.train.sweep import best
+from data2vec.train.sweeps.sweep import best_score
 
 
 def part(train: Path, share: float, seed: int, out: Path) -> Path:
@@ -70,7 +70,7 @@ def run(job: tuple[Any, float, int, list[str]], arguments: argparse.Namespace) -
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    value = best(Run(folder), load_recipe(folder / "recipe.yaml").objective.metric)
+    value = best_score(Run(folder), load_recipe(folder / "recipe.yaml").objective.metric)
     print(f"{name:12} {share:6.0%} of the labels, seed {seed}: {value:.4f}", flush=True)
     return value
 

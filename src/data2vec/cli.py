@@ -187,6 +187,8 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--seeds", metavar="N", type=_number(int, 0, 1000), default=0, help="repeat with seeds 1 to N; report median and spread"
     )
+    folds = "one run for each value of this column of data.train, such as fold, validated on it and trained on the others"
+    verb.add_argument("--folds", metavar="COLUMN", help=folds)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as train.steps=4000")
 
     about = "continue the pre-training of a trained model on other data; report what that changed"
@@ -313,7 +315,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     about = "check that a modality keeps the contract of training, features and saved models"
     verb = _add_verb(verbs, "check-modality", _check_modality, about, cli_help.CHECK_MODALITY)
-    verb.add_argument("modality", metavar="MODULE:CLASS", help="the class, or speech, vision, text or signal")
+    verb.add_argument("modality", metavar="MODULE:CLASS", help="the class, or speech, vision, text, signal or sound")
     data = "some examples, of different lengths if they may differ: any form that data.train accepts"
     verb.add_argument("--data", metavar="DATA", required=True, help=data)
     verb.add_argument("--recipe", metavar="RECIPE", help="the recipe to check it with (default: a small one)")
@@ -527,9 +529,19 @@ def _run_folder(arguments: argparse.Namespace) -> str | None:
 
 def _finetune(arguments: argparse.Namespace) -> None:
     from data2vec.train.finetune import finetune
-    from data2vec.train.sweep import sweep
+    from data2vec.train.sweeps.sweep import sweep
 
     a = arguments
+    if a.folds is not None:
+        from data2vec.train.sweeps.cross_validation import cross_validate
+
+        if a.sweep or a.seeds or a.resume or a.dry_run or not a.recipe:
+            raise UserError(
+                "--folds: needs a recipe, and cannot be used with --sweep, --seeds, --resume or --dry-run; the same command "
+                "completes an interrupted cross-validation"
+            )
+        print(cross_validate(a.recipe, a.folds, a.model, a.overrides, a.out, a.scratch, a.modality))
+        return
     if a.sweep or a.seeds:
         if a.scratch or a.resume or a.dry_run:
             raise UserError(

@@ -5,7 +5,7 @@ Shapes: B inputs, T positions of the longest, L requested layers, D width.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import prod
@@ -20,7 +20,7 @@ from data2vec.errors import UserError, get_logger
 from data2vec.modalities.base import Modality
 from data2vec.modalities.chunking import Chunk
 from data2vec.nn.encoder import Encoder
-from data2vec.nn.heads import Head, head_input, mean_pool
+from data2vec.nn.heads import Head, head_input, mean_pool, reads_class_token
 
 log = get_logger(__name__)
 
@@ -181,7 +181,12 @@ def _num_valid(x: Tensor, padding: Tensor | None) -> Tensor:
 def head_logits(
     encoder: Encoder, head: Head, batch: Batch, chunks: Sequence[Chunk] | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits of a batch, (B, T, V) or (B, V), and the padding (B, T) or None."""
+    """Logits of a batch, (B, T, V) or (B, V), and the padding (B, T) or None. Of several chunks, the mean of their class tokens
+    is taken, if the head reads these."""
+    if chunks and reads_class_token(head):
+        chunks = [replace(chunk, kept=slice(None)) for chunk in chunks]
+        x, _ = joined(encode_chunks(encoder, partial(head_input, encoder, head), batch, chunks))
+        return head(x.mean(1, keepdim=True), None), None
     x, padding = joined(encode_chunks(encoder, partial(head_input, encoder, head), batch, chunks))
     return head(x, padding), padding
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PIPELINE_TAGS = {
     ("speech", "ctc"): "automatic-speech-recognition",
     ("speech", "classifier"): "audio-classification",
+    ("sound", "classifier"): "audio-classification",
     ("vision", "classifier"): "image-classification",
     ("text", "classifier"): "text-classification",
 }
@@ -96,7 +97,7 @@ def usage_code(model: "Model", has_tokenizer: bool = True) -> str:
 def _example_input(model: "Model", has_tokenizer: bool) -> tuple[str, str]:
     """Code of an input, and a comment."""
     settings, modality = model.recipe.modality, model.recipe.modality.name
-    if modality == "speech":
+    if modality in ("speech", "sound"):
         return f"np.zeros({SAMPLE_RATE}, np.float32)", f"a second of silence, at {SAMPLE_RATE} Hz; or paths of audio files"
     if modality == "vision":
         side = getattr(settings, "image", 224)

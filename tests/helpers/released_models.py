@@ -14,7 +14,7 @@ from data2vec.recipe.shipped import recipe_names
 RELEASED = [
     name
     for name in recipe_names()
-    if not name.endswith(("tiny", "small", "medium")) and "/v" in name and not name.startswith("signal/")
+    if not name.endswith(("tiny", "small", "medium")) and "/v" in name and not name.startswith(("signal/", "sound/v1"))
 ]
 FRONT = [[8, 10, 5], *[[8, 3, 2]] * 4, *[[8, 2, 2]] * 2]
 LETTERS = ("<s>", "<pad>", "</s>", "<unk>", "|", "Ä", "B")
@@ -32,7 +32,8 @@ def small(name: str, **more: Any) -> Recipe:
     changes |= {
         "speech": {"modality.conv_layers": FRONT},
         "text": {"modality.vocab_size": 60, "modality.max_length": 20},
-        "vision": {"modality.image": 4 * getattr(recipe.modality, "patch", 0)},
+        "vision": {"modality.image": 4 * recipe.modality.patch} if kind == "vision" else {},
+        "sound": {"modality.frames": 64},
     }[kind]
     if recipe.objective.name == "data2vec2":
         changes |= {"objective.decoder.width": 16, "objective.decoder.groups": 8}

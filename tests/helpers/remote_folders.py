@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {},
     ),
+    "sound": ("sound/v2-eat-base", {"mean": 0.0, "std": 0.5, "frames": 64}, {}),  # log-mel values are normalized already
     "text-alibi": ("text/v2-base", {"positions": "alibi", "vocab_size": 60}, {"extra_tokens": 1}),
 }
 HEADS = {
@@ -77,6 +78,13 @@ def batch(kind: str, padded: bool = False) -> tuple[Batch, dict[str, Tensor]]:
     if kind.startswith("vision"):
         images = torch.randn(2, 3, *[KINDS[kind][1]["image"]] * 2, generator=generator)
         return Batch(images), {"pixel_values": images}
+    if kind == "sound":
+        spectrograms = torch.randn(2, 64, 128, generator=generator)
+        if not padded:
+            return Batch(spectrograms), {"input_values": spectrograms}
+        absent = torch.arange(64) >= torch.tensor([64, 32])[:, None]
+        spectrograms = spectrograms.masked_fill(absent[..., None], 0)
+        return Batch(spectrograms, absent), {"input_values": spectrograms, "attention_mask": (~absent).long()}
     if kind.startswith("speech"):
         name, inputs, lengths = "input_values", torch.randn(2, 1000, generator=generator), torch.tensor([1000, 700])
     else:

@@ -33,6 +33,8 @@ PUBLISHED = {  # student without head, head
     "vision/v2-huge": (630_435_840, 6_639_872),
     "text/v2-base": (124_054_272, 28_907_520),
     "text/v2-large": (354_309_120, 31_070_464),
+    "sound/v2-eat-base": (85_254_144, 2_585_856),
+    "sound/v2-eat-large": (302_575_616, 4_594_688),
 }
 AVERAGED = {
     "speech/v1-base": 85_056_000,  # blocks and the norm before them
@@ -41,6 +43,7 @@ AVERAGED = {
     "speech/v2-base": 88_561_932,
     "vision/v2-base": 85_647_360,
     "text/v2-base": 85_054_464,  # the blocks alone
+    "sound/v2-eat-base": 85_254_144,
 }
 
 
@@ -77,7 +80,8 @@ def test_the_table_of_parameters_is_that_of_the_shipped_recipes() -> None:
     table = recipe_parameters()
     supervised = (RecognitionSettings, ClassificationSettings)
     sized = [name for name in recipe_names() if not name.startswith(("signal/", "joint/"))]  # as wide as their data; of parts
-    recipes = {name: load_recipe(name) for name in sized}
+    measured = {"modality.mean": 0.0, "modality.std": 1.0}  # of the data, in tiny recipes of sound
+    recipes = {name: load_recipe(name, measured if name.startswith("sound/") else {}) for name in sized}
     assert [name for name in recipes if is_supervised(name)] == [
         name for name, recipe in recipes.items() if isinstance(recipe.objective, supervised)
     ]
@@ -220,6 +224,16 @@ SETTINGS: dict[str, dict[str, object]] = {
         "objective.teacher.decay": 0.9999, "objective.teacher.end_decay": 0.99999, "objective.teacher.anneal_steps": 100_000,
         "objective.decoder.kernel": (9,), "objective.decoder.groups": 1, "objective.decoder.residual": False,
         "objective.target.per_layer_norms": ("instance",), "train.clip_norm": 1,
+    },
+    "sound/v2-eat-base": {
+        "train.steps": 400_000, "train.lr": 5e-4, "train.schedule.warmup_steps": 53_333, "train.clip_norm": 4,
+        "train.betas": (0.9, 0.95), "train.weight_decay": 0.05, "objective.masks_per_sample": 16, "objective.mask.prob": 0.8,
+        "objective.mask.adjust": 0.07, "objective.mask.length": 5, "objective.mask.inverse": True, "objective.target.top_k": 12,
+        "objective.teacher.decay": 0.9998, "objective.teacher.end_decay": 0.99999, "objective.teacher.anneal_steps": 100_000,
+        "objective.teacher.local_encoder": "averaged", "objective.decoder.layers": 6, "objective.decoder.kernel": (3, 3),
+        "objective.decoder.width": 768, "objective.decoder.groups": 16, "objective.cls_loss": 1, "encoder.prenet_layers": 0,
+        "modality.mean": -4.2677393, "modality.std": 4.5689974, "modality.num_std": 2, "modality.frames": 1024,
+        "modality.patch": (16, 16), "modality.fbank.bins": 128, "modality.fbank.window": "hanning",
     },
     "text/v2-large": {
         "train.steps": 600_000, "train.lr": 1e-4, "objective.mask.prob": 0.5, "objective.target.top_k": 24,

@@ -39,12 +39,14 @@ def renderer_of(kind: str) -> tuple[Renderer, int]:
         return build_renderer("image", RNG.integers(0, 200, (3, 3, 32, 32), dtype=np.uint8), (4, 4), None, []), 16
     if kind == "audio":
         return build_renderer("audio", RNG.normal(size=(2, 16000)).astype(np.float32), (50,), 0.02, []), 50
+    if kind == "sound":
+        return build_renderer("audio", RNG.normal(size=(2, 160, 64)).astype(np.float32), (10, 4), None, []), 40
     if kind == "text":
         return build_renderer("text", np.zeros((1, 40), int), (40,), None, ["word"] * 40), 40
     return build_renderer(None, RNG.normal(size=(2, 20, 8, 3)), (20,), None, []), 20
 
 
-@pytest.mark.parametrize("kind", ["image", "audio", "text", None])
+@pytest.mark.parametrize("kind", ["image", "audio", "sound", "text", None])
 def test_render_covers_area_in_proportion_to_positions(kind: str, tmp_path: Path) -> None:
     renderer, T = renderer_of(kind)
     colours = np.full((3, 1, T, 4), NONE)
@@ -53,6 +55,15 @@ def test_render_covers_area_in_proportion_to_positions(kind: str, tmp_path: Path
     assert shares[0] == 0
     assert shares[2] > 0.2
     assert shares[1] == pytest.approx(shares[2] / 2, rel=0.15)
+
+
+def test_spectrogram_has_time_to_the_right_and_low_frequencies_at_the_bottom(tmp_path: Path) -> None:
+    renderer, T = renderer_of("sound")
+    colours = np.full((1, 1, T, 4), NONE)
+    colours[0, 0, 4 * 9] = RED  # the last time, the lowest band
+    shown = np.abs(pixels(renderer.render(colours, ["name"]), tmp_path).astype(int) - (255, 0, 0)).max(-1) <= 3
+    rows, columns = np.nonzero(shown)
+    assert columns.mean() > 0.85 * shown.shape[1] and rows.mean() > 0.45 * shown.shape[0] and shown.mean() < 0.05
 
 
 def test_build_renderer_chooses_by_kind_of_input() -> None:

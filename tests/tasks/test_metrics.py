@@ -98,6 +98,15 @@ def test_auroc_is_the_share_of_pairs_in_order_and_skips_classes_that_all_or_none
     assert "auroc" not in metrics.multi_label_scores(logits, np.array([[0, 1, 0]] * 3))
 
 
+def test_d_prime_is_the_distance_of_two_normal_distributions_with_this_area() -> None:
+    rng, distance = np.random.default_rng(0), 1.5
+    labels = (np.arange(20000) % 2)[:, None]
+    scores = metrics.multi_label_scores(rng.standard_normal((20000, 1)) + distance * labels, labels)
+    assert scores["dprime"] == pytest.approx(distance, abs=0.05)
+    perfect = metrics.multi_label_scores(np.array([[0.0], [1.0]]), np.array([[0], [1]]))
+    assert perfect["auroc"] == 1 and 8 < perfect["dprime"] < 9  # finite
+
+
 def test_several_labels_that_no_example_has_are_a_user_error() -> None:
     with pytest.raises(UserError, match="none of the 3 examples has any of the classes"):
         metrics.multi_label_scores(np.zeros((3, 2)), np.zeros((3, 2), np.int64))

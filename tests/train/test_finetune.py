@@ -24,7 +24,7 @@ from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.tasks.asr.ngram import estimate_ngram
 from data2vec.tasks.finetuning.evaluate import Scored
 from data2vec.train.finetune import FinetuneTask
-from data2vec.train.sweep import sweep
+from data2vec.train.sweeps.sweep import sweep
 
 ENCODER = {"encoder.width": 32, "encoder.layers": 2, "encoder.heads": 2, "encoder.ffn_width": 64}
 SIZES: dict[str, dict[str, Any]] = {

@@ -1,10 +1,10 @@
-"""`check_examples()`: read a complete data set by a modality outside the package, and report what it contains."""
+"""`check_examples()`: read a complete data set by a modality, and report what it contains."""
 
 import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from data2vec.data.corrupt import load_example
 from data2vec.errors import CorruptExample, UserError
 from data2vec.local_path import output_file
 from data2vec.modalities.custom_classes import CustomClass
-from data2vec.recipe.recipe import Recipe
+from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.recipe import MODALITIES, Recipe
 from data2vec.settings import JsonMapping
 from data2vec.train.pretrain import resolve_recipe
 
@@ -46,6 +47,8 @@ class ExampleReport:
     batch: float
     """In units of the costs."""
     max_corrupt: float
+    measured: dict[str, Any] = field(default_factory=dict)
+    """Settings that are read off the data, such as the mean of log-mel values, by dotted key."""
 
     def __str__(self) -> str:
         bad = len(self.unreadable)
@@ -53,6 +56,7 @@ class ExampleReport:
         rows = {"examples": f"{self.examples:,}{readable}", "costs": describe_range(self.costs)}
         rows |= {"positions": describe_range(self.positions), "input": describe_counts(self.shapes)}
         rows |= {"classes": f"{len(self.classes):,}: {describe_counts(self.classes)}"} if self.classes else {}
+        rows |= {"measured": " ".join(f"{key}={value}" for key, value in self.measured.items())} if self.measured else {}
         lines = [f"{self.where}: {self.modality}", *(f"  {name:<14}{text}" for name, text in rows.items())]
         lines += [f"  {reason}" for reason in self.unreadable[:SHOWN]]
         lines += [f"  and {bad - SHOWN:,} more"] if bad > SHOWN else []
@@ -64,7 +68,8 @@ class ExampleReport:
             return f"Fix first: {bad:,} examples cannot be read, data.max_corrupt tolerates {allowed:,}: repair or remove them."
         if self.costs.total < self.batch:
             return f"Not ready: a step needs {self.batch:g}, in units of costs; there are {self.costs.total:g}: add data."
-        return f"Ready: data2vec pretrain RECIPE --modality {self.modality} data.train={shlex.quote(self.where)}"
+        what = f"{self.modality}/v2-tiny" if self.modality in MODALITIES else f"RECIPE --modality {self.modality}"
+        return f"Ready: data2vec pretrain {what} data.train={shlex.quote(self.where)}"
 
 
 def check_examples(
@@ -74,16 +79,22 @@ def check_examples(
     recipe: str | Path | Recipe | None = None,
     out: str | Path | None = None,
 ) -> ExampleReport:
-    """Read a complete data set by a modality outside the package. An unreadable example is part of the report, not an error.
+    """Read a complete data set by a modality. An unreadable example is part of the report, not an error.
 
-    `modality`: the class, or its name "package.module:Class". `data`: as of `data2vec.pretrain`. `overrides`: settings; with
-    `data.label`, classes are counted. `recipe`: the recipe with the settings of the modality (default: those of the class).
+    `modality`: a built-in one, such as "sound", whose statistics are measured; or a class outside the package, or its name
+    "package.module:Class". `data`: as of `data2vec.pretrain`. `overrides`: settings; with
+    `data.label`, classes are counted. `recipe`: the recipe with the settings of the modality (default: those of the class; of a
+    built-in modality its recipe v2-tiny).
     `out`: a JSON file for the complete report.
 
     Raises UserError for an unknown class or setting, if the data cannot be opened, and if no example can be read."""
     out = None if out is None else output_file(out, "--json")
     with tempfile.TemporaryDirectory(prefix="data2vec-check-") as folder:
-        resolved = resolve_recipe(recipe or small_recipe(Path(folder)), data, overrides, modality)
+        built_in = isinstance(modality, str) and modality in MODALITIES
+        chosen = recipe or (f"{modality}/v2-tiny" if built_in else small_recipe(Path(folder)))
+        named = None if built_in else modality
+        given = load_recipe(chosen, overrides, modality=named).flat()
+        resolved = resolve_recipe(chosen, data, overrides, named)
     reader, train = resolved.build_modality(), str(resolved.data.train)
     examples = reader.labelled(reader.selected_rows(train, resolved.data.train_rows, "data.train_rows"))
     unreadable, costs, positions = list(examples.corrupt), list[float](), list[int]()
@@ -115,6 +126,7 @@ def check_examples(
         dict(classes.most_common()),
         resolved.data.batch,
         resolved.data.max_corrupt,
+        {key: value for key, value in resolved.flat().items() if key.startswith("modality.") and value != given.get(key)},
     )
     if out is not None:
         write_json(Path(out), asdict(report))

@@ -65,8 +65,8 @@ def read_audio_header(audio: Signal) -> AudioHeader:
             return _header(file)._replace(format=f"{file.format} {file.subtype}")
 
 
-def decode_audio(audio: Signal) -> np.ndarray:
-    """A signal as (S,) float32 samples at 16 kHz, the mean of the channels.
+def decode_audio(audio: Signal, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """A signal as (S,) float32 samples, `rate` per second, the mean of the channels.
 
     Raises CorruptExample, also for a file with fewer samples than its header says, and for channels that cancel each other."""
     with decoding(audio, _unnamed(audio)), np.errstate(over="ignore", invalid="ignore"):
@@ -74,7 +74,7 @@ def decode_audio(audio: Signal) -> np.ndarray:
             waveform, header = _read_array(audio)
         else:
             waveform, header = _read_file(audio)
-        waveform = _resample(waveform, header.rate)
+        waveform = _resample(waveform, header.rate, rate)
         if not np.isfinite(waveform).all():
             raise CorruptExample("contains NaN or inf samples, or samples beyond the range of float32")
         return waveform
@@ -166,14 +166,14 @@ def _read_file(audio: Signal) -> tuple[np.ndarray, AudioHeader]:
     return waveform, header
 
 
-def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
-    if rate == SAMPLE_RATE:
+def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    if rate == wanted:
         return waveform
     import soxr
 
-    if round(len(waveform) * SAMPLE_RATE / rate) < 1:
-        raise CorruptExample(f"{len(waveform)} samples at {rate} Hz are too short for one at {SAMPLE_RATE} Hz")
-    return soxr.resample(waveform, rate, SAMPLE_RATE)
+    if round(len(waveform) * wanted / rate) < 1:
+        raise CorruptExample(f"{len(waveform)} samples at {rate} Hz are too short for one at {wanted} Hz")
+    return soxr.resample(waveform, rate, wanted)
 
 
 def normalize_waveform(waveform: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import count, cycle, islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -74,6 +74,7 @@ class Loader:
         self.examples: ExampleDataset | None = None
         self.streams: Streams | None = None
         self.steps_per_epoch: int | None = None
+        self.draw_epoch = None if batches is None else batches.epoch_indices
         if hasattr(rows, "__len__"):
             self.examples = modality.examples(rows) if batches is None else batches.examples
             assert self.examples is not None
@@ -235,7 +236,10 @@ class Loader:
     def _epoch_batches(self, examples: ExampleDataset, epoch: int) -> list[np.ndarray]:
         """The indices of each micro-batch of an epoch, in the epoch's order."""
         rng = np.random.default_rng((self.seed, epoch, 0, ORDER))
-        return bucket_by_length(examples.costs, self.micro_batch, rng)
+        drawn = None if self.draw_epoch is None else self.draw_epoch(rng)
+        if drawn is None:
+            return bucket_by_length(examples.costs, self.micro_batch, rng)
+        return [drawn[rows] for rows in bucket_by_length(examples.costs[drawn], self.micro_batch, rng)]
 
     def micro_batches(self, first_step: int) -> Iterator[MicroBatch]:
         """This process's micro-batches of indexed data, from step `first_step` on."""
@@ -244,7 +248,8 @@ class Loader:
         costs = self.examples.costs
         first_epoch, skip = divmod(first_step, self.steps_per_epoch)
         for epoch in count(first_epoch):
-            batches = self._epoch_batches(self.examples, epoch)[: self.steps_per_epoch * self.per_step]
+            batches, wanted = self._epoch_batches(self.examples, epoch), self.steps_per_epoch * self.per_step
+            batches = list(islice(cycle(batches), wanted))  # random draws of clips of several lengths may give fewer
             for number in range(skip * self.per_step, len(batches)):
                 indices = batches[number]
                 rows = rank_slice(indices, self.per_step, number, self.rank, self.world)

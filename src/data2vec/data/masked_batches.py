@@ -97,6 +97,10 @@ class BatchDataset(Dataset[Loaded], ABC):
     def build(self, micro_batch: MicroBatch) -> LoadedBatch:
         """The batch of this process's rows."""
 
+    def epoch_indices(self, rng: np.random.Generator) -> np.ndarray | None:
+        """The examples of an epoch, which may repeat; None: each of them once."""
+        return None
+
     def load_example(self, micro_batch: MicroBatch, row: int, corrupt: list[str], crop: bool = True) -> tuple[int, Any]:
         """(index, decoded example) for a row of the micro-batch, cropped to its length if `crop`.
 

@@ -1,30 +1,26 @@
 """Speech: 16 kHz waveforms, embedded by convolutions into 50 positions per second."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from data2vec.batch import Batch
-from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform, read_durations
-from data2vec.data.dataset import DataSettings, ExampleDataset, Rows, column_value
-from data2vec.errors import UserError, get_logger
+from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform
+from data2vec.data.dataset import Rows
+from data2vec.modalities.audio_clips import ClipData, ClipExamples, crop_waveform
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, Chunk, split_into_chunks
 from data2vec.modalities.log_mel import CEPSTRA, MEL_BANDS, frame_signal, log_mel, mfcc
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length, receptive_field
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
 
-log = get_logger(__name__)
-
 MIN_SECONDS = 0.025
 """The receptive field of the convolutional feature extractor: a shorter clip has no position."""
 
-Seconds = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(gt=0, le=2**14)]
 ConvLayer = Annotated[tuple[Size, Size, Size], Field(strict=False)]
 
@@ -57,35 +53,8 @@ class SpeechSettings(ModalitySettings):
     """A learned vector for masked positions; data2vec 2.0 does not encode them and needs none."""
 
 
-class SpeechData(DataSettings):
+class SpeechData(ClipData):
     """The `data:` section for speech. Defaults: data2vec 1 Base on LibriSpeech."""
-
-    min_seconds: Seconds = 2.0
-    """Shorter clips are left out (fairseq: min_sample_size)."""
-    max_seconds: Seconds = 20.0
-    """Longer clips are cropped at random (fairseq: max_sample_size)."""
-    batch_seconds: Seconds = 3800.0
-    """The global batch in seconds of audio (fairseq: max_tokens × GPUs × update_freq)."""
-    micro_batch_seconds: Seconds = 237.5
-    """The per-device micro-batch in seconds of audio; auto: the largest that fits, measured before the run."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "SpeechData":
-        if self.min_seconds > self.max_seconds:
-            raise ValueError(f"min_seconds: {self.min_seconds:g} is more than max_seconds: {self.max_seconds:g}")
-        if self.max_seconds > self.micro_batch_seconds:
-            raise ValueError(
-                f"max_seconds: {self.max_seconds:g} does not fit into micro_batch_seconds: {self.micro_batch_seconds:g}"
-            )
-        return self
-
-    @property
-    def batch(self) -> float:
-        return self.batch_seconds
-
-    @property
-    def micro_batch(self) -> float:
-        return self.micro_batch_seconds
 
 
 class WaveformEncoder(LocalEncoder):
@@ -120,51 +89,19 @@ class WaveformEncoder(LocalEncoder):
         return x, padding
 
 
-class SpeechExamples(ExampleDataset):
-    """Normalized clips. With `full`, for evaluation, no clip is left out for its length and costs are not capped.
-
-    `num_short` counts the clips that were left out. Raises UserError when none remains."""
+class SpeechExamples(ClipExamples):
+    """Normalized clips. With `full`, for evaluation, no clip is left out for its length and costs are not capped."""
 
     def __init__(self, rows: Rows, settings: SpeechData, full: bool = False):
-        self.rows = rows
-        min_seconds = MIN_SECONDS if full else settings.min_seconds
-        seconds, self.corrupt = read_durations(rows)
-        usable = seconds >= min_seconds
-        self.keys = np.flatnonzero(usable)
-        self.num_short = int((seconds < min_seconds).sum())  # corrupt clips have NaN seconds, so they are not counted
-        self.costs = seconds[usable] if full else np.minimum(seconds[usable], settings.max_seconds)
-        self.num_cropped = 0 if full else int((seconds > settings.max_seconds).sum())
-        if isinstance(rows, list):  # one window of a stream: the next one may have longer clips
-            return
-        if self.num_short:
-            log.warning("%d of %d clips are shorter than %g s and are left out", self.num_short, len(rows), min_seconds)
-        if not len(self.keys):
-            if self.num_short:
-                raise UserError(
-                    f"all {len(rows)} clips are shorter than data.min_seconds: {min_seconds:g} (the longest has "
-                    f"{np.nanmax(seconds):.2f} s): lower data.min_seconds or use longer clips"
-                )
-            raise UserError(f"none of the {len(rows)} clips can be read (such as {self.corrupt[0]}): use other data")
-
-    @property
-    def total(self) -> int:
-        return len(self.rows)
+        super().__init__(rows, settings, MIN_SECONDS, full)
 
     def load(self, index: int, limit: float | None = None, rng: np.random.Generator | None = None) -> Tensor:
         """(S,) samples at 16 kHz of the normalized clip, cropped to `limit` seconds at a random place (`rng`), or at the start
         without `rng`."""
         waveform = normalize_waveform(decode_audio(self.rows[int(self.keys[index])]["audio"]))
         if limit is not None:
-            length = math.floor(limit * SAMPLE_RATE + 1e-3)
-            spare = max(0, len(waveform) - length)
-            start = int(rng.integers(spare + 1)) if rng is not None else 0
-            waveform = waveform[start : start + length]
-            if len(waveform) < length:  # rounding in the resampler, or an inexact header
-                waveform = np.pad(waveform, (0, length - len(waveform)))
+            waveform = crop_waveform(waveform, limit, SAMPLE_RATE, rng)
         return torch.from_numpy(np.ascontiguousarray(waveform))
-
-    def label(self, index: int, column: str) -> Any:
-        return column_value(self.rows, int(self.keys[index]), column)
 
 
 class Speech(Modality):

@@ -72,8 +72,13 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Contextual vectors (B, T, D) of local features `x` (B, T, D); `padding` (B, T) is True at padded positions."""
+        return self.encode_with_extra(x, padding)[1]
+
+    def encode_with_extra(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The extra tokens (B, E, D) and the contextual vectors (B, T, D) of local features `x` (B, T, D)."""
         y: Tensor = self.transformer(self.position_encoder(x, padding), padding, self.position_encoder.bias(x.shape[1]))
-        return y[:, self.transformer.settings.extra_tokens :]
+        extra = self.transformer.settings.extra_tokens
+        return y[:, :extra], y[:, extra:]
 
     def block_outputs(self, x: Tensor, padding: Tensor | None) -> Iterator[BlockOutput]:
         """The output of each block for local features `x` (B, T, D), one at a time; see `Transformer.block_outputs`."""

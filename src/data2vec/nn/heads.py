@@ -4,14 +4,15 @@ Shapes: B batch, T positions, D width, V labels.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data2vec.batch import Batch
+from data2vec.errors import UserError
 from data2vec.nn.encoder import Encoder
 from data2vec.settings import Settings
 
@@ -43,15 +44,22 @@ class ClassifierSettings(HeadSettings):
         "single_label_classification"
     )
     """The kind of labels, by the name that transformers uses."""
-    pooling: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
-    """How positions are pooled: their mean, without extra tokens; the first position; or a mean with attention weights from a
-    learned query. linear-softmax pools the probabilities of each position instead: confident positions weigh more."""
+    pooling: Literal["mean", "first", "class-token", "attention", "linear-softmax"] = "mean"
+    """How positions are pooled: their mean, without extra tokens; the first position; the last extra token instead of them; or
+    a mean with attention weights from a learned query. linear-softmax pools the probabilities of each position instead:
+    confident positions weigh more."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on the pooled vector (BEiT: fc_norm); None: no norm."""
     hidden_layer: Literal["linear", "tanh"] | None = None
     """A linear layer before the output layer, plain or followed by tanh (RoBERTa); None: no such layer."""
     hidden_width: Annotated[int, Field(gt=0, le=2**18)] | None = None
     """Output width of that layer; None: the encoder's width."""
+
+    @model_validator(mode="after")
+    def _one_class_token(self) -> Self:
+        if self.pooling == "class-token" and self.weighted_layers:
+            raise ValueError("pooling: class-token has no weighted sum of blocks; use mean, or no weighted_layers")
+        return self
 
 
 AnyHeadSettings = Annotated[CTCSettings | ClassifierSettings, Field(discriminator="name")]
@@ -89,7 +97,8 @@ class CTC(BlockMixingHead):
 
 
 class Classifier(BlockMixingHead):
-    """Logits (B, V) of contextual vectors (B, T, D); padded positions are left out of the pooling."""
+    """Logits (B, V) of contextual vectors (B, T, D), of which padded ones are left out of the pooling; or, with pooling
+    class-token, of these tokens (B, 1, D)."""
 
     def __init__(self, settings: ClassifierSettings, width: int):
         super().__init__(settings)
@@ -111,7 +120,7 @@ class Classifier(BlockMixingHead):
 
     def _pool(self, x: Tensor, padding: Tensor | None) -> Tensor:
         if self.query is None:
-            return x[:, 0] if self.settings.pooling == "first" else mean_pool(x, padding)
+            return mean_pool(x, padding) if self.settings.pooling == "mean" else x[:, 0]
         scores: Tensor = self.query(x)[..., 0]
         scores = scores if padding is None else scores.masked_fill(padding, float("-inf"))
         return (scores.softmax(-1)[..., None] * x).sum(-2)
@@ -132,17 +141,28 @@ def build_head(settings: CTCSettings | ClassifierSettings, width: int) -> Head:
     return CTC(settings, width) if isinstance(settings, CTCSettings) else Classifier(settings, width)
 
 
+def reads_class_token(head: Head) -> bool:
+    """Whether the head reads the last extra token instead of the positions."""
+    return isinstance(head, Classifier) and head.settings.pooling == "class-token"
+
+
 def encoder_states(encoder: Encoder, head: Head, x: Tensor, padding: Tensor | None) -> list[Tensor]:
-    """What `head` reads of local features `x` (B, T, D): the encoder's output, or all block outputs if it mixes them."""
+    """What `head` reads of local features `x` (B, T, D): the encoder's output, its class token (B, 1, D), or all block outputs
+    if it mixes them. Raises UserError for an encoder without the class token that the head reads."""
+    if reads_class_token(head):
+        if not encoder.transformer.settings.extra_tokens:
+            raise UserError("objective.pooling: class-token needs an encoder with an extra token; use mean")
+        return [encoder.encode_with_extra(x, padding)[0][:, -1:]]
     if head.mix is None:
         return [encoder.encode(x, padding)]
     return [output.block for output in encoder.block_outputs(x, padding)]
 
 
 def head_input(encoder: Encoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """What `head` is applied to, (B, T, D), for a batch, and the padding (B, T) or None."""
+    """What `head` is applied to, (B, T, D) or class tokens (B, 1, D), for a batch, and the padding (B, T) or None."""
     x, padding = encoder.local_encoder(batch)
-    return head.combine(encoder_states(encoder, head, x, padding)), padding
+    states = encoder_states(encoder, head, x, padding)
+    return head.combine(states), None if reads_class_token(head) else padding
 
 
 def mean_pool(x: Tensor, padding: Tensor | None = None) -> Tensor:

@@ -61,7 +61,7 @@ class Data2Vec(LatentObjective):
         # 3.2 Masking: some of the vectors are replaced by a learned mask vector; the student encodes the result.
         with self.train_student():
             masked_features = self.student.apply_mask(features, batch.mask, batch.student_input)
-            context = self.student.encode(masked_features, padding)  # (B, T, D)
+            extra, context = self.student.encode_with_extra(masked_features, padding)  # (B, E, D), (B, T, D)
 
         # 3.3 Training targets: the teacher encodes the unmasked input; its top K layers are normalised and averaged.
         with torch.no_grad():
@@ -77,9 +77,12 @@ class Data2Vec(LatentObjective):
         prediction = self.head(vectors).float()  # (N, K·D)
         masked_targets = batch.at_predicted(targets)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
+        loss = self.total_loss(errors, vectors, batch)
+        if self.settings.cls_loss:  # the class token predicts the mean of the targets
+            loss = loss + self.class_token_loss(extra, targets, padding, len(masked))
 
         stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
-        return ObjectiveOutput(self.total_loss(errors, vectors, batch), errors.detach(), stats)
+        return ObjectiveOutput(loss, errors.detach(), stats)
 
 
 def build_prediction_head(width: int, layers: int, init: str, predictions: int = 1) -> nn.Module:

@@ -14,7 +14,6 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from data2vec.batch import MaskedBatch
-from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.conv_decoder import ConvDecoder, ConvDecoderSettings
 from data2vec.nn.encoder import Encoder
@@ -48,11 +47,6 @@ class Data2Vec2Settings(LatentSettings):
     decoder: AnyDecoderSettings = ConvDecoderSettings()
     """Predicts the targets at masked positions from the student's vectors at visible ones. `kind`: conv or transformer; the
     other keys depend on it, so that another one starts the section anew."""
-    cls_loss: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the class-token loss: the last extra token predicts the mean of the targets over all positions (images)."""
-    cls_reduction: Literal["mean", "sum"] = "mean"
-    """Whether the class-token loss is a mean over the views; or a sum over the views of a device's micro-batch, as in the
-    released code."""
 
 
 class Data2Vec2(LatentObjective):
@@ -62,10 +56,6 @@ class Data2Vec2(LatentObjective):
 
     def __init__(self, encoder: Encoder, settings: Data2Vec2Settings, modality: Modality, steps: int):
         super().__init__(encoder, settings, modality, steps)
-        if settings.cls_loss and not encoder.transformer.settings.extra_tokens:
-            raise UserError(
-                f"objective.cls_loss: {settings.cls_loss} needs an extra token; set encoder.extra_tokens to 1, or this to 0"
-            )
         self.decoder = build_decoder(settings.decoder, encoder.transformer.settings.width, settings.target.predictions)
         self.build_input_target(settings.decoder.width)
         if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
@@ -95,15 +85,9 @@ class Data2Vec2(LatentObjective):
         errors = self.error(prediction, masked_targets)  # (N,)
         loss = self.total_loss(errors, vectors, batch)
 
+        # The class token predicts the mean of the targets.
         if self.settings.cls_loss:
-            mean_target = targets.mean(1).unflatten(-1, (-1, extra.shape[-1])).mean(1)  # (B, D), also of layers
-            views = len(mask)
-            mean_target = mean_target.repeat_interleave(views // len(targets), dim=0)  # (B·M, D)
-            cls_error = (extra[:, -1].float() - mean_target).square().sum() * self.loss_scale
-            # The loop divides the loss by N. To come out as a mean over the views, this sum over them is multiplied by
-            # N / (B·M) here; as released, it is multiplied by N, and comes out as the sum.
-            per_view = len(masked) / (views if self.settings.cls_reduction == "mean" else 1)
-            loss = loss + self.settings.cls_loss * per_view * cls_error
+            loss = loss + self.class_token_loss(extra, targets, padding, len(masked))
 
         stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
         return ObjectiveOutput(loss, errors.detach(), stats)

@@ -13,6 +13,7 @@ from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
+from data2vec.nn.heads import mean_pool
 from data2vec.objective.base import Objective, ObjectiveSettings
 from data2vec.objective.input_target import InputTarget, InputTargetSettings
 from data2vec.objective.targets import TargetSettings
@@ -34,6 +35,12 @@ class LatentSettings(ObjectiveSettings):
     """β of the smooth L1 loss; 0 is the squared error, without the factor ½ (section 3.4; fairseq: loss_beta)."""
     loss_scale: float | Literal["1/sqrt(width)", "1/width"] = "1/sqrt(width)"
     """The error of a position is summed over D and multiplied by this (fairseq: loss_scale)."""
+    cls_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the class-token loss: the last extra token predicts the mean of the targets over all positions (images,
+    sound)."""
+    cls_reduction: Literal["mean", "sum"] = "mean"
+    """Whether the class-token loss is a mean over the views; or a sum over the views of a device's micro-batch, as in the
+    released code."""
     freeze_steps: Annotated[int, Field(ge=0)] = 0
     """Steps in which only the prediction head or decoder is trained: of a trained encoder (`init`) that gets a new one, whose
     first gradients are random."""
@@ -63,6 +70,10 @@ class LatentObjective(Objective):
                 "objective.target.source: residual equals block in pre-norm blocks: set it to block, or encoder.norm to post"
             )
         named = {"1/sqrt(width)": 1 / math.sqrt(shape.width), "1/width": 1 / shape.width}
+        if settings.cls_loss and not shape.extra_tokens:
+            raise UserError(
+                f"objective.cls_loss: {settings.cls_loss} needs an extra token; set encoder.extra_tokens to 1, or this to 0"
+            )
         self.loss_scale = named[settings.loss_scale] if isinstance(settings.loss_scale, str) else settings.loss_scale
         self.teacher = Teacher(encoder, settings.teacher, steps)
         self.input_target: InputTarget | None = None
@@ -98,6 +109,19 @@ class LatentObjective(Objective):
             return errors.sum()
         input_errors: Tensor = self.input_target(vectors, batch)
         return (1 - self.input_weight) * errors.sum() + self.input_weight * input_errors.sum()
+
+    def class_token_loss(self, extra: Tensor, targets: Tensor, padding: Tensor | None, num_masked: int) -> Tensor:
+        """The loss of the last extra token of each view, `extra` (B·M, E, D), against the mean of the targets (B, T, K·D) over
+        the positions that are not `padding` (B, T); to be added to the loss over N = `num_masked` positions."""
+        mean = mean_pool(targets, padding).unflatten(-1, (-1, extra.shape[-1])).mean(1)  # (B, D), also of layers
+        views = len(extra)
+        mean = mean.repeat_interleave(views // len(targets), dim=0)  # (B·M, D)
+        error = (extra[:, -1].float() - mean).square().sum() * self.loss_scale
+        # The loop divides the loss by N. To come out as a mean over the views, this sum over them is multiplied by
+        # N / (B·M) here; as released, it is multiplied by N, and comes out as the sum.
+        per_view = num_masked / (views if self.settings.cls_reduction == "mean" else 1)
+        loss: Tensor = self.settings.cls_loss * per_view * error
+        return loss
 
     def before_step(self, step: int) -> None:
         """To be called before optimizer step number `step` (counted from 1): sets the weight of the warm start, and freezes or

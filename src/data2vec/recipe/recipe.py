@@ -30,6 +30,7 @@ MODALITIES = {
     "vision": "data2vec.modalities.vision:Vision",
     "text": "data2vec.modalities.text:Text",
     "signal": "data2vec.modalities.signal:Signals",
+    "sound": "data2vec.modalities.sound:Sound",
 }
 
 
@@ -88,7 +89,7 @@ class Recipe(Settings):
     """All settings of one run."""
 
     modality: SerializeAsAny[ModalitySettings]
-    """The kind of signal: `name` is speech, vision, text, signal, joint or "module:Class"; the other keys depend on
+    """The kind of signal: `name` is speech, vision, text, signal, sound, joint or "module:Class"; the other keys depend on
     it."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""

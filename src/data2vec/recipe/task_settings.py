@@ -127,17 +127,21 @@ class ClassificationSettings(SupervisedSettings):
         "single_label_classification"
     )
     """One class per input; any number of classes (labels separated by | or ,); or a number."""
-    pooling: Literal["mean", "first", "attention", "linear-softmax"] = "mean"
-    """How positions become one prediction: the mean over positions; the first position (text); attention pooling with a learned
-    query; or linear-softmax pooling of the logits of every position, where confident ones weigh more (AudioSet)."""
+    pooling: Literal["mean", "first", "class-token", "attention", "linear-softmax"] = "mean"
+    """How positions become one prediction: the mean over positions; the first position (text); the last extra token instead of
+    them (EAT); attention pooling with a learned query; or linear-softmax pooling of the logits of every position, where
+    confident ones weigh more (AudioSet)."""
     balance_classes: bool = False
     """Oversample rare classes until all are about as frequent as the most frequent one, at most 100 times."""
+    draws_per_epoch: Annotated[int, Field(gt=0)] | None = None
+    """Weighted sampling: an epoch is so many examples, drawn with replacement, each with the sum over its classes of 1 / their
+    number of examples as weight; none: an epoch is every example once."""
     norm_eps: Annotated[float, Field(gt=0)] | None = None
     """Epsilon of a layer norm on the pooled vector; none: no norm."""
     hidden_layer: Literal["linear", "tanh"] | None = None
     """A hidden layer before the output layer, linear or with tanh (text); none: no hidden layer."""
     mixing: ImageMixing | WaveformMixing | None = None
-    """Mixing of the inputs of a batch and their labels during training: images or waveforms."""
+    """Mixing of the inputs of a batch and their labels during training: images and spectrograms, or waveforms."""
     label_scale: Annotated[float, Field(gt=0)] = 1.0
     """Regression: labels are divided by this for training (STS-B: 5). The saved model predicts the labels themselves."""
     metric: Literal[
@@ -150,6 +154,7 @@ class ClassificationSettings(SupervisedSettings):
         "accuracy_f1",
         "map",
         "auroc",
+        "dprime",
         "pearson_spearman",
         "mean_squared_error",
     ] = "accuracy"

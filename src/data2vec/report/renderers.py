@@ -105,6 +105,28 @@ class SequenceRenderer(Renderer):
         return figure
 
 
+class SpectrogramRenderer(Renderer):
+    """A log-mel spectrogram (F, N), low frequencies at the bottom, with a grid of (time, frequency) positions."""
+
+    def __init__(self, log_mel: np.ndarray, grid: tuple[int, int]):
+        self.image, self.grid = apply_colormap(log_mel.T[::-1], name="magma"), grid
+
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
+        rows, columns = self.grid
+        views = [view[0].reshape(rows, columns, 4).swapaxes(0, 1)[::-1].reshape(-1, 4) for view in colours]
+        panels = np.array([overlay(self.image, view, (columns, rows)) for view in views])
+        figure, (axes,) = new_figure(width, 0.8 + 0.8 * len(panels) + (0.3 if scale else 0))
+        axes.imshow(mosaic(panels[:, None], sides=False), extent=(0, rows, len(panels), 0), aspect="auto")
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("patch in time")
+        axes.set_yticks(np.arange(len(panels)) + 0.46, names)
+        axes.tick_params(axis="y", length=0)
+        _add_colorbar(figure, axes, scale)
+        return figure
+
+
 class TraceRenderer(Renderer):
     """The traces of the channels of one recording (S, C), which lasts `end` in the `unit` of the horizontal axis; NaN is a gap.
 
@@ -194,6 +216,8 @@ def build_renderer(
     if kind == "recording":
         end, unit = (grid[0], "patch") if seconds is None else (grid[0] * seconds, "time (s)")
         return TraceRenderer(inputs[0].astype(np.float64), grid, end, unit)
+    if kind == "audio" and inputs.ndim == 3 and len(grid) == 2:
+        return SpectrogramRenderer(inputs[0].astype(np.float64), (grid[0], grid[1]))
     if len(grid) == 2:
         return ImageRenderer(to_images(inputs, grid), (grid[0], grid[1]))
     if kind == "audio" and inputs.ndim == 2 and seconds is not None:

@@ -10,13 +10,15 @@ from data2vec.errors import UserError
 
 LOWER_IS_BETTER = ("wer", "cer", "mean_squared_error")
 """The metrics of this file that are errors."""
-NOT_PERCENT = ("matthews", "kappa", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
+NOT_PERCENT = ("matthews", "kappa", "dprime", "pearson", "spearman", "pearson_spearman", "mean_squared_error")
 """Scores that are not printed as percentages."""
 CLASS_NAMES = ("accuracy", "balanced_accuracy", "weighted_f1", "top5", "map", "auroc", "f1", "accuracy_f1")
 RECORDING = "recording_"
 """Begins the names of scores of complete recordings, whose windows are the examples."""
 NAMES = ("wer", "cer", "wer_greedy", *CLASS_NAMES, *NOT_PERCENT)
 """All scores of labelled data; the metrics of a run have them with the prefix valid_."""
+D_PRIME_LIMIT = 1e-9
+"""An area under the ROC curve that is closer to 0 or 1 counts as this far from it, as d' would be infinite."""
 Scores = dict[str, float]
 
 
@@ -64,9 +66,11 @@ def class_scores(predicted: np.ndarray, classes: np.ndarray) -> Scores:
 
 
 def multi_label_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Scores of `logits` against `labels`, both (n, V): mean average precision over the classes that occur; and the mean area
-    under the ROC curve over those that some examples have and others do not, if there is one. Raises UserError if no example
+    """Scores of `logits` against `labels`, both (n, V): mean average precision over the classes that occur; the mean area under
+    the ROC curve over those that some examples have and others do not, if there is one; and d', √2 times the normal quantile of
+    this area, as reported for AudioSet. Raises UserError if no example
     has a label."""
+    from scipy.stats import norm
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     occurs = labels.any(0)
@@ -78,6 +82,7 @@ def multi_label_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
     differs = occurs & ~labels.all(0)
     if differs.any():
         scores["auroc"] = float(roc_auc_score(labels[:, differs], logits[:, differs], average="macro"))
+        scores["dprime"] = math.sqrt(2) * float(norm.ppf(np.clip(scores["auroc"], D_PRIME_LIMIT, 1 - D_PRIME_LIMIT)))
     return scores
 
 

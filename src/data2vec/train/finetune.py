@@ -34,6 +34,7 @@ from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, pr
 from data2vec.tasks.finetuning.labelled_batches import LabelledBatches, Subset
 from data2vec.tasks.finetuning.labels import (
     balancing_repeats,
+    class_weights,
     encode_labels,
     read_labels,
     targets_from_labels,
@@ -141,7 +142,9 @@ class FinetuneTask(SingleTask):
                 np.repeat(indices, repeats),
                 [x for x, times in zip(labels, repeats, strict=True) for _ in range(times)],
             )
-        batches = LabelledBatches(modality, Subset(examples, indices), labels, self.targets, task, recipe.encoder.width)
+        weights = class_weights(labels) if getattr(task, "draws_per_epoch", None) else None
+        subset = Subset(examples, indices)
+        batches = LabelledBatches(modality, subset, labels, self.targets, task, recipe.encoder.width, weights)
         pin = process.device.type == "cuda"
         return Loader(modality, None, rows, recipe.train.seed, process.rank, process.world_size, pin, batches=batches)
 

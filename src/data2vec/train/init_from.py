@@ -16,7 +16,7 @@ from data2vec.settings import JsonDict
 log = get_logger(__name__)
 NON_ARCHITECTURAL = (
     *("dropout", "drop_path", "layerdrop", "init", "_std", "grad_scale", "prenet_layers", "position_padding"),
-    *("final_norm", "position_tables", ".mean", ".std"),
+    *("final_norm", "position_tables", ".mean", ".std", ".frames", ".attend_padding"),
 )
 """Endings of encoder settings that do not change what the weights mean."""
 

@@ -259,12 +259,6 @@ def test_setting_without_a_counterpart_is_listed_where_it_has_an_effect(
     assert caplog.text.endswith("settings without a counterpart here, ignored: mask_channel_prob 0.1; new_thing [1]\n")
 
 
-def test_eat_is_refused_by_name(tmp_path: Path) -> None:
-    made = content("vision2", **{"modality_encoders.IMAGE.local_encoder.proj.weight": torch.zeros(WIDTH, 1, 4, 4)})
-    with pytest.raises(UserError, match=r"model\.pt: an EAT model \(.*1 channel\), which is not supported"):
-        data2vec.load(save(tmp_path, made))
-
-
 def test_emotion2vec_is_opened_as_speech_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = content("speech2", CONFIGS["speech2"] | {"cls_type": "chunk", "cls_loss": 1, "skip_ema": True})
     tokens = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(1))

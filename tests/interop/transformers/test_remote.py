@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -317,3 +318,33 @@ def test_unsupported_models_are_refused_and_omitted_parts_listed(tmp_path: Path,
     for kind in ("speech", "text-conv"):
         monkeypatch.setitem(KINDS[kind][1], "position_padding", "zero_input")
         assert "position_padding: zero_input" in write_remote_folder(made(kind), tmp_path / kind)[-1]
+
+
+def test_sound_has_the_spectrogram_of_ast_and_a_head_on_the_class_token(tmp_path: Path) -> None:
+    head = ClassifierSettings(labels=("dog", "rain", "rooster"), pooling="class-token", norm_eps=1e-6)
+    model = made("sound", head)
+    settings = model.recipe.modality.model_copy(update={"mean": -5.0, "std": 4.0, "attend_padding": True, "mask_vector": False})
+    recipe = model.recipe.model_copy(update={"modality": settings})
+    write_remote_folder(replace(model, recipe=recipe, modality=recipe.build_modality()), tmp_path / "model")
+    model = read_remote_folder(tmp_path / "model")
+    theirs = opened(tmp_path / "model", "AutoModelForAudioClassification")
+    wave = torch.randn(6000, generator=torch.Generator().manual_seed(0)).numpy()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
+        processor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "model", trust_remote_code=True)
+        out = theirs(**processor([wave], sampling_rate=16000, return_tensors="pt"))
+        tokens = theirs.encoder(**processor([wave], sampling_rate=16000, return_tensors="pt"))
+    torch.testing.assert_close(out.logits, model.logits([wave]).logits, atol=1e-4, rtol=1e-4)
+    hidden = model.features([wave]).hidden[0]
+    torch.testing.assert_close(tokens.last_hidden_state, hidden, atol=1e-4, rtol=1e-4)
+    assert tokens.pooler_output.shape == (1, 32) and model.head is not None and model.head.settings == head
+
+
+def test_sound_with_another_spectrogram_is_refused(tmp_path: Path) -> None:
+    model = made("sound")
+    fbank = model.recipe.modality.fbank.model_copy(update={"window": "povey"})  # type: ignore[attr-defined]
+    settings = model.recipe.modality.model_copy(update={"fbank": fbank})
+    changed = replace(model, recipe=model.recipe.model_copy(update={"modality": settings}))
+    changed = replace(changed, modality=changed.recipe.build_modality())
+    with pytest.raises(UserError, match=r"modality.fbank.window: cannot be written for transformers"):
+        write_remote_folder(changed, tmp_path / "model")

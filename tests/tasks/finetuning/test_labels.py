@@ -10,6 +10,7 @@ from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSet
 from data2vec.tasks.finetuning.labels import (
     Transcripts,
     balancing_repeats,
+    class_weights,
     encode_labels,
     split_labels,
     targets_from_head,
@@ -109,6 +110,11 @@ def test_regression_targets_are_finite_numbers() -> None:
         found.encode("nan")
     with pytest.raises(UserError, match="only class labels can be mixed"):
         found.class_probabilities(torch.zeros(1))
+
+
+def test_class_weights_are_inverse_frequencies_summed_over_the_classes_of_an_example() -> None:
+    assert class_weights([0, 0, 0, 1]).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+    assert class_weights([[0], [0, 1], []]).tolist() == pytest.approx([1 / 2, 3 / 2, 1 / 2])
 
 
 def test_balancing_repeats_rare_classes() -> None:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from data2vec.atomic_io import merge_dir
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import RunStopped, UserError
+from data2vec.feature_extraction import head_logits
 from data2vec.interop.export.graph import Graph, RawInputs, build_graph
 from data2vec.interop.load import load
 from data2vec.local_path import local_path, output_file
@@ -157,12 +158,16 @@ def _difference(graph: Graph, model: Model, run: Callable[[RawInputs], dict[str,
         raw = graph.random_inputs(_sizes(graph, rows, generator), generator)
         exported = run(raw)
         for row in range(rows):
-            hidden, _ = model.encoder(graph.single_batch(raw, row).to(device))
+            single = graph.single_batch(raw, row).to(device)
+            hidden, _ = model.encoder(single)
             positions, most = hidden.shape[1], exported["hidden"].shape[1]
             hidden = F.pad(hidden, (0, 0, 0, most - positions))
             expected = {"hidden": hidden, "positions": torch.tensor([positions])}
             if model.head is not None:
-                expected["logits"] = model.head(hidden, torch.arange(most, device=device)[None] >= positions)
+                if isinstance(model.head, CTC):
+                    expected["logits"] = model.head(hidden)
+                else:
+                    expected["logits"], _ = head_logits(model.encoder, model.head, single)
             for name, value in expected.items():
                 value = value[0].cpu().float()
                 differences.append((exported[name][row] - value).abs().max() / value.abs().max().clamp(min=1))

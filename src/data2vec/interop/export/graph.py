@@ -18,11 +18,13 @@ from data2vec.data.recordings.scaling import divisors
 from data2vec.data.tokenizer import PAD, SPECIAL
 from data2vec.errors import UserError
 from data2vec.modalities.signal import Signals
+from data2vec.modalities.sound import Sound, SoundSettings
 from data2vec.modalities.speech import Speech
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
 from data2vec.nn.encoder import padding_invariant
+from data2vec.nn.heads import reads_class_token
 
 RawInputs = dict[str, Tensor]
 """The inputs of a graph by name, in the order of its arguments."""
@@ -57,14 +59,18 @@ class Graph(nn.Module, ABC):
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """The names of the axes of variable size, for each input."""
 
-    def outputs(self, hidden: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
-        """The outputs of the graph for the output of the encoder."""
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The outputs of the graph for a batch."""
+        x, padding = self.encoder.local_encoder(batch)
+        extra, hidden = self.encoder.encode_with_extra(x, padding)
         if padding is None:
             positions = torch.full(hidden.shape[:1], hidden.shape[1], device=hidden.device)
         else:
             hidden, positions = hidden.masked_fill(padding[..., None], 0.0), (~padding).sum(1)
-        head = {} if self.head is None else {"logits": self.head(hidden, padding)}
-        return {"hidden": hidden, "positions": positions} | head
+        outputs = {"hidden": hidden, "positions": positions}
+        if self.head is not None:
+            outputs["logits"] = self.head(extra[:, -1:] if reads_class_token(self.head) else hidden, padding)
+        return outputs
 
 
 class SpeechGraph(Graph):
@@ -85,7 +91,7 @@ class SpeechGraph(Graph):
         mean = waveform.masked_fill(padding, 0.0).sum(1, keepdim=True) / count
         x = (waveform - mean).masked_fill(padding, 0.0)
         x = x / (x.square().sum(1, keepdim=True) / count + 1e-5).sqrt()
-        return self.outputs(*self.encoder(Batch(x, padding=padding)))
+        return self.outputs(Batch(x, padding=padding))
 
     def size_range(self) -> tuple[int, int]:
         return self._samples(1), self._samples(250)
@@ -124,7 +130,7 @@ class TextGraph(Graph):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         padding = torch.arange(ids.shape[1], device=ids.device) >= lengths[:, None]
-        return self.outputs(*self.encoder(Batch(ids.masked_fill(padding, PAD), padding=padding)))
+        return self.outputs(Batch(ids.masked_fill(padding, PAD), padding=padding))
 
     def size_range(self) -> tuple[int, int]:
         return 1, self.settings.max_length
@@ -147,7 +153,7 @@ class VisionGraph(Graph):
     inputs: Mapping[str, str] = {"image": "uint8 (B, 3, H, W), RGB, at the size of the model"}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.outputs(*self.encoder(Batch(image)))
+        return self.outputs(Batch(image))
 
     def size_range(self) -> tuple[int, int]:
         return self.settings.image, self.settings.image
@@ -187,7 +193,7 @@ class SignalGraph(Graph):
     def forward(self, signal: Tensor) -> dict[str, Tensor]:
         missing = signal.isnan()
         x = self.scaled(signal.masked_fill(missing, 0.0)).masked_fill(missing, 0.0)
-        return self.outputs(*self.encoder(Batch(x, padding=missing)))
+        return self.outputs(Batch(x, padding=missing))
 
     def scaled(self, signal: Tensor) -> Tensor:
         """As the model takes it."""
@@ -213,6 +219,36 @@ class SignalGraph(Graph):
         return Batch(self.scaled(signal[: int((~signal.isnan()).all(1).sum())])[None])
 
 
+class SoundGraph(Graph):
+    """Log-mel spectrograms, which are normalized inside."""
+
+    inputs: Mapping[str, str] = {
+        "log_mel": "float32 (B, F, N), log-mel values as in data2vec.modalities.fbank, not normalized; F a multiple of a patch",
+        "lengths": "int64 (B,), number of frames, multiples of a patch",
+    }
+    settings: SoundSettings
+
+    def forward(self, log_mel: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        padding = torch.arange(log_mel.shape[1], device=log_mel.device) >= lengths[:, None]
+        return self.outputs(Batch(log_mel.masked_fill(padding[..., None], 0.0), padding=padding))
+
+    def size_range(self) -> tuple[int, int]:
+        return 1, max(2, self.settings.frames // self.settings.patch[0])
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        return {"log_mel": {0: "batch", 1: "frames"}, "lengths": {0: "batch"}}
+
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
+        time = self.settings.patch[0]
+        frames = torch.zeros(len(sizes), max(2, *sizes) * time, self.settings.fbank.bins)
+        for row, size in zip(frames, sizes, strict=True):
+            row[: size * time] = torch.randn(size * time, self.settings.fbank.bins, generator=generator) + self.settings.fill
+        return {"log_mel": frames, "lengths": time * torch.tensor(sizes)}
+
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
+        return Batch(raw["log_mel"][row, : raw["lengths"][row]][None])
+
+
 class CustomGraph(Graph):
     """The input of a custom modality as its `collate` makes it, of any length if its examples have, without padding."""
 
@@ -225,7 +261,7 @@ class CustomGraph(Graph):
         self.has_lengths = examples[0].shape != examples[1].shape
 
     def forward(self, input: Tensor) -> dict[str, Tensor]:
-        return self.outputs(*self.encoder(Batch(input)))
+        return self.outputs(Batch(input))
 
     def size_range(self) -> tuple[int, int]:
         return 2, 16
@@ -245,7 +281,13 @@ def build_graph(model: Model) -> Graph:
     modality that has no example input."""
     if model.head is not None and model.head.settings.weighted_layers is not None:
         raise UserError("head.weighted_layers: a head on a sum of blocks cannot be exported")
-    for modality, graph in ((Speech, SpeechGraph), (Text, TextGraph), (Vision, VisionGraph), (Signals, SignalGraph)):
-        if type(model.modality) is modality:
-            return graph(model)
+    graphs: dict[type, type[Graph]] = {
+        Speech: SpeechGraph,
+        Text: TextGraph,
+        Vision: VisionGraph,
+        Signals: SignalGraph,
+        Sound: SoundGraph,
+    }
+    if (graph := graphs.get(type(model.modality))) is not None:
+        return graph(model)
     return CustomGraph(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.key_mapping import (
+    EAT,
     HEADS,
     PORT_PREFIX,
     FairseqConfig,
@@ -25,6 +26,10 @@ PREDICTION_HEAD = re.compile(r"^(final_proj|lm_head|encoder\.regression_head)\.|
 """The prediction head of version 1 or the decoder of version 2."""
 NEW = "data2vec_new_pretraining"
 """In `extra_state`: whether teacher and prediction head are new, and only there because official code requires them."""
+OWN_SETTINGS = "data2vec_settings"
+"""In `extra_state`: settings of a model of ours that the official configuration has no place for, by section."""
+PATCHES = "modality_encoders.IMAGE.local_encoder.proj.weight"
+"""The patch embedding of version 2 for images, and of EAT, whose images have one channel."""
 PRETRAINED_CONFIGS = ("w2v_args", "pretrained_model_args", "w2v_model_args")
 """Where the configuration of a fine-tuned model holds that of the pre-trained model."""
 
@@ -50,6 +55,8 @@ class FairseqCheckpoint:
     """Of the fine-tuned model; equals `model_config` if there is no other."""
     labels: list[str] | None
     """The symbols of the target dictionary in the file."""
+    own_settings: JsonMapping
+    """What is stored as `OWN_SETTINGS`; empty for a file of others."""
 
     @property
     def has_prediction_head(self) -> bool:
@@ -68,6 +75,8 @@ def open_checkpoint(path: Path) -> FairseqCheckpoint:
     is_port = any(str(name).startswith(PORT_PREFIX) for name in state)
     tensors = current_names(state, is_port)
     family = family_of_keys(tensors, str(path))
+    if (patches := tensors.get(PATCHES)) is not None and patches.ndim == 4 and patches.shape[1] == 1:
+        family = EAT
     teachers = [value for name, value in state.items() if re.search(r"(^|\.)_ema$", str(name)) and isinstance(value, Mapping)]
     teachers += [content["model_ema"]] if isinstance(content.get("model_ema"), Mapping) else []
     teacher = current_names(teachers[0], is_port) if teachers else {}
@@ -77,7 +86,10 @@ def open_checkpoint(path: Path) -> FairseqCheckpoint:
         log.warning("%s: fairseq port of the version 1 vision model; only the encoder is used", path)
         tensors = {name: value for name, value in tensors.items() if not name.startswith("lm_head.")}
         teacher, model_config = {}, {"layer_norm_eps": 1e-5}
-    if isinstance(extra := content.get("extra_state"), Mapping) and extra.get(NEW) is True:
+    extra = content.get("extra_state")
+    extra = extra if isinstance(extra, Mapping) else {}
+    own_settings = to_plain(extra.get(OWN_SETTINGS, {}))
+    if extra.get(NEW) is True:
         tensors = {name: value for name, value in tensors.items() if not PREDICTION_HEAD.search(name)}
         teacher = {}
     return FairseqCheckpoint(
@@ -91,6 +103,7 @@ def open_checkpoint(path: Path) -> FairseqCheckpoint:
         task_config=task_config,
         fine_tuned_config=fine_tuned_config,
         labels=_labels(content),
+        own_settings=own_settings if isinstance(own_settings, dict) else {},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from data2vec.errors import UserError
 from data2vec.interop.fairseq.key_mapping import BEIT, MODALITY_KEYS, SPEECH_1, TEXT_1, FairseqConfig, Family
+from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import TextSettings
 from data2vec.modalities.vision import VisionSettings
@@ -31,6 +32,12 @@ LAYER_NORMS = {
 """fairseq's switches for normalising each layer of the targets, in the order in which version 2 and text apply them."""
 NORMS = {"layer_norm_targets": "layer", "instance_norm_targets": "instance"}
 """The same for the averaged targets."""
+AUDIOSET = (-4.2677393, 4.5689974)
+"""Mean and standard deviation of log-mel values that the released EAT was trained with; they are not in its files."""
+EAT_COLUMNS = 8
+"""Patches in frequency that the code of EAT has."""
+SOUND_SETTINGS = ("fbank", "mean", "std", "num_std", "frames", "attend_padding")
+"""Settings of sound that official configurations have no place for, and that are stored beside them."""
 MAX_CONV_LAYERS = 100
 DATA_FOLDER = "."
 """The folder with dictionaries, where official tasks look for them: the current one, unless it is overridden."""
@@ -420,7 +427,7 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
     local = "averaged" if modality["ema_local_encoder"] and not blocks_only else "shared"
     relative = "averaged" if modality_key == "AUDIO" and not blocks_only else local
     return {
-        "modality": _VERSION2_MODALITIES[modality_key](modality, vocab_size),
+        "modality": _VERSION2_MODALITIES[_kind(modality_key, modality)](modality, vocab_size),
         "encoder": {
             "width": config["embed_dim"],
             "layers": modality["prenet_depth"] + config["depth"],
@@ -466,6 +473,11 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
         },
         "health": {"min_target_std": config["min_target_var"], "min_prediction_std": config["min_pred_var"]},
     }
+
+
+def _kind(modality_key: str, modality: FairseqConfig) -> str:
+    """The key of the modality, or SOUND for images of one channel, which are spectrograms."""
+    return "SOUND" if modality_key == "IMAGE" and modality["in_chans"] == 1 else modality_key
 
 
 def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality_key: str) -> None:
@@ -514,7 +526,8 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
         needed["local_grad_mult"] = (modality["local_grad_mult"], 1)
     if modality_key == "IMAGE":
         needed |= {key: (modality[key], value) for key, value in
-                   (("fixed_positions", True), ("transformer_decoder", False), ("in_chans", 3))}  # fmt: skip
+                   (("fixed_positions", True), ("transformer_decoder", False))}  # fmt: skip
+        needed["in_chans"] = (modality["in_chans"], 1 if modality["in_chans"] == 1 else 3)
     if modality_key == "TEXT":
         needed["learned_pos"] = (modality["learned_pos"], True)
         needed["no_token_positional_embeddings"] = (modality["no_token_positional_embeddings"], False)
@@ -561,6 +574,18 @@ def _version2_vision(modality: FairseqConfig, vocab_size: int) -> JsonDict:
     }
 
 
+def _version2_sound(modality: FairseqConfig, vocab_size: int) -> JsonDict:
+    return {
+        "name": "sound",
+        "patch": [modality["patch_size"]] * 2,
+        "patch_init": "xavier",
+        "mean": AUDIOSET[0],
+        "std": AUDIOSET[1],
+        "attend_padding": True,
+        "mask_vector": False,
+    }
+
+
 def _version2_text(modality: FairseqConfig, vocab_size: int) -> JsonDict:
     return {
         "name": "text",
@@ -576,6 +601,7 @@ _VERSION2_MODALITIES: dict[str, Callable[[FairseqConfig, int], JsonDict]] = {
     "AUDIO": _version2_speech,
     "IMAGE": _version2_vision,
     "TEXT": _version2_text,
+    "SOUND": _version2_sound,
 }
 
 
@@ -687,6 +713,17 @@ def _version2_modality_config(recipe: Recipe) -> FairseqConfig:
                 "transformer_decoder": False,
                 **NO_ALIBI,
             }
+        case SoundSettings() as sound:
+            if sound.columns != EAT_COLUMNS:
+                raise UserError(f"modality.fbank.bins: {sound.columns} patches in frequency are not supported, EAT has 8")
+            return {
+                "patch_size": sound.patch[0],
+                "embed_dim": recipe.encoder.width,
+                "in_chans": 1,
+                "fixed_positions": True,
+                "transformer_decoder": False,
+                **NO_ALIBI,
+            }
         case TextSettings() as text:
             return {
                 "max_source_positions": text.max_length,
@@ -707,6 +744,8 @@ def task_config(recipe: Recipe) -> FairseqConfig:
             return {"_name": "audio_pretraining", "data": DATA_FOLDER, "normalize": True}
         case VisionSettings() as vision:
             return {"_name": "mae_image_pretraining", "data": DATA_FOLDER, "input_size": vision.image}
+        case SoundSettings():
+            return {"_name": "mae_image_pretraining", "data": DATA_FOLDER}
         case TextSettings() as text:
             mask = recipe.objective.mask.model_dump()
             masks = {key: mask[ours] for ours, key in MASKED_LM.items() if mask["kind"] == "token"}
@@ -745,7 +784,17 @@ def family_of_recipe(recipe: Recipe) -> Family:
     name = recipe.modality.name
     if name not in MODALITY_KEYS:
         raise _no_official_model(recipe)
-    return Family(name, 2 if recipe.objective.name == "data2vec2" else 1)
+    family = Family(name, 2 if recipe.objective.name == "data2vec2" else 1)
+    if family == Family("sound", 1):
+        raise UserError(f"objective.name: {recipe.objective.name!r} of sound has no official counterpart, only data2vec2 (EAT)")
+    return family
+
+
+def own_settings(recipe: Recipe) -> JsonDict:
+    """The settings that are stored beside the official configuration, by section; empty for all but sound."""
+    if recipe.modality.name != "sound":
+        return {}
+    return {"modality": {key: recipe.modality.model_dump(mode="json")[key] for key in SOUND_SETTINGS}}
 
 
 def _no_official_model(recipe: Recipe) -> UserError:
@@ -770,6 +819,8 @@ def fairseq_config(recipe: Recipe, fine_tuned: bool = False) -> tuple[FairseqCon
     recipe = _in_decays(recipe)
     model, task = CONFIG_WRITERS[family](recipe), task_config(recipe)
     sections = recipe_sections(family, model, getattr(recipe.modality, "vocab_size", 0), task)
+    for section, settings in own_settings(recipe).items():
+        sections[section] |= settings
     read_back = validate_recipe({**sections, "data": {}}, str(family))
     lost, wrong = [], []
     for key, ours, official in setting_differences(recipe, read_back):

@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 from data2vec.data.tokenizer import SPECIAL
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
 from data2vec.interop.fairseq.config import DATA_FOLDER, family_of_recipe
-from data2vec.interop.fairseq.key_mapping import BEIT, TEXT_1, FairseqConfig
+from data2vec.interop.fairseq.key_mapping import BEIT, EAT, TEXT_1, FairseqConfig
 from data2vec.interop.key_mapping import Table, affine
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.recipe import Recipe
+from data2vec.settings import JsonDict
 
 log = get_logger(__name__)
 
@@ -29,6 +31,14 @@ GLUE_HEAD = "sentence_classification_head"
 """fairseq's name of the head of a sentence classifier."""
 UNSUPPORTED_PREDICTION_MODES = {"CLS_TOKEN": "CLS_TOKEN", "LIN_SOFTMAX": "LIN_SOFTMAX", 2: "CLS_TOKEN", 3: "LIN_SOFTMAX"}
 """Values of `prediction_mode` other than the mean; an Enum is stored by its name or number."""
+
+
+SOUND_POOLINGS: dict[object, Literal["class-token", "mean"]] = {
+    **dict.fromkeys((None, "CLS_TOKEN", 2), "class-token"),
+    **dict.fromkeys(("MEAN_POOLING", 1), "mean"),
+}
+"""Values of `prediction_mode` of EAT."""
+AUDIOSET_CLASSES = 527
 
 
 def sentence_table(head_name: str) -> Table:
@@ -78,6 +88,8 @@ def _dictionary_symbols(file: Path) -> list[str] | None:
 
 def _image_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Table]:
     mode = checkpoint.fine_tuned_config.get("prediction_mode")
+    if checkpoint.family == EAT:
+        return _sound_head(checkpoint, mode)
     has_norm = "fc_norm.weight" in checkpoint.head
     if mode in UNSUPPORTED_PREDICTION_MODES or (checkpoint.family == BEIT and not has_norm):
         name = UNSUPPORTED_PREDICTION_MODES.get(mode, "CLS_TOKEN")
@@ -86,6 +98,25 @@ def _image_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Tabl
         raise UserError(f"{checkpoint.path}: weights are missing: head.weight")
     labels = _numbered_labels(len(checkpoint.head["head.weight"]))
     return ClassifierSettings(labels=labels, pooling="mean", norm_eps=1e-6 if has_norm else None), IMAGE_TABLE
+
+
+def _sound_head(checkpoint: FairseqCheckpoint, mode: object) -> tuple[ClassifierSettings, Table]:
+    """The head of EAT: a layer norm and a linear layer, on the class token unless its configuration says the mean."""
+    pooling = SOUND_POOLINGS.get(mode)
+    if pooling is None:
+        raise UserError(f"{checkpoint.path}: prediction_mode {mode} is not supported; only the class token or the mean is")
+    if "head.weight" not in checkpoint.head:
+        raise UserError(f"{checkpoint.path}: weights are missing: head.weight")
+    count, own = len(checkpoint.head["head.weight"]), checkpoint.own_settings.get("head")
+    settings: JsonDict = {"labels": _numbered_labels(count), "pooling": pooling}
+    settings["norm_eps"] = 1e-6 if "fc_norm.weight" in checkpoint.head else None
+    if isinstance(own, dict):
+        settings |= {key: own[key] for key in ("labels", "problem_type", "norm_eps") if key in own}
+    elif count == AUDIOSET_CLASSES:
+        settings["problem_type"] = "multi_label_classification"
+    else:
+        log.warning("%s: its %d classes are taken as exclusive; the file does not say whether they are", checkpoint.path, count)
+    return ClassifierSettings.model_validate(settings), IMAGE_TABLE
 
 
 def _sentence_head(checkpoint: FairseqCheckpoint) -> tuple[ClassifierSettings, Table]:
@@ -137,6 +168,12 @@ def head_to_fairseq(recipe: Recipe, head: HeadSettings, pretrained: FairseqConfi
     if family.modality == "speech":
         official = CTCSettings(labels=head.labels)
         stored = _ctc_to_fairseq(pretrained)
+    elif family == EAT:
+        given = cast(ClassifierSettings, head)
+        shape: JsonDict = {"pooling": "mean" if given.pooling == "mean" else "class-token", "norm_eps": given.norm_eps}
+        official = ClassifierSettings(labels=head.labels, **shape)
+        stored = _image_head_to_fairseq(recipe, len(head.labels), given.norm_eps is not None, pretrained)
+        stored.model["prediction_mode"] = "MEAN_POOLING" if given.pooling == "mean" else "CLS_TOKEN"
     elif family.modality == "vision":
         eps = 1e-6 if family == BEIT or getattr(head, "norm_eps", None) else None
         official = ClassifierSettings(labels=head.labels, pooling="mean", norm_eps=eps)
@@ -189,7 +226,8 @@ def _image_head_to_fairseq(recipe: Recipe, classes: int, has_norm: bool, pretrai
         "prenet_layerdrop": e.layerdrop,
         "pretrained_model_args": pretrained,
     }
-    task = {"_name": "mae_image_classification", "data": DATA_FOLDER, "input_size": pretrained["task"]["input_size"]}
+    task = {"_name": "mae_image_classification", "data": DATA_FOLDER}
+    task |= {key: value for key, value in pretrained["task"].items() if key == "input_size"}
     return FairseqHead(IMAGE_TABLE, model, task, "model.")
 
 

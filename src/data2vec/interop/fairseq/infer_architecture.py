@@ -14,8 +14,15 @@ from torch import Tensor
 from data2vec.data.tokenizer import has_tokenizer
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint
-from data2vec.interop.fairseq.config import Sections, fairseq_config, mlp_ratio, parse_conv_layers, recipe_sections
-from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, count_modules
+from data2vec.interop.fairseq.config import (
+    SOUND_SETTINGS,
+    Sections,
+    fairseq_config,
+    mlp_ratio,
+    parse_conv_layers,
+    recipe_sections,
+)
+from data2vec.interop.fairseq.key_mapping import BEIT, EAT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, count_modules
 from data2vec.interop.fairseq.own_settings import (
     PRETRAINING_ONLY,
     RecordedConfig,
@@ -120,6 +127,8 @@ def _infer(checkpoint: FairseqCheckpoint, own: FairseqConfig, architecture: Fair
     sections = recipe_sections(family, RecordedConfig(config, reads, ("model",)), vocab, released_task | task_config)
     reads |= flatten({"model": architecture}).keys()
     sections = merge_configs(sections, _sections_from_tensors(checkpoint, config))
+    if family == EAT and isinstance(stored := checkpoint.own_settings.get("modality"), dict):
+        sections["modality"] |= {key: stored[key] for key in SOUND_SETTINGS if key in stored}
     data: FairseqConfig = {}
     if family.modality == "text":
         data["block_size"] = min(TextData().block_size, sections["modality"]["max_length"])
@@ -143,7 +152,7 @@ def _released_recipe(family: Family, architecture: FairseqConfig) -> Recipe:
     )
     sizes = ["huge"] * (width >= 1280) + ["large"] * (width >= 1024) + ["base"]
     shipped = recipe_names()
-    return load_recipe(next(name for size in sizes if (name := f"{family.modality}/v{family.version}-{size}") in shipped))
+    return load_recipe(next(name for size in sizes if (name := family.released_recipe(size)) in shipped))
 
 
 def _match_tensors(config: FairseqConfig, model_config: FairseqConfig, checkpoint: FairseqCheckpoint) -> None:
@@ -362,7 +371,7 @@ def _version2(family: Family, tensors: Tensors, config: FairseqConfig, where: st
     modality: FairseqConfig = {
         "prenet_depth": count_modules(tensors, f"{root}context_encoder.blocks."),
         "num_extra_tokens": configured.get("num_extra_tokens", 0) if extra_tokens is None else extra_tokens.shape[-2],
-        **_VERSION_2_MODALITIES[family.modality_key](tensors, root, width, configured, where),
+        **_VERSION_2_MODALITIES[str(family.modality)](tensors, root, width, configured, where),
     }
     if scale is not None:  # one scale for all heads is expanded, and whether it was trained no longer matters
         modality |= {"learned_alibi_scale": True, "learned_alibi_scale_per_head": True}
@@ -411,11 +420,16 @@ def _version2_audio(tensors: Tensors, root: str, width: int, config: FairseqConf
 
 def _version2_image(tensors: Tensors, root: str, width: int, config: FairseqConfig, where: str) -> FairseqConfig:
     _, channels, _, patch = _required(tensors, f"{root}local_encoder.proj.weight", where).shape
-    if channels == 1:
-        raise UserError(f"{where}: an EAT model (data2vec 2 on spectrograms, images of 1 channel), which is not supported")
     positions = tensors.get(f"{root}fixed_positional_encoder.positions")
     size = {} if positions is None else {"input_size": round(positions.shape[-2] ** 0.5) * patch}
     return {"patch_size": patch, "in_chans": channels, **size}
+
+
+def _version2_sound(tensors: Tensors, root: str, width: int, config: FairseqConfig, where: str) -> FairseqConfig:
+    _, _, time, band = _required(tensors, f"{root}local_encoder.proj.weight", where).shape
+    if time != band:
+        raise UserError(f"{where}: patches of {time} x {band} are not supported, only square ones")
+    return {"patch_size": time, "in_chans": 1}
 
 
 def _version2_text(tensors: Tensors, root: str, width: int, config: FairseqConfig, where: str) -> FairseqConfig:
@@ -428,7 +442,8 @@ def _version2_text(tensors: Tensors, root: str, width: int, config: FairseqConfi
 
 
 _VERSION_2_MODALITIES: dict[str, Callable[[Tensors, str, int, FairseqConfig, str], FairseqConfig]] = {
-    "AUDIO": _version2_audio,
-    "IMAGE": _version2_image,
-    "TEXT": _version2_text,
+    "speech": _version2_audio,
+    "vision": _version2_image,
+    "text": _version2_text,
+    "sound": _version2_sound,
 }

@@ -18,14 +18,14 @@ from data2vec.settings import JsonDict, JsonMapping
 FairseqConfig = JsonDict
 """The configuration of an official model or task, as plain containers."""
 Tensors = dict[str, Tensor]
-ModalityName = Literal["speech", "vision", "text"]
-MODALITY_KEYS: dict[ModalityName, str] = {"speech": "AUDIO", "vision": "IMAGE", "text": "TEXT"}
-"""Our modality names and those in the keys of version 2: `modality_encoders.AUDIO.…`."""
+ModalityName = Literal["speech", "vision", "text", "sound"]
+MODALITY_KEYS: dict[ModalityName, str] = {"speech": "AUDIO", "vision": "IMAGE", "text": "TEXT", "sound": "IMAGE"}
+"""Our modality names and those in the keys of version 2: `modality_encoders.AUDIO.…`. EAT is the code for images."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One of the six official models."""
+    """One of the six official models; or EAT, version 2 of sound."""
 
     modality: ModalityName
     version: Literal[1, 2]
@@ -36,10 +36,15 @@ class Family:
         return MODALITY_KEYS[self.modality]
 
     def __str__(self) -> str:
-        return f"data2vec {self.version} {self.modality}"
+        return "EAT" if self.modality == "sound" else f"data2vec {self.version} {self.modality}"
+
+    def released_recipe(self, size: str) -> str:
+        """The name of the recipe of the released model of this size: base, large or huge."""
+        return f"{self.modality}/v{self.version}-{'eat-' if self.modality == 'sound' else ''}{size}"
 
 
 SPEECH_1, TEXT_1 = Family("speech", 1), Family("text", 1)
+EAT = Family("sound", 2)
 BEIT = Family("vision", 1)
 """Version 1 for images was released outside fairseq, as a fork of BEiT."""
 

@@ -14,6 +14,7 @@ from data2vec.interop.fairseq.heads import head_of_checkpoint
 from data2vec.interop.fairseq.infer_architecture import architecture_from_tensors, config_contradictions, infer_recipe
 from data2vec.interop.fairseq.key_mapping import Tensors, key_table
 from data2vec.interop.key_mapping import Table, foreign_keys, to_our_keys
+from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model, blank_model
 from data2vec.nn.position_encoders import sincos_positions
@@ -37,6 +38,9 @@ def read_fairseq_checkpoint(path: Path) -> Model:
         log.warning("%s: %s; using the tensors", path, contradiction)
     inferred = infer_recipe(checkpoint, architecture)
     recipe = inferred.recipe
+    if isinstance(recipe.modality, SoundSettings) and not checkpoint.own_settings:
+        message = "%s: an EAT model; its input is normalized by mean %g and std %g, those of AudioSet, as the file has none"
+        log.warning(message, path, recipe.modality.mean, recipe.modality.std)
     checkpoint = _expand_alibi_scale(checkpoint, recipe.encoder.heads)
     table = key_table(checkpoint.family, inferred.config, getattr(recipe.modality, "position_tables", 1))
     head = head_of_checkpoint(checkpoint)
@@ -100,9 +104,16 @@ def _check_fixed_positions(checkpoint: FairseqCheckpoint, recipe: Recipe) -> Non
     """Fixed positions are computed, not loaded. Raises UserError when those in the file differ."""
     for tensors in (checkpoint.student, checkpoint.teacher):
         if (stored := tensors.get(POSITIONS)) is not None:
-            computed = sincos_positions(cast(Vision, recipe.build_modality()).side, recipe.encoder.width)
+            computed = sincos_positions(_grid(recipe, stored), recipe.encoder.width)
             if stored.numel() != computed.numel() or not torch.allclose(stored.view(computed.shape), computed, atol=2e-3):
                 raise UserError(f"{checkpoint.path}: {POSITIONS} are not sine-cosine positions, the only ones supported")
+
+
+def _grid(recipe: Recipe, stored: Tensor) -> tuple[int, int]:
+    """The grid of `stored` positions: of an image; of sound as many rows as there are."""
+    if isinstance(recipe.modality, SoundSettings):
+        return max(1, stored.numel() // (recipe.encoder.width * recipe.modality.columns)), recipe.modality.columns
+    return cast(Vision, recipe.build_modality()).side
 
 
 def _pretraining_weights(

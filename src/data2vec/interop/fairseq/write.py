@@ -8,13 +8,14 @@ from torch import Tensor
 
 from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
-from data2vec.interop.fairseq.checkpoint_file import NEW
-from data2vec.interop.fairseq.config import fairseq_config, family_of_recipe
+from data2vec.interop.fairseq.checkpoint_file import NEW, OWN_SETTINGS
+from data2vec.interop.fairseq.config import EAT_COLUMNS, fairseq_config, family_of_recipe, own_settings
 from data2vec.interop.fairseq.dictionaries import write_dictionaries
 from data2vec.interop.fairseq.heads import head_to_fairseq
-from data2vec.interop.fairseq.key_mapping import BEIT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, key_table
+from data2vec.interop.fairseq.key_mapping import BEIT, EAT, SPEECH_1, TEXT_1, FairseqConfig, Family, Tensors, key_table
 from data2vec.interop.fairseq.read import POSITIONS
 from data2vec.interop.key_mapping import Table, to_foreign_keys
+from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
 from data2vec.nn.position_encoders import RelativePositionEncoder, sincos_positions
@@ -22,6 +23,8 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict
 
+EAT_ROWS = 768
+"""Patches in time of the positions that the code of EAT has; it uses the first ones."""
 VERSION = "encoder.sentence_encoder.version"
 
 
@@ -61,7 +64,12 @@ def write_fairseq_checkpoint(model: Model, path: Path) -> list[str]:
     lost += [f"its {key}: {value}" for key in ("source", "license") if (value := getattr(model, key))]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as tmp, tmp.open("wb") as file:
-        torch.save(_container(family, student, teacher, whole, is_new), file)
+        container = _container(family, student, teacher, whole, is_new)
+        if own := own_settings(model.recipe):
+            if model.head is not None:
+                own["head"] = model.head.settings.model_dump(mode="json", include={"labels", "problem_type", "norm_eps"})
+            container["extra_state"][OWN_SETTINGS] = own
+        torch.save(container, file)
     return lost
 
 
@@ -101,7 +109,7 @@ def _official_config(model: Model) -> tuple[FairseqConfig, FairseqConfig, list[s
 
 def _with_released_objective(recipe: Recipe) -> Recipe:
     family, layers = family_of_recipe(recipe), recipe.encoder.layers - recipe.encoder.prenet_layers
-    released = load_recipe(f"{family.modality}/v{family.version}-base").objective
+    released = load_recipe(family.released_recipe("base")).objective
     target = released.target.model_copy(update={"top_k": min(released.target.top_k, layers)})
     return recipe.model_copy(update={"objective": released.model_copy(update={"target": target})})
 
@@ -115,15 +123,16 @@ def _official_tensors(ours: dict[str, Tensor], table: Table, family: Family) -> 
 def _official_shape(key: str, part: Tensor, family: Family) -> tuple[int, ...]:
     shape = tuple(part.shape)
     if key.endswith(("patch_embed.proj.weight", "local_encoder.proj.weight")):
-        side = round((shape[1] / 3) ** 0.5)
-        return shape[0], 3, side, side
+        channels = 1 if family == EAT else 3
+        side = round((shape[1] / channels) ** 0.5)
+        return shape[0], channels, side, side
     if key in ("mask_token", "cls_token") or key.endswith(".extra_tokens"):
         return 1, part.numel() // shape[-1], shape[-1]
     if key.endswith(".alibi_scale"):
         return 1, 1, shape[0], 1, 1
     if key.endswith("relative_position_bias_table"):
         return shape[-2:]
-    if ".decoder.blocks." in key and part.ndim == 4 and family.modality != "vision":
+    if ".decoder.blocks." in key and part.ndim == 4 and family.modality_key != "IMAGE":
         return shape[0], shape[1], shape[3]
     return shape
 
@@ -151,6 +160,10 @@ def _computed_buffers(model: Model, family: Family) -> Tensors:
     """Buffers that official checkpoints store and this package computes."""
     if family == TEXT_1:
         return {VERSION: torch.tensor([3.0])}
+    if family == EAT:
+        sound = cast(SoundSettings, model.recipe.modality)
+        grid = max(EAT_ROWS, sound.frames // sound.patch[0]), EAT_COLUMNS
+        return {POSITIONS: sincos_positions(grid, model.recipe.encoder.width)[None]}
     if family == Family("vision", 2):
         return {POSITIONS: sincos_positions(cast(Vision, model.modality).side, model.recipe.encoder.width)[None]}
     if family == BEIT:

@@ -1,6 +1,7 @@
 """Usage section of the model card of a transformers folder, and a list of what the folder omits."""
 
 from data2vec.data.audio import SAMPLE_RATE
+from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.text import Text
 from data2vec.model import Model
 
@@ -22,6 +23,7 @@ inputs = torch.tensor([[0, 3, 2]])  # token ids, as this folder has no tokenizer
 output = model(inputs).{output}"""
 INPUTS = {
     "speech": ("AutoFeatureExtractor", f"[np.zeros({SAMPLE_RATE}, np.float32)], sampling_rate={SAMPLE_RATE}, padding=True"),
+    "sound": ("AutoFeatureExtractor", f"[np.zeros({SAMPLE_RATE}, np.float32)], sampling_rate={SAMPLE_RATE}"),
     "vision": ("AutoImageProcessor", "[np.zeros((32, 32, 3), np.uint8)]"),
     "text": ("AutoTokenizer", '["a text"], padding=True'),
 }
@@ -29,6 +31,7 @@ PAIRS = '["a text"], ["another text"], padding=True'
 """Inputs of a model for pairs of texts."""
 AUTO = {
     "speech": "AutoModelForAudioClassification",
+    "sound": "AutoModelForAudioClassification",
     "vision": "AutoModelForImageClassification",
     "text": "AutoModelForSequenceClassification",
 }
@@ -69,4 +72,6 @@ def omitted_parts(model: Model, predictor: str, padding: str) -> list[str]:
     configured = getattr(settings, "position_padding", padding)
     if (settings.name == "speech" or getattr(settings, "positions", None) == "conv") and configured != padding:
         omitted.append(f"modality.position_padding: {configured} ({padding} there: the last positions of padded rows differ)")
+    if isinstance(settings, SoundSettings) and not settings.attend_padding:
+        omitted.append("the masking of padding: the preprocessor fills clips up to a length, which positions attend to")
     return omitted

@@ -7,6 +7,8 @@ from typing import Any
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.data.tokenizer import END, MASK, SPECIAL, START, save_tokenizer
 from data2vec.errors import UserError, get_logger
+from data2vec.modalities.fbank import FbankSettings
+from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import Text
 from data2vec.modalities.vision import VisionSettings
@@ -28,6 +30,8 @@ def write_processors(model: Model, folder: Path) -> None:
     settings = model.modality.settings
     if isinstance(settings, SpeechSettings):
         _speech(folder, model.head.settings if model.head is not None else None)
+    elif isinstance(settings, SoundSettings):
+        _write_json(folder, "preprocessor_config.json", _spectrogram_config(settings))
     elif isinstance(settings, VisionSettings):
         _write_json(folder, "preprocessor_config.json", _image_config(settings.image, settings.mean, settings.std))
     elif isinstance(model.modality, Text) and (tokenizer := model.modality.tokenizer) is not None:
@@ -38,7 +42,8 @@ def read_processors(folder: Path, modality: str) -> dict[str, JsonDict]:
     """These files as recipe sections, and `head.labels` of a CTC vocabulary. Missing files are skipped.
 
     Raises UserError for preprocessing that is not supported: the model would get other input than it was trained on."""
-    return {"speech": _read_speech, "vision": _read_vision, "text": _read_text}[modality](folder)
+    readers = {"speech": _read_speech, "vision": _read_vision, "text": _read_text, "sound": _read_sound}
+    return readers[modality](folder)
 
 
 def _speech(folder: Path, head: Any) -> None:
@@ -58,6 +63,21 @@ def _speech(folder: Path, head: Any) -> None:
             | {**special, "word_delimiter_token": special["word_delimiter_token"] or " "},
         )
     _write_json(folder, "preprocessor_config.json", config)
+
+
+def _spectrogram_config(settings: SoundSettings) -> JsonDict:
+    """The preprocessing of `fbank` in the class of transformers for AST. Raises UserError for another one."""
+    mean, scale = settings.normalization
+    if (other := FbankSettings(bins=settings.fbank.bins)) != settings.fbank:
+        different = [key for key, value in settings.fbank.flat().items() if value != other.flat()[key]]
+        raise UserError(
+            f"modality.fbank.{different[0]}: cannot be written for transformers, whose spectrograms are those of AST"
+        )
+    return {
+        **{"feature_extractor_type": "ASTFeatureExtractor", "feature_size": 1, "sampling_rate": settings.fbank.rate},
+        **{"num_mel_bins": settings.fbank.bins, "max_length": settings.frames, "padding_value": 0.0, "padding_side": "right"},
+        **{"do_normalize": True, "mean": mean, "std": scale / 2, "return_attention_mask": False},
+    }
 
 
 def _image_config(side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> JsonDict:
@@ -113,6 +133,14 @@ def _read_vision(folder: Path) -> dict[str, JsonDict]:
             shown,
         )
     return {"modality": {"mean": list(mean), "std": list(std)}}
+
+
+def _read_sound(folder: Path) -> dict[str, JsonDict]:
+    config = _preprocessor_config(folder)
+    if not config:
+        return {}
+    _check_settings(folder, config, {"do_normalize": True, "sampling_rate": SAMPLE_RATE})
+    return {"modality": {"mean": config["mean"], "std": config["std"], "num_std": 2.0}}
 
 
 def _read_text(folder: Path) -> dict[str, JsonDict]:

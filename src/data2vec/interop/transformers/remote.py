@@ -19,6 +19,7 @@ from data2vec.interop.transformers.card import omitted_parts, usage_example
 from data2vec.interop.transformers.config import HINT, unsupported_setting
 from data2vec.interop.transformers.processors import read_processors, write_processors
 from data2vec.interop.transformers.weights import read_weights
+from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import TextSettings
 from data2vec.model import Model, blank_model
@@ -53,6 +54,10 @@ MODALITIES = {
         **{"image": "image_size", "patch": "patch_size"},
         **{key: key for key in ("positions", "position_tables", "mask_vector")},
     },
+    "sound": {
+        **{"frames": "num_frames", "patch": "spectrogram_patch"},
+        **{key: key for key in ("attend_padding", "mask_vector")},
+    },
     "text": {
         **{key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},
         **{key: key for key in ("position_depth", "position_kernel", "position_groups")},
@@ -65,16 +70,23 @@ WRITABLE = {"vision": {"stem": "patch"}}
 """The only values that the model code in a folder supports."""
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 CLASSIFIER = {key: f"classifier_{key}" for key in ("pooling", "norm_eps", "hidden_layer", "hidden_width")}
-CLASSIFIERS = {"speech": "ForAudioClassification", "vision": "ForImageClassification", "text": "ForSequenceClassification"}
+CLASSIFIERS = {
+    "speech": "ForAudioClassification",
+    "sound": "ForAudioClassification",
+    "vision": "ForImageClassification",
+    "text": "ForSequenceClassification",
+}
 OTHER_HEADS = {
     "speech": ("ForCTC", "ForAudioFrameClassification"),
     "vision": (),
+    "sound": (),
     "text": ("ForTokenClassification", "ForMaskedLM"),
 }
 """Further classes of the model code; the last refuses with a reason. Of their heads only that of CTC exists here."""
 DEFAULT_CLASSIFIERS: dict[str, JsonDict] = {
     "speech": {"pooling": "mean"},
     "vision": {"pooling": "mean", "norm_eps": 1e-6},
+    "sound": {"pooling": "mean", "norm_eps": 1e-6},
     "text": {"pooling": "first", "hidden_layer": "tanh"},
 }
 """The classifier that transformers adds to a model without one: for images and text that of the released models."""
@@ -146,6 +158,8 @@ def _config(model: Model) -> JsonDict:
         **{theirs: getattr(recipe.encoder, ours) for ours, theirs in ENCODER.items()},
         **{theirs: getattr(settings, ours) for ours, theirs in MODALITIES[name].items()},
     }
+    if isinstance(settings, SoundSettings):
+        config |= {"spectrogram_patch": list(settings.patch), "num_mel_bins": settings.fbank.bins}
     if isinstance(settings, SpeechSettings):
         config |= {key: list(each) for key, each in zip(CONVOLUTIONS, zip(*settings.conv_layers, strict=True), strict=True)}
     if isinstance(settings, TextSettings):
@@ -180,6 +194,8 @@ def _head_config(model: Model) -> JsonDict:
     if len(settings.labels) == 1 and settings.problem_type == "single_label_classification":
         raise UserError("head.labels: one label cannot be written for transformers, unless head.problem_type is regression")
     config["problem_type"] = settings.problem_type
+    if settings.pooling == "class-token" and model.modality.settings.name != "sound":
+        raise UserError("head.pooling: class-token cannot be written for transformers, except of sound; only mean or first")
     return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
 
 

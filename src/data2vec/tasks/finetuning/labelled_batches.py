@@ -46,9 +46,19 @@ class LabelledBatches(BatchDataset):
         targets: Targets,
         settings: TaskSettings,
         width: int,
+        weights: np.ndarray | None = None,
     ):
+        """`weights` (n,): for the weighted sampling of the settings."""
         super().__init__(modality, examples)
+        self.weights = weights
         self.labels, self.targets, self.settings, self.width = labels, targets, settings, width
+
+    def epoch_indices(self, rng: np.random.Generator) -> np.ndarray | None:
+        """The examples of an epoch with weighted sampling."""
+        if self.weights is None:
+            return None
+        count = getattr(self.settings, "draws_per_epoch", None)
+        return np.asarray(rng.choice(len(self.weights), count, p=self.weights / self.weights.sum()))
 
     def build(self, micro_batch: MicroBatch) -> LoadedBatch:
         rows = range(len(micro_batch.indices))[micro_batch.rank_rows]
@@ -63,6 +73,8 @@ class LabelledBatches(BatchDataset):
             mix = mix_images if isinstance(mixing, ImageMixing) else mix_waveforms
             rng = np.random.default_rng((*micro_batch.seed, MIX, rows.start))
             labelled.input, labelled.labels = mix(labelled.input, probabilities, mixing, rng)
+            if labelled.input is not batch.input and labelled.padding is not None and isinstance(mixing, ImageMixing):
+                labelled.padding = labelled.padding & labelled.padding.flip(0)  # what either of the two has is there
         if (spans := self.settings.mask) is not None:
             lengths = [self._num_positions(item) for _, item in loaded]
             labelled.mask = _draw_masks(spans, lengths, [(*micro_batch.seed, MASK, row, True) for row in rows])

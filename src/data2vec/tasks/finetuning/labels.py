@@ -221,6 +221,16 @@ def balancing_repeats(labels: Sequence[Any]) -> np.ndarray:
     return np.clip(np.round(counts.max() / rarest), 1, 100).astype(int)
 
 
+def class_weights(labels: Sequence[Any]) -> np.ndarray:
+    """(n,) the weight of each example in weighted sampling: the sum over its classes of 1 / their number of examples.
+
+    An example without any class has the smallest weight of all others."""
+    classes = [label if isinstance(label, list) else [label] for label in labels]
+    counts = np.bincount([class_id for each in classes for class_id in each])
+    weights = np.array([sum(1 / counts[class_id] for class_id in each) for each in classes])
+    return np.where(weights > 0, weights, weights[weights > 0].min())
+
+
 def split_labels(value: object) -> list[str]:
     """The labels in a cell that may hold several: a list, also as text in JSON or Python, or names separated by | , or ;
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BaseModelOutput,
+    BaseModelOutputWithPooling,
     CausalLMOutput,
     ImageClassifierOutput,
     SequenceClassifierOutput,
@@ -28,7 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
 Numbers = list[int] | tuple[int, ...]
-INPUT_NAMES = {"speech": "input_values", "vision": "pixel_values", "text": "input_ids"}
+INPUT_NAMES = {"speech": "input_values", "vision": "pixel_values", "text": "input_ids", "sound": "input_values"}
 
 
 class Data2Vec2Config(PretrainedConfig):
@@ -36,8 +36,9 @@ class Data2Vec2Config(PretrainedConfig):
 
     model_type: ClassVar[str] = "data2vec2"
 
-    modality: Literal["speech", "vision", "text"] = "speech"
-    """Input: `input_values` at 16 kHz, normalised `pixel_values`, or `input_ids`."""
+    modality: Literal["speech", "vision", "text", "sound"] = "speech"
+    """Input: `input_values` at 16 kHz, normalised `pixel_values`, `input_ids`, or, of sound, `input_values` (B, F, N), a
+    normalised log-mel spectrogram."""
     hidden_size: int = 768
     """Width D."""
     num_hidden_layers: int = 12
@@ -105,6 +106,15 @@ class Data2Vec2Config(PretrainedConfig):
     position_tables: int = 1
     """Vision: number of relative position bias tables; 1 is shared by all blocks, otherwise one per block."""
 
+    num_mel_bins: int = 128
+    """Sound: mel bands N of a spectrogram."""
+    num_frames: int = 1024
+    """Sound: frames F to which the preprocessor fills a clip up."""
+    spectrogram_patch: Numbers = (16, 16)
+    """Sound: frames and mel bands of a patch."""
+    attend_padding: bool = False
+    """Sound: whether the weights are trained with padding that is attended to, as EAT."""
+
     vocab_size: int = 32
     """Text: vocabulary size. Speech: number of CTC labels."""
     pad_token_id: int = 0
@@ -118,8 +128,8 @@ class Data2Vec2Config(PretrainedConfig):
     scale_embedding: bool = False
     """Text: multiply token embeddings by sqrt(D)."""
 
-    classifier_pooling: Literal["mean", "first"] = "mean"
-    """Classifiers: pool by the mean over positions, or take the first position."""
+    classifier_pooling: Literal["mean", "first", "class-token"] = "mean"
+    """Classifiers: pool by the mean over positions, or take the first position, or the last extra token."""
     classifier_norm_eps: float | None = None
     """Classifiers: epsilon of a layer norm on the pooled vector; None: no norm."""
     classifier_hidden_layer: Literal["linear", "tanh"] | None = None
@@ -224,6 +234,29 @@ class PatchEmbedding(nn.Module):
         return None
 
 
+class SpectrogramPatches(nn.Module):
+    """Linear embedding of patches of a normalised log-mel spectrogram (B, F, N), all of one time before those of the next."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.bins, (self.time, self.band) = config.num_mel_bins, config.spectrogram_patch
+        self.project = nn.Linear(self.time * self.band, config.hidden_size)
+        self.mask_vector = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_vector else None
+
+    def forward(self, spectrogram: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if spectrogram.ndim != 3 or spectrogram.shape[2] != self.bins or spectrogram.shape[1] % self.time:
+            wanted = f"(B, F, {self.bins}), F a multiple of {self.time}"
+            raise ValueError(f"input_values should be {wanted}, not {tuple(spectrogram.shape)}")
+        patches = spectrogram.unflatten(1, (-1, self.time)).unflatten(3, (-1, self.band)).transpose(2, 3)
+        return self.project(patches.flatten(3).flatten(1, 2))
+
+    def position_padding(self, spectrogram: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        if attention_mask is None:
+            return None
+        rows = attention_mask.eq(0).unflatten(1, (-1, self.time)).all(-1)
+        return rows.repeat_interleave(self.bins // self.band, dim=1)
+
+
 class TokenEmbedding(nn.Module):
     """Token embedding."""
 
@@ -314,6 +347,28 @@ class SinCosPositionEncoder(nn.Module):
         angle = torch.arange(self.side, device=x.device)[:, None] * omega
         embedding = torch.cat([angle.sin(), angle.cos()], dim=1).to(x.dtype)  # (side, D/2)
         return x + torch.cat([embedding.repeat(self.side, 1), embedding.repeat_interleave(self.side, 0)], dim=1)
+
+    def bias(self, length: int) -> None:
+        return None
+
+
+class SpectrogramPositions(nn.Module):
+    """Fixed sine-cosine position embeddings of any length: one half of D encodes the frequency, the other half the time."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__()
+        self.columns = config.num_mel_bins // config.spectrogram_patch[1]
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        quarter, rows = x.shape[-1] // 4, x.shape[1] // self.columns
+        omega = 10000 ** (-torch.arange(quarter, dtype=torch.float64, device=x.device) / quarter)
+
+        def encode(count: int) -> Tensor:
+            angle = torch.arange(count, device=x.device)[:, None] * omega
+            return torch.cat([angle.sin(), angle.cos()], dim=1).to(x.dtype)
+
+        frequency, time = encode(self.columns).repeat(rows, 1), encode(rows).repeat_interleave(self.columns, 0)
+        return x + torch.cat([frequency, time], dim=1)
 
     def bias(self, length: int) -> None:
         return None
@@ -462,9 +517,9 @@ class Transformer(nn.Module):
         bias: Tensor | list[Tensor] | None,
         output_hidden_states: bool,
         output_attentions: bool,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
-        """The output (B, T, D); with `output_hidden_states` the input of the first block and the output of each block; with
-        `output_attentions` the attention weights of each block, None for one that layerdrop skips.
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor | None]]:
+        """The extra tokens (B, E, D) and the output (B, T, D); with `output_hidden_states` the input of the first block and the
+        output of each block; with `output_attentions` the attention weights of each block, None for one that layerdrop skips.
 
         `bias`: (H, E+T, E+T), added to the attention logits; or a list with one for all blocks or one per block; or None."""
         extra = 0 if self.extra_tokens is None else len(self.extra_tokens)
@@ -490,7 +545,7 @@ class Transformer(nn.Module):
             x = record(x)
             attentions += [weights] if output_attentions else []
         x = self.final_norm(x)
-        return x[:, extra:] if extra else x, states, attentions
+        return x[:, :extra], x[:, extra:] if extra else x, states, attentions
 
 
 def _attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
@@ -568,6 +623,7 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
             "speech": (WaveformEncoder, ConvPositionEncoder),
             "vision": (PatchEmbedding, SinCosPositionEncoder if config.positions == "sincos" else RelativePositionEncoder),
             "text": (TokenEmbedding, TEXT_POSITIONS[config.text_positions]),
+            "sound": (SpectrogramPatches, SpectrogramPositions),
         }[config.modality]
         self.local_encoder, self.position_encoder = local_encoder(config), position_encoder(config)
         self.transformer = Transformer(config)
@@ -583,17 +639,21 @@ class Data2Vec2Model(Data2Vec2PreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs: object,
-    ) -> BaseModelOutput:
-        """Exactly one of the three inputs is required; `attention_mask` is 0 at padding, which is at the end of a row."""
+    ) -> BaseModelOutputWithPooling:
+        """Exactly one of the three inputs is required; `attention_mask` is 0 at padding, which is at the end of a row.
+
+        `pooler_output` is the last extra token of a sound model, as of EAT."""
         inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
         padding = self.local_encoder.position_padding(inputs, attention_mask)
         x = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
         x = self.position_encoder(self.local_encoder(x, attention_mask), padding)
         with_states = _flag(self.config, "output_hidden_states", output_hidden_states)
         with_weights = _flag(self.config, "output_attentions", output_attentions)
-        last, states, weights = self.transformer(x, padding, self.position_encoder.bias(x.shape[1]), with_states, with_weights)
-        return BaseModelOutput(
+        bias = self.position_encoder.bias(x.shape[1])
+        extra, last, states, weights = self.transformer(x, padding, bias, with_states, with_weights)
+        return BaseModelOutputWithPooling(
             last_hidden_state=last,
+            pooler_output=extra[:, -1] if self.config.modality == "sound" and self.config.extra_tokens else None,
             hidden_states=tuple(states) if with_states else None,
             attentions=tuple(weights) if with_weights else None,
         )
@@ -647,7 +707,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         count = x.shape[1] if padding is None else (~padding).sum(1, keepdim=True)
-        y = self.hidden(self.norm(x[:, 0] if self.pooling == "first" else zero_padding(x, padding).sum(1) / count))
+        y = self.hidden(self.norm(zero_padding(x, padding).sum(1) / count if self.pooling == "mean" else x[:, 0]))
         return self.out(y.tanh() if self.tanh else y)
 
 
@@ -690,7 +750,10 @@ class _ModelWithHead(Data2Vec2PreTrainedModel):
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         out = self.encoder(inputs, attention_mask, **outputs, return_dict=True)
         padding = self.encoder.local_encoder.position_padding(inputs, attention_mask)
-        logits = self.head(out.last_hidden_state, padding)
+        if getattr(self.config, "classifier_pooling", None) == "class-token":
+            logits = self.head(out.pooler_output[:, None], None)
+        else:
+            logits = self.head(out.last_hidden_state, padding)
         loss = None if labels is None else self.loss(logits.float(), labels, padding)
         return self.Output(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 

@@ -1,0 +1,120 @@
+"""Cross-validation of fine-tuning: one run for each group of a data set, such as the folds of ESC-50, which is validated on
+that group and trained on the others."""
+
+import math
+import os
+import re
+import statistics
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data2vec.atomic_io import write_json
+from data2vec.console.progress import labelled
+from data2vec.data.dataset import column_value
+from data2vec.data.sources.splits import ALL
+from data2vec.distributed import Process
+from data2vec.errors import UserError
+from data2vec.modalities.custom_classes import CustomClass
+from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
+from data2vec.run_dir import default_run_dir, exclusive_lock
+from data2vec.tasks.metrics import format_score
+from data2vec.train.finetune import finetune
+from data2vec.train.sweeps.sweep import best_score
+
+MOST_FOLDS = 100
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The scores of fine-tuning by fold; `str()` of it is a table."""
+
+    metric: str
+    column: str
+    """The column of the groups."""
+    scores: dict[str, float]
+    """The score of the last model on each group, when trained on the others."""
+    best: dict[str, float]
+    """The best score of all validations, which is chosen on what is held out and so is optimistic."""
+
+    @property
+    def mean(self) -> float:
+        """The mean over the folds."""
+        return statistics.mean(self.scores.values())
+
+    @property
+    def std(self) -> float:
+        """The standard deviation over the folds."""
+        return statistics.stdev(self.scores.values())
+
+    def __str__(self) -> str:
+        rows = [f"{self.column:<12} {self.metric} at the last step (best of all validations)"]
+        rows += [f"{name:<12} {self._shown(value)} ({self._shown(self.best[name])})" for name, value in self.scores.items()]
+        mean_of_best = self._shown(statistics.mean(self.best.values()))
+        return "\n".join([*rows, f"{'mean':<12} {self._shown(self.mean)} ± {self._shown(self.std)} ({mean_of_best})"])
+
+    def _shown(self, value: float) -> str:
+        return format_score(self.metric, value)
+
+
+def cross_validate(
+    recipe: str | Path,
+    column: str,
+    model: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    out: str | Path | None = None,
+    scratch: bool = False,
+    modality: CustomClass | None = None,
+) -> CrossValidation:
+    """Run `data2vec.finetune` once for each value of `column` in `data.train`, which is held out for validation.
+
+    Each run has its own folder in `out`, which also gets folds.json. Finished runs are skipped and interrupted ones resumed, so
+    the same call completes a cross-validation. `modality`: see `data2vec.pretrain`.
+
+    Raises UserError as `finetune` does, and if the column does not divide the data."""
+    folder = Path(out) if out is not None else Path(f"{default_run_dir(recipe)}-folds")
+    words = list_overrides(overrides)
+    if named := [key for key in words if key.startswith(("data.valid", "data.train_rows"))]:
+        raise UserError(f"{named[0]}: is set by --folds, which validates on a part of data.train; omit it")
+    loaded = with_absolute_paths(load_recipe(recipe, words, modality=modality))
+    if loaded.data.train is None:
+        raise UserError("data.train: no labelled data; give it with data.train=FOLDER")
+    groups = group_names(loaded.build_modality().reading(split=ALL).rows(loaded.data.train), column, loaded.data.train)
+    is_main = os.environ.get("RANK", "0") == "0"
+    process = Process(torch.device("cpu"))
+    with exclusive_lock(folder, process, "another cross-validation runs") if is_main else nullcontext():
+        scores, best = dict[str, float](), dict[str, float]()
+        for name in groups:
+            place = folder / f"{column}-{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}"
+            rows: dict[str, Any] = {
+                "data.valid": loaded.data.train,
+                "data.split": ALL,
+                "data.valid_split": ALL,
+                "data.train_rows": {"exclude": {column: [name]}},
+                "data.valid_rows": {"where": {column: [name]}},
+            }
+            with labelled(f"{column} {name}"):
+                resume = (place / "recipe.yaml").is_file()
+                fresh = scratch and not resume
+                run = finetune(recipe, model, None, None, words | rows, place, resume, fresh, modality)
+            best[name] = best_score(run, loaded.objective.metric)
+            values = [line[key] for line in run.metrics if (key := f"valid_{loaded.objective.metric}") in line]
+            scores[name] = values[-1] if values else math.nan
+        result = CrossValidation(loaded.objective.metric, column, scores, best)
+        if is_main:
+            write_json(folder / "folds.json", asdict(result) | {"mean": result.mean, "std": result.std})
+        return result
+
+
+def group_names(rows: Any, column: str, where: str) -> list[str]:
+    """The values of `column`, at least two. Raises UserError."""
+    if not hasattr(rows, "__len__"):
+        raise UserError("data.streaming: folds need the values of a column before the run; set it to false")
+    found = {str(value) for index in range(len(rows)) if (value := column_value(rows, index, column)) is not None}
+    if not 2 <= len(found) <= MOST_FOLDS:
+        raise UserError(f"--folds {column}: has {len(found)} values in {where}; name a column with 2 to {MOST_FOLDS}")
+    return sorted(found, key=lambda name: (len(name), name))
