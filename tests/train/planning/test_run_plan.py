@@ -46,7 +46,7 @@ def test_counts_are_those_of_the_recipe_and_its_data(short: dict[str, Any]) -> N
     assert (found.batch, found.batch_unit, found.micro_batch, found.accumulation) == (16, "examples", 8, 2)
     assert found.teacher is not None
     assert 0.91**found.teacher.half_life == pytest.approx(0.5)
-    assert "half-life 7 steps (91.9% of the run)" in str(found) and "2 micro-batches of 8" in str(found)
+    assert "half-life 7.35 steps (91.9% of the run)" in str(found) and "2 micro-batches of 8" in str(found)
     assert found.measured is None
     assert found.seconds is None
 
