@@ -117,6 +117,8 @@ def test_blank_transcripts_after_half_of_the_steps_are_reported() -> None:
     (found,) = judged(600, **blank)
     assert found.startswith("at step 600 all transcripts are blank (100% are empty, the blank is the best label of 100%")
     assert "more train.steps" in found
+    (found,) = judged(600, **blank | {"blank": 0.0})
+    assert "all transcripts are empty (100% are empty, the blank is the best label of 0% of the frames, and one that" in found
     assert judged(600, **RECOGNIZED) == []
 
 

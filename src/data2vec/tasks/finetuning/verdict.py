@@ -188,9 +188,13 @@ def explain_scores(scores: Mapping[str, float], examples: int) -> Fault | None:
 def _explain_recognition(wer: float, scores: Mapping[str, float]) -> Fault | None:
     learning = "more train.steps, smaller batches, a lower objective.mask.prob, or a higher train.lr"
     if scores["empty"] > MOST_EMPTY:
+        blank = scores["blank"]
+        word, rest = "blank", ""
+        if blank <= 0.5:
+            word, rest = "empty", ", and one that writes nothing either, such as the word boundary, of the others"
         return Fault(
-            f"all transcripts are blank ({scores['empty']:.0%} are empty, the blank is the best label of {scores['blank']:.0%} "
-            "of the frames)",
+            f"all transcripts are {word} ({scores['empty']:.0%} are empty, the blank is the best label of {blank:.0%} of the "
+            f"frames{rest})",
             "too few steps or labels, too much masking, or too low a learning rate; a CTC model learns blanks first",
             learning,
         )
