@@ -589,6 +589,10 @@ def _read_off(rows: Rows, modality: Signals) -> JsonDict:
                 units[canonical(each, aliases)] = before or unit
     if first is None:
         raise UserError(f"none of the {len(rows)} recordings can be opened, such as {problems[0]}")
+    if s.rate is None and not rates:
+        raise UserError(
+            f"modality.channels: no recording has any of {', '.join(channels)}; {first[0]} has {', '.join(first[1].channels)}"
+        )
     if s.rate is None and len(rates) > 1:
         shown = ", ".join(f"{rate:g} Hz ({name})" for rate, name in list(rates.items())[:SHOWN])
         raise UserError(f"channels have different sampling rates: {shown}; set modality.rate to that of the model, in Hz")

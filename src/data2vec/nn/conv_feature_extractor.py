@@ -85,6 +85,6 @@ def _norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 def _conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """A convolution over time with channels last: `x` (B, T, C), `weight` (O, C, kernel), to (B, T', O)."""
-    if torch.compiler.is_exporting():  # exporters need a standard operator
+    if torch.compiler.is_compiling() or cpu_kernels.is_transformed():  # and exporters: they need a standard operator
         return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2).contiguous()
     return cpu_kernels.conv1d(x, weight, stride)

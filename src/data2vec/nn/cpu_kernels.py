@@ -33,8 +33,13 @@ MAX_WEIGHTS = 2**22
 
 
 def use_cpu_kernels(x: Tensor) -> bool:
-    """Whether `x` is on a CPU and not being compiled: a compiler generates its own kernels."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether `x` is on a CPU, and neither being compiled, since a compiler generates its own kernels, nor transformed."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether code runs under a transform of `torch.func`, such as grad, jvp or vmap, for which our kernels have no rules."""
+    return torch._C._are_functorch_transforms_active()
 
 
 class _Context(Protocol):
@@ -249,7 +254,7 @@ def norm_gelu(x: Tensor, norm: Callable[[Tensor], Tensor] | None = None) -> Tens
     def compute(x: Tensor) -> Tensor:
         return F.gelu(F.layer_norm(x, x.shape[-1:]) if norm is None else norm(x))
 
-    if not x.requires_grad:
+    if not x.requires_grad or not use_cpu_kernels(x):
         return compute(x)
     y: Tensor = checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False)
     return y

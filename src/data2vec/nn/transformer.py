@@ -2,6 +2,7 @@
 position encoder."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from itertools import repeat
 from typing import Annotated, Literal, NamedTuple, cast
 
@@ -9,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data2vec.nn import cpu_kernels
 from data2vec.nn.cpu_kernels import Dropout, use_cpu_kernels
@@ -112,7 +114,9 @@ class Attention(nn.Module):
             y = cpu_kernels.attention(qkv, mask, p)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).transpose(1, 2).reshape(B, T, D)
+            # The fused kernels have no rules for torch.func's jvp and vmap.
+            with sdpa_kernel(SDPBackend.MATH) if cpu_kernels.is_transformed() else nullcontext():
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).transpose(1, 2).reshape(B, T, D)
         output: Tensor = self.out(y)
         return output
 
