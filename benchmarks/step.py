@@ -6,7 +6,7 @@ For each recipe, in a process of its own: floating-point operations of a step (c
 backward, teacher forward), the median time of forward, backward, optimizer and teacher, the resulting share of the machine's
 matmul rate, and peak memory. The rate is measured right before and after, on the matmuls that dominate the model; medians are
 compared with medians, best with best. Inputs: 2 clips of 10 s, 8 images, 2 blocks of 512 tokens in version 1; 1, 2 and 1 in
-version 2 (--rows changes the number, --masks the masks per sample).
+version 2, and 4 windows of a signal (--rows changes the number, --masks the masks per sample).
 """
 
 import argparse
@@ -31,7 +31,12 @@ from data2vec.recipe.recipe import Recipe
 from data2vec.train.train_step import TrainStep
 
 BASES = tuple(f"{kind}/{version}-base" for version in ("v1", "v2") for kind in ("speech", "vision", "text"))
-ROWS = {"data2vec": {"speech": 2, "vision": 8, "text": 2}, "data2vec2": {"speech": 1, "vision": 2, "text": 1}}
+ROWS = {
+    "data2vec": {"speech": 2, "vision": 8, "text": 2, "signal": 4},
+    "data2vec2": {"speech": 1, "vision": 2, "text": 1, "signal": 4},
+}
+
+CPU_TIME = "--cpu-time" in sys.argv
 
 
 def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
@@ -45,6 +50,7 @@ def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
         "text": lambda n: torch.randint(
             4, modality.settings.vocab_size - 1, (n, modality.settings.max_length), generator=generator
         ),
+        "signal": lambda n: torch.randn(n, modality.settings.window, len(modality.settings.names), generator=generator),
     }
     name = modality.settings.name
     made = Batch(raw[name](rows or ROWS[recipe.objective.name][name]))
@@ -84,6 +90,15 @@ def operations(recipe: Recipe, given: MaskedBatch) -> float:
         total += (3 * views + B) * m.position_depth * 2 * T * m.position_kernel * e.width**2 / m.position_groups
     if m.name == "vision":  # the pixels get no gradient; the teacher embeds them too
         total += 3 * 2 * B * T * 3 * m.patch**2 * e.width
+    if m.name == "signal":
+        inner = len(m.channels) if m.layout == "joint" else 1
+        shapes = [(m.patch * inner, e.width)]
+        if m.stem == "conv":  # of a patch: two convolutions with 8 channels for each of the input, then the projection
+            stride = max(each for each in range(1, 9) if m.patch % each == 0)
+            steps, out = m.patch // stride, 8 * inner
+            shapes = [(steps * (2 * stride + 1) * inner, out), (steps * 3 * out, out), (steps * out, e.width)]
+        shapes += [(inner * (m.patch // 2 + 1), e.width)] if m.spectrum else []
+        total += 3 * 2 * B * T * sum(math.prod(shape) for shape in shapes)
     return total
 
 
@@ -102,10 +117,10 @@ def matmul_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, after synchronising the device."""
+    """Seconds, after synchronising the device; with --cpu-time those of the processor."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.process_time() if CPU_TIME else time.perf_counter()
 
 
 def measure(name: str, precision: str, steps: int, rows: int | None, masks: int | None) -> dict[str, Any]:
@@ -146,6 +161,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps, after two for warm-up")
     parser.add_argument("--rows", type=int, help="examples in the batch")
     parser.add_argument("--masks", type=int, help="masked views of an example (version 2)")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of one thread, for a machine under load")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.json:
@@ -157,7 +173,7 @@ def main() -> None:
         + "|"
     )
     for name in given.recipes:
-        options = ["--precision", given.precision, "--steps", str(given.steps)]
+        options = ["--precision", given.precision, "--steps", str(given.steps), *["--cpu-time"] * given.cpu_time]
         for key in ("rows", "masks"):
             options += [f"--{key}", str(getattr(given, key))] if getattr(given, key) else []
         run = subprocess.run(

@@ -76,6 +76,15 @@ def test_vector_of_a_patch_depends_on_no_sample_of_another_patch(name: str) -> N
     assert different == ([[7]] if modality.settings.layout == "joint" else [[7, 1]])
 
 
+def test_place_of_an_electrode_does_not_outweigh_what_it_records() -> None:
+    torch.manual_seed(0)
+    modality = VARIANTS["electrodes"]
+    content, _ = modality.build_local_encoder(64)(Batch(torch.randn(2, 200, 3)))
+    position_encoder = modality.build_position_encoder(64, 4, 0)
+    assert position_encoder.place is not None and position_encoder.places is not None
+    assert position_encoder.place(position_encoder.places).std() < content.std()
+
+
 @pytest.mark.parametrize("modality", [joint(), grid()])
 def test_missing_patch_is_padding_and_changes_nothing_elsewhere(modality: Signals) -> None:
     whole, given = encoder(modality), batch(modality, missing=np.s_[0, 50:120])

@@ -270,6 +270,9 @@ class SignalPositionEncoder(PositionEncoder):
             nn.Parameter(nn.init.normal_(torch.empty(self.channels, width), std=0.02)) if identity == "name" else None
         )
         self.place = nn.Linear(3, width) if identity == "position" else None
+        if self.place is not None:  # as small as a learned vector: a larger one than the content is all that targets would hold
+            nn.init.normal_(self.place.weight, std=0.02)
+            nn.init.zeros_(self.place.bias)
         places = [POSITIONS[canonical(name, settings.aliases)] for name in settings.names] if self.place is not None else None
         self.register_buffer("places", None if places is None else torch.tensor(places), persistent=False)
         self.norm = nn.LayerNorm(width)
