@@ -51,9 +51,16 @@ HEADS = {
     "first": ("speech-tokens", ClassifierSettings(labels=("yes", "no", "up"), pooling="first")),
     "image": ("vision", ClassifierSettings(labels=("cat", "dog"), norm_eps=1e-6)),
     "text": ("text", ClassifierSettings(labels=("score",), pooling="first", hidden_layer="tanh", problem_type="regression")),
+    "attended": ("text-conv", ClassifierSettings(labels=("a", "b", "c"), pooling="attention", weighted_layers=3)),
+    "events": (
+        "speech",
+        ClassifierSettings(labels=("a", "b"), pooling="linear-softmax", problem_type="multi_label_classification"),
+    ),
+    "ctc-mixed": ("speech-tokens", CTCSettings(labels=("<pad>", "|", "E", "T", "A"), weighted_layers=3)),
     "many": ("text-pre", ClassifierSettings(labels=("a", "b"), problem_type="multi_label_classification")),
 }
 AUTO = {"ctc": "CTC", "audio": "AudioClassification", "first": "AudioClassification", "image": "ImageClassification"}
+AUTO |= {"attended": "SequenceClassification", "events": "AudioClassification", "ctc-mixed": "CTC"}
 AUTO |= {"text": "SequenceClassification", "many": "SequenceClassification"}
 
 

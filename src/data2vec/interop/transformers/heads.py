@@ -32,6 +32,10 @@ def head_to_transformers(family: NativeFamily, model: Model) -> tuple[str, JsonD
     if model.head is None:
         return "Model", {}, {}
     settings, width = model.head.settings, model.recipe.encoder.width
+    if settings.weighted_layers is not None:
+        raise unsupported_setting(
+            "head.weighted_layers", settings.weighted_layers, f"heads of {family.name} read the last block"
+        )
     if settings.name not in family.heads:
         raise unsupported_setting("head.name", settings.name, f"{family.name} supports {', '.join(family.heads)} only")
     ending, table = family.heads[settings.name]

@@ -187,6 +187,7 @@ def _head_config(model: Model) -> JsonDict:
     if model.head is None:
         return config
     settings = model.head.settings
+    config["weighted_layers"] = settings.weighted_layers
     config["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
     config["label2id"] = {label: i for i, label in enumerate(settings.labels)}
     if isinstance(settings, CTCSettings):
@@ -195,7 +196,7 @@ def _head_config(model: Model) -> JsonDict:
         raise UserError("head.labels: one label cannot be written for transformers, unless head.problem_type is regression")
     config["problem_type"] = settings.problem_type
     if settings.pooling == "class-token" and model.modality.settings.name != "sound":
-        raise UserError("head.pooling: class-token cannot be written for transformers, except of sound; only mean or first")
+        raise UserError("head.pooling: class-token cannot be written for transformers, except of sound; use another")
     return config | {theirs: getattr(settings, ours) for ours, theirs in CLASSIFIER.items()}
 
 
@@ -226,7 +227,7 @@ def _head(
         for name in [name for name in tensors if name.startswith("head.")]:
             del tensors[name]
         return None
-    count, names = len(tensors["head.out.weight"]), config.get("id2label") or {}
+    count, names, mixed = len(tensors["head.out.weight"]), config.get("id2label") or {}, config.get("weighted_layers")
     is_ctc = ending == "ForCTC"
     labels = [str(names[key]) for key in sorted(names, key=int)]
     if is_ctc and len(vocabulary) == count:
@@ -237,14 +238,14 @@ def _head(
         labels = [f"LABEL_{i}" for i in range(count)]
     if not is_ctc:
         problem = config.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
-        shape = {ours: config.get(theirs) for ours, theirs in CLASSIFIER.items()}
+        shape = {ours: config.get(theirs) for ours, theirs in CLASSIFIER.items()} | {"weighted_layers": mixed}
         return ClassifierSettings.model_validate({"labels": labels, "problem_type": problem, **shape})
     blank = config.get("pad_token_id") or 0
     if not 0 <= blank < count:
         raise UserError(f"{path}: pad_token_id: {blank} is not one of the {count} labels")
     order = [blank, *(i for i in range(count) if i != blank)]
     tensors |= {name: tensors[name][order] for name in ("head.out.weight", "head.out.bias") if name in tensors}
-    return CTCSettings(labels=tuple(labels[i] for i in order))
+    return CTCSettings(labels=tuple(labels[i] for i in order), weighted_layers=mixed)
 
 
 def _load_weights(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor], folder: Path) -> set[str]:

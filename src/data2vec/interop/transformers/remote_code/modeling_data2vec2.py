@@ -10,6 +10,7 @@ the rest of its batch.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -128,14 +129,18 @@ class Data2Vec2Config(PretrainedConfig):
     scale_embedding: bool = False
     """Text: multiply token embeddings by sqrt(D)."""
 
-    classifier_pooling: Literal["mean", "first", "class-token"] = "mean"
-    """Classifiers: pool by the mean over positions, or take the first position, or the last extra token."""
+    classifier_pooling: Literal["mean", "first", "class-token", "attention", "linear-softmax"] = "mean"
+    """Classifiers: pool by the mean over positions, or take the first position, or the last extra token; or a mean with
+    attention weights from a learned query; or pool the probabilities of each position (linear-softmax)."""
     classifier_norm_eps: float | None = None
     """Classifiers: epsilon of a layer norm on the pooled vector; None: no norm."""
     classifier_hidden_layer: Literal["linear", "tanh"] | None = None
     """Classifiers: hidden layer before the output layer, linear or followed by tanh; None: no hidden layer."""
     classifier_hidden_width: int | None = None
     """Classifiers: width of the hidden layer; None: D."""
+    weighted_layers: int | None = None
+    """Heads: number of blocks, if they read a learned weighted sum of all block outputs, each layer-normalised; None: the
+    encoder's output."""
 
     @property
     def inputs_to_logits_ratio(self) -> int:
@@ -584,7 +589,7 @@ class Data2Vec2PreTrainedModel(PreTrainedModel):
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("extra_tokens", "mask_vector"):
                 nn.init.normal_(parameter, std=self.config.initializer_range)
-            elif name in ("q_bias", "v_bias", "table"):
+            elif name in ("q_bias", "v_bias", "table", "mix"):
                 nn.init.zeros_(parameter)
             elif name in ("scale", "scale1", "scale2"):
                 nn.init.constant_(parameter, 1.0 if name == "scale" else self.config.layer_scale or 0.0)
@@ -677,11 +682,25 @@ def _select_input(inputs: tuple[Tensor | None, ...], kwargs: dict[str, object]) 
     return present[0]
 
 
-class CTC(nn.Module):
-    """CTC head: (B, T, D) to logits (B, T, V), which predict blank at padding."""
+class BlockMixingHead(nn.Module):
+    """What heads share: the weights of block outputs, if they read a sum of these."""
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
+        self.mix = nn.Parameter(torch.zeros(config.weighted_layers)) if config.weighted_layers else None
+
+    def combine(self, states: Sequence[Tensor]) -> Tensor:
+        """The weighted sum (B, T, D) of layer-normalised block outputs."""
+        assert self.mix is not None
+        normed = torch.stack([F.layer_norm(x, x.shape[-1:]) for x in states])
+        return torch.tensordot(self.mix.softmax(0).to(normed.dtype), normed, 1)
+
+
+class CTC(BlockMixingHead):
+    """CTC head: (B, T, D) to logits (B, T, V), which predict blank at padding."""
+
+    def __init__(self, config: Data2Vec2Config):
+        super().__init__(config)
         self.blank = config.pad_token_id
         self.out = nn.Linear(config.hidden_size, config.vocab_size)
 
@@ -693,29 +712,47 @@ class CTC(nn.Module):
         return torch.where(padding[..., None], torch.where(blank, 0.0, -1e4).to(logits.dtype), logits)
 
 
-class Classifier(nn.Module):
+class Classifier(BlockMixingHead):
     """Classification head: (B, T, D) to logits (B, V)."""
 
     def __init__(self, config: Data2Vec2Config):
-        super().__init__()
+        super().__init__(config)
         c, D = config, config.hidden_size
         self.pooling, self.tanh = c.classifier_pooling, c.classifier_hidden_layer == "tanh"
+        self.query = nn.Linear(D, 1) if c.classifier_pooling == "attention" else None
         inner = (c.classifier_hidden_width or D) if c.classifier_hidden_layer else D
         self.norm = nn.LayerNorm(D, c.classifier_norm_eps) if c.classifier_norm_eps else nn.Identity()
         self.hidden = nn.Linear(D, inner) if c.classifier_hidden_layer else nn.Identity()
         self.out = nn.Linear(inner, c.num_labels or 2)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        y = self.hidden(self.norm(x if self.pooling == "linear-softmax" else self.pool(x, padding)))
+        logits = self.out(y.tanh() if self.tanh else y)
+        return linear_softmax(logits, padding) if self.pooling == "linear-softmax" else logits
+
+    def pool(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """One vector (B, D) of each row."""
+        if self.query is not None:
+            scores = self.query(x)[..., 0]
+            scores = scores if padding is None else scores.masked_fill(padding, float("-inf"))
+            return (scores.softmax(-1)[..., None] * x).sum(1)
         count = x.shape[1] if padding is None else (~padding).sum(1, keepdim=True)
-        y = self.hidden(self.norm(zero_padding(x, padding).sum(1) / count if self.pooling == "mean" else x[:, 0]))
-        return self.out(y.tanh() if self.tanh else y)
+        return zero_padding(x, padding).sum(1) / count if self.pooling == "mean" else x[:, 0]
 
 
-class PositionClassifier(nn.Module):
+def linear_softmax(logits: Tensor, padding: Tensor | None) -> Tensor:
+    """Logits (B, T, V) to (B, V): of the probability Σp² / Σp over positions, in which confident ones weigh more."""
+    p = F.logsigmoid(logits.float())
+    p = p if padding is None else p.masked_fill(padding[..., None], float("-inf"))
+    pooled = (2 * p).logsumexp(1) - p.logsumexp(1)
+    return pooled - torch.log1p(-pooled.exp().clamp(max=1 - 1e-6))
+
+
+class PositionClassifier(BlockMixingHead):
     """Classification head of each position: (B, T, D) to logits (B, T, V)."""
 
     def __init__(self, config: Data2Vec2Config):
-        super().__init__()
+        super().__init__(config)
         self.out = nn.Linear(config.hidden_size, config.num_labels or 2)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
@@ -723,7 +760,7 @@ class PositionClassifier(nn.Module):
 
 
 class _ModelWithHead(Data2Vec2PreTrainedModel):
-    Head: ClassVar[type[nn.Module]] = Classifier
+    Head: ClassVar[type[BlockMixingHead]] = Classifier
     Output: ClassVar[Any] = SequenceClassifierOutput
     encoder: Any
 
@@ -747,15 +784,18 @@ class _ModelWithHead(Data2Vec2PreTrainedModel):
     ) -> Any:
         """As `Data2Vec2Model`, plus `logits`, and `loss` if `labels` are passed."""
         inputs = _select_input((input_values, pixel_values, input_ids), kwargs)
-        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        with_states = _flag(self.config, "output_hidden_states", output_hidden_states)
+        outputs = {"output_hidden_states": with_states or self.head.mix is not None, "output_attentions": output_attentions}
         out = self.encoder(inputs, attention_mask, **outputs, return_dict=True)
         padding = self.encoder.local_encoder.position_padding(inputs, attention_mask)
         if getattr(self.config, "classifier_pooling", None) == "class-token":
             logits = self.head(out.pooler_output[:, None], None)
         else:
-            logits = self.head(out.last_hidden_state, padding)
+            x = out.last_hidden_state if self.head.mix is None else self.head.combine(out.hidden_states[1:])
+            logits = self.head(x, padding)
         loss = None if labels is None else self.loss(logits.float(), labels, padding)
-        return self.Output(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
+        states = out.hidden_states if with_states else None
+        return self.Output(loss=loss, logits=logits, hidden_states=states, attentions=out.attentions)
 
     def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
         """Loss by `config.problem_type`: single-label `labels` are indices (B,), multi-label 0 or 1 (B, V), regression floats.
@@ -776,7 +816,7 @@ class _ModelWithHead(Data2Vec2PreTrainedModel):
 class Data2Vec2ForCTC(_ModelWithHead):
     """Speech recognition: a label or blank at every position."""
 
-    Head: ClassVar[type[nn.Module]] = CTC
+    Head: ClassVar[type[BlockMixingHead]] = CTC
     Output: ClassVar[Any] = CausalLMOutput
 
     def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
@@ -803,7 +843,7 @@ class Data2Vec2ForImageClassification(_ModelWithHead):
 
 
 class _ModelWithPositionHead(_ModelWithHead):
-    Head: ClassVar[type[nn.Module]] = PositionClassifier
+    Head: ClassVar[type[BlockMixingHead]] = PositionClassifier
     Output: ClassVar[Any] = TokenClassifierOutput
 
     def loss(self, logits: Tensor, labels: Tensor, padding: Tensor | None) -> Tensor:
