@@ -383,6 +383,9 @@ def _build_parser() -> argparse.ArgumentParser:
         quiet = "show only results, warnings and errors; the same as --log-level warning"
         verbs.choices[name].add_argument("--quiet", action="store_const", dest="log_level", const="warning", help=quiet)
 
+    share = "compute share i of n only, from 1/n to n/n; the last one to finish writes the file"
+    for name in ("features", "predict"):
+        verbs.choices[name].add_argument("--shard", metavar="i/n", help=share)
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):
         verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
@@ -617,9 +620,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
     of_data = (a.split, a.batch, a.column, a.second, a.modality, a.follow_links)
+    if a.out is None and (a.shard is not None or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        raise UserError("--shard and torchrun need --out FILE: the lines of several processes would have no order")
     predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data)
     if a.out is not None:
-        print(predictions.save(a.out))
+        print(predictions.save(a.out, a.shard))
         return
     for prediction in predictions:
         name, fields = printable(prediction.name), "\t".join(map(printable, str(prediction).split("\t")))
@@ -700,7 +705,11 @@ def _features(arguments: argparse.Namespace) -> None:
 
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
-    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality, a.follow_links))
+    print(
+        features(
+            a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality, a.follow_links, a.shard
+        )
+    )
 
 
 def _number(kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:

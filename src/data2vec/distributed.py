@@ -92,10 +92,8 @@ def process_group(device: str = "auto", timeout_seconds: float = 1800.0) -> Iter
 
     `device`: see `resolve_device`. `timeout_seconds`: how long a process waits for the others. Raises UserError when the device
     is not available."""
-    rank, world_size, local_rank = (
-        int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
-    resolved = resolve_device(device, local_rank if world_size > 1 else 0, "train.device")
+    rank, world_size = (int(os.environ.get(key, default)) for key, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    resolved = resolve_device(device, local_rank(), "train.device")
     flushed = (torch.tensor([1e-39]) * torch.tensor([0.5])).item() == 0
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
@@ -117,6 +115,16 @@ def process_group(device: str = "auto", timeout_seconds: float = 1800.0) -> Iter
         torch.set_flush_denormal(flushed)
         if joined:
             dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """The number of this process among those that torchrun has started on this machine, for the choice of a GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the first of those that torchrun has started, or the only one; with or without a group."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_collective_failure(error: BaseException) -> bool:

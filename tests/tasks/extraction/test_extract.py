@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import extract as task
+from data2vec.tasks.extraction import shares
 from helpers.locks import locked_by_another_process
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
@@ -277,6 +279,64 @@ def test_second_extraction_into_the_same_file_is_refused_and_changes_nothing(
         assert [path.name for path in parts.iterdir()] == [".lock"]
     data2vec.features(speech, clips, tmp_path / "out.npy")
     assert {path.name for path in tmp_path.iterdir()} == {"clips", "out.npy", "out.npy.json"}
+
+
+@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
+def test_shares_of_any_number_are_merged_by_the_last_one_in_order(
+    speech: Model, clips: Path, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
+    data2vec.features(speech, clips, tmp_path / f"whole.{ending}", batch=8)
+    for count in (2, 3, 7):
+        out = tmp_path / f"{count}.{ending}"
+        done = [data2vec.features(speech, clips, out, batch=8, shard=f"{i}/{count}") for i in range(count, 0, -1)]
+        assert [each.status is None for each in done] == [False] * (count - 1) + [True]
+        if ending == "parquet":  # a row group for each shard
+            assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"), check_metadata=True)
+        else:
+            assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert str(done[0]).endswith("share 7 of 7 of 10 inputs is empty")
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_work_of_shares_is_resumed_by_another_number_of_shares(
+    speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
+    monkeypatch.setattr("os.environ", {**os.environ, "RANK": "1", "WORLD_SIZE": "2"})  # of torchrun, whose other process died
+    out = tmp_path / "out.npy"
+    assert (
+        data2vec.features(speech, clips, out, batch=8).status
+        == "share 2 of 2 is complete; 6 inputs of other shares are missing"
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
+    computed = []
+    monkeypatch.setattr(task, "_compute_shard", lambda *a, real=task._compute_shard: computed.append(a[2]) or real(*a))
+    data2vec.features(speech, clips, out, batch=8, shard="1/3")
+    assert data2vec.features(speech, clips, out, batch=8).status is None
+    assert sum(map(len, computed)) == 6
+    data2vec.features(speech, clips, tmp_path / "whole.npy", batch=8)
+    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_wrong_and_busy_shares_are_refused(speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
+    out = tmp_path / "out.npy"
+    for shard, said in (
+        ("0/4", "counted from 1 to 4"),
+        ("5/4", "counted from 1 to 4"),
+        ("1", "is not i/n"),
+        ("1/x", "is not i/n"),
+    ):
+        with pytest.raises(UserError, match=said):
+            data2vec.features(speech, clips, out, shard=shard)
+    (tmp_path / "out.npy.parts").mkdir()
+    with locked_by_another_process(tmp_path / "out.npy.parts" / ".lock", 4, 1):  # the block of inputs 4 and 5
+        assert "is complete" in str(data2vec.features(speech, clips, out, shard="1/3"))
+        for shard in ("3/3", None, "1/2"):
+            with pytest.raises(UserError, match="another process extracts features in this folder"):
+                data2vec.features(speech, clips, out, shard=shard)
 
 
 def test_invalid_arguments_raise(speech: Model, clips: Path, tmp_path: Path) -> None:

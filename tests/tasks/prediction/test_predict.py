@@ -14,7 +14,6 @@ import soundfile
 import torch
 
 import data2vec
-from data2vec.atomic_io import atomic_write
 from data2vec.errors import UserError
 from data2vec.modalities.speech import Speech
 from data2vec.model import Model, blank_model
@@ -22,7 +21,9 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 from data2vec.tasks.metrics import error_rates, multi_label_scores
 from data2vec.tasks.prediction import table
+from data2vec.tasks.prediction.predict import Prediction
 from helpers.fine_tuned import KINDS, SMALL, fine_tuned, make_data
+from helpers.locks import locked_by_another_process
 
 
 @pytest.fixture(autouse=True)
@@ -255,8 +256,44 @@ def test_a_table_is_complete_or_not_there(data: dict[str, Path], tmp_path: Path)
     assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
     with pytest.raises(UserError, match=r"out\.npy: unknown file extension; use \.csv, \.jsonl, \.parquet"):
         data2vec.predict(model, str(data["events"])).save(tmp_path / "out.npy")
-    with atomic_write(out), pytest.raises(UserError, match="another process is writing it"):
+    parts = tmp_path / "out.csv.parts"
+    parts.mkdir()
+    with locked_by_another_process(parts / ".lock"), pytest.raises(UserError, match="another process predicts in this folder"):
         data2vec.predict(model, str(data["events"])).save(out)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_shares_of_a_table_are_merged_by_the_last_one_and_an_interrupted_one_is_resumed(
+    ending: str, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data2vec.tasks.extraction.shares.SMALLEST_BLOCK", 2)
+    monkeypatch.setattr("data2vec.tasks.extraction.decode.CHUNK", 2)
+    monkeypatch.setattr("data2vec.tasks.prediction.predict.SHARD_SECONDS", 0)
+    model, out = build("classes of sounds", data), tmp_path / f"out.{ending}"
+    found = data2vec.predict(model, str(data["events"]), top_k=2, batch=1)
+    found.save(tmp_path / f"whole.{ending}")
+    done = found.save(out, "3/3")
+    assert str(done) == f"{out}: share 3 of 3 is complete; {len(found) - done.inputs} inputs of other shares are missing"
+    with monkeypatch.context() as patch:
+        compute = found._interpret
+        names = list[str]()
+
+        def interrupted(name: str, logits: torch.Tensor) -> Prediction:
+            names.append(name)
+            if len(names) == 4:
+                raise KeyboardInterrupt
+            return compute(name, logits)
+
+        patch.setattr(found, "_interpret", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            found.save(out, "1/3")
+    with pytest.raises(UserError, match=r"\.parts was started with top_k 2, not 1"):
+        data2vec.predict(model, str(data["events"]), batch=1).save(out)
+    assert found.save(out).inputs == len(found)  # what is missing, by one process
+    assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+    with pytest.raises(UserError, match="exists; delete it"):
+        found.save(out, "2/3")
 
 
 def test_pairs_of_texts_need_both_columns(data: dict[str, Path], tmp_path: Path) -> None:

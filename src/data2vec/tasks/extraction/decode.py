@@ -77,9 +77,12 @@ def list_unreadable(unreadable: Sequence[str], count: int, what: str) -> list[st
     return [*lines, *([f"  and {count - len(shown)} more"] if count > len(shown) else [])]
 
 
-def decode_in_order(modality: Modality, rows: Rows, first: int, positions: int) -> Iterator[list[DecodedInput]]:
-    """The decoded inputs in order, from `first` on, in lists of at least `positions` positions."""
-    chunks = [range(start, min(start + CHUNK, len(rows))) for start in range(first, len(rows), CHUNK)]
+def decode_in_order(
+    modality: Modality, rows: Rows, ranges: Sequence[range], positions: int
+) -> Iterator[tuple[int, list[DecodedInput]]]:
+    """The decoded inputs of `ranges` in order, in lists of at least `positions` positions, or up to the end of a range, each
+    with the index of its first input."""
+    chunks = [part[start : start + CHUNK] for part in ranges for start in range(0, len(part), CHUNK)]
     loader = DataLoader(
         _DecodeDataset(modality, rows),
         batch_size=None,
@@ -89,15 +92,19 @@ def decode_in_order(modality: Modality, rows: Rows, first: int, positions: int) 
         generator=torch.Generator(),  # else creating the iterator would advance the global random state
     )
     window: list[DecodedInput] = []
-    size = 0
-    for packed in loader:
-        window += (chunk := pickle.loads(packed))
-        size += sum(0 if isinstance(item, str) else num_positions(modality, item) for _, item in chunk)
+    first = size = 0
+    for chunk, packed in zip(chunks, loader, strict=True):
+        if window and first + len(window) != chunk.start:
+            yield first, window
+            window, size = [], 0
+        first = first if window else chunk.start
+        window += (decoded := pickle.loads(packed))
+        size += sum(0 if isinstance(item, str) else num_positions(modality, item) for _, item in decoded)
         if size >= positions:
-            yield window
+            yield first, window
             window, size = [], 0
     if window:
-        yield window
+        yield first, window
 
 
 class _DecodeDataset(Dataset[bytes]):

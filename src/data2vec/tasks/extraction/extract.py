@@ -1,8 +1,6 @@
 """Feature extraction of many inputs into one file, in bounded memory, resumable."""
 
 import copy
-import hashlib
-import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data2vec.console.progress import progress
-from data2vec.data.cache import fingerprint
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.library import data_path
-from data2vec.distributed import Process, resolve_device
+from data2vec.distributed import local_rank, resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import (
     MANY_LAYERS,
@@ -32,10 +28,11 @@ from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
-from data2vec.run_dir import exclusive_lock
 from data2vec.tasks.extraction.columns import metadata_columns
 from data2vec.tasks.extraction.decode import WINDOW, DecodedInput, decode_in_order, list_unreadable, open_inputs
+from data2vec.tasks.extraction.digests import content_digest, model_digest
 from data2vec.tasks.extraction.shard_writer import Shard, ShardWriter
+from data2vec.tasks.extraction.shares import share_of
 from data2vec.tasks.extraction.writers import WRITERS, FeatureTable, write_features
 
 SHARD_BYTES, SHARD_SECONDS = 2**26, 60.0
@@ -55,8 +52,12 @@ class FeatureFile:
     """ "name: reason" of the first thousand inputs without features."""
     num_unreadable: int
     """The number of all of them."""
+    status: str | None = None
+    """Of a share whose process is not the one to write the file: what is missing, or that another one writes it."""
 
     def __str__(self) -> str:
+        if self.status is not None:
+            return f"{self.path}: {self.status}"
         lines = [f"{self.path}: {self.inputs - self.num_unreadable} inputs, {self.positions} positions"]
         return "\n".join([*lines, *list_unreadable(self.unreadable, self.num_unreadable, "have length 0")])
 
@@ -73,6 +74,7 @@ def features(
     column: str | None = None,
     modality: CustomClass | None = None,
     follow_links: bool = False,
+    shard: str | None = None,
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
@@ -80,10 +82,11 @@ def features(
     `datasets.Dataset` or `DatasetDict`, of which `split` is used; or a list of inputs as for `Model.features`. `out`: a
     .safetensors, .npy or .parquet file (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `column`: the
     column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N. `modality`: see `data2vec.load`.
-    `follow_links`: as `data.follow_links`.
+    `follow_links`: as `data.follow_links`. `shard`: "i/n" computes share i of n only; the last one to finish writes the file.
+    Processes of torchrun share the work by themselves.
 
-    Finished shards are kept in the folder `out`.parts: the same call resumes after the last one. Inputs that cannot be
-    decoded are skipped and listed.
+    Finished shards are kept in the folder `out`.parts: the same call, with any number of shares, computes only what is missing.
+    Inputs that cannot be decoded are skipped and listed.
 
     Raises UserError if there are no inputs, if none can be decoded, for an unknown layer or file extension, and if
     `out`.parts was started with other settings, or another process works in it."""
@@ -91,7 +94,8 @@ def features(
     if out.suffix not in WRITERS:
         raise UserError(f"{out}: unknown file extension; use {', '.join(WRITERS)}")
     output_file(out, "--out", inputs)
-    model, torch_device = load(model, modality), resolve_device(device)
+    share = share_of(shard)
+    model, torch_device = load(model, modality), resolve_device(device, local_rank())
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
@@ -101,21 +105,24 @@ def features(
         "pool": pool,
         "seconds_per_position": reader.seconds_per_position,
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
-        "model": _model_digest(model),
+        "model": model_digest(model),
     }
     internal = {
-        "content": _content_digest(reader, rows),
+        "content": content_digest(reader, rows),
         "split": split,
         "device": torch_device.type,
         "batch": batch_positions,
     }
-    parts = out.with_name(f"{out.name}.parts")
-    with exclusive_lock(parts, Process(torch_device), "another process extracts features"):
-        shards = ShardWriter(parts, settings | internal)
+    shards = ShardWriter(out.with_name(f"{out.name}.parts"), len(rows), share)
+    if not shards.blocks:
+        return FeatureFile(out, 0, 0, [], 0, f"{share} of {len(rows)} inputs is empty")
+    with shards.opened(settings | internal, out, "extracts features"):
         encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
         encoder = padding_invariant(encoder)
-        for shard in _compute_shards(encoder, reader, rows, shards.num_inputs, weights, pool, batch_positions):
-            shards.add(shard)
+        for first, part in _compute_shards(encoder, reader, rows, shards, weights, pool, batch_positions):
+            shards.add(first, part)
+        if not shards.is_last():
+            return FeatureFile(out, sum(map(len, shards.blocks)), 0, [], 0, shards.status())
 
         lengths, names, unreadable, num_unreadable = shards.index()
         if not lengths.any():
@@ -130,46 +137,34 @@ def features(
         return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable, num_unreadable)
 
 
-def _model_digest(model: Model) -> str:
-    """A hash of the weights and the architecture settings."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (model.recipe.modality, model.recipe.encoder):
-        digest.update(part.model_dump_json().encode())
-    for name, weight in model.encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _content_digest(modality: Modality, rows: Rows) -> str:
-    """A hash of the inputs, which changes if they or the files they point to change."""
-    if hasattr(rows, "_fingerprint"):
-        return fingerprint(rows, modality.kind)
-    digest = hashlib.blake2b(digest_size=16)
-    for row in rows:
-        if isinstance(row, Path) and row.exists():
-            stat = row.stat()
-            row = f"{row}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        digest.update(row.encode() if isinstance(row, str) else pickle.dumps(row))
-    return digest.hexdigest()
-
-
 def _compute_shards(
-    encoder: Encoder, modality: Modality, rows: Rows, first: int, weights: LayerWeights, pool: bool, batch_positions: int
-) -> Iterator[Shard]:
-    """The missing shards, from input `first` on."""
-
+    encoder: Encoder,
+    modality: Modality,
+    rows: Rows,
+    shards: ShardWriter,
+    weights: LayerWeights,
+    pool: bool,
+    batch_positions: int,
+) -> Iterator[tuple[int, Shard]]:
+    """The missing shards of this share, each with the index of its first input."""
+    ranges = shards.to_compute()
     pending: list[Shard] = []
+    begin = count = 0
     start = time.monotonic()
-    with progress(desc="features", total=len(rows), unit="input", initial=first) as bar:
-        for window in decode_in_order(modality, rows, first, WINDOW * batch_positions):
+    with shards.progress("features", ranges) as bar:
+        for first, window in decode_in_order(modality, rows, ranges, WINDOW * batch_positions):
+            if pending and begin + count != first:
+                yield begin, Shard.concat(pending)
+                pending, start = [], time.monotonic()
+            begin, count = (begin, count) if pending else (first, 0)
             pending.append(_compute_shard(encoder, modality, window, weights, pool, batch_positions))
+            count += len(window)
             bar.update(len(window))
             if sum(shard.hidden.nbytes for shard in pending) >= SHARD_BYTES or time.monotonic() - start >= SHARD_SECONDS:
-                yield Shard.concat(pending)
+                yield begin, Shard.concat(pending)
                 pending, start = [], time.monotonic()
     if pending:
-        yield Shard.concat(pending)
+        yield begin, Shard.concat(pending)
 
 
 def _compute_shard(

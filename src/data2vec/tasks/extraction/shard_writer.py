@@ -9,10 +9,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from data2vec.atomic_io import atomic_write, write_text
-from data2vec.errors import UserError
-from data2vec.settings import JsonMapping
+from data2vec.atomic_io import atomic_write
 from data2vec.tasks.extraction.decode import NAMED
+from data2vec.tasks.extraction.shares import ShardFolder, Share
 
 
 @dataclass(frozen=True)
@@ -38,43 +37,17 @@ class Shard:
         )
 
 
-class ShardWriter:
-    """A folder of shards that were all computed with the same `settings`, which are stored in it as JSON.
+class ShardWriter(ShardFolder):
+    """The shards of a feature file."""
 
-    Raises UserError if the folder was started with other settings."""
+    def __init__(self, folder: Path, num_inputs: int, share: Share):
+        super().__init__(folder, ".safetensors", num_inputs, share)
 
-    def __init__(self, folder: Path, settings: JsonMapping):
-        self.folder = folder
-        self.settings_file = folder / "settings.json"
-        text = json.dumps(settings, ensure_ascii=False)
-        if not self.settings_file.exists():
-            folder.mkdir(exist_ok=True)
-            write_text(self.settings_file, text)
-        stored, current = json.loads(self.settings_file.read_text(encoding="utf-8")), json.loads(text)
-        for key in stored.keys() | current.keys():
-            if stored.get(key) != current.get(key):
-                raise UserError(
-                    f"{folder} was started with {key} {stored.get(key)!r}, not {current.get(key)!r}: use the same to resume, "
-                    "or delete that folder to start over"
-                )
-
-    @property
-    def files(self) -> list[Path]:
-        """The shards in order; each is named by the index of its first input and the one after its last."""
-        return sorted(self.folder.glob("*-*.safetensors"))
-
-    @property
-    def num_inputs(self) -> int:
-        """The number of inputs in all shards."""
-        return int(files[-1].stem.split("-")[1]) if (files := self.files) else 0
-
-    def add(self, shard: Shard) -> None:
-        """Write the next shard."""
-        first = self.num_inputs
-        path = self.folder / f"{first:012d}-{first + len(shard.lengths):012d}.safetensors"
+    def add(self, first: int, shard: Shard) -> None:
+        """Write the shard of the inputs from `first` on."""
         metadata = {"names": json.dumps(shard.names), "unreadable": json.dumps(shard.unreadable)}
         arrays = {"hidden": shard.hidden, "lengths": shard.lengths}
-        with atomic_write(path) as tmp:
+        with atomic_write(self.file(first, len(shard.lengths))) as tmp:
             save_file(arrays, tmp, metadata)
 
     def index(self) -> tuple[np.ndarray, list[str], list[str], int]:
@@ -97,11 +70,3 @@ class ShardWriter:
         for path in self.files:
             with safe_open(path, "numpy") as file:
                 yield file.get_tensor("hidden"), len(file.get_tensor("lengths"))
-
-    def remove(self) -> None:
-        """Delete the shards, and the folder if it is then empty."""
-        for path in (*self.files, *self.folder.glob(".*.tmp"), self.settings_file):
-            path.unlink()
-        (self.folder / ".lock").unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()

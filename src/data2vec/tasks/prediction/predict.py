@@ -1,6 +1,7 @@
 """Prediction: what a fine-tuned model says of new inputs, in batches, in input order."""
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from data2vec.console.progress import progress
 from data2vec.data.dataset import Rows
-from data2vec.distributed import resolve_device
+from data2vec.distributed import local_rank, resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import count_full, extract_logits, max_positions, warn_full
 from data2vec.interop.load import load
@@ -19,15 +20,20 @@ from data2vec.local_path import local_path, output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, require_head
-from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.nn.encoder import padding_invariant
 from data2vec.nn.heads import ClassifierSettings, CTCSettings, Head
 from data2vec.recipe.task_settings import CTCDecodingSettings
+from data2vec.settings import JsonDict
 from data2vec.tasks.asr.decoding import build_ctc_decoder
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 from data2vec.tasks.extraction.columns import metadata_columns
-from data2vec.tasks.extraction.decode import NAMED, WINDOW, decode_in_order, list_unreadable, open_inputs
-from data2vec.tasks.prediction.table import TABLE_WRITERS, PredictionColumns, write_table
+from data2vec.tasks.extraction.decode import WINDOW, decode_in_order, list_unreadable, open_inputs
+from data2vec.tasks.extraction.digests import content_digest, model_digest
+from data2vec.tasks.extraction.shares import share_of
+from data2vec.tasks.prediction.table import TABLE_WRITERS, PredictionColumns, PredictionShards, write_table
 
+SHARD_SECONDS = 60.0
+"""A shard is written when it reaches this computing time."""
 THRESHOLD = 0.5
 """Labels of at least this probability are predicted, where an input may have several."""
 
@@ -69,8 +75,12 @@ class PredictionFile:
     """ "name: reason" of the first thousand inputs without a prediction; the file has all."""
     num_unreadable: int
     """The number of all of them."""
+    status: str | None = None
+    """Of a share whose process is not the one to write the file: what is missing, or that another one writes it."""
 
     def __str__(self) -> str:
+        if self.status is not None:
+            return f"{self.path}: {self.status}"
         lines = [f"{self.path}: {self.inputs - self.num_unreadable} predictions"]
         return "\n".join([*lines, *list_unreadable(self.unreadable, self.num_unreadable, "have an error instead")])
 
@@ -79,74 +89,96 @@ class Predictions:
     """The predictions for many inputs, computed while they are iterated over; `len()` is the number of inputs."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        head: Head,
-        modality: Modality,
-        rows: Rows,
-        batch_positions: int,
-        top_k: int,
-        threshold: float,
-        inputs: object = None,
+        self, model: Model, head: Head, modality: Modality, rows: Rows, batch_positions: int, settings: JsonDict, inputs: object
     ):
-        self.encoder, self.head, self.modality, self.rows = padding_invariant(encoder), head, modality, rows
-        self.batch_positions, self._inputs = batch_positions, inputs
-        self.columns = PredictionColumns(head.settings, top_k)
-        self._interpret = _interpreter(head.settings, top_k, threshold)
+        self.model, self.head, self.modality, self.rows = model, head, modality, rows
+        self.encoder = padding_invariant(model.encoder)
+        self.batch_positions, self.settings, self._inputs = batch_positions, settings, inputs
+        self.columns = PredictionColumns(head.settings, settings["top_k"])
+        self._interpret = _interpreter(head.settings, settings["top_k"], settings["threshold"])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Prediction]:
         """In input order. Raises UserError if none of the inputs can be decoded, and if the model computes NaN or inf."""
-        reasons, readable, full, most = list[str](), 0, 0, 0
+        reasons, readable = list[str](), 0
         with progress(desc="predict", total=len(self), unit="input") as bar:
-            for window in decode_in_order(self.modality, self.rows, 0, WINDOW * self.batch_positions):
-                items = [item for _, item in window if not isinstance(item, str)]
-                cut, most = count_full(self.modality, items)
-                readable, full = readable + len(items), full + cut
-                logits = iter(extract_logits(self.encoder, self.head, self.modality, items, self.batch_positions))
-                for name, item in window:
-                    if isinstance(item, str):
-                        reason = item.removeprefix(f"{name}: ")
-                        reasons += [f"{name}: {reason}"] * (len(reasons) < 3)
-                        yield Prediction(name, None, error=reason)
-                    else:
-                        yield self._predict(name, next(logits))
+            for _, window in self._windows([range(len(self))]):
+                for prediction in window:
+                    readable += prediction.error is None
+                    if prediction.error is not None and len(reasons) < 3:
+                        reasons.append(f"{prediction.name}: {prediction.error}")
+                    yield prediction
                 bar.update(len(window))
-        warn_full("predict", full, readable, most)
         if not readable:
-            raise UserError(f"none of the {len(self)} inputs can be decoded: {'; '.join(reasons)}")
+            raise self._none_decoded(reasons)
 
-    def _predict(self, name: str, logits: Tensor) -> Prediction:
-        if not torch.isfinite(logits).all():
+    def _none_decoded(self, reasons: list[str]) -> UserError:
+        return UserError(f"none of the {len(self)} inputs can be decoded: {'; '.join(reasons[:3])}")
+
+    def _windows(self, ranges: list[range]) -> Iterator[tuple[int, list[Prediction]]]:
+        """The predictions of `ranges` in order, in lists, each with the index of its first input."""
+        readable, full, most = 0, 0, 0
+        for first, window in decode_in_order(self.modality, self.rows, ranges, WINDOW * self.batch_positions):
+            items = [item for _, item in window if not isinstance(item, str)]
+            cut, most = count_full(self.modality, items)
+            readable, full = readable + len(items), full + cut
+            logits = iter(extract_logits(self.encoder, self.head, self.modality, items, self.batch_positions))
+            yield first, [self._predict(name, item, logits) for name, item in window]
+        warn_full("predict", full, readable, most)
+
+    def _predict(self, name: str, item: object, logits: Iterator[Tensor]) -> Prediction:
+        if isinstance(item, str):
+            return Prediction(name, None, error=item.removeprefix(f"{name}: "))
+        if not torch.isfinite(found := next(logits)).all():
             raise UserError(f"{name}: this model's logits are NaN or inf: its training diverged, see metrics.jsonl")
-        return self._interpret(name, logits.float().cpu())
+        return self._interpret(name, found.float().cpu())
 
-    def save(self, out: str | Path) -> PredictionFile:
+    def save(self, out: str | Path, shard: str | None = None) -> PredictionFile:
         """Write the predictions as a table, a .csv, .jsonl or .parquet file (docs/predict.md), in bounded memory.
 
-        The file is written atomically: it is complete, or not there. Raises UserError for another ending, if the file is the
-        input, if another process is writing it, and as iterating does."""
-        path = local_path(out)
+        `shard`: "i/n" computes share i of n only; the last one to finish writes the file. Processes of torchrun share the work
+        by themselves. Finished shards are kept in the folder `out`.parts: the same call, with any number of shares, computes
+        only what is missing. The file is written atomically: it is complete, or not there.
+
+        Raises UserError for another ending, if the file is the input, if another process is writing it, if `out`.parts was
+        started with other settings, and as iterating does."""
+        path, share = local_path(out), share_of(shard)
         if path.suffix not in TABLE_WRITERS:
             raise UserError(f"{path}: unknown file extension; use {', '.join(TABLE_WRITERS)}")
         output_file(path, "--out", self._inputs)
-        unreadable, num_unreadable = list[str](), 0
+        shards = PredictionShards(path.with_name(f"{path.name}.parts"), len(self), share, self.columns)
+        if not shards.blocks:
+            return PredictionFile(path, 0, [], 0, f"{share} of {len(self)} inputs is empty")
+        digests = {"model": model_digest(self.model), "content": content_digest(self.modality, self.rows)}
+        with shards.opened(self.settings | digests, path, "predicts"):
+            self._compute(shards)
+            if not shards.is_last():
+                return PredictionFile(path, sum(map(len, shards.blocks)), [], 0, shards.status())
+            unreadable, num_unreadable = shards.unreadable()
+            if num_unreadable == len(self):
+                shards.remove()
+                raise self._none_decoded(unreadable)
+            kind = getattr(self.modality, "kind", "")
+            write_table(path, shards.tables(), metadata_columns(self.rows, "" if kind == "text" else kind))
+            shards.remove()
+            return PredictionFile(path, len(self), unreadable, num_unreadable)
 
-        def noting_errors() -> Iterator[Prediction]:
-            nonlocal num_unreadable
-            for prediction in self:
-                if prediction.error is not None:
-                    num_unreadable += 1
-                    if num_unreadable <= NAMED:
-                        unreadable.append(f"{prediction.name}: {prediction.error}")
-                yield prediction
-
-        kind = getattr(self.modality, "kind", "")
-        own = metadata_columns(self.rows, "" if kind == "text" else kind)
-        write_table(path, self.columns, noting_errors(), own)
-        return PredictionFile(path, len(self), unreadable, num_unreadable)
+    def _compute(self, shards: PredictionShards) -> None:
+        """Write the missing shards of this share."""
+        begin, pending, start = 0, list[Prediction](), time.monotonic()
+        ranges = shards.to_compute()
+        with shards.progress("predict", ranges) as bar:
+            for first, window in self._windows(ranges):
+                if pending and (begin + len(pending) != first or time.monotonic() - start >= SHARD_SECONDS):
+                    shards.add(begin, pending)
+                    pending, start = [], time.monotonic()
+                begin = begin if pending else first
+                pending += window
+                bar.update(len(window))
+        if pending:
+            shards.add(begin, pending)
 
 
 def predict(
@@ -176,17 +208,19 @@ def predict(
     in evaluation. Inputs that cannot be decoded have a prediction with an `error`.
 
     Raises UserError for a model without a head, if there are no inputs, and for options that the head does not have."""
-    loaded, place = load(model, modality), resolve_device(device)
+    loaded, place = load(model, modality), resolve_device(device, local_rank())
     head = require_head(loaded, "this model" if isinstance(model, Model) else model)
     _check_options(head.settings, top_k, threshold)
     if second is not None and getattr(loaded.modality, "kind", None) != "text":
         raise UserError(f"second: {second!r}, but this is no model of texts; only these come in pairs")
     reader, rows = open_inputs(loaded.recipe, inputs, split, column, follow_links, second)
-    encoder = loaded.encoder
     if loaded.device != place:
-        encoder, head = copy.deepcopy(encoder).to(place), copy.deepcopy(head).to(place)
+        loaded = copy.deepcopy(loaded).to(place)
+        head = require_head(loaded, "this model")
+    positions = max_positions(place, batch)
     threshold = THRESHOLD if threshold is None else threshold
-    return Predictions(encoder, head, reader, rows, max_positions(place, batch), top_k, threshold, inputs)
+    settings = {"top_k": top_k, "threshold": threshold, "split": split, "device": place.type, "batch": positions}
+    return Predictions(loaded, head, reader, rows, positions, settings, inputs)
 
 
 def _check_options(head: CTCSettings | ClassifierSettings, top_k: int, threshold: float | None) -> None:

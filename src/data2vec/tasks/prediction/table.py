@@ -8,7 +8,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from data2vec.atomic_io import atomic_write
 from data2vec.errors import get_logger
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.settings import JsonDict
+from data2vec.tasks.extraction.decode import NAMED
+from data2vec.tasks.extraction.shares import ShardFolder, Share
 
 if TYPE_CHECKING:
     from data2vec.tasks.prediction.predict import Prediction
 
 log = get_logger(__name__)
 ROWS = 1024
-"""Rows that are written at a time."""
+"""Rows that are read and written at a time."""
 Tables = Iterator[Any]
 """Arrow tables of one schema; the library has no type stubs."""
 
@@ -56,32 +58,62 @@ class PredictionColumns:
         return columns | {"error": pa.array(errors, text)}
 
 
-def write_table(
-    path: Path,
-    columns: PredictionColumns,
-    predictions: "Iterable[Prediction]",
-    own_columns: Callable[[int, int], JsonDict],
-) -> None:
+def write_table(path: Path, tables: Iterable[Any], own_columns: Callable[[int, int], JsonDict]) -> None:
     """Write the file atomically, in the format of its ending.
 
-    `own_columns`: the data set's own columns of a range of inputs, as Arrow arrays; those with the name of a column of
-    predictions are left out, with a warning."""
+    `tables`: those of the predictions for all inputs, in order. `own_columns`: the data set's own columns of a range of inputs,
+    as Arrow arrays; those with the name of a column of predictions are left out, with a warning."""
     with atomic_write(path) as tmp:
-        TABLE_WRITERS[path.suffix](tmp, _tables(columns, iter(predictions), own_columns))
+        TABLE_WRITERS[path.suffix](tmp, _with_own_columns(tables, own_columns))
 
 
-def _tables(
-    columns: PredictionColumns, predictions: "Iterator[Prediction]", own_columns: Callable[[int, int], JsonDict]
-) -> Tables:
-    import pyarrow as pa
-
+def _with_own_columns(tables: Iterable[Any], own_columns: Callable[[int, int], JsonDict]) -> Tables:
     first = 0
-    while part := list(islice(predictions, ROWS)):
-        arrays, own = columns.arrays(part), own_columns(first, first + len(part))
-        if first == 0 and (hidden := [name for name in own if name in arrays]):
+    for table in tables:
+        own = own_columns(first, first + len(table))
+        if first == 0 and (hidden := [name for name in own if name in table.column_names]):
             log.warning("predict: the data's own columns %s are left out: the table has these names", ", ".join(hidden))
-        yield pa.table(arrays | {name: values for name, values in own.items() if name not in arrays})
-        first += len(part)
+        for name in [name for name in own if name not in table.column_names]:
+            table = table.append_column(name, own[name])
+        yield table
+        first += len(table)
+
+
+class PredictionShards(ShardFolder):
+    """The shards of a table of predictions, each a table without the data set's own columns."""
+
+    def __init__(self, folder: Path, num_inputs: int, share: Share, columns: PredictionColumns):
+        super().__init__(folder, ".parquet", num_inputs, share)
+        self.columns = columns
+
+    def add(self, first: int, predictions: "list[Prediction]") -> None:
+        """Write the shard of the inputs from `first` on."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with atomic_write(self.file(first, len(predictions))) as tmp:
+            pq.write_table(pa.table(self.columns.arrays(predictions)), tmp)
+
+    def tables(self) -> Iterator[Any]:
+        """The tables in order, of at most ROWS rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for path in self.files:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(ROWS):
+                    yield pa.Table.from_batches([batch])
+
+    def unreadable(self) -> tuple[list[str], int]:
+        """ "name: reason" of the first NAMED inputs without a prediction, in order, and the number of all of them."""
+        import pyarrow.parquet as pq
+
+        found, count = list[str](), 0
+        for path in self.files:
+            table = pq.read_table(path, columns=["name", "error"], filters=[("error", "!=", "")])
+            found += [f"{row['name']}: {row['error']}" for row in table.slice(0, max(0, NAMED - count)).to_pylist()]
+            count += len(table)
+        return found, count
 
 
 def _encodable(text: str) -> str:

@@ -1,0 +1,37 @@
+"""Hashes of a model and of inputs, by which interrupted work is only resumed with the same."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+
+from data2vec.data.cache import fingerprint
+from data2vec.data.dataset import Rows
+from data2vec.modalities.base import Modality
+from data2vec.model import Model
+
+
+def model_digest(model: Model) -> str:
+    """A hash of the weights and the architecture settings, with those of the head."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (model.recipe.modality, model.recipe.encoder, *(() if model.head is None else (model.head.settings,))):
+        digest.update(part.model_dump_json().encode())
+    for module in (model.encoder, *(() if model.head is None else (model.head,))):
+        for name, weight in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def content_digest(modality: Modality, rows: Rows) -> str:
+    """A hash of the inputs, which changes if they or the files they point to change."""
+    if hasattr(rows, "_fingerprint"):
+        return fingerprint(rows, modality.kind)
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        if isinstance(row, Path) and row.exists():
+            stat = row.stat()
+            row = f"{row}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        digest.update(row.encode() if isinstance(row, str) else pickle.dumps(row))
+    return digest.hexdigest()
