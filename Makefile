@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow fuzz lint format docs bench clean
+.PHONY: help demo test test-slow fuzz lint format docs bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make format     format the code"
 	@echo "make docs       build the documentation site in build/site, and fail on any warning"
 	@echo "make bench      time a training step of each base recipe on this machine"
+	@echo "make gpu        check and measure everything on the GPU of this machine, in calls of nine minutes"
 	@echo "make clean      remove the environment and all build products"
 
 demo: $(VENV)/installed-demo
@@ -47,6 +48,9 @@ docs: $(VENV)/installed-docs
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/step.py
+
+gpu: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/gpu.py build/gpu
 
 clean:
 	rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

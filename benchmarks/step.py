@@ -102,9 +102,9 @@ def operations(recipe: Recipe, given: MaskedBatch) -> float:
     return total
 
 
-def matmul_rates(device: torch.device, dtype: torch.dtype) -> list[float]:
-    """Operations per second of the two feed-forward matmuls, for several tries."""
-    rows = 1024 if device.type == "cpu" else 16384
+def matmul_rates(device: torch.device, dtype: torch.dtype, rows: int | None = None) -> list[float]:
+    """Operations per second of the two feed-forward matmuls with so many rows, for several tries."""
+    rows = rows or (1024 if device.type == "cpu" else 16384)
     x = torch.randn(rows, 768, device=device, dtype=dtype)
     inner, outer = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((3072, 768), (768, 3072)))
     rates, repeats = [], 5 if device.type == "cpu" else 200

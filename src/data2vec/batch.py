@@ -41,6 +41,10 @@ class Batch:
         """The same batch in page-locked memory; called by the DataLoader."""
         return self._map(Tensor.pin_memory)
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch."""
+        return [value for field in fields(self) if (value := getattr(self, field.name)) is not None]
+
     def rows(self, first: int, last: int) -> "Batch":
         """Samples `first` to `last`, without masks or labels."""
         return Batch(self.input[first:last], None if self.padding is None else self.padding[first:last])

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -609,7 +609,22 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.finetuning.evaluate import evaluate
 
     a = arguments
-    print(evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality))
+    with _processes(a):
+        result = evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality)
+    if _is_main_process():
+        print(result)
+
+
+@contextlib.contextmanager
+def _processes(arguments: argparse.Namespace) -> Iterator[None]:
+    """A block in which the processes of torchrun, if there are several, share the work."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    from data2vec.distributed import process_group
+
+    with process_group(arguments.device):
+        yield
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -680,6 +695,8 @@ def _probe(arguments: argparse.Namespace) -> None:
         raise UserError(f"--layer {a.layer} has no effect without --attentive")
     if a.metric is not None and kinds:
         raise UserError(f"--metric {a.metric} has no effect with {kinds[0]}, which shows several scores")
+    if (a.tokens is not None or a.attentive) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"{kinds[0]}: runs in one process; start it without torchrun")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
@@ -690,14 +707,18 @@ def _probe(arguments: argparse.Namespace) -> None:
         raise UserError(f"--view {a.view} has no effect without --tokens TEXT")
     label = [] if a.labels is None else [f"probe.label={json.dumps(a.labels)}"]
     overrides = [*a.overrides, *label]
-    if a.shots is not None:
-        print(few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, overrides, modality=a.modality))
-    elif a.superb:
-        print(superb_probe(a.model, a.data, a.valid, overrides=overrides, modality=a.modality))
-    elif a.attentive:
-        print(attentive_probe(a.model, a.data, a.valid, layer=a.layer, overrides=overrides, modality=a.modality))
-    else:
-        print(probe(a.model, a.data, a.valid, overrides, modality=a.modality, metric=a.metric or "accuracy"))
+    result: object
+    with _processes(a):
+        if a.shots is not None:
+            result = few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, overrides, modality=a.modality)
+        elif a.superb:
+            result = superb_probe(a.model, a.data, a.valid, overrides=overrides, modality=a.modality)
+        elif a.attentive:
+            result = attentive_probe(a.model, a.data, a.valid, layer=a.layer, overrides=overrides, modality=a.modality)
+        else:
+            result = probe(a.model, a.data, a.valid, overrides, modality=a.modality, metric=a.metric or "accuracy")
+    if _is_main_process():
+        print(result)
 
 
 def _features(arguments: argparse.Namespace) -> None:

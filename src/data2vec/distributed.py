@@ -117,6 +117,11 @@ def process_group(device: str = "auto", timeout_seconds: float = 1800.0) -> Iter
             dist.destroy_process_group()
 
 
+def current_process(device: torch.device) -> Process:
+    """This process in the group that it has joined (`process_group`), or the only one."""
+    return Process(device, dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Process(device)
+
+
 def local_rank() -> int:
     """The number of this process among those that torchrun has started on this machine, for the choice of a GPU."""
     return int(os.environ.get("LOCAL_RANK", 0)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0

@@ -9,8 +9,13 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-NEEDS = {"pretrain_in_lightning": "lightning", "pretrain_in_accelerate": "accelerate"}
-"""Libraries that are no dependency of ours; the contract of these scripts is tested in tests/train/test_custom_loop.py."""
+NEEDS = {
+    "pretrain_in_lightning": "lightning",
+    "pretrain_in_accelerate": "accelerate",
+    "features_in_ray": "ray",
+    "features_in_dask": "distributed",
+}
+"""Libraries that are no dependency of ours."""
 BUILD = EXAMPLES.parent / "tools" / "build_notebooks.py"
 
 

@@ -208,3 +208,39 @@ def test_on_a_cpu_numbers_too_small_to_be_normal_are_zero_while_it_trains() -> N
             assert half() == 0
         assert half() == 0
     assert half() > 0
+
+
+EXCHANGE = """
+import json, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+import data2vec
+from data2vec.distributed import process_group
+
+with process_group("cpu"):
+    losses = {}
+    for shard in (False, True):
+        for communication in ("fp32", "bf16"):
+            changes = {"train.shard": shard, "train.communication": communication, "train.precision": "bf16"}
+            run = data2vec.pretrain("vision/v2-tiny", out=f"{shard}-{communication}", overrides=json.loads(sys.argv[1]) | changes)
+            losses[f"{shard}-{communication}"] = [line["loss"] for line in run.metrics]
+    if dist.get_rank() == 0:
+        Path("losses.json").write_text(json.dumps(losses))
+"""
+
+
+@pytest.mark.slow
+def test_gradients_exchanged_in_bf16_train_as_those_in_fp32(tmp_path: Path, tiny2: dict[str, Any]) -> None:
+    small = tiny2 | {"train.steps": 8, "train.checkpoint_every": 8, "log.every": 1, "data.workers": 0, "log.report": False}
+    (tmp_path / "work.py").write_text(EXCHANGE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [*command, str(tmp_path / "work.py"), json.dumps(small)]
+    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-2000:]
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    for kind in ("False", "True"):
+        exact, rounded = losses[f"{kind}-fp32"], losses[f"{kind}-bf16"]
+        assert rounded[0] == pytest.approx(exact[0], rel=1e-3)
+        assert rounded == pytest.approx(exact, rel=0.02)
+        assert rounded != exact

@@ -1,5 +1,6 @@
 """Datasets: the interfaces of examples and modalities to the loader, and the `data:` settings all modalities share."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -24,6 +25,10 @@ UNREADABLE = "unreadable_because"
 """The key of a signal, or the column of texts, that says why it cannot be read; its `path` is then only a name."""
 Rows = Any
 """A `datasets.Dataset`, a `datasets.IterableDataset` or a list of `Row`; the library has no type stubs."""
+
+
+FEWEST_WORKERS, MOST_WORKERS = 2, 16
+"""Of those that load data, where their number is derived; each holds decoded batches in memory."""
 
 
 def array_of(value: Any) -> np.ndarray:
@@ -71,14 +76,24 @@ class DataSettings(Settings):
     processes × workers."""
     shuffle_buffer: Annotated[int, Field(gt=0)] = 2048
     """With streaming: rows held in memory, over all streams, to be shuffled and bucketed by length."""
-    workers: Annotated[int, Field(ge=0, le=512)] = 2
-    """Processes that decode and augment (0: in the training process)."""
+    workers: Annotated[int, Field(ge=0, le=512)] | None = None
+    """Processes that decode and augment, of each training process (0: in the training process). null: the cores of the machine
+    divided among its training processes, less one; 2 to 16."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """With workers: how long to wait for a batch, before the run stops because the workers hang."""
     allow_changes: bool = False
     """Resume although the training data is not what it was at the last checkpoint; otherwise that is an error."""
     max_corrupt: Annotated[float, Field(ge=0, le=1)] = 0.01
     """The run stops when more than this fraction of the examples cannot be decoded."""
+
+    @property
+    def num_workers(self) -> int:
+        """`workers`, or as many as fit this machine; they change no batch."""
+        if self.workers is not None:
+            return self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return min(max(cores // processes - 1, FEWEST_WORKERS), MOST_WORKERS)
 
     @property
     def batch(self) -> float:

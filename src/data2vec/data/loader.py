@@ -64,7 +64,7 @@ class Loader:
         self.rows = rows
         self.modality, self.seed, self.rank, self.world, self.pin_memory = modality, seed, rank, world, pin_memory
         settings = modality.data
-        self.workers: int = settings.workers
+        self.workers = wanted = settings.num_workers
         self.per_step = micro_batches_per_step(settings.batch, settings.micro_batch)
         """Micro-batches of a step, over all processes."""
         self.micro_batch = settings.batch / self.per_step
@@ -81,12 +81,12 @@ class Loader:
             self.steps_per_epoch = self._count_steps(self.examples)
         else:
             self.streams = Streams(modality, rows, seed, self.micro_batch)
-            self.workers = self.streams.usable_workers(settings.workers, rank_stride(self.per_step, world))
-            if self.workers < settings.workers and rank == 0:
+            self.workers = self.streams.usable_workers(wanted, rank_stride(self.per_step, world))
+            if self.workers < wanted and settings.workers is not None and rank == 0:
                 log.warning(
                     "data.workers: only %d of %d workers are used, as they share %d streams evenly; make data.num_streams a "
                     "multiple of processes × workers, and use at least as many shards",
-                    *(self.workers, settings.workers, self.streams.count),
+                    *(self.workers, wanted, self.streams.count),
                 )
         if batches is None:
             assert mask is not None

@@ -34,7 +34,7 @@ def read_batches(
         _GroupDataset(modality, examples, indices, max_positions(process.device)),
         batch_size=None,
         sampler=groups,
-        num_workers=modality.data.workers,
+        num_workers=modality.data.num_workers,
         worker_init_fn=init_worker,
         generator=torch.Generator(),  # else creating the iterator would advance the global random state
     )

@@ -53,7 +53,7 @@ class HeldOutLoss:
         if not self.micro_batches:
             raise UserError("data.valid: has less than one example; use more, or null")
         self.batches = MaskedBatches(modality, method.mask, method.masks_per_sample, held_out)
-        self.workers = modality.data.workers
+        self.workers = modality.data.num_workers
         self.corrupt: dict[str, None] = dict.fromkeys(held_out.corrupt)
         for name in self.corrupt:
             log.warning("data.valid: left out: %s", name)

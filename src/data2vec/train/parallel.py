@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.utils.checkpoint import checkpoint
 
 from data2vec.batch import Batch
@@ -62,7 +64,7 @@ def parallelize(objective: AnyTrainingObjective, settings: TrainSettings, proces
             block.compile()
     forward: nn.Module = objective
     if process.world_size > 1:
-        forward = _shard(objective, blocks, process) if settings.shard else _replicate(objective)
+        forward = _shard(objective, blocks, settings, process) if settings.shard else _replicate(objective, settings)
     return ParallelModel(forward, AUTOCAST.get(settings.precision), process.device)
 
 
@@ -94,25 +96,39 @@ def check_parallel_settings(settings: TrainSettings, process: Process) -> None:
         )
 
 
-def _replicate(objective: AnyTrainingObjective) -> nn.Module:
+def _replicate(objective: AnyTrainingObjective, settings: TrainSettings) -> nn.Module:
     """Every process has all weights (DDP)."""
     parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
     buffers: JsonDict = {name: False}  # ours are constants
     unused = objective.may_skip_parameters
-    return nn.parallel.DistributedDataParallel(
+    replica = nn.parallel.DistributedDataParallel(
         objective, gradient_as_bucket_view=True, find_unused_parameters=unused, **buffers
     )
+    if settings.communication == "bf16":
+        replica.register_comm_hook(None, _reduce_in_bf16)
+    return replica
 
 
-def _shard(objective: AnyTrainingObjective, blocks: list[Block], process: Process) -> nn.Module:
+def _reduce_in_bf16(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP refuses the library's own function by its name unless the backend is NCCL."""
+    return default_hooks.bf16_compress_hook(state, bucket)  # type: ignore[arg-type]
+
+
+def _shard(objective: AnyTrainingObjective, blocks: list[Block], settings: TrainSettings, process: Process) -> nn.Module:
     """Every process has a shard of all weights, including the teacher's, and gathers one block at a time (FSDP2)."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(process.device.type, (process.world_size,))
+    low = torch.bfloat16 if settings.communication == "bf16" else None
+    gathered_in = low if settings.precision == "bf16" else None
+    trained = set(objective.student.modules())
     for part in (*blocks, objective):
-        fully_shard(part, mesh=mesh)
+        # The teacher stays in float32, and so does what a block is given: only weights and gradients are exchanged.
+        in_student = isinstance(part, Block) and part in trained
+        policy = MixedPrecisionPolicy(gathered_in if in_student else None, low, cast_forward_inputs=False)
+        fully_shard(part, mesh=mesh, mp_policy=policy)
     return objective
 
 

@@ -13,6 +13,7 @@ from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.train_settings import TrainSettings
 from data2vec.train.optimizer import build_adamw, clip_grad_norm, learning_rate_scale, set_learning_rate, total_norm
 from data2vec.train.parallel import parallelize
+from data2vec.train.prefetch import on_device
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class TrainStep:
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.objective.loss_weight * self.process.world_size / counts[0]
         losses, stats = [], dict[str, Tensor]()
-        for i, batch in enumerate(micro_batches):
-            batch = batch.to(self.process.device, non_blocking=True)
+        for i, batch in enumerate(on_device(micro_batches, self.process.device)):
             with self.model.accumulate(last=i == len(micro_batches) - 1):
                 output = self.model(batch, measure=measure and i == 0)
                 self.scaler.scale(output.loss * scale).backward()

@@ -146,7 +146,7 @@ def test_unreadable_inputs_keep_their_place_and_have_an_error(
     assert "too short" in str(found[2].error)
     with pytest.raises(UserError, match=r"none of the 2 inputs can be decoded: .*1\.wav: .*2\.wav: too short"):
         model.predict(files[1:3])
-    monkeypatch.setattr("data2vec.tasks.prediction.predict.NAMED", 1)
+    monkeypatch.setattr("data2vec.tasks.prediction.table.NAMED", 1)
     done = predictions.save(tmp_path / "out.csv")
     assert (len(done.unreadable), done.num_unreadable) == (1, 2), "all are counted, not all are kept"
     assert str(done).splitlines()[::3] == [f"{tmp_path}/out.csv: 2 predictions", "  and 1 more"]

@@ -87,7 +87,7 @@ def decode_in_order(
         _DecodeDataset(modality, rows),
         batch_size=None,
         sampler=chunks,
-        num_workers=min(modality.data.workers, len(chunks) // 2),
+        num_workers=min(modality.data.num_workers, len(chunks) // 2),
         worker_init_fn=init_worker,
         generator=torch.Generator(),  # else creating the iterator would advance the global random state
     )

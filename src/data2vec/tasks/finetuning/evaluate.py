@@ -14,7 +14,7 @@ from data2vec.atomic_io import write_json
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
-from data2vec.distributed import Process, resolve_device
+from data2vec.distributed import Process, current_process, local_rank, resolve_device
 from data2vec.errors import UserError, get_logger
 from data2vec.feature_extraction import logits_by_row
 from data2vec.interop.load import load
@@ -229,7 +229,8 @@ def evaluate(
     also written to `out`, by default evaluation.json in the model's folder, if the model was given as a folder. `modality`: see
     `data2vec.load`.
 
-    Raises UserError if the model has no head, or if there is no usable data."""
+    Processes that have joined a group, as those of `torchrun -m data2vec evaluate`, share the examples, and all return the
+    result. Raises UserError if the model has no head, or if there is no usable data."""
     loaded = load(model, modality)
     head = require_head(loaded, model)
     if out is None and not isinstance(model, Model):
@@ -245,7 +246,10 @@ def evaluate(
     recipe = load_recipe(recipe, {"data.streaming": False} | ({} if data is None else {"data.valid": data_path(data)}))
     if recipe.data.valid is None:
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
-    reader, process = recipe.build_modality(), Process(resolve_device(recipe.train.device, setting="train.device"))
+    reader = recipe.build_modality()
+    process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
+    if tune and process.world_size > 1:
+        raise UserError(f"--tune: runs in one process, not in {process.world_size}; start it without torchrun")
     task = recipe.task
     assert isinstance(task, TaskSettings)
     eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(head.settings, task), task.label)
@@ -261,7 +265,7 @@ def evaluate(
     left_out = eval_set.left_out + len(eval_set.indices) - found.examples
     evaluation = Evaluation(found.scores, found.examples, left_out, weights, found.evidence)
     if out is not None:
-        write_json(Path(out), asdict(evaluation))
+        process.on_main_process(lambda: write_json(Path(out), asdict(evaluation)))
     return evaluation
 
 

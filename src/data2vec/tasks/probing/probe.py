@@ -16,7 +16,7 @@ import torch
 from data2vec.atomic_io import write_json
 from data2vec.console.progress import progress
 from data2vec.data.sources.library import data_path
-from data2vec.distributed import Process, resolve_device
+from data2vec.distributed import Process, current_process, local_rank, resolve_device
 from data2vec.errors import UserError
 from data2vec.feature_extraction import Layers
 from data2vec.interop.load import load
@@ -134,7 +134,8 @@ def probe(
     or `DatasetDict`, instead of the run's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
     held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
-    `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc.
+    `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc. Processes that have
+    joined a group, as those of `torchrun -m data2vec probe`, share the features, and all return the result.
 
     Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
     if metric not in METRICS:
@@ -209,8 +210,8 @@ class FrozenEncoders:
 
     def write(self, result: Any) -> None:
         """Write the result, a dataclass, as JSON."""
-        if self.out is not None:
-            write_json(Path(self.out), asdict(result))
+        if (out := self.out) is not None:
+            self.process.on_main_process(lambda: write_json(Path(out), asdict(result)))
 
 
 def open_probe(
@@ -241,7 +242,7 @@ def open_probe(
     recipe = load_recipe(recipe, {"data.streaming": False} | datasets)
     if recipe.probe.folds is not None and name != "probe":
         raise UserError(f"probe.folds: {recipe.probe.folds}, but this probe has no cross-validation; set probe.folds=null")
-    process = Process(resolve_device(recipe.train.device, setting="train.device"))
+    process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
     trained, untrained = (each.to(process.device).eval() for each in (model.encoder, untrained_encoder(recipe)))
     return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, out)
 

@@ -194,7 +194,7 @@ def _machine(plan: "RunPlan", recipe: Recipe, folder: Path) -> Iterator[Advice]:
             f"{every:,} is more than the {steps:,} steps of the run, so a run that is killed starts again from step 0",
             f"set train.checkpoint_every={max(1, steps // 10)}",
         )
-    if recipe.data.workers > (cores := os.cpu_count() or 1):
+    if (recipe.data.workers or 0) > (cores := os.cpu_count() or 1):
         yield Advice(
             "data.workers",
             f"{recipe.data.workers} processes that load data share {cores} cores",
@@ -215,6 +215,12 @@ def _machine(plan: "RunPlan", recipe: Recipe, folder: Path) -> Iterator[Advice]:
             f"data.{micro}",
             f"a micro-batch takes {format_bytes(found.memory)} of {format_bytes(found.available)} of memory",
             f"set data.{micro}=auto, or train.recompute=true",
+        )
+    if plan.load_seconds is not None and plan.load_seconds > found.seconds:
+        yield Advice(
+            "data.workers",
+            f"loading a step takes {format_duration(plan.load_seconds)}, and the step itself {format_duration(found.seconds)}",
+            "raise data.workers if there are cores left, or store smaller or decoded files",
         )
     left = plan.seconds or 0
     if plan.device == "cpu" and left > LONG_SECONDS:

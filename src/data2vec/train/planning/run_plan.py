@@ -35,6 +35,8 @@ class StepMeasurement:
     """Peak memory in bytes: on a CPU of this process, with the interpreter and its libraries; on a GPU of the tensors."""
     available: int
     """Memory that is there for it, in bytes."""
+    load_seconds: float | None
+    """Of one process that loads the micro-batches of a step; None for streamed data."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class RunPlan:
     """The micro-batch of a device, in the same units."""
     accumulation: int
     """Micro-batches of a step that each process makes."""
+    workers: int
+    """Processes that load data, of each training process; 0: itself."""
     device: str
     processes: int
     precision: str
@@ -102,6 +106,13 @@ class RunPlan:
     def seconds(self) -> float | None:
         """The time to the end, without loading data, evaluation and checkpoints; None if nothing was measured."""
         return None if self.measured is None else self.measured.seconds * (self.steps - self.first_step)
+
+    @property
+    def load_seconds(self) -> float | None:
+        """The time in which the workers load a step, if each has a core; None if it was not measured."""
+        if self.measured is None or self.measured.load_seconds is None:
+            return None
+        return self.measured.load_seconds / max(1, self.workers)
 
     def to_json(self) -> JsonDict:
         """All numbers, as JSON holds them."""
@@ -138,6 +149,10 @@ class RunPlan:
                 f"{format_duration(found.seconds)} a step, {format_duration(self.seconds or 0)} to the end, without loading "
                 f"data and evaluation (measured on one micro-batch); {found.flops:.3g} FLOPs a step"
             )
+            if (loading := self.load_seconds) is not None:
+                compared = "less" if loading < found.seconds else "more"
+                by = f"{self.workers} workers" if self.workers else "the training process"
+                rows["loading"] = f"{format_duration(loading)} a step by {by}, {compared} than the step itself"
         total = format_bytes(self.checkpoints * self.checkpoint_bytes)
         rows["disk"] = f"{total}: {self.checkpoints} checkpoints of {format_bytes(self.checkpoint_bytes)}"
         return rows
@@ -203,6 +218,7 @@ def plan_run(
         batch_unit="seconds" if in_seconds else "blocks" if hasattr(key, "block_size") else "examples",
         micro_batch=loader.micro_batch,
         accumulation=loader.per_step // rank_stride(loader.per_step, process.world_size),
+        workers=recipe.data.num_workers,
         device=str(process.device),
         processes=process.world_size,
         precision=recipe.train.precision,
