@@ -218,11 +218,11 @@ import data2vec
 from data2vec.distributed import process_group
 
 with process_group("cpu"):
-    losses = {}
+    losses, small = {}, json.loads(sys.argv[1])
     for shard in (False, True):
         for communication in ("fp32", "bf16"):
             changes = {"train.shard": shard, "train.communication": communication, "train.precision": "bf16"}
-            run = data2vec.pretrain("vision/v2-tiny", out=f"{shard}-{communication}", overrides=json.loads(sys.argv[1]) | changes)
+            run = data2vec.pretrain("vision/v2-tiny", out=f"{shard}-{communication}", overrides=small | changes)
             losses[f"{shard}-{communication}"] = [line["loss"] for line in run.metrics]
     if dist.get_rank() == 0:
         Path("losses.json").write_text(json.dumps(losses))
