@@ -51,7 +51,8 @@ KINDS = tuple(f"{kind}/{version}" for version in ("v1", "v2") for kind in ("spee
 UNITS = {"speech": "s of audio", "vision": "images", "text": "tokens"}
 SPARE_SECONDS = 20.0
 """Of a call, in which no part is started."""
-ATTEMPTS = 2
+ATTEMPTS, ATTEMPTS_AT_COMPARISONS = 2, 20
+"""Calls in which a part is started; a comparison goes on where the last call ended."""
 FULL = 0.9
 """The share of the memory that a micro-batch may take."""
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2, "bf16 compiled": 5e-2}
@@ -379,7 +380,8 @@ def call_parts(given: argparse.Namespace, words: list[str]) -> int:
     state: dict[str, Result] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in given.only or PARTS:
         entry = state.setdefault(name, {"attempts": 0})
-        if "result" in entry or "skipped" in entry or entry["attempts"] >= ATTEMPTS:
+        most = ATTEMPTS_AT_COMPARISONS if name.startswith("comparison") else ATTEMPTS
+        if "result" in entry or "skipped" in entry or entry["attempts"] >= most:
             continue
         if (left := end - time.monotonic()) < given.spare:
             print(f"time is up before {name!r}; call again", flush=True)

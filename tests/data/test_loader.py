@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from data2vec.data.bucketing import bucket_by_length
+from data2vec.data.dataset import DataSettings
 from data2vec.data.loader import Loader
 from data2vec.errors import RunStopped, UserError
 from data2vec.objective.masking import FixedBlockMask
@@ -177,3 +178,14 @@ def test_user_error_in_a_worker_is_raised_without_traceback(workers):
 
 def stream(n=60, costs=None, broken=()):
     return rows(n, costs, broken).to_iterable_dataset(num_shards=5)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "given", "expected"), [(16, 4, None, 3), (1, 1, None, 2), (192, 1, None, 16), (16, 1, 0, 0)]
+)
+def test_workers_are_derived_from_the_cores_of_a_training_process(
+    cores: int, processes: int, given: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert DataSettings(workers=given).num_workers == expected

@@ -84,6 +84,8 @@ def test_planning_writes_nothing_and_leaves_the_random_state_alone(
     assert found.measured is not None
     assert 0 < found.measured.memory < found.measured.available
     assert found.seconds == pytest.approx(8 * found.measured.seconds)
+    assert found.load_seconds == found.measured.load_seconds / max(1, found.workers) > 0  # type: ignore[operator]
+    assert "than the step itself" in str(found)
 
 
 def test_measured_flops_are_those_of_the_whole_step(short: dict[str, Any]) -> None:
