@@ -273,6 +273,7 @@ def convolutions(given: argparse.Namespace) -> Result:
     options: Any = {"device": device, "dtype": torch.bfloat16}
     rows, length = (2, 40) if given.tiny else (32, 500)
     for name, width, kernel, stride, groups in (("positions", 768, 19, 1, 16), ("front-end", 512, 3, 2, 1)):
+        width //= 8 if given.tiny else 1
         inside = width // groups
         conv = nn.Conv1d(width, width, kernel, stride, groups=groups, bias=False, **options)
         x = torch.randn(rows, width, length, **options, requires_grad=True)

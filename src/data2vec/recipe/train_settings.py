@@ -95,8 +95,8 @@ class TrainSettings(Settings):
     shard: bool = False
     """With several processes, shard weights, optimizer and teacher (FSDP2) instead of replicating them (DDP)."""
     communication: Literal["fp32", "bf16"] = "fp32"
-    """Precision in which several processes exchange gradients, and with `shard` and `precision` bf16 the student's weights;
-    bf16 halves the traffic, and rounds each gradient before it is summed."""
+    """Precision in which several processes exchange gradients; bf16 halves the traffic, and rounds each gradient before it is
+    summed."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Annotated[int, Field(gt=0)] = 2

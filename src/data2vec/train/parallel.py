@@ -121,13 +121,8 @@ def _shard(objective: AnyTrainingObjective, blocks: list[Block], settings: Train
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(process.device.type, (process.world_size,))
-    low = torch.bfloat16 if settings.communication == "bf16" else None
-    gathered_in = low if settings.precision == "bf16" else None
-    trained = set(objective.student.modules())
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if settings.communication == "bf16" else None)
     for part in (*blocks, objective):
-        # The teacher stays in float32, and so does what a block is given: only weights and gradients are exchanged.
-        in_student = isinstance(part, Block) and part in trained
-        policy = MixedPrecisionPolicy(gathered_in if in_student else None, low, cast_forward_inputs=False)
         fully_shard(part, mesh=mesh, mp_policy=policy)
     return objective
 
