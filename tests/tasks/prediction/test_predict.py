@@ -71,7 +71,7 @@ def test_predictions_on_the_evaluation_data_give_the_scores_of_evaluate(kind: st
     elif kind == "events":
         probabilities = np.array([[dict(each.top)[name] for name in names] for each in found])
         hot = np.array([[name in value.split("|") for name in names] for value in labels])
-        assert multi_label_scores(probabilities, hot) == {name: scores[name] for name in ("map", "auroc")}
+        assert multi_label_scores(probabilities, hot) == {name: scores[name] for name in ("map", "auroc", "dprime")}
     else:
         assert np.mean([each.value == value for each, value in zip(found, labels, strict=True)]) == scores["accuracy"]
 
