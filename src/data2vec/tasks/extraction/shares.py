@@ -12,8 +12,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data2vec.console.progress import progress
 from data2vec.distributed import is_rank_zero
@@ -24,7 +25,8 @@ BLOCKS, SMALLEST_BLOCK, LARGEST_BLOCK = 256, 32, 4096
 """Inputs are divided into about so many blocks, each of at least and at most so many inputs."""
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """The share of one process."""
 
     index: int
