@@ -39,11 +39,11 @@ ROWS = {
 CPU_TIME = "--cpu-time" in sys.argv
 
 
-def batch(recipe: Recipe, rows: int | None) -> MaskedBatch:
-    """A batch of full-size examples with masks from the recipe."""
+def batch(recipe: Recipe, rows: int | None, samples: int = 160_000) -> MaskedBatch:
+    """A batch of full-size examples, or of clips of so many `samples`, with masks from the recipe."""
     generator, modality = torch.Generator().manual_seed(0), recipe.build_modality()
     raw: dict[str, Callable[[int], torch.Tensor]] = {
-        "speech": lambda n: torch.randn(n, 160_000, generator=generator),
+        "speech": lambda n: torch.randn(n, samples, generator=generator),
         "vision": lambda n: torch.randint(
             0, 256, (n, 3, modality.settings.image, modality.settings.image), generator=generator
         ).byte(),
