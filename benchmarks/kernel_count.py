@@ -227,7 +227,7 @@ def _attention(
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, -math.inf)
         B, H, T, S = *q.shape[:3], k.shape[2]
-        if attn_mask.stride(-1) != 1 or S % 8:  # the kernel wants rows that are aligned to 16 bytes
+        if attn_mask.stride(-1) != 1 or any(stride % 8 for stride in attn_mask.stride()[:-1]):  # rows aligned to 16 bytes
             attn_mask = torch.nn.functional.pad(attn_mask, (0, -S % 8))[..., :S]
         attn_mask = attn_mask.expand(B, H, T, S)
     grad = torch.is_grad_enabled()

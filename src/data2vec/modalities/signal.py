@@ -36,6 +36,7 @@ from data2vec.errors import CorruptExample, UserError, get_logger
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.modalities.chunking import Chunk, split_into_chunks
 from data2vec.nn.cpu_kernels import norm_gelu
+from data2vec.nn.layer_norm import LayerNorm
 from data2vec.nn.position_encoders import PaddingMode, PositionEncoder, sincos_positions
 from data2vec.nn.transformer import init_weights
 from data2vec.settings import Fraction, JsonDict
@@ -275,7 +276,7 @@ class SignalPositionEncoder(PositionEncoder):
             nn.init.zeros_(self.place.bias)
         places = [POSITIONS[canonical(name, settings.aliases)] for name in settings.names] if self.place is not None else None
         self.register_buffer("places", None if places is None else torch.tensor(places), persistent=False)
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Raises ValueError for more positions than a window has."""

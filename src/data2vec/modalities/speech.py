@@ -16,6 +16,7 @@ from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, Moda
 from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, Chunk, split_into_chunks
 from data2vec.modalities.log_mel import CEPSTRA, MEL_BANDS, frame_signal, log_mel, mfcc
 from data2vec.nn.conv_feature_extractor import WAV2VEC, ConvFrontEnd, output_length, receptive_field
+from data2vec.nn.layer_norm import LayerNorm
 from data2vec.nn.position_encoders import Alibi, ConvPositionEncoder, PaddingMode
 
 MIN_SECONDS = 0.025
@@ -67,7 +68,7 @@ class WaveformEncoder(LocalEncoder):
         self.padding_invariant = settings.position_padding == "zero_every_layer"
         self.conv = ConvFrontEnd(settings.conv_layers, settings.conv_norm, settings.conv_bias)
         self.conv.requires_grad_(settings.conv_grad_scale > 0)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.project = nn.Linear(channels, width)
         if settings.mask_vector:
             self.mask_vector = nn.Parameter(torch.empty(width).uniform_())

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data2vec.nn import cpu_kernels
-from data2vec.nn.cpu_kernels import norm_gelu
+from data2vec.nn.cpu_kernels import norm_gelu, use_cpu_kernels
+from data2vec.nn.layer_norm import LayerNorm
 
 Layers = Sequence[tuple[int, int, int]]
 """(channels, kernel, stride) of each convolution."""
@@ -33,7 +34,7 @@ class ConvFrontEnd(nn.Module):
         for weight in (p for name, p in self.convs.named_parameters() if name.endswith("weight")):
             nn.init.kaiming_normal_(weight)
         if norm == "layer":
-            self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels[1:])
+            self.norms = nn.ModuleList(LayerNorm(c) for c in channels[1:])
         else:
             self.norms = nn.ModuleList([nn.GroupNorm(channels[1], channels[1])])
 
@@ -87,4 +88,7 @@ def _conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """A convolution over time with channels last: `x` (B, T, C), `weight` (O, C, kernel), to (B, T', O)."""
     if torch.compiler.is_compiling() or cpu_kernels.is_transformed():  # and exporters: they need a standard operator
         return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2).contiguous()
-    return cpu_kernels.conv1d(x, weight, stride)
+    if use_cpu_kernels(x) or x.shape[2] == 1:
+        return cpu_kernels.conv1d(x, weight, stride)
+    # As an image of one row, the sequence is channels last in memory, for which convolution and layer norm are fast.
+    return F.conv2d(x.transpose(1, 2).unsqueeze(2), weight.unsqueeze(2), stride=(1, stride)).squeeze(2).transpose(1, 2)

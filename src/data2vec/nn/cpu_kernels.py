@@ -12,8 +12,7 @@ Figures are for two cores and come from `benchmarks/README.md`; `python benchmar
 - `conv1d`: a strided convolution as matrix products. The second layer of the speech feature extractor takes 0.4 s backward
   instead of 1.8 to 2.7 s; a step went from 6.0 s to under 5 s.
 
-`use_cpu_kernels` says where `attention`, `dropout` and `feed_forward` replace the PyTorch operations. `norm_gelu` and `conv1d`
-are used on every device; no figure is recorded for a GPU.
+`use_cpu_kernels` says where they replace the PyTorch operations.
 
 Shapes: B batch, T positions, D width, H heads.
 """
@@ -27,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from data2vec.nn.layer_norm import layer_norm
 
 MAX_WEIGHTS = 2**22
 """The most attention weights that `attention` holds in memory at a time, except for a single row, which may have more."""
@@ -252,7 +253,7 @@ def norm_gelu(x: Tensor, norm: Callable[[Tensor], Tensor] | None = None) -> Tens
     """GELU of the layer norm of `x` (…, D), keeping only `x` for backward. `norm`: None is a layer norm without parameters."""
 
     def compute(x: Tensor) -> Tensor:
-        return F.gelu(F.layer_norm(x, x.shape[-1:]) if norm is None else norm(x))
+        return F.gelu(layer_norm(x) if norm is None else norm(x))
 
     if not x.requires_grad or not use_cpu_kernels(x):
         return compute(x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data2vec.nn.cpu_kernels import norm_gelu
+from data2vec.nn.layer_norm import LayerNorm
 from data2vec.nn.transformer import Bias
 
 PaddingMode = Literal["zero_input", "none", "zero_every_layer"]
@@ -60,7 +61,7 @@ class ConvPositionEncoder(PositionEncoder):
     ):
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups) for _ in range(depth))
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.norm = LayerNorm(width) if norm else nn.Identity()
         self.alibi = alibi
         self.padding = padding
 
@@ -103,7 +104,7 @@ class AlibiPositionEncoder(PositionEncoder):
 
     def __init__(self, width: int, alibi: "Alibi", norm: bool = True, padding: PaddingMode = "zero_input"):
         super().__init__()
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.norm = LayerNorm(width) if norm else nn.Identity()
         self.alibi, self.padding = alibi, padding
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
@@ -126,7 +127,7 @@ class LearnedPositionEncoder(PositionEncoder):
         self.table = nn.Embedding(length + offset, width, padding_idx=offset - 1)
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.zeros_(self.table.weight[offset - 1])
-        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.norm = LayerNorm(width) if norm else nn.Identity()
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """Raises ValueError when the sequence is longer than the table."""
@@ -150,7 +151,7 @@ class SinCosPositionEncoder(PositionEncoder):
         self.register_buffer("table", sincos_positions(grid, width), persistent=False)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        return x + self.table
+        return x + self.table.to(x.dtype)
 
 
 class RelativePositionEncoder(PositionEncoder):

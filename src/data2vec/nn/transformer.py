@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data2vec.nn import cpu_kernels
 from data2vec.nn.cpu_kernels import Dropout, use_cpu_kernels
+from data2vec.nn.layer_norm import LayerNorm
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -134,16 +135,28 @@ class Attention(nn.Module):
         return qkv, mask.to(qkv.dtype) if mask is not None and mask.is_floating_point() else mask
 
 
-def attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The precision of matrix products of `x`: autocast's where that is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
+
+
+def attention_mask(
+    bias: Tensor | None, padding: Tensor | None, extra: int, dtype: torch.dtype | None = None
+) -> Tensor | None:
     """Combine a bias (H, E+T, E+T) or (B, H, E+T, E+T) with padding (B, T) into the mask of `Attention`.
 
-    `extra`: E, the number of extra tokens, which are never padding."""
-    if bias is not None and bias.ndim == 3:
-        bias = bias.unsqueeze(0)  # fused kernels support 2 and 4 axes only
-    if padding is None:
-        return bias
-    absent = F.pad(padding, (extra, 0))[:, None, None, :]  # (B, 1, 1, E+T)
-    return ~absent if bias is None else bias.masked_fill(absent, float("-inf"))
+    `extra`: E, the number of extra tokens, which are never padding. `dtype`: that of queries and keys, to which a bias is cast here,
+    once for all blocks. Off the CPU its rows begin at multiples of 8 elements, as fused kernels need; otherwise each block
+    would copy it."""
+    absent = None if padding is None else F.pad(padding, (extra, 0))[:, None, None, :]  # (B, 1, 1, E+T)
+    if bias is None:
+        return None if absent is None else ~absent
+    bias = bias.unsqueeze(0) if bias.ndim == 3 else bias  # fused kernels support 2 and 4 axes only
+    bias = bias if dtype is None else bias.to(dtype)
+    bias = bias if absent is None else bias.masked_fill(absent, float("-inf"))
+    over = -bias.shape[-1] % 8 if bias.device.type != "cpu" else 0
+    return F.pad(bias, (0, over))[..., : bias.shape[-1]] if over else bias
 
 
 class DropPath(nn.Module):
@@ -177,14 +190,14 @@ class Block(nn.Module):
         s = settings
         self.pre_norm = s.norm == "pre"
         self.attention = Attention(s.width, s.heads, s.attention_dropout, s.key_bias)
-        self.norm1 = nn.LayerNorm(s.width, s.norm_eps)
+        self.norm1 = LayerNorm(s.width, s.norm_eps)
         self.ffn = nn.Sequential(
             nn.Linear(s.width, s.ffn_width),
             nn.GELU() if s.activation == "gelu" else nn.ReLU(),
             Dropout(s.activation_dropout),
             nn.Linear(s.ffn_width, s.width),
         )
-        self.norm2 = nn.LayerNorm(s.width, s.norm_eps)
+        self.norm2 = LayerNorm(s.width, s.norm_eps)
         self.dropout = Dropout(s.dropout)
         self.drop_path = DropPath(s.drop_path * index / max(s.layers - 1, 1))
         self.scale1 = self.scale2 = None
@@ -195,21 +208,25 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, source: BlockState = "ffn") -> tuple[Tensor, Tensor]:
         """`x` (B, E+T, D) to the block's output and to its state `source`, both (B, E+T, D)."""
         attended = self.attention(self.norm1(x) if self.pre_norm else x, mask)
-        x, attended = self._add_residual(x, attended, self.scale1)
+        x = self._add_residual(x, attended, self.scale1)
         if not self.pre_norm:
             x = self.norm1(x)
-        x, ffn = self._add_residual(x, self._feed_forward(self.norm2(x) if self.pre_norm else x), self.scale2)
+        fed = self._feed_forward(self.norm2(x) if self.pre_norm else x)
+        x = self._add_residual(x, fed, self.scale2)
         block = x if self.pre_norm else self.norm2(x)
-        return block, {"attention": attended, "ffn": ffn, "residual": x, "block": block}[source]
+        if source in ("residual", "block"):
+            return block, x if source == "residual" else block
+        branch, scale = (attended, self.scale1) if source == "attention" else (fed, self.scale2)
+        return block, branch if scale is None else scale * branch
 
-    def _add_residual(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Input and branch (B, E+T, D) to their sum, after layer scale, dropout and drop path, and to the scaled branch."""
-        scaled = branch if scale is None else scale * branch
+    def _add_residual(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        """The sum of input and branch (B, E+T, D), after layer scale, dropout and drop path."""
         factor = self.drop_path.draw_factor(x)
-        if scale is not None and not (self.training and self.dropout.p):
-            return torch.addcmul(x, branch, scale if factor is None else scale * factor), scaled
-        dropped = self.dropout(scaled)
-        return x + (dropped if factor is None else dropped * factor), scaled
+        if scale is None or (self.training and self.dropout.p):
+            dropped = self.dropout(branch if scale is None else scale * branch)
+            return x + (dropped if factor is None else dropped * factor)
+        with torch.autocast(x.device.type, enabled=False):  # which would cast the branch before, in a kernel of its own
+            return torch.addcmul(x, branch, scale if factor is None else scale * factor)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """Apply `self.ffn` to `x` (B, T, D)."""
@@ -229,13 +246,17 @@ class Transformer(nn.Module):
         s = settings
         self.settings = s
         self.extra_tokens = nn.Parameter(torch.empty(s.extra_tokens, s.width)) if s.extra_tokens else None
-        self.input_norm = nn.LayerNorm(s.width, s.norm_eps) if s.input_norm else nn.Identity()
+        self.input_norm = LayerNorm(s.width, s.norm_eps) if s.input_norm else nn.Identity()
         self.input_dropout = Dropout(s.dropout)
         self.blocks = nn.ModuleList(Block(s, i) for i in range(s.layers))
-        self.final_norm = nn.LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
+        self.final_norm = LayerNorm(s.width, s.norm_eps) if s.final_norm else nn.Identity()
         self.layerdrop_generator = torch.Generator()
         """Decides which blocks layerdrop skips. Separate from the global generator, since all data-parallel processes must
         skip the same blocks."""
+        self.kept_blocks: Tensor | None = None
+        """(layers,) bool, on the device: the blocks that the next forward pass keeps, as drawn by `draw_kept_blocks`. All blocks
+        are then computed, in a graph that is always the same, and layerdrop selects their input or their output. None: blocks
+        are drawn in the forward pass, and skipped."""
         init_weights(self, s.init)
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
@@ -281,24 +302,41 @@ class Transformer(nn.Module):
         yield from repeat(state[:, extra:], len(self.blocks) + 1 - count)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout."""
+        """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout.
+
+        Without norms between the blocks it is float32 under autocast, too: every block adds to it."""
         if self.extra_tokens is not None:
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         y: Tensor = self.input_dropout(self.input_norm(x))
-        return y
+        return y.float() if self.settings.norm == "pre" and y.dtype in (torch.bfloat16, torch.float16) else y
 
     def _run_blocks(
         self, blocks: Iterable[nn.Module], x: Tensor, padding: Tensor | None, bias: Bias, source: BlockState = "ffn"
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Index, state `source` and output of each block that layerdrop does not skip; both (B, E+T, D)."""
         extra, layerdrop = self.settings.extra_tokens, self.settings.layerdrop if self.training else 0.0
-        shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra)
+        dtype = compute_dtype(x)
+        shared = None if isinstance(bias, list) else attention_mask(bias, padding, extra, dtype)
+        kept = self._draw_kept() if layerdrop and self.kept_blocks is None else None
         for index, block in enumerate(blocks):
-            if layerdrop and torch.rand((), generator=self.layerdrop_generator) < layerdrop:
+            if kept is not None and not kept[index]:
                 continue
-            mask = attention_mask(bias[index], padding, extra) if isinstance(bias, list) else shared
-            x, state = block(x, mask, source)
+            mask = attention_mask(bias[index], padding, extra, dtype) if isinstance(bias, list) else shared
+            output, state = block(x, mask, source)
+            x = torch.where(self.kept_blocks[index], output, x) if layerdrop and self.kept_blocks is not None else output
             yield index, state, x
+
+    def draw_kept_blocks(self) -> None:
+        """Draw the blocks that the next forward pass keeps into `kept_blocks`, which must be on the device."""
+        assert self.kept_blocks is not None
+        kept = torch.tensor(self._draw_kept())
+        self.kept_blocks.copy_(kept.pin_memory() if self.kept_blocks.is_cuda else kept, non_blocking=True)
+
+    def _draw_kept(self) -> list[bool]:
+        """Which blocks layerdrop keeps."""
+        draws = torch.rand(len(self.blocks), generator=self.layerdrop_generator)
+        kept: list[bool] = (draws >= self.settings.layerdrop).tolist()
+        return kept
 
 
 def init_weights(module: nn.Module, init: str) -> None:

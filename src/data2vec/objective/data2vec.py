@@ -21,9 +21,7 @@ from data2vec.batch import MaskedBatch
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer import init_weights
-from data2vec.objective.base import ObjectiveOutput
-from data2vec.objective.diagnostics import representation_stats
-from data2vec.objective.latent import LatentObjective, LatentSettings
+from data2vec.objective.latent import LatentObjective, LatentSettings, Prediction
 from data2vec.objective.targets import average_top_k
 
 
@@ -52,8 +50,8 @@ class Data2Vec(LatentObjective):
         )
         self.build_input_target(encoder.transformer.settings.width)
 
-    def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
-        """The loss of one batch; `measure` also computes statistics of the representations."""
+    def predict(self, batch: MaskedBatch) -> Prediction:
+        """The errors of one batch; `LatentObjective.forward` adds them up."""
         # 3.1 Model architecture: a modality-specific encoder embeds the input into a sequence of vectors.
         with self.train_student():
             features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
@@ -77,12 +75,10 @@ class Data2Vec(LatentObjective):
         prediction = self.head(vectors).float()  # (N, K·D)
         masked_targets = batch.at_predicted(targets)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
-        loss = self.total_loss(errors, vectors, batch)
+        cls_loss = None
         if self.settings.cls_loss:  # the class token predicts the mean of the targets
-            loss = loss + self.class_token_loss(extra, targets, padding, len(masked))
-
-        stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
-        return ObjectiveOutput(loss, errors.detach(), stats)
+            cls_loss = self.class_token_loss(extra, targets, padding, len(masked))
+        return self.prediction(errors, vectors, features, context, prediction, masked_targets, targets, padding, cls_loss)
 
 
 def build_prediction_head(width: int, layers: int, init: str, predictions: int = 1) -> nn.Module:

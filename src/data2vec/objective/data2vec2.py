@@ -18,9 +18,7 @@ from data2vec.modalities.base import Modality
 from data2vec.nn.conv_decoder import ConvDecoder, ConvDecoderSettings
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.transformer_decoder import TransformerDecoder, TransformerDecoderSettings
-from data2vec.objective.base import ObjectiveOutput
-from data2vec.objective.diagnostics import representation_stats
-from data2vec.objective.latent import LatentObjective, LatentSettings
+from data2vec.objective.latent import LatentObjective, LatentSettings, Prediction
 from data2vec.objective.masking import EqualMaskSettings, FixedBlockMask
 from data2vec.objective.targets import average_top_k
 
@@ -61,8 +59,8 @@ class Data2Vec2(LatentObjective):
         if (vector := getattr(encoder.local_encoder, "mask_vector", None)) is not None:
             vector.requires_grad_(False)  # masked positions are left out, not replaced by a mask vector
 
-    def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
-        """The loss of one batch with M masks per sample, sample by sample; `measure` also computes statistics."""
+    def predict(self, batch: MaskedBatch) -> Prediction:
+        """The errors of one batch with M masks per sample, sample by sample; `LatentObjective.forward` adds them up."""
         # The input is embedded once for all its masks, and the teacher encodes it once.
         with self.train_student():
             features, padding = self.student.local_encoder(batch)  # (B, T, D), (B, T)
@@ -83,14 +81,12 @@ class Data2Vec2(LatentObjective):
         prediction = self.decoder.head(vectors).float()  # (N, K·D)
         masked_targets = batch.at_predicted(targets)  # (N, K·D)
         errors = self.error(prediction, masked_targets)  # (N,)
-        loss = self.total_loss(errors, vectors, batch)
 
         # The class token predicts the mean of the targets.
+        cls_loss = None
         if self.settings.cls_loss:
-            loss = loss + self.class_token_loss(extra, targets, padding, len(masked))
-
-        stats = representation_stats(batch, features, context, prediction, masked_targets, targets, padding) if measure else {}
-        return ObjectiveOutput(loss, errors.detach(), stats)
+            cls_loss = self.class_token_loss(extra, targets, padding, len(masked))
+        return self.prediction(errors, vectors, features, context, prediction, masked_targets, targets, padding, cls_loss)
 
 
 def build_decoder(settings: AnyDecoderSettings, width: int, predictions: int) -> ConvDecoder | TransformerDecoder:

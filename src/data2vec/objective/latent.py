@@ -2,7 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -14,7 +14,8 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import mean_pool
-from data2vec.objective.base import Objective, ObjectiveSettings
+from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
+from data2vec.objective.diagnostics import representation_stats
 from data2vec.objective.input_target import InputTarget, InputTargetSettings
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import Teacher, TeacherSettings
@@ -52,8 +53,32 @@ class LatentSettings(ObjectiveSettings):
         return self
 
 
+class Prediction(NamedTuple):
+    """What the student predicts of a batch, and what it was to predict. All but `errors` and `cls_loss`, and `vectors` in a warm
+    start, are without gradients."""
+
+    errors: Tensor
+    """(N,) the loss of each masked position."""
+    vectors: Tensor
+    """(N, W) from which the head predicts."""
+    features: Tensor
+    """(B, T, D) local features."""
+    context: Tensor
+    """(…, D) the student's output."""
+    prediction: Tensor
+    """(N, K·D)"""
+    masked_targets: Tensor
+    """(N, K·D) the targets of `prediction`."""
+    targets: Tensor
+    """(B, T, K·D) the targets at all positions."""
+    padding: Tensor | None
+    """(B, T)"""
+    cls_loss: Tensor | None = None
+    """The weighted class-token loss, 0-d."""
+
+
 class LatentObjective(Objective):
-    """Student and teacher; the versions differ in `forward`."""
+    """Student and teacher; the versions differ in `predict`."""
 
     settings: LatentSettings
 
@@ -82,6 +107,19 @@ class LatentObjective(Objective):
         self.frozen = False
         """Whether the student is frozen in the current step."""
 
+    def predict(self, batch: MaskedBatch) -> Prediction:
+        """The method itself: student, teacher, targets and error of one batch. A function of the batch and the weights, without
+        Python numbers that change from step to step, which `torch.compile` takes as one graph."""
+        raise NotImplementedError
+
+    def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
+        """The loss of one batch; `measure` also computes statistics of the representations."""
+        p = self.predict(batch)
+        loss = self.total_loss(p.errors, p.vectors, batch)
+        loss = loss if p.cls_loss is None else loss + p.cls_loss
+        stages = p.features, p.context, p.prediction, p.masked_targets, p.targets, p.padding
+        return ObjectiveOutput(loss, p.errors.detach(), representation_stats(batch, *stages) if measure else {})
+
     @property
     def may_skip_parameters(self) -> bool:
         """Whether a step may leave trainable parameters without gradients."""
@@ -101,6 +139,23 @@ class LatentObjective(Objective):
         s = self.settings
         elements = (prediction - target).abs() if s.loss == "l1" else smooth_l1(prediction, target, s.beta)
         return elements.sum(-1) * (self.loss_scale / s.target.predictions)
+
+    def prediction(
+        self,
+        errors: Tensor,
+        vectors: Tensor,
+        features: Tensor,
+        context: Tensor,
+        prediction: Tensor,
+        masked_targets: Tensor,
+        targets: Tensor,
+        padding: Tensor | None,
+        cls_loss: Tensor | None = None,
+    ) -> Prediction:
+        """The `Prediction`, without gradients where none are used: for those of a graph's outputs a compiler adds up zeros."""
+        vectors = vectors if self.input_target is not None else vectors.detach()
+        parts = features.detach(), context.detach(), prediction.detach(), masked_targets, targets
+        return Prediction(errors, vectors, *parts, padding, cls_loss)
 
     def total_loss(self, errors: Tensor, vectors: Tensor, batch: MaskedBatch) -> Tensor:
         """The sum of `errors` (N,) over the masked positions; during a warm start mixed with the loss of predicting the input

@@ -147,14 +147,13 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
-    @torch.no_grad()
     def block_outputs(
         self, student: Encoder, batch: MaskedBatch, features: Tensor, padding: Tensor | None, source: BlockState = "ffn"
     ) -> Iterator[BlockOutput]:
         """The outputs of the teacher's blocks for the unmasked input, with the state `source` of each, one at a time.
 
         `features` (B, T, D) and `padding` (B, T) are those of the student's local encoder, which are used where the teacher
-        shares it."""
+        shares it. To be iterated without gradients, which parts that are shared with the student have."""
         local_encoder, position_encoder, transformer = (self._part(name, student) for name in Encoder.PARTS)
         if "local_encoder" in self.ema:
             features, padding = local_encoder(batch)

@@ -1,0 +1,27 @@
+"""Layer norm that takes and gives the precision of autocast, with statistics in float32.
+
+Autocast's own rule for CUDA is to compute and return layer norms in float32, which makes everything between matrix products read and
+write twice the bytes, and adds a cast before each product. The kernels for half precision accumulate in float32 anyway.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over the last axis, by `layer_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """The layer norm of `x` (…, D), in autocast's precision where that is on, otherwise in that of `x`."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    dtype = torch.get_autocast_dtype(kind)
+    x, weight, bias = x.to(dtype), *(None if part is None else part.to(dtype) for part in (weight, bias))
+    with torch.autocast(kind, enabled=False):
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
