@@ -1,9 +1,9 @@
 """Count what a GPU would be asked to do, on PyTorch's meta device: no data, no GPU.
 
-`count_kernels()` is a context in which operations on meta tensors are counted as the kernels that eager PyTorch launches on a GPU:
-how many, the bytes they read and write, and the floating-point operations of matrix products. `torch.autocast` follows the rules
-of CUDA, for which the meta device has none of its own. What would make the host wait for the device fails: the meta device has no
-values for `.item()`, `nonzero` or a boolean index.
+`count_kernels()` is a context in which operations on meta tensors are counted as the kernels that eager PyTorch launches on a
+GPU: how many, the bytes they read and write, and the floating-point operations of matrix products. `torch.autocast` follows the
+rules of CUDA, for which the meta device has none of its own. What would make the host wait for the device fails: the meta
+device has no values for `.item()`, `nonzero` or a boolean index.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -24,29 +24,55 @@ from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
-LOWER = set("linear matmul mm bmm addmm baddbmm addbmm conv1d conv2d conv3d convolution __matmul__ chain_matmul einsum".split())
+
+def _names(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+LOWER = _names("linear matmul mm bmm addmm baddbmm addbmm conv1d conv2d conv3d convolution __matmul__ chain_matmul einsum")
 """Functions whose arguments CUDA's autocast casts to the lower precision."""
-FLOAT32 = set(
+FLOAT32 = _names(
     "layer_norm native_layer_norm group_norm mse_loss l1_loss smooth_l1_loss huber_loss nll_loss cross_entropy_loss "
     "binary_cross_entropy_with_logits kl_div cosine_similarity cosine_embedding_loss norm exp log log2 log10 log1p expm1 pow "
-    "__pow__ __rpow__ rsqrt reciprocal softplus acos asin cosh sinh tan dist cdist pdist renorm".split()
+    "__pow__ __rpow__ rsqrt reciprocal softplus acos asin cosh sinh tan dist cdist pdist renorm"
 )
 """Functions whose arguments it casts to float32."""
-FLOAT32_RESULT = set("sum prod cumsum cumprod softmax log_softmax".split())
+FLOAT32_RESULT = _names("sum prod cumsum cumprod softmax log_softmax")
 """Functions that it gives the `dtype` float32, without a cast before."""
-WIDEST = set("cat stack addcmul addcdiv index_put scatter_add bilinear dot tensordot".split())
+WIDEST = _names("cat stack addcmul addcdiv index_put scatter_add bilinear dot tensordot")
 """Functions whose arguments it casts to the widest type among them."""
 
-NO_KERNEL = set(
+NO_KERNEL = _names(
     "view _unsafe_view detach alias expand permute transpose t unsqueeze squeeze slice select split split_with_sizes unbind "
-    "as_strided unfold diagonal lift_fresh empty empty_like empty_strided new_empty new_empty_strided _reshape_alias".split()
+    "as_strided unfold diagonal lift_fresh empty empty_like empty_strided new_empty new_empty_strided _reshape_alias"
 )
-WRITES_ONLY = set("zero_ fill_ copy_ normal_ uniform_ bernoulli_ random_ rand randn zeros ones full arange".split())
+WRITES_ONLY = _names("zero_ fill_ copy_ normal_ uniform_ bernoulli_ random_ rand randn zeros ones full arange")
 """Operations that do not read what they write."""
-READS_RESULT_ONLY = set("index_select gather embedding index index_put_ index_copy_".split())
+READS_RESULT_ONLY = _names("index_select gather embedding index index_put_ index_copy_")
 """Operations that read and write only as much of their first argument as the others ask for."""
+NOT_FUSED = _names(
+    "embedding embedding_dense_backward index_select index index_put_ index_put index_copy_ index_add index_add_ gather "
+    "scatter_add sort argsort topk cumsum native_batch_norm native_batch_norm_backward"
+)
+"""Operations that a compiler runs as kernels of their own, like matrix products, and those on lists of tensors."""
 TENSORS_A_LAUNCH = 100
 """Tensors that one launch of an operation on a list of tensors takes, about."""
+
+
+@dataclass
+class _Step:
+    """One operation."""
+
+    name: str
+    fusible: bool
+    product: bool
+    backward: bool
+    over_rows: bool
+    updates: bool
+    launches: int
+    traffic: int
+    reads: dict[Any, int] = field(default_factory=dict)
+    writes: dict[Any, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,6 +90,56 @@ class Kernels:
     grouped: float = 0.0
     """Floating-point operations of convolutions in groups, which are contained in `products`."""
 
+    steps: list["_Step"] = field(default_factory=list)
+    """The operations in their order."""
+    values: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    """The storages of tensors, and the number of times each was written."""
+
+    def fused(self) -> tuple[int, Counter[str]]:
+        """Launches, and bytes besides matrix products by operations, when a compiler fuses as much as can be.
+
+        Element-wise operations, norms and reductions that follow one another without a matrix product between them become one
+        kernel, which reads what comes from outside and writes what is used outside. A reduction over rows (the gradient of a
+        bias) reads its input in a kernel of its own. Real compilers fuse less, so this is a lower bound."""
+        steps, producer, users = self.steps, dict[Any, int](), defaultdict[Any, set[int]](set)
+        level, group = [0] * len(steps), list(range(len(steps)))
+
+        def root(i: int) -> int:
+            while group[i] != i:
+                i = group[i]
+            return i
+
+        for i, step in enumerate(steps):
+            sources = {value: producer[value] for value in step.reads if value in producer}
+            for value in step.reads:
+                users[value].add(i)
+            level[i] = max((level[j] + (not steps[j].fusible) for j in sources.values()), default=0)
+            for j in sources.values():
+                same = level[i] == level[j] and steps[j].backward == step.backward
+                if step.fusible and steps[j].fusible and same and not step.over_rows:
+                    group[root(j)] = i
+            producer |= dict.fromkeys(step.writes, i)
+        read, written = defaultdict[int, dict[Any, int]](dict), defaultdict[int, dict[Any, int]](dict)
+        for i, step in enumerate(steps):
+            if step.fusible:
+                g = root(i)
+                for value, size in step.reads.items():
+                    if value not in producer or producer[value] > i or root(producer[value]) != g:
+                        read[g][value] = max(size, read[g].get(value, 0))
+                for value, size in step.writes.items():
+                    if any(root(j) != g for j in users[value]) or step.updates:
+                        written[g][value] = size
+        names = defaultdict[int, list[str]](list)
+        for i, step in enumerate(steps):
+            names[root(i)].append(step.name)
+        launches, sizes = 0, Counter[str]()
+        for g, members in names.items():
+            launches += 1 if steps[g].fusible else steps[g].launches
+            if not steps[g].product:
+                size = sum(read[g].values()) + sum(written[g].values()) if steps[g].fusible else steps[g].traffic
+                sizes[" ".join(dict.fromkeys(members)) + " (backward)" * steps[g].backward] += size
+        return launches, sizes
+
     def clear(self) -> None:
         """Count from zero."""
         self.__init__()  # type: ignore[misc]
@@ -74,6 +150,14 @@ class Kernels:
         in_products = sum(max(count / rate(dtype), size / bandwidth) for dtype, count, size in self.product_list)
         return in_products, sum(self.bytes.values()) / bandwidth
 
+    def _value(self, x: Tensor) -> tuple[int, int]:
+        storage = x.untyped_storage()
+        return storage._cdata, self.values.setdefault(storage._cdata, (storage, 0))[1]  # kept, so that no other has its address
+
+    def _write(self, x: Tensor) -> None:
+        storage = x.untyped_storage()
+        self.values[storage._cdata] = storage, self.values.get(storage._cdata, (storage, 0))[1] + 1
+
     def add(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Count one operation."""
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
@@ -82,9 +166,30 @@ class Kernels:
             return
         if name == "_to_copy" and made[0].numel() == 0:
             return
-        self.launches[name] += math.ceil(len(given) / TENSORS_A_LAUNCH) if name.startswith(("_foreach", "_fused")) else 1
+        on_lists = name.startswith(("_foreach", "_fused"))
+        launches = math.ceil(len(given) / TENSORS_A_LAUNCH) if on_lists else 1
+        self.launches[name] += launches
         size = _traffic(name, func, args, given, made)
-        if (operations := _operations(name, args, kwargs, result)) is not None:
+        operations = _operations(name, args, kwargs, result)
+        step = _Step(
+            name=name,
+            fusible=operations is None and not on_lists and name not in NOT_FUSED,
+            product=operations is not None,
+            backward=torch._C._current_autograd_node() is not None,
+            over_rows=name == "sum" and given[0].ndim > 1 and tuple(args[1] if len(args) > 1 else ()) == (0,),
+            updates=any(x is y for x in made for y in given),
+            launches=launches,
+            traffic=size,
+        )
+        for x in given if name not in WRITES_ONLY or name == "copy_" else []:
+            step.reads[self._value(x)] = _size(x)
+        changed = [x for x in made if any(x is y for y in given)]
+        for x in changed:
+            self._write(x)
+        for x in made:
+            step.writes[self._value(x)] = _size(x)
+        self.steps.append(step)
+        if operations is not None:
             dtype = given[0].dtype
             self.products[dtype] += operations
             self.product_list.append((dtype, operations, size))
@@ -143,7 +248,7 @@ class _Autocast:
     """Stands for `torch.autocast` on the meta device; the state is that of the innermost context."""
 
     state: tuple[bool, torch.dtype] = (False, torch.bfloat16)
-    cache: dict[int, tuple[Tensor, Tensor]] = {}
+    cache: ClassVar[dict[int, tuple[Tensor, Tensor]]] = {}
     depth = 0
 
     def __init__(self, device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool = True):
@@ -181,7 +286,9 @@ def _cast(x: Any, dtype: torch.dtype) -> Any:
 
 def _cast_all(values: Any, dtype: torch.dtype) -> Any:
     if isinstance(values, list | tuple) and not isinstance(values, torch.Size):
-        return type(values)(_cast_all(list(values), dtype)) if isinstance(values, tuple) else [_cast_all(v, dtype) for v in values]
+        return (
+            type(values)(_cast_all(list(values), dtype)) if isinstance(values, tuple) else [_cast_all(v, dtype) for v in values]
+        )
     return _cast(values, dtype)
 
 
@@ -195,7 +302,9 @@ class _CudaFunctions(TorchFunctionMode):
         if name == "backward":  # a function inside which this mode would be off
             with self:
                 engine = torch.autograd.graph._engine_run_backward
-                return engine((args[0],), (torch.ones_like(args[0]),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+                return engine(
+                    (args[0],), (torch.ones_like(args[0]),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
         if name == "scaled_dot_product_attention":
             return _attention(*args, **kwargs)
         if name == "dropout" and func in (torch.nn.functional.dropout, torch.dropout):
@@ -247,10 +356,7 @@ class _Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__
-        if name.startswith("_fused_adamw"):  # the meta device has none
-            result = None
-        else:
-            result = func(*args, **kwargs)
+        result = None if name.startswith("_fused_adamw") else func(*args, **kwargs)  # which the meta device has not
         self.kernels.add(name, func, args, kwargs, result)
         return result
 
@@ -266,8 +372,12 @@ def count_kernels() -> Iterator[Kernels]:
             stack.enter_context(mock.patch.object(owner, "autocast", _Autocast))
         stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", enabled))
         stack.enter_context(mock.patch.object(torch, "get_autocast_dtype", dtype))
-        stack.enter_context(mock.patch.object(sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["meta"]))
-        stack.enter_context(mock.patch.object(torch.nn.utils.clip_grad, "_device_has_foreach_support", lambda *_: True))
+        stack.enter_context(
+            mock.patch.object(
+                sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", return_value=["meta"]
+            )
+        )
+        stack.enter_context(mock.patch.object(torch.nn.utils.clip_grad, "_device_has_foreach_support", return_value=True))
         stack.enter_context(_CudaFunctions())
         stack.enter_context(_Counting(kernels))
         yield kernels

@@ -108,6 +108,43 @@ def test_layerdrop_skips_blocks_in_training_only() -> None:
     assert [output.layer for output in model.eval().block_outputs(x)] == list(range(8))
 
 
+def test_layerdrop_that_selects_outputs_equals_layerdrop_that_skips_blocks() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(small(layers=8, layerdrop=0.5)), torch.randn(2, 4, 16)
+    model.layerdrop_generator.manual_seed(1)
+    skipping = [model(x) for _ in range(3)]
+    model.layerdrop_generator.manual_seed(1)
+    model.kept_blocks = torch.ones(8, dtype=torch.bool)
+    for expected in skipping:
+        model.draw_kept_blocks()
+        assert 0 < model.kept_blocks.sum() < 8
+        torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(("norm", "dtype"), [("post", torch.bfloat16), ("pre", torch.float32)])
+def test_residual_stream_under_autocast_is_normed_between_blocks_or_in_float32(norm: str, dtype: torch.dtype) -> None:
+    """Pre-norm blocks add to it without a norm: small additions would be lost in bf16."""
+    model, x = Transformer(small(norm=norm, layer_scale=1e-4 if norm == "pre" else None)).eval(), torch.randn(2, 4, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        first = next(model.block_outputs(x))
+    assert first.block.dtype == dtype and first.state.dtype in (torch.bfloat16, torch.float32)
+    if norm == "pre":
+        change = first.block - model.embed(x)
+        assert 0 < change.abs().max() < 1e-2
+
+
+def test_attention_bias_is_cast_once_for_all_blocks() -> None:
+    bias = torch.randn(2, 4, 4)
+    mask = attention_mask(bias, torch.tensor([[False, False, False, True]]), 0, torch.bfloat16)
+    assert mask is not None and mask.dtype == torch.bfloat16 and mask[..., 3].isneginf().all()
+    torch.testing.assert_close(mask[0, ..., :3].float(), bias[..., :3], rtol=2**-8, atol=0)
+
+
+def test_attention_bias_off_the_cpu_has_rows_that_fused_kernels_can_read() -> None:
+    mask = attention_mask(torch.zeros(2, 13, 13, device="meta"), None, 0, torch.bfloat16)
+    assert mask is not None and mask.shape == (1, 2, 13, 13) and all(stride % 8 == 0 for stride in mask.stride()[:-1])
+
+
 def test_layerdrop_of_all_blocks_gives_the_embedded_input() -> None:
     model = Transformer(small(layerdrop=0.999999))
     x = torch.randn(1, 4, 16)

@@ -166,7 +166,7 @@ def test_load_recipe_reports_all_errors_a_line_each() -> None:
         ("train.lr=-1", "train.lr: should be greater than 0, not -1"),
         ("train.lr=", "train.lr: should be a valid number, not empty"),
         ("train.betas=[0.9, two]", "train.betas.1: should be a valid number, not 'two'"),
-        ("train.compile=yes", "train.compile: should be a valid boolean, not 'yes'"),
+        ("train.compile=yes", "train.compile: should be a valid boolean, or should be 'auto', not 'yes'"),
         ("train.schedule={name: tri_stage, warmup: 0.5, hold: 0.6}", "train.schedule: warmup + hold"),
         ("encoder=3", "encoder: should be a section with settings, not 3"),
         ("encoder.heads=3", "encoder: width 64 is not a multiple of heads 3"),

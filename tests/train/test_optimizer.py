@@ -6,7 +6,14 @@ from torch import nn
 
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.train_settings import Cosine, Polynomial, TrainSettings, TriStage
-from data2vec.train.optimizer import build_adamw, clip_grad_norm, learning_rate, parameter_groups, set_learning_rate
+from data2vec.train.optimizer import (
+    build_adamw,
+    clip_grad_norm,
+    clip_in_step,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 def rates(schedule: object, *steps: int) -> list[float]:
@@ -87,6 +94,21 @@ def test_learning_rate_of_a_group_is_scaled_by_its_factor() -> None:
     assert rates(20) == {0.2, 2.0}
     assert rates(60) == {0.2, 1.25}  # the final rate is the same for all, but not above a group's peak
     assert rates(100) == {0.2, 0.5}
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0, 10.0])
+def test_clipping_in_the_step_gives_the_weights_of_clipping_before_it(limit: float) -> None:
+    weights = []
+    for clip in (clip_grad_norm, clip_in_step):
+        layer = nn.Linear(2, 1)
+        nn.init.ones_(layer.weight), nn.init.ones_(layer.bias)
+        optimizer = build_adamw(layer, TrainSettings(lr=0.1, eps=0.1))
+        layer.weight.grad, layer.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+        given = layer.parameters() if clip is clip_grad_norm else optimizer
+        assert clip(given, limit).item() == 5  # type: ignore[arg-type]
+        optimizer.step()
+        weights.append(torch.cat([layer.weight[0], layer.bias]))
+    torch.testing.assert_close(*weights)
 
 
 @pytest.mark.parametrize(("limit", "after"), [(0.0, 5.0), (1.0, 1.0), (10.0, 5.0)])

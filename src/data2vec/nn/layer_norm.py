@@ -1,7 +1,7 @@
 """Layer norm that takes and gives the precision of autocast, with statistics in float32.
 
-Autocast's own rule for CUDA is to compute and return layer norms in float32, which makes everything between matrix products read and
-write twice the bytes, and adds a cast before each product. The kernels for half precision accumulate in float32 anyway.
+Autocast's own rule for CUDA is to compute and return layer norms in float32, which makes everything between matrix products
+read and write twice the bytes, and adds a cast before each product. Kernels for half precision add up in float32 anyway.
 """
 
 import torch

@@ -141,14 +141,12 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
 
 
-def attention_mask(
-    bias: Tensor | None, padding: Tensor | None, extra: int, dtype: torch.dtype | None = None
-) -> Tensor | None:
+def attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int, dtype: torch.dtype | None = None) -> Tensor | None:
     """Combine a bias (H, E+T, E+T) or (B, H, E+T, E+T) with padding (B, T) into the mask of `Attention`.
 
-    `extra`: E, the number of extra tokens, which are never padding. `dtype`: that of queries and keys, to which a bias is cast here,
-    once for all blocks. Off the CPU its rows begin at multiples of 8 elements, as fused kernels need; otherwise each block
-    would copy it."""
+    `extra`: E, the number of extra tokens, which are never padding. `dtype`: that of queries and keys, to which a bias is cast
+    here, once for all blocks. Off the CPU its rows begin at multiples of 8 elements, as fused kernels need; otherwise each
+    block would copy it."""
     absent = None if padding is None else F.pad(padding, (extra, 0))[:, None, None, :]  # (B, 1, 1, E+T)
     if bias is None:
         return None if absent is None else ~absent
@@ -226,7 +224,8 @@ class Block(nn.Module):
             dropped = self.dropout(branch if scale is None else scale * branch)
             return x + (dropped if factor is None else dropped * factor)
         with torch.autocast(x.device.type, enabled=False):  # which would cast the branch before, in a kernel of its own
-            return torch.addcmul(x, branch, scale if factor is None else scale * factor)
+            total: Tensor = torch.addcmul(x, branch, scale if factor is None else scale * factor)
+        return total
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """Apply `self.ffn` to `x` (B, T, D)."""
@@ -254,9 +253,9 @@ class Transformer(nn.Module):
         """Decides which blocks layerdrop skips. Separate from the global generator, since all data-parallel processes must
         skip the same blocks."""
         self.kept_blocks: Tensor | None = None
-        """(layers,) bool, on the device: the blocks that the next forward pass keeps, as drawn by `draw_kept_blocks`. All blocks
-        are then computed, in a graph that is always the same, and layerdrop selects their input or their output. None: blocks
-        are drawn in the forward pass, and skipped."""
+        """(layers,) bool, on the device: the blocks that the next forward pass keeps, drawn by `draw_kept_blocks`. All blocks
+        are then computed, in a graph that is always the same, and layerdrop selects their input or output. None: blocks are drawn
+        in the forward pass, and skipped."""
         init_weights(self, s.init)
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)

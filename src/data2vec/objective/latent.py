@@ -54,8 +54,8 @@ class LatentSettings(ObjectiveSettings):
 
 
 class Prediction(NamedTuple):
-    """What the student predicts of a batch, and what it was to predict. All but `errors` and `cls_loss`, and `vectors` in a warm
-    start, are without gradients."""
+    """What the student predicts of a batch, and what it was to predict. Only `errors`, `cls_loss` and, in a warm start,
+    `vectors` have gradients."""
 
     errors: Tensor
     """(N,) the loss of each masked position."""

@@ -88,8 +88,8 @@ class TrainSettings(Settings):
     """Precision of matrix products; weights and teacher are always float32. fp16 uses a loss scale, for GPUs without bf16."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, or cuda:N."""
-    compile: bool = False
-    """Compile each Transformer block (torch.compile)."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the forward and backward pass (torch.compile); auto: on a GPU, where there is Triton and a C compiler."""
     recompute: bool = False
     """Activation checkpointing: keep only the input of each block, and recompute the block in the backward pass."""
     shard: bool = False

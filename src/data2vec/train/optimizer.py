@@ -115,6 +115,15 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return total
 
 
+def clip_in_step(optimizer: torch.optim.AdamW, max_norm: float) -> Tensor:
+    """Let the next step of a fused AdamW scale the gradients to a global norm of at most `max_norm` (0: no clipping) as it
+    reads them, instead of reading and writing them before. Returns the norm, 0-d."""
+    total = total_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+    # A fused step divides by this, which is meant for loss scales.
+    optimizer.grad_scale = ((total + 1e-6) / max_norm).clamp(min=1.0) if max_norm > 0 else None  # type: ignore[attr-defined]
+    return total
+
+
 def total_norm(tensors: list[Tensor]) -> Tensor:
     """The global L2 norm of all `tensors`, sharded or not, 0-d. Every process has to call this."""
     return gathered(nn.utils.get_total_norm(tensors, foreach=True))

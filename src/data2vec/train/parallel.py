@@ -4,6 +4,7 @@ The model contains none of this, and computes the same without it.
 """
 
 import functools
+import importlib.util
 import inspect
 import os
 import shutil
@@ -21,6 +22,7 @@ from data2vec.batch import Batch
 from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.nn.transformer import Block
+from data2vec.objective.latent import LatentObjective
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.train_settings import TrainSettings
 from data2vec.settings import JsonDict
@@ -50,8 +52,10 @@ class ParallelModel:
         return self.forward.no_sync()
 
 
-def parallelize(objective: AnyTrainingObjective, settings: TrainSettings, process: Process) -> ParallelModel:
-    """Put the objective on the device of the process, and parallelize it as the settings say.
+def parallelize(
+    objective: AnyTrainingObjective, settings: TrainSettings, process: Process, backend: str = "inductor"
+) -> ParallelModel:
+    """Put the objective on the device of the process, and parallelize it as the settings say. `backend`: the compiler's.
 
     Raises UserError for settings that do not work on this machine: see `check_parallel_settings`."""
     check_parallel_settings(settings, process)
@@ -60,12 +64,36 @@ def parallelize(objective: AnyTrainingObjective, settings: TrainSettings, proces
     for block in blocks:
         if settings.recompute and any(p.requires_grad for p in block.parameters()):
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-        if settings.compile:
-            block.compile()
+    if compiles(settings, process.device):
+        sharded = settings.shard and process.world_size > 1  # a block is gathered when it is called
+        _compile(objective, blocks, isinstance(objective, LatentObjective) and not sharded, backend)
     forward: nn.Module = objective
     if process.world_size > 1:
         forward = _shard(objective, blocks, settings, process) if settings.shard else _replicate(objective, settings)
     return ParallelModel(forward, AUTOCAST.get(settings.precision), process.device)
+
+
+def compiles(settings: TrainSettings, device: torch.device) -> bool:
+    """Whether `train.compile` compiles on this device."""
+    if settings.compile == "auto":
+        compilers = map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "cc", "clang"))
+        return device.type == "cuda" and importlib.util.find_spec("triton") is not None and any(compilers)
+    return settings.compile
+
+
+def _compile(objective: AnyTrainingObjective, blocks: list[Block], whole: bool, backend: str) -> None:
+    """Compile `LatentObjective.predict` as one graph, if `whole`; otherwise these blocks.
+
+    A graph is always the same, so layerdrop selects between a block's input and output instead of skipping the block."""
+    if not whole:
+        for block in blocks:
+            block.compile(backend=backend)
+        return
+    student = objective.student.transformer
+    if student.settings.layerdrop:
+        device = next(student.parameters()).device
+        student.kept_blocks = torch.ones(len(student.blocks), dtype=torch.bool, device=device)
+    objective.predict = torch.compile(objective.predict, backend=backend)  # type: ignore[assignment, arg-type]
 
 
 def is_sharded(part: nn.Module) -> bool:
@@ -90,7 +118,11 @@ def check_parallel_settings(settings: TrainSettings, process: Process) -> None:
         raise UserError("train.precision: fp16 is hundreds of times slower than fp32 on a CPU; use bf16 or fp32")
     if settings.precision == "fp16" and settings.shard and process.world_size > 1:
         raise UserError("train.precision: fp16 is not supported with train.shard=true; use bf16")
-    if settings.compile and kind == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+    if (
+        settings.compile is True
+        and kind == "cpu"
+        and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
+    ):
         raise UserError(
             "train.compile: true needs a C++ compiler on a CPU, and none was found; install g++ or use train.compile=false"
         )

@@ -11,8 +11,15 @@ from data2vec.distributed import Process
 from data2vec.nn.transformer import Transformer
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.train_settings import TrainSettings
-from data2vec.train.optimizer import build_adamw, clip_grad_norm, learning_rate_scale, set_learning_rate, total_norm
-from data2vec.train.parallel import parallelize
+from data2vec.train.optimizer import (
+    build_adamw,
+    clip_grad_norm,
+    clip_in_step,
+    learning_rate_scale,
+    set_learning_rate,
+    total_norm,
+)
+from data2vec.train.parallel import is_sharded, parallelize
 from data2vec.train.prefetch import on_device
 
 
@@ -33,9 +40,10 @@ class StepOutput:
 class TrainStep:
     """Makes optimizer steps on an objective."""
 
-    def __init__(self, objective: AnyTrainingObjective, settings: TrainSettings, process: Process):
+    def __init__(self, objective: AnyTrainingObjective, settings: TrainSettings, process: Process, backend: str = "inductor"):
+        """`backend`: that of `torch.compile`, for tests without a compiler."""
         self.objective, self.settings, self.process = objective, settings, process
-        self.model = parallelize(objective, settings, process)
+        self.model = parallelize(objective, settings, process, backend)
         layers = objective.student.transformer.settings.layers
         self.optimizer = build_adamw(objective, settings, learning_rate_scale(settings, layers))
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -60,6 +68,9 @@ class TrainStep:
         scale = self.objective.loss_weight * self.process.world_size / counts[0]
         losses, stats = [], dict[str, Tensor]()
         for i, batch in enumerate(on_device(micro_batches, self.process.device)):
+            transformer = self.objective.student.transformer
+            if transformer.kept_blocks is not None:
+                transformer.draw_kept_blocks()
             with self.model.accumulate(last=i == len(micro_batches) - 1):
                 output = self.model(batch, measure=measure and i == 0)
                 self.scaler.scale(output.loss * scale).backward()
@@ -68,7 +79,11 @@ class TrainStep:
         grad_norm = None
         if norm or self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
-            grad_norm = clip_grad_norm(self.parameters, self.settings.clip_norm)
+            # A loss scale takes the place in the optimizer's step in which a GPU clips; a CPU gains nothing there.
+            if self.process.device.type == "cpu" or self.scaler.is_enabled() or is_sharded(self.objective):
+                grad_norm = clip_grad_norm(self.parameters, self.settings.clip_norm)
+            else:
+                grad_norm = clip_in_step(self.optimizer, self.settings.clip_norm)
         changed = [p for p in self.parameters if p.grad is not None] if measure else []
         before = [p.detach().clone() for p in changed]
         self.updating = True
