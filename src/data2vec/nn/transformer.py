@@ -254,8 +254,8 @@ class Transformer(nn.Module):
         skip the same blocks."""
         self.kept_blocks: Tensor | None = None
         """(layers,) bool, on the device: the blocks that the next forward pass keeps, drawn by `draw_kept_blocks`. All blocks
-        are then computed, in a graph that is always the same, and layerdrop selects their input or output. None: blocks are drawn
-        in the forward pass, and skipped."""
+        are then computed, in a graph that is always the same, and layerdrop selects their input or output. None: blocks are
+        drawn in the forward pass, and skipped."""
         init_weights(self, s.init)
         if self.extra_tokens is not None:
             self.extra_tokens.data.mul_(s.extra_token_std / 0.02)
