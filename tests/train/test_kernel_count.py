@@ -45,6 +45,14 @@ def test_step_waits_for_no_device_and_stays_within_its_kernels_and_bytes(name: s
     assert sum(kernels.products.values()) == pytest.approx(roof.operations(recipe, batch), rel=0.05)
 
 
+def test_weights_are_cast_once_for_all_micro_batches_of_a_step(roof: Any) -> None:
+    """The student's, in forward; norms, the teacher and gradients are cast in every micro-batch."""
+    recipe = load_recipe("text/v1-tiny", {"train.precision": "bf16"})
+    batch = roof.meta_batch(recipe, 2)
+    one, two, three = (roof.count_step(recipe, batch, count).launches["_to_copy"] for count in (1, 2, 3))
+    assert three - two == two - one < one - 4 * recipe.encoder.layers * 2  # weight and bias of four linear layers in a block
+
+
 def test_host_sync_is_found(roof: Any) -> None:
     x = torch.zeros(3, device="meta")
     with roof.count_kernels():

@@ -40,8 +40,13 @@ class ParallelModel:
     device: torch.device
 
     def __call__(self, batch: Batch, measure: bool = False) -> Any:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+        with self.autocast():
             return self.forward(batch, measure=measure)
+
+    def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
+        """Autocast, which forward is in, or none, for backward. Weights are cast once for all micro-batches of a step that are
+        in one such context; shards are gathered, and cast, every time."""
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled and self.dtype is not None)
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         """A context for forward and backward of a micro-batch: replicas exchange gradients only in the last one of a step.

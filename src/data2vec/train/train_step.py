@@ -1,5 +1,6 @@
 """One optimizer step, over any number of micro-batches and processes."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,15 +68,17 @@ class TrainStep:
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.objective.loss_weight * self.process.world_size / counts[0]
         losses, stats = [], dict[str, Tensor]()
-        for i, batch in enumerate(on_device(micro_batches, self.process.device)):
-            transformer = self.objective.student.transformer
-            if transformer.kept_blocks is not None:
-                transformer.draw_kept_blocks()
-            with self.model.accumulate(last=i == len(micro_batches) - 1):
-                output = self.model(batch, measure=measure and i == 0)
-                self.scaler.scale(output.loss * scale).backward()
-            losses.append(output.loss.detach())
-            stats = stats or output.stats
+        with nullcontext() if is_sharded(self.objective) else self.model.autocast():
+            for i, batch in enumerate(on_device(micro_batches, self.process.device)):
+                transformer = self.objective.student.transformer
+                if transformer.kept_blocks is not None:
+                    transformer.draw_kept_blocks()
+                with self.model.accumulate(last=i == len(micro_batches) - 1):
+                    output = self.model(batch, measure=measure and i == 0)
+                    with self.model.autocast(enabled=False):
+                        self.scaler.scale(output.loss * scale).backward()
+                losses.append(output.loss.detach())
+                stats = stats or output.stats
         grad_norm = None
         if norm or self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
