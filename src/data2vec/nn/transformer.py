@@ -221,7 +221,7 @@ class Block(nn.Module):
         """The sum of input and branch (B, E+T, D), after layer scale, dropout and drop path."""
         factor = self.drop_path.draw_factor(x)
         if scale is None or (self.training and self.dropout.p):
-            dropped = self.dropout(branch if scale is None else scale * branch)
+            dropped: Tensor = self.dropout(branch if scale is None else scale * branch)
             return x + (dropped if factor is None else dropped * factor)
         with torch.autocast(x.device.type, enabled=False):  # which would cast the branch before, in a kernel of its own
             total: Tensor = torch.addcmul(x, branch, scale if factor is None else scale * factor)
