@@ -85,3 +85,16 @@ def test_ctrl_c_exits_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
     assert child.returncode == 130
     assert printed.splitlines() == ["data2vec: stopped: interrupted"]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_check_by_a_built_in_modality_measures_its_settings(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["modality.fbank.bins=16", "modality.frames=64", "data.batch_seconds=6", "data.micro_batch_seconds=6"]
+    assert cli.main(["check", str(clips), "--modality", "sound", "data.max_corrupt=0.5", *small]) == 0
+    printed = capsys.readouterr().out
+    assert "examples      10; 9 readable, 1 unreadable" in printed and "(96, 16) (9)" in printed
+    assert (
+        "measured      modality.mean=-" in printed
+        and " modality.std=" in printed
+        and "data2vec pretrain sound/v2-tiny" in printed
+    )
+    assert cli.main(["check", str(clips), "--modality", "sond"]) == 2

@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         for setting in ("modality", "objective"):
-            if (custom := getattr(arguments, setting, None)) is not None and arguments.call is not _check_modality:
+            if (custom := getattr(arguments, setting, None)) is None or arguments.call is _check_modality:
+                continue
+            if arguments.call is not _check or ":" in custom:  # which takes names of built-in ones, too
                 trust_class(custom, f"--{setting}")
         set_level(getattr(arguments, "log_level", "info"))
         _refuse_wrong_paths(arguments)
@@ -392,6 +394,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for name in sorted(verbs.choices.keys() - {"demo", "check-modality", "compare", "ablate", "adapter"}):
         for setting in ("modality",) if name == "check" else ("modality", "objective"):
             what = f"the {setting} class outside the package that the recipe or model names; importing it runs its module"
+            what += "; or a built-in modality, such as sound" if name == "check" else ""
             verbs.choices[name].add_argument(f"--{setting}", metavar="MODULE:CLASS", help=what)
     return parser
 
