@@ -92,9 +92,6 @@ def test_check_by_a_built_in_modality_measures_its_settings(clips: Path, capsys:
     assert cli.main(["check", str(clips), "--modality", "sound", "data.max_corrupt=0.5", *small]) == 0
     printed = capsys.readouterr().out
     assert "examples      10; 9 readable, 1 unreadable" in printed and "(96, 16) (9)" in printed
-    assert (
-        "measured      modality.mean=-" in printed
-        and " modality.std=" in printed
-        and "data2vec pretrain sound/v2-tiny" in printed
-    )
+    assert "measured      modality.mean=" in printed and " modality.std=" in printed
+    assert "data2vec pretrain sound/v2-tiny" in printed
     assert cli.main(["check", str(clips), "--modality", "sond"]) == 2
