@@ -1,5 +1,6 @@
 """Sound: patches of spectrograms, positions of any length, masks, padding, the class token, and statistics of the data."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import data2vec
 from data2vec.batch import Batch, MaskedBatch
 from data2vec.data.bucketing import MicroBatch
+from data2vec.data.loader import Loader
 from data2vec.data.mixing import ImageMixing
 from data2vec.errors import UserError
 from data2vec.feature_extraction import extract_features, head_logits
@@ -201,6 +203,14 @@ def test_mixed_spectrograms_have_padding_where_neither_has_sound_and_rare_classe
     batches = LabelledBatches(modality, examples, labels, targets, settings, 16, class_weights(labels))
     drawn = batches.epoch_indices(np.random.default_rng(0))
     assert drawn is not None and len(drawn) == 600 and 0.4 < (drawn == 7).mean() < 0.6
+    data = modality.data.model_copy(update={"batch_seconds": 6.0, "micro_batch_seconds": 6.0, "workers": 0})
+    loader = Loader(Sound(modality.settings, data), None, modality.rows(str(clips)), 0, batches=batches)
+    per_epoch = loader.steps_per_epoch
+    assert per_epoch is not None and 150 < per_epoch < 300  # 600 clips of 1 to 3 s, in batches of 6 s
+    many = [micro_batch.indices.tolist() for micro_batch in islice(loader.micro_batches(0), per_epoch + 20)]
+    assert 7 in many[0] + many[1] + many[2] and many[:20] != many[per_epoch:]
+    again = [micro_batch.indices.tolist() for micro_batch in islice(loader.micro_batches(per_epoch - 5), 10)]
+    assert again == many[per_epoch - 5 : per_epoch + 5]  # so that a run can be resumed
     order = np.array([0, 1, 2, 3])  # of 1, 2, 3 and 1 s: mixed with 1, 3, 2 and 1
     batch = batches.build(MicroBatch(order, slice(0, 4), 1.0, (0, 0, 0))).batch
     assert batch.padding is not None and (~batch.padding).sum(1).tolist() == [96, 304, 304, 96]
