@@ -91,7 +91,7 @@ def losses(given: argparse.Namespace, kind: str) -> Result:
     """The losses of a tiny recipe, without what is drawn on the device."""
     device, steps = resolve_device(given.device), 3 if given.tiny else 20
     torch.backends.cudnn.allow_tf32 = False  # of fp32 convolutions, which PyTorch rounds by default
-    recipe = _plain(load_recipe(f"{kind}-tiny"))
+    recipe = _plain(load_recipe(f"{kind}-tiny", {"train.compile": False}))
     rows = 1 if given.tiny else 4
     expected = _losses(recipe, "cpu", steps, rows)
     forms = {"fp32": {}, "bf16": {"train.precision": "bf16"}, "fp16": {"train.precision": "fp16"}}
@@ -170,7 +170,8 @@ def speed(given: argparse.Namespace, kind: str) -> Result:
     """A training step in bf16 at the largest micro-batch, eager and compiled."""
     name = f"{kind}-{'tiny' if given.tiny else 'base'}"
     device = resolve_device(given.device)
-    recipe = load_recipe(name, {"train.precision": "bf16", "train.device": str(device), "encoder.layerdrop": 0.0})
+    settings = {"train.precision": "bf16", "train.device": str(device), "train.compile": False, "encoder.layerdrop": 0.0}
+    recipe = load_recipe(name, settings)
     rate = statistics.median(matmul_rates(device, torch.bfloat16, 8 if given.tiny else None))
     rows, tried = 1, dict[int, Result]()
     while rows <= (2 if given.tiny else 4096):

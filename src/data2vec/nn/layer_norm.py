@@ -22,6 +22,8 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     if not torch.is_autocast_enabled(kind):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     dtype = torch.get_autocast_dtype(kind)
+    if kind == "cpu":  # whose kernel adds up the gradients of weight and bias in the precision of its input
+        return F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(dtype)
     x, weight, bias = x.to(dtype), *(None if part is None else part.to(dtype) for part in (weight, bias))
     with torch.autocast(kind, enabled=False):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
