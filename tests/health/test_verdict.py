@@ -462,3 +462,38 @@ def test_verdict_on_a_loss_that_does_not_fall_of_a_trained_model_is_healthy() ->
     flat = {"loss": (6.0, 6.01, 5.99, 6.02, 6.0, 5.98, 6.01, 6.0)}
     assert "the loss does not fall" in str(judge(flat))
     assert judge(flat, init="released.pt").state == "healthy"
+
+
+CLASS_TOKEN = {  # as in images of version 2: the loss is the sum of two terms
+    "regression_loss": (10.0, 8.1, 7.7, 7.4, 7.1, 6.3, 6.3, 5.6),
+    "regression_share": (0.94,) * 8,
+    "class_token_loss": (6.5, 5.1, 4.2, 4.7, 5.0, 4.8, 4.8, 4.7),
+    "class_token_share": (0.06,) * 8,
+}
+
+
+def test_a_term_of_the_loss_that_rises_is_named_although_the_sum_falls() -> None:
+    assert judge(HEALTHY | CLASS_TOKEN).state == "healthy"
+    rising = HEALTHY | CLASS_TOKEN | {"class_token_loss": (6.5, 2.1, 1.9, 2.2, 3.0, 3.5, 4.1, 4.7)}
+    found = only(judge(rising))
+    assert "the loss of class_token is rising (1.9 at step 20, 4.1 now) while the sum does not" in found.symptom
+    assert "it is 6% of the loss" in found.cause
+    assert "objective.cls_loss" in found.suggestion
+    grown = {"target_std": (0.3, 0.3, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "loss": (10.65, 8.6, 4.1, 4.2, 4.3, 4.2, 4.2, 4.2)}
+    assert judge(rising | grown).state == "healthy", "there is more to predict"
+
+
+def test_a_regression_that_rises_during_a_warm_start_is_none_of_it() -> None:
+    warm = {"regression_loss": (3.0, 3.1, 3.6, 4.0, 4.5, 5.0, 5.5, 6.0), "input_loss": (9, 8, 7, 6, 5, 4, 4, 4)}
+    shares = {"regression_share": (0.1,) * 8, "input_share": (0.9,) * 8}
+    assert judge(HEALTHY | warm | shares).state == "healthy"
+    over = warm | {"input_loss": (9, 8, 7, 6, 5, *[float("nan")] * 3)}
+    assert "the loss of regression is rising (3 at step 1, 5.5 now)" in only(judge(HEALTHY | over | shares)).symptom
+
+
+def test_a_term_that_is_nearly_all_of_the_loss_is_named_with_its_weight() -> None:
+    found = only(judge(HEALTHY | CLASS_TOKEN | {"class_token_share": (0.5, 0.9, 0.97, 0.97, 0.97, 0.98, 0.98, 0.98)}))
+    assert "the loss is nearly all that of class_token (class_token_share 0.5 at step 1, 0.98 at step 150)" in found.symptom
+    assert found.suggestion == "a lower objective.cls_loss"
+    warm_start = CLASS_TOKEN | {"input_share": (1.0,) * 8, "input_loss": (5.0,) * 8}
+    assert judge(HEALTHY | warm_start).state == "healthy", "it fades"

@@ -16,6 +16,7 @@ from data2vec.nn.transformer import TransformerSettings
 from data2vec.nn.transformer_decoder import TransformerDecoderSettings
 from data2vec.objective import latent
 from data2vec.objective.data2vec2 import Data2Vec2, Data2Vec2Settings, visible_positions
+from data2vec.objective.input_target import InputTargetSettings
 from data2vec.objective.latent import smooth_l1
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import TeacherSettings
@@ -318,3 +319,20 @@ def test_a_prediction_for_each_layer_has_the_mean_of_their_losses(decoder: dict[
     for one in (output, averaged):  # the class token predicts the mean of the layers in any case
         assert one.loss > one.errors.sum()
     torch.testing.assert_close(output.loss - output.errors.sum(), averaged.loss - averaged.errors.sum())
+
+
+def test_terms_of_a_loss_are_logged_by_their_mean_and_their_share() -> None:
+    settings = {"cls_loss": 0.5, "input_target": InputTargetSettings(weight=0.25, fade_from=1, fade_to=1)}
+    whole, given = objective2("vision", **settings), batch2("vision")
+    whole.before_step(1)
+    output = whole(given, measure=True)
+    stats, loss = output.stats, output.loss.detach()
+    assert {key for key in stats if key.endswith(("_loss", "_share"))} == {
+        f"{term}_{what}" for term in ("regression", "input", "class_token") for what in ("loss", "share")
+    }
+    assert sum(float(stats[f"{term}_share"]) for term in ("regression", "input", "class_token")) == pytest.approx(1)
+    count = len(given.predicted_indices)
+    assert float(stats["regression_loss"]) == pytest.approx(float(output.errors.mean()))
+    weights = {"regression": 0.75, "input": 0.25, "class_token": 0.5}
+    for term, weight in weights.items():
+        assert float(stats[f"{term}_share"] * loss) == pytest.approx(weight * count * float(stats[f"{term}_loss"]), rel=1e-4)

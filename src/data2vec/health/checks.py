@@ -269,6 +269,39 @@ def rising_loss(run: History) -> Finding | None:
     return Finding("watch", symptom, *likely_cause(run))
 
 
+def loss_term_rising(run: History) -> Finding | None:
+    """A term of the loss that rises while the loss as a whole does not, which hides it."""
+    if not run.past_warmup or run.growth_since_own_lowest("loss") > 1.5:
+        return None
+    for name, setting in TERM_WEIGHTS.items():
+        key = f"{name}_loss"
+        is_warm_start = name == "regression" and not math.isnan(run.values("input_loss")[-1])
+        if is_warm_start or (name in ("regression", "class_token") and run.targets_growing):
+            continue  # it is hardly trained yet; or there is more to predict
+        growth = run.growth_since_own_lowest(key)
+        if growth > 1.5:
+            low, step = run.lowest(key)
+            symptom = (
+                f"the loss of {name} is rising ({low:.3g} at step {step}, {run.recent_mean(key):.3g} now) while the sum does "
+                f"not ({run.describe_change('loss')})"
+            )
+            share = run.recent_mean(f"{name}_share")
+            cause = f"it is {share:.0%} of the loss, and what the other terms need works against it"
+            return Finding("watch", symptom, cause, f"another weight of the terms: {setting}")
+    return None
+
+
+def loss_term_dominates(run: History) -> Finding | None:
+    """A term of the loss beside which that of the representations hardly counts."""
+    for name, setting in TERM_WEIGHTS.items():
+        warm_start = name == "input" and run.recipe.get("objective.input_target.fade_to", 1) < 1
+        if name in ("regression", "contrastive") or warm_start or not run.stays_above(f"{name}_share", MAX_SHARE):
+            continue
+        symptom = f"the loss is nearly all that of {name} ({run.describe_change(f'{name}_share')})"
+        return Finding("watch", symptom, "its weight is far too high beside the other terms", f"a lower {setting}")
+    return None
+
+
 def not_learning(run: History) -> Finding | None:
     """A loss that does not fall, of new weights: that of trained ones (`init`) may be as low as it gets."""
     if run.recipe.get("init") is not None:
@@ -329,11 +362,23 @@ def unreadable_examples(run: History) -> Finding | None:
 
 
 Check = Callable[[History], Finding | None]
+TERM_WEIGHTS = {
+    "regression": "objective.cls_loss or objective.input_target.weight",
+    "contrastive": "objective.diversity_weight or objective.penalty_weight",
+    "input": "objective.input_target.weight",
+    "class_token": "objective.cls_loss",
+    "diversity": "objective.diversity_weight",
+    "penalty": "objective.penalty_weight",
+}
+"""The terms that a loss may have, each with the settings that decide how much it counts."""
+MAX_SHARE = 0.95
+"""The share of the loss that a single term beside that of the representations may have."""
 CHECKS: tuple[Check, ...] = (
     *(run_stopped, constant_representations, shrinking_targets, positional_collapse, learns_position),
     *(dead_local_encoder, rank_collapse, shrinking_features, probe_below_untrained, held_out_loss_rising),
     *(never_left_warmup, weight_decay_too_high, predicts_only_mean),
-    *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss, not_learning),
+    *(frozen_local_encoder, update_too_large, teacher_too_fast, teacher_too_slow, loss_spike, rising_loss),
+    *(loss_term_rising, loss_term_dominates, not_learning),
     *(drifted_from_start, dataloader_bound, unreadable_examples),
 )
 """All checks of pre-training, the most specific first."""

@@ -62,6 +62,16 @@ class History:
         index = self.lowest_loss_index
         return self.recent_mean(name) / self.values(name)[index] if index < len(self.lines) - NUM_RECENT else 1.0
 
+    def lowest(self, name: str) -> tuple[float, int]:
+        """The lowest value of a metric, and its step; NaN and 0 if it is missing everywhere."""
+        values = [(v, line["step"]) for v, line in zip(self.values(name), self.lines, strict=True) if v == v]
+        return min(values, default=(math.nan, 0))
+
+    def growth_since_own_lowest(self, name: str) -> float:
+        """The recent mean of a metric over its lowest value; NaN if it is missing in one of the last steps, which no comparison
+        is true of."""
+        return self.recent_mean(name) / low if (low := self.lowest(name)[0]) > 0 else math.nan
+
     @property
     def targets_growing(self) -> bool:
         """Whether standard deviation or rank of the targets has grown since the lowest loss: then there is more to predict."""

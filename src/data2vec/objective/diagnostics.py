@@ -7,6 +7,7 @@ judges these statistics.
 B batch, M masked views of a sample, T positions, D width, N masked positions of the whole batch.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,32 @@ def representation_stats(
     for name, x in stages.items():
         stats[f"{name}_std"] = mean_std(x.float())
         stats[f"{name}_rank"] = effective_rank(x.float())
+    return stats
+
+
+class LossTerm(NamedTuple):
+    """A term of a loss that is the sum of several."""
+
+    mean: Tensor
+    """Its mean over what it is the error of, such as positions or views, without its weight."""
+    part: Tensor
+    """What it adds to the summed loss."""
+
+
+def sum_terms(terms: Mapping[str, LossTerm]) -> Tensor:
+    """The loss, 0-d."""
+    first, *others = (term.part for term in terms.values())
+    return sum(others, first)
+
+
+def term_stats(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
+    """`…_loss`, the mean of each term, and `…_share`, its share of the loss; nothing where there is a single term."""
+    if len(terms) < 2:
+        return {}
+    total = sum_terms(terms).detach().float().clamp(min=1e-12)
+    stats: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        stats |= {f"{name}_loss": term.mean.detach().float(), f"{name}_share": term.part.detach().float() / total}
     return stats
 
 

@@ -15,7 +15,7 @@ from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import mean_pool
 from data2vec.objective.base import Objective, ObjectiveOutput, ObjectiveSettings
-from data2vec.objective.diagnostics import representation_stats
+from data2vec.objective.diagnostics import LossTerm, representation_stats, sum_terms, term_stats
 from data2vec.objective.input_target import InputTarget, InputTargetSettings
 from data2vec.objective.targets import TargetSettings
 from data2vec.objective.teacher import Teacher, TeacherSettings
@@ -115,10 +115,12 @@ class LatentObjective(Objective):
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
         """The loss of one batch; `measure` also computes statistics of the representations."""
         p = self.predict(batch)
-        loss = self.total_loss(p.errors, p.vectors, batch)
-        loss = loss if p.cls_loss is None else loss + p.cls_loss
-        stages = p.features, p.context, p.prediction, p.masked_targets, p.targets, p.padding
-        return ObjectiveOutput(loss, p.errors.detach(), representation_stats(batch, *stages) if measure else {})
+        terms = self.loss_terms(p, batch)
+        stats = {}
+        if measure:
+            stages = p.features, p.context, p.prediction, p.masked_targets, p.targets, p.padding
+            stats = representation_stats(batch, *stages) | term_stats(terms)
+        return ObjectiveOutput(sum_terms(terms), p.errors.detach(), stats)
 
     @property
     def may_skip_parameters(self) -> bool:
@@ -157,13 +159,20 @@ class LatentObjective(Objective):
         parts = features.detach(), context.detach(), prediction.detach(), masked_targets, targets
         return Prediction(errors, vectors, *parts, padding, cls_loss)
 
-    def total_loss(self, errors: Tensor, vectors: Tensor, batch: MaskedBatch) -> Tensor:
-        """The sum of `errors` (N,) over the masked positions; during a warm start mixed with the loss of predicting the input
-        from the vectors (N, W) before the prediction head."""
-        if not self.input_weight or self.input_target is None:
-            return errors.sum()
-        input_errors: Tensor = self.input_target(vectors, batch)
-        return (1 - self.input_weight) * errors.sum() + self.input_weight * input_errors.sum()
+    def loss_terms(self, p: Prediction, batch: MaskedBatch) -> dict[str, LossTerm]:
+        """The terms of the loss: the sum of the errors over the masked positions; during a warm start mixed with the loss of
+        predicting the input from the vectors before the prediction head; and the class-token loss."""
+        terms = {"regression": LossTerm(p.errors.mean(), p.errors.sum())}
+        if self.input_weight and self.input_target is not None:
+            w, errors = self.input_weight, self.input_target(p.vectors, batch)
+            terms = {
+                "regression": LossTerm(p.errors.mean(), (1 - w) * p.errors.sum()),
+                "input": LossTerm(errors.mean(), w * errors.sum()),
+            }
+        if p.cls_loss is not None:
+            views = 1 if self.settings.cls_reduction == "mean" else len(batch.mask)
+            terms["class_token"] = LossTerm(p.cls_loss / (self.settings.cls_loss * len(p.errors) * views), p.cls_loss)
+        return terms
 
     def class_token_loss(self, extra: Tensor, targets: Tensor, padding: Tensor | None, num_masked: int) -> Tensor:
         """The loss of the last extra token of each view, `extra` (B·M, E, D), against the mean of the targets (B, T, K·D) over

@@ -19,7 +19,7 @@ from data2vec.nn.encoder import Encoder
 from data2vec.objective.base import ObjectiveOutput
 from data2vec.objective.baselines.codes import perplexity
 from data2vec.objective.baselines.masked_prediction import MaskedPrediction, MaskedPredictionSettings
-from data2vec.objective.diagnostics import representation_stats
+from data2vec.objective.diagnostics import LossTerm, representation_stats, sum_terms, term_stats
 from data2vec.objective.masking import SpanMask
 
 Count = Annotated[int, Field(gt=0)]
@@ -134,17 +134,22 @@ class Wav2Vec2(MaskedPrediction):
         prob_perplexity = torch.stack([perplexity(p) for p in probabilities]).sum()
         diversity = (entries - prob_perplexity) / entries
         penalty = convolved.float().square().mean()
-        loss = errors.sum() + N * (s.diversity_weight * diversity + s.penalty_weight * penalty)
+        terms = {
+            "contrastive": LossTerm(errors.mean(), errors.sum()),
+            "diversity": LossTerm(diversity, N * s.diversity_weight * diversity),
+            "penalty": LossTerm(penalty, N * s.penalty_weight * penalty),
+        }
 
         stats = {}
         if measure:
-            stats = representation_stats(batch, features, context) | {
+            stats = representation_stats(batch, features, context) | term_stats(terms)
+            stats |= {
                 "accuracy": (logits.argmax(-1) == 0).float().mean(),
                 "code_perplexity": torch.stack([perplexity(p) for p in used]).sum(),
                 "prob_perplexity": prob_perplexity.detach(),
                 "gumbel_temperature": self.quantizer.temperature.clone(),
             }
-        return ObjectiveOutput(loss, errors.detach(), stats)
+        return ObjectiveOutput(sum_terms(terms), errors.detach(), stats)
 
 
 def draw_distractors(rows: int, count: int, distractors: int, device: torch.device) -> Tensor:
