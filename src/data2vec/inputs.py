@@ -23,6 +23,8 @@ WANTED: dict[SignalKind, str] = {
     "image": "a path, a Pillow image, an array (H, W, 3), the bytes of a file, or a row with column image",
     "recording": "a path, an array (samples, channels) of the model's channels at its rate, a pair (array, sampling rate), a "
     "dict with array, sampling_rate, channels and units, or a row with column recording",
+    "video": "a path of a file or of a folder of frames, an array (F, H, W, C) or (F, H, W), the bytes of a file, or a row "
+    "with column video",
     "text": "a string, a Path, token ids, or a row with column text",
 }
 """What an input can be."""
@@ -76,7 +78,7 @@ def _is_one(kind: SignalKind, value: Any) -> bool:
                 f"inputs: an array of shape {tuple(value.shape)} may be several clips, or several channels of one; give a list "
                 "of arrays (S,)"
             )
-        return dims in {"audio": (1, 2), "recording": (1, 2), "image": (2, 3), "text": (1,)}[kind]
+        return dims in {"audio": (1, 2), "recording": (1, 2), "image": (2, 3), "video": (3, 4), "text": (1,)}[kind]
     if kind == "image":
         return _is_picture(value)
     numbers = isinstance(value, list | tuple) and value and all(isinstance(item, Real) for item in value)

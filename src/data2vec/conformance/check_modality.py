@@ -15,7 +15,9 @@ from data2vec.conformance.checks import CHECKS
 from data2vec.console.progress import set_level, shown_level
 from data2vec.errors import UserError, printable
 from data2vec.modalities.custom_classes import CustomClass
+from data2vec.recipe.loading import list_overrides
 from data2vec.recipe.recipe import MODALITIES, Recipe
+from data2vec.recipe.shipped import recipe_names
 from data2vec.settings import JsonMapping
 from data2vec.train.pretrain import resolve_recipe
 
@@ -61,15 +63,17 @@ def check_modality(
     `modality`: the class, its name "package.module:Class", or a built-in one such as "speech". `data`: as of
     `data2vec.pretrain`; some examples of different lengths, enough for a batch. `overrides`: settings, such as
     {"modality.window": 8}. `recipe`: the recipe to check it with; by default a small encoder with the default settings of the
-    class, of a built-in modality its recipe v1-tiny. Runs are made in a temporary folder, of 4 steps.
+    class, of a built-in modality its recipe v1-tiny if it has one. Runs are made in a temporary folder, of 4 steps.
 
     A modality that breaks the contract is a failed check, not an error. Raises UserError for an unknown class or setting, and
     if the data cannot be opened."""
     built_in = isinstance(modality, str) and modality in MODALITIES
     with tempfile.TemporaryDirectory(prefix="data2vec-check-") as folder, _undisturbed():
         if recipe is None:
-            recipe = f"{modality}/v1-tiny" if built_in else small_recipe(Path(folder))
-        resolved = resolve_recipe(recipe, data, overrides, None if built_in else modality)
+            own = f"{modality}/v1-tiny"
+            recipe = own if built_in and own in recipe_names() else small_recipe(Path(folder))
+        named = {"modality.name": modality} if built_in and recipe != own else {}
+        resolved = resolve_recipe(recipe, data, {**named, **list_overrides(overrides)}, None if built_in else modality)
         case = Case(resolved, Path(folder))
         return ModalityReport(resolved.modality.name, tuple(_run(name, case) for name in CHECKS))
 

@@ -33,7 +33,7 @@ class ModalitySettings(Settings):
     """The `modality:` section that all modalities share."""
 
     name: str
-    """speech, vision, text, signal, sound, joint, or "module:Class" for a custom modality."""
+    """speech, vision, text, signal, sound, video, joint, or "module:Class" for a custom modality."""
 
 
 class LocalEncoder(nn.Module, ABC):

@@ -1,6 +1,6 @@
 """The light decoder of data2vec 2.0: convolutions that predict the masked positions from the visible ones."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,8 +21,8 @@ class ConvDecoderSettings(Settings):
     """Convolutions over visible and masked positions."""
     layers: Count = 4
     """Number of convolutions (fairseq: decoder_layers)."""
-    kernel: Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=2)] = (7,)
-    """Kernel size along each axis of the grid of positions: one number for a sequence, two for an image."""
+    kernel: Annotated[tuple[Count, ...], Field(strict=False, min_length=1, max_length=3)] = (7,)
+    """Kernel size along each axis of the grid of positions: one number for a sequence, two for an image, three for a video."""
     groups: Count = 16
     """Groups of each convolution; must divide `width` and the encoder's width."""
     width: Count = 384
@@ -52,10 +52,11 @@ class ConvDecoder(nn.Module):
         if width % s.groups or s.width % s.groups:
             raise UserError(f"objective.decoder.groups: {s.groups} does not divide the widths {width} and {s.width}")
         self.settings = s
-        kernel = (s.kernel[0] if len(s.kernel) == 2 else 1, s.kernel[-1])  # a sequence is an image of one row
+        kernel = (1, *s.kernel) if len(s.kernel) == 1 else s.kernel  # a sequence is an image of one row
         widths = [width, *[s.width] * s.layers]
+        conv: Any = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
         self.convs = nn.ModuleList(
-            nn.Conv2d(widths[i], s.width, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=s.groups)
+            conv(widths[i], s.width, kernel, padding=tuple(size // 2 for size in kernel), groups=s.groups)
             for i in range(s.layers)
         )
         self.dropout = Dropout(s.dropout)
@@ -82,14 +83,15 @@ class ConvDecoder(nn.Module):
         row_start = torch.arange(R, device=x.device)[:, None] * T
         y = self.draw_noise(R * T, D, x)
         y = y.index_copy_(0, (visible + row_start).flatten(), self.dropout(x).flatten(0, 1))
-        rows, columns = (1, T) if len(grid) == 1 else grid
-        y = y.view(R, rows, columns, D)
+        sides = (1, T) if len(grid) == 1 else grid
+        inside = (slice(None), slice(None), *map(slice, sides))  # an even kernel gives one position more
+        y = y.view(R, *sides, D)
         for conv in self.convs:
             # Channels last in memory, for which the layer norm and the convolutions are fast.
-            z = conv(y.permute(0, 3, 1, 2))[..., :rows, :columns].permute(0, 2, 3, 1)  # an even kernel gives one position more
+            z = conv(y.movedim(-1, 1))[inside].movedim(1, -1)
             z = norm_gelu(z)
             y = y + z if self.settings.residual and y.shape == z.shape else z
-        return y.flatten(0, 2).index_select(0, masked)
+        return y.flatten(0, -2).index_select(0, masked)
 
     def draw_noise(self, count: int, width: int, like: Tensor) -> Tensor:
         """Noise (count, width) for masked positions, of the dtype and on the device of `like`."""

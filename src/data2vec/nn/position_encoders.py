@@ -142,11 +142,11 @@ class LearnedPositionEncoder(PositionEncoder):
 
 
 class SinCosPositionEncoder(PositionEncoder):
-    """Fixed sines and cosines of column and row, added to the patches (MAE)."""
+    """Fixed sines and cosines of column and row, and of time where the grid has it, added to the patches (MAE)."""
 
     table: Tensor
 
-    def __init__(self, grid: tuple[int, int], width: int):
+    def __init__(self, grid: tuple[int, ...], width: int):
         super().__init__()
         self.register_buffer("table", sincos_positions(grid, width), persistent=False)
 
@@ -239,8 +239,8 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 def sincos_positions(grid: tuple[int, ...], width: int) -> Tensor:
-    """Fixed positions (T, D) of a sequence, or of an image, whose first half of D encodes the column, the second the row; each
-    all sines, then all cosines."""
+    """Fixed positions (T, D) of a sequence; of an image, whose first half of D encodes the column, the second the row; or of a
+    video, by column, row and time in equal parts. Each part has all sines, then all cosines; what is left of D is 0."""
     count = width // (2 * len(grid))
     omega = 10000 ** (-torch.arange(count, dtype=torch.float64) / count)
 
@@ -249,4 +249,5 @@ def sincos_positions(grid: tuple[int, ...], width: int) -> Tensor:
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
     axes = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
-    return torch.cat([encode(axis.flatten()) for axis in reversed(axes)], dim=1).float()
+    table = torch.cat([encode(axis.flatten()) for axis in reversed(axes)], dim=1).float()
+    return F.pad(table, (0, width - table.shape[1]))

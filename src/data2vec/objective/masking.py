@@ -198,9 +198,15 @@ class FixedBlockMask(Settings):
     """Side of a block."""
     inverse: bool = False
     """Whether the blocks stay visible and everything else is masked (images)."""
+    extrude: Literal["time"] | None = None
+    """Of a grid of time, rows and columns: draw blocks of rows and columns, which hold at all times. None: blocks of time, rows
+    and columns."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
-        """Masks for `rows` sequences or images of `grid` positions. Raises UserError when none or all would be masked."""
+        """Masks for `rows` sequences, images or videos of `grid` positions. Raises UserError when none or all would be masked,
+        and for another grid than `extrude` needs."""
+        if self.extrude is not None:
+            return extruded(self.model_copy(update={"extrude": None}), rows, grid, rng)
         T, share = int(np.prod(grid)), 1 - self.prob if self.inverse else self.prob
         final = int(T * share)
         if not 0 < final < T:
@@ -227,9 +233,14 @@ class RandomMask(Settings):
     kind: Literal["random"] = "random"
     prob: Fraction = 0.48
     """R: share of the positions that is masked (fairseq: mask_prob)."""
+    extrude: Literal["time"] | None = None
+    """Of a grid of time, rows and columns: draw rows and columns, which are masked at all times (VideoMAE's tubes)."""
 
     def draw(self, rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
-        """Masks for `rows` sequences of `grid` positions. Raises UserError when none or all would be masked."""
+        """Masks for `rows` sequences of `grid` positions. Raises UserError when none or all would be masked, and for another
+        grid than `extrude` needs."""
+        if self.extrude is not None:
+            return extruded(self.model_copy(update={"extrude": None}), rows, grid, rng)
         T = int(np.prod(grid))
         num_visible = int(T * (1 - self.prob))
         if not 0 < num_visible < T:
@@ -240,6 +251,13 @@ class RandomMask(Settings):
 MaskSettings = Annotated[SpanMask | TokenMask | BlockMask | FixedBlockMask | RandomMask, Field(discriminator="kind")]
 EqualMaskSettings = Annotated[FixedBlockMask | RandomMask, Field(discriminator="kind")]
 """The masks that have the same number of masked positions in every row."""
+
+
+def extruded(mask: "FixedBlockMask | RandomMask", rows: int, grid: tuple[int, ...], rng: np.random.Generator) -> Mask:
+    """Masks of the rows and columns of `grid`, the same at all times. Raises UserError for a grid without time."""
+    if len(grid) != 3:
+        raise UserError("objective.mask.extrude: time needs positions in time, rows and columns, as of video; set it to null")
+    return Mask(np.tile(mask.draw(rows, grid[1:], rng).masked, (1, grid[0])))
 
 
 def draw_spans(T: int, count: np.ndarray, length: np.ndarray, starts: np.ndarray, rng: np.random.Generator) -> Bools:

@@ -31,6 +31,7 @@ MODALITIES = {
     "text": "data2vec.modalities.text:Text",
     "signal": "data2vec.modalities.signal:Signals",
     "sound": "data2vec.modalities.sound:Sound",
+    "video": "data2vec.modalities.video:Video",
 }
 
 
@@ -89,8 +90,7 @@ class Recipe(Settings):
     """All settings of one run."""
 
     modality: SerializeAsAny[ModalitySettings]
-    """The kind of signal: `name` is speech, vision, text, signal, sound, joint or "module:Class"; the other keys depend on
-    it."""
+    """The kind of signal: `name` is speech, vision, text, signal, sound, video, joint or "module:Class", the rest its own."""
     encoder: TransformerSettings = TransformerSettings()
     """The Transformer."""
     objective: AnyObjective = Data2Vec2Settings()

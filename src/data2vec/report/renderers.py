@@ -81,6 +81,23 @@ class ImageRenderer(Renderer):
         return figure
 
 
+class ClipRenderer(ImageRenderer):
+    """The first frames of the tubelets of clips (n, t, H, W, 3) in 0..1, side by side, with a grid of (t, rows, columns)."""
+
+    def __init__(self, clips: np.ndarray, grid: tuple[int, int, int]):
+        t, rows, columns = grid
+        n, _, H, W, _ = clips.shape
+        super().__init__(clips.transpose(0, 2, 1, 3, 4).reshape(n, H, t * W, 3), (rows, t * columns))
+        self.times = t
+
+    def render(
+        self, colours: np.ndarray, names: Sequence[str], scale: ColorScale | None = None, width: float = WIDTH
+    ) -> "Figure":
+        rows, columns = self.grid[0], self.grid[1] // self.times
+        cells = colours.reshape(*colours.shape[:2], self.times, rows, columns, 4).swapaxes(2, 3)
+        return super().render(cells.reshape(colours.shape), names, scale, width)
+
+
 class SequenceRenderer(Renderer):
     """One sequence as an image (H, W, 3) in 0..1, whose width is `end` in the `unit` of the horizontal axis.
 
@@ -218,6 +235,8 @@ def build_renderer(
         return TraceRenderer(inputs[0].astype(np.float64), grid, end, unit)
     if kind == "audio" and inputs.ndim == 3 and len(grid) == 2:
         return SpectrogramRenderer(inputs[0].astype(np.float64), (grid[0], grid[1]))
+    if kind == "video" and inputs.ndim == 5:
+        return ClipRenderer(to_clips(inputs, grid[0]), (grid[0], grid[1], grid[2]))
     if len(grid) == 2:
         return ImageRenderer(to_images(inputs, grid), (grid[0], grid[1]))
     if kind == "audio" and inputs.ndim == 2 and seconds is not None:
@@ -275,6 +294,14 @@ def to_images(inputs: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
         return images / 255
     low, high = images.min(), images.max()
     return (images - low) / max(high - low, 1e-12)
+
+
+def to_clips(inputs: np.ndarray, times: int) -> np.ndarray:
+    """(n, times, H, W, 3) in 0..1 of float clips (n, F, C, H, W): the first frame of each of `times` equal parts."""
+    n, F, C, H, W = inputs.shape
+    frames = np.broadcast_to(inputs[:, :: F // times], (n, times, C, H, W)).transpose(0, 1, 3, 4, 2)
+    low, high = np.percentile(frames, (1, 99))
+    return np.clip(np.broadcast_to((frames - low) / max(high - low, 1e-12), (n, times, H, W, 3)), 0, 1)
 
 
 def _add_colorbar(figure: "Figure", axes: "Axes", scale: ColorScale | None) -> None:

@@ -50,13 +50,13 @@ def read_arrays(path: str, name: str | None) -> Arrays:
     objects."""
     if path.lower().endswith(".npy"):
         with open_regular(path) as file:
-            _npy_header(file, os.fstat(file.fileno()).st_size)
+            check_npy_header(file, os.fstat(file.fileno()).st_size)
         return Arrays(np.load(path, mmap_mode="r", allow_pickle=False), None, None, None, {})
     with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
         found: dict[str, np.ndarray] = {}
         for key in content.files:
             with content.zip.open(f"{key}.npy") as member:
-                _npy_header(member, MAX_ARRAY_BYTES)
+                check_npy_header(member, MAX_ARRAY_BYTES)
             found[key] = content[key]
     return select_arrays(found, name)
 
@@ -103,7 +103,7 @@ def array_recording(arrays: Arrays, entry: int | None, description: Description)
     return ArrayRecording(array, channels, units, rate)
 
 
-def _npy_header(file: Any, available: int) -> None:
+def check_npy_header(file: Any, available: int) -> None:
     """Raises CorruptExample for objects, and for an array that is larger than what is there, before it is allocated."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from data2vec.errors import printable
 
-SignalKind = Literal["audio", "image", "text", "recording"]
+SignalKind = Literal["audio", "image", "text", "recording", "video"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 MEDIA: dict[SignalKind, tuple[str, ...]] = {
@@ -19,6 +19,10 @@ MEDIA: dict[SignalKind, tuple[str, ...]] = {
     "image": (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga", ".ico", ".pcx"),
+    ),
+    "video": (
+        *(".npy", ".gif", ".webp", ".apng", ".nii", ".nii.gz"),
+        *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
     ),
     "text": (".txt",),
     "recording": (
