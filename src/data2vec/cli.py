@@ -388,6 +388,8 @@ def _build_parser() -> argparse.ArgumentParser:
     share = "compute share i of n only, from 1/n to n/n; the last one to finish writes the file"
     for name in ("features", "predict"):
         verbs.choices[name].add_argument("--shard", metavar="i/n", help=share)
+        precision = "of matrix products: fp32 (default), or bf16, which is faster on GPUs and rounds"
+        verbs.choices[name].add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=precision)
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):
         verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
@@ -640,7 +642,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     of_data = (a.split, a.batch, a.column, a.second, a.modality, a.follow_links)
     if a.out is None and (a.shard is not None or int(os.environ.get("WORLD_SIZE", 1)) > 1):
         raise UserError("--shard and torchrun need --out FILE: the lines of several processes would have no order")
-    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data)
+    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data, a.precision)
     if a.out is not None:
         print(predictions.save(a.out, a.shard))
         return
@@ -729,11 +731,8 @@ def _features(arguments: argparse.Namespace) -> None:
 
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
-    print(
-        features(
-            a.model, inputs, a.out, a.layers, a.pool, a.device, a.split, a.batch, a.column, a.modality, a.follow_links, a.shard
-        )
-    )
+    of_data = (a.split, a.batch, a.column, a.modality, a.follow_links)
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, *of_data, a.shard, a.precision))
 
 
 def _number(kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:

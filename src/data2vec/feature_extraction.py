@@ -5,6 +5,7 @@ Shapes: B inputs, T positions of the longest, L requested layers, D width.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -32,6 +33,8 @@ MANY_LAYERS = ("all", "states")
 """What gives several layers; all else gives one."""
 LayerWeights = list[list[float]] | None
 """(L, blocks + 1) weights of the encoder's states, the input of the first block first; None means the encoder's output."""
+PRECISIONS = ("fp32", "bf16")
+"""Of matrix products over many inputs; weights and results stay float32."""
 DEFAULT_POSITIONS = {"cpu": 1024, "cuda": 8192}
 """Positions per batch, padding included: more would overflow the processor's caches, or the memory of a small GPU."""
 
@@ -89,6 +92,13 @@ def max_positions(device: torch.device, batch: int | None = None) -> int:
     if batch is not None and batch < 1:
         raise UserError(f"batch: {batch} is not a number of positions per batch; give 1 or more")
     return batch or DEFAULT_POSITIONS[device.type if device.type in DEFAULT_POSITIONS else "cuda"]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """A block with products in this precision, fp32 or bf16. Raises UserError for another one."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: {precision!r} does not exist; use {' or '.join(PRECISIONS)}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def num_positions(modality: Modality, item: object) -> int:

@@ -81,7 +81,9 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str], dict[str, Any]]
         with safe_open(path, "numpy") as file:
             words = file.metadata()
         assert tensors["offsets"].tolist() == [0, *np.cumsum(tensors["lengths"])]
-        about = {key: value if key in ("layers", "data", "model") else json.loads(value) for key, value in words.items()}
+        about = {
+            key: value if key in ("layers", "data", "model", "precision") else json.loads(value) for key, value in words.items()
+        }
         return tensors["hidden"], tensors["lengths"], json.loads(bytes(tensors["names"])), about
     table = pq.read_table(path)
     about = {key.decode(): json.loads(value) for key, value in table.schema.metadata.items()}
@@ -318,6 +320,22 @@ def test_work_of_shares_is_resumed_by_another_number_of_shares(
     assert sum(map(len, computed)) == 6
     data2vec.features(speech, clips, tmp_path / "whole.npy", batch=8)
     assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_bf16_products_round_features_and_are_not_mixed_with_others(
+    speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
+    data2vec.features(speech, clips, tmp_path / "exact.npy")
+    data2vec.features(speech, clips, tmp_path / "rounded.npy", precision="bf16")
+    exact, rounded = (read(tmp_path / f"{name}.npy") for name in ("exact", "rounded"))
+    assert 0 < np.abs(rounded[0] - exact[0]).max() < 0.1
+    assert rounded[3]["precision"] == "bf16"
+    data2vec.features(speech, clips, tmp_path / "out.npy", precision="bf16", shard="1/2")
+    with pytest.raises(UserError, match="was started with precision 'bf16', not 'fp32'"):
+        data2vec.features(speech, clips, tmp_path / "out.npy", shard="2/2")
+    with pytest.raises(UserError, match="precision: 'fp16' does not exist; use fp32 or bf16"):
+        data2vec.features(speech, clips, tmp_path / "other.npy", precision="fp16")
 
 
 def test_wrong_and_busy_shares_are_refused(speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

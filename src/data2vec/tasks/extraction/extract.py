@@ -18,6 +18,7 @@ from data2vec.feature_extraction import (
     MANY_LAYERS,
     Layers,
     LayerWeights,
+    autocast,
     extract_features,
     layer_weights,
     max_positions,
@@ -75,6 +76,7 @@ def features(
     modality: CustomClass | None = None,
     follow_links: bool = False,
     shard: str | None = None,
+    precision: str = "fp32",
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
@@ -83,7 +85,7 @@ def features(
     .safetensors, .npy or .parquet file (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `column`: the
     column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N. `modality`: see `data2vec.load`.
     `follow_links`: as `data.follow_links`. `shard`: "i/n" computes share i of n only; the last one to finish writes the file.
-    Processes of torchrun share the work by themselves.
+    Processes of torchrun share the work by themselves. `precision`: bf16 computes matrix products in bfloat16.
 
     Finished shards are kept in the folder `out`.parts: the same call, with any number of shares, computes only what is missing.
     Inputs that cannot be decoded are skipped and listed.
@@ -96,6 +98,7 @@ def features(
     output_file(out, "--out", inputs)
     share = share_of(shard)
     model, torch_device = load(model, modality), resolve_device(device, local_rank())
+    autocast(torch_device, precision)  # refuses another one
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
@@ -103,6 +106,7 @@ def features(
     settings = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],
         "pool": pool,
+        "precision": precision,
         "seconds_per_position": reader.seconds_per_position,
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
         "model": model_digest(model),
@@ -119,8 +123,9 @@ def features(
     with shards.opened(settings | internal, out, "extracts features"):
         encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
         encoder = padding_invariant(encoder)
-        for first, part in _compute_shards(encoder, reader, rows, shards, weights, pool, batch_positions):
-            shards.add(first, part)
+        with autocast(torch_device, precision):
+            for first, part in _compute_shards(encoder, reader, rows, shards, weights, pool, batch_positions):
+                shards.add(first, part)
         if not shards.is_last():
             return FeatureFile(out, sum(map(len, shards.blocks)), 0, [], 0, shards.status())
 

@@ -14,7 +14,7 @@ from data2vec.console.progress import progress
 from data2vec.data.dataset import Rows
 from data2vec.distributed import local_rank, resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import count_full, extract_logits, max_positions, warn_full
+from data2vec.feature_extraction import autocast, count_full, extract_logits, max_positions, warn_full
 from data2vec.interop.load import load
 from data2vec.local_path import local_path, output_file
 from data2vec.modalities.base import Modality
@@ -124,7 +124,8 @@ class Predictions:
             items = [item for _, item in window if not isinstance(item, str)]
             cut, most = count_full(self.modality, items)
             readable, full = readable + len(items), full + cut
-            logits = iter(extract_logits(self.encoder, self.head, self.modality, items, self.batch_positions))
+            with autocast(self.model.device, self.settings["precision"]):
+                logits = iter(extract_logits(self.encoder, self.head, self.modality, items, self.batch_positions))
             yield first, [self._predict(name, item, logits) for name, item in window]
         warn_full("predict", full, readable, most)
 
@@ -193,6 +194,7 @@ def predict(
     second: str | None = None,
     modality: CustomClass | None = None,
     follow_links: bool = False,
+    precision: str = "fp32",
 ) -> Predictions:
     """What a fine-tuned model says of many inputs: iterate over the result, or write it by `.save("predictions.csv")`.
 
@@ -202,7 +204,7 @@ def predict(
     smallest probability of a predicted label, 0.5 by default. `device`: auto, cpu, cuda or cuda:N. `batch`: the maximum number
     of positions per batch; results do not depend on it. `column`, `second`: the columns of a dataset's signal, and of the
     second text of pairs, as `data.column` and `data.second`. `modality`: see `data2vec.load`. `follow_links`: as
-    `data.follow_links`.
+    `data.follow_links`. `precision`: bf16 computes matrix products in bfloat16.
 
     Recordings of more than 40 seconds are encoded in overlapping chunks, and classified by all of their positions together, as
     in evaluation. Inputs that cannot be decoded have a prediction with an `error`.
@@ -219,7 +221,9 @@ def predict(
         head = require_head(loaded, "this model")
     positions = max_positions(place, batch)
     threshold = THRESHOLD if threshold is None else threshold
+    autocast(place, precision)  # refuses another one
     settings = {"top_k": top_k, "threshold": threshold, "split": split, "device": place.type, "batch": positions}
+    settings |= {"precision": precision}
     return Predictions(loaded, head, reader, rows, positions, settings, inputs)
 
 
