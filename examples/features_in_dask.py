@@ -6,20 +6,20 @@
 # can be resumed.
 
 # %%
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from dask.distributed import Client
+from dask.distributed import Client, get_worker
 
 import data2vec
-
-load = cache(data2vec.load)  # once in each worker
 
 
 def features(model: str, paths: list[str]) -> np.ndarray:
     """Pooled features (files, width)."""
-    return load(model).features(paths, pool=True).hidden[0].numpy()
+    worker = get_worker()
+    if not hasattr(worker, "encoder"):  # once in each worker
+        worker.encoder = data2vec.load(model)
+    return worker.encoder.features(paths, pool=True).hidden[0].numpy()
 
 
 # %%
