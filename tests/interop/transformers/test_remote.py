@@ -185,7 +185,7 @@ def test_tokenizer_of_the_folder_gives_the_same_features(tmp_path: Path, monkeyp
     (tmp_path / "tokenizer").mkdir()
     save_tokenizer(train_tokenizer(["a small text about nothing"] * 5, 300), tmp_path / "tokenizer")
     monkeypatch.setitem(KINDS["text"][1], "vocab_size", 300)
-    model = made("text", data={"tokenizer": str(tmp_path / "tokenizer")})
+    model = made("text", data={"tokenizer": str(tmp_path / "tokenizer"), "block_size": 24})
     write_remote_folder(model, tmp_path / "model")
     theirs, tokenizer = opened(tmp_path / "model"), transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     texts = ["a text", "nothing about a small text"]
