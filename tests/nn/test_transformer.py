@@ -133,6 +133,16 @@ def test_residual_stream_under_autocast_is_normed_between_blocks_or_in_float32(n
         assert 0 < change.abs().max() < 1e-2
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_weights_in_bf16_need_no_autocast(norm: str) -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(small(norm=norm, layer_scale=0.1, extra_tokens=1)).eval(), torch.randn(2, 4, 16)
+    expected = model(x)
+    half = model.to(torch.bfloat16)(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, atol=0.1, rtol=0.05)
+
+
 def test_attention_bias_is_cast_once_for_all_blocks() -> None:
     bias = torch.randn(2, 4, 4)
     mask = attention_mask(bias, torch.tensor([[False, False, False, True]]), 0, torch.bfloat16)

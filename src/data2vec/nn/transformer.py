@@ -303,11 +303,13 @@ class Transformer(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """The input of the first block (B, E+T, D): extra tokens in front of `x` (B, T, D), input norm and dropout.
 
-        Without norms between the blocks it is float32 under autocast, too: every block adds to it."""
+        Without norms between the blocks it is float32 under autocast, too: every block adds to it. Without autocast it has the
+        precision of the weights."""
         if self.extra_tokens is not None:
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         y: Tensor = self.input_dropout(self.input_norm(x))
-        return y.float() if self.settings.norm == "pre" and y.dtype in (torch.bfloat16, torch.float16) else y
+        autocast = y.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(y.device.type)
+        return y.float() if autocast and self.settings.norm == "pre" else y
 
     def _run_blocks(
         self, blocks: Iterable[nn.Module], x: Tensor, padding: Tensor | None, bias: Bias, source: BlockState = "ffn"
