@@ -125,7 +125,7 @@ def write(out: Path, name: str, classes: tuple[str, ...], generate: Generate) ->
 
 def eeg(label: str, person: np.random.Generator, rng: np.random.Generator) -> np.ndarray:
     """(S, 8) in µV."""
-    frequency, strength, loud = person.uniform(8.5, 11.5), person.uniform(4, 9), person.uniform(0.7, 1.4)
+    frequency, strength, loud = person.uniform(8.5, 11.5), person.uniform(8, 20), person.uniform(0.7, 1.4)
     places = np.array(list(ELECTRODES.values()))
     near = np.exp(-(np.linalg.norm(places[:, None] - places, axis=2) ** 2))
     samples = 12 * loud * pink(rng, len(places)) @ np.linalg.cholesky(near + 0.05 * np.eye(len(places))).T
