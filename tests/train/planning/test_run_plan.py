@@ -51,6 +51,12 @@ def test_counts_are_those_of_the_recipe_and_its_data(short: dict[str, Any]) -> N
     assert found.seconds is None
 
 
+def test_a_warm_start_is_announced_with_its_end(short: dict[str, Any]) -> None:
+    found = plan(short | {"objective.input_target": {"features": "raw", "fade_to": 0.3}})
+    assert (found.warm_start, plan(short).warm_start) == (3, 0)
+    assert "  warm start  the input is predicted too until step 3; the loss may rise as that ends" in str(found)
+
+
 def test_a_frozen_teacher_never_forgets(tiny2: dict[str, Any]) -> None:
     found = plan(tiny2 | {"objective.teacher.end_decay": 1.0})
     assert found.teacher is not None

@@ -90,6 +90,8 @@ class RunPlan:
     precision: str
     warmup_steps: int
     teacher: TeacherPlan | None
+    warm_start: int
+    """Steps in which the input is predicted too; 0: none."""
     checkpoints: int
     """Checkpoints on the disk at a time, with the one that is being written."""
     checkpoint_bytes: int
@@ -143,6 +145,8 @@ class RunPlan:
         rows["warm-up"] = f"{self.warmup_steps:,} steps, {self.warmup_steps / self.steps:.1%} of the run"
         if self.teacher is not None:
             rows["teacher"] = self._teacher(self.teacher)
+        if self.warm_start:
+            rows["warm start"] = f"the input is predicted too until step {self.warm_start:,}; the loss may rise as that ends"
         if (found := self.measured) is not None:
             rows["memory"] = f"{format_bytes(found.memory)} at the peak, {format_bytes(found.available)} available (measured)"
             rows["time"] = (
@@ -224,6 +228,7 @@ def plan_run(
         precision=recipe.train.precision,
         warmup_steps=_warmup_steps(recipe),
         teacher=_teacher_plan(recipe),
+        warm_start=_warm_start(recipe),
         checkpoints=min(number, saves),
         checkpoint_bytes=_checkpoint_bytes(objective),
         measured=measured,
@@ -242,6 +247,11 @@ def _teacher_plan(recipe: Recipe) -> TeacherPlan | None:
         return None
     schedule = settings.schedule(recipe.train.steps)
     return TeacherPlan(_half_life(schedule.decay), _half_life(schedule.end_decay), schedule.anneal_steps)
+
+
+def _warm_start(recipe: Recipe) -> int:
+    settings = getattr(recipe.objective, "input_target", None)
+    return 0 if settings is None else math.ceil(settings.fade_to * recipe.train.steps)
 
 
 def _half_life(decay: float) -> float | None:
