@@ -202,6 +202,7 @@ class _Worker:
         self.plan, self.stopping = plan, False
         threads = str(max(1, torch.get_num_threads() // plan.processes))
         self.environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        self.environment["LOCAL_WORLD_SIZE"] = str(plan.processes)  # its part of the cores and the memory
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, job: Job) -> Outcome:
