@@ -29,7 +29,8 @@ class TrainingObjective(nn.Module, Generic[B]):
     @property
     def may_skip_parameters(self) -> bool:
         """Whether a step may leave trainable parameters without gradients."""
-        return self.student.transformer.settings.layerdrop > 0
+        transformer = self.student.transformer
+        return transformer.settings.layerdrop > 0 and transformer.kept_blocks is None
 
     def num_targets(self, batch: B) -> int:
         """The number of terms in the summed loss, by which it is divided over the global batch."""

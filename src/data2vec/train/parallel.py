@@ -63,7 +63,7 @@ def parallelize(
     """Put the objective on the device of the process, and parallelize it as the settings say. `backend`: the compiler's.
 
     Raises UserError for settings that do not work on this machine: see `check_parallel_settings`."""
-    check_parallel_settings(settings, process)
+    check_parallel_settings(settings, process, backend)
     objective.to(process.device)
     blocks = [part for part in objective.modules() if isinstance(part, Block)]
     for block in blocks:
@@ -116,18 +116,15 @@ def full_state_dict(part: nn.Module) -> dict[str, Tensor]:
     return {name: gathered(tensor) for name, tensor in part.state_dict().items()}
 
 
-def check_parallel_settings(settings: TrainSettings, process: Process) -> None:
+def check_parallel_settings(settings: TrainSettings, process: Process, backend: str = "inductor") -> None:
     """Raises UserError for float16 on a CPU or sharded, and for compilation on a CPU without a compiler."""
     kind = process.device.type
     if settings.precision == "fp16" and kind == "cpu":
         raise UserError("train.precision: fp16 is hundreds of times slower than fp32 on a CPU; use bf16 or fp32")
     if settings.precision == "fp16" and settings.shard and process.world_size > 1:
         raise UserError("train.precision: fp16 is not supported with train.shard=true; use bf16")
-    if (
-        settings.compile is True
-        and kind == "cpu"
-        and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
-    ):
+    compilers = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    if settings.compile is True and backend == "inductor" and kind == "cpu" and not any(compilers):
         raise UserError(
             "train.compile: true needs a C++ compiler on a CPU, and none was found; install g++ or use train.compile=false"
         )
