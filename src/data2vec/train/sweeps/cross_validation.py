@@ -3,14 +3,14 @@ that group and trained on the others."""
 
 import math
 import os
-import re
-import statistics
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import torch
 
 from data2vec.atomic_io import write_json
@@ -18,7 +18,7 @@ from data2vec.console.progress import labelled
 from data2vec.data.dataset import column_value
 from data2vec.data.sources.splits import ALL
 from data2vec.distributed import Process
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.run_dir import default_run_dir, exclusive_lock
@@ -26,6 +26,7 @@ from data2vec.tasks.metrics import format_score
 from data2vec.train.finetune import finetune
 from data2vec.train.sweeps.sweep import best_score
 
+log = get_logger(__name__)
 MOST_FOLDS = 100
 
 
@@ -37,24 +38,24 @@ class CrossValidation:
     column: str
     """The column of the groups."""
     scores: dict[str, float]
-    """The score of the last model on each group, when trained on the others."""
+    """The score of the last model on each group, when trained on the others; NaN if it is not a finite number."""
     best: dict[str, float]
     """The best score of all validations, which is chosen on what is held out and so is optimistic."""
 
     @property
     def mean(self) -> float:
         """The mean over the folds."""
-        return statistics.mean(self.scores.values())
+        return float(np.mean(list(self.scores.values())))
 
     @property
     def std(self) -> float:
         """The standard deviation over the folds."""
-        return statistics.stdev(self.scores.values())
+        return float(np.std(list(self.scores.values()), ddof=1))
 
     def __str__(self) -> str:
         rows = [f"{self.column:<12} {self.metric} at the last step (best of all validations)"]
         rows += [f"{name:<12} {self._shown(value)} ({self._shown(self.best[name])})" for name, value in self.scores.items()]
-        mean_of_best = self._shown(statistics.mean(self.best.values()))
+        mean_of_best = self._shown(float(np.mean(list(self.best.values()))))
         return "\n".join([*rows, f"{'mean':<12} {self._shown(self.mean)} ± {self._shown(self.std)} ({mean_of_best})"])
 
     def _shown(self, value: float) -> str:
@@ -89,7 +90,7 @@ def cross_validate(
     with exclusive_lock(folder, process, "another cross-validation runs") if is_main else nullcontext():
         scores, best = dict[str, float](), dict[str, float]()
         for name in groups:
-            place = folder / f"{column}-{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}"
+            place = folder / quote(f"{column}-{name}", safe=" ")  # names that differ have folders that differ
             rows: dict[str, Any] = {
                 "data.valid": loaded.data.train,
                 "data.split": ALL,
@@ -103,18 +104,31 @@ def cross_validate(
                 run = finetune(recipe, model, None, None, words | rows, place, resume, fresh, modality)
             best[name] = best_score(run, loaded.objective.metric)
             values = [line[key] for line in run.metrics if (key := f"valid_{loaded.objective.metric}") in line]
-            scores[name] = values[-1] if values else math.nan
+            scores[name] = math.nan if not values or values[-1] is None else values[-1]
         result = CrossValidation(loaded.objective.metric, column, scores, best)
         if is_main:
-            write_json(folder / "folds.json", asdict(result) | {"mean": result.mean, "std": result.std})
+            numbers = {
+                key: {name: _or_null(value) for name, value in getattr(result, key).items()} for key in ("scores", "best")
+            }
+            summary = {"mean": _or_null(result.mean), "std": _or_null(result.std)}
+            write_json(folder / "folds.json", asdict(result) | numbers | summary)
         return result
 
 
+def _or_null(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def group_names(rows: Any, column: str, where: str) -> list[str]:
-    """The values of `column`, at least two. Raises UserError."""
+    """The values of `column`, at least two; rows without one, which no fold holds out, are counted in a warning. Raises
+    UserError."""
     if not hasattr(rows, "__len__"):
         raise UserError("data.streaming: folds need the values of a column before the run; set it to false")
-    found = {str(value) for index in range(len(rows)) if (value := column_value(rows, index, column)) is not None}
+    values = [column_value(rows, index, column) for index in range(len(rows))]
+    found = {str(value) for value in values if value is not None}
     if not 2 <= len(found) <= MOST_FOLDS:
         raise UserError(f"--folds {column}: has {len(found)} values in {where}; name a column with 2 to {MOST_FOLDS}")
+    if missing := sum(value is None for value in values):
+        log.warning("--folds %s: %d of %d rows have none, and are trained on in every fold", column, missing, len(values))
     return sorted(found, key=lambda name: (len(name), name))

@@ -1,0 +1,48 @@
+"""Cross-validation of fine-tuning: the folds, their folders, and what is reported where a run has diverged."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data2vec.run_dir import Run
+from data2vec.train.sweeps import cross_validation
+from data2vec.train.sweeps.cross_validation import cross_validate
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Eight texts by three people, of whom two have names of other than Latin letters; one is by nobody."""
+    people = ("張", "李", "a/b")
+    rows = [f"text {i},{'ab'[i % 2]},{people[i % 3] if i else ''}" for i in range(8)]
+    (path := tmp_path / "texts.csv").write_text("\n".join(["text,label,person", *rows]), encoding="utf-8")
+    return path
+
+
+def test_every_group_has_a_run_of_its_own_and_one_that_diverged_has_no_score(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out: dict[Path, str] = {}
+
+    def run_of(recipe: Any, model: Any, data: Any, valid: Any, overrides: Any, place: Path, *rest: Any) -> Run:
+        """What a run leaves: its validations, of which a metric that is no number is null."""
+        (name,) = overrides["data.valid_rows"]["where"]["person"]
+        assert overrides["data.train_rows"] == {"exclude": {"person": [name]}} and place not in held_out
+        held_out[place] = name
+        place.mkdir(parents=True)
+        scores = [0.5, None] if name == "張" else [0.25, 0.75]
+        lines = [json.dumps({"step": step, "valid_accuracy": score}) for step, score in enumerate(scores, 1)]
+        (place / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        return Run(place)
+
+    monkeypatch.setattr(cross_validation, "finetune", run_of)
+    found = cross_validate("text/classify-tiny", "person", overrides=[f"data.train={table}"], out=tmp_path / "folds")
+    assert sorted(held_out.values()) == sorted(found.scores) == ["a/b", "張", "李"]
+    assert {place.parent for place in held_out} == {tmp_path / "folds"}
+    assert math.isnan(found.scores["張"]) and found.best == {"a/b": 0.75, "張": 0.5, "李": 0.75}
+    assert math.isnan(found.mean) and math.isnan(found.std) and "nan" in str(found)
+    written = json.loads((tmp_path / "folds" / "folds.json").read_text())
+    assert written["scores"] == {"a/b": 0.75, "張": None, "李": 0.75} and written["mean"] is None
+    assert "--folds person: 1 of 8 rows have none, and are trained on in every fold" in caplog.text
