@@ -1,6 +1,7 @@
 """The attentive probe: what its head computes, what it is fitted to, and what is reported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +56,17 @@ def test_the_head_is_multi_head_attention_of_one_query() -> None:
 def test_states_are_those_of_the_model_for_every_position(
     speech: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layer-normalised; also where a recording is encoded in chunks, and beside longer ones."""
+    """Layer-normalised; also where a recording is encoded in chunks, and beside longer ones; and in one of several processes,
+    which do not exchange them."""
     monkeypatch.setattr(Speech.chunks, "__defaults__", (2.0, 1.0))
     rng = np.random.default_rng(0)
     waves = [0.1 * rng.standard_normal(size).astype(np.float32) for size in (80000, 9000, 16000)]
     for i, wave in enumerate(waves):
         soundfile.write(tmp_path / f"{i}.wav", wave, 16000, subtype="FLOAT")
     examples = speech.modality.labelled(speech.modality.rows(str(tmp_path)))
+    one_of_two = replace(frozen_of(speech), process=Process(torch.device("cpu"), rank=1, world_size=2))
     states, kept = extract_states(
-        frozen_of(speech), speech.encoder, ProbeSet("probe.data", examples, np.arange(3), np.array(list("abc"))), [1, 2]
+        one_of_two, speech.encoder, ProbeSet("probe.data", examples, np.arange(3), np.array(list("abc"))), [1, 2]
     )
     assert kept.classes.tolist() == list("abc")
     for wave, x in zip(waves, states, strict=True):

@@ -74,6 +74,11 @@ def test_probe_reports_other_metrics_of_every_layer(vision: Model, data: tuple[P
     assert f"{constant} for always predicting the most frequent class" in str(found)
     with pytest.raises(UserError, match=r"metric: 'f1' does not exist; use accuracy, balanced_accuracy"):
         probe(vision, *data, metric="f1")
+    for colour in ("red", "green"):
+        shutil.rmtree(data[1] / colour)
+    if metric == "auroc":
+        with pytest.raises(UserError, match=r"metric: auroc needs two classes, but all held-out examples are of 'blue'"):
+            probe(vision, *data, metric=metric)
 
 
 def test_probe_of_random_labels_is_at_chance(vision: Model, tmp_path: Path) -> None:

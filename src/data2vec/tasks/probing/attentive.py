@@ -210,13 +210,13 @@ def extract_states(
     frozen: FrozenEncoders, encoder: Encoder, probe_set: ProbeSet, layers: Sequence[int]
 ) -> tuple[list[Tensor], ProbeSet]:
     """The states of all positions in these layers, counted from 1: layer-normalised, float16 (L, T, D) on the CPU for each
-    example that can be decoded; and these examples.
+    example that can be decoded; and these examples. Every process computes all of them, which are too large to exchange.
 
     Raises UserError if none can be decoded, or if states are NaN or inf."""
     encoder = padding_invariant(encoder)
     one_hot = torch.eye(frozen.recipe.encoder.layers + 1)[list(layers)].tolist()
     parts: dict[int, Tensor] = {}
-    for rows, batch in read_batches(frozen.modality, probe_set.examples, probe_set.indices, frozen.process, "states"):
+    for rows, batch in read_batches(frozen.modality, probe_set.examples, probe_set.indices, frozen.process.alone, "states"):
         chunks = frozen.modality.chunks(batch)
         x, padding = joined(encode_chunks(encoder, partial(batch_features, encoder, layers=one_hot), batch, chunks))
         if not x.isfinite().all():

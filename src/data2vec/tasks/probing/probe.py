@@ -137,7 +137,8 @@ def probe(
     `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc. Processes that have
     joined a group, as those of `torchrun -m data2vec probe`, share the features, and all return the result.
 
-    Raises UserError if data or labels are missing, if there is only one class, or if a class is in the held-out data only."""
+    Raises UserError if data or labels are missing, if there is only one class, if a class is in the held-out data only, or if that
+    has one class and the metric is auroc."""
     if metric not in METRICS:
         raise UserError(f"metric: {metric!r} does not exist; use {', '.join(METRICS)}")
     frozen = open_probe(model, data, valid, overrides, out, modality)
@@ -152,6 +153,10 @@ def _held_out(frozen: "FrozenEncoders", metric: str) -> Probe:
     """The scores on the validation set."""
     settings, seed = frozen.recipe.probe, frozen.recipe.train.seed
     train_set, valid_set = load_probe_sets(frozen.modality, settings, seed)
+    if metric == "auroc" and len(occurring := np.unique(valid_set.classes)) < 2:
+        raise UserError(
+            f"metric: auroc needs two classes, but all held-out examples are of {str(occurring[0])!r}; use accuracy"
+        )
     x, train_set = frozen.features(train_set)
     y, valid_set = frozen.features(valid_set)
     names, counts = np.unique(train_set.classes, return_counts=True)
