@@ -6,8 +6,7 @@ decoder of a part change in its own steps only. No step compares two modalities,
 a picture and of its caption have no reason to be alike.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -67,15 +66,6 @@ class JointObjective(TrainingObjective[MaskedBatch]):
     def loss_weight(self) -> float:
         """Of the active part."""
         return self.loss_weights[self.part]
-
-    @contextmanager
-    def activate(self, part: str) -> Iterator[None]:
-        """A block in which a part is active, such as to measure its loss."""
-        before, self.part = self.part, part
-        try:
-            yield
-        finally:
-            self.part = before
 
     def forward(self, batch: MaskedBatch, measure: bool = False) -> ObjectiveOutput:
         """The loss of a batch of the active part; `measure` also computes statistics of the representations."""

@@ -25,6 +25,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.extraction import extract as task
 from data2vec.tasks.extraction import shares
+from data2vec.tasks.extraction.digests import content_digest
 from helpers.locks import locked_by_another_process
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
@@ -268,6 +269,11 @@ def test_shards_of_other_settings_are_refused(
     (clips / "a" / "another.wav").unlink()
     data2vec.features(speech, clips, out)
     assert out.exists()
+
+
+def test_digest_of_texts_says_where_each_ends() -> None:
+    one, other = (content_digest(build("text/v1-tiny").modality, texts) for texts in (["ab", "c"], ["a", "bc"]))
+    assert one != other
 
 
 def test_second_extraction_into_the_same_file_is_refused_and_changes_nothing(

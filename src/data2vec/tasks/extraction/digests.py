@@ -32,6 +32,6 @@ def content_digest(modality: Modality, rows: Rows) -> str:
     for row in rows:
         if isinstance(row, Path) and row.exists():
             stat = row.stat()
-            row = f"{row}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        digest.update(row.encode() if isinstance(row, str) else pickle.dumps(row))
+            row = str(row), stat.st_size, stat.st_mtime_ns
+        digest.update(pickle.dumps(row))  # which says where it ends
     return digest.hexdigest()
