@@ -137,8 +137,8 @@ def probe(
     `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc. Processes that have
     joined a group, as those of `torchrun -m data2vec probe`, share the features, and all return the result.
 
-    Raises UserError if data or labels are missing, if there is only one class, if a class is in the held-out data only, or if that
-    has one class and the metric is auroc."""
+    Raises UserError if data or labels are missing, if there is only one class, if a class is in the held-out data only, or if
+    these are of one class and the metric is auroc."""
     if metric not in METRICS:
         raise UserError(f"metric: {metric!r} does not exist; use {', '.join(METRICS)}")
     frozen = open_probe(model, data, valid, overrides, out, modality)

@@ -107,11 +107,10 @@ def cross_validate(
             scores[name] = math.nan if not values or values[-1] is None else values[-1]
         result = CrossValidation(loaded.objective.metric, column, scores, best)
         if is_main:
-            numbers = {
-                key: {name: _or_null(value) for name, value in getattr(result, key).items()} for key in ("scores", "best")
-            }
-            summary = {"mean": _or_null(result.mean), "std": _or_null(result.std)}
-            write_json(folder / "folds.json", asdict(result) | numbers | summary)
+            folds = {"scores": {name: _or_null(value) for name, value in scores.items()}}
+            folds |= {"best": {name: _or_null(value) for name, value in best.items()}}
+            means = {"mean": _or_null(result.mean), "std": _or_null(result.std)}
+            write_json(folder / "folds.json", asdict(result) | folds | means)
         return result
 
 
