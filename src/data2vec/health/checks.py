@@ -340,8 +340,8 @@ def dataloader_bound(run: History) -> Finding | None:
     return Finding(
         "watch",
         f"training waits for data {wait:.0%} of the time",
-        f"data.workers={workers} cannot decode as fast as the model trains",
-        f"data.workers={max(2, 2 * workers)}, or data that is cheaper to decode",
+        f"{'one worker per core' if workers is None else f'data.workers={workers}'} cannot decode as fast as the model trains",
+        f"{'more cores' if workers is None else f'data.workers={max(2, 2 * workers)}'}, or data that is cheaper to decode",
     )
 
 
