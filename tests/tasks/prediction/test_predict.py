@@ -296,7 +296,7 @@ def test_shares_of_a_table_are_merged_by_the_last_one_and_an_interrupted_one_is_
         found.save(out, "2/3")
 
 
-def test_pairs_of_texts_need_both_columns(data: dict[str, Path], tmp_path: Path) -> None:
+def test_pairs_of_texts_need_both_columns(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("classes of pairs", data)
     row = {"text": "the film is fine", "sentence2": "it is poor"}
     (one,) = model.predict([row])
@@ -314,6 +314,13 @@ def test_pairs_of_texts_need_both_columns(data: dict[str, Path], tmp_path: Path)
         data2vec.predict(model, str(pairs))
     (named,) = data2vec.predict(model, str(pairs), second="hypothesis")
     assert named.probability == pytest.approx(one.probability)
+    pairs.write_text("text,hypothesis,other\nthe film is fine,it is poor,it is fine\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("data2vec.tasks.prediction.predict.write_table", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data2vec.predict(model, str(pairs), second="hypothesis").save(tmp_path / "out.csv")
+    with pytest.raises(UserError, match="was started with second 'hypothesis', not 'other'"):
+        data2vec.predict(model, str(pairs), second="other").save(tmp_path / "out.csv")
     with pytest.raises(UserError, match="this is no model of texts; only these come in pairs"):
         data2vec.predict(build("classes of sounds", data), str(data["events"]), second="x")
 

@@ -223,7 +223,7 @@ def predict(
     threshold = THRESHOLD if threshold is None else threshold
     autocast(place, precision)  # refuses another one
     settings = {"top_k": top_k, "threshold": threshold, "split": split, "device": place.type, "batch": positions}
-    settings |= {"precision": precision}
+    settings |= {"precision": precision, "second": getattr(reader.data, "second", None)}
     return Predictions(loaded, head, reader, rows, positions, settings, inputs)
 
 
