@@ -548,7 +548,9 @@ def _finetune(arguments: argparse.Namespace) -> None:
                 "--folds: needs a recipe, and cannot be used with --sweep, --seeds, --resume or --dry-run; the same command "
                 "completes an interrupted cross-validation"
             )
-        print(cross_validate(a.recipe, a.folds, a.model, a.overrides, a.out, a.scratch, a.modality))
+        scores = cross_validate(a.recipe, a.folds, a.model, a.overrides, a.out, a.scratch, a.modality)
+        if _is_main_process():
+            print(scores)
         return
     if a.sweep or a.seeds:
         if a.scratch or a.resume or a.dry_run:
@@ -558,7 +560,9 @@ def _finetune(arguments: argparse.Namespace) -> None:
         if wrong := [setting for setting in a.sweep if not setting.partition("=")[2]]:
             raise UserError(f"--sweep {wrong[0]!r}: no values; write key=value,value, such as train.lr=1e-4,3e-4")
         grid = {key: values.split(",") for key, _, values in (setting.partition("=") for setting in a.sweep)}
-        print(sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out, a.modality))
+        found = sweep(a.recipe, a.model, grid, max(a.seeds, 1), a.overrides, a.out, a.modality)
+        if _is_main_process():
+            print(found)
         return
     if a.dry_run:
         _dry_run(a, model=a.model, scratch=a.scratch)

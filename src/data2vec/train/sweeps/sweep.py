@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data2vec.atomic_io import write_json, write_text
@@ -42,8 +43,8 @@ class Cell:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+        """Standard deviation over the seeds; NaN if one of them has no score."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else 0.0
 
     @property
     def name(self) -> str:
