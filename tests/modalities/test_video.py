@@ -182,12 +182,7 @@ def test_video_keeps_the_contract_of_modalities(clips: Path) -> None:
 def test_shipped_recipe_trains_and_its_model_takes_files_and_arrays(clips: Path, tmp_path: Path) -> None:
     small = {
         **{"modality.frames": 4, "modality.image": 16, "encoder.width": 16, "encoder.layers": 2, "encoder.ffn_width": 32},
-        **{
-            "objective.target.top_k": 1,
-            "objective.decoder.width": 8,
-            "objective.mask.length": 1,
-            "objective.masks_per_sample": 2,
-        },
+        **{"objective.target.top_k": 1, "objective.decoder.width": 8, "objective.masks_per_sample": 2},
         **{"data.batch_size": 4, "data.micro_batch_size": 4, "data.workers": 0, "train.steps": 2, "train.device": "cpu"},
         **{"train.schedule.warmup_steps": 1, "log.report": False, "data.train": str(clips)},
     }

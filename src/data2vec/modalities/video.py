@@ -217,10 +217,3 @@ class Video(Modality):
 
     def collate(self, items: Sequence[Tensor]) -> Batch:
         return Batch(default_collate([item.contiguous() for item in items]))  # in a worker: directly into shared memory
-
-    def example_input(self, positions: int) -> Tensor:
-        """Raises UserError for another number of positions than that of a clip."""
-        if positions != np.prod(self.shape):
-            raise UserError(f"a clip has {np.prod(self.shape)} positions, not {positions}")
-        s = self.settings
-        return torch.randn(s.frames, s.channels, s.image, s.image)

@@ -21,6 +21,7 @@ from data2vec.modalities.signal import Signals
 from data2vec.modalities.sound import Sound, SoundSettings
 from data2vec.modalities.speech import Speech
 from data2vec.modalities.text import Text
+from data2vec.modalities.video import Video
 from data2vec.modalities.vision import Vision
 from data2vec.model import Model
 from data2vec.nn.encoder import padding_invariant
@@ -169,6 +170,32 @@ class VisionGraph(Graph):
         return Batch(raw["image"][row][None])
 
 
+class VideoGraph(Graph):
+    """Clips, cropped and normalized."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        s = self.settings
+        scale = "(pixel / 255 - mean) / std" if s.values == "pixels" else "cut at its percentiles, mean 0 and deviation 1"
+        self.inputs = {"clip": f"float32 (B, {s.frames}, {s.channels}, {s.image}, {s.image}), normalized: {scale}"}
+
+    def forward(self, clip: Tensor) -> dict[str, Tensor]:
+        return self.outputs(Batch(clip))
+
+    def size_range(self) -> tuple[int, int]:
+        return self.settings.frames, self.settings.frames
+
+    def dynamic_axes(self) -> dict[str, dict[int, str]]:
+        return {"clip": {0: "batch"}}
+
+    def random_inputs(self, sizes: Sequence[int], generator: torch.Generator) -> RawInputs:
+        s = self.settings
+        return {"clip": torch.randn(len(sizes), s.frames, s.channels, s.image, s.image, generator=generator)}
+
+    def single_batch(self, raw: RawInputs, row: int) -> Batch:
+        return Batch(raw["clip"][row][None])
+
+
 class SignalGraph(Graph):
     """Windows of recordings, filtered and at the rate of the model; scaled here, unless the scale is that of each recording."""
 
@@ -287,6 +314,7 @@ def build_graph(model: Model) -> Graph:
         Vision: VisionGraph,
         Signals: SignalGraph,
         Sound: SoundGraph,
+        Video: VideoGraph,
     }
     if (graph := graphs.get(type(model.modality))) is not None:
         return graph(model)
