@@ -129,7 +129,8 @@ def test_recipes_lists_all_and_prints_one_that_loads(capsys: pytest.CaptureFixtu
     assert cli.main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert all(f"{modality}/v{version}-base " in listed for modality in ("speech", "vision", "text") for version in (1, 2))
-    assert re.search(r"speech/v2-base +93\.2 million +data2vec 2", listed)
+    assert re.search(r"speech/v2-base +93\.2 million +3\.3 days GPU  data2vec 2", listed)
+    assert "measures a step on this machine" in listed.splitlines()[-1]
     assert cli.main(["recipes", "text/v1-tiny"]) == 0
     (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
     assert cli.main(["recipes", str(tmp_path / "mine.yaml")]) == 0
