@@ -154,6 +154,19 @@ def test_folders_of_frames_are_clips_with_labels_and_splits(clips: Path, tmp_pat
     assert len(modality.reading(split="all").rows(str(next(one.iterdir())))) == 1, "a folder of frames by itself is a clip"
 
 
+def test_animated_images_are_clips_not_frames_of_their_folder(tmp_path: Path) -> None:
+    flat = [Image.new("RGB", (8, 6), (40 * i, 0, 0)) for i in range(5)]
+    for name in ("up/a.gif", "up/b.gif", "down/a.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        flat[0].save(tmp_path / name, save_all=True, append_images=flat[1:])
+    rows = video().rows(str(tmp_path))
+    assert [(Path(row["video"]["path"]).name, row["label"]) for row in rows] == [
+        ("a.webp", "down"),
+        ("a.gif", "up"),
+        ("b.gif", "up"),
+    ]
+
+
 def test_a_stream_of_clips_has_the_same_clips(clips: Path) -> None:
     streamed = list(video({"streaming": True}).rows(str(clips)))
     assert sorted(row["video"]["path"] for row in streamed) == sorted(map(str, clips.rglob("*.npy")))

@@ -51,6 +51,8 @@ def test_animated_image_has_its_frames(tmp_path: Path) -> None:
     [
         (np.zeros((4, 3, 6, 3)), "channels may be first or last"),
         (np.zeros((4, 6, 8, 2)), "channels are neither 1 nor 3"),
+        (np.zeros((4, 6, 8, 4)), "channels are neither 1 nor 3"),
+        (np.zeros((4, 6, 3)), "one image by its last axis"),
         (np.zeros((4, 6)), "give numbers"),
         (np.zeros((0, 6, 8)), "it has no frames"),
         (np.array([[["a"]]]), "give numbers"),

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 from data2vec.data.dataset import Signal, array_of
-from data2vec.data.image import CHANNELS, decode_image, open_image
+from data2vec.data.image import decode_image, open_image
 from data2vec.data.recordings.arrays import MAX_ARRAY_BYTES, check_npy_header
 from data2vec.data.sources.formats import MEDIA, is_hidden
 from data2vec.errors import CorruptExample, UserError
 from data2vec.untrusted import open_regular
 
 ANIMATED = (".gif", ".webp", ".apng")
+STILLS = tuple(ending for ending in MEDIA["image"] if ending not in ANIMATED)
+"""Of the frames of a folder: a file of `ANIMATED` is a clip by itself."""
 FILMED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 NIFTI = (".nii", ".nii.gz")
+CHANNELS = (1, 3)
+"""Of a frame. Nobody can see whether a fourth one is opacity or a measurement."""
 MAX_FRAMES = 2**20
 MAX_PIXELS = 2**30
 """Of all frames that are decoded of a clip."""
@@ -64,7 +68,7 @@ def _content(path: str, content: bytes | None) -> bytes:
 
 def _folder_clip(folder: Path) -> Clip:
     """Frames in the order of their names, in which numbers count by value."""
-    names = [entry for entry in os.listdir(folder) if entry.lower().endswith(MEDIA["image"]) and not is_hidden(entry)]
+    names = [entry for entry in os.listdir(folder) if entry.lower().endswith(STILLS) and not is_hidden(entry)]
     names.sort(key=_natural)
 
     def read(indices: Sequence[int]) -> np.ndarray:
@@ -104,6 +108,8 @@ def _array_clip(array: np.ndarray) -> Clip:
     if array.dtype.kind not in "iufb" or array.ndim not in (3, 4):
         raise CorruptExample(f"an array of {array.dtype} and shape {array.shape}; give numbers (F, H, W) or (F, H, W, C)")
     if array.ndim == 3:
+        if array.shape[2] in CHANNELS:
+            raise CorruptExample(f"an array of shape {array.shape}, which is one image by its last axis; give (F, H, W, C)")
         return _checked(Clip(len(array), lambda indices: np.asarray(array[list(indices)])[..., None]))
     last, second = array.shape[3] in CHANNELS, array.shape[1] in CHANNELS
     if last == second:
@@ -112,8 +118,7 @@ def _array_clip(array: np.ndarray) -> Clip:
 
     def read(indices: Sequence[int]) -> np.ndarray:
         frames = np.asarray(array[list(indices)])
-        frames = frames if last else frames.transpose(0, 2, 3, 1)
-        return frames[..., :3]
+        return frames if last else frames.transpose(0, 2, 3, 1)
 
     return _checked(Clip(len(array), read))
 
