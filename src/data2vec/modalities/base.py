@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data2vec.batch import Batch
 from data2vec.data.dataset import DataSettings, ExampleDataset, Rows
+from data2vec.data.mixing import ImageMixing, WaveformMixing
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.data.sources.selection import RowSelection, select_rows
@@ -85,6 +86,9 @@ class Modality(ABC):
     supports_padding: bool = False
     """Whether inputs of different lengths can share a batch with the results they have alone, given a position encoder that
     zeroes padding in every layer (`data2vec.nn.position_encoders.PaddingMode`)."""
+
+    Mixing: ClassVar[type[ImageMixing | WaveformMixing] | None] = None
+    """The class of `objective.mixing`, by which the inputs of a batch are mixed in fine-tuning; None: they cannot be."""
 
     whole_split: str = TRAIN
     """The split that data without splits counts as."""

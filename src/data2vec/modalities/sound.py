@@ -21,6 +21,7 @@ from data2vec.console.progress import progress
 from data2vec.data.audio import decode_audio
 from data2vec.data.audio_augment import add_noise, mask_spectrogram, vary_waveform
 from data2vec.data.dataset import Rows
+from data2vec.data.mixing import ImageMixing
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.audio_clips import ClipData, ClipExamples, Seconds, crop_waveform
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
@@ -210,6 +211,7 @@ class Sound(Modality):
     Settings = SoundSettings
     Data = SoundData
     kind = "audio"
+    Mixing = ImageMixing
     supports_padding = True
 
     settings: SoundSettings

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data2vec.batch import Batch
 from data2vec.data.audio import SAMPLE_RATE, decode_audio, normalize_waveform
 from data2vec.data.dataset import Rows
+from data2vec.data.mixing import WaveformMixing
 from data2vec.modalities.audio_clips import ClipData, ClipExamples, crop_waveform
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.modalities.chunking import CHUNK_SECONDS, OVERLAP_SECONDS, Chunk, split_into_chunks
@@ -111,6 +112,7 @@ class Speech(Modality):
     Settings = SpeechSettings
     Data = SpeechData
     kind = "audio"
+    Mixing = WaveformMixing
     supports_padding = True
 
     settings: SpeechSettings

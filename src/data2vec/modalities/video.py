@@ -16,6 +16,7 @@ from data2vec.batch import Batch
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import CountedDataSettings, ExampleDataset, Rows, column_value
 from data2vec.data.image import IMAGENET_MEAN, IMAGENET_STD, RGB, Range, random_crop_box, resize
+from data2vec.data.mixing import ImageMixing
 from data2vec.data.sources.splits import SplitChoice
 from data2vec.data.videos.clips import open_clip
 from data2vec.data.videos.frame_folders import frame_folders
@@ -174,6 +175,7 @@ class Video(Modality):
     Settings = VideoSettings
     Data = VideoData
     kind = "video"
+    Mixing = ImageMixing
 
     settings: VideoSettings
     data: VideoData

@@ -25,6 +25,7 @@ from data2vec.data.image import (
     random_crop_box,
     resize,
 )
+from data2vec.data.mixing import ImageMixing
 from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.modalities.hog import hog, hog_width
@@ -195,6 +196,7 @@ class Vision(Modality):
     Settings = VisionSettings
     Data = VisionData
     kind = "image"
+    Mixing = ImageMixing
 
     settings: VisionSettings
     data: VisionData

@@ -11,7 +11,8 @@ from data2vec.batch import LabelledBatch
 from data2vec.data.bucketing import MASK, MIX, MicroBatch
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.masked_batches import BatchDataset, LoadedBatch
-from data2vec.data.mixing import ImageMixing, mix_images, mix_waveforms
+from data2vec.data.mixing import ImageMixing, WaveformMixing, mix_images, mix_waveforms
+from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.objective.masking import SpanMask
 from data2vec.recipe.task_settings import TaskSettings
@@ -48,8 +49,9 @@ class LabelledBatches(BatchDataset):
         width: int,
         weights: np.ndarray | None = None,
     ):
-        """`weights` (n,): for the weighted sampling of the settings."""
+        """`weights` (n,): for the weighted sampling of the settings. Raises UserError for the mixing of another modality."""
         super().__init__(modality, examples)
+        _require_mixing(getattr(settings, "mixing", None), modality)
         self.weights = weights
         self.labels, self.targets, self.settings, self.width = labels, targets, settings, width
 
@@ -86,6 +88,19 @@ class LabelledBatches(BatchDataset):
 
     def _num_positions(self, item: Tensor) -> int:
         return int(np.prod(self.modality.grid(self.modality.collate([item]))))
+
+
+def _require_mixing(mixing: ImageMixing | WaveformMixing | None, modality: Modality) -> None:
+    """Raises UserError for settings that mix other inputs, such as images where there are waveforms."""
+    name, wanted = modality.settings.name, modality.Mixing
+    if mixing is None or (wanted is not None and isinstance(mixing, wanted)):
+        return
+    if wanted is None:
+        raise UserError(f"objective.mixing: inputs of {name} cannot be mixed; set it to null")
+    keys, others = (list(each.model_fields) for each in (wanted, type(mixing)))
+    raise UserError(
+        f"objective.mixing: inputs of {name} are mixed by {', '.join(keys)}, not by {', '.join(others)}; set {keys[0]}"
+    )
 
 
 def _draw_masks(spans: SpanMask, lengths: Sequence[int], seeds: Sequence[tuple[int, ...]]) -> Tensor:
