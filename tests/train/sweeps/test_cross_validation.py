@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data2vec.errors import UserError
 from data2vec.run_dir import Run
 from data2vec.train.sweeps import cross_validation
 from data2vec.train.sweeps.cross_validation import cross_validate
@@ -46,3 +47,12 @@ def test_every_group_has_a_run_of_its_own_and_one_that_diverged_has_no_score(
     written = json.loads((tmp_path / "folds" / "folds.json").read_text())
     assert written["scores"] == {"a/b": 0.75, "張": None, "李": 0.75} and written["mean"] is None
     assert "--folds person: 1 of 8 rows have none, and are trained on in every fold" in caplog.text
+
+
+def test_a_run_that_ends_by_what_is_held_out_and_groups_that_are_patterns_are_refused(table: Path, tmp_path: Path) -> None:
+    given = [f"data.train={table}", "objective.patience=3"]
+    with pytest.raises(UserError, match=r"objective.patience: .* set it to null for --folds"):
+        cross_validate("text/classify-tiny", "person", overrides=given, out=tmp_path / "folds")
+    table.write_text(table.read_text(encoding="utf-8").replace("a/b", "a?"), encoding="utf-8")
+    with pytest.raises(UserError, match="'a\\?' is a pattern, which may select rows of other groups"):
+        cross_validate("text/classify-tiny", "person", overrides=given[:1], out=tmp_path / "folds")

@@ -84,6 +84,8 @@ def cross_validate(
     loaded = with_absolute_paths(load_recipe(recipe, words, modality=modality))
     if loaded.data.train is None:
         raise UserError("data.train: no labelled data; give it with data.train=FOLDER")
+    if getattr(loaded.objective, "patience", None) is not None:
+        raise UserError("objective.patience: would end each run by the scores of what is held out; set it to null for --folds")
     groups = group_names(loaded.build_modality().reading(split=ALL).rows(loaded.data.train), column, loaded.data.train)
     is_main = os.environ.get("RANK", "0") == "0"
     process = Process(torch.device("cpu"))
@@ -128,6 +130,8 @@ def group_names(rows: Any, column: str, where: str) -> list[str]:
     found = {str(value) for value in values if value is not None}
     if not 2 <= len(found) <= MOST_FOLDS:
         raise UserError(f"--folds {column}: has {len(found)} values in {where}; name a column with 2 to {MOST_FOLDS}")
+    if patterns := sorted(name for name in found if any(letter in name for letter in "*?[")):
+        raise UserError(f"--folds {column}: {patterns[0]!r} is a pattern, which may select rows of other groups; rename it")
     if missing := sum(value is None for value in values):
         log.warning("--folds %s: %d of %d rows have none, and are trained on in every fold", column, missing, len(values))
     return sorted(found, key=lambda name: (len(name), name))
