@@ -52,6 +52,15 @@ def test_recordings_are_told_from_other_data(tmp_path: Path) -> None:
     assert not is_recordings(tmp_path)  # a text beside
 
 
+def test_arrays_of_four_axes_are_videos_and_the_command_says_how_to_check_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "clip.npy", np.zeros((8, 6, 4, 3), np.uint8))
+    assert not is_recordings(tmp_path)
+    assert exit_status("check", str(tmp_path)) == 2
+    assert "found 1 .npy; for videos add --modality video" in capsys.readouterr().err
+
+
 def test_command_takes_settings_of_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "a.npy", waves(8))
     command = ("check", str(tmp_path))

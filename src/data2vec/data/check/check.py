@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.atomic_io import write_json
@@ -45,7 +46,7 @@ from data2vec.data.text import read_text
 from data2vec.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data2vec.errors import CorruptExample, UserError
 from data2vec.local_path import local_path, output_file
-from data2vec.untrusted import open_regular
+from data2vec.untrusted import open_regular, require_regular
 
 VOCABULARY = 50265
 """Vocabulary size of the tokenizer that is trained when none is given, as in the base recipes."""
@@ -110,8 +111,8 @@ def check(
 
 
 def is_recordings(where: Any, follow_links: bool = False) -> bool:
-    """Whether a local dataset is clearly one of recordings: files that hold nothing else, such as edf or npz; or csv and tsv
-    files with a row of numbers below their names. There are no files of another kind."""
+    """Whether a local dataset is clearly one of recordings: files that hold nothing else, such as edf or npz, or npy of less
+    than four axes; or csv and tsv files with a row of numbers below their names. There are no files of another kind."""
     files = _files(data_path(where), follow_links)
     if (
         files is None
@@ -120,9 +121,20 @@ def is_recordings(where: Any, follow_links: bool = False) -> bool:
     ):
         return False
     tables = with_ending(files, TABLES)
-    if with_ending([file for file in files if file not in {*tables}], MEDIA["recording"]):
-        return True
+    if others := with_ending([file for file in files if file not in {*tables}], MEDIA["recording"]):
+        return not _is_video(others[0])
     return bool(tables) and all(map(_holds_samples, tables[:FIRST]))
+
+
+def _is_video(path: str) -> bool:
+    """Whether a file is an array of four axes, which no recording has."""
+    if not path.lower().endswith(".npy"):
+        return False
+    try:
+        require_regular(path)
+        return np.load(path, mmap_mode="r", allow_pickle=False).ndim == 4
+    except (OSError, ValueError):
+        return False
 
 
 def _holds_samples(path: str) -> bool:
@@ -161,7 +173,8 @@ def _kinds(request: Request, choice: SplitChoice, files: list[str] | None) -> li
         if found := [kind for kind in MEASURES if with_ending(files, MEDIA[kind])]:
             return found
         if not with_ending(files, (*TABLES, *ARCHIVES, *MANIFESTS)):
-            raise UserError(f"{request.where}: no audio, image or text found; found {count_endings(files)}")
+            videos = "; for videos add --modality video" if with_ending(files, MEDIA["video"]) else ""
+            raise UserError(f"{request.where}: no audio, image or text found; found {count_endings(files)}{videos}")
     members, reasons = _members(with_ending(files or [], ARCHIVES)), dict[SignalKind, NoSignal]()
     # An archive without the requested kind is read to its end, so start with the kind of its first members.
     for kind in sorted(MEASURES, key=lambda kind: not with_ending(members, MEDIA[kind])):
