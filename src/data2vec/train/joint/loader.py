@@ -18,6 +18,7 @@ class JointLoader:
 
     def __init__(self, loaders: Mapping[str, Loader], schedule: PartSchedule):
         self.loaders, self.schedule = loaders, schedule
+        self._corrupt: dict[str, None] = {}
 
     @property
     def stream_states(self) -> dict[str, list[int]]:
@@ -28,8 +29,9 @@ class JointLoader:
 
     @property
     def corrupt_names(self) -> list[str]:
-        """ "part/name: reason" of each corrupt example so far."""
-        return [f"{name}/{corrupt}" for name, loader in self.loaders.items() for corrupt in loader.corrupt_names]
+        """ "part/name: reason" of each corrupt example so far, in the order in which they were found."""
+        self._corrupt |= {f"{name}/{each}": None for name, loader in self.loaders.items() for each in loader.corrupt_names}
+        return list(self._corrupt)
 
     def fingerprint(self) -> JsonDict:
         """The fingerprint of the data of each part."""
