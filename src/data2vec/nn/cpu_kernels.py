@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from data2vec.nn.layer_norm import layer_norm
+from data2vec.nn.layer_norm import autocast_is_on, layer_norm
 
 MAX_WEIGHTS = 2**22
 """The most attention weights that `attention` holds in memory at a time, except for a single row, which may have more."""
@@ -272,7 +272,7 @@ def conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         raise ValueError(f"an input of {x.shape[1]} steps is shorter than the kernel of {weight.shape[2]}")
     if x.shape[2] == 1:
         return F.linear(x.squeeze(2).unfold(1, weight.shape[2], stride), weight.squeeze(1))
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):  # which knows no meta tensors
+    if autocast_is_on(x):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     y: Tensor = _Conv1d.apply(x.contiguous(), weight, stride)  # type: ignore[no-untyped-call]

@@ -4,6 +4,8 @@ Autocast's own rule for CUDA is to compute and return layer norms in float32, wh
 read and write twice the bytes, and adds a cast before each product. Kernels for half precision add up in float32 anyway.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +21,21 @@ class LayerNorm(nn.LayerNorm):
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """The layer norm of `x` (…, D), in autocast's precision where that is on, otherwise in that of `x`."""
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not autocast_is_on(x):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     dtype = torch.get_autocast_dtype(kind)
     if kind == "cpu":  # whose kernel adds up the gradients of weight and bias in the precision of its input
         return F.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(dtype)
     x, weight, bias = x.to(dtype), *(None if part is None else part.to(dtype) for part in (weight, bias))
-    with torch.autocast(kind, enabled=False):
+    with without_autocast(x):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def autocast_is_on(x: Tensor) -> bool:
+    """Whether autocast is on for the device of `x`. There is none for meta tensors, by which operations are counted."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A block without autocast on the device of `x`."""
+    return torch.autocast(x.device.type, enabled=False) if autocast_is_on(x) else nullcontext()

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data2vec.nn import cpu_kernels
 from data2vec.nn.cpu_kernels import Dropout, use_cpu_kernels
-from data2vec.nn.layer_norm import LayerNorm
+from data2vec.nn.layer_norm import LayerNorm, autocast_is_on, without_autocast
 from data2vec.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -137,8 +137,7 @@ class Attention(nn.Module):
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The precision of matrix products of `x`: autocast's where that is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if autocast_is_on(x) and x.dtype != torch.float64 else x.dtype
 
 
 def attention_mask(bias: Tensor | None, padding: Tensor | None, extra: int, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -223,7 +222,7 @@ class Block(nn.Module):
         if scale is None or (self.training and self.dropout.p):
             dropped: Tensor = self.dropout(branch if scale is None else scale * branch)
             return x + (dropped if factor is None else dropped * factor)
-        with torch.autocast(x.device.type, enabled=False):  # which would cast the branch before, in a kernel of its own
+        with without_autocast(x):  # which would cast the branch before, in a kernel of its own
             total: Tensor = torch.addcmul(x, branch, scale if factor is None else scale * factor)
         return total
 
@@ -308,7 +307,7 @@ class Transformer(nn.Module):
         if self.extra_tokens is not None:
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         y: Tensor = self.input_dropout(self.input_norm(x))
-        autocast = y.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(y.device.type)
+        autocast = y.dtype in (torch.bfloat16, torch.float16) and autocast_is_on(y)
         return y.float() if autocast and self.settings.norm == "pre" else y
 
     def _run_blocks(

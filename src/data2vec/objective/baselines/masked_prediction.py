@@ -16,6 +16,7 @@ from data2vec.errors import UserError
 from data2vec.modalities.base import InputFeatures, Modality
 from data2vec.nn.conv_decoder import ConvDecoder, ConvDecoderSettings
 from data2vec.nn.encoder import Encoder
+from data2vec.nn.layer_norm import without_autocast
 from data2vec.objective.base import Objective, ObjectiveSettings
 from data2vec.objective.data2vec2 import visible_positions
 from data2vec.objective.masking import FixedBlockMask, RandomMask
@@ -80,7 +81,7 @@ InputNorm = Literal["none", "position", "batch"]
 @torch.no_grad()
 def compute_input(features: InputFeatures, batch: MaskedBatch, normalize: InputNorm) -> Tensor:
     """Input features (B, T, F) in float32, normalized."""
-    with torch.autocast(batch.input.device.type, enabled=False):
+    with without_autocast(batch.input):
         x = features.compute(batch).float()
         if normalize == "none":
             return x

@@ -21,7 +21,7 @@ def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
     other than meta they are computed.
 
     Raises UserError for other modalities, whose shapes the data decides, and for objectives that cannot be counted so."""
-    recipe = load_recipe(recipe, {"encoder.layer_drop": 0} if hasattr(recipe.encoder, "layer_drop") else {})
+    recipe = load_recipe(recipe, {"encoder.layerdrop": 0})
     modality, (item, cost) = recipe.build_modality(), _example(recipe)
     with torch.device(device):
         objective = recipe.build_objective().train()
