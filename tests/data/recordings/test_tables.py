@@ -24,6 +24,12 @@ def test_columns_of_labels_and_texts_are_no_channels(tmp_path: Path) -> None:
     assert found.channels == ("ax",)
 
 
+def test_second_columns_of_times_and_those_in_other_units_are_no_channels(tmp_path: Path) -> None:
+    found = table(tmp_path / "a.csv", "timestamp,time_ms,ax\n0.00,0,1\n0.02,20,2\n0.04,40,3\n")
+    assert found.channels == ("ax",) and found.rates == (50.0,)
+    assert table(tmp_path / "b.csv", "time_min,timely,ax\n0,1,1\n1,2,2\n", rate=5.0).channels == ("timely", "ax")
+
+
 def test_missing_rows_are_a_gap_of_nan(tmp_path: Path) -> None:
     found = table(tmp_path / "a.tsv", "t\tax\n0.0\t1\n0.1\t2\n0.2\t3\n0.5\t6\n0.6\t7\n")
     assert np.array_equal(found.read(0, 0, 7), [1, 2, 3, np.nan, np.nan, 6, 7], equal_nan=True)

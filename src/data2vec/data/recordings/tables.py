@@ -16,6 +16,8 @@ TIMES = re.compile(
     r"|(?P<word>(?:milli)?seconds)"
 )
 """Names of the column of times, in lower case, such as time, seconds, time_ms or t [s]."""
+NO_SIGNAL = re.compile(r"(?:time|timestamp|datetime)(?:[ _\[(].*)?|(?:milli)?seconds")
+"""Names of other columns of times, in any unit, which are no channels either, in lower case."""
 UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 """In seconds, of the numbers in it."""
 UNCLEAR_STEP = 0.2
@@ -70,7 +72,8 @@ def frame_recording(table: Any, description: Description) -> Recording:
         index
         for index, name in enumerate(table.column_names)
         if index != time
-        and name.strip().lower() not in NOT_CHANNELS
+        and (lower := name.strip().lower()) not in NOT_CHANNELS
+        and not NO_SIGNAL.fullmatch(lower)
         and (pa.types.is_integer(kind := table.schema.field(index).type) or pa.types.is_floating(kind))
     ]
     if not chosen or not table.num_rows:
