@@ -110,3 +110,12 @@ def test_d_prime_is_the_distance_of_two_normal_distributions_with_this_area() ->
 def test_several_labels_that_no_example_has_are_a_user_error() -> None:
     with pytest.raises(UserError, match="none of the 3 examples has any of the classes"):
         metrics.multi_label_scores(np.zeros((3, 2)), np.zeros((3, 2), np.int64))
+
+
+@pytest.mark.parametrize("problem_type", metrics.SCORES)
+def test_scores_of_logits_that_are_not_finite_are_nan(problem_type: str) -> None:
+    labels = np.array([[0, 1], [1, 0], [1, 1]]) if problem_type == "multi_label_classification" else np.array([0, 1, 0])
+    logits = np.array([[1.0, 2.0], [3.0, 0.0], [np.nan, np.nan]])
+    found = metrics.SCORES[problem_type](logits, labels)
+    assert found.keys() == metrics.SCORES[problem_type](np.nan_to_num(logits), labels).keys()
+    assert all(map(math.isnan, found.values())), "the largest of NaN is the first class, which would be right here"

@@ -101,11 +101,26 @@ def regression_scores(predictions: np.ndarray, numbers: np.ndarray) -> Scores:
     }
 
 
-SCORES: Mapping[str, Callable[[np.ndarray, np.ndarray], Scores]] = {
-    "single_label_classification": single_label_scores,
-    "multi_label_classification": multi_label_scores,
-    "regression": lambda logits, numbers: regression_scores(logits[:, 0], numbers),
+ScoreFunction = Callable[[np.ndarray, np.ndarray], Scores]
+
+
+def _nan_if_not_finite(score: ScoreFunction) -> ScoreFunction:
+    """The scores of `score`, all of them NaN where a logit is NaN or inf: its largest class would be the first one."""
+
+    def scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
+        finite = np.isfinite(logits)
+        found = score(np.where(finite, logits, 0), labels)
+        return found if finite.all() else dict.fromkeys(found, math.nan)
+
+    return scores
+
+
+SCORES: Mapping[str, ScoreFunction] = {
+    "single_label_classification": _nan_if_not_finite(single_label_scores),
+    "multi_label_classification": _nan_if_not_finite(multi_label_scores),
+    "regression": _nan_if_not_finite(lambda logits, numbers: regression_scores(logits[:, 0], numbers)),
 }
+"""The scores of logits (n, V) against labels, by the type of the problem."""
 
 
 def chance_scores(problem_type: str, labels: np.ndarray) -> Scores:
