@@ -54,16 +54,18 @@ def measure(out: Path, recipe: Recipe, parts: tuple[str, ...], data: Path) -> di
 def table(out: Path, parts: tuple[str, ...], seeds: list[int]) -> str:
     """Mean ± standard error over the seeds that are measured, and the interference: joint minus alone, paired by seed."""
     lines = ["| | " + " | ".join(parts) + " |", "|---|" + "---|" * len(parts)]
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], dict[int, float]] = {}
     for arm in ARMS:
         for part in parts:
-            paths = [out / f"{arm}-{seed}" if arm == "joint" else out / f"{arm}-{part}-{seed}" for seed in seeds]
-            results = [json.loads((path / "result.json").read_text()) for path in paths if (path / "result.json").exists()]
-            found[arm, part] = [result["scores"][part]["score"] for result in results]
+            names = {seed: f"{arm}-{seed}" if arm == "joint" else f"{arm}-{part}-{seed}" for seed in seeds}
+            runs = {seed: out / name / "result.json" for seed, name in names.items()}
+            results = {seed: json.loads(path.read_text())["scores"][part] for seed, path in runs.items() if path.exists()}
+            found[arm, part] = {seed: scores["score"] for seed, scores in results.items()}
             if arm == "joint":
-                found["untrained", part] = [result["scores"][part]["untrained"] for result in results]
+                found["untrained", part] = {seed: scores["untrained"] for seed, scores in results.items()}
 
-    def shown(values: list[float]) -> str:
+    def shown(of_seeds: dict[int, float]) -> str:
+        values = list(of_seeds.values())
         if not values:
             return "–"
         error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
@@ -72,7 +74,10 @@ def table(out: Path, parts: tuple[str, ...], seeds: list[int]) -> str:
     for arm in (*ARMS, "untrained"):
         lines.append(f"| {arm} | " + " | ".join(shown(found[arm, part]) for part in parts) + " |")
     for arm in ARMS[1:]:
-        pairs = [[a - b for a, b in zip(found["joint", part], found[arm, part], strict=False)] for part in parts]
+        pairs = []
+        for part in parts:
+            joint, alone = found["joint", part], found[arm, part]
+            pairs.append({seed: joint[seed] - alone[seed] for seed in joint.keys() & alone.keys()})
         lines.append(f"| joint less {arm} | " + " | ".join(map(shown, pairs)) + " |")
     return "\n".join(lines)
 
