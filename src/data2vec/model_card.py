@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.errors import printable
+from data2vec.modalities.signal import SignalSettings
+from data2vec.modalities.video import VideoSettings
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.recipe.shipped import SUPERVISED
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -97,6 +99,12 @@ def usage_code(model: "Model", has_tokenizer: bool = True) -> str:
 def _example_input(model: "Model", has_tokenizer: bool) -> tuple[str, str]:
     """Code of an input, and a comment."""
     settings, modality = model.recipe.modality, model.recipe.modality.name
+    if isinstance(settings, VideoSettings):
+        frames, side = 1 + (settings.frames - 1) * getattr(model.recipe.data, "frame_stride", 1), settings.image
+        return f"np.zeros(({frames}, {side}, {side}, 3), np.uint8)", f"{frames} black frames; or paths of videos"
+    if isinstance(settings, SignalSettings):
+        samples, channels = round((settings.rate or 1) * settings.window_seconds), len(settings.names)
+        return f"np.zeros(({samples}, {channels}), np.float32)", "samples of each channel in order; or paths of recordings"
     if modality in ("speech", "sound"):
         return f"np.zeros({SAMPLE_RATE}, np.float32)", f"a second of silence, at {SAMPLE_RATE} Hz; or paths of audio files"
     if modality == "vision":
