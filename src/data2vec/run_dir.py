@@ -27,7 +27,7 @@ from data2vec.distributed import Process
 from data2vec.errors import UserError
 from data2vec.local_path import split_weights
 from data2vec.recipe.joint import JointRecipe, own_key
-from data2vec.recipe.loading import load_recipe, validate_recipe
+from data2vec.recipe.loading import load_recipe, read_recipe, validate_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.shipped import recipe_names
 from data2vec.settings import JsonDict, JsonMapping, flatten
@@ -290,7 +290,10 @@ def read_recorded_recipe(folder: Path) -> Recipe:
 
     Raises UserError if there is neither."""
     try:
-        return load_run_recipe(folder)
+        recipe = load_run_recipe(folder)
+        if missing := sorted({*flatten(read_recipe(recipe))} - {*flatten(read_recipe(Run(folder).recipe))}):
+            raise UserError(f"{Run(folder).recipe}: is cut short, or a run has not written it: it has no {missing[0]}")
+        return recipe
     except UserError:
         for checkpoint in Run(folder).checkpoints:
             with suppress(DamagedFile, OSError, ValueError, RecursionError, UserError):

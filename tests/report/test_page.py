@@ -108,6 +108,7 @@ def test_report_plots_probe_values_logged_in_some_lines(copied: Run) -> None:
 @only("images")
 def test_report_names_missing_figures_with_the_reason(run: Run, copied: Run, tmp_path: Path) -> None:
     shutil.rmtree(copied.folder / "checkpoints")
+    shutil.rmtree(copied.model)
     path = build_report(copied.folder)
     assert titles(path) == CURVES | {"Masked positions"}
     assert "there is no complete checkpoint" in path.read_text(encoding="utf-8")

@@ -209,11 +209,11 @@ def test_disk_that_cannot_be_written_is_named_with_the_checkpoint_to_resume_from
 ) -> None:
     log = logger.RunLogger.log
 
-    def fails(self: Any, line: Any, corrupt: Any) -> None:
+    def fails(self: Any, line: Any, *others: Any) -> None:
         if line["step"] == 5:
             patch.setattr(provenance, "_write_starts", cannot_write)
             cannot_write()
-        log(self, line, corrupt)
+        log(self, line, *others)
 
     def cannot_write(*arguments: Any) -> None:
         raise OSError(number, os.strerror(number))

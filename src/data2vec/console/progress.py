@@ -89,7 +89,7 @@ def progress(
     it is first shown; `hidden`: show nothing."""
     settings = {"desc": desc, "total": total, "unit": unit, "initial": initial, "file": sys.stderr, "leave": False}
     if has_bars():
-        return tqdm(items, dynamic_ncols=True, delay=delay, disable=hidden or not is_shown(), **settings)
+        return _Bar(items, dynamic_ncols=True, delay=delay, disable=hidden or not is_shown(), **settings)
     disable = hidden or not lines or not is_shown()
     often = {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES}
     has_total = total is not None or hasattr(items, "__len__")
@@ -97,7 +97,16 @@ def progress(
     return _Lines(items, bar_format=line, delay=SECONDS_BETWEEN_LINES, disable=disable, **often, **settings)
 
 
-class _Lines(tqdm):
+class _Bar(tqdm):
+    """Progress for which a closed terminal is no error."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        with suppress(OSError):
+            return bool(super().update(n))
+        return None
+
+
+class _Lines(_Bar):
     """Progress as whole lines, for files and pipes."""
 
     cleared = False

@@ -101,6 +101,7 @@ PANELS = (
     ),
     Panel("Scores", "validation", SCORES, "On the validation data; the best model is kept.", dots=True),
     Panel("Balanced scores", "validation", BALANCED, "On classes of unequal size. Kappa is 0 by chance.", dots=True),
+    Panel("d′", "validation", {"valid_dprime": ("d′", PURPLE)}, "Of several labels. 0 by chance.", dots=True),
     Panel(
         "Blanks", "validation", BLANKS, "A CTC model learns blanks first. Near 1: it writes nothing.", dots=True, percent=True
     ),

@@ -13,7 +13,7 @@ KNOWN_COLUMNS: dict[SignalKind, tuple[str, ...]] = {
     "audio": ("audio", "audio_filepath", "audio_path", "audio_file", "wav", "speech", *FILE_COLUMNS, "bytes"),
     "image": ("image", "img", "image_path", "image_file", "picture", *FILE_COLUMNS, "bytes"),
     "recording": ("recording", "signal", *FILE_COLUMNS),
-    "video": ("video", "clip", "volume", *FILE_COLUMNS, "bytes"),
+    "video": ("video", "volume", *FILE_COLUMNS, "bytes"),
     "text": ("text", "sentence", "sentence1", "content", "document"),
 }
 """Columns that are taken for the signal, in order of preference."""
