@@ -444,8 +444,8 @@ def test_report_of_a_frozen_encoder_shows_the_layer_weights_of_the_head(
     assert "Layer weights" in page and "Error rate" not in page and "Scores" in page
     one, two = data2vec.load(run.folder), data2vec.load(given["vision-v2"])
     assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), two.encoder.parameters(), strict=True))
-    with pytest.raises(UserError, match=r"head\.weighted_layers: 2 cannot be written as transformers"):
-        data2vec.convert(run.folder, tmp_path / "hf", "transformers")
+    with pytest.raises(UserError, match="weighted_layers"):
+        data2vec.convert(run.folder, tmp_path / "model.pt", "fairseq")
 
 
 def test_commands_finetune_evaluate_and_transcribe_succeed(
