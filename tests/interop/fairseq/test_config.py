@@ -11,6 +11,7 @@ from data2vec.interop.fairseq.config import (
     fairseq_config,
     family_of_recipe,
     mlp_ratio,
+    own_settings,
     parse_conv_layers,
     recipe_sections,
     setting_differences,
@@ -28,6 +29,8 @@ NOT_IN_FAIRSEQ = {"modality.position_padding", "objective.cls_loss", "objective.
 def back(recipe: Recipe) -> Recipe:
     model, task, _ = fairseq_config(recipe)
     sections = recipe_sections(family_of_recipe(recipe), model, getattr(recipe.modality, "vocab_size", 0), task)
+    for section, settings in own_settings(recipe).items():
+        sections[section] |= settings
     return validate_recipe(sections | {"data": {}}, "back")
 
 
@@ -37,7 +40,7 @@ def test_shipped_recipe_of_a_released_model_survives_the_round_trip(name: str) -
     changed = {key for key, _, _ in setting_differences(recipe, back(recipe))}
     assert changed <= NOT_IN_FAIRSEQ
     lost = fairseq_config(recipe)[2]
-    unused = set() if name.startswith("vision") else {"objective.cls_reduction"}
+    unused = set() if name.startswith(("vision", "sound")) else {"objective.cls_reduction"}
     assert {line.partition(":")[0] for line in lost} == changed - unused
 
 
@@ -89,6 +92,7 @@ TEACHERS = {
     "speech1": [("shared", "shared"), ("shared", "averaged")], "text1": [("copied", "shared"), ("averaged", "averaged")],
     "vision1": [("averaged", "averaged")], "speech2": [("shared", "averaged"), ("averaged", "averaged")],
     "vision2": [("averaged", "averaged"), ("shared", "shared")], "text2": [("shared", "shared"), ("averaged", "averaged")],
+    "sound2": [("averaged", "averaged"), ("shared", "shared")],
 }  # fmt: skip
 
 

@@ -155,6 +155,18 @@ def test_positions_that_are_not_sines_are_refused(tmp_path: Path) -> None:
         data2vec.load(save(tmp_path, made))
 
 
+@pytest.mark.parametrize("side", [14, 16])  # 16 x 16 positions are as many as 32 rows of EAT
+def test_images_of_one_channel_are_not_taken_for_eat(side: int, tmp_path: Path) -> None:
+    made = pretrained()
+    made["model"][f"{IMAGE}.fixed_positional_encoder.positions"] = sincos_positions((side, side), WIDTH)[None]
+    with pytest.raises(UserError, match=r"not sine-cosine positions of EAT, .*; images of one channel are not supported"):
+        data2vec.load(save(tmp_path, made))
+    without_positions = fine_tuned()
+    without_positions["model"] |= {f"model.{IMAGE}.local_encoder.proj.weight": torch.zeros(WIDTH, 1, 8, 8)}
+    with pytest.raises(UserError, match=r"16 patches of one channel in frequency, .*; images of one channel are not supported"):
+        data2vec.load(save(tmp_path, without_positions))
+
+
 def test_our_model_in_their_form_keeps_normalization_and_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"modality.mean": -6.0, "modality.std": 5.0, "modality.frames": 512, "modality.attend_padding": False}
     recipe = small("sound/v2-eat-base", **{key.replace(".", "__"): value for key, value in settings.items()})

@@ -45,7 +45,7 @@ def written(name: str, form: str, tokenizer: Path, folder: Path, **changes: Any)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", [name for name in RELEASED if not name.startswith("vision/v1")])
+@pytest.mark.parametrize("name", [name for name in RELEASED if not name.startswith(("vision/v1", "sound"))])  # not in fairseq
 def test_written_checkpoint_loads_strictly_in_fairseq(name: str, form: str, tokenizer: Path, tmp_path: Path) -> None:
     assert problems(written(name, form, tokenizer, tmp_path), tmp_path) == []
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from data2vec.errors import UserError
-from data2vec.interop.fairseq.key_mapping import BEIT, MODALITY_KEYS, SPEECH_1, TEXT_1, FairseqConfig, Family
+from data2vec.interop.fairseq.key_mapping import BEIT, EAT, MODALITY_KEYS, SPEECH_1, TEXT_1, FairseqConfig, Family
 from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.speech import SpeechSettings
 from data2vec.modalities.text import TextSettings
@@ -414,20 +414,21 @@ def vision_config(recipe: Recipe) -> FairseqConfig:
     }
 
 
-def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
-    """The recipe sections of a data2vec 2.0 configuration (`data2vec_multi`); `vocab_size` is needed for text.
+def version2_recipe(config: FairseqConfig, vocab_size: int = 0, *, eat: bool = False) -> Sections:
+    """The recipe sections of a data2vec 2.0 configuration (`data2vec_multi`); `vocab_size` is needed for text. `eat`: its
+    images are the spectrograms of EAT, of one channel.
 
     Raises ValueError for unsupported settings."""
     modality_key = config["supported_modality"]
     modality = config["modalities"][modality_key.lower()]
-    _refuse_unsupported(config, modality, modality_key)
+    _refuse_unsupported(config, modality, modality_key, channels=1 if eat else 3)
     decoder, mask, extra = modality["decoder"], _version2_mask(modality), modality["num_extra_tokens"]
     scale = config["loss_scale"]
     blocks_only = config["ema_encoder_only"]
     local = "averaged" if modality["ema_local_encoder"] and not blocks_only else "shared"
     relative = "averaged" if modality_key == "AUDIO" and not blocks_only else local
     return {
-        "modality": _VERSION2_MODALITIES[_kind(modality_key, modality)](modality, vocab_size),
+        "modality": _VERSION2_MODALITIES["SOUND" if eat else modality_key](modality, vocab_size),
         "encoder": {
             "width": config["embed_dim"],
             "layers": modality["prenet_depth"] + config["depth"],
@@ -475,12 +476,7 @@ def version2_recipe(config: FairseqConfig, vocab_size: int = 0) -> Sections:
     }
 
 
-def _kind(modality_key: str, modality: FairseqConfig) -> str:
-    """The key of the modality, or SOUND for images of one channel, which are spectrograms."""
-    return "SOUND" if modality_key == "IMAGE" and modality["in_chans"] == 1 else modality_key
-
-
-def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality_key: str) -> None:
+def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality_key: str, channels: int) -> None:
     """Raises ValueError for settings of version 2 that no released recipe uses or that the released code gets wrong."""
     if config["layer_norm_first"]:
         raise ValueError(
@@ -526,8 +522,7 @@ def _refuse_unsupported(config: FairseqConfig, modality: FairseqConfig, modality
         needed["local_grad_mult"] = (modality["local_grad_mult"], 1)
     if modality_key == "IMAGE":
         needed |= {key: (modality[key], value) for key, value in
-                   (("fixed_positions", True), ("transformer_decoder", False))}  # fmt: skip
-        needed["in_chans"] = (modality["in_chans"], 1 if modality["in_chans"] == 1 else 3)
+                   (("fixed_positions", True), ("transformer_decoder", False), ("in_chans", channels))}  # fmt: skip
     if modality_key == "TEXT":
         needed["learned_pos"] = (modality["learned_pos"], True)
         needed["no_token_positional_embeddings"] = (modality["no_token_positional_embeddings"], False)
@@ -805,7 +800,7 @@ def _no_official_model(recipe: Recipe) -> UserError:
 def recipe_sections(family: Family, config: FairseqConfig, vocab_size: int, task: FairseqConfig) -> Sections:
     """The recipe sections of an official configuration. Raises ValueError for unsupported settings."""
     if family.version == 2:
-        return version2_recipe(config, vocab_size)
+        return version2_recipe(config, vocab_size, eat=family == EAT)
     if family.modality == "text":
         return text_recipe(config, vocab_size, task)
     return (speech_recipe if family.modality == "speech" else vision_recipe)(config)

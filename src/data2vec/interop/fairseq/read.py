@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from data2vec.errors import UserError, get_logger
 from data2vec.interop.fairseq.checkpoint_file import FairseqCheckpoint, open_checkpoint
+from data2vec.interop.fairseq.config import EAT_COLUMNS
 from data2vec.interop.fairseq.heads import head_of_checkpoint
 from data2vec.interop.fairseq.infer_architecture import architecture_from_tensors, config_contradictions, infer_recipe
-from data2vec.interop.fairseq.key_mapping import Tensors, key_table
+from data2vec.interop.fairseq.key_mapping import EAT, Tensors, key_table
 from data2vec.interop.key_mapping import Table, foreign_keys, to_our_keys
 from data2vec.modalities.sound import SoundSettings
 from data2vec.modalities.vision import Vision
@@ -38,6 +39,9 @@ def read_fairseq_checkpoint(path: Path) -> Model:
         log.warning("%s: %s; using the tensors", path, contradiction)
     inferred = infer_recipe(checkpoint, architecture)
     recipe = inferred.recipe
+    if isinstance(recipe.modality, SoundSettings) and recipe.modality.columns != EAT_COLUMNS:
+        found = f"{recipe.modality.columns} patches of one channel in frequency, where EAT has {EAT_COLUMNS}"
+        raise UserError(f"{path}: {found}; images of one channel are not supported")
     if isinstance(recipe.modality, SoundSettings) and not checkpoint.own_settings:
         message = "%s: an EAT model; its input is normalized by mean %g and std %g, those of AudioSet, as the file has none"
         log.warning(message, path, recipe.modality.mean, recipe.modality.std)
@@ -106,7 +110,9 @@ def _check_fixed_positions(checkpoint: FairseqCheckpoint, recipe: Recipe) -> Non
         if (stored := tensors.get(POSITIONS)) is not None:
             computed = sincos_positions(_grid(recipe, stored), recipe.encoder.width)
             if stored.numel() != computed.numel() or not torch.allclose(stored.view(computed.shape), computed, atol=2e-3):
-                raise UserError(f"{checkpoint.path}: {POSITIONS} are not sine-cosine positions, the only ones supported")
+                gray = f" of EAT, with {EAT_COLUMNS} columns; images of one channel are not supported"
+                only = gray if checkpoint.family == EAT else ", the only ones supported"
+                raise UserError(f"{checkpoint.path}: {POSITIONS} are not sine-cosine positions{only}")
 
 
 def _grid(recipe: Recipe, stored: Tensor) -> tuple[int, int]:
