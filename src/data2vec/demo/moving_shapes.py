@@ -1,4 +1,4 @@
-"""Synthetic videos: a bright shape that moves over a noisy ground in one of four directions. No single frame tells which."""
+"""Synthetic videos: a bright shape that moves over a noisy ground in one of four directions. No single frame shows which."""
 
 from pathlib import Path
 

@@ -27,6 +27,7 @@ from data2vec.data.sources.splits import ALL, TRAIN, VALID
 from data2vec.errors import UserError
 from data2vec.modalities.chunking import Chunk
 from data2vec.nn.position_encoders import PositionEncoder
+from data2vec.nn.transformer import init_weights
 from data2vec.settings import JsonDict, JsonMapping, Settings
 
 
@@ -46,6 +47,14 @@ class LocalEncoder(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.register_parameter("mask_vector", None)
+
+    def init_projection(self, width: int, mask_vector: bool, xavier: nn.Linear | None = None) -> None:
+        """Initialise linear layers as BEiT does, but `xavier` by Glorot's uniform rule; with `mask_vector`, make one (D,)."""
+        init_weights(self, "beit")
+        if xavier is not None:
+            nn.init.xavier_uniform_(xavier.weight)
+        if mask_vector:
+            self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -38,7 +38,6 @@ from data2vec.modalities.chunking import Chunk, split_into_chunks
 from data2vec.nn.cpu_kernels import norm_gelu
 from data2vec.nn.layer_norm import LayerNorm
 from data2vec.nn.position_encoders import PaddingMode, PositionEncoder, sincos_positions
-from data2vec.nn.transformer import init_weights
 from data2vec.settings import Fraction, JsonDict
 
 log = get_logger(__name__)
@@ -213,10 +212,8 @@ class PatchEmbedding(LocalEncoder):
         self.stem = PatchStem(inner, settings.patch) if settings.stem == "conv" else None
         self.project = nn.Linear(inner * settings.patch if self.stem is None else self.stem.width, width)
         self.spectrum = nn.Linear(inner * (settings.patch // 2 + 1), width) if settings.spectrum else None
-        init_weights(self, "beit")
         self.missing = nn.Parameter(torch.zeros(self.channels, width)) if settings.layout == "joint" else None
-        if settings.mask_vector:
-            self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
+        self.init_projection(width, settings.mask_vector)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         patches = split_patches(batch.input, self.settings)  # (B, positions, channels, P)

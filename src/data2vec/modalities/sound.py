@@ -28,7 +28,6 @@ from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, Moda
 from data2vec.modalities.chunking import Chunk, split_into_chunks
 from data2vec.modalities.fbank import FbankSettings, fbank
 from data2vec.nn.position_encoders import PositionEncoder, sincos_positions
-from data2vec.nn.transformer import init_weights
 from data2vec.settings import Fraction, JsonDict
 
 MAX_POSITIONS = 2**14
@@ -125,11 +124,7 @@ class SpectrogramPatches(LocalEncoder):
         self.register_buffer("offset", torch.tensor(offset), persistent=False)
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
         self.project = nn.Linear(settings.patch[0] * settings.patch[1], width)
-        init_weights(self, "beit")
-        if settings.patch_init == "xavier":
-            nn.init.xavier_uniform_(self.project.weight)
-        if settings.mask_vector:
-            self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
+        self.init_projection(width, settings.mask_vector, xavier=self.project if settings.patch_init == "xavier" else None)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         patches = split_patches((batch.input - self.offset) / self.scale, self.settings)

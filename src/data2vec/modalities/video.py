@@ -23,7 +23,6 @@ from data2vec.data.videos.frame_folders import frame_folders
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import PositionEncoder, SinCosPositionEncoder
-from data2vec.nn.transformer import init_weights
 
 Count = Annotated[int, Field(gt=0)]
 MAX_POSITIONS = 2**15
@@ -81,10 +80,7 @@ class TubeletEmbedding(LocalEncoder):
         super().__init__()
         self.settings = settings
         self.project = nn.Linear(settings.channels * settings.tubelet * settings.patch**2, width)
-        init_weights(self, "beit")
-        nn.init.xavier_uniform_(self.project.weight)
-        if settings.mask_vector:
-            self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
+        self.init_projection(width, settings.mask_vector, xavier=self.project)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         return self.project(split_tubelets(batch.input, self.settings)), None

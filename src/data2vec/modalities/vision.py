@@ -31,7 +31,6 @@ from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, Moda
 from data2vec.modalities.hog import hog, hog_width
 from data2vec.nn.cpu_kernels import norm_gelu
 from data2vec.nn.position_encoders import PositionEncoder, RelativePositionEncoder, SinCosPositionEncoder
-from data2vec.nn.transformer import init_weights
 
 MAX_SIDE = 64
 """Patches in a row of an image: a relative position bias has an index of the fourth power of it."""
@@ -124,11 +123,7 @@ class PatchEmbedding(LocalEncoder):
         self.project = nn.Linear(width if self.stem is not None else 3 * settings.patch**2, width)
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1) * 255, persistent=False)
-        init_weights(self, "beit")
-        if settings.patch_init == "xavier":
-            nn.init.xavier_uniform_(self.project.weight)
-        if settings.mask_vector:
-            self.mask_vector = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02, a=-0.02, b=0.02))
+        self.init_projection(width, settings.mask_vector, xavier=self.project if settings.patch_init == "xavier" else None)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         image = normalize_pixels(batch.input, self.mean, self.std)

@@ -1,4 +1,4 @@
-"""FIF and BrainVision files, against what MNE wrote; without MNE only what a user is told."""
+"""FIF and BrainVision files, against what MNE wrote; without MNE only the error message."""
 
 import sys
 from pathlib import Path

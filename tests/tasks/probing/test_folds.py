@@ -83,7 +83,7 @@ def test_probe_leaves_one_subject_out_and_never_splits_a_recording(tmp_path: Pat
     assert [(fold.held_out, fold.examples) for fold in found.folds] == [("0", 12), ("1", 12), ("2", 12)]
     assert (
         "Mean accuracy over 3 folds of 36 examples" in str(found) and found.folds[0].accuracy == 1
-    )  # amplitude tells them apart
+    )  # they differ in amplitude
     assert data2vec.probe(model, str(tmp_path)).valid % 3 == 0  # complete recordings of three windows
     with pytest.raises(UserError, match=r"no column .patient."):
         data2vec.probe(model, str(tmp_path), overrides={"probe.group": "patient"})
