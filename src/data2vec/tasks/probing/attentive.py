@@ -26,8 +26,8 @@ from data2vec.settings import JsonMapping
 from data2vec.tasks.eval_batches import read_batches
 from data2vec.tasks.metrics import Scores
 from data2vec.tasks.probing.classifiers import format_scores
-from data2vec.tasks.probing.dataset import ProbeSet, hold_out, load_probe_sets
-from data2vec.tasks.probing.head_search import class_indices, search_head
+from data2vec.tasks.probing.dataset import ProbeSet
+from data2vec.tasks.probing.head_search import class_indices, describe_search, load_head_sets, require_steps, search_head
 from data2vec.tasks.probing.probe import FrozenEncoders, open_probe
 
 LEARNING_RATES = (1e-2, 1e-3, 1e-4)
@@ -108,11 +108,7 @@ class AttentiveProbe:
             best = self.best(name)
             scores = getattr(best, name).scores
             lines.append(f"best on dev, {name}: layer {best.layer}, accuracy {scores['accuracy']:.1%}, {format_scores(scores)}")
-        lines.append(
-            f"Accuracy on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} training examples, "
-            f"{self.steps} steps; learning rate and step chosen on {self.dev} dev examples."
-        )
-        return "\n".join(lines)
+        return "\n".join([*lines, describe_search(self.classes, self.train, self.dev, self.valid, self.steps)])
 
 
 def attentive_probe(
@@ -131,17 +127,14 @@ def attentive_probe(
     A fifth of the training data is dev, on which one of `LEARNING_RATES` and the best of `steps` are chosen; scores are on
     `valid`. The other arguments are as of `data2vec.probe`; the result is written to probe_attentive.json. Raises UserError as
     `probe`."""
-    if steps < 1:
-        raise UserError(f"steps: {steps}; at least 1 is needed")
+    require_steps(steps)
     frozen = open_probe(model, data, valid, overrides, out, modality, "probe_attentive")
-    depth, seed = frozen.recipe.encoder.layers, frozen.recipe.train.seed
+    depth = frozen.recipe.encoder.layers
     layers = list(range(1, depth + 1))
     if layer is not None:
         layer_weights(layer, depth)
         layers = [layers[layer - 1 if layer > 0 else layer]]
-    train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
-    sets: list[ProbeSet] = [*hold_out(train_set, seed), valid_set]
-    trained, sets = _fit_layers(frozen, 0, sets, layers, steps)
+    trained, sets = _fit_layers(frozen, 0, load_head_sets(frozen), layers, steps)
     untrained, sets = _fit_layers(frozen, 1, sets, layers, steps)
     rows = [LayerAttentive(*each) for each in zip(layers, trained, untrained, strict=True)]
     train, dev, held_out = (len(each.classes) for each in sets)

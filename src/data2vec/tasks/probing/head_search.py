@@ -14,7 +14,8 @@ from data2vec.console.progress import progress
 from data2vec.errors import UserError
 from data2vec.tasks.metrics import Scores
 from data2vec.tasks.probing.classifiers import probability_scores
-from data2vec.tasks.probing.dataset import ProbeSet
+from data2vec.tasks.probing.dataset import ProbeSet, hold_out, load_probe_sets
+from data2vec.tasks.probing.probe import FrozenEncoders
 
 BATCH, CLIP_NORM = 32, 1.0
 """Examples of a batch, and the largest norm of a gradient."""
@@ -35,6 +36,29 @@ class HeadFit(Generic[H]):
     dev_accuracy: float
     scores: Scores
     """On the held-out set: those of `probability_scores`."""
+
+
+def require_steps(steps: int) -> None:
+    """Raises UserError unless there is a step."""
+    if steps < 1:
+        raise UserError(f"steps: {steps}; at least 1 is needed")
+
+
+def load_head_sets(frozen: FrozenEncoders) -> list[ProbeSet]:
+    """The training, the dev and the held-out set; dev is a fifth of what there is for training.
+
+    Raises UserError as `load_probe_sets`."""
+    seed = frozen.recipe.train.seed
+    train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
+    return [*hold_out(train_set, seed), valid_set]
+
+
+def describe_search(classes: Sequence[str], train: int, dev: int, valid: int, steps: int) -> str:
+    """The last line of a table: the classes, the numbers of examples of each set, and what is chosen on dev."""
+    return (
+        f"Accuracy on {valid} held-out examples of {len(classes)} classes; {train} training examples, {steps} steps; learning "
+        f"rate and step chosen on {dev} dev examples."
+    )
 
 
 def class_indices(sets: Sequence[ProbeSet]) -> tuple[np.ndarray, list[Tensor]]:

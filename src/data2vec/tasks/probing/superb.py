@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.settings import JsonMapping
 from data2vec.tasks.probing.classifiers import format_scores
-from data2vec.tasks.probing.dataset import hold_out, load_probe_sets
-from data2vec.tasks.probing.head_search import class_indices, search_head
+from data2vec.tasks.probing.head_search import class_indices, describe_search, load_head_sets, require_steps, search_head
 from data2vec.tasks.probing.probe import open_probe
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -77,11 +75,7 @@ class SuperbProbe:
         lines += [f"{name}: {format_scores(head.scores)}" for name, head in heads.items()]
         weights = " ".join(f"{weight:.2f}" for weight in self.trained.layer_weights)
         lines.append(f"layer weights, from the input of the first block: {weights}")
-        lines.append(
-            f"Accuracy on {self.valid} held-out examples of {len(self.classes)} classes; {self.train} training examples, "
-            f"{self.steps} steps; learning rate and step chosen on {self.dev} dev examples."
-        )
-        return "\n".join(lines)
+        return "\n".join([*lines, describe_search(self.classes, self.train, self.dev, self.valid, self.steps)])
 
 
 def superb_probe(
@@ -98,20 +92,16 @@ def superb_probe(
     A fifth of the training data is dev, on which one of `LEARNING_RATES` and the best of `steps` are chosen; scores are on
     `valid`. The other arguments are as of `data2vec.probe`; the result is written to probe_superb.json. Raises UserError as
     `probe`."""
-    if steps < 1:
-        raise UserError(f"steps: {steps}; at least 1 is needed")
+    require_steps(steps)
     frozen = open_probe(model, data, valid, overrides, out, modality, "probe_superb")
-    seed = frozen.recipe.train.seed
-    train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
-    train_set, dev_set = hold_out(train_set, seed)
     features, sets = [], []
-    for probe_set in (train_set, dev_set, valid_set):
+    for probe_set in load_head_sets(frozen):
         x, kept = frozen.features(probe_set, "states")
         features.append(torch.from_numpy(x))
         sets.append(kept)
     names, labels = class_indices(sets)
     heads = [
-        fit_superb([x[i] for x in features], labels, names, steps, seed, desc)
+        fit_superb([x[i] for x in features], labels, names, steps, frozen.recipe.train.seed, desc)
         for i, desc in enumerate(("trained", "untrained"))
     ]
     train, dev, held_out = (len(each.classes) for each in sets)
