@@ -24,6 +24,11 @@ def test_columns_of_labels_and_texts_are_no_channels(tmp_path: Path) -> None:
     assert found.channels == ("ax",)
 
 
+def test_y_is_a_channel_beside_x_and_else_a_label(tmp_path: Path) -> None:
+    assert table(tmp_path / "a.csv", "x,y,z\n1,2,3\n4,5,6\n", rate=10.0).channels == ("x", "y", "z")
+    assert table(tmp_path / "b.csv", "ax,y\n1,0\n2,1\n", rate=10.0).channels == ("ax",)
+
+
 def test_second_columns_of_times_and_those_in_other_units_are_no_channels(tmp_path: Path) -> None:
     found = table(tmp_path / "a.csv", "timestamp,time_ms,ax\n0.00,0,1\n0.02,20,2\n0.04,40,3\n")
     assert found.channels == ("ax",) and found.rates == (50.0,)

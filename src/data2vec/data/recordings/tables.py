@@ -23,7 +23,7 @@ UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3,
 UNCLEAR_STEP = 0.2
 """Numbers with at least this step are seconds at 5 Hz or less, or milliseconds at 5 kHz or less: nobody can see which."""
 NOT_CHANNELS = ("label", "labels", "class", "target", "y", "subject", "activity", "split", "index", "id", "sample", "")
-"""Names of columns that are no channels, in lower case."""
+"""Names of columns that are no channels, in lower case; but `y` is one beside a channel `x`, as of an accelerometer."""
 JITTER = 0.1
 """How far the time between two samples may be from the usual one, relative to it; farther is a gap or an error."""
 MAX_IRREGULAR = 0.01
@@ -68,11 +68,13 @@ def frame_recording(table: Any, description: Description) -> Recording:
     import pyarrow as pa
 
     time = _time_column(table.column_names, description.time_column)
+    lower_names = [name.strip().lower() for name in table.column_names]
+    left_out = [name for name in NOT_CHANNELS if name != "y" or "x" not in lower_names]
     chosen = [
         index
-        for index, name in enumerate(table.column_names)
+        for index, lower in enumerate(lower_names)
         if index != time
-        and (lower := name.strip().lower()) not in NOT_CHANNELS
+        and lower not in left_out
         and not NO_SIGNAL.fullmatch(lower)
         and (pa.types.is_integer(kind := table.schema.field(index).type) or pa.types.is_floating(kind))
     ]
