@@ -463,16 +463,10 @@ def exclusive_lock(folder: Path, process: Process, holder: str = "another proces
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _set_aside_unless_regular(file)
-            locked.append(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666))
-            # fcntl.lockf, not flock: a flock would live on in forked data workers after this process is killed.
-            fcntl.lockf(locked[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(locked[0]), file.stat()):  # its holder has ended, and removed it
-                raise BlockingIOError(errno.EAGAIN, "locked")
+            locked.append(open_lock_file(file))
         except OSError as error:
-            if locked and error.errno in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
-                raise UserError(f"--out {folder}: {holder} in this folder; wait until it ends, or stop it") from None
-            reason = f"cannot be {'locked' if locked else 'written'} ({error.strerror or error})"
-            raise UserError(f"--out {folder}: {reason}; choose another --out") from None
+            raise UserError(f"--out {folder}: cannot be written ({error.strerror or error}); choose another --out") from None
+        lock_bytes(locked[0], file, holder)
 
     def unlock() -> None:
         if created and folder.is_dir() and [path.name for path in folder.iterdir()] == [file.name]:
@@ -487,6 +481,27 @@ def exclusive_lock(folder: Path, process: Process, holder: str = "another proces
         yield
     finally:
         unlock()
+
+
+def open_lock_file(file: Path) -> int:
+    """The descriptor of a lock file, which is created unless it exists. Raises OSError."""
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
+
+
+def lock_bytes(handle: int, file: Path, holder: str, spans: Iterable[tuple[int, int]] = ((0, 0),)) -> None:
+    """Lock an open lock file against other processes; or only `spans` of it, each the number of bytes and the first one.
+
+    Raises UserError, which names the folder and the `holder`, when it is locked already, or cannot be."""
+    try:
+        for length, start in spans:
+            # fcntl.lockf, not flock: a flock would live on in forked data workers after this process is killed.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        if not os.path.samestat(os.fstat(handle), file.stat()):  # its holder has ended, and removed it
+            raise BlockingIOError(errno.EAGAIN, "locked")
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
+            raise UserError(f"--out {file.parent}: {holder} in this folder; wait until it ends, or stop it") from None
+        raise UserError(f"--out {file.parent}: cannot be locked ({error.strerror or error}); choose another --out") from None
 
 
 def latest_checkpoint(run: Path) -> Path | None:

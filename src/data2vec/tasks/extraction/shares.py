@@ -6,7 +6,6 @@ say what is missing, so an interrupted work can be resumed by any number of proc
 nothing of each other.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 from data2vec.console.progress import progress
 from data2vec.distributed import is_rank_zero
 from data2vec.errors import UserError
+from data2vec.run_dir import lock_bytes, open_lock_file
 from data2vec.settings import JsonMapping
 
 BLOCKS, SMALLEST_BLOCK, LARGEST_BLOCK = 256, 32, 4096
@@ -143,23 +143,11 @@ class ShardFolder:
 
     def _lock(self, doing: str) -> None:
         """Lock the bytes of a file that stand for the first inputs of the blocks; with one share, the whole file."""
-        busy = UserError(f"--out {self.folder}: another process {doing} in this folder; wait until it ends, or stop it")
-        bytes_ = [(0, 0)] if self.share.count == 1 else [(1, block.start) for block in self.blocks]
+        spans = [(0, 0)] if self.share.count == 1 else [(1, block.start) for block in self.blocks]
         self.folder.mkdir(exist_ok=True)
-        # lockf, not flock: a flock would live on in forked data workers after this process is killed.
-        self._handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
+        self._handle = open_lock_file(self.lock_file)
         try:
-            for length, start in bytes_:
-                fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-            if not os.path.samestat(os.fstat(self._handle), self.lock_file.stat()):  # its holder has ended, and removed it
-                raise busy
-        except OSError as error:
-            os.close(self._handle)
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.ENOENT):
-                raise busy from None
-            raise UserError(
-                f"--out {self.folder}: cannot be locked ({error.strerror or error}); choose another --out"
-            ) from None
+            lock_bytes(self._handle, self.lock_file, f"another process {doing}", spans)
         except UserError:
             os.close(self._handle)
             raise
