@@ -2,6 +2,7 @@
 
 Of an array of three axes the first counts recordings."""
 
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -49,14 +50,12 @@ def read_arrays(path: str, name: str | None) -> Arrays:
     """The arrays of a .npy or .npz file; `name` is that of the signal. Raises CorruptExample for other content, as pickled
     objects."""
     if path.lower().endswith(".npy"):
-        with open_regular(path) as file:
-            check_npy_header(file, os.fstat(file.fileno()).st_size)
-        return Arrays(np.load(path, mmap_mode="r", allow_pickle=False), None, None, None, {})
+        return Arrays(load_npy(path), None, None, None, {})
     with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
         found: dict[str, np.ndarray] = {}
         for key in content.files:
             with content.zip.open(f"{key}.npy") as member:
-                check_npy_header(member, MAX_ARRAY_BYTES)
+                _check_npy_header(member, MAX_ARRAY_BYTES)
             found[key] = content[key]
     return select_arrays(found, name)
 
@@ -103,7 +102,18 @@ def array_recording(arrays: Arrays, entry: int | None, description: Description)
     return ArrayRecording(array, channels, units, rate)
 
 
-def check_npy_header(file: Any, available: int) -> None:
+def load_npy(path: str, content: bytes | None = None) -> np.ndarray:
+    """The array of a .npy file, read when it is used, or of its `content`. Raises CorruptExample for other content, as pickled
+    objects."""
+    if content is not None:
+        _check_npy_header(io.BytesIO(content), min(len(content), MAX_ARRAY_BYTES))
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    with open_regular(path) as file:
+        _check_npy_header(file, os.fstat(file.fileno()).st_size)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _check_npy_header(file: Any, available: int) -> None:
     """Raises CorruptExample for objects, and for an array that is larger than what is there, before it is allocated."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):

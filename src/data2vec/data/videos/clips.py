@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from data2vec.data.dataset import Signal, array_of
-from data2vec.data.image import decode_image, open_image
-from data2vec.data.recordings.arrays import MAX_ARRAY_BYTES, check_npy_header
+from data2vec.data.image import decode_image, image_content, open_image
+from data2vec.data.recordings.arrays import load_npy
 from data2vec.data.sources.formats import MEDIA, is_hidden
 from data2vec.errors import CorruptExample, UserError
-from data2vec.untrusted import open_regular
 
 ANIMATED = (".gif", ".webp", ".apng")
 STILLS = tuple(ending for ending in MEDIA["image"] if ending not in ANIMATED)
 """Of the frames of a folder: a file of `ANIMATED` is a clip by itself."""
-FILMED = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 NIFTI = (".nii", ".nii.gz")
+FILMED = tuple(ending for ending in MEDIA["video"] if ending not in (".npy", *ANIMATED, *NIFTI))
 CHANNELS = (1, 3)
 """Of a frame. Nobody can see whether a fourth one is opacity or a measurement."""
 MAX_FRAMES = 2**20
@@ -49,21 +48,14 @@ def open_clip(signal: Signal) -> Clip:
     if content is None and Path(path).is_dir():
         return _folder_clip(Path(path))
     if name.endswith(".npy"):
-        return _array_clip(_load_npy(path, content))
+        return _array_clip(load_npy(path, content))
     if name.endswith(ANIMATED):
-        return _animated_clip(_content(path, content))
+        return _animated_clip(image_content(signal))
     if name.endswith(NIFTI):
         return _nifti_clip(path, content)
     if name.endswith(FILMED):
         return _filmed_clip(path, content)
     raise CorruptExample(f"no video: a folder of images, or a file that ends in one of {' '.join(MEDIA['video'])}")
-
-
-def _content(path: str, content: bytes | None) -> bytes:
-    if content is not None:
-        return content
-    with open_regular(path) as file:
-        return file.read()
 
 
 def _folder_clip(folder: Path) -> Clip:
@@ -92,15 +84,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
         parts.append((-1, letter))
         digits = ""
     return parts
-
-
-def _load_npy(path: str, content: bytes | None) -> np.ndarray:
-    if content is not None:
-        check_npy_header(io.BytesIO(content), min(len(content), MAX_ARRAY_BYTES))
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    with open_regular(path) as file:
-        check_npy_header(file, os.fstat(file.fileno()).st_size)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _array_clip(array: np.ndarray) -> Clip:
