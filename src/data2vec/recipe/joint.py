@@ -155,7 +155,7 @@ def part_kinds(raw: JsonMapping) -> Kinds:
             raise UserError(f"modality.parts: {quoted(name)} cannot name a part; use a word such as speech")
         if not isinstance(part, Mapping):
             raise UserError(f"modality.parts.{name}: should be a section with settings, not {quoted(part)}")
-        kind, objective = (_name(part.get(section)) for section in ("modality", "objective"))
+        kind, objective = (section_name(part.get(section)) for section in ("modality", "objective"))
         if kind is None and name not in MODALITIES:
             raise UserError(
                 f"modality.parts.{name}.modality.name: is missing; one of {', '.join(MODALITIES)}, or 'module:Class'"
@@ -164,7 +164,8 @@ def part_kinds(raw: JsonMapping) -> Kinds:
     return tuple(kinds)
 
 
-def _name(section: object) -> str | None:
+def section_name(section: object) -> str | None:
+    """The `name` of a raw section."""
     name = section.get("name") if isinstance(section, Mapping) else None
     return name if isinstance(name, str) else None
 

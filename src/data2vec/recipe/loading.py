@@ -14,7 +14,7 @@ from data2vec.errors import UserError, quoted
 from data2vec.local_path import absolute_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
 from data2vec.objective.teacher import DECAYS, HALF_LIVES
-from data2vec.recipe.joint import JOINT, joint_recipe_class, own_key, part_kinds
+from data2vec.recipe.joint import JOINT, joint_recipe_class, own_key, part_kinds, section_name
 from data2vec.recipe.recipe import MODALITIES, Recipe, recipe_class, trust_named_classes
 from data2vec.recipe.shipped import recipe_text
 from data2vec.recipe.validation_errors import explain_error
@@ -63,7 +63,7 @@ def load_recipe(
         raw[section] = {**values, **(raw.get(section) or {})}
     if modality is not None:
         name = trust_class(modality, "modality")
-        own = _name_of(raw.get("modality"))
+        own = section_name(raw.get("modality"))
         if own not in (None, name, JOINT):
             raise UserError(f"modality: {name}, but modality.name is {quoted(own)} in {where}; name the same")
         if own != JOINT and isinstance(raw.get("modality") or {}, dict):
@@ -113,8 +113,8 @@ def trust_recipe_classes(recipe: str | Path | Recipe | None, overrides: JsonMapp
 
     Raises UserError."""
     raw: JsonDict = {} if recipe is None or is_of_run(recipe) else read_recipe(recipe)
-    trust_named_classes(_name_of(raw.get("modality")), _name_of(raw.get("objective")))
-    trust_named_classes(*(_name_of({"name": overrides.get(f"{section}.name")}) for section in ("modality", "objective")))
+    trust_named_classes(section_name(raw.get("modality")), section_name(raw.get("objective")))
+    trust_named_classes(*(section_name({"name": overrides.get(f"{section}.name")}) for section in ("modality", "objective")))
 
 
 def with_absolute_paths(recipe: Recipe, base: Recipe | None = None) -> Recipe:
@@ -160,7 +160,7 @@ def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:
     raw = {key: {} if value is None and key != "init" else value for key, value in raw.items()}
     problems: dict[str, list[tuple[str, str]]] = {}
     model: type[Recipe] = Recipe
-    name, objective = (_name_of(raw.get(section)) for section in ("modality", "objective"))
+    name, objective = (section_name(raw.get(section)) for section in ("modality", "objective"))
     if name == JOINT:
         return _validate_joint(raw, where, trusted)
     try:
@@ -228,12 +228,6 @@ def untrusted_recipe(raw: Any, where: str) -> Recipe:
         if isinstance(settings, dict):
             settings.pop(name, None)
     return validate_recipe(sections, where)
-
-
-def _name_of(section: Any) -> str | None:
-    """The `name` of a raw section."""
-    name = section.get("name") if isinstance(section, Mapping) else None
-    return name if isinstance(name, str) else None
 
 
 def list_overrides(overrides: Iterable[str] | JsonMapping) -> JsonDict:
