@@ -59,10 +59,16 @@ def training_stage(recipe: Recipe, step: int, scores: Iterable[Score], chosen_by
     """The stage of a run with this recipe."""
     data = None if recipe.data.train is None else data_name(recipe.data.train)
     continued = recipe.init is not None
-    stage = TrainingStage(
-        task=recipe.objective.name, data=data, step=step, steps=recipe.train.steps, chosen_by=chosen_by, continued=continued
+    return TrainingStage(
+        task=recipe.objective.name,
+        data=data,
+        step=step,
+        steps=recipe.train.steps,
+        chosen_by=chosen_by,
+        scores=tuple(scores),
+        continued=continued,
+        pretraining={} if continued else pretraining_settings(recipe),
     )
-    return stage.model_copy(update={"scores": tuple(scores), "pretraining": {} if continued else pretraining_settings(recipe)})
 
 
 def pretraining_settings(recipe: Recipe) -> JsonDict:
