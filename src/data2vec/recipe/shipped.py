@@ -3,6 +3,7 @@
 import json
 import re
 from importlib import resources
+from typing import Any
 
 from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.local_path import local_path
@@ -46,14 +47,14 @@ def is_supervised(name: str) -> bool:
 def recipe_parameters() -> dict[str, int]:
     """The weights of the encoder of each shipped pre-training recipe, of which data does not decide the size: a table, as
     building all of them takes seconds."""
-    table: dict[str, int] = json.loads((resources.files("data2vec") / "recipes" / "parameters.json").read_text("utf-8"))
+    table: dict[str, int] = _read_table("parameters")
     return table
 
 
 def recipe_time(name: str) -> tuple[str, float] | None:
     """The hardware that a shipped pre-training recipe is for, CPU or GPU, and the seconds of all its steps at the rate of its
     size: from a table of its operations (`count_run_flops`). None if these depend on the data, and for fine-tuning."""
-    table: dict[str, float] = json.loads((resources.files("data2vec") / "recipes" / "flops.json").read_text("utf-8"))
+    table: dict[str, float] = _read_table("flops")
     if name not in table:
         return None
     hardware, rate = RATES.get(name.rpartition("-")[2], ("GPU", GPU_FLOPS))
@@ -63,8 +64,12 @@ def recipe_time(name: str) -> tuple[str, float] | None:
 def settings_of_verb(verb: str) -> list[str]:
     """The lines with which the help of a verb lists the settings that it takes: a table, as making it (`describe_settings`)
     takes seconds."""
-    table: dict[str, list[str]] = json.loads((resources.files("data2vec") / "recipes" / "settings.json").read_text("utf-8"))
+    table: dict[str, list[str]] = _read_table("settings")
     return table.get(verb, [])
+
+
+def _read_table(name: str) -> Any:
+    return json.loads((resources.files("data2vec") / "recipes" / f"{name}.json").read_text("utf-8"))
 
 
 def require_recipe(recipe: str) -> None:
