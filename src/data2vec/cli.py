@@ -146,6 +146,11 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _has_several_processes() -> bool:
+    """Whether torchrun has started several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def _report_failure(kind: str, message: str, status: int, every_process: bool) -> int:
     with contextlib.suppress(OSError):  # the terminal may be closed
         for line in message.split("\n") if every_process or _is_main_process() else ():
@@ -627,7 +632,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _processes(arguments: argparse.Namespace) -> Iterator[None]:
     """A block in which the processes of torchrun, if there are several, share the work."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if not _has_several_processes():
         yield
         return
     from data2vec.distributed import process_group
@@ -644,7 +649,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
     of_data = (a.split, a.batch, a.column, a.second, a.modality, a.follow_links)
-    if a.out is None and (a.shard is not None or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+    if a.out is None and (a.shard is not None or _has_several_processes()):
         raise UserError("--shard and torchrun need --out FILE: the lines of several processes would have no order")
     predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data, a.precision)
     if a.out is not None:
@@ -704,7 +709,7 @@ def _probe(arguments: argparse.Namespace) -> None:
         raise UserError(f"--layer {a.layer} has no effect without --attentive")
     if a.metric is not None and kinds:
         raise UserError(f"--metric {a.metric} has no effect with {kinds[0]}, which shows several scores")
-    if (a.tokens is not None or a.attentive) and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if (a.tokens is not None or a.attentive) and _has_several_processes():
         raise UserError(f"{kinds[0]}: runs in one process; start it without torchrun")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
