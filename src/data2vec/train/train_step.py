@@ -45,6 +45,7 @@ class TrainStep:
         """`backend`: that of `torch.compile`, for tests without a compiler."""
         self.objective, self.settings, self.process = objective, settings, process
         self.model = parallelize(objective, settings, process, backend)
+        self.sharded = is_sharded(objective)
         layers = objective.student.transformer.settings.layers
         self.optimizer = build_adamw(objective, settings, learning_rate_scale(settings, layers))
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -68,7 +69,7 @@ class TrainStep:
         # Data-parallel gradients are averaged over the processes; the loss is a mean over the positions of all of them.
         scale = self.objective.loss_weight * self.process.world_size / counts[0]
         losses, stats = [], dict[str, Tensor]()
-        with nullcontext() if is_sharded(self.objective) else self.model.autocast():
+        with nullcontext() if self.sharded else self.model.autocast():
             for i, batch in enumerate(on_device(micro_batches, self.process.device)):
                 transformer = self.objective.student.transformer
                 if transformer.kept_blocks is not None:
@@ -83,7 +84,7 @@ class TrainStep:
         if norm or self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             # A loss scale takes the place in the optimizer's step in which a GPU clips; a CPU gains nothing there.
-            if self.process.device.type == "cpu" or self.scaler.is_enabled() or is_sharded(self.objective):
+            if self.process.device.type == "cpu" or self.scaler.is_enabled() or self.sharded:
                 grad_norm = clip_grad_norm(self.parameters, self.settings.clip_norm)
             else:
                 grad_norm = clip_in_step(self.optimizer, self.settings.clip_norm)
