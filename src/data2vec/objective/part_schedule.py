@@ -21,10 +21,7 @@ class PartSchedule:
         evenly = part[np.argsort(np.concatenate(due), kind="stable")[:length]].reshape(windows, WINDOW)
         keys = np.random.default_rng((seed, len(due))).random((windows, WINDOW))
         self._order = np.take_along_axis(evenly, keys.argsort(1), 1).ravel()[:steps]
-        self._numbers = np.zeros(steps, np.int64)
-        for index in range(len(due)):
-            own = self._order == index
-            self._numbers[own] = np.arange(1, own.sum() + 1)
+        self._steps = {name: np.flatnonzero(self._order == index) + 1 for index, name in enumerate(self.names)}
 
     def part(self, step: int) -> str:
         """The part that makes step number `step`, counted from 1."""
@@ -32,8 +29,9 @@ class PartSchedule:
 
     def number(self, step: int) -> int:
         """Which step of its part step number `step` is; both are counted from 1."""
-        return int(self._numbers[step - 1])
+        return self.count(self.part(step), step)
 
     def count(self, part: str, step: int | None = None) -> int:
         """The steps of a part up to step number `step`, by default all."""
-        return int((self._order[:step] == self.names.index(part)).sum())
+        own = self._steps[part]
+        return len(own) if step is None else int(np.searchsorted(own, step, side="right"))
