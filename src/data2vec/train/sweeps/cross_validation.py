@@ -2,7 +2,6 @@
 that group and trained on the others."""
 
 import math
-import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from data2vec.atomic_io import write_json
 from data2vec.console.progress import labelled
 from data2vec.data.dataset import column_value
 from data2vec.data.sources.splits import ALL
-from data2vec.distributed import Process
+from data2vec.distributed import Process, is_rank_zero
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
@@ -87,8 +86,7 @@ def cross_validate(
     if getattr(loaded.objective, "patience", None) is not None:
         raise UserError("objective.patience: would end each run by the scores of what is held out; set it to null for --folds")
     groups = group_names(loaded.build_modality().reading(split=ALL).rows(loaded.data.train), column, loaded.data.train)
-    is_main = os.environ.get("RANK", "0") == "0"
-    process = Process(torch.device("cpu"))
+    is_main, process = is_rank_zero(), Process(torch.device("cpu"))
     with exclusive_lock(folder, process, "another cross-validation runs") if is_main else nullcontext():
         scores, best = dict[str, float](), dict[str, float]()
         for name in groups:

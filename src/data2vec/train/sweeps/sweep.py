@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ import torch
 
 from data2vec.atomic_io import write_json, write_text
 from data2vec.console.progress import labelled
-from data2vec.distributed import Process
+from data2vec.distributed import Process, is_rank_zero
 from data2vec.errors import UserError
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import load_recipe
@@ -111,8 +110,7 @@ def sweep(
     if loaded.data.valid is None:
         raise UserError("data.valid: a sweep needs validation data; give it with data.valid=FOLDER")
     metric = loaded.objective.metric
-    is_main = os.environ.get("RANK", "0") == "0"
-    process = Process(torch.device("cpu"))
+    is_main, process = is_rank_zero(), Process(torch.device("cpu"))
     with exclusive_lock(sweep_folder, process, "another sweep runs") if is_main else nullcontext():
         cells = []
         for values in itertools.product(*grid.values()):
