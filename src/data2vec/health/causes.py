@@ -64,9 +64,13 @@ def teacher_too_fast(run: History) -> Cause | None:
     if name.endswith(".decay"):
         return Cause(why, f"{name}=0.999; 0.99 for runs of a few hundred steps")
     steps = run.recipe["train.steps"]
+    return Cause(f"{why} in a run of {steps} steps", slower_teacher(steps))
+
+
+def slower_teacher(steps: int) -> str:
+    """The settings, in words, with which a teacher whose half-life is a share of so many steps is an average."""
     share = math.log(0.5) / math.log(GOOD_TEACHER_DECAY) / steps
-    slower = f"{name}={share:.1g}, or " if share < 1 else ""
-    return Cause(f"{why} in a run of {steps} steps", f"{slower}more train.steps")
+    return f"objective.teacher.half_life={share:.1g}, or more train.steps" if share < 1 else "more train.steps"
 
 
 def teacher_schedule(run: History) -> tuple[str, float]:

@@ -19,7 +19,7 @@ from data2vec.data.masked_batches import rank_stride
 from data2vec.data.sources.formats import SignalKind
 from data2vec.data.sources.open_dataset import list_splits
 from data2vec.data.sources.shards import Request
-from data2vec.health.causes import GOOD_TEACHER_DECAY, MIN_TEACHER_DECAY
+from data2vec.health.causes import MIN_TEACHER_DECAY, slower_teacher
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.run_length import unfinished_schedules
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -82,13 +82,11 @@ def _teacher(plan: "RunPlan", recipe: Recipe) -> Iterator[Advice]:
     half_life = None if plan.teacher is None else plan.teacher.half_life
     if half_life is None or half_life >= (shortest := math.log(0.5) / math.log(MIN_TEACHER_DECAY)):
         return
-    share = math.log(0.5) / math.log(GOOD_TEACHER_DECAY) / plan.steps
     by_share = getattr(recipe.objective.teacher, "half_life", None) is not None
-    better = f"set objective.teacher.half_life={share:.1g}, or more train.steps" if share < 1 else "set more train.steps"
     yield Advice(
         "objective.teacher.half_life" if by_share else "objective.teacher.decay",
         f"the teacher starts with a half-life of {half_life:.2g} steps, and below {shortest:.2g} it is hardly an average",
-        better if by_share else "set objective.teacher.decay=0.99, or more for long runs",
+        f"set {slower_teacher(plan.steps)}" if by_share else "set objective.teacher.decay=0.99, or more for long runs",
     )
 
 
