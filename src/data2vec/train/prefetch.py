@@ -1,5 +1,6 @@
 """Micro-batches on the device, each copied while the one before is computed."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -32,10 +33,6 @@ def on_device(batches: Sequence[Batch], device: torch.device) -> Iterator[Batch]
         yield batch
 
 
-_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
-
-
+@functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    if device not in _STREAMS:
-        _STREAMS[device] = torch.cuda.Stream(device)
-    return _STREAMS[device]
+    return torch.cuda.Stream(device)

@@ -94,14 +94,13 @@ def measure_step(recipe: Recipe, loader: Loader, objective: AnyTrainingObjective
         begin = time.perf_counter()
         float(make_step(1, [batch], measure=False, norm=False).loss)
         seconds = time.perf_counter() - begin
+    parts = loader.per_step // rank_stride(loader.per_step, process.world_size)
+    flops = counter.get_total_flops() * parts * process.world_size
     load_seconds = None
     if loader.examples is not None:  # the first one has also imported decoders
         begin = time.perf_counter()
         first_batch(loader)
-        load_seconds = time.perf_counter() - begin
-    parts = loader.per_step // rank_stride(loader.per_step, process.world_size)
-    flops = counter.get_total_flops() * parts * process.world_size
-    load_seconds = None if load_seconds is None else load_seconds * parts
+        load_seconds = (time.perf_counter() - begin) * parts
     return StepMeasurement(flops, seconds * parts, peak.bytes, available_memory(process.device), load_seconds)
 
 
