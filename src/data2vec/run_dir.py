@@ -197,11 +197,11 @@ def part_run(run: Run, part: str) -> Run:
 
 def write_part_runs(run: Run, recipe: JointRecipe) -> None:
     """Write recipe, metrics and corrupt examples of each part of a joint run as a run of its own has them."""
-    corrupt = (read_small_file(run.folder / "corrupt_files.txt") or "").splitlines()
+    corrupt, lines = (read_small_file(run.folder / "corrupt_files.txt") or "").splitlines(), run.metrics
     for name, part in recipe.parts.items():
         folder = part_run(run, name).folder
         folder.mkdir(parents=True, exist_ok=True)
-        metrics = metrics_of_part(run.metrics, name)
+        metrics = metrics_of_part(lines, name)
         own = [line.removeprefix(f"{name}/") for line in corrupt if line.startswith(f"{name}/")]
         write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in metrics))
         write_text(folder / "corrupt_files.txt", "".join(f"{line}\n" for line in own))
@@ -575,8 +575,9 @@ def load_checkpoint_weights(folder: Path, objective: nn.Module) -> None:
 
 def objective_tensors(objective: nn.Module) -> dict[str, Tensor]:
     """All weights by name, without copying them; those that several parts share, by their first name."""
-    names = {id(tensor): name for name, tensor in reversed(objective.state_dict(keep_vars=True).items())}
-    return {name: tensor.detach() for name, tensor in objective.state_dict(keep_vars=True).items() if names[id(tensor)] == name}
+    tensors = objective.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: tensor.detach() for name, tensor in tensors.items() if first[id(tensor)] == name}
 
 
 def read_checkpoint_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -79,15 +79,16 @@ def _build_joint_report(run: Run, recipe: JointRecipe) -> Path:
         sections.append(f"<p>The run stopped: {as_text(reason)}</p>")
     for name, part in recipe.parts.items():
         own, shown = part_run(run, name), as_text(name)
-        page = build_report(own.folder).relative_to(run.folder)
+        metrics, page = own.metrics, build_report(own.folder).relative_to(run.folder)
         count = f"{recipe.shares[name]:.0%} of the steps; the page of this part has all figures: "
         sections += [
             f'<section><h2>{shown}</h2><p class="soft">{count}<a href="{page}">{page}</a></p></section>',
-            _verdict(own.metrics, part, []),
-            _figure_section(f"Curves of {shown}", _curve_figures(own.metrics)),
+            _verdict(metrics, part, []),
+            _figure_section(f"Curves of {shown}", _curve_figures(metrics)),
         ]
     sections += [_bad_files(run.folder / "corrupt_files.txt"), _machine_section(starts), _recipe_section(run)]
-    last = run.metrics[-1]["step"] if run.metrics else 0
+    lines = run.metrics
+    last = lines[-1]["step"] if lines else 0
     what = f"joint pre-training of {', '.join(recipe.parts)} · step {last:,} of {recipe.train.steps:,}"
     write_text(run.report, render_page(as_text(run.folder.resolve().name), as_text(what), sections))
     return run.report
