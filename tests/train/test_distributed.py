@@ -2,10 +2,7 @@
 
 import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 import data2vec
 from data2vec.distributed import process_group
 from data2vec.run_dir import Run
+from helpers.processes import torchrun
 
 STEPS = 6
 STILL = {"encoder.dropout": 0, "encoder.drop_path": 0, "train.steps": STEPS, "train.checkpoint_every": 2}
@@ -27,43 +25,17 @@ MICRO_BATCHES = {4: "whole groups dealt out", 16: "a part of every group"}
 WORK = """
 import json, sys
 from pathlib import Path
-import torch, torch.distributed as dist
+import torch.distributed as dist
 import data2vec
 from data2vec import cli
-from data2vec.train import trainer
 from data2vec.distributed import process_group
-from data2vec.train.parallel import gathered
+from helpers.processes import equal_weights
+from helpers.runs import crash_before
 
 out, dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tiny = versions[0][1]
-make_step = trainer.TrainStep.__call__
-crash = 0
 
-
-def checked(self, step, *more, **options):
-    "May crash before a step; all processes must have the same weights after each."
-    if step == crash:
-        raise ZeroDivisionError
-    result = make_step(self, step, *more, **options)
-    mine = torch.cat([gathered(p.detach()).flatten() for p in self.objective.parameters()])
-    first = mine.clone()
-    dist.broadcast(first, 0)
-    assert torch.equal(mine, first), step
-    return result
-
-
-def halted(at, *given, **options):
-    "A run that stops before step `at`."
-    global crash
-    crash = at
-    try:
-        data2vec.pretrain(*given, **options)
-    except ZeroDivisionError:
-        crash = 0
-
-
-trainer.TrainStep.__call__ = checked
-with process_group("cpu"):
+with process_group("cpu"), equal_weights():
     for recipe, small, still in versions:
         for micro_batch in (4, 16):
             for shard in (False, True):
@@ -78,21 +50,17 @@ with process_group("cpu"):
         for recipe, small, still in versions:
             for shard in (False, True):
                 settings = small | still | {"data.micro_batch_size": 4, "train.shard": shard}
-                halted(5, recipe, out=out / "halted" / recipe / str(shard), overrides=settings)
+                with crash_before(5):
+                    data2vec.pretrain(recipe, out=out / "halted" / recipe / str(shard), overrides=settings)
         for shard in (False, True):
             settings = tiny | dropping | {"train.shard": shard}
             data2vec.pretrain("vision/v1-tiny", out=out / f"straight-{shard}", overrides=settings)
-            halted(7, "vision/v1-tiny", out=out / f"taken-up-{shard}", overrides=settings)
+            with crash_before(7):
+                data2vec.pretrain("vision/v1-tiny", out=out / f"taken-up-{shard}", overrides=settings)
             data2vec.pretrain("vision/v1-tiny", out=out / f"taken-up-{shard}", overrides=settings, resume=True)
         words = [f"{key}={value}" for key, value in tiny.items()]
         assert cli.main(["pretrain", "vision/v1-tiny", "--out", str(out), *words]) == 2
 """
-
-
-def torchrun(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*start, *command], capture_output=True, text=True, timeout=300, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +79,8 @@ def together(versions: dict[int, Any], tmp_path_factory: pytest.TempPathFactory)
         (out / "work.py").write_text(WORK)
         if processes == 4:
             shutil.copytree(outputs(2)[0] / "halted", out / "halted")
-        result = torchrun(processes, str(out / "work.py"), str(out), *map(json.dumps, (DROPPING, *versions.values())))
+        words = str(out / "work.py"), str(out), *map(json.dumps, (DROPPING, *versions.values()))
+        result = torchrun(processes, *words, timeout=300)
         assert result.returncode == 0, result.stderr
         return out, result.stderr
 
@@ -233,10 +202,7 @@ with process_group("cpu"):
 def test_gradients_exchanged_in_bf16_train_as_those_in_fp32(tmp_path: Path, tiny2: dict[str, Any]) -> None:
     small = tiny2 | {"train.steps": 8, "train.checkpoint_every": 8, "log.every": 1, "data.workers": 0, "log.report": False}
     (tmp_path / "work.py").write_text(EXCHANGE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [*command, str(tmp_path / "work.py"), json.dumps(small)]
-    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    result = torchrun(2, str(tmp_path / "work.py"), json.dumps(small), timeout=600, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[:3000]
     losses = json.loads((tmp_path / "losses.json").read_text())
     for kind in ("False", "True"):

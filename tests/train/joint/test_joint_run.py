@@ -1,9 +1,6 @@
 """A joint run of two parts: their steps, metrics and models, and that it can be resumed and divided among processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from data2vec.recipe.joint import JointRecipe
 from data2vec.recipe.loading import load_recipe
 from data2vec.report.page import build_report
 from data2vec.run_dir import Run, load_run_recipe
+from helpers.processes import torchrun
 from helpers.runs import crash_before, measured
 
 STEPS = 12
@@ -219,28 +217,12 @@ def test_verbs_take_a_part_as_any_model(run: Run, pictures: Path, tmp_path: Path
 
 WORK = """
 import sys
-import torch, torch.distributed as dist
 import data2vec
-from data2vec.train import trainer
 from data2vec.distributed import process_group
-from data2vec.train.parallel import gathered
+from helpers.processes import equal_weights
 
 recipe, out = sys.argv[1:]
-make_step = trainer.TrainStep.__call__
-
-
-def checked(self, step, *more, **options):
-    "All processes must have the same weights after each step."
-    result = make_step(self, step, *more, **options)
-    mine = torch.cat([gathered(p.detach()).flatten() for p in self.objective.parameters()])
-    first = mine.clone()
-    dist.broadcast(first, 0)
-    assert torch.equal(mine, first), step
-    return result
-
-
-trainer.TrainStep.__call__ = checked
-with process_group("cpu"):
+with process_group("cpu"), equal_weights():
     for shard in (False, True):
         data2vec.pretrain(recipe, out=f"{out}/{shard}", overrides={"train.shard": shard})
 """
@@ -254,11 +236,8 @@ def test_replicated_and_sharded_processes_train_the_same_as_one(recipe: JointRec
     (tmp_path / "joint.yaml").write_text(settled.to_yaml(), encoding="utf-8")
     (tmp_path / "work.py").write_text(WORK, encoding="utf-8")
     alone = data2vec.pretrain(settled, out=tmp_path / "alone")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*start, str(tmp_path / "work.py"), str(tmp_path / "joint.yaml"), str(tmp_path / "runs")],
-        **{"capture_output": True, "text": True, "timeout": 600, "env": os.environ | {"OMP_NUM_THREADS": "1"}},
-    )
+    words = [str(tmp_path / name) for name in ("work.py", "joint.yaml", "runs")]
+    done = torchrun(2, *words, timeout=600)
     assert done.returncode == 0, done.stderr
     for shard in ("False", "True"):
         together = Run(tmp_path / "runs" / shard)
