@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from data2vec.health.collapse import HealthSettings, stop_reason
+from data2vec.health.collapse import HealthSettings, health_limits, stop_reason
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,16 @@ def test_stop_reason_below_a_threshold_after_the_grace_period(
 def test_stop_reason_of_a_loss_or_gradient_norm_that_is_not_finite_at_any_step(name: str, wrong: float | None) -> None:
     reason = stop_reason({"loss": 1.0, "grad_norm": 1.0, name: wrong}, 1, HealthSettings())
     assert reason is not None and "NaN or inf" in reason
+
+
+@pytest.mark.parametrize(
+    ("warm_start", "grace"),
+    [
+        ({"objective.input_target": None}, 100),
+        ({"objective.input_target.weight": 1.0, "objective.input_target.fade_from": 0.2}, 160),
+        ({"objective.input_target.weight": 0.5, "objective.input_target.fade_from": 1.0}, 100),
+    ],
+)
+def test_grace_period_begins_after_the_steps_that_predict_the_input_alone(warm_start: dict[str, float], grace: int) -> None:
+    limits = health_limits({"train.steps": 300, "health.grace_steps": 100, "health.min_target_std": 0.2} | warm_start)
+    assert (limits.grace_steps, limits.min_target_std) == (grace, 0.2)

@@ -65,6 +65,16 @@ def test_loss_mixes_both_predictions_by_the_weight(version: int) -> None:
     torch.testing.assert_close(total, 0.75 * latent + 0.25 * own)
 
 
+def test_figures_of_predictions_are_left_out_while_the_loss_does_not_depend_on_them() -> None:
+    objective = small_models.objective(input_target=InputTargetSettings(fade_from=0.5, fade_to=1))
+    found = []
+    for step in (50, 51):
+        objective.before_step(step)
+        found.append(set(objective(small_models.batch(), measure=True).stats))
+    assert found[1] - found[0] == {"prediction_std", "prediction_rank", "r2", "content_r2"}
+    assert found[0] < found[1]
+
+
 def test_tokens_are_predicted_by_cross_entropy() -> None:
     objective = small_models.objective2("text", input_target=InputTargetSettings(features="tokens"))
     ids = torch.arange(5, 25).expand(2, -1).contiguous()

@@ -21,6 +21,17 @@ class HealthSettings(Settings):
     """These two checks start at this step."""
 
 
+def health_limits(recipe: JsonMapping) -> HealthSettings:
+    """The limits of a run, from its settings by dotted key. While a warm start has all of the loss, nothing is learned of the
+    teacher's vectors: the grace period begins after it."""
+    found = {key: recipe[name] for key in HealthSettings.model_fields if (name := f"health.{key}") in recipe}
+    limits = HealthSettings(**found)
+    if recipe.get("objective.input_target.weight", 0) < 1:
+        return limits
+    untrained = math.ceil(recipe["objective.input_target.fade_from"] * recipe["train.steps"])
+    return limits.model_copy(update={"grace_steps": limits.grace_steps + untrained})
+
+
 def stop_reason(line: JsonMapping, step: int, settings: HealthSettings) -> str | None:
     """Why a run has to stop at this step, or None. `line`: the metrics of the step."""
     if not is_finite(line):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from data2vec.health.collapse import HealthSettings, is_finite
+from data2vec.health.collapse import health_limits, is_finite
 from data2vec.settings import JsonMapping
 
 NUM_RECENT = 3
@@ -22,9 +22,7 @@ class History:
         self.recipe, self.last = recipe, lines[-1]
         self.lines = [line for line in lines if is_finite(line)]
         self.step: int = self.last["step"]
-        self.limits = HealthSettings(
-            **{key: recipe[name] for key in HealthSettings.model_fields if (name := f"health.{key}") in recipe}
-        )
+        self.limits = health_limits(recipe)
 
     def values(self, name: str) -> list[float]:
         """A metric at every step: inf where it was not finite; NaN where it is missing, which no comparison is true of."""
@@ -78,9 +76,11 @@ class History:
         return max(self.growth_since_lowest_loss("target_std"), self.growth_since_lowest_loss("target_rank")) > 1.1
 
     def describe_change(self, name: str) -> str:
-        """First and last value of a metric, with their steps."""
+        """First and last value of a metric, with their steps; the first one after those in which it is missing."""
         values = self.values(name)
-        return f"{name} {values[0]:.3g} at step {self.lines[0]['step']}, {values[-1]:.3g} at step {self.lines[-1]['step']}"
+        start = next((i for i, value in enumerate(values) if value == value), 0)
+        first, last = (f"{values[i]:.3g} at step {self.lines[i]['step']}" for i in (start, -1))
+        return f"{name} {first}, {last}"
 
     @property
     def warmup_steps(self) -> float:

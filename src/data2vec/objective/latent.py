@@ -118,7 +118,9 @@ class LatentObjective(Objective):
         terms = self.loss_terms(p, batch)
         stats = {}
         if measure:
-            stages = p.features, p.context, p.prediction, p.masked_targets, p.targets, p.padding
+            trained = self.input_weight < 1  # else the loss does not depend on the predictions, which then show nothing
+            prediction = p.prediction if trained else None
+            stages = p.features, p.context, prediction, p.masked_targets, p.targets, p.padding
             stats = representation_stats(batch, *stages) | term_stats(terms)
         return ObjectiveOutput(sum_terms(terms), p.errors.detach(), stats)
 

@@ -11,7 +11,7 @@ from data2vec.data.loader import Loader
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process
 from data2vec.errors import UserError, get_logger
-from data2vec.health.collapse import stop_reason
+from data2vec.health.collapse import health_limits, stop_reason
 from data2vec.health.verdict import Verdict, verdict
 from data2vec.interop.load import load
 from data2vec.local_path import local_path
@@ -152,7 +152,7 @@ class PretrainTask(SingleTask):
 
     def has_collapsed(self, metrics: JsonDict) -> bool:
         """Whether the loss is NaN or inf, or targets or predictions have collapsed."""
-        return stop_reason(metrics, metrics["step"], self.recipe.health) is not None
+        return stop_reason(metrics, metrics["step"], health_limits(self.recipe.flat())) is not None
 
     def verdict(self, metrics: Sequence[JsonMapping]) -> Verdict:
         """The health of the run so far."""
