@@ -22,7 +22,7 @@ from data2vec.comparison.settings import Combination, ComparisonSettings, arm_re
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.settings import JsonDict
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train.planning.step_cost import StepCost, step_cost
 
 POINTS = 5
@@ -108,9 +108,21 @@ class Plan:
         """`processes`: jobs that will run at a time; steps are timed with as many cores as one of them gets."""
         self.settings, self.out, self.processes = settings, out, processes
         self._recipes: dict[str, Recipe] = {}
+        self._measured: dict[str, JsonMapping] = {}
         slugs = [folder_name(name) for name in (*settings.arms, *settings.evaluations, TRIVIAL)]
         if len(set(slugs)) < len(slugs):
             raise UserError(f"arms, evaluations: folders {', '.join(slugs)} would coincide; use names that differ in letters")
+
+    def arm_recipe(self, arm: str, combination: Combination) -> Recipe:
+        """The recipe of an arm, with what its modality reads off the training data. Raises UserError as training does."""
+        recipe = arm_recipe(self.settings, arm, combination)
+        if recipe.data.train is None:
+            return recipe
+        raw = recipe.model_dump(mode="json")
+        key = json.dumps([raw["modality"], raw["data"]], sort_keys=True)
+        if key not in self._measured:
+            self._measured[key] = recipe.build_modality().measure(str(recipe.data.train))
+        return load_recipe(recipe, self._measured[key])
 
     @cached_property
     def _costs(self) -> dict[str, StepCost]:
@@ -120,7 +132,7 @@ class Plan:
 
     def cost(self, arm: str, combination: Combination) -> StepCost:
         """What a step of an arm costs, counted once."""
-        recipe = arm_recipe(self.settings, arm, combination)
+        recipe = self.arm_recipe(arm, combination)
         raw = recipe.model_dump(mode="json")
         raw = {key: raw[key] for key in ("modality", "encoder", "objective", "data")} | {"precision": recipe.train.precision}
         key = f"{arm} {hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]}"
@@ -155,7 +167,7 @@ class Plan:
         return self._recipes[key]
 
     def _sized_recipe(self, arm: str, combination: Combination, seed: int, share: float, probe: bool) -> Recipe:
-        recipe, steps = arm_recipe(self.settings, arm, combination), self.steps(arm, combination, share)
+        recipe, steps = self.arm_recipe(arm, combination), self.steps(arm, combination, share)
         literal = (*self.settings.data, *self.settings.arms[arm].settings, *combination)
         if wrong := [key for key in literal if key in BUDGETED]:
             raise UserError(f"arms.{arm}: {wrong[0]} cannot be set: budget and seeds of the comparison set it")
@@ -283,7 +295,7 @@ class Plan:
         tasks = tuple(self._task(name) for name in probes)
         if settings.untrained:
             for seed in self.settings.seeds:
-                recipe = arm_recipe(self.settings, arm, {}).model_dump(mode="json")
+                recipe = self.arm_recipe(arm, {}).model_dump(mode="json")
                 yield Job(self.seed_folder(arm, seed), arm, seed, False, recipe, None, tasks)
         if not settings.is_trained:
             return
@@ -303,7 +315,7 @@ class Plan:
         if settings.scratch:
             models: dict[int, str | None] = dict.fromkeys(self.settings.seeds)
             if settings.recipe or self.settings.recipe:
-                recipe = arm_recipe(self.settings, arm, {}).model_dump(mode="json")
+                recipe = self.arm_recipe(arm, {}).model_dump(mode="json")
             if settings.equal_flops:
                 if (reference := self.chosen(self.settings.reference_arm, outcomes)) is None:
                     return
