@@ -3,7 +3,9 @@
 `1e-3` is a number, only `true` and `false` are booleans, a date is text, and a key may appear once.
 """
 
+import copy
 import io
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
@@ -25,13 +27,19 @@ _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.cons
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of one YAML document. Raises UserError that names `where` and the line."""
+    return copy.deepcopy(_parsed(text, where))
+
+
+@lru_cache(maxsize=256)  # a run reads its recipe several times, a comparison dozens of times
+def _parsed(text: str, where: str) -> Any:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
         root = yaml.compose(text)
-        if root is not None:
-            _refuse_alias_bombs(root, where)
-        return yaml.load(text)
+        if root is None:
+            return None
+        _refuse_alias_bombs(root, where)
+        return yaml.constructor.construct_document(root)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
