@@ -88,7 +88,7 @@ def test_wide_convolutions_and_group_norm_do_not_leak_padding(overrides: dict[st
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(1, 600))
 def test_batches_contain_every_input_once_within_the_budget(lengths: list[int], most: int) -> None:
-    modality = model("text/v1-tiny").modality
+    modality = load_recipe("text/v1-tiny", {"modality.vocab_size": VOCABULARY}).build_modality()
     items = [torch.full((length,), 5) for length in lengths]
     seen: list[int] = []
     for places, batch in collate_by_length(modality, items, most):

@@ -1,18 +1,22 @@
 """Nothing a data test makes lands in a real cache; small files of every kind."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
+NUMBERS = itertools.count()
+
 
 @pytest.fixture(autouse=True)
 def _own_caches(tmp_path_factory, monkeypatch):
     import datasets
 
-    cache = tmp_path_factory.mktemp("cache")
+    cache = tmp_path_factory.getbasetemp() / "caches" / str(next(NUMBERS))  # mktemp would look through those of all tests
+    cache.mkdir(parents=True)
     monkeypatch.setenv("DATA2VEC_CACHE", str(cache / "data2vec"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,9 +118,11 @@ TASKS = [
     if isinstance(load_recipe(name).objective, SupervisedSettings) and not name.startswith("signal/")
 ]
 """Those of signals are trained by tests/modalities/test_signal.py."""
+TWINS = re.compile(r"large|huge|-(10m|1h|100h|960h)$|audioset-2m$|(mnli|qnli|qqp)$")
+"""Recipes whose difference from one that is tried by default is in numbers alone."""
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * bool(TWINS.search(name))) for name in TASKS])
 def test_finetune_by_each_shipped_recipe_makes_a_step_and_a_model(
     name: str, labelled: Path, given: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -203,7 +205,7 @@ def test_data_that_vanishes_stops_the_run_and_resumes_bit_equal_when_it_is_back(
     assert_equal(pretrain(tmp_path / "run", settings, resume=True), whole)
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("number", [pytest.param(errno.EROFS, marks=pytest.mark.slow), errno.EIO, errno.ENOSPC])
 def test_disk_that_cannot_be_written_is_named_with_the_checkpoint_to_resume_from(
     number: int, tiny: dict[str, Any], whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,11 +280,14 @@ def change_number(pictures: Path) -> None:
     shutil.copy(pictures / "07.png", pictures / "99.png")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [(change_size, "names, sizes or order"), (change_name, "names, sizes or order"), (change_number, "has changed since")],
-)
+@pytest.mark.parametrize(("change", "said", "streaming"), [
+    (change_size, "names, sizes or order", False),
+    (change_number, "has changed since", True),
+    pytest.param(change_name, "names, sizes or order", False, marks=pytest.mark.slow),
+    pytest.param(change_number, "has changed since", False, marks=pytest.mark.slow),
+    pytest.param(change_size, "names, sizes or order", True, marks=pytest.mark.slow),
+    pytest.param(change_name, "names, sizes or order", True, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_resume_on_changed_data_is_refused_unless_allowed(
     change: Callable[[Path], None], said: str, streaming: bool, tiny: dict[str, Any], own_pictures: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +322,21 @@ def test_second_process_is_refused_before_anything_is_written(tiny: dict[str, An
             pretrain(folder, tiny)
         assert [path.name for path in folder.iterdir()] == [".lock"]
     pretrain(folder, tiny, **{"train.steps": 1})
+
+
+LOCK = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+def test_run_holds_the_lock_of_its_folder_while_it_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOCK, str(tmp_path / "run" / ".lock")]
+    ends: list[subprocess.CompletedProcess[str]] = []
+    patch = at_step(2, lambda: ends.append(subprocess.run(command, capture_output=True, text=True)))
+    try:
+        pretrain(tmp_path / "run", tiny, **{"train.steps": 2})
+    finally:
+        patch.undo()
+    assert [(end.returncode, "BlockingIOError" in end.stderr) for end in ends] == [(1, True)]
+    assert subprocess.run(command).returncode == 0
 
 
 def test_threads_of_watched_workers_end_with_the_run(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -252,8 +252,8 @@ def test_report_failure_is_one_line_on_stderr(
     [
         (signal.SIGINT, KeyboardInterrupt),
         (signal.SIGTERM, Interrupted),
-        (signal.SIGUSR1, Interrupted),
-        (signal.SIGHUP, Interrupted),
+        pytest.param(signal.SIGUSR1, Interrupted, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, Interrupted, marks=pytest.mark.slow),
     ],
 )
 def test_stop_signal_to_all_processes_saves_a_checkpoint_first(
@@ -282,6 +282,7 @@ def test_stop_signal_to_all_processes_saves_a_checkpoint_first(
     assert run.metrics[-1]["step"] == reached + 1
 
 
+@pytest.mark.slow
 def test_second_process_in_a_run_folder_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = tiny | {"train.steps": 10000, "train.checkpoint_every": 10000}
     command = [sys.executable, "-m", "data2vec", "pretrain", "vision/v1-tiny", "--out", str(tmp_path / "run")]

@@ -12,8 +12,6 @@ from data2vec.model import Model, blank_model
 from data2vec.recipe.loading import load_recipe, validate_recipe
 from helpers.remote_folders import ENCODER, batch, made
 
-transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.usefixtures("remote_code_in_tmp"),
     pytest.mark.slow,
@@ -40,6 +38,7 @@ def model_of(case: str) -> Model:
 
 @pytest.mark.parametrize("case", CASES)
 def test_adapter_trains_with_checkpointing_and_survives_saving_and_merging(case: str, tmp_path: Path) -> None:
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")  # seconds, for a slow test
     auto, settings, lora = CASES[case]
     write_transformers_folder(model_of(case), tmp_path / "model")
     labels = torch.tensor(LABELS.get(auto, [0, 1]))

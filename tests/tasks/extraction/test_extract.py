@@ -41,16 +41,11 @@ def build(name: str, **overrides: Any) -> Model:
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A shard for every few inputs, and temporary caches."""
-    import datasets
-
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard for every few inputs."""
     monkeypatch.setattr("data2vec.tasks.extraction.decode.CHUNK", 2)
     monkeypatch.setattr(task, "WINDOW", 1)
     monkeypatch.setattr(task, "SHARD_SECONDS", 0)
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("DATA2VEC_CACHE", str(cache / "data2vec"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
 
 
 @pytest.fixture
@@ -227,8 +222,14 @@ features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
 """
 
 
-@pytest.mark.parametrize("at", ["000000000006-", "out"])
-@pytest.mark.parametrize("ending", ["npy", "safetensors", "parquet"])
+@pytest.mark.parametrize(("ending", "at"), [
+    ("npy", "000000000006-"),
+    ("parquet", "out"),
+    pytest.param("npy", "out", marks=pytest.mark.slow),
+    pytest.param("parquet", "000000000006-", marks=pytest.mark.slow),
+    pytest.param("safetensors", "000000000006-", marks=pytest.mark.slow),
+    pytest.param("safetensors", "out", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_killed_extraction_resumes_bit_equal(speech: Model, clips: Path, tmp_path: Path, ending: str, at: str) -> None:
     save_model_folder(speech, tmp_path / "model")
     out = tmp_path / f"out.{ending}"

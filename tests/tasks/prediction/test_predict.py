@@ -26,15 +26,6 @@ from helpers.fine_tuned import KINDS, SMALL, fine_tuned, make_data
 from helpers.locks import locked_by_another_process
 
 
-@pytest.fixture(autouse=True)
-def temporary_caches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    import datasets
-
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("DATA2VEC_CACHE", str(cache / "data2vec"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_data(tmp_path_factory.mktemp("labelled") / "data")

@@ -1,5 +1,6 @@
 """Continued pre-training of a trained model, with what it has changed."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -21,9 +22,16 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run, load_run_recipe
 from data2vec.train.adaptation.adapt import plan_adaptation
 from data2vec.train.adaptation.recipe import adaptation_recipe, own_recipe, scratch_recipe
+from data2vec.train.planning.step_cost import step_cost
 from helpers.recordings import CHANNELS, RATE, write_folder
 
 SMALL = {"data.workers": 0, "train.device": "cpu", "log.report": False}
+
+
+@pytest.fixture(autouse=True)
+def _one_step_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting the operations of four steps takes longer than these runs."""
+    monkeypatch.setattr("data2vec.train.adaptation.adapt.step_cost", functools.partial(step_cost, steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +278,7 @@ def test_run_that_started_from_no_model_is_not_measured(released: Run) -> None:
         data2vec.adapt(out=released.folder, resume=True)
 
 
+@pytest.mark.slow
 def test_two_processes_adapt_and_measure_as_one_does(released: Run, pictures: Path, tmp_path: Path) -> None:
     one = data2vec.adapt(released.folder, pictures, SMALL, tmp_path / "one", steps=3)
     start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "data2vec", "adapt")

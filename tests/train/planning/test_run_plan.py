@@ -101,6 +101,7 @@ def test_measured_flops_are_those_of_the_whole_step(short: dict[str, Any]) -> No
     assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
 
 
+@pytest.mark.slow
 def test_measured_flops_of_two_processes_that_share_a_micro_batch_are_those_of_both(
     short: dict[str, Any], tmp_path: Path
 ) -> None:
