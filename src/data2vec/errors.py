@@ -49,6 +49,10 @@ class UserError(_Message):
     """A user error: the message names the wrong value, what is allowed, and how to fix it. The command exits with 2."""
 
 
+class MissingPackage(UserError):
+    """An optional package that the data needs is not installed; the message names what installs it."""
+
+
 class RunStopped(_Message):
     """A run that had to stop: a collapse, too many corrupt files, a full disk. The command exits with 1."""
 

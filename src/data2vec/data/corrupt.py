@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data2vec.data.dataset import UNREADABLE, ExampleDataset, Signal
-from data2vec.errors import CorruptExample, RunStopped, UserError, get_logger
+from data2vec.errors import CorruptExample, MissingPackage, RunStopped, UserError, get_logger
 from data2vec.untrusted import open_regular
 
 log = get_logger(__name__)
@@ -19,13 +19,15 @@ def decoding(signal: Signal | None, unnamed: str) -> Iterator[None]:
     """A block that decodes a signal: whatever it raises becomes a CorruptExample with the path, or `unnamed`, and a reason; it
     is not entered if the signal itself says why it cannot be read (`UNREADABLE`).
 
-    Decoders raise anything on damaged content, so no type of error is left out."""
+    Decoders raise anything on damaged content, so no type of error is left out but MissingPackage, which passes."""
     signal = signal or {}
     name = signal.get("path") or unnamed
     if why := signal.get(UNREADABLE):
         raise CorruptExample(f"{name}: {why}")
     try:
         yield
+    except MissingPackage:
+        raise
     except Exception as error:
         raise CorruptExample(f"{name}: {_reason(error, signal)}") from None
 

@@ -49,13 +49,7 @@ def decode_image(image: Signal) -> Tensor:
         content = image_content(image)
         try:
             with open_image(content) as opened:
-                if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-                    raise Image.DecompressionBombError
-                if opened.width * opened.height > SMALL_PIXELS + MAX_EXPANSION * len(content):
-                    raise CorruptExample(
-                        f"{opened.width} x {opened.height} pixels in a file of {len(content)} bytes, refused as a possible "
-                        "decompression bomb"
-                    )
+                require_safe_size(opened, content)
                 pixels = _decode_plain_jpeg(content, opened) if opened.format == "JPEG" else None
                 pixels = _to_rgb(opened) if pixels is None else pixels
                 if opened.format == "PNG":
@@ -67,6 +61,19 @@ def decode_image(image: Signal) -> Tensor:
         except UnidentifiedImageError:
             raise CorruptExample("not an image that can be decoded") from None
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def require_safe_size(opened: Any, content: bytes) -> None:
+    """Raises CorruptExample for a Pillow image with far more pixels than a file of these bytes may have."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+    if opened.width * opened.height > SMALL_PIXELS + MAX_EXPANSION * len(content):
+        raise CorruptExample(
+            f"{opened.width} x {opened.height} pixels in a file of {len(content)} bytes, refused as a possible "
+            "decompression bomb"
+        )
 
 
 def _check_sums(content: bytes) -> None:

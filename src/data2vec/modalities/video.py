@@ -17,9 +17,7 @@ from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import CountedDataSettings, ExampleDataset, Rows, column_value
 from data2vec.data.image import IMAGENET_MEAN, IMAGENET_STD, RGB, Range, random_crop_box, resize
 from data2vec.data.mixing import ImageMixing
-from data2vec.data.sources.splits import SplitChoice
 from data2vec.data.videos.clips import open_clip
-from data2vec.data.videos.frame_folders import frame_folders
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.base import InputFeatures, LocalEncoder, Modality, ModalitySettings
 from data2vec.nn.position_encoders import PositionEncoder, SinCosPositionEncoder
@@ -111,8 +109,8 @@ class VideoExamples(ExampleDataset):
             stride = self.data.frame_stride
             spare = clip.count - (s.frames - 1) * stride - 1
             if spare < 0:
-                strided = f" of every {stride}th (data.frame_stride)" if stride > 1 else ""
-                raise CorruptExample(f"{clip.count} frames, too few for modality.frames: {s.frames}{strided}")
+                strided = f" and data.frame_stride: {stride}" if stride > 1 else ""
+                raise CorruptExample(f"too short for modality.frames: {s.frames}{strided}; frames in it: {clip.count}")
             start = spare // 2 if rng is None else int(rng.integers(spare + 1))
             frames = clip.read(range(start, start + (s.frames - 1) * stride + 1, stride))
             video = torch.from_numpy(to_channels(frames, s)).permute(0, 3, 1, 2)  # (F, C, H, W)
@@ -201,14 +199,6 @@ class Video(Modality):
     def input_features(self) -> Mapping[str, InputFeatures]:
         s = self.settings
         return {"raw": InputFeatures(s.channels * s.tubelet * s.patch**2, lambda batch: split_tubelets(batch.input, s))}
-
-    def rows(self, path: str) -> Rows:
-        data = self.data
-        if data.column is None:
-            found = frame_folders(path, SplitChoice(data.split, self.whole_split), data.streaming, data.follow_links)
-            if found is not None:
-                return found
-        return super().rows(path)
 
     def examples(self, rows: Rows) -> VideoExamples:
         return VideoExamples(rows, self.settings, self.data)

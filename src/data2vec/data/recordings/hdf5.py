@@ -9,7 +9,7 @@ import numpy as np
 
 from data2vec.data.recordings.arrays import CHANNEL_NAMES, RATE_NAMES, UNIT_NAMES
 from data2vec.data.recordings.recording import ArrayRecording, Description, Recording, name_channels, orient, require_rate
-from data2vec.errors import CorruptExample, UserError
+from data2vec.errors import CorruptExample, MissingPackage
 from data2vec.untrusted import require_regular
 
 RATES = (*RATE_NAMES, "rsFreq")
@@ -20,7 +20,9 @@ MAX_NUMBERS = 2**30
 
 
 def hdf5_recording(path: str, entry: str | None, description: Description) -> Recording:
-    """One of the recordings of a file; its only one if `entry` is None. Raises CorruptExample, and UserError without h5py."""
+    """One of the recordings of a file; its only one if `entry` is None.
+
+    Raises CorruptExample, and MissingPackage without h5py."""
     file = _open(path)
     entries, _ = _entries(file, description)
     if entry is None and len(entries) > 1:
@@ -56,7 +58,7 @@ def _open(path: str) -> Any:
     try:
         import h5py
     except ImportError:
-        raise UserError("reading HDF5 files needs h5py: pip install 'data2vec[hdf5]'") from None
+        raise MissingPackage("reading HDF5 files needs h5py: pip install 'data2vec[hdf5]'") from None
     require_regular(path)
     try:
         return h5py.File(path, "r", swmr=False)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data2vec.data.recordings.recording import Event, Recording, checked_rate
-from data2vec.errors import CorruptExample, UserError
+from data2vec.errors import CorruptExample, MissingPackage
 from data2vec.untrusted import read_regular, require_regular
 
 READERS = {".fif": "read_raw_fif", ".vhdr": "read_raw_brainvision", ".set": "read_raw_eeglab"}
@@ -32,7 +32,7 @@ _PART = re.compile(r"(.+)_split-(\d+)(.*\.fif)|(.+)-\d+\.fif", re.IGNORECASE)
 
 
 class MneRecording(Recording):
-    """The channels of a file. Raises CorruptExample, also for samples outside its folder, and UserError without MNE."""
+    """The channels of a file. Raises CorruptExample, also for samples outside its folder, and MissingPackage without MNE."""
 
     def __init__(self, path: str):
         self.raw = _open(path)
@@ -79,7 +79,7 @@ def _open(path: str) -> Any:
     try:
         import mne
     except ImportError:
-        raise UserError("reading FIF, BrainVision and EEGLAB files needs MNE: pip install 'data2vec[mne]'") from None
+        raise MissingPackage("reading FIF, BrainVision and EEGLAB files needs MNE: pip install 'data2vec[mne]'") from None
     require_regular(path)
     _refuse_part(Path(path))
     ending = next(each for each in ENDINGS if path.lower().endswith(each))

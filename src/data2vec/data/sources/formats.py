@@ -31,6 +31,12 @@ MEDIA: dict[SignalKind, tuple[str, ...]] = {
     ),
 }
 """Files that hold one example; of recordings some hold several."""
+ANIMATED = (".gif", ".webp", ".apng")
+"""Images that are a video by themselves."""
+STILLS = tuple(ending for ending in MEDIA["image"] if ending not in ANIMATED)
+"""Images that are a frame of the video that their folder is."""
+FRAMES = ("/",)
+"""Of the relative path of a folder of frames, as `frame_folders` names it."""
 TRANSCRIPTS = ".trans.txt"
 """The ending of LibriSpeech's lists of transcripts, which are no documents."""
 PARQUET = (".parquet",)
@@ -49,12 +55,14 @@ def formats_for(kind: SignalKind) -> tuple[tuple[str, ...], ...]:
     """The formats a dataset of this kind can have, as endings; a folder is read in the first of them that it contains."""
     if kind == "text":
         return PARQUET, JSON_LINES, TEXT_TABLES, MEDIA["text"], ARCHIVES
-    return (MEDIA[kind],) if kind == "recording" else (MEDIA[kind], PARQUET, ARCHIVES)
+    if kind == "recording":
+        return (MEDIA[kind],)
+    return MEDIA[kind], *([FRAMES] if kind == "video" else []), PARQUET, ARCHIVES
 
 
 def is_example(name: str) -> bool:
     """Whether a file holds one example, not many."""
-    return name.lower().endswith(_EXAMPLES)
+    return name.lower().endswith((*_EXAMPLES, *FRAMES))
 
 
 def is_hidden(path: str) -> bool:
@@ -79,5 +87,9 @@ def utf8(text: str) -> str:
 
 def count_endings(names: Sequence[str]) -> str:
     """A summary of file names, such as "12 .txt, 3 .pdf"; "nothing" when there are none."""
-    counts = Counter(os.path.splitext(name)[1].lower() or "without extension" for name in names)
-    return ", ".join(f"{n} {ending}" for ending, n in counts.most_common(5)) or "nothing"
+    files = [name for name in names if not name.endswith(FRAMES)]
+    counts = Counter(os.path.splitext(name)[1].lower() or "without extension" for name in files)
+    found = [f"{n} {ending}" for ending, n in counts.most_common(5)]
+    if folders := len(names) - len(files):
+        found.append("1 folder of images" if folders == 1 else f"{folders} folders of images")
+    return ", ".join(found) or "nothing"

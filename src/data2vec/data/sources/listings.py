@@ -10,7 +10,7 @@ from typing import Any
 
 from data2vec.data.dataset import Rows
 from data2vec.data.sources.columns import FILE_COLUMNS, find_column
-from data2vec.data.sources.formats import MANIFESTS, MEDIA, TABLES, SignalKind, is_example, with_ending
+from data2vec.data.sources.formats import FRAMES, MANIFESTS, MEDIA, TABLES, SignalKind, is_example, with_ending
 from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import TRAIN, Source, SplitChoice, SplitName, listed, name_splits, split_of_name
@@ -67,7 +67,7 @@ def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: st
 
     Raises UserError for a metadata table without a column of files."""
     found = []
-    media = with_ending(files, MEDIA[kind])
+    media = [name.removesuffix("/") for name in with_ending(files, (*MEDIA[kind], *FRAMES))]
     for name in _candidates(files, kind):
         is_metadata = _is_metadata(name)
         columns = path_columns(root / name, kind)
@@ -120,11 +120,15 @@ def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: Sig
 
 
 def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
-    """The columns of a table whose first value is the path of a file of this kind, and what they hold."""
+    """The columns of a table whose first value is the path of a file of this kind, or of a folder that is one, and what they
+    hold."""
     manifest = read_manifest(path, rows=1)
     first = first_values(path) if manifest is None else manifest.columns.to_pydict()
     values = {name: next(filter(None, column), "") for name, column in first.items()}
-    return {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
+    found = {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
+    if kind == "video" and not found:
+        found = {name: "paths" for name in FILE_COLUMNS if name in values and (path.parent / values[name]).is_dir()}
+    return found
 
 
 def read_listing(
@@ -339,7 +343,7 @@ def _ends_of_paths(paths: Sequence[str]) -> dict[str, str | None]:
     """The path that ends in each of its last folders and name, with and without ending; None for several."""
     ends: dict[str, str | None] = {}
     for path in paths:
-        parts = path.split("/")
+        parts = path.removesuffix("/").split("/")
         for start in range(len(parts)):
             end = "/".join(parts[start:])
             for key in (end, os.path.splitext(end)[0]):

@@ -64,7 +64,7 @@ def media_rows(
     """A table of files, given as relative paths: with the folders they are in as labels, where these are one deep below the
     folder or a split; audio files with the transcripts in LibriSpeech's lists beside them."""
     table = signal_table([str(folder / file) for file in files], kind)
-    inside = [without_split_folder(file, split).split("/") for file, split in zip(files, splits, strict=True)]
+    inside = [without_split_folder(file, split).removesuffix("/").split("/") for file, split in zip(files, splits, strict=True)]
     depths = {len(parts) for parts in inside}
     if depths in ({2}, {1, 2}):
         table = table.append_column("label", _text([parts[0] if len(parts) == 2 else None for parts in inside]))

@@ -11,6 +11,7 @@ from data2vec.data.dataset import Rows
 from data2vec.data.sources.columns import NoSignal, class_names, label_value
 from data2vec.data.sources.formats import (
     ARCHIVES,
+    FRAMES,
     JSON_LINES,
     MANIFESTS,
     MEDIA,
@@ -22,6 +23,7 @@ from data2vec.data.sources.formats import (
     is_example,
     with_ending,
 )
+from data2vec.data.sources.frame_folders import frame_folders, refuse_nested
 from data2vec.data.sources.hub import hub_name, no_such_path, split_revision
 from data2vec.data.sources.library import dataset_from_table, load_library_dataset, load_saved, saved_datasets, shuffled_stream
 from data2vec.data.sources.listings import METADATA, find_listings, listing_source, path_columns, read_listing, splits_of_lists
@@ -126,18 +128,21 @@ def _folder_source(request: Request, root: Path) -> Source:
     if parts := saved_datasets(root):
         return _saved_source(request, parts)
     files = list_files(root, request.follow_links)
+    files += frame_folders(files) if kind == "video" else []
     readable = with_ending(files, tuple(ending for endings in formats_for(kind) for ending in endings))
     readable = [name for name in readable if name.rpartition("/")[2].lower() not in METADATA]
     if listings := find_listings(root, files, kind, request.column, request.boundary):
         media = [name for name in with_ending(readable, MEDIA[kind]) if name not in {each.name for each in listings}]
+        media += [folder.removesuffix("/") for folder in with_ending(readable, FRAMES)]
         source = listing_source(request.where, root, listings, media, kind, _splits_of_lists(root, files, media, kind))
-        if others := sorted({*readable} - {*media} - {listing.name for listing in listings}):
+        if others := sorted({*readable} - {*media, *with_ending(readable, FRAMES)} - {listing.name for listing in listings}):
             _warn_left_out(request, others, f"tables that list files ({listed(listing.name for listing in listings)})")
         return _streamed(source) if request.streaming else source
     if not readable:
         raise _nothing_found(request, formats_for(kind), files)
     splits = dict(zip(readable, name_splits(readable, is_example, request.where), strict=True))
-    for name, split in _splits_of_lists(root, files, with_ending(readable, MEDIA[kind]), kind).items():
+    media = with_ending(readable, (*MEDIA[kind], *FRAMES))
+    for name, split in _splits_of_lists(root, files, media, kind).items():
         if (other := splits[name]) is not None and other.split != split.split:
             raise UserError(f"{request.where}: {split.name} lists {name}, which belongs to {other.name}; correct the list")
         splits[name] = split
@@ -145,7 +150,9 @@ def _folder_source(request: Request, root: Path) -> Source:
 
     def read(indices: list[int], choice: SplitChoice) -> Rows:
         endings, names = _one_format([readable[index] for index in indices], request)
-        if endings != MEDIA[kind]:
+        if endings == FRAMES:
+            refuse_nested(names, request.where)
+        elif endings != MEDIA[kind]:
             return read_shards(request, endings, [str(root / name) for name in names], choice)
         return _read_media(request, root, names, [splits[name] if is_divided else None for name in names])
 
@@ -270,7 +277,7 @@ def _streamed(source: Source) -> Source:
 
 
 def _nothing_found(request: Request, formats: Sequence[tuple[str, ...]], files: Sequence[str]) -> NoSignal:
-    endings = " ".join(ending for endings in formats for ending in endings)
+    endings = " ".join("(folders of images)" if ending in FRAMES else ending for endings in formats for ending in endings)
     return NoSignal(f"{request.where}: no {request.kind} found; searched for {endings}; found {count_endings(files)}")
 
 

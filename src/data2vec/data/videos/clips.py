@@ -4,24 +4,25 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import Signal, array_of
-from data2vec.data.image import decode_image, image_content, open_image
+from data2vec.data.image import decode_image, image_content, open_image, require_safe_size
 from data2vec.data.recordings.arrays import load_npy
-from data2vec.data.sources.formats import MEDIA, is_hidden
-from data2vec.errors import CorruptExample, UserError
+from data2vec.data.sources.formats import ANIMATED, MEDIA, STILLS, is_hidden
+from data2vec.errors import CorruptExample, MissingPackage
 
-ANIMATED = (".gif", ".webp", ".apng")
-STILLS = tuple(ending for ending in MEDIA["image"] if ending not in ANIMATED)
-"""Of the frames of a folder: a file of `ANIMATED` is a clip by itself."""
 NIFTI = (".nii", ".nii.gz")
 FILMED = tuple(ending for ending in MEDIA["video"] if ending not in (".npy", *ANIMATED, *NIFTI))
 CHANNELS = (1, 3)
 """Of a frame. Nobody can see whether a fourth one is opacity or a measurement."""
+DEEP = ("I", "F")
+"""What Pillow's names of images with 16 or 32 bits begin with."""
 MAX_FRAMES = 2**20
 MAX_PIXELS = 2**30
 """Of all frames that are decoded of a clip."""
@@ -40,7 +41,7 @@ class Clip:
 def open_clip(signal: Signal) -> Clip:
     """The clip of a signal: {"path"} of a file or of a folder of frames, or {"array"} (F, H, W), (F, H, W, C) or (F, C, H, W).
 
-    Raises CorruptExample, without the name of the file, and UserError if a decoder is not installed."""
+    Raises CorruptExample, without the name of the file, and MissingPackage if a decoder is not installed."""
     if signal.get("array") is not None:
         return _array_clip(array_of(signal["array"]))
     path, content = str(signal.get("path") or ""), signal.get("bytes")
@@ -59,18 +60,53 @@ def open_clip(signal: Signal) -> Clip:
 
 
 def _folder_clip(folder: Path) -> Clip:
-    """Frames in the order of their names, in which numbers count by value."""
-    names = [entry for entry in os.listdir(folder) if entry.lower().endswith(STILLS) and not is_hidden(entry)]
-    names.sort(key=_natural)
+    """Frames in the order of their names, which differ in numbers only; numbers count by value.
+
+    Frames are bytes (H, W, 3); or numbers (H, W, 1) if they have 16 bits or are floats, so that they have one scale."""
+    with decoding({"path": str(folder), "array": 0}, folder.name):
+        entries = os.listdir(folder)
+    names = [entry for entry in entries if entry.lower().endswith(STILLS) and not is_hidden(entry)]
+    keys = {name: _natural(os.path.splitext(name)[0].lower()) for name in names}
+    names.sort(key=keys.__getitem__)
+    for before, name in pairwise(names):
+        if keys[before] == keys[name]:
+            raise CorruptExample(f"its frames {before} and {name} have the same number; keep one of them")
+        if _without_numbers(keys[before]) != _without_numbers(keys[name]):
+            raise CorruptExample(
+                f"its images {before} and {name} differ in more than their number, so their order in time is not known; name "
+                "frames by numbers, those of each video in a folder of its own"
+            )
 
     def read(indices: Sequence[int]) -> np.ndarray:
-        frames = [decode_image({"bytes": None, "path": str(folder / names[i])}).permute(1, 2, 0).numpy() for i in indices]
-        if len(sizes := {frame.shape for frame in frames}) > 1:
-            (a, b, *_), (c, d, *_) = sorted(sizes)[:2]
-            raise CorruptExample(f"its frames differ in size: {b} x {a} and {d} x {c}")
+        frames = [_read_frame(folder / names[i]) for i in indices]
+        kinds = {f"{frame.shape[1]} x {frame.shape[0]} of {frame.dtype}": None for frame in frames}
+        if len(kinds) > 1:
+            raise CorruptExample(f"its frames differ: {' and '.join([*kinds][:2])}")
         return np.stack(frames)
 
     return _checked(Clip(len(names), read))
+
+
+def _read_frame(path: Path) -> np.ndarray:
+    signal: Signal = {"bytes": None, "path": str(path)}
+    with decoding(signal, path.name):
+        signal["bytes"] = content = image_content(signal)
+        opened = _open_image(content)
+        if (images := getattr(opened, "n_frames", 1)) > 1:
+            raise CorruptExample(f"{images} images in one file, where each file must be a frame; save them as .npy")
+        if opened.mode.startswith(DEEP):
+            require_safe_size(opened, content)
+            return np.array(opened)[..., None]
+    return decode_image(signal).permute(1, 2, 0).numpy()
+
+
+def _open_image(content: bytes) -> Any:
+    from PIL import UnidentifiedImageError
+
+    try:
+        return open_image(content)
+    except UnidentifiedImageError:
+        raise CorruptExample("not an image that can be decoded") from None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -84,6 +120,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
         parts.append((-1, letter))
         digits = ""
     return parts
+
+
+def _without_numbers(key: Sequence[tuple[int, str]]) -> list[str]:
+    return [letter for _, letter in key]
 
 
 def _array_clip(array: np.ndarray) -> Clip:
@@ -107,12 +147,7 @@ def _array_clip(array: np.ndarray) -> Clip:
 
 
 def _animated_clip(content: bytes) -> Clip:
-    from PIL import UnidentifiedImageError
-
-    try:
-        opened = open_image(content)
-    except UnidentifiedImageError:
-        raise CorruptExample("not an image that can be decoded") from None
+    opened = _open_image(content)
     count, area = int(getattr(opened, "n_frames", 1)), opened.width * opened.height
 
     def read(indices: Sequence[int]) -> np.ndarray:
@@ -132,19 +167,21 @@ def _nifti_clip(path: str, content: bytes | None) -> Clip:
     try:
         import nibabel
     except ImportError:
-        raise UserError("NIfTI volumes need nibabel: pip install 'data2vec[nifti]'") from None
+        raise MissingPackage("NIfTI volumes need nibabel: pip install 'data2vec[nifti]'") from None
     if content is not None:
         raise CorruptExample("a NIfTI volume must be a file, not the content of one in a table or an archive")
     volume: Any = nibabel.load(path)
-    shape = volume.shape
-    if len(shape) != 3:
-        raise CorruptExample(f"a volume of shape {shape}; it must have three axes")
+    shape = tuple(volume.shape)
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+        raise CorruptExample(
+            f"a volume of shape {shape}, but one of three axes is needed; save each of them in a file of its own"
+        )
     if np.prod(shape) > MAX_PIXELS:
         raise CorruptExample(f"a volume of shape {shape}, refused as too large")
 
     def read(indices: Sequence[int]) -> np.ndarray:
         slices = np.asarray(volume.dataobj[:, :, indices[0] : indices[-1] + 1], dtype=np.float32)
-        return slices[:, :, [i - indices[0] for i in indices]].transpose(2, 0, 1)[..., None]
+        return slices.reshape(*shape[:2], -1)[:, :, [i - indices[0] for i in indices]].transpose(2, 0, 1)[..., None]
 
     return _checked(Clip(shape[2], read))
 
@@ -153,7 +190,7 @@ def _filmed_clip(path: str, content: bytes | None) -> Clip:
     try:
         import av
     except ImportError:
-        raise UserError(
+        raise MissingPackage(
             "video files need PyAV: pip install 'data2vec[video]'; or save the frames as images in a folder each, or as .npy"
         ) from None
 

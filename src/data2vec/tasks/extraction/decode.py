@@ -51,7 +51,8 @@ def open_inputs(
             raise UserError(f"{inputs}: has no rows, so there is nothing to do")
     else:
         rows = list_inputs(modality, inputs)
-        if folder := next((row for row in rows if isinstance(row, Path) and row.is_dir()), None):
+        folder = next((row for row in rows if isinstance(row, Path) and row.is_dir()), None)
+        if folder is not None and getattr(modality, "kind", None) != "video":  # where each may be the frames of one
             raise UserError(f"{folder} is a folder: give one dataset alone, or files")
     require_pairs(modality, rows)
     return modality, rows
