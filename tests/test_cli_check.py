@@ -63,6 +63,7 @@ def test_check_of_invalid_input_exits_with_2(tmp_path: Path, capsys: pytest.Capt
         assert line.startswith("data2vec: error: ") and printed in line
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
     from PIL import Image
 

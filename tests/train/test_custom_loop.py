@@ -149,6 +149,7 @@ def test_models_and_features_pass_to_spawned_processes(model: Model) -> None:
     assert torch.equal(found.hidden, POOLED(model).hidden)
 
 
+@pytest.mark.slow
 def test_models_and_features_pass_to_joblib(model: Model) -> None:
     from joblib import Parallel, delayed
 
