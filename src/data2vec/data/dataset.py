@@ -78,7 +78,7 @@ class DataSettings(Settings):
     """With streaming: rows held in memory, over all streams, to be shuffled and bucketed by length."""
     workers: Annotated[int, Field(ge=0, le=512)] | None = None
     """Processes that decode and augment, of each training process (0: in the training process). null: the cores of the machine
-    divided among its training processes, less one; 2 to 16."""
+    divided among its training processes, less one; 2 to 16, of which each part of a joint run has its share."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """With workers: how long to wait for a batch, before the run stops because the workers hang."""
     allow_changes: bool = False

@@ -94,6 +94,13 @@ class Loader:
         self.batches = batches
         self.timeout_seconds = 60 * settings.timeout_minutes
 
+    def share_workers(self, loaders: int) -> None:
+        """Derive the number of workers as one of so many loaders of this process, unless `data.workers` says it."""
+        if self.modality.data.workers is None:
+            workers = max(1, self.modality.data.num_workers // loaders)
+            stride = rank_stride(self.per_step, self.world)
+            self.workers = workers if self.streams is None else self.streams.usable_workers(workers, stride)
+
     @property
     def corrupt_names(self) -> list[str]:
         """ "name: reason" of each corrupt example so far, in the order in which they were found."""

@@ -18,6 +18,8 @@ class JointLoader:
 
     def __init__(self, loaders: Mapping[str, Loader], schedule: PartSchedule):
         self.loaders, self.schedule = loaders, schedule
+        for loader in loaders.values():
+            loader.share_workers(len(loaders))
         self._corrupt: dict[str, None] = {}
 
     @property
