@@ -20,6 +20,7 @@ STEPS = 6
 STILL = {"encoder.dropout": 0, "encoder.drop_path": 0, "train.steps": STEPS, "train.checkpoint_every": 2}
 STILL_2 = STILL | {"objective.decoder.dropout": 0, "objective.decoder.noise_std": 0}
 DROPPING = {"data.micro_batch_size": 4, "encoder.layerdrop": 0.5, "train.checkpoint_every": 4}
+STILL_DROPPING = STILL | {"data.micro_batch_size": 16, "encoder.layerdrop": 0.5, "train.weight_decay": 0.5}
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 MICRO_BATCHES = {4: "whole groups dealt out", 16: "a part of every group"}
 CELLS = [(2, 4, False), (2, 16, True), *((4, micro_batch, shard) for micro_batch in MICRO_BATCHES for shard in (False, True))]
@@ -34,7 +35,7 @@ from data2vec.distributed import process_group
 from helpers.processes import equal_weights
 from helpers.runs import crash_before
 
-out, cells, dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+out, cells, dropping, still_dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tiny = versions[0][1]
 
 with process_group("cpu"), equal_weights():
@@ -54,6 +55,7 @@ with process_group("cpu"), equal_weights():
                 settings = small | still | {"data.micro_batch_size": 4, "train.shard": shard}
                 with crash_before(5):
                     data2vec.pretrain(recipe, out=out / "halted" / recipe / str(shard), overrides=settings)
+        data2vec.pretrain("vision/v1-tiny", out=out / "dropping", overrides=tiny | still_dropping)
         for shard in (False, True):
             settings = tiny | dropping | {"train.shard": shard}
             data2vec.pretrain("vision/v1-tiny", out=out / f"straight-{shard}", overrides=settings)
@@ -81,7 +83,7 @@ def together(versions: dict[int, Any], tmp_path_factory: pytest.TempPathFactory)
         (out / "work.py").write_text(WORK)
         if processes == 4:
             shutil.copytree(outputs(2)[0] / "halted", out / "halted")
-        words = str(out / "work.py"), str(out), *map(json.dumps, (CELLS, DROPPING, *versions.values()))
+        words = str(out / "work.py"), str(out), *map(json.dumps, (CELLS, DROPPING, STILL_DROPPING, *versions.values()))
         result = torchrun(processes, *words, timeout=600)
         assert result.returncode == 0, result.stderr
         return out, result.stderr
@@ -161,8 +163,17 @@ def test_two_processes_with_layerdrop_and_accumulation_resume_bit_equal(shard: b
     assert straight == taken_up
 
 
+def test_layerdrop_leaves_the_weights_of_skipped_blocks_as_they_are_in_two_processes_as_in_one(
+    versions: Any, together: Any, tmp_path: Path
+) -> None:
+    """With weight decay, which moves all weights that have a gradient, even of zero."""
+    recipe, tiny, _ = versions[1]
+    alone = data2vec.pretrain(recipe, out=tmp_path / "run", overrides=tiny | STILL_DROPPING)
+    assert_same_course(Run(together(2)[0] / "dropping"), alone)
+
+
 def test_only_the_main_process_logs(together: Any) -> None:
-    assert together(2)[1].count(f"step {STEPS}/{STEPS}") == 4
+    assert together(2)[1].count(f"step {STEPS}/{STEPS}") == 5
 
 
 def test_user_error_is_printed_once(together: Any) -> None:

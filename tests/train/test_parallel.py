@@ -97,3 +97,20 @@ def test_fp16_overflow_skips_the_step_and_stops_when_every_step_overflows(
     assert "grad_norm" not in over.metrics[0]
     with pytest.raises(RunStopped, match="the loss scale"):
         run(tmp_path / "never", "vision/v1-tiny", settings | {"objective.loss_scale": 1e30})
+
+
+def test_what_no_micro_batch_uses_has_no_gradient_and_all_else_keeps_it() -> None:
+    """As DDP needs it, each backward pass is through with all parameters."""
+    parameters = {name: torch.nn.Parameter(torch.ones(2)) for name in ("first", "second", "both", "none")}
+    skippable, done = engine.SkippableParameters(parameters.values()), []
+    for name, parameter in parameters.items():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: done.append(name))  # type: ignore[misc]
+    for name in ("first", "second"):
+        done.clear()
+        skippable.require((parameters[name] * parameters["both"]).sum()).backward()  # type: ignore[no-untyped-call]
+        assert sorted(done) == sorted(parameters)
+    parameters["none"].grad = torch.zeros(2)  # of DDP
+    skippable.clear_skipped()
+    assert {name: None if p.grad is None else p.grad.tolist() for name, p in parameters.items()} == {
+        **{"first": [1, 1], "second": [1, 1], "both": [2, 2], "none": None}
+    }

@@ -8,8 +8,9 @@ import importlib.util
 import inspect
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,23 +39,71 @@ class ParallelModel:
     dtype: torch.dtype | None
     """Of the matrix products under autocast; None: that of the weights."""
     device: torch.device
+    skippable: "SkippableParameters | None" = None
+    """Of replicas, some of whose parameters a step may leave out."""
 
     def __call__(self, batch: Batch, measure: bool = False) -> Any:
         with self.autocast():
-            return self.forward(batch, measure=measure)
+            output = self.forward(batch, measure=measure)
+            return output if self.skippable is None else replace(output, loss=self.skippable.require(output.loss))
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         """Autocast, which forward is in, or none, for backward. Weights are cast once for all micro-batches of a step that are
         in one such context; shards are gathered, and cast, every time."""
         return torch.autocast(self.device.type, self.dtype, enabled=enabled and self.dtype is not None)
 
-    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
         """A context for forward and backward of a micro-batch: replicas exchange gradients only in the last one of a step.
 
         Shards exchange them every time, as no process has memory for all gradients."""
-        if last or not isinstance(self.forward, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        return self.forward.no_sync()
+        together = not last and isinstance(self.forward, nn.parallel.DistributedDataParallel)
+        with self.forward.no_sync() if together else nullcontext():  # type: ignore[operator]
+            yield
+        if last and self.skippable is not None:
+            self.skippable.clear_skipped()
+
+
+class SkippableParameters:
+    """Parameters that a step may leave out, in all processes the same ones, as layerdrop does.
+
+    DDP waits for the gradients of all parameters; its own search for those that will have none walks through the graph of every
+    micro-batch. Here the loss depends on all of them, but without a gradient, for which DDP exchanges zeros where no other one
+    comes. The zeros are removed again: the optimizer leaves these parameters as they are, as it does in one process."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.used = set[Tensor]()
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(self._note)
+
+    def _note(self, parameter: Tensor) -> None:
+        """Called when a backward pass is through with a parameter, before DDP sets what is still None to zero."""
+        if parameter.grad is not None:
+            self.used.add(parameter)
+
+    def require(self, loss: Tensor) -> Tensor:
+        """The same loss, which depends on all parameters."""
+        required: Tensor = _Require.apply(loss, *self.parameters)
+        return required
+
+    def clear_skipped(self) -> None:
+        """At the end of a step's last backward pass: remove the gradients of what no micro-batch has used."""
+        for parameter in self.parameters:
+            if parameter not in self.used:
+                parameter.grad = None
+        self.used.clear()
+
+
+class _Require(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return (gradient, *[None] * ctx.count)
 
 
 def parallelize(
@@ -73,9 +122,11 @@ def parallelize(
         sharded = settings.shard and process.world_size > 1  # a block is gathered when it is called
         _compile(objective, blocks, isinstance(objective, LatentObjective) and not sharded, backend)
     forward: nn.Module = objective
+    skippable = None
     if process.world_size > 1:
         forward = _shard(objective, blocks, settings, process) if settings.shard else _replicate(objective, settings)
-    return ParallelModel(forward, AUTOCAST.get(settings.precision), process.device)
+        skippable = None if settings.shard or not objective.may_skip_parameters else SkippableParameters(objective.parameters())
+    return ParallelModel(forward, AUTOCAST.get(settings.precision), process.device, skippable)
 
 
 def compiles(settings: TrainSettings, device: torch.device) -> bool:
@@ -135,10 +186,7 @@ def _replicate(objective: AnyTrainingObjective, settings: TrainSettings) -> nn.M
     parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
     buffers: JsonDict = {name: False}  # ours are constants
-    unused = objective.may_skip_parameters
-    replica = nn.parallel.DistributedDataParallel(
-        objective, gradient_as_bucket_view=True, find_unused_parameters=unused, **buffers
-    )
+    replica = nn.parallel.DistributedDataParallel(objective, gradient_as_bucket_view=True, **buffers)
     if settings.communication == "bf16":
         replica.register_comm_hook(None, _reduce_in_bf16)
     return replica
