@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data2vec import cli, cli_help
-from data2vec.comparison.settings import comparison_names
+from data2vec.comparison.shipped import comparison_names
 from data2vec.recipe.joint import own_key
 from data2vec.recipe.loading import load_recipe
 

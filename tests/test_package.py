@@ -89,11 +89,20 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert result.stdout.split() == []
 
 
-def test_help_lists_and_wrong_arguments_need_no_torch() -> None:
+def test_help_lists_and_wrong_arguments_need_no_torch(tmp_path: Path) -> None:
     verbs = sorted(set(re.findall(r'_add_verb\(\s*verbs, "([a-z-]+)"', (ROOT / "cli.py").read_text(encoding="utf-8"))))
     assert len(verbs) > 15
-    refused = ["plan nowhere", "check /nowhere", "pretrain", "features", "predict x --top-k 0", "pretrain text/v1-tny --out x"]
-    lines = ["--version", "--help", "recipes", *refused, *(f"{verb} --help" for verb in (*verbs, "compare", "ablate"))]
+    refused = [
+        "plan nowhere",
+        "check /nowhere",
+        f"check {tmp_path}",
+        "pretrain",
+        "features",
+        "predict x --top-k 0",
+        "pretrain text/v1-tny --out x",
+    ]
+    lists = ["recipes", "compare --list", "ablate --list"]
+    lines = ["--version", "--help", *lists, *refused, *(f"{verb} --help" for verb in (*verbs, "compare", "ablate"))]
     code = """import contextlib, sys
 from data2vec import cli
 for line in sys.argv[1:]:

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from data2vec.errors import CorruptExample, RunStopped, UserError
+from data2vec.errors import CorruptExample, RunStopped, Unfinished, UserError
 
 if TYPE_CHECKING:
     from data2vec.batch import Batch
@@ -80,6 +80,7 @@ __all__ = [
     "Run",
     "RunPlan",
     "RunStopped",
+    "Unfinished",
     "UserError",
     "Verification",
     "adapt",

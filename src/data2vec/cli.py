@@ -14,7 +14,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +22,7 @@ from data2vec import __version__, cli_help
 from data2vec.console.progress import LEVELS, set_level
 from data2vec.data.sources.formats import is_utf8
 from data2vec.data.sources.hub import require_dataset
-from data2vec.errors import Interrupted, RunStopped, UserError, printable, quoted
+from data2vec.errors import Interrupted, RunStopped, Unfinished, UserError, printable, quoted
 from data2vec.local_path import output_file
 from data2vec.modalities.custom_classes import trust_class
 from data2vec.recipe.shipped import require_recipe, settings_of_verb
@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         return _report_failure("error", _with_notes(str(error), error), 2, every_process=False)
+    except Unfinished as done:
+        print(f"data2vec: {done}", file=sys.stderr)
+        return 0
     except RunStopped as error:
         status = 128 + error.signal if isinstance(error, Interrupted) else 1
         return _report_failure("stopped", _with_notes(str(error), error), status, every_process=False)
@@ -390,8 +393,8 @@ def _build_parser() -> argparse.ArgumentParser:
         quiet = "show only results, warnings and errors; the same as --log-level warning"
         verbs.choices[name].add_argument("--quiet", action="store_const", dest="log_level", const="warning", help=quiet)
 
-    share = "compute share i of n only, from 1/n to n/n; the last one to finish writes the file"
-    for name in ("features", "predict"):
+    share = "compute share i of n only, from 1/n to n/n; the last one to finish writes the result"
+    for name in ("features", "predict", "evaluate", "probe"):
         verbs.choices[name].add_argument("--shard", metavar="i/n", help=share)
         precision = "of matrix products: fp32 (default), or bf16, which is faster on GPUs and rounds"
         verbs.choices[name].add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=precision)
@@ -623,22 +626,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.finetuning.evaluate import evaluate
 
     a = arguments
-    with _processes(a):
-        result = evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality)
-    if _is_main_process():
-        print(result)
-
-
-@contextlib.contextmanager
-def _processes(arguments: argparse.Namespace) -> Iterator[None]:
-    """A block in which the processes of torchrun, if there are several, share the work."""
-    if not _has_several_processes():
-        yield
-        return
-    from data2vec.distributed import process_group
-
-    with process_group(arguments.device):
-        yield
+    shared = {"shard": a.shard, "precision": a.precision}
+    print(evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality, **shared))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -709,8 +698,11 @@ def _probe(arguments: argparse.Namespace) -> None:
         raise UserError(f"--layer {a.layer} has no effect without --attentive")
     if a.metric is not None and kinds:
         raise UserError(f"--metric {a.metric} has no effect with {kinds[0]}, which shows several scores")
-    if (a.tokens is not None or a.attentive) and _has_several_processes():
-        raise UserError(f"{kinds[0]}: runs in one process; start it without torchrun")
+    if a.tokens is not None or a.attentive:
+        if a.shard is not None or _has_several_processes():
+            raise UserError(f"{kinds[0]}: runs in one process; start it without torchrun and --shard")
+        if a.precision != "fp32":
+            raise UserError(f"--precision {a.precision} has no effect with {kinds[0]}; omit it")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
@@ -721,18 +713,16 @@ def _probe(arguments: argparse.Namespace) -> None:
         raise UserError(f"--view {a.view} has no effect without --tokens TEXT")
     label = [] if a.labels is None else [f"probe.label={json.dumps(a.labels)}"]
     overrides = [*a.overrides, *label]
-    result: object
-    with _processes(a):
-        if a.shots is not None:
-            result = few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, overrides, modality=a.modality)
-        elif a.superb:
-            result = superb_probe(a.model, a.data, a.valid, overrides=overrides, modality=a.modality)
-        elif a.attentive:
-            result = attentive_probe(a.model, a.data, a.valid, layer=a.layer, overrides=overrides, modality=a.modality)
-        else:
-            result = probe(a.model, a.data, a.valid, overrides, modality=a.modality, metric=a.metric or "accuracy")
-    if _is_main_process():
-        print(result)
+    settings = {"overrides": overrides, "modality": a.modality}
+    shared = {"shard": a.shard, "precision": a.precision}
+    if a.shots is not None:
+        print(few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, **settings, **shared))
+    elif a.superb:
+        print(superb_probe(a.model, a.data, a.valid, **settings, **shared))
+    elif a.attentive:
+        print(attentive_probe(a.model, a.data, a.valid, layer=a.layer, **settings))
+    else:
+        print(probe(a.model, a.data, a.valid, metric=a.metric or "accuracy", **settings, **shared))
 
 
 def _features(arguments: argparse.Namespace) -> None:
@@ -815,7 +805,7 @@ def _check_modality(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from data2vec.comparison.settings import comparison_names, comparison_summary, is_comparison
+    from data2vec.comparison.shipped import comparison_names, comparison_summary, is_comparison
 
     if arguments.list:
         for name in comparison_names():
@@ -826,7 +816,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    from data2vec.comparison.settings import comparison_names, comparison_summary
+    from data2vec.comparison.shipped import comparison_names, comparison_summary
     from data2vec.errors import did_you_mean
 
     known = [name.removeprefix("ablations/") for name in comparison_names() if name.startswith("ablations/")]

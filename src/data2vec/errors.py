@@ -76,6 +76,11 @@ class Interrupted(RunStopped):
         return type(self), (self.signal, str(self))
 
 
+class Unfinished(_Message):
+    """This process has done its share of some work, and others have the rest; or another one writes the result. The command
+    exits with 0."""
+
+
 class CorruptExample(_Message):
     """One example that cannot be decoded: it is skipped, counted and named. `str(error)` is "name: reason"."""
 

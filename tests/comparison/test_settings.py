@@ -7,11 +7,10 @@ import pytest
 
 from data2vec.comparison.settings import (
     arm_recipe,
-    comparison_names,
-    comparison_summary,
     load_comparison,
     recipes_as_arms,
 )
+from data2vec.comparison.shipped import comparison_names, comparison_summary
 from data2vec.errors import UserError
 
 PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}

@@ -481,7 +481,7 @@ def test_of_equal_validation_scores_the_later_model_is_kept(
     values: list[float], kept: int, labelled: Path, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remaining = iter([float("nan"), *values])
-    monkeypatch.setattr(finetune_module, "compute_scores", lambda *arguments: Scored({"wer": next(remaining)}, 24, {}))
+    monkeypatch.setattr(finetune_module, "validate", lambda *arguments: Scored({"wer": next(remaining)}, 24, {}))
     where = data(labelled, "speech")
     changes = settings("speech", 6, objective__validate_every=2, objective__channel_mask=None, objective__freeze_steps=0)
     run = data2vec.finetune("speech/ctc-v1-base-10h", given["speech-v1"], where, where, changes, tmp_path / "run")
@@ -496,7 +496,7 @@ def finetune_with_rates(
 ) -> data2vec.Run:
     """Fine-tuning of at most 8 steps, validated at the first and at every second step, with these word error rates."""
     remaining = iter(rates)
-    monkeypatch.setattr(finetune_module, "compute_scores", lambda *arguments: Scored({"wer": next(remaining)}, 24, {}))
+    monkeypatch.setattr(finetune_module, "validate", lambda *arguments: Scored({"wer": next(remaining)}, 24, {}))
     changes = settings("speech", 8, objective__validate_every=2, objective__channel_mask=None, objective__freeze_steps=0)
     where = data(labelled, "speech")
     changes |= {"train.checkpoint_every": 3} | more

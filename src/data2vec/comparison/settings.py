@@ -1,7 +1,6 @@
 """The comparison file: arms, what they share, their budget, and how they are evaluated."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
+from collections.abc import Iterable, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
+from data2vec.comparison.shipped import comparison_text
 from data2vec.errors import UserError, did_you_mean
 from data2vec.local_path import local_path
 from data2vec.recipe.loading import load_recipe, parse_override
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.shipped import head_comment, recipe_names
+from data2vec.recipe.shipped import recipe_names
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import parse_yaml
 from data2vec.settings import JsonDict, JsonMapping, Settings, settings_classes
@@ -176,7 +176,7 @@ def load_comparison(
     if isinstance(source, Mapping):
         raw, where = dict(source), "comparison"
     else:
-        text, where = _text(str(source)), str(source)
+        text, where = comparison_text(str(source)), str(source)
         raw = parse_yaml(text, where)
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a comparison is a mapping with the keys {', '.join(ComparisonSettings.model_fields)}")
@@ -224,41 +224,6 @@ def probe_evaluation(data: JsonMapping) -> JsonDict:
         dev, test = ({"data": valid, "part": part} for part in ([0, 0.5], [0.5, 1]))
         sets = {"train": train, "dev": dev, "test": test}
     return {"kind": "probe", **sets, "test": {"test": sets["test"]}, **extra}
-
-
-def is_comparison(source: str) -> bool:
-    """Whether `source` is a comparison by name or file, not a recipe."""
-    if source in comparison_names():
-        return True
-    if source in recipe_names() or Path(source).suffix not in (".yaml", ".yml"):
-        return False
-    return isinstance(raw := parse_yaml(_text(source), source), dict) and "arms" in raw
-
-
-def comparison_names() -> list[str]:
-    """The shipped comparisons."""
-    return sorted(_names(Path(str(resources.files("data2vec") / "comparisons"))))
-
-
-def comparison_summary(name: str) -> str:
-    """The description of a shipped comparison: the comment at its head."""
-    return head_comment(_text(name))
-
-
-def _names(root: Path) -> Iterator[str]:
-    return (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-
-
-def _text(source: str) -> str:
-    path = Path(source)
-    if source in comparison_names():
-        path = Path(str(resources.files("data2vec") / "comparisons" / f"{source}.yaml"))
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        hint = did_you_mean(source, comparison_names()) or "; 'data2vec compare --list' lists the shipped ones"
-        raise UserError(f"comparison {source} cannot be read: {reason}{hint}") from None
 
 
 def _set(raw: JsonDict, key: str, value: Any) -> None:

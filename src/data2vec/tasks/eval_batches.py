@@ -1,6 +1,8 @@
-"""One pass over labelled examples for evaluation, in batches of similar length, divided among the processes."""
+"""One pass over labelled examples for evaluation, in batches of similar length."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data2vec.batch import Batch
 from data2vec.console.progress import progress
-from data2vec.data.bucketing import sort_by_length
+from data2vec.data.bucketing import split_sorted
 from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import ExampleDataset
 from data2vec.data.loader import init_worker
@@ -20,30 +22,68 @@ from data2vec.modalities.base import Modality
 
 log = get_logger(__name__)
 
+Output = tuple[int, Any]
+"""(row, what is computed of this example); rows are counted from 0 in the labelled examples."""
+Compute = Callable[[Batch], Sequence[Any]]
+"""What is computed of each row of a batch on the device."""
 LoadedGroup = tuple[list[tuple[np.ndarray, Batch]], list[str]]
 """The batches of a group, each with its rows, and the errors of the examples that cannot be decoded."""
 
 
-def read_batches(
-    modality: Modality, examples: ExampleDataset, indices: np.ndarray, process: Process, desc: str
-) -> Iterator[tuple[np.ndarray, Batch]]:
-    """This process's share of the examples at `indices`, in batches on the device, each with the positions of its rows in
-    `indices`. Examples that cannot be decoded are logged. `desc`: label of the progress bar."""
-    groups = sort_by_length(examples.costs[indices], modality.data.micro_batch)[process.rank :: process.world_size]
-    loader: DataLoader[LoadedGroup] = DataLoader(
-        _GroupDataset(modality, examples, indices, max_positions(process.device)),
-        batch_size=None,
-        sampler=groups,
-        num_workers=modality.data.num_workers,
-        worker_init_fn=init_worker,
-        generator=torch.Generator(),  # else creating the iterator would advance the global random state
-    )
+@dataclass(frozen=True)
+class EvalPass:
+    """The labelled examples, those at `indices` (n,) of `examples`, as a pass reads them: from the longest to the shortest."""
+
+    modality: Modality
+    examples: ExampleDataset
+    indices: np.ndarray
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def _costs(self) -> np.ndarray:
+        return self.examples.costs[self.indices]
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """(n,) the rows from the longest to the shortest."""
+        return np.argsort(-self._costs, kind="stable")
+
+    def groups(self, places: range | None = None) -> list[np.ndarray]:
+        """The rows at these places of the order, by default all, in groups of at most a micro-batch."""
+        order = self._order if places is None else self._order[places.start : places.stop]
+        return split_sorted(order, self._costs, self.modality.data.micro_batch)
+
+    def batches(self, groups: Sequence[np.ndarray]) -> Iterator[list[tuple[np.ndarray, Batch]]]:
+        """The batches of each group on the device, each with its rows. Examples that cannot be decoded are logged."""
+        loader: DataLoader[LoadedGroup] = DataLoader(
+            _GroupDataset(self.modality, self.examples, self.indices, max_positions(self.device)),
+            batch_size=None,
+            sampler=groups,
+            num_workers=self.modality.data.num_workers,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # else creating the iterator would advance the global random state
+        )
+        for batches, corrupt in loader:
+            for name in corrupt:
+                log.warning("left out: %s", name)
+            yield [(rows, batch.to(self.device)) for rows, batch in batches]
+
+    def outputs(self, compute: Compute, groups: Sequence[np.ndarray]) -> Iterator[list[Output]]:
+        """The outputs of each group."""
+        for batches in self.batches(groups):
+            yield [output for rows, batch in batches for output in zip(rows.tolist(), compute(batch), strict=True)]
+
+
+def gather_outputs(reading: EvalPass, compute: Compute, process: Process, desc: str) -> list[Output]:
+    """The outputs of all examples that can be decoded, in the order of their rows, in every process: they share the groups.
+    `desc`: label of the progress bar."""
+    groups = reading.groups()[process.rank :: process.world_size]
     hidden = not process.is_main_process
-    for batches, corrupt in progress(loader, desc, len(groups), "batch", hidden=hidden):
-        for name in corrupt:
-            log.warning("left out: %s", name)
-        for rows, batch in batches:
-            yield rows, batch.to(process.device)
+    parts = progress(reading.outputs(compute, groups), desc, len(groups), "batch", hidden=hidden)
+    return sorted(process.all_gather([output for part in parts for output in part]), key=lambda output: output[0])
 
 
 class _GroupDataset(Dataset[LoadedGroup]):

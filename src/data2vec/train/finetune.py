@@ -30,7 +30,7 @@ from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
 from data2vec.recipe.training_history import TrainingStage, make_scores, origin_of, training_stage
 from data2vec.run_dir import Run, default_run_dir
 from data2vec.settings import JsonDict, JsonMapping
-from data2vec.tasks.finetuning.evaluate import compute_scores, load_eval_set, predict
+from data2vec.tasks.finetuning.evaluate import load_eval_set, validate
 from data2vec.tasks.finetuning.labelled_batches import LabelledBatches, Subset
 from data2vec.tasks.finetuning.labels import (
     balancing_repeats,
@@ -176,8 +176,7 @@ class FinetuneTask(SingleTask):
         self._load_best_weights(model, weights)
         assert model.head is not None
         encoder, head = model.encoder.to(self.process.device), model.head.to(self.process.device)
-        predictions = predict(encoder, head, model.modality, self.eval_set, self.process)
-        found = compute_scores(predictions, head, self.eval_set, self.process, self.recipe.objective)
+        found = validate(encoder, head, model.modality, self.eval_set, self.process, self.recipe.objective)
         metric = self.recipe.objective.metric
         if metric not in found.scores:
             allowed = get_args(type(self.recipe.objective).model_fields["metric"].annotation)

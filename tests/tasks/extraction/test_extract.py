@@ -23,9 +23,9 @@ from data2vec.errors import UserError
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
+from data2vec.tasks import shares
+from data2vec.tasks.digests import content_digest
 from data2vec.tasks.extraction import extract as task
-from data2vec.tasks.extraction import shares
-from data2vec.tasks.extraction.digests import content_digest
 from helpers.locks import locked_by_another_process
 
 SMALL = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 2, "objective.target.top_k": 2, "data.workers": 0}
@@ -45,7 +45,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard for every few inputs."""
     monkeypatch.setattr("data2vec.tasks.extraction.decode.CHUNK", 2)
     monkeypatch.setattr(task, "WINDOW", 1)
-    monkeypatch.setattr(task, "SHARD_SECONDS", 0)
+    monkeypatch.setattr(shares, "SHARD_SECONDS", 0)
 
 
 @pytest.fixture
@@ -210,14 +210,15 @@ def test_images_have_the_features_of_the_model(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from data2vec.atomic_io import temporary_path
-from data2vec.tasks.extraction import extract as features, shard_writer, writers, decode
-decode.CHUNK, features.WINDOW, features.SHARD_SECONDS = 2, 1, 0
-def killed(path, atomic_write=shard_writer.atomic_write):
+from data2vec.tasks import shares
+from data2vec.tasks.extraction import extract as features, writers, decode
+decode.CHUNK, features.WINDOW, shares.SHARD_SECONDS = 2, 1, 0
+def killed(path, atomic_write=shares.atomic_write):
     if sys.argv[1] in path.name:  # in the middle of writing
         temporary_path(path).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return atomic_write(path)
-shard_writer.atomic_write = writers.atomic_write = killed
+shares.atomic_write = writers.atomic_write = killed
 features.features(sys.argv[2], sys.argv[3], sys.argv[4], batch=8)
 """
 

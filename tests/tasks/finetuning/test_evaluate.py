@@ -13,16 +13,18 @@ from data2vec.modalities.speech import Speech
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, CTCSettings, build_head
 from data2vec.recipe.loading import load_recipe
-from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings
+from data2vec.recipe.task_settings import RecognitionSettings
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
+from data2vec.tasks.eval_batches import EvalPass, gather_outputs
 from data2vec.tasks.finetuning.evaluate import (
     EvalSet,
     Evaluation,
     Scored,
     _recording_scores,
+    compute_logits,
     compute_scores,
+    describe_logits,
     load_eval_set,
-    predict,
 )
 from data2vec.tasks.finetuning.labels import Transcripts
 
@@ -43,9 +45,9 @@ def recognize(tmp_path: Path) -> Callable[..., Scored]:
         vocabulary = CTCVocabulary(labels)
         modality = load_recipe("speech/ctc-tiny").build_modality()
         eval_set = load_eval_set(modality, str(tmp_path), Transcripts(vocabulary), "transcript")
-        predictions = [(i, logits(vocabulary, text)) for i, text in enumerate(heard)]
         head = CTC(CTCSettings(labels=labels), 8)
-        return compute_scores(predictions, head, eval_set, Process(torch.device("cpu")), RecognitionSettings())
+        describe = describe_logits(head, RecognitionSettings())
+        return compute_scores([(i, describe(logits(vocabulary, text))) for i, text in enumerate(heard)], head, eval_set)
 
     return run
 
@@ -132,10 +134,11 @@ def test_predictions_of_a_long_recording_in_chunks_equal_those_of_the_whole(
     head = build_head(settings, 16).eval()
     wave = 0.1 * np.random.default_rng(0).standard_normal(16000 * 5)
     examples = modality.labelled([{"audio": {"array": wave, "sampling_rate": 16000}}])
-    eval_set = EvalSet(examples, np.array([0]), ["a"], 0)
-    ((_, whole),) = predict(encoder, head, modality, eval_set, process)
+    reading = EvalPass(modality, examples, np.array([0]), process.device)
+    compute = compute_logits(encoder, head, modality, lambda logits: logits)
+    ((_, whole),) = gather_outputs(reading, compute, process, "logits")
     monkeypatch.setattr(Speech.chunks, "__defaults__", (2.0, 1.0))
-    ((_, chunked),) = predict(encoder, head, modality, eval_set, process)
+    ((_, chunked),) = gather_outputs(reading, compute, process, "logits")
     assert chunked.shape == whole.shape
     torch.testing.assert_close(chunked, whole, atol=1e-4, rtol=0)
 
@@ -152,9 +155,8 @@ def test_evidence_of_classification_is_the_score_of_guessing(problem: Any, label
     names = ("number",) if problem == "regression" else ("a", "b", "c")
     head = Classifier(ClassifierSettings(labels=names, problem_type=problem), 8)
     eval_set = EvalSet(None, np.arange(5), labels, 0)  # type: ignore[arg-type]
-    predictions = [(i, torch.randn(len(names), generator=torch.Generator().manual_seed(i))) for i in range(5)]
-    settings = ClassificationSettings(problem_type=problem)
-    found = compute_scores(predictions, head, eval_set, Process(torch.device("cpu")), settings)
+    outputs = [(i, torch.randn(len(names), generator=torch.Generator().manual_seed(i)).numpy()) for i in range(5)]
+    found = compute_scores(outputs, head, eval_set)
     assert found.evidence == pytest.approx(chance) and found.examples == 5
 
 

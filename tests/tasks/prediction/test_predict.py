@@ -257,9 +257,9 @@ def test_a_table_is_complete_or_not_there(data: dict[str, Path], tmp_path: Path)
 def test_shares_of_a_table_are_merged_by_the_last_one_and_an_interrupted_one_is_resumed(
     ending: str, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data2vec.tasks.extraction.shares.SMALLEST_BLOCK", 2)
+    monkeypatch.setattr("data2vec.tasks.shares.SMALLEST_BLOCK", 2)
     monkeypatch.setattr("data2vec.tasks.extraction.decode.CHUNK", 2)
-    monkeypatch.setattr("data2vec.tasks.prediction.predict.SHARD_SECONDS", 0)
+    monkeypatch.setattr("data2vec.tasks.shares.SHARD_SECONDS", 0)
     model, out = build("classes of sounds", data), tmp_path / f"out.{ending}"
     found = data2vec.predict(model, str(data["events"]), top_k=2, batch=1)
     found.save(tmp_path / f"whole.{ending}")

@@ -30,8 +30,11 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def require_dataset(path: str) -> None:
-    """Raise UserError for a dataset that is neither a path that exists, nor a URL, nor a name on the hub."""
+    """Raise UserError for a dataset that is neither a path that exists, nor a URL, nor a name on the hub, and for an empty
+    folder."""
     local = local_path(path.removeprefix("file://"))
+    if local.is_dir() and not any(local.iterdir()):
+        raise UserError(f"{path}: is an empty folder; name one with data")
     if not local.exists() and "://" not in path and hub_name(path, "dataset") is None:
         raise no_such_path(path)
 

@@ -1,7 +1,6 @@
 """Feature extraction of many inputs into one file, in bounded memory, resumable."""
 
 import copy
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data2vec.data.dataset import Rows
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import local_rank, resolve_device
 from data2vec.errors import UserError
@@ -29,15 +27,12 @@ from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.tasks.digests import content_digest, model_digest
 from data2vec.tasks.extraction.columns import metadata_columns
 from data2vec.tasks.extraction.decode import WINDOW, DecodedInput, decode_in_order, list_unreadable, open_inputs
-from data2vec.tasks.extraction.digests import content_digest, model_digest
 from data2vec.tasks.extraction.shard_writer import Shard, ShardWriter
-from data2vec.tasks.extraction.shares import share_of
 from data2vec.tasks.extraction.writers import WRITERS, FeatureTable, write_features
-
-SHARD_BYTES, SHARD_SECONDS = 2**26, 60.0
-"""A shard is written when it reaches this size or this computing time."""
+from data2vec.tasks.shares import share_of
 
 
 @dataclass(frozen=True)
@@ -120,12 +115,17 @@ def features(
     shards = ShardWriter(out.with_name(f"{out.name}.parts"), len(rows), share)
     if not shards.blocks:
         return FeatureFile(out, 0, 0, [], 0, f"{share} of {len(rows)} inputs is empty")
-    with shards.opened(settings | internal, out, "extracts features"):
+    shards.refuse_complete(out)
+    with shards.opened(settings | internal, "extracts features"):
         encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
         encoder = padding_invariant(encoder)
+
+        def compute(ranges: list[range]) -> Iterator[tuple[int, Shard]]:
+            for first, window in decode_in_order(reader, rows, ranges, WINDOW * batch_positions):
+                yield first, _compute_shard(encoder, reader, window, weights, pool, batch_positions)
+
         with autocast(torch_device, precision):
-            for first, part in _compute_shards(encoder, reader, rows, shards, weights, pool, batch_positions):
-                shards.add(first, part)
+            shards.fill("features", compute)
         if not shards.is_last():
             return FeatureFile(out, sum(map(len, shards.blocks)), 0, [], 0, shards.status())
 
@@ -140,36 +140,6 @@ def features(
         write_features(out, FeatureTable(shards.features(), shape, pool, lengths, names, metadata, columns))
         shards.remove()
         return FeatureFile(out, len(lengths), int(lengths.sum()), unreadable, num_unreadable)
-
-
-def _compute_shards(
-    encoder: Encoder,
-    modality: Modality,
-    rows: Rows,
-    shards: ShardWriter,
-    weights: LayerWeights,
-    pool: bool,
-    batch_positions: int,
-) -> Iterator[tuple[int, Shard]]:
-    """The missing shards of this share, each with the index of its first input."""
-    ranges = shards.to_compute()
-    pending: list[Shard] = []
-    begin = count = 0
-    start = time.monotonic()
-    with shards.progress("features", ranges) as bar:
-        for first, window in decode_in_order(modality, rows, ranges, WINDOW * batch_positions):
-            if pending and begin + count != first:
-                yield begin, Shard.concat(pending)
-                pending, start = [], time.monotonic()
-            begin, count = (begin, count) if pending else (first, 0)
-            pending.append(_compute_shard(encoder, modality, window, weights, pool, batch_positions))
-            count += len(window)
-            bar.update(len(window))
-            if sum(shard.hidden.nbytes for shard in pending) >= SHARD_BYTES or time.monotonic() - start >= SHARD_SECONDS:
-                yield begin, Shard.concat(pending)
-                pending, start = [], time.monotonic()
-    if pending:
-        yield begin, Shard.concat(pending)
 
 
 def _compute_shard(

@@ -9,9 +9,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from data2vec.atomic_io import atomic_write
 from data2vec.tasks.extraction.decode import NAMED
-from data2vec.tasks.extraction.shares import ShardFolder, Share
+from data2vec.tasks.shares import ShardFolder, Share
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,19 @@ class Shard:
         )
 
 
-class ShardWriter(ShardFolder):
+class ShardWriter(ShardFolder[Shard]):
     """The shards of a feature file."""
 
     def __init__(self, folder: Path, num_inputs: int, share: Share):
         super().__init__(folder, ".safetensors", num_inputs, share)
 
-    def add(self, first: int, shard: Shard) -> None:
-        """Write the shard of the inputs from `first` on."""
+    def write(self, path: Path, parts: list[Shard]) -> None:
+        shard = Shard.concat(parts)
         metadata = {"names": json.dumps(shard.names), "unreadable": json.dumps(shard.unreadable)}
-        arrays = {"hidden": shard.hidden, "lengths": shard.lengths}
-        with atomic_write(self.file(first, len(shard.lengths))) as tmp:
-            save_file(arrays, tmp, metadata)
+        save_file({"hidden": shard.hidden, "lengths": shard.lengths}, path, metadata)
+
+    def size(self, part: Shard) -> int:
+        return part.hidden.nbytes
 
     def index(self) -> tuple[np.ndarray, list[str], list[str], int]:
         """Of all shards: lengths, names, reasons of the first NAMED unreadable inputs, and the number of these inputs."""

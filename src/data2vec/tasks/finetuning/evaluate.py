@@ -1,6 +1,6 @@
 """Evaluation of a fine-tuned model on labelled data."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from data2vec.atomic_io import write_json
-from data2vec.data.dataset import ExampleDataset
+from data2vec.batch import Batch
+from data2vec.data.dataset import ExampleDataset, Rows
 from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
 from data2vec.distributed import Process, current_process, local_rank, resolve_device
 from data2vec.errors import UserError, get_logger
-from data2vec.feature_extraction import logits_by_row
+from data2vec.feature_extraction import autocast, logits_by_row
 from data2vec.interop.load import load
 from data2vec.local_path import output_file
 from data2vec.modalities.base import Modality
@@ -26,23 +27,24 @@ from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.recipe.task_settings import ClassificationSettings, CTCDecodingSettings, RecognitionSettings, TaskSettings
+from data2vec.recipe.task_settings import ClassificationSettings, RecognitionSettings, TaskSettings
 from data2vec.run_dir import load_run_recipe, result_file, run_of_model
-from data2vec.settings import JsonMapping
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.asr.beam_search import BeamSearch
-from data2vec.tasks.asr.decoding import build_ctc_decoder
+from data2vec.tasks.asr.decoding import Decoder, build_ctc_decoder
 from data2vec.tasks.asr.greedy import GreedyDecoder
 from data2vec.tasks.asr.tune import tune_weights
 from data2vec.tasks.asr.vocabulary import BLANK, CTCVocabulary
-from data2vec.tasks.eval_batches import read_batches
+from data2vec.tasks.digests import examples_digest, model_digest
+from data2vec.tasks.eval_batches import Compute, EvalPass, Output, gather_outputs
 from data2vec.tasks.finetuning.details import ValidationDetails, classification_details, recognition_details
 from data2vec.tasks.finetuning.labels import Targets, Transcripts, encode_labels, read_labels, targets_from_head, warn_cut
 from data2vec.tasks.finetuning.verdict import explain_scores
 from data2vec.tasks.metrics import RECORDING, SCORES, Scores, chance_scores, error_rates, is_percentage
+from data2vec.tasks.shared_outputs import shared_outputs
+from data2vec.tasks.shares import share_of
 
 log = get_logger(__name__)
-Prediction = tuple[int, Tensor]
-"""(index in the evaluation set, logits (V,) or (T, V)) of one example."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class EvalSet:
     """(n,) encoded by `Targets.encode`; for recognition, the transcripts as the vocabulary writes them."""
     left_out: int
     """Number of examples without a usable label."""
+    rows: Rows = None
+    """What `examples` are made from."""
 
 
 def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, name: str = "data.valid") -> EvalSet:
@@ -64,7 +68,8 @@ def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, 
     Raises UserError if there is none, or no usable label in it."""
     reader = modality.validation()
     try:
-        examples = modality.labelled(reader.selected_rows(where, modality.data.valid_rows, "data.valid_rows"))
+        rows = reader.selected_rows(where, modality.data.valid_rows, "data.valid_rows")
+        examples = modality.labelled(rows)
     except UserError as error:
         raise UserError(str(error) if str(error).startswith("data.") else f"{name}: {error}") from None
     values = read_labels(examples, label, where)
@@ -73,21 +78,54 @@ def load_eval_set(modality: Modality, where: str, targets: Targets, label: str, 
         texts = [targets.vocabulary.normalize(str(values[index])) for index in indices]
         if unspelled := targets.describe_invalid(texts):
             log.warning("%s: %s; they count as errors", where, unspelled)
-        return EvalSet(examples, np.array(indices), texts, len(values) - len(indices))
+        return EvalSet(examples, np.array(indices), texts, len(values) - len(indices), rows)
     encoded_indices, labels = encode_labels(values, targets, where)
     warn_cut(examples, encoded_indices, where)
-    return EvalSet(examples, encoded_indices, labels, len(values) - len(labels))
+    return EvalSet(examples, encoded_indices, labels, len(values) - len(labels), rows)
 
 
-@torch.inference_mode()
-def predict(encoder: Encoder, head: Head, modality: Modality, eval_set: EvalSet, process: Process) -> Iterator[Prediction]:
-    """The predictions for this process's share of the examples that can be decoded.
+Describe = Callable[[Tensor], Any]
+"""From the logits of an example, (V,) or (T, V) float32 on the CPU, to what its scores are computed from."""
 
-    Examples of similar length share a batch; padding does not change any of them."""
+
+def describe_logits(head: Head, task: TaskSettings) -> Describe:
+    """What the scores of the head's task need of an example's logits: for classification the logits, an array; for recognition
+    the transcripts by greedy decoding and, with a language model or lexicon, by beam search, and the fraction of blanks."""
+    if not isinstance(head, CTC):
+        return Tensor.numpy
+    assert isinstance(task, RecognitionSettings)
+    vocabulary = CTCVocabulary(head.settings.labels)
+    greedy, decoder = GreedyDecoder(vocabulary), build_ctc_decoder(vocabulary, task.decode)
+    decoders: list[Decoder] = [greedy, decoder] if isinstance(decoder, BeamSearch) else [greedy]
+
+    def describe(logits: Tensor) -> JsonDict:
+        texts = [vocabulary.normalize(each(logits[None], [len(logits)])[0].text) for each in decoders]
+        return {"texts": texts, "blank": (logits.argmax(-1) == BLANK).float().mean().item()}
+
+    return describe
+
+
+def compute_logits(encoder: Encoder, head: Head, modality: Modality, describe: Describe, precision: str = "fp32") -> Compute:
+    """What computes, for each row of a batch, what `describe` says of its logits. Padding does not change them. Matrix products
+    are in this precision."""
     encoder = padding_invariant(encoder)
-    for rows, batch in read_batches(modality, eval_set.examples, eval_set.indices, process, "validation"):
-        for row, logits in zip(rows, logits_by_row(encoder, head, batch, modality.chunks(batch)), strict=True):
-            yield int(row), logits.float().cpu()
+
+    @torch.inference_mode()
+    def compute(batch: Batch) -> list[Any]:
+        with autocast(batch.input.device, precision):
+            found = logits_by_row(encoder, head, batch, modality.chunks(batch))
+        return [describe(logits.float().cpu()) for logits in found]
+
+    return compute
+
+
+def validate(
+    encoder: Encoder, head: Head, modality: Modality, eval_set: EvalSet, process: Process, task: TaskSettings
+) -> "Scored":
+    """The scores of the head's task; processes share the examples."""
+    compute = compute_logits(encoder, head, modality, describe_logits(head, task))
+    reading = EvalPass(modality, eval_set.examples, eval_set.indices, process.device)
+    return compute_scores(gather_outputs(reading, compute, process, "validation"), head, eval_set)
 
 
 @dataclass(frozen=True)
@@ -105,31 +143,30 @@ class Scored:
     """The confusion matrix, and the worst and typical examples."""
 
 
-def compute_scores(
-    predictions: Iterable[Prediction], head: Head, eval_set: EvalSet, process: Process, task: TaskSettings
-) -> Scored:
-    """The scores of the head's task over the predictions of all processes.
+def compute_scores(outputs: Sequence[Output], head: Head, eval_set: EvalSet) -> Scored:
+    """The scores of the head's task, from what `describe_logits` gives for each example, in the order of the evaluation set.
 
     For recognition with a language model or lexicon, `wer` and `cer` are of the beam search, and `wer_greedy` of greedy
-    decoding."""
+    decoding. Raises UserError if there are no outputs."""
+    if not outputs:
+        raise UserError("none of the evaluation examples can be decoded; see the warnings above")
+    rows = [row for row, _ in outputs]
+    indices, labels = eval_set.indices[rows], [eval_set.labels[row] for row in rows]
+    found = [output for _, output in outputs]
     if isinstance(head, CTC):
-        assert isinstance(task, RecognitionSettings)
-        return _recognition_scores(predictions, head, eval_set, process, task.decode)
-    assert isinstance(head, Classifier) and isinstance(task, ClassificationSettings)
-    outputs = process.all_gather([(index, logits.numpy()) for index, logits in predictions])
-    indices, labels, logits = _in_order(outputs, eval_set)
+        return _recognition_scores(found, labels, indices.tolist())
+    assert isinstance(head, Classifier)
     settings: ClassifierSettings = head.settings
+    logits = np.stack(found)
     encoded = np.array(labels) if settings.problem_type != "multi_label_classification" else np.zeros_like(logits, np.int64)
     if settings.problem_type == "multi_label_classification":
         for row, numbers in zip(encoded, labels, strict=True):
             row[numbers] = 1
-    stacked = np.stack(logits)
-    scores = SCORES[settings.problem_type](stacked, encoded)
+    scores = SCORES[settings.problem_type](logits, encoded)
     if (recordings := getattr(eval_set.examples, "recordings", None)) is not None:
-        rows = recordings[eval_set.indices[sorted(index for index, _ in outputs)]]
-        scores |= _recording_scores(settings.problem_type, stacked, encoded, rows)
+        scores |= _recording_scores(settings.problem_type, logits, encoded, recordings[indices])
     chance = {f"chance_{name}": value for name, value in chance_scores(settings.problem_type, encoded).items()}
-    details = classification_details(np.stack(logits), labels, indices, settings.labels, settings.problem_type)
+    details = classification_details(logits, labels, indices.tolist(), settings.labels, settings.problem_type)
     return Scored(scores, len(outputs), chance, details)
 
 
@@ -145,45 +182,22 @@ def _recording_scores(problem_type: str, logits: np.ndarray, labels: np.ndarray,
     return {RECORDING + name: value for name, value in scores.items()}
 
 
-def _recognition_scores(
-    predictions: Iterable[Prediction], head: CTC, eval_set: EvalSet, process: Process, decode: CTCDecodingSettings
-) -> Scored:
-    vocabulary = CTCVocabulary(head.settings.labels)
-    greedy, decoder = GreedyDecoder(vocabulary), build_ctc_decoder(vocabulary, decode)
-    beam_search = isinstance(decoder, BeamSearch)
-    outputs = []
-    for index, logits in predictions:
-        batch = logits[None], [len(logits)]
-        texts = [greedy(*batch)[0].text, *([decoder(*batch)[0].text] if beam_search else [])]
-        outputs.append(
-            (index, ([vocabulary.normalize(text) for text in texts], (logits.argmax(-1) == BLANK).float().mean().item()))
-        )
-    indices, references, found = _in_order(process.all_gather(outputs), eval_set)
-    hypotheses = [texts[-1] for texts, _ in found]
+def _recognition_scores(found: Sequence[JsonMapping], references: Sequence[str], indices: Sequence[int]) -> Scored:
+    hypotheses = [each["texts"][-1] for each in found]
     rates = error_rates(hypotheses, references)
     scores = {"wer": rates.wer, "cer": rates.cer}
-    if beam_search:
-        scores["wer_greedy"] = error_rates([texts[0] for texts, _ in found], references).wer
+    if len(found[0]["texts"]) > 1:
+        scores["wer_greedy"] = error_rates([each["texts"][0] for each in found], references).wer
     evidence = {
         "wer_uncased": error_rates([text.casefold() for text in hypotheses], [text.casefold() for text in references]).wer,
         "empty": float(np.mean([not text for text in hypotheses])),
-        "blank": float(np.mean([blank for _, blank in found])),
+        "blank": float(np.mean([each["blank"] for each in found])),
     }
     order = np.random.default_rng(0).permutation(len(found))
     others = [(hypotheses[i], references[j]) for i, j in pairwise([*order, order[0]]) if references[i] != references[j]]
     if others:
         evidence["wer_shuffled"] = error_rates(*zip(*others, strict=True)).wer
     return Scored(scores, len(found), evidence, recognition_details(hypotheses, references, indices))
-
-
-def _in_order(outputs: list[tuple[int, Any]], eval_set: EvalSet) -> tuple[list[int], list[Any], list[Any]]:
-    """Indices in the data, labels and outputs, in the order of the evaluation set. Raises UserError if there are none."""
-    if not outputs:
-        raise UserError("none of the evaluation examples can be decoded; see the warnings above")
-    outputs = sorted(outputs, key=lambda item: item[0])
-    rows = [row for row, _ in outputs]
-    indices = [int(eval_set.indices[row]) for row in rows]
-    return indices, [eval_set.labels[row] for row in rows], [output for _, output in outputs]
 
 
 @dataclass(frozen=True)
@@ -220,6 +234,8 @@ def evaluate(
     out: str | Path | None = None,
     tune: int = 0,
     modality: CustomClass | None = None,
+    shard: str | None = None,
+    precision: str = "fp32",
 ) -> Evaluation:
     """Evaluate a fine-tuned model on labelled data.
 
@@ -227,10 +243,15 @@ def evaluate(
     `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.valid`; of its split valid. `overrides`: of the recipe,
     such as {"objective.label": "text"}. `tune`: try this many beam search weights on this data, and use the best. The result is
     also written to `out`, by default evaluation.json in the model's folder, if the model was given as a folder. `modality`: see
-    `data2vec.load`.
+    `data2vec.load`. `precision`: bf16 computes matrix products in bfloat16.
 
-    Processes that have joined a group, as those of `torchrun -m data2vec evaluate`, share the examples, and all return the
-    result. Raises UserError if the model has no head, or if there is no usable data."""
+    `shard`: "i/n" computes share i of n only, and the last one to finish has the result. Processes of torchrun share the work
+    by themselves. Finished shards are kept in a folder beside `out`: the same call, with any number of shares, computes only
+    what is missing. Processes that have joined a group, and those without `out`, keep nothing; those of a group share the
+    examples, and all return the result.
+
+    Raises UserError if the model has no head, if there is no usable data, and for a wrong `shard`; Unfinished in a process that
+    is not the last one."""
     loaded = load(model, modality)
     head = require_head(loaded, model)
     if out is None and not isinstance(model, Model):
@@ -248,29 +269,44 @@ def evaluate(
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
     reader = recipe.build_modality()
     process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
-    if tune and process.world_size > 1:
-        raise UserError(f"--tune: runs in one process, not in {process.world_size}; start it without torchrun")
+    autocast(process.device, precision)  # refuses another one
+    if tune and share_of(shard).count > 1:
+        raise UserError("--tune: runs in one process; start it without torchrun and --shard")
     task = recipe.task
     assert isinstance(task, TaskSettings)
     eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(head.settings, task), task.label)
+    settings = {
+        "model": model_digest(loaded),
+        "data": examples_digest(reader, eval_set.rows, eval_set.indices),
+        "device": process.device.type,
+        "precision": precision,
+        "decode": task.decode.model_dump() if isinstance(task, RecognitionSettings) else None,
+    }
     encoder, head = loaded.encoder.to(process.device), head.to(process.device)
-    predictions: Iterable[Prediction] = predict(encoder, head, reader, eval_set, process)
-    weights = {}
+    reading = EvalPass(reader, eval_set.examples, eval_set.indices, process.device)
+
+    def score(outputs: Sequence[Output], weights: dict[str, float]) -> Evaluation:
+        found = compute_scores(outputs, head, eval_set)
+        left_out = eval_set.left_out + len(eval_set.indices) - found.examples
+        evaluation = Evaluation(found.scores, found.examples, left_out, weights, found.evidence)
+        if out is not None:
+            process.on_main_process(lambda: write_json(Path(out), asdict(evaluation)))
+        return evaluation
+
     if tune:
-        predictions = list(predictions)
-        weights = _tuned_weights(predictions, head, eval_set, task, tune)
+        compute = compute_logits(encoder, head, reader, lambda logits: logits, precision)
+        found = gather_outputs(reading, compute, process, "evaluate")
+        weights = _tuned_weights(found, head, eval_set, task, tune)
         assert isinstance(task, RecognitionSettings)
-        task = task.model_copy(update={"decode": task.decode.model_copy(update=weights)})
-    found = compute_scores(predictions, head, eval_set, process, task)
-    left_out = eval_set.left_out + len(eval_set.indices) - found.examples
-    evaluation = Evaluation(found.scores, found.examples, left_out, weights, found.evidence)
-    if out is not None:
-        process.on_main_process(lambda: write_json(Path(out), asdict(evaluation)))
-    return evaluation
+        describe = describe_logits(head, task.model_copy(update={"decode": task.decode.model_copy(update=weights)}))
+        return score([(row, describe(logits)) for row, logits in found], weights)
+    compute = compute_logits(encoder, head, reader, describe_logits(head, task), precision)
+    with shared_outputs([reading], compute, process, out, shard, settings, "evaluate") as (outputs,):
+        return score(outputs, {})
 
 
 def _tuned_weights(
-    predictions: Sequence[Prediction], head: Head, eval_set: EvalSet, task: TaskSettings, trials: int
+    outputs: Sequence[Output], head: Head, eval_set: EvalSet, task: TaskSettings, trials: int
 ) -> dict[str, float]:
     """The beam search weights with the lowest word error rate."""
     decoder = None
@@ -278,7 +314,7 @@ def _tuned_weights(
         decoder = build_ctc_decoder(CTCVocabulary(head.settings.labels), task.decode)
     if not isinstance(decoder, BeamSearch):
         raise UserError("--tune: needs a beam search, for recognition only; set objective.decode.lm=FILE")
-    logits, references = [logits for _, logits in predictions], [eval_set.labels[index] for index, _ in predictions]
+    logits, references = [logits for _, logits in outputs], [eval_set.labels[row] for row, _ in outputs]
     return tune_weights(decoder, logits, references, trials).trials[0].weights
 
 

@@ -1,7 +1,6 @@
 """Prediction: what a fine-tuned model says of new inputs, in batches, in input order."""
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,12 @@ from data2vec.recipe.task_settings import CTCDecodingSettings
 from data2vec.settings import JsonDict
 from data2vec.tasks.asr.decoding import build_ctc_decoder
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
+from data2vec.tasks.digests import content_digest, model_digest
 from data2vec.tasks.extraction.columns import metadata_columns
 from data2vec.tasks.extraction.decode import WINDOW, decode_in_order, list_unreadable, open_inputs
-from data2vec.tasks.extraction.digests import content_digest, model_digest
-from data2vec.tasks.extraction.shares import share_of
 from data2vec.tasks.prediction.table import TABLE_WRITERS, PredictionColumns, PredictionShards, write_table
+from data2vec.tasks.shares import share_of
 
-SHARD_SECONDS = 60.0
-"""A shard is written when it reaches this computing time."""
 THRESHOLD = 0.5
 """Labels of at least this probability are predicted, where an input may have several."""
 
@@ -153,8 +150,9 @@ class Predictions:
         if not shards.blocks:
             return PredictionFile(path, 0, [], 0, f"{share} of {len(self)} inputs is empty")
         digests = {"model": model_digest(self.model), "content": content_digest(self.modality, self.rows)}
-        with shards.opened(self.settings | digests, path, "predicts"):
-            self._compute(shards)
+        shards.refuse_complete(path)
+        with shards.opened(self.settings | digests, "predicts"):
+            shards.fill("predict", self._windows)
             if not shards.is_last():
                 return PredictionFile(path, sum(map(len, shards.blocks)), [], 0, shards.status())
             unreadable, num_unreadable = shards.unreadable()
@@ -165,21 +163,6 @@ class Predictions:
             write_table(path, shards.tables(), metadata_columns(self.rows, "" if kind == "text" else kind))
             shards.remove()
             return PredictionFile(path, len(self), unreadable, num_unreadable)
-
-    def _compute(self, shards: PredictionShards) -> None:
-        """Write the missing shards of this share."""
-        begin, pending, start = 0, list[Prediction](), time.monotonic()
-        ranges = shards.to_compute()
-        with shards.progress("predict", ranges) as bar:
-            for first, window in self._windows(ranges):
-                if pending and (begin + len(pending) != first or time.monotonic() - start >= SHARD_SECONDS):
-                    shards.add(begin, pending)
-                    pending, start = [], time.monotonic()
-                begin = begin if pending else first
-                pending += window
-                bar.update(len(window))
-        if pending:
-            shards.add(begin, pending)
 
 
 def predict(

@@ -17,7 +17,7 @@ from data2vec.errors import get_logger
 from data2vec.nn.heads import ClassifierSettings, CTCSettings
 from data2vec.settings import JsonDict
 from data2vec.tasks.extraction.decode import NAMED
-from data2vec.tasks.extraction.shares import ShardFolder, Share
+from data2vec.tasks.shares import ShardFolder, Share
 
 if TYPE_CHECKING:
     from data2vec.tasks.prediction.predict import Prediction
@@ -79,20 +79,18 @@ def _with_own_columns(tables: Iterable[Any], own_columns: Callable[[int, int], J
         first += len(table)
 
 
-class PredictionShards(ShardFolder):
+class PredictionShards(ShardFolder["list[Prediction]"]):
     """The shards of a table of predictions, each a table without the data set's own columns."""
 
     def __init__(self, folder: Path, num_inputs: int, share: Share, columns: PredictionColumns):
         super().__init__(folder, ".parquet", num_inputs, share)
         self.columns = columns
 
-    def add(self, first: int, predictions: "list[Prediction]") -> None:
-        """Write the shard of the inputs from `first` on."""
+    def write(self, path: Path, parts: "list[list[Prediction]]") -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with atomic_write(self.file(first, len(predictions))) as tmp:
-            pq.write_table(pa.table(self.columns.arrays(predictions)), tmp)
+        pq.write_table(pa.table(self.columns.arrays(list(chain.from_iterable(parts)))), path)
 
     def tables(self) -> Iterator[Any]:
         """The tables in order, of at most ROWS rows."""

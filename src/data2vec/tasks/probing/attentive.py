@@ -8,6 +8,7 @@ and a linear layer follow. Only they are trained, on cross-entropy; the learning
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from data2vec.console.progress import progress
 from data2vec.errors import UserError
 from data2vec.feature_extraction import batch_features, encode_chunks, joined, layer_weights
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.settings import JsonMapping
-from data2vec.tasks.eval_batches import read_batches
+from data2vec.tasks.eval_batches import EvalPass
 from data2vec.tasks.metrics import Scores
 from data2vec.tasks.probing.classifiers import format_scores
 from data2vec.tasks.probing.dataset import ProbeSet
@@ -138,9 +140,7 @@ def attentive_probe(
     untrained, sets = _fit_layers(frozen, 1, sets, layers, steps)
     rows = [LayerAttentive(*each) for each in zip(layers, trained, untrained, strict=True)]
     train, dev, held_out = (len(each.classes) for each in sets)
-    result = AttentiveProbe(rows, sorted(set(sets[0].classes.tolist())), train, dev, held_out, steps)
-    frozen.write(result)
-    return result
+    return frozen.write(AttentiveProbe(rows, sorted(set(sets[0].classes.tolist())), train, dev, held_out, steps))
 
 
 def _fit_layers(
@@ -209,7 +209,9 @@ def extract_states(
     encoder = padding_invariant(encoder)
     one_hot = torch.eye(frozen.recipe.encoder.layers + 1)[list(layers)].tolist()
     parts: dict[int, Tensor] = {}
-    for rows, batch in read_batches(frozen.modality, probe_set.examples, probe_set.indices, frozen.process.alone, "states"):
+    reading = EvalPass(frozen.modality, probe_set.examples, probe_set.indices, frozen.process.device)
+    groups = progress(reading.batches(all_groups := reading.groups()), "states", len(all_groups), "batch")
+    for rows, batch in chain.from_iterable(groups):
         chunks = frozen.modality.chunks(batch)
         x, padding = joined(encode_chunks(encoder, partial(batch_features, encoder, layers=one_hot), batch, chunks))
         if not x.isfinite().all():

@@ -1,11 +1,11 @@
 """The labelled data of a probe: training and validation sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from data2vec.data.dataset import ExampleDataset
+from data2vec.data.dataset import ExampleDataset, Rows
 from data2vec.data.sources.selection import RowSelection
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.base import Modality
@@ -33,11 +33,13 @@ class ProbeSet:
     """(n,) the names of their groups: of `probe.group`, or of the recordings that they are windows of; None: no groups."""
     group: str | None = None
     """What the groups are."""
+    rows: Rows = None
+    """What `examples` are made from."""
 
     def subset(self, rows: np.ndarray) -> "ProbeSet":
         """The examples at `rows`, from 0 to n - 1."""
         groups = None if self.groups is None else self.groups[rows]
-        return ProbeSet(self.name, self.examples, self.indices[rows], self.classes[rows], groups, self.group)
+        return replace(self, indices=self.indices[rows], classes=self.classes[rows], groups=groups)
 
 
 def load_probe_set(modality: Modality, settings: ProbeSettings, seed: int) -> ProbeSet:
@@ -97,9 +99,9 @@ def _load(name: str, where: str, selection: RowSelection, modality: Modality, se
         order = np.random.default_rng(seed).permutation(order)
     indices, classes = _labelled(examples, order, settings, where)
     if settings.group is None and (recordings := examples.recordings) is not None and len(set(recordings)) < len(recordings):
-        return ProbeSet(name, examples, indices, classes, recordings[indices].astype(str), "recording")
+        return ProbeSet(name, examples, indices, classes, recordings[indices].astype(str), "recording", rows)
     if settings.group is None:
-        return ProbeSet(name, examples, indices, classes)
+        return ProbeSet(name, examples, indices, classes, rows=rows)
     try:
         groups = np.array([str(examples.label(index, settings.group)) for index in indices.tolist()])
     except UserError as error:
@@ -108,7 +110,7 @@ def _load(name: str, where: str, selection: RowSelection, modality: Modality, se
         raise UserError(f"probe.group: no example in {where} has a {settings.group!r}")
     if missing:
         raise UserError(f"probe.group: {missing} of {len(groups)} examples in {where} have no {settings.group!r}")
-    return ProbeSet(name, examples, indices, classes, groups, settings.group)
+    return ProbeSet(name, examples, indices, classes, groups, settings.group, rows)
 
 
 def hold_out(probe_set: ProbeSet, seed: int) -> tuple[ProbeSet, ProbeSet]:

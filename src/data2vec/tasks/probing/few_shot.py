@@ -83,6 +83,8 @@ def few_shot_probe(
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     modality: CustomClass | None = None,
+    shard: str | None = None,
+    precision: str = "fp32",
 ) -> FewShotProbe:
     """Probe every layer of a trained encoder, and of the same encoder untrained, with `shots` examples of each class of `data`,
     drawn `draws` times with the run's seed; accuracies are on all of `valid`.
@@ -91,23 +93,20 @@ def few_shot_probe(
     and for a class with fewer examples than `shots`."""
     if shots < 1 or draws < 1:
         raise UserError(f"shots: {shots}, draws: {draws}; both must be at least 1")
-    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_few_shot")
+    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_few_shot", shard, precision)
     seed = frozen.recipe.train.seed
     train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
-    x, train_set = frozen.features(train_set)
-    y, valid_set = frozen.features(valid_set)
-    drawn = [draw_shots(train_set.classes, shots, seed, number) for number in range(draws)]
-    rows, means, stopped = list[LayerFewShot](), list[dict[str, float]](), 0
-    for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
-        fits = [fit_few_shot(x[i, layer], train_set.classes, y[i, layer], valid_set.classes, drawn, seed) for i in (0, 1)]
-        rows.append(LayerFewShot(layer + 1, *([each["accuracy"] for each in scores] for scores, _ in fits)))
-        means = [{name: float(np.mean([each[name] for each in scores])) for name in scores[0]} for scores, _ in fits]
-        stopped += sum(count for _, count in fits)
-    classes = np.unique(train_set.classes).tolist()
-    sizes = len(train_set.classes), len(valid_set.classes)
-    result = FewShotProbe(rows, shots, draws, classes, *sizes, means[0], means[1], stopped)
-    frozen.write(result)
-    return result
+    with frozen.features(train_set, valid_set) as ((x, train_set), (y, valid_set)):
+        drawn = [draw_shots(train_set.classes, shots, seed, number) for number in range(draws)]
+        rows, means, stopped = list[LayerFewShot](), list[dict[str, float]](), 0
+        for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
+            fits = [fit_few_shot(x[i, layer], train_set.classes, y[i, layer], valid_set.classes, drawn, seed) for i in (0, 1)]
+            rows.append(LayerFewShot(layer + 1, *([each["accuracy"] for each in scores] for scores, _ in fits)))
+            means = [{name: float(np.mean([each[name] for each in scores])) for name in scores[0]} for scores, _ in fits]
+            stopped += sum(count for _, count in fits)
+        classes = np.unique(train_set.classes).tolist()
+        sizes = len(train_set.classes), len(valid_set.classes)
+        return frozen.write(FewShotProbe(rows, shots, draws, classes, *sizes, means[0], means[1], stopped))
 
 
 def draw_shots(classes: np.ndarray, shots: int, seed: int, draw: int) -> np.ndarray:

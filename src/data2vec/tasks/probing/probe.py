@@ -5,10 +5,11 @@ nearest neighbours (cosine distance). The same is measured for the untrained enc
 good already; the difference is what the encoder has learned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from data2vec.console.progress import progress
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, current_process, local_rank, resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import Layers
+from data2vec.feature_extraction import Layers, autocast
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
@@ -28,12 +29,19 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.run_dir import load_run_recipe, result_file, run_of_model
 from data2vec.settings import JsonDict, JsonMapping
+from data2vec.tasks.digests import examples_digest, model_digest
+from data2vec.tasks.eval_batches import EvalPass
 from data2vec.tasks.metrics import Scores, format_score
 from data2vec.tasks.probing.classifiers import METRICS, build_classifiers, format_scores, metric_score, probability_scores
 from data2vec.tasks.probing.dataset import ProbeSet, load_probe_set, load_probe_sets, require_two_classes
-from data2vec.tasks.probing.features import pool_features
+from data2vec.tasks.probing.features import compute_pooled, stack_pooled
 from data2vec.tasks.probing.folds import Fold, cross_validate, fold_mean, split_folds
+from data2vec.tasks.shared_outputs import shared_outputs
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 MEASURES = ("linear", "knn", "untrained_linear", "untrained_knn")
 """The scores of a layer."""
 
@@ -127,6 +135,8 @@ def probe(
     out: str | Path | None = None,
     modality: CustomClass | None = None,
     metric: str = "accuracy",
+    shard: str | None = None,
+    precision: str = "fp32",
 ) -> Probe:
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
@@ -134,19 +144,18 @@ def probe(
     or `DatasetDict`, instead of the run's `probe.data` and `probe.valid`; `data` alone replaces both, and a fifth of it is
     held out. `overrides`: of the recipe, such as {"probe.label": "speaker"}. The result is also written to `out`, by default
     probe.json in the model's folder if the model was given as a folder. `modality`: see `data2vec.load`.
-    `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc. Processes that have
-    joined a group, as those of `torchrun -m data2vec probe`, share the features, and all return the result.
+    `metric`: what is reported for every layer: accuracy, balanced_accuracy, kappa, weighted_f1 or auroc. `precision`: bf16
+    computes the matrix products of the encoders in bfloat16. `shard`: as for `data2vec.evaluate`; processes of torchrun share
+    the features by themselves, and the last one to finish fits the classifiers.
 
     Raises UserError if data or labels are missing, if there is only one class, if a class is in the held-out data only, or if
-    these are of one class and the metric is auroc."""
+    these are of one class and the metric is auroc; Unfinished in a process that is not the last one."""
     if metric not in METRICS:
         raise UserError(f"metric: {metric!r} does not exist; use {', '.join(METRICS)}")
-    frozen = open_probe(model, data, valid, overrides, out, modality)
+    frozen = open_probe(model, data, valid, overrides, out, modality, shard=shard, precision=precision)
     if frozen.recipe.probe.folds is not None and metric == "auroc":
         raise UserError("metric: auroc, but folds may lack classes; use another one with probe.folds")
-    result = _held_out(frozen, metric) if frozen.recipe.probe.folds is None else _cross_validated(frozen, metric)
-    frozen.write(result)
-    return result
+    return _held_out(frozen, metric) if frozen.recipe.probe.folds is None else _cross_validated(frozen, metric)
 
 
 def _held_out(frozen: "FrozenEncoders", metric: str) -> Probe:
@@ -157,43 +166,43 @@ def _held_out(frozen: "FrozenEncoders", metric: str) -> Probe:
         raise UserError(
             f"metric: auroc needs two classes, but all held-out examples are of {str(occurring[0])!r}; use accuracy"
         )
-    x, train_set = frozen.features(train_set)
-    y, valid_set = frozen.features(valid_set)
-    names, counts = np.unique(train_set.classes, return_counts=True)
-    rows = []
-    best: list[tuple[float, np.ndarray]] = [(-np.inf, np.empty(0))] * 2
-    for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
-        scores = []
-        for i in (0, 1):
-            classifiers = build_classifiers(x[i, layer], train_set.classes, settings.knn_k, seed)
-            linear, knn = (each(y[i, layer]) for each in classifiers)
-            scores += [metric_score(metric, each, names, valid_set.classes) for each in (linear, knn)]
-            best[i] = max(best[i], (scores[-2], linear), key=lambda pair: pair[0])
-        rows.append(LayerScores(layer + 1, *scores))
-    constant = np.tile(np.eye(len(names))[counts.argmax()], (len(valid_set.classes), 1))
-    chance = metric_score(metric, constant, names, valid_set.classes)
-    linear_scores = [probability_scores(probabilities, names, valid_set.classes) for _, probabilities in best]
-    sizes = len(train_set.classes), len(valid_set.classes)
-    return Probe(rows, names.tolist(), *sizes, chance, metric, linear_scores[0], linear_scores[1])
+    with frozen.features(train_set, valid_set) as ((x, train_set), (y, valid_set)):
+        names, counts = np.unique(train_set.classes, return_counts=True)
+        rows = []
+        best: list[tuple[float, np.ndarray]] = [(-np.inf, np.empty(0))] * 2
+        for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
+            scores = []
+            for i in (0, 1):
+                classifiers = build_classifiers(x[i, layer], train_set.classes, settings.knn_k, seed)
+                linear, knn = (each(y[i, layer]) for each in classifiers)
+                scores += [metric_score(metric, each, names, valid_set.classes) for each in (linear, knn)]
+                best[i] = max(best[i], (scores[-2], linear), key=lambda pair: pair[0])
+            rows.append(LayerScores(layer + 1, *scores))
+        constant = np.tile(np.eye(len(names))[counts.argmax()], (len(valid_set.classes), 1))
+        chance = metric_score(metric, constant, names, valid_set.classes)
+        linear_scores = [probability_scores(probabilities, names, valid_set.classes) for _, probabilities in best]
+        sizes = len(train_set.classes), len(valid_set.classes)
+        return frozen.write(Probe(rows, names.tolist(), *sizes, chance, metric, linear_scores[0], linear_scores[1]))
 
 
 def _cross_validated(frozen: "FrozenEncoders", metric: str) -> Probe:
     """The means over the folds, whose features are computed once."""
     settings, seed = frozen.recipe.probe, frozen.recipe.train.seed
     assert settings.folds is not None
-    x, probe_set = frozen.features(load_probe_set(frozen.modality, settings, seed))
-    classes, counts = np.unique(probe_set.classes, return_counts=True)
-    require_two_classes(classes, settings.label)
-    parts = split_folds(probe_set, settings.folds, seed)
-    rows, of_layers = list[LayerScores](), list[list[Fold]]()
-    for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
-        folds = [cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in (0, 1)]
-        rows.append(LayerScores(layer + 1, *(fold_mean(each, metric) for of_encoder in folds for each in of_encoder)))
-        of_layers.append(folds[0][0])
-    best = max(rows, key=lambda row: row.linear).layer
-    chance = float(counts.max() / counts.sum())
-    total = len(probe_set.classes)
-    return Probe(rows, classes.tolist(), total, total, chance, metric, folds=of_layers[best - 1], fold_layer=best)
+    with frozen.features(load_probe_set(frozen.modality, settings, seed)) as ((x, probe_set),):
+        classes, counts = np.unique(probe_set.classes, return_counts=True)
+        require_two_classes(classes, settings.label)
+        parts = split_folds(probe_set, settings.folds, seed)
+        rows, of_layers = list[LayerScores](), list[list[Fold]]()
+        for layer in progress(range(x.shape[1]), "classifiers", unit="layer"):
+            folds = [cross_validate(x[i, layer], probe_set.classes, parts, settings.knn_k, seed) for i in (0, 1)]
+            rows.append(LayerScores(layer + 1, *(fold_mean(each, metric) for of_encoder in folds for each in of_encoder)))
+            of_layers.append(folds[0][0])
+        best = max(rows, key=lambda row: row.linear).layer
+        chance = float(counts.max() / counts.sum())
+        total = len(probe_set.classes)
+        result = Probe(rows, classes.tolist(), total, total, chance, metric, folds=of_layers[best - 1], fold_layer=best)
+        return frozen.write(result)
 
 
 @dataclass(frozen=True)
@@ -206,17 +215,36 @@ class FrozenEncoders:
     """With the settings of the probe."""
     modality: Modality
     process: Process
-    out: str | Path | None
+    out: Path | None = None
     """The file for the result, if it is to be written."""
+    model: str = ""
+    """With `out`: the digest of the trained model."""
+    shard: str | None = None
+    precision: str = "fp32"
 
-    def features(self, probe_set: ProbeSet, layers: Layers = "all") -> tuple[np.ndarray, ProbeSet]:
-        """As `pool_features`."""
-        return pool_features(self.encoders, self.modality, probe_set, self.process, layers)
+    @contextmanager
+    def features(self, *sets: ProbeSet, layers: Layers = "all") -> Iterator[list[tuple[np.ndarray, ProbeSet]]]:
+        """A block that writes the result of the features of these sets, as of `stack_pooled`; processes share the work as
+        `shared_outputs` says."""
+        settings = {
+            "model": self.model,
+            "seed": self.recipe.train.seed,
+            "data": [examples_digest(self.modality, each.rows, each.indices) for each in sets],
+            "layers": layers,
+            "device": self.process.device.type,
+            "precision": self.precision,
+        }
+        compute = compute_pooled(self.encoders, self.modality, layers, self.precision)
+        passes = [EvalPass(self.modality, each.examples, each.indices, self.process.device) for each in sets]
+        width = self.recipe.encoder.width
+        with shared_outputs(passes, compute, self.process, self.out, self.shard, settings, "features") as found:
+            yield [stack_pooled(outputs, each, 2, width) for outputs, each in zip(found, sets, strict=True)]
 
-    def write(self, result: Any) -> None:
-        """Write the result, a dataclass, as JSON."""
+    def write(self, result: R) -> R:
+        """Write the result as JSON, and return it."""
         if (out := self.out) is not None:
-            self.process.on_main_process(lambda: write_json(Path(out), asdict(result)))
+            self.process.on_main_process(lambda: write_json(out, asdict(result)))
+        return result
 
 
 def open_probe(
@@ -227,6 +255,8 @@ def open_probe(
     out: str | Path | None,
     modality: CustomClass | None,
     name: str = "probe",
+    shard: str | None = None,
+    precision: str = "fp32",
 ) -> FrozenEncoders:
     """What is probed. The arguments are those of `probe`; the file for the result is by default `name`.json in the folder of
     the model. Raises UserError."""
@@ -248,8 +278,11 @@ def open_probe(
     if recipe.probe.folds is not None and name != "probe":
         raise UserError(f"probe.folds: {recipe.probe.folds}, but this probe has no cross-validation; set probe.folds=null")
     process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
+    autocast(process.device, precision)  # refuses another one
+    digest = model_digest(model)
     trained, untrained = (each.to(process.device).eval() for each in (model.encoder, untrained_encoder(recipe)))
-    return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, out)
+    where = None if out is None else Path(out)
+    return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, where, digest, shard, precision)
 
 
 def untrained_encoder(recipe: Recipe) -> Encoder:

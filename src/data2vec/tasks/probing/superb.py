@@ -86,6 +86,8 @@ def superb_probe(
     overrides: Iterable[str] | JsonMapping = (),
     out: str | Path | None = None,
     modality: CustomClass | None = None,
+    shard: str | None = None,
+    precision: str = "fp32",
 ) -> SuperbProbe:
     """Train SUPERB's utterance-level head on a trained encoder, and on the same encoder untrained.
 
@@ -93,21 +95,16 @@ def superb_probe(
     `valid`. The other arguments are as of `data2vec.probe`; the result is written to probe_superb.json. Raises UserError as
     `probe`."""
     require_steps(steps)
-    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_superb")
-    features, sets = [], []
-    for probe_set in load_head_sets(frozen):
-        x, kept = frozen.features(probe_set, "states")
-        features.append(torch.from_numpy(x))
-        sets.append(kept)
-    names, labels = class_indices(sets)
-    heads = [
-        fit_superb([x[i] for x in features], labels, names, steps, frozen.recipe.train.seed, desc)
-        for i, desc in enumerate(("trained", "untrained"))
-    ]
-    train, dev, held_out = (len(each.classes) for each in sets)
-    result = SuperbProbe(heads[0], heads[1], names.tolist(), train, dev, held_out, steps)
-    frozen.write(result)
-    return result
+    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_superb", shard, precision)
+    with frozen.features(*load_head_sets(frozen), layers="states") as found:
+        features, sets = [torch.from_numpy(x) for x, _ in found], [kept for _, kept in found]
+        names, labels = class_indices(sets)
+        heads = [
+            fit_superb([x[i] for x in features], labels, names, steps, frozen.recipe.train.seed, desc)
+            for i, desc in enumerate(("trained", "untrained"))
+        ]
+        train, dev, held_out = (len(each.classes) for each in sets)
+        return frozen.write(SuperbProbe(heads[0], heads[1], names.tolist(), train, dev, held_out, steps))
 
 
 def fit_superb(

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data2vec.data.cache import fingerprint
@@ -26,7 +27,7 @@ def model_digest(model: Model) -> str:
 
 def content_digest(modality: Modality, rows: Rows) -> str:
     """A hash of the inputs, which changes if they or the files they point to change."""
-    if hasattr(rows, "_fingerprint"):
+    if hasattr(rows, "_fingerprint") and hasattr(modality, "kind"):
         return fingerprint(rows, modality.kind)
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
@@ -34,4 +35,12 @@ def content_digest(modality: Modality, rows: Rows) -> str:
             stat = row.stat()
             row = str(row), stat.st_size, stat.st_mtime_ns
         digest.update(pickle.dumps(row))  # which says where it ends
+    return digest.hexdigest()
+
+
+def examples_digest(modality: Modality, rows: Rows, indices: np.ndarray) -> str:
+    """A hash of labelled examples, those at `indices` (n,) of `rows`, and of the settings by which they are read."""
+    digest = hashlib.blake2b(content_digest(modality, rows).encode(), digest_size=16)
+    digest.update(indices.astype("<i8").tobytes())
+    digest.update(modality.data.model_dump_json(exclude={"train", "valid", "workers", "timeout_minutes"}).encode())
     return digest.hexdigest()

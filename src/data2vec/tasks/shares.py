@@ -9,12 +9,15 @@ nothing of each other.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from data2vec.atomic_io import atomic_write
 from data2vec.console.progress import progress
 from data2vec.distributed import is_rank_zero
 from data2vec.errors import UserError
@@ -23,6 +26,10 @@ from data2vec.settings import JsonMapping
 
 BLOCKS, SMALLEST_BLOCK, LARGEST_BLOCK = 256, 32, 4096
 """Inputs are divided into about so many blocks, each of at least and at most so many inputs."""
+SHARD_BYTES, SHARD_SECONDS = 2**26, 60.0
+"""A shard is written when it reaches this size or this computing time."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,9 @@ def share_of(shard: str | None) -> Share:
     return Share((number - 1) * processes + int(os.environ.get("RANK", 0)), total * processes)
 
 
-class ShardFolder:
-    """A folder of shards, each a file named by the index of its first input and the one after its last."""
+class ShardFolder(ABC, Generic[T]):
+    """A folder of shards, each a file named by the index of its first input and the one after its last. It holds what is
+    computed of the inputs, in parts, each of one or several inputs."""
 
     def __init__(self, folder: Path, ending: str, num_inputs: int, share: Share):
         self.folder, self.ending, self.num_inputs, self.share = folder, ending, num_inputs, share
@@ -74,9 +82,38 @@ class ShardFolder:
         """The shards in order."""
         return sorted(self.folder.glob(f"*-*{self.ending}"))
 
-    def file(self, first: int, count: int) -> Path:
-        """The shard of `count` inputs from `first` on."""
-        return self.folder / f"{first:012d}-{first + count:012d}{self.ending}"
+    @abstractmethod
+    def write(self, path: Path, parts: list[T]) -> None:
+        """Write the shard with these parts, which may be none."""
+
+    def size(self, part: T) -> int:
+        """The bytes of a part, if they matter."""
+        return 0
+
+    def fill(self, desc: str, compute: Callable[[list[range]], Iterator[tuple[int, T]]]) -> None:
+        """Compute what is missing of this share, and write a shard at least once a minute.
+
+        `compute`: the parts of ranges of inputs, in order, each with the index of its first input. Inputs that have no part,
+        such as unreadable ones, are complete with the part before."""
+        ranges = self.to_compute()
+        parts = compute(ranges)
+        with self.progress(desc, ranges) as bar:
+            following = next(parts, None)
+            for inputs in ranges:
+                begin = at = inputs.start
+                pending, start = list[T](), time.monotonic()
+                while at < inputs.stop:
+                    if following is not None and following[0] < inputs.stop:
+                        pending.append(following[1])
+                        following = next(parts, None)
+                    end = inputs.stop if following is None else min(following[0], inputs.stop)
+                    bar.update(end - at)
+                    at = end
+                    full = sum(map(self.size, pending)) >= SHARD_BYTES or time.monotonic() - start >= SHARD_SECONDS
+                    if full or at == inputs.stop:
+                        with atomic_write(self.folder / f"{begin:012d}-{at:012d}{self.ending}") as tmp:
+                            self.write(tmp, pending)
+                        begin, pending, start = at, [], time.monotonic()
 
     def missing(self) -> list[range]:
         """The inputs of all shares that are in no shard."""
@@ -94,14 +131,11 @@ class ShardFolder:
         return [part for part in parts if part]
 
     @contextmanager
-    def opened(self, settings: JsonMapping, out: Path, doing: str) -> Iterator[None]:
+    def opened(self, settings: JsonMapping, doing: str) -> Iterator[None]:
         """A block in which no other process computes this share. `settings`: what all shards depend on, stored as JSON;
         `doing`: what a process does here, for errors.
 
-        Raises UserError if another process computes inputs of this share, if the folder was started with other settings, and
-        if it is gone because all shares are complete."""
-        if self.share.count > 1 and out.exists() and not self.folder.exists():
-            raise UserError(f"--out {out}: exists; delete it to compute it again, in shares")
+        Raises UserError if another process computes inputs of this share, and if the folder was started with other settings."""
         self._lock(doing)
         try:
             self._check_settings(settings)
@@ -112,6 +146,11 @@ class ShardFolder:
             raise
         finally:
             os.close(self._handle)
+
+    def refuse_complete(self, out: Path) -> None:
+        """Raise UserError if the output is complete, so that this share would be the start of another one."""
+        if self.share.count > 1 and out.exists() and not self.folder.exists():
+            raise UserError(f"--out {out}: exists; delete it to compute it again, in shares")
 
     def is_last(self) -> bool:
         """Whether all inputs are in shards, and this process is the one to write the output."""
