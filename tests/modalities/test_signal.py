@@ -272,6 +272,15 @@ def test_recordings_that_differ_in_channels_or_rate_are_refused_with_both(tmp_pa
         modality.measure(str(tmp_path))
 
 
+def test_channels_that_no_recording_has_are_refused_with_those_of_a_recording(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_npz(tmp_path / f"{name}.npz", waves(8))
+    modality = Signals(SignalSettings(channels=("pulse", "breath")), SignalData())
+    message = r"modality.channels: no recording has any of pulse, breath; .*a.npz has ax, ay, az"
+    with pytest.raises(UserError, match=message):
+        modality.measure(str(tmp_path))
+
+
 def test_index_names_files_rates_labels_and_subjects(tmp_path: Path) -> None:
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", waves(8))
