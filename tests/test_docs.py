@@ -178,3 +178,20 @@ def test_readme_lists_every_module_and_folder_at_the_top_of_the_package() -> Non
 def test_every_page_of_docs_is_in_the_site_navigation() -> None:
     named = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), flags=re.MULTILINE))
     assert {path.name for path in DOCS} <= named
+
+
+def test_tests_named_in_the_docs_exist() -> None:
+    named = {span for page in PAGES for span in code_spans(page) if re.match(r"tests/.*::", span)}
+    assert len(named) > 10
+    for span in named:
+        file, _, name = span.partition("::")
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE), span
+
+
+def test_cells_of_the_table_of_conversions_name_a_test_or_say_that_there_is_none() -> None:
+    section = prose(ROOT / "docs" / "conversion.md").partition("### What was tried")[2].partition("The official code itself")[0]
+    tests = set(re.findall(r"^- ([A-Z]): `tests/", section, flags=re.MULTILINE))
+    cells = [cell.strip() for line in section.splitlines() if line.startswith("|") for cell in line.split("|")[3:-1]][8:]
+    named = {letter for cell in cells for letter in re.findall(r"\(([A-Z])\)$", cell)}
+    assert named == tests
+    assert {cell for cell in cells if not cell.endswith(")")} <= {"not tried", "no such files"}

@@ -56,11 +56,13 @@ HEADS = {
         "speech",
         ClassifierSettings(labels=("a", "b"), pooling="linear-softmax", problem_type="multi_label_classification"),
     ),
+    "class-token": ("sound", ClassifierSettings(labels=("dog", "rain"), pooling="class-token", norm_eps=1e-6)),
     "ctc-mixed": ("speech-tokens", CTCSettings(labels=("<pad>", "|", "E", "T", "A"), weighted_layers=3)),
     "many": ("text-pre", ClassifierSettings(labels=("a", "b"), problem_type="multi_label_classification")),
 }
 AUTO = {"ctc": "CTC", "audio": "AudioClassification", "first": "AudioClassification", "image": "ImageClassification"}
 AUTO |= {"attended": "SequenceClassification", "events": "AudioClassification", "ctc-mixed": "CTC"}
+AUTO |= {"class-token": "AudioClassification"}
 AUTO |= {"text": "SequenceClassification", "many": "SequenceClassification"}
 
 

@@ -13,7 +13,9 @@ from data2vec.interop.convert import _WRITERS, Form, convert
 from data2vec.interop.load import is_transformers_folder
 from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
+from data2vec.nn.heads import ClassifierSettings
 from data2vec.recipe.loading import load_recipe
+from helpers.released_models import small, trained
 
 SMALL: dict[str, Any] = {
     **{"encoder.width": 32, "encoder.layers": 3, "encoder.heads": 2, "encoder.ffn_width": 64, "objective.target.top_k": 2},
@@ -39,6 +41,42 @@ def test_round_trip_by_official_checkpoint_loses_nothing(speech: Model, tmp_path
     model = data2vec.load(tmp_path / "ours")
     assert model.pretraining.keys() == speech.pretraining.keys()
     assert all(torch.equal(value, speech.pretraining[name]) for name, value in model.pretraining.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("sound/v2-eat-base", {"pooling": "class-token", "norm_eps": 1e-6}),
+        ("sound/v2-eat-base", {"pooling": "mean"}),
+        ("vision/v2-base", {"pooling": "mean", "norm_eps": 1e-6}),
+    ],
+)
+@pytest.mark.parametrize("to", ["data2vec", "transformers", "fairseq"])
+def test_classifier_of_a_released_kind_goes_into_every_form_and_back(
+    name: str, head: dict[str, Any], to: Form, tmp_path: Path
+) -> None:
+    model = trained(small(name), ClassifierSettings(labels=("label 0", "label 1"), **head))
+    there = convert(model, tmp_path / "there.pt", to)
+    back = data2vec.load(there.path)
+    assert there.weights >= len(model.encoder.state_dict()) + len(model.head.state_dict())  # type: ignore[union-attr]
+    assert back.head is not None and model.head is not None and back.head.settings == model.head.settings
+
+
+@pytest.mark.parametrize("changes", [{"pooling": "attention"}, {"pooling": "linear-softmax"}, {"weighted_layers": 2}])
+def test_head_without_a_form_in_fairseq_is_refused_by_name(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = trained(small("vision/v2-base"), ClassifierSettings(labels=("a", "b"), norm_eps=1e-6, **changes), False)
+    with pytest.raises(UserError, match=rf"^head\.{next(iter(changes))}: .* is not supported by the official"):
+        convert(model, tmp_path / "model.pt", "fairseq")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", ["transformers", "fairseq"])
+def test_modality_without_another_form_is_refused_by_name(to: Form, tmp_path: Path) -> None:
+    kinds = {"signal": {"modality.channels": ["x"], "modality.units": [""], "modality.rate": 50.0}, "video": {}}
+    for kind, settings in kinds.items():
+        model = trained(load_recipe(f"{kind}/v2-tiny", settings), pretraining=False)
+        with pytest.raises(UserError, match=rf"^modality\.name: '?{kind}'? (cannot be written|has no official counterpart)"):
+            convert(model, tmp_path / "there", to)
 
 
 def test_omitted_parts_are_listed(speech: Model, tmp_path: Path) -> None:

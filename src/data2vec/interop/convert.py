@@ -60,12 +60,6 @@ def convert(
         raise UserError(f"{dest}: already exists; choose another name")
     model = load(model, modality)
     model = replace(model, source=source or model.source, license=license or model.license)
-    if model.head is not None and to == "fairseq":
-        settings = model.head.settings
-        unsupported = {"weighted_layers": settings.weighted_layers, "pooling": getattr(settings, "pooling", None)}
-        for key, value in unsupported.items():
-            if value not in (None, "mean", "first"):
-                raise UserError(f"head.{key}: {value} has no form in fairseq; use --to transformers or data2vec")
     if isinstance(model.recipe.objective, SupervisedSettings) and to != "data2vec":
         # Never pre-trained: the form of version 2 holds any encoder, and its objective says nothing of this one.
         recipe = model.recipe.model_copy(update={"objective": Data2Vec2Settings()})

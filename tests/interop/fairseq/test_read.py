@@ -352,11 +352,24 @@ def test_ctc_labels_come_from_file_then_dictionary_then_numbers(tmp_path: Path, 
     assert [each[5] for each in labels] == ["label 5", "Ä", "Ö"]
 
 
+@pytest.mark.parametrize("name", ["speech1", "speech2"])
+def test_speech_head_other_than_ctc_is_ignored_with_a_warning(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = fine_tuned(name, affine("proj", 10, WIDTH), "w2v_encoder.w2v_model.", _name="audio_classification_w2v")
+    model = data2vec.load(save(tmp_path, made))
+    assert "ignored its head, which is not a CTC head: proj.bias, proj.weight" in caplog.text
+    assert model.head is None
+    assert torch.equal(numbers(model.encoder.state_dict()), numbers(random(ENCODERS[name], half=True)))
+
+
 def test_image_classifier_is_read(tmp_path: Path) -> None:
     head = norm("fc_norm") | affine("head", 10, WIDTH)
     model = data2vec.load(save(tmp_path, fine_tuned("vision2", head, "model.", prediction_mode="MEAN_POOLING")))
     settings = model.head.settings
     assert (settings.pooling, settings.norm_eps, settings.hidden_layer, len(settings.labels)) == ("mean", 1e-6, None, 10)
+    assert torch.equal(numbers(model.head.state_dict()), numbers(random(head, seed=2)))
+    assert torch.equal(numbers(model.encoder.state_dict()), numbers(random(ENCODERS["vision2"], half=True)))
     assert model.recipe.modality.mean[0] == 0.485
     for mode in ("CLS_TOKEN", 3):
         with pytest.raises(UserError, match="prediction_mode"):
@@ -369,6 +382,7 @@ def test_image_classifier_is_read(tmp_path: Path) -> None:
     module = made["model"] | tables
     model = data2vec.load(save(tmp_path, {"module": module}))  # of deepspeed
     assert torch.equal(model.encoder.position_encoder.table, torch.stack(list(tables.values())))
+    assert torch.equal(numbers(model.head.state_dict()), numbers(random(head, seed=2)))
     assert (model.recipe.modality.mean, model.recipe.modality.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (model.recipe.encoder.final_norm, model.recipe.modality.mask_vector) == (False, False)
     assert model.head(model.encoder(Batch(torch.zeros(2, 3, 20, 20)))[0]).shape == (2, 10)
@@ -393,6 +407,7 @@ def test_sentence_classifier_is_read(tmp_path: Path, caplog: pytest.LogCaptureFi
         )
         assert (len(settings.labels), settings.problem_type) == (3, "single_label_classification")
         assert torch.equal(numbers(model.encoder.state_dict()), numbers(random(ENCODERS[name], half=True)))
+        assert torch.equal(numbers(model.head.state_dict()), numbers(random(head("mnli", 3), seed=2)))
         assert model.recipe.encoder.heads == 4
     model = data2vec.load(save(tmp_path, fine_tuned("text1", head("stsb", 1, 48) | head("other", 2))))
     assert (model.head.settings.problem_type, model.head.settings.hidden_width) == ("regression", 48)

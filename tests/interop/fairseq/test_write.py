@@ -127,6 +127,7 @@ def test_lost_parts_are_listed(tmp_path: Path) -> None:
     ("name", "head", "told"),
     [
         ("speech/v1-base", ClassifierSettings(labels=("a", "b")), "head.name: 'classifier' is not supported by"),
+        ("speech/v2-base", ClassifierSettings(labels=("a", "b")), "head.name: 'classifier' is not supported by"),
         ("vision/v1-base", ClassifierSettings(labels=("a", "b")), "head.norm_eps: None is not supported by"),
         (
             "vision/v2-base",
