@@ -97,6 +97,25 @@ def test_s3prl_gives_the_hidden_states_of_unpadded_waveforms(folder: Path, tmp_p
     assert upstream.encoder.transformer.blocks[0].attention.out.weight.grad is not None
 
 
+def test_s3prl_hub_gets_nothing_but_the_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "data2vec_s3prl", adapter("s3prl", tmp_path))
+    hub: dict[str, Any] = {}
+    exec("from data2vec_s3prl import *", hub)
+    assert {*hub} - {"__builtins__"} == {"data2vec_model"}
+
+
+def test_sound_whose_positions_are_bands_too_is_refused_where_a_sequence_in_time_is_needed(tmp_path: Path) -> None:
+    recipe = load_recipe("sound/v2-tiny", SMALL | {"modality.mean": -6.0, "modality.std": 5.0})
+    modality = recipe.build_modality()
+    path = tmp_path / "sound"
+    Model(build_encoder(modality, recipe.encoder).eval(), modality, recipe).save_pretrained(path)
+    for name, function in (("hear", "load_model"), ("xares", "Data2VecEncoder"), ("s3prl", "data2vec_model")):
+        with pytest.raises(UserError, match=r"is a model of sound; .* needs one of speech"):
+            getattr(adapter(name, tmp_path), function)(str(path))
+    clips = [{"array": clip.numpy(), "sampling_rate": 16000} for clip in audio(16000, 9000)]
+    assert adapter("mteb", tmp_path).Data2VecEncoder(str(path)).encode([{"audio": clips}]).shape == (2, 32)
+
+
 def test_mteb_encodes_the_batches_of_a_loader(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, clips = adapter("mteb", tmp_path).Data2VecEncoder(str(folder), "main"), audio(16000, 9000, 12000)
     rows: list[Any] = [{"array": clip.numpy(), "sampling_rate": 16000} for clip in clips]

@@ -19,7 +19,7 @@ class Data2Vec(nn.Module):
     def __init__(self, path: str):
         super().__init__()
         self.model = data2vec.load(path)
-        if self.model.modality.kind != "audio":
+        if self.model.modality.kind != "audio" or self.model.modality.seconds_per_position is None:
             raise data2vec.UserError(f"{path}: is a model of {self.model.recipe.modality.name}; HEAR needs one of speech")
         self.encoder = self.model.encoder
         self.sample_rate = 16000

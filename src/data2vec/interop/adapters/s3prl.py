@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import data2vec
 
+__all__ = ["data2vec_model"]  # s3prl/hub.py takes all of them, and has a function `data2vec` of its own
+
 
 class UpstreamExpert(nn.Module):
     """Waveforms to hidden states: the input of the first block and the output of every block."""
@@ -22,13 +24,15 @@ class UpstreamExpert(nn.Module):
     def __init__(self, ckpt: str, model_config: str | None = None, **options: Any):
         super().__init__()
         self.model = data2vec.load(ckpt)
-        if self.model.modality.kind != "audio":
+        seconds = self.model.modality.seconds_per_position
+        if self.model.modality.kind != "audio" or seconds is None:
             raise data2vec.UserError(f"{ckpt}: is a model of {self.model.recipe.modality.name}; s3prl needs one of speech")
         self.encoder = self.model.encoder.requires_grad_()  # s3prl freezes it, or fine-tunes it
+        self.samples_per_position = round(16000 * seconds)
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples of a position."""
-        return round(16000 * (self.model.modality.seconds_per_position or 0))
+        return self.samples_per_position
 
     def forward(self, wavs: list[Tensor]) -> dict[str, Any]:
         """Waveforms (S,) at 16 kHz, not padded, to `hidden_states`, blocks + 1 tensors (B, T, D)."""

@@ -22,12 +22,13 @@ class Data2VecEncoder(nn.Module):
         if not path:
             raise data2vec.UserError("no model: set MODEL in this file, or the environment variable DATA2VEC_MODEL")
         self.model = data2vec.load(path)
-        if self.model.modality.kind != "audio":
+        seconds = self.model.modality.seconds_per_position
+        if self.model.modality.kind != "audio" or seconds is None:
             raise data2vec.UserError(f"{path}: is a model of {self.model.recipe.modality.name}; X-ARES needs one of speech")
         self.encoder = self.model.encoder
         self.sampling_rate = 16000
         self.output_dim = self.encoder.transformer.settings.width
-        self.hop_size_in_ms = 1000 * (self.model.modality.seconds_per_position or 0)
+        self.hop_size_in_ms = 1000 * seconds
 
     def forward(self, audio: Tensor) -> Tensor:
         """The encoder's output for each clip; one clip may also be (S,)."""
