@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data2vec.atomic_io import write_json
 from data2vec.demo.datasets import DatasetFolders, write_images, write_speech, write_text, write_watch
 from data2vec.demo.espeak import require_espeak
@@ -75,7 +77,8 @@ def demo_runs() -> dict[str, DemoRun]:
     common = {"train.device": "cpu", "train.steps": 500, "data.workers": 1}
     images = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
     shared = {"objective.teacher.local_encoder": "shared", "objective.teacher.position_encoder": "shared"}
-    text = shared | {"modality.vocab_size": 2048, "data.block_size": 64, "data.micro_batch_size": 32, "train.lr": 1e-3}
+    text = {"modality.vocab_size": 2048, "modality.positions": "learned", "data.block_size": 64}
+    text |= {"data.batch_size": 32, "data.micro_batch_size": 32}
     speech = shared | {"data.max_seconds": 2}
     return {
         "images": DemoRun("vision/v1-tiny", write_images, common | images),  # no flip: a mirrored digit is not a digit
@@ -131,8 +134,7 @@ def _result(name: str, run: Run, probed: Probe, seconds: float) -> DemoResult:
 def _save_figures(model: Model, run: Run, data: str, out: Path) -> None:
     save_png(plot_curves(run.metrics, (LOSS, STD, RANK), 12, 4), out / "curves.png")
     sample, objective = load_sample(model.modality, data), model.recipe.objective
-    batch = next(sample.masked_batches(objective.mask, SHOWN, 1))
-    mask = batch.mask.view(len(sample.batch), SHOWN, -1).numpy()
+    mask = np.stack([batch.mask.numpy() for batch in sample.masked_batches(objective.mask, 1, SHOWN)], 1)
     save_png(plot_masks(sample.renderer, mask, 8), out / "masks.png", "Grey: masked for the student")
     before, after = (encoder_features(encoder, sample.batch) for encoder in (untrained_encoder(model.recipe), model.encoder))
     title = "First three principal components of the features, as red, green and blue"

@@ -223,6 +223,7 @@ def test_texts_are_tokenized_by_the_tokenizer_of_the_run(streaming: bool, tmp_pa
     small = {key: value for key, value in TINY.items() if key not in ("objective.masks_per_sample", "objective.decoder.width")}
     settings = small | {"modality.vocab_size": 280, "data.block_size": 16, "data.batch_size": 4, "data.micro_batch_size": 4}
     settings |= {"data.train": str(tmp_path / "texts"), "probe.data": str(tmp_path / "table.tsv"), "probe.label": "kind"}
+    settings |= {"modality.positions": "learned"}
     if streaming:
         first = data2vec.pretrain("text/v1-tiny", overrides=settings | {"train.steps": 1}, out=tmp_path / "first")
         settings |= {"data.streaming": True, "data.tokenizer": str(first.model)}
