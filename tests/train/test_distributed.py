@@ -23,10 +23,14 @@ DROPPING = {"data.micro_batch_size": 4, "encoder.layerdrop": 0.5, "train.checkpo
 STILL_DROPPING = STILL | {"data.micro_batch_size": 16, "encoder.layerdrop": 0.5, "train.weight_decay": 0.5}
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 MICRO_BATCHES = {4: "whole groups dealt out", 16: "a part of every group"}
-CELLS = [(2, 4, False), (2, 16, True), *((4, micro_batch, shard) for micro_batch in MICRO_BATCHES for shard in (False, True))]
-"""Numbers of processes, sizes of micro-batches, and whether weights are sharded: two processes try each of the latter once."""
+CELLS = [
+    *((2, 4, False), (2, 16, True)),
+    *((4, micro_batch, shard) for micro_batch in MICRO_BATCHES for shard in (False, True, "node")),
+]
+"""Numbers of processes, sizes of micro-batches, and how weights are sharded: two processes try two ways. Four stand for two
+machines of two processes."""
 WORK = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
 import data2vec
@@ -37,6 +41,7 @@ from helpers.runs import crash_before
 
 out, cells, dropping, still_dropping, *versions = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 tiny = versions[0][1]
+os.environ["LOCAL_WORLD_SIZE"] = "2"
 
 with process_group("cpu"), equal_weights():
     for recipe, small, still in versions:
@@ -123,7 +128,7 @@ def assert_same_course(run: Run, expected: Run) -> None:
     pytest.param(*cell, marks=[pytest.mark.slow] * (cell[0] == 4)) for cell in CELLS
 ])  # fmt: skip
 def test_several_processes_equal_one_process(
-    processes: int, micro_batch: int, shard: bool, version: int, versions: Any, together: Any, alone: Any
+    processes: int, micro_batch: int, shard: bool | str, version: int, versions: Any, together: Any, alone: Any
 ) -> None:
     run = Run(together(processes)[0] / versions[version][0] / f"{micro_batch}-{shard}")
     assert_same_course(run, alone[version, micro_batch])

@@ -92,8 +92,9 @@ class TrainSettings(Settings):
     """Compile the forward and backward pass (torch.compile); auto: on a GPU, where there is Triton and a C compiler."""
     recompute: bool = False
     """Activation checkpointing: keep only the input of each block, and recompute the block in the backward pass."""
-    shard: bool = False
-    """With several processes, shard weights, optimizer and teacher (FSDP2) instead of replicating them (DDP)."""
+    shard: bool | Literal["node"] = False
+    """With several processes, shard weights, optimizer and teacher (FSDP2) instead of replicating them (DDP); node: only among
+    the processes of each machine (HSDP)."""
     communication: Literal["fp32", "bf16"] = "fp32"
     """Precision in which several processes exchange gradients; bf16 halves the traffic, and rounds each gradient before it is
     summed."""

@@ -198,11 +198,20 @@ def _reduce_in_bf16(state: None, bucket: dist.GradBucket) -> torch.futures.Futur
 
 
 def _shard(objective: AnyTrainingObjective, blocks: list[Block], settings: TrainSettings, process: Process) -> nn.Module:
-    """Every process has a shard of all weights, including the teacher's, and gathers one block at a time (FSDP2)."""
+    """Every process has a shard of all weights, including the teacher's, and gathers one block at a time (FSDP2). With
+    `train.shard=node` the processes of a machine have all shards, and those of other machines the same ones."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(process.device.type, (process.world_size,))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", process.world_size))
+    machines, rest = divmod(process.world_size, local)
+    if settings.shard == "node" and rest:
+        raise UserError(f"train.shard: node, but {process.world_size} processes are not equally many on each machine")
+    shape: tuple[int, ...] = (process.world_size,)
+    names: tuple[str, ...] = ("shard",)
+    if settings.shard == "node" and machines > 1:
+        shape, names = (machines, local), ("replicate", "shard")
+    mesh = init_device_mesh(process.device.type, shape, mesh_dim_names=names)
     policy = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if settings.communication == "bf16" else None)
     for part in (*blocks, objective):
         fully_shard(part, mesh=mesh, mp_policy=policy)
