@@ -174,6 +174,8 @@ def _build_parser() -> argparse.ArgumentParser:
     model = "a run or model folder, RUN@step-N, RUN@last, an official .pt, a transformers folder, or hf://owner/name[@revision]"
 
     verb = _add_verb(verbs, "demo", _demo, "pre-train tiny models on images, text, speech and signals, without downloads")
+    named = "images, text, speech, signals, sound, videos or joint (default: the first four)"
+    verb.add_argument("names", metavar="NAME", nargs="*", help=named)
     verb.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="output folder (default: %(default)s)")
 
     verb = _add_verb(verbs, "pretrain", _pretrain, "pre-train on unlabelled data", cli_help.PRETRAIN)
@@ -477,9 +479,9 @@ def _add_verb(
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from data2vec.demo.demo import run_demo
+    from data2vec.demo.demo import DEFAULT, run_demo
 
-    run_demo(arguments.out)
+    run_demo(arguments.out, arguments.names or DEFAULT)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

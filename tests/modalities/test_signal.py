@@ -1,6 +1,7 @@
 """Signals: patches, masks on gaps, channels, and the whole way from recordings to predictions."""
 
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_place_of_an_electrode_does_not_outweigh_what_it_records() -> None:
     position_encoder = modality.build_position_encoder(64, 4, 0)
     assert position_encoder.place is not None and position_encoder.places is not None
     assert position_encoder.place(position_encoder.places).std() < content.std()
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+@pytest.mark.parametrize("layout", [joint, grid])
+def test_positions_do_not_outweigh_what_is_recorded(layout: Callable[..., Signals], positions: str) -> None:
+    torch.manual_seed(0)
+    modality = layout(positions=positions)
+    content, _ = modality.build_local_encoder(64)(Batch(torch.randn(8, 200, len(modality.settings.names))))
+    position_encoder = modality.build_position_encoder(64, 4, 0)
+    position_encoder.norm = torch.nn.Identity()
+    added = position_encoder(torch.zeros_like(content), None)
+    assert added.std() < 1.5 * content.std()
 
 
 @pytest.mark.parametrize("modality", [joint(), grid()])

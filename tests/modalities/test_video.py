@@ -194,15 +194,19 @@ def test_video_keeps_the_contract_of_modalities(clips: Path) -> None:
     assert others == dict.fromkeys(("padding", "chunks", "labels"), "skipped"), str(report)
 
 
-def test_shipped_recipe_trains_and_its_model_takes_files_and_arrays(clips: Path, tmp_path: Path) -> None:
-    small = {
+def test_shipped_recipes_train_and_their_models_take_files_and_arrays(clips: Path, tmp_path: Path) -> None:
+    common = {
         **{"modality.frames": 4, "modality.image": 16, "encoder.width": 16, "encoder.layers": 2, "encoder.ffn_width": 32},
-        **{"objective.target.top_k": 1, "objective.decoder.width": 8, "objective.masks_per_sample": 2},
         **{"data.batch_size": 4, "data.micro_batch_size": 4, "data.workers": 0, "train.steps": 2, "train.device": "cpu"},
-        **{"train.schedule.warmup_steps": 1, "log.report": False, "data.train": str(clips)},
+        **{"train.schedule.warmup_steps": 1, "log.report": False},
     }
-    model = data2vec.load(data2vec.pretrain("video/v2-tiny", overrides=small, out=tmp_path / "run").folder)
+    method = {"objective.target.top_k": 1, "objective.decoder.width": 8, "objective.masks_per_sample": 2}
+    run = data2vec.pretrain("video/v2-tiny", str(clips), common | method, tmp_path / "run")
+    model = data2vec.load(run.folder)
     path = clips / "up" / "3.npy"
     by_path, by_array = (model.features(each).hidden for each in (str(path), np.load(path)))
     assert by_path.shape == (1, 1, 2 * 2 * 2, 16)
     assert torch.equal(by_path, by_array)
+    tuned = data2vec.finetune("video/classify-tiny", run.folder, str(clips), str(clips), common, tmp_path / "tuned")
+    (answer,) = data2vec.load(tuned.folder).predict(str(path))
+    assert answer.value in DIRECTIONS

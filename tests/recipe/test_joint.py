@@ -33,6 +33,13 @@ def test_shares_are_equal_unless_they_are_given() -> None:
     assert joint(modality__shares={}).shares == pytest.approx({"speech": 1 / 3, "vision": 1 / 3, "text": 1 / 3})
 
 
+def test_part_that_is_null_is_left_out() -> None:
+    shares = {"speech": 0.5, "vision": 0.5}
+    assert list(joint(modality__parts__text=None, modality__shares=shares).parts) == ["speech", "vision"]
+    with pytest.raises(UserError, match=r"modality\.shares: give each of speech, vision a share"):
+        joint(modality__parts__text=None)
+
+
 def test_recipe_survives_being_copied_to_another_process_or_made_absolute(tmp_path, monkeypatch) -> None:
     (tmp_path / "clips").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -115,9 +115,9 @@ def data(root: Path, kind: str) -> str:
 TASKS = [
     name
     for name in recipe_names()
-    if isinstance(load_recipe(name).objective, SupervisedSettings) and not name.startswith("signal/")
+    if isinstance(load_recipe(name).objective, SupervisedSettings) and not name.startswith(("signal/", "video/"))
 ]
-"""Those of signals are trained by tests/modalities/test_signal.py."""
+"""Those of signals and videos are trained by test_signal.py and test_video.py in tests/modalities."""
 TWINS = re.compile(r"large|huge|-(10m|1h|100h|960h)$|audioset-2m$|(mnli|qnli|qqp)$")
 """Recipes whose difference from one that is tried by default is in numbers alone."""
 

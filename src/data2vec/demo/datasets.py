@@ -17,6 +17,7 @@ import numpy as np
 
 from data2vec.data.audio import SAMPLE_RATE
 from data2vec.demo import espeak
+from data2vec.demo.moving_shapes import write_moving_shapes
 from data2vec.demo.watch import write_recordings
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -147,6 +148,13 @@ def write_watch(out: Path) -> DatasetFolders:
     """Write recordings of a watch on ten people, and a task: which of seven exercises they do. Three people are held out."""
     train, heldout = write_recordings(out)
     return DatasetFolders(train, train, heldout)
+
+
+def write_videos(out: Path, clips: int = 1200, heldout: int = 300, seed: int = 0) -> DatasetFolders:
+    """Write clips of moving shapes, a folder per direction, and a task: the direction, which no single frame shows."""
+    write_moving_shapes(out / "train", clips, seed)
+    write_moving_shapes(out / "valid", heldout, seed + 1)
+    return DatasetFolders(out / "train", out / "train", out / "valid")
 
 
 def _random_utterance(words: str, voices: list[str], rng: np.random.Generator) -> espeak.Utterance:

@@ -213,7 +213,8 @@ class PatchEmbedding(LocalEncoder):
         self.project = nn.Linear(inner * settings.patch if self.stem is None else self.stem.width, width)
         self.spectrum = nn.Linear(inner * (settings.patch // 2 + 1), width) if settings.spectrum else None
         self.missing = nn.Parameter(torch.zeros(self.channels, width)) if settings.layout == "joint" else None
-        self.init_projection(width, settings.mask_vector)
+        # Sines have an amplitude of 1; vectors that start as small as beside learned positions would be lost in them.
+        self.init_projection(width, settings.mask_vector, xavier=self.project if settings.positions == "sincos" else None)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         patches = split_patches(batch.input, self.settings)  # (B, positions, channels, P)

@@ -186,7 +186,10 @@ def validate_recipe(raw: JsonDict, where: str, trusted: bool = False) -> Recipe:
 
 
 def _validate_joint(raw: JsonDict, where: str, trusted: bool) -> Recipe:
-    """The joint recipe of a raw mapping; see `validate_recipe`."""
+    """The joint recipe of a raw mapping; see `validate_recipe`. A part that is null is left out."""
+    modality = raw["modality"]
+    if isinstance(parts := modality.get("parts"), Mapping):
+        raw = raw | {"modality": modality | {"parts": {name: part for name, part in parts.items() if part is not None}}}
     try:
         kinds = part_kinds(raw)
         for _, modality, objective in kinds if trusted else ():
