@@ -185,6 +185,10 @@ def test_clips_are_drawn_as_frames_side_by_side_with_their_positions() -> None:
     image = figure.axes[0].images[0].get_array()
     red = np.argwhere((np.asarray(image)[..., :3] == (1, 0, 0)).all(-1))
     assert (red.min(0).tolist(), red.max(0).tolist()) == ([0, 24], [7, 31]), "in the second frame, at the upper right"
+    views = renderer.render(np.zeros((3, 1, 8, 4)), ["input", "mask 1", "mask 2"])
+    height, width = np.asarray(views.axes[0].images[0].get_array()).shape[:2]
+    assert height > 3 * 16 and width < 2 * 32, "views are below each other: side by side, frames would be too small"
+    assert [label.get_text() for label in views.axes[0].get_yticklabels()] == ["input", "mask 1", "mask 2"]
 
 
 def test_video_keeps_the_contract_of_modalities(clips: Path) -> None:

@@ -56,6 +56,8 @@ class ImageRenderer(Renderer):
     """Images (n, H, W, 3) in 0..1, with a grid of (rows, columns) positions."""
 
     several = True
+    stacked = False
+    """Whether the views of a single image are below each other, not side by side."""
 
     def __init__(self, images: np.ndarray, grid: tuple[int, int]):
         self.images, self.grid = images, grid
@@ -65,17 +67,18 @@ class ImageRenderer(Renderer):
     ) -> "Figure":
         count = colours.shape[1]
         panels = np.array([[overlay(self.images[i], view[i], self.grid) for i in range(count)] for view in colours])
-        panels = panels if count > 1 else panels.swapaxes(0, 1)
+        side_by_side = count == 1 and not self.stacked
+        panels = panels.swapaxes(0, 1) if side_by_side else panels
         rows, columns, H, W, _ = panels.shape
         image = mosaic(panels)
-        height = width * image.shape[0] / image.shape[1] + (0.3 if count == 1 else 0) + (0.5 if scale else 0)
+        height = width * image.shape[0] / image.shape[1] + (0.3 if side_by_side else 0) + (0.5 if scale else 0)
         figure, (axes,) = new_figure(width, height)
         hide_axes(axes).imshow(image, extent=(0, columns, rows, 0), aspect=H / W)
-        if count == 1:
+        if side_by_side:
             axes.xaxis.tick_top()
             axes.set_xticks(np.arange(columns) + 0.48, names)
         else:
-            axes.set_yticks(np.arange(rows) + 0.48, names, rotation=90, va="center")
+            axes.set_yticks(np.arange(rows) + 0.48, names, rotation=0 if self.stacked else 90, va="center")
         axes.tick_params(length=0)
         _add_colorbar(figure, axes, scale)
         return figure
@@ -83,6 +86,9 @@ class ImageRenderer(Renderer):
 
 class ClipRenderer(ImageRenderer):
     """The first frames of the tubelets of clips (n, t, H, W, 3) in 0..1, side by side, with a grid of (t, rows, columns)."""
+
+    several = False
+    stacked = True
 
     def __init__(self, clips: np.ndarray, grid: tuple[int, int, int]):
         t, rows, columns = grid
