@@ -327,7 +327,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     about = "check that a modality keeps the contract of training, features and saved models"
     verb = _add_verb(verbs, "check-modality", _check_modality, about, cli_help.CHECK_MODALITY)
-    verb.add_argument("modality", metavar="MODULE:CLASS", help="the class, or speech, vision, text, signal or sound")
+    verb.add_argument("modality", metavar="MODULE:CLASS", help="the class, or speech, vision, text, signal, sound or video")
     data = "some examples, of different lengths if they may differ: any form that data.train accepts"
     verb.add_argument("--data", metavar="DATA", required=True, help=data)
     verb.add_argument("--recipe", metavar="RECIPE", help="the recipe to check it with (default: a small one)")
