@@ -87,14 +87,17 @@ def run_demo(out: str | Path = "demo", names: Sequence[str] = DEFAULT) -> list[D
 def demo_runs() -> dict[str, DemoRun]:
     """The runs by name: tiny recipes, with overrides that make them take minutes on two cores."""
     common: JsonDict = {"train.device": "cpu", "data.workers": 1, "train.steps": 500}
-    images = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
+    images: JsonDict = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
     shared = {"objective.teacher.local_encoder": "shared", "objective.teacher.position_encoder": "shared"}
     text = {"modality.vocab_size": 2048, "modality.positions": "learned", "data.block_size": 64}
     text |= {"data.batch_size": 32, "data.micro_batch_size": 32}
     speech = shared | {"data.max_seconds": 2}
     sound = {"data.max_seconds": 2, "data.batch_seconds": 32, "data.micro_batch_seconds": 32, "train.steps": 300}
     video = {"data.batch_size": 16, "data.micro_batch_size": 16, "train.steps": 400}
-    parts = {"speech": {"data.max_seconds": 2}, "vision": images | {"data.batch_size": 32, "data.micro_batch_size": 32}}
+    parts: dict[str, JsonDict] = {
+        "speech": {"data.max_seconds": 2},
+        "vision": images | {"data.batch_size": 32, "data.micro_batch_size": 32},
+    }
     joint: JsonDict = {"modality.parts.text": None, "modality.shares": dict.fromkeys(parts, 0.5), "train.device": "cpu"}
     for part, overrides in parts.items():
         joint |= {f"modality.parts.{part}.{key}": value for key, value in (overrides | {"data.workers": 1}).items()}
