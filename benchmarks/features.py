@@ -53,6 +53,9 @@ def here(model: Model, files: list[Path], precision: str) -> Result:
 def there(ours: Model, theirs: Any, files: list[Path], batch: int, precision: str) -> Result:
     """By transformers, `batch` inputs of similar length at a time."""
     items = [read_input(ours.modality, file, str(file)) for file in files]
+    if items[0].dtype == torch.uint8:
+        local: Any = ours.encoder.local_encoder
+        items = [(item - local.mean) / local.std for item in items]
     order = sorted(range(len(items)), key=lambda i: items[i].shape[0])
     found = dict[int, np.ndarray]()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
