@@ -505,3 +505,13 @@ def test_a_term_that_is_nearly_all_of_the_loss_is_named_with_its_weight() -> Non
     assert found.suggestion == "a lower objective.cls_loss"
     warm_start = CLASS_TOKEN | {"input_share": (1.0,) * 8, "input_loss": (5.0,) * 8}
     assert judge(HEALTHY | warm_start, objective__input_target__fade_to=0.4).state == "healthy", "it fades"
+
+
+def test_predictions_are_not_judged_before_a_fifth_of_the_grace_period_after_the_warm_start() -> None:
+    warm_start = {"objective.input_target.weight": 1.0, "objective.input_target.fade_from": 0.2}  # until step 30
+    recipe = SPEECH | warm_start | {"health.grace_steps": 300}
+    constant = lines(prediction_std=(0.005,) * 8, prediction_rank=(1.5,) * 8)
+    found = verdict(constant[:5], recipe)
+    assert (found.state, found.findings) == (EARLY, ())
+    assert "until step 90, a fifth of health.grace_steps after those in which the warm start has all of the loss" in found.note
+    assert "prediction_std" in str(verdict(constant[:6], recipe).findings[0])

@@ -21,15 +21,19 @@ class HealthSettings(Settings):
     """These two checks start at this step."""
 
 
+def untrained_steps(recipe: JsonMapping) -> int:
+    """The steps in which a warm start has all of the loss, so that nothing is learned of the teacher's vectors; of a run with
+    these settings by dotted key."""
+    if recipe.get("objective.input_target.weight", 0) < 1:
+        return 0
+    return math.ceil(recipe["objective.input_target.fade_from"] * recipe["train.steps"])
+
+
 def health_limits(recipe: JsonMapping) -> HealthSettings:
-    """The limits of a run, from its settings by dotted key. While a warm start has all of the loss, nothing is learned of the
-    teacher's vectors: the grace period begins after it."""
+    """The limits of a run, from its settings by dotted key. The grace period begins after the `untrained_steps`."""
     found = {key: recipe[name] for key in HealthSettings.model_fields if (name := f"health.{key}") in recipe}
     limits = HealthSettings(**found)
-    if recipe.get("objective.input_target.weight", 0) < 1:
-        return limits
-    untrained = math.ceil(recipe["objective.input_target.fade_from"] * recipe["train.steps"])
-    return limits.model_copy(update={"grace_steps": limits.grace_steps + untrained})
+    return limits.model_copy(update={"grace_steps": limits.grace_steps + untrained_steps(recipe)})
 
 
 def stop_reason(line: JsonMapping, step: int, settings: HealthSettings) -> str | None:

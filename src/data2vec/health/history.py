@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from data2vec.health.collapse import health_limits, is_finite
+from data2vec.health.collapse import health_limits, is_finite, untrained_steps
 from data2vec.settings import JsonMapping
 
 NUM_RECENT = 3
@@ -89,9 +89,16 @@ class History:
         return float(self.recipe.get("train.schedule.warmup_steps", share))
 
     @property
+    def settled_step(self) -> float:
+        """Where the first phase should be over, in which every healthy run predicts the mean everywhere: after a fifth of the
+        grace period, which a warm start delays."""
+        delay = untrained_steps(self.recipe)
+        return delay + (self.limits.grace_steps - delay) / 5
+
+    @property
     def past_warmup(self) -> bool:
-        """Whether the first phase should be over, in which every healthy run predicts the mean everywhere."""
-        return self.step >= self.limits.grace_steps / 5 and len(self.lines) > NUM_RECENT
+        """Whether the first phase should be over, and enough steps are logged."""
+        return self.step >= self.settled_step and len(self.lines) > NUM_RECENT
 
     @property
     def predicts_mean(self) -> bool:

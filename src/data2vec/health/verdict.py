@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from data2vec.health.checks import CHECKS, Check, Finding
+from data2vec.health.collapse import untrained_steps
 from data2vec.health.history import History
 from data2vec.settings import JsonMapping
 
@@ -31,8 +32,9 @@ class Verdict:
 
 def too_early(run: History) -> list[str]:
     """Why faults of pre-training may not show yet; [] if they should."""
-    settled = run.limits.grace_steps / 5
+    settled, delay = run.settled_step, untrained_steps(run.recipe)
     early = f"step {run.step}: runs with and without a fault look alike until step {settled:g}, a fifth of health.grace_steps"
+    early += " after those in which the warm start has all of the loss" if delay else ""
     mean = f"the predictions are hardly better than the mean yet ({run.describe_change('r2')})" if run.predicts_mean else None
     return list(filter(None, (run.unlogged(), run.warming_up(), early if run.step < settled else None, mean)))
 
