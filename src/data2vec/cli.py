@@ -628,8 +628,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from data2vec.tasks.finetuning.evaluate import evaluate
 
     a = arguments
-    shared = {"shard": a.shard, "precision": a.precision}
-    print(evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality, **shared))
+    print(evaluate(a.model, overrides=a.overrides, tune=a.tune, modality=a.modality, **_shared(a)))
+
+
+def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How `evaluate` and `probe` share their work. Raises UserError if they have no folder for what they share."""
+    a = arguments
+    if a.shard is not None or _has_several_processes():
+        from data2vec.run_dir import run_of_model
+
+        if not run_of_model(a.model).is_dir():
+            raise UserError(
+                f"{a.model}: is no folder, beside whose result several processes could keep their shares; save it as one: "
+                f"data2vec convert {a.model} DIR --to data2vec"
+            )
+    return {"shard": a.shard, "precision": a.precision}
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -716,7 +729,7 @@ def _probe(arguments: argparse.Namespace) -> None:
     label = [] if a.labels is None else [f"probe.label={json.dumps(a.labels)}"]
     overrides = [*a.overrides, *label]
     settings = {"overrides": overrides, "modality": a.modality}
-    shared = {"shard": a.shard, "precision": a.precision}
+    shared = _shared(a)
     if a.shots is not None:
         print(few_shot_probe(a.model, a.data, a.valid, a.shots, a.draws or 10, **settings, **shared))
     elif a.superb:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import data2vec
+from data2vec.cli import main
 from data2vec.errors import Unfinished, UserError
 from data2vec.model import Model
 from data2vec.tasks import shares
@@ -109,9 +110,28 @@ def test_an_interrupted_evaluation_computes_only_what_is_missing(
     assert not parts.exists()
 
 
+@pytest.mark.parametrize("setting", [{"modality.position_depth": 1}, {"encoder.ffn_width": 16}, {"train.seed": 7}], ids=str)
+def test_shares_of_other_settings_of_the_recipe_are_not_mixed(
+    data: dict[str, Path], tmp_path: Path, setting: dict[str, int]
+) -> None:
+    run, out = TASKS["probe"](data), tmp_path / "out.json"
+    for shard, overrides in (("1/2", setting), ("2/2", {})):
+        with pytest.raises(Unfinished, match=r"\d+ inputs of other shares are missing"):
+            run(out, shard=shard, overrides=overrides)
+
+
 def test_shares_need_a_file_for_the_result(data: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="shard: 1/2, but this process writes no file"):
         TASKS["classes"](data)(shard="1/2")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "probe"])
+def test_processes_of_torchrun_refuse_a_model_that_is_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([verb, "someone/model"]) == 2
+    assert "someone/model: is no folder, beside whose result several processes could keep" in capsys.readouterr().err
 
 
 def test_bf16_products_round_pooled_features(data: dict[str, Path]) -> None:

@@ -42,5 +42,6 @@ def examples_digest(modality: Modality, rows: Rows, indices: np.ndarray) -> str:
     """A hash of labelled examples, those at `indices` (n,) of `rows`, and of the settings by which they are read."""
     digest = hashlib.blake2b(content_digest(modality, rows).encode(), digest_size=16)
     digest.update(indices.astype("<i8").tobytes())
+    digest.update(modality.settings.model_dump_json().encode())
     digest.update(modality.data.model_dump_json(exclude={"train", "valid", "workers", "timeout_minutes"}).encode())
     return digest.hexdigest()

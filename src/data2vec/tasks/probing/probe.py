@@ -228,7 +228,7 @@ class FrozenEncoders:
         `shared_outputs` says."""
         settings = {
             "model": self.model,
-            "seed": self.recipe.train.seed,
+            "untrained": [self.recipe.encoder.model_dump(mode="json"), self.recipe.train.seed],
             "data": [examples_digest(self.modality, each.rows, each.indices) for each in sets],
             "layers": layers,
             "device": self.process.device.type,
