@@ -156,6 +156,7 @@ def test_compare_only_one_arm_needs_nothing_of_the_others(raw: JsonDict, picture
 @pytest.mark.slow
 def test_compare_in_two_processes_gives_the_same_scores(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
     raw |= {"seeds": [1]}
+    raw["data"]["data.workers"] = 1  # forked beside the thread that waits for commands
     one = data2vec.compare(raw, tmp_path / "one", pictures)
     two = data2vec.compare(raw, tmp_path / "two", pictures, processes=2)
     assert two.rows == one.rows

@@ -264,13 +264,16 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 def _serve(out: Path) -> None:
     """Run the jobs that come in on stdin, a JSON object a line, and answer each with a line on stdout."""
-    answers = os.fdopen(os.dup(1), "w")
+    commands, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    # A thread waits in a read of the commands all the time. Loader workers, which are forked, close sys.stdin: were it the
+    # same file, they would wait for its lock forever.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     settings = ComparisonSettings.model_validate_json((out / "comparison.json").read_text(encoding="utf-8"))
     busy, jobs = threading.Event(), list[str]()
     arrived = threading.Semaphore(0)
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in commands:
             jobs.append(line)
             arrived.release()
         jobs.append("")
