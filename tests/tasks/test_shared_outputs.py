@@ -1,5 +1,6 @@
 """Evaluation and probes in shares: the last one has the result of one process, and what is finished is not computed again."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import data2vec
 from data2vec.cli import main
 from data2vec.errors import Unfinished, UserError
 from data2vec.model import Model
-from data2vec.tasks import shares
+from data2vec.tasks import digests, shares
 from data2vec.tasks.eval_batches import EvalPass
 from data2vec.tasks.probing.features import compute_pooled
 from helpers.fine_tuned import fine_tuned, make_data
@@ -132,6 +133,16 @@ def test_processes_of_torchrun_refuse_a_model_that_is_no_folder(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([verb, "someone/model"]) == 2
     assert "someone/model: is no folder, beside whose result several processes could keep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["classes", "probe"])
+def test_without_a_file_for_the_result_nothing_is_hashed(
+    data: dict[str, Path], monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """Hashing reads all rows of a custom modality, which need not be fit for it."""
+    monkeypatch.setattr(digests, "content_digest", None)
+    monkeypatch.setattr(hashlib, "blake2b", None)
+    assert "9 examples" in (found := str(TASKS[task](data)())) or "9 held-out" in found
 
 
 def test_bf16_products_round_pooled_features(data: dict[str, Path]) -> None:

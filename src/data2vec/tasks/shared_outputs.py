@@ -3,7 +3,7 @@ has all of them, for the result."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -25,15 +25,15 @@ def shared_outputs(
     process: Process,
     out: Path | None,
     shard: str | None,
-    settings: JsonDict,
+    settings: Callable[[], JsonDict],
     desc: str,
 ) -> Iterator[list[list[Output]]]:
     """A block that writes the result `out` of the outputs of each pass, in the order of their rows.
 
     Processes work in shares as `ShardFolder` has it, in a folder beside `out` that the block deletes at its end; without `out`,
     and in a process group, they keep outputs in memory and all enter the block. An output is an array, or what JSON can hold.
-    `shard`: as for `share_of`. `settings`: what the outputs depend on; other ones have another folder. `desc`: label of the
-    progress bar.
+    `shard`: as for `share_of`. `settings`: returns what the outputs depend on; other ones have another folder. `desc`: label
+    of the progress bar.
 
     Raises Unfinished in a process that is not the last one, and UserError for a wrong `shard` and as `ShardFolder` does."""
     if out is None or process.world_size > 1:
@@ -41,7 +41,8 @@ def shared_outputs(
             raise UserError(f"shard: {shard}, but this process " + ("is in a group" if out is not None else "writes no file"))
         yield [gather_outputs(each, compute, process, desc) for each in passes]
         return
-    share, digest = share_of(shard), hashlib.blake2b(json.dumps(settings).encode(), digest_size=4).hexdigest()
+    share, depends_on = share_of(shard), settings()
+    digest = hashlib.blake2b(json.dumps(depends_on).encode(), digest_size=4).hexdigest()
     starts = np.cumsum([0, *map(len, passes)]).tolist()
     shards = OutputShards(out.with_name(f"{out.name}.{digest}.parts"), starts[-1], share)
     if not shards.blocks:
@@ -55,7 +56,7 @@ def shared_outputs(
             for (at, _), part in zip(groups, outputs, strict=True):
                 yield start + at, [(start + row, output) for row, output in part]
 
-    with shards.opened(settings, "evaluates"):
+    with shards.opened(depends_on, "evaluates"):
         shards.fill(desc, compute_parts)
         if not shards.is_last():
             raise Unfinished(f"{out}: {shards.status()}")

@@ -273,6 +273,22 @@ def test_shards_of_other_settings_are_refused(
     assert out.exists()
 
 
+def test_digest_of_rows_that_only_have_a_length_and_items() -> None:
+    class Rows:
+        def __init__(self, length: int):
+            self.length = length
+
+        def __len__(self) -> int:
+            return self.length
+
+        def __getitem__(self, index: int) -> int:
+            assert index < 9, "read past the end"
+            return index % self.length
+
+    modality = build("text/v1-tiny").modality
+    assert content_digest(modality, Rows(3)) == content_digest(modality, [0, 1, 2]) != content_digest(modality, Rows(2))
+
+
 def test_digest_of_texts_says_where_each_ends() -> None:
     one, other = (content_digest(build("text/v1-tiny").modality, texts) for texts in (["ab", "c"], ["a", "bc"]))
     assert one != other

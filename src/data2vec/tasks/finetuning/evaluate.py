@@ -275,15 +275,17 @@ def evaluate(
     task = recipe.task
     assert isinstance(task, TaskSettings)
     eval_set = load_eval_set(reader, recipe.data.valid, targets_from_head(head.settings, task), task.label)
-    settings = {
-        "model": model_digest(loaded),
-        "data": examples_digest(reader, eval_set.rows, eval_set.indices),
-        "device": process.device.type,
-        "precision": precision,
-        "decode": task.decode.model_dump() if isinstance(task, RecognitionSettings) else None,
-    }
     encoder, head = loaded.encoder.to(process.device), head.to(process.device)
     reading = EvalPass(reader, eval_set.examples, eval_set.indices, process.device)
+
+    def settings() -> JsonDict:
+        return {
+            "model": model_digest(loaded),
+            "data": examples_digest(reader, eval_set.rows, eval_set.indices),
+            "device": process.device.type,
+            "precision": precision,
+            "decode": task.decode.model_dump() if isinstance(task, RecognitionSettings) else None,
+        }
 
     def score(outputs: Sequence[Output], weights: dict[str, float]) -> Evaluation:
         found = compute_scores(outputs, head, eval_set)

@@ -217,8 +217,8 @@ class FrozenEncoders:
     process: Process
     out: Path | None = None
     """The file for the result, if it is to be written."""
-    model: str = ""
-    """With `out`: the digest of the trained model."""
+    model: Model | None = None
+    """With `out`: the trained model."""
     shard: str | None = None
     precision: str = "fp32"
 
@@ -226,14 +226,18 @@ class FrozenEncoders:
     def features(self, *sets: ProbeSet, layers: Layers = "all") -> Iterator[list[tuple[np.ndarray, ProbeSet]]]:
         """A block that writes the result of the features of these sets, as of `stack_pooled`; processes share the work as
         `shared_outputs` says."""
-        settings = {
-            "model": self.model,
-            "untrained": [self.recipe.encoder.model_dump(mode="json"), self.recipe.train.seed],
-            "data": [examples_digest(self.modality, each.rows, each.indices) for each in sets],
-            "layers": layers,
-            "device": self.process.device.type,
-            "precision": self.precision,
-        }
+
+        def settings() -> JsonDict:
+            assert self.model is not None
+            return {
+                "model": model_digest(self.model),
+                "untrained": [self.recipe.encoder.model_dump(mode="json"), self.recipe.train.seed],
+                "data": [examples_digest(self.modality, each.rows, each.indices) for each in sets],
+                "layers": layers,
+                "device": self.process.device.type,
+                "precision": self.precision,
+            }
+
         compute = compute_pooled(self.encoders, self.modality, layers, self.precision)
         passes = [EvalPass(self.modality, each.examples, each.indices, self.process.device) for each in sets]
         width = self.recipe.encoder.width
@@ -279,10 +283,9 @@ def open_probe(
         raise UserError(f"probe.folds: {recipe.probe.folds}, but this probe has no cross-validation; set probe.folds=null")
     process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
     autocast(process.device, precision)  # refuses another one
-    digest = model_digest(model)
     trained, untrained = (each.to(process.device).eval() for each in (model.encoder, untrained_encoder(recipe)))
     where = None if out is None else Path(out)
-    return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, where, digest, shard, precision)
+    return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, where, model, shard, precision)
 
 
 def untrained_encoder(recipe: Recipe) -> Encoder:
