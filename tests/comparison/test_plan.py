@@ -41,6 +41,11 @@ def test_steps_of_a_budget_below_one_step_are_refused(tmp_path: Path) -> None:
         plan(tmp_path, budget={"flops": 10}).steps("a", {})
 
 
+def test_joint_recipes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"arms\.a: joint recipes cannot be compared; use recipes of one modality"):
+        plan(tmp_path, recipe="joint/v2-tiny", data={}).steps("a", {})
+
+
 def test_recipe_scales_its_step_counts_with_the_run(tmp_path: Path) -> None:
     found = plan(tmp_path, budget={"steps": 100}, data={"data.train": "train", "train.schedule.warmup_steps": 7})
     default = found.settings

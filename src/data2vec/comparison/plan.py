@@ -20,6 +20,7 @@ from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import FinetuneEvaluation, Scores
 from data2vec.comparison.settings import Combination, ComparisonSettings, arm_recipe, combinations, online_probe
 from data2vec.errors import UserError
+from data2vec.recipe.joint import JointRecipe
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
@@ -116,6 +117,8 @@ class Plan:
     def arm_recipe(self, arm: str, combination: Combination) -> Recipe:
         """The recipe of an arm, with what its modality reads off the training data. Raises UserError as training does."""
         recipe = arm_recipe(self.settings, arm, combination)
+        if isinstance(recipe, JointRecipe):
+            raise UserError(f"arms.{arm}: joint recipes cannot be compared; use recipes of one modality")
         if recipe.data.train is None:
             return recipe
         raw = recipe.model_dump(mode="json")
