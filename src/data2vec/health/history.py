@@ -89,11 +89,11 @@ class History:
         return float(self.recipe.get("train.schedule.warmup_steps", share))
 
     @property
-    def settled_step(self) -> float:
+    def settled_step(self) -> int:
         """Where the first phase should be over, in which every healthy run predicts the mean everywhere: after a fifth of the
         grace period, which a warm start delays."""
         delay = untrained_steps(self.recipe)
-        return delay + (self.limits.grace_steps - delay) / 5
+        return delay + math.ceil((self.limits.grace_steps - delay) / 5)
 
     @property
     def past_warmup(self) -> bool:

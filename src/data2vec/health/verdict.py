@@ -33,7 +33,7 @@ class Verdict:
 def too_early(run: History) -> list[str]:
     """Why faults of pre-training may not show yet; [] if they should."""
     settled, delay = run.settled_step, untrained_steps(run.recipe)
-    early = f"step {run.step}: runs with and without a fault look alike until step {settled:g}, a fifth of health.grace_steps"
+    early = f"step {run.step}: runs with and without a fault look alike until step {settled}, a fifth of health.grace_steps"
     early += " after those in which the warm start has all of the loss" if delay else ""
     mean = f"the predictions are hardly better than the mean yet ({run.describe_change('r2')})" if run.predicts_mean else None
     return list(filter(None, (run.unlogged(), run.warming_up(), early if run.step < settled else None, mean)))
