@@ -53,9 +53,11 @@ def test_check_suggests_a_command_that_trains(clips: Path, tmp_path: Path, capsy
 
 
 def test_check_of_invalid_input_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.xyz").write_text("none")
     for words, printed in (
         ([f"{tmp_path}/nowhere"], "there is no such folder or file"),
-        ([str(tmp_path)], "no audio, image or text found; found nothing"),
+        ([str(tmp_path / "other")], "no audio, image or text found; found"),
         ([str(tmp_path), "--tokenizer", str(tmp_path)], "no tokenizer in this folder"),
     ):
         assert cli.main(["check", *words]) == 2

@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
 BY_MODALITY: dict[str, dict[str, Any]] = {
     "vision": {"data.batch_size": 16, "data.micro_batch_size": 8, "train.schedule.warmup_steps": 2},
     "speech": {"data.batch_seconds": 4, "data.micro_batch_seconds": 2, "data.max_seconds": 1},
+    "sound": {"data.batch_seconds": 4, "data.micro_batch_seconds": 2, "data.max_seconds": 1, "data.min_seconds": 0.2},
     "signal": {"data.batch_size": 16, "data.micro_batch_size": 8, "data.time_axis": "first"},
     "text": {
         **{"data.block_size": 32, "data.batch_size": 8, "data.micro_batch_size": 4, "train.schedule.warmup_steps": 2},
@@ -48,7 +49,8 @@ def unlabelled(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     (folder / "signals").mkdir()
     for i in range(12):
         np.savez(folder / "signals" / f"{i}.npz", x=rng.standard_normal((400, 3)), fs=50)
-    return {"signal": folder / "signals", "vision": pictures, "speech": folder / "clips", "text": folder / "text.txt"}
+    clips = folder / "clips"
+    return {"signal": folder / "signals", "vision": pictures, "speech": clips, "sound": clips, "text": folder / "text.txt"}
 
 
 def run(name: str, unlabelled: dict[str, Path], out: Path, resume: bool = False, **more: Any) -> Run:
