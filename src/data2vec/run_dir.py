@@ -39,6 +39,7 @@ CHANGEABLE_ON_RESUME = (
     "train.shard",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.async_checkpoints",
     "train.timeout_minutes",
     "data.workers",
     "data.timeout_minutes",

@@ -1,5 +1,6 @@
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data2vec.distributed import Process
 from data2vec.errors import RunStopped, UserError
 from data2vec.recipe.train_settings import TrainSettings
 from data2vec.run_dir import checkpoint_damage, latest_checkpoint, load_checkpoint_weights
-from data2vec.train.checkpoint import load_checkpoint, save_checkpoint
+from data2vec.train.checkpoint import BackgroundWriter, load_checkpoint, save_checkpoint
 from data2vec.train.optimizer import build_adamw
 
 PROCESS = Process(torch.device("cpu"))
@@ -137,6 +138,49 @@ def test_save_checkpoint_on_a_full_disk_keeps_earlier_checkpoints(tmp_path: Path
     assert len(str(stopped.value).splitlines()) == 1
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
     assert checkpoint_damage(tmp_path / "checkpoints" / "step-1") is None
+
+
+def test_background_writer_writes_what_was_there_when_the_checkpoint_was_saved(tmp_path: Path) -> None:
+    model, optimizer = trained(3)
+    state, go, background = {"task": {"best": 1}}, threading.Event(), BackgroundWriter(PROCESS, sharded=False)
+    save_checkpoint(
+        tmp_path, 3, model, optimizer, state, None, PROCESS, lambda folder: {"waited": str(go.wait(60))}, background
+    )
+    assert latest_checkpoint(tmp_path) is None
+    state["task"]["best"] = 2
+    with torch.no_grad():
+        for parameter in model.parameters():
+            for tensor in (parameter, *optimizer.state[parameter].values()):
+                tensor.zero_()
+    go.set()
+    background.wait()
+    restored = trained(seed=99)
+    written = load_checkpoint(tmp_path / "checkpoints" / "step-3", *restored)
+    assert written == {"step": 3, "files": {"waited": "True"}, "task": {"best": 1}}
+    expected = trained(3)
+    for one, other in zip(restored[0].parameters(), expected[0].parameters(), strict=True):
+        assert torch.equal(one, other)
+        for key, value in expected[1].state[other].items():
+            assert torch.equal(value, restored[1].state[one][key])
+
+
+def test_background_writer_writes_one_checkpoint_at_a_time_and_keeps_the_latest_ones(tmp_path: Path) -> None:
+    background = BackgroundWriter(PROCESS, sharded=False)
+    for step in (1, 2, 10):
+        save_checkpoint(tmp_path, step, *trained(step), {}, 2, PROCESS, background=background)
+    background.wait()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-2"]
+
+
+def test_background_writer_raises_for_a_full_disk_before_the_next_checkpoint(tmp_path: Path, small_files: None) -> None:
+    background = BackgroundWriter(PROCESS, sharded=False)
+    save(tmp_path, 1)
+    big, optimizer = trained(2, width=64)
+    save_checkpoint(tmp_path, 2, big, optimizer, {}, 1, PROCESS, background=background)
+    with pytest.raises(RunStopped, match=r"disk full.*the latest complete checkpoint is step-1"):
+        save_checkpoint(tmp_path, 3, big, optimizer, {}, 1, PROCESS, background=background)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+    background.wait()  # an error is raised once
 
 
 def test_load_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ with process_group("cpu"), equal_weights():
         for shard in (False, True):
             settings = tiny | dropping | {"train.shard": shard}
             data2vec.pretrain("vision/v1-tiny", out=out / f"straight-{shard}", overrides=settings)
+            settings |= {"train.async_checkpoints": True}
             with crash_before(7):
                 data2vec.pretrain("vision/v1-tiny", out=out / f"taken-up-{shard}", overrides=settings)
             data2vec.pretrain("vision/v1-tiny", out=out / f"taken-up-{shard}", overrides=settings, resume=True)

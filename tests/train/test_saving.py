@@ -94,6 +94,38 @@ def test_error_in_a_step_saves_the_last_complete_step_and_resumes_bit_equal(
     assert_equal(run, whole)
 
 
+def test_checkpoints_in_the_background_are_complete_when_a_run_stops_and_resume_bit_equal(
+    tiny: dict[str, Any], whole: Run, tmp_path: Path
+) -> None:
+    settings = tiny | {"train.async_checkpoints": True}
+    error = stopped_run(tmp_path / "run", settings, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert isinstance(error, Interrupted)
+    assert whole_checkpoints(Run(tmp_path / "run")) == ["step-5", "step-3"]
+    error = stopped_run(tmp_path / "run", settings, 7, lambda: 1 / 0, resume=True)
+    assert "checkpoint saved at step 6" in error.__notes__[0]
+    run = pretrain(tmp_path / "run", settings, resume=True)
+    assert whole_checkpoints(run)[0] == whole_checkpoints(whole)[0]
+    assert_equal(run, whole)
+
+
+def test_checkpoint_that_cannot_be_written_in_the_background_stops_the_run(
+    tiny: dict[str, Any], whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint.save_file
+
+    def full(tensors: Any, path: Path) -> None:
+        if "step-6" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(tensors, path)
+
+    settings = tiny | {"train.async_checkpoints": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(RunStopped, match=r"disk full: .*the latest complete checkpoint is step-3"):
+            pretrain(tmp_path / "run", settings)
+    assert_equal(pretrain(tmp_path / "run", settings, resume=True), whole)
+
+
 def test_error_before_the_first_step_leaves_a_checkpoint_of_step_0(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
     error = stopped_run(tmp_path / "run", tiny, 1, lambda: 1 / 0)
     assert "checkpoint saved at step 0" in error.__notes__[0]

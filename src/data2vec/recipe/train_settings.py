@@ -102,6 +102,8 @@ class TrainSettings(Settings):
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Annotated[int, Field(gt=0)] = 2
     """Number of checkpoints to keep; older ones are removed."""
+    async_checkpoints: bool = False
+    """Write checkpoints while training continues, from a copy of weights, teacher and optimizer in host memory."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """With several processes: how long one waits for the others, before the run stops and names those that do not answer."""
 

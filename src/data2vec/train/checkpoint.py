@@ -11,10 +11,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,6 +43,33 @@ DISK_LOST = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 STEPS = "optimizer.step"
 
 
+class BackgroundWriter:
+    """Writes checkpoints in a thread while training continues, one at a time."""
+
+    def __init__(self, process: Process, sharded: bool):
+        timeout = timedelta(seconds=process.timeout_seconds)
+        self.group = dist.new_group(backend="gloo", timeout=timeout) if sharded else None
+        """The processes that write shards, apart from the group in which they train."""
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Begin to write a checkpoint, after the one before."""
+        self.wait()
+        self._pending = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Wait until the checkpoint is on the disk. Raises the error of its writing, once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def check(self) -> None:
+        """Raise the error of the writing if it has failed already; waits for nothing."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+
 def save_checkpoint(
     run: Path,
     step: int,
@@ -47,38 +79,52 @@ def save_checkpoint(
     keep: int | None,
     process: Process,
     save_files: Callable[[Path], Mapping[str, str]] = lambda folder: {},
+    background: BackgroundWriter | None = None,
 ) -> Path:
     """Write `RUN/checkpoints/step-N`, then remove all but the latest `keep` (None: remove nothing). Every process calls it.
 
     `save_files`: writes what a model needs besides its weights, such as a tokenizer, and returns the file of each setting.
+    `background`: copies the weights to the host, and writes the copy while the caller goes on.
 
-    Raises Unwritable when the disk is full; earlier checkpoints are untouched."""
+    Raises Unwritable when the disk is full, or was for the checkpoint before with `background`; earlier checkpoints are
+    untouched."""
     folder = run / "checkpoints" / f"step-{step}"
+    content = json.dumps(state)  # at this step: parts of it are updated in place
 
-    def finish() -> None:
-        settings = {"step": step, "files": dict(save_files(tmp))} | state
+    def finish(opened: ExitStack) -> None:
+        settings = {"step": step, "files": dict(save_files(tmp))} | json.loads(content)
         (tmp / "state.json").write_text(json.dumps(settings), encoding="utf-8")
         written = [path for path in sorted(tmp.iterdir()) if path.is_file()]
         files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in written}
         (tmp / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
-        stack.close()  # leaves atomic_dir, which gives the folder its name
+        opened.close()  # leaves atomic_dir, which gives the folder its name
         for old in [path for path in Run(run).checkpoints if int(path.name[5:]) <= step][keep:] if keep else ():
             remove_checkpoint(old)
 
-    def write() -> None:
-        save_file(objective_tensors(objective), tmp / "objective.safetensors")
-        save_file(_adam_state(objective, optimizer), tmp / "optimizer.safetensors")
-        finish()
+    def write_all(write: Callable[[], object], opened: ExitStack) -> None:
+        with stop_when_unwritable(run), opened:
+            write()
+            if process.is_main_process:
+                finish(opened)
 
+    if background is not None:
+        process.on_main_process(background.wait)
     if process.on_main_process(lambda: folder.exists() and checkpoint_damage(folder) is None):
         return folder
+    weights, moments, sharded = objective_tensors(objective), _adam_state(objective, optimizer), is_sharded(objective)
     with stop_when_unwritable(run), ExitStack() as stack:
         tmp = process.on_main_process(lambda: stack.enter_context(atomic_dir(folder)))
-        if is_sharded(objective):
-            _write_shards(objective_tensors(objective) | _adam_state(objective, optimizer), tmp)
-            process.on_main_process(finish)
-        else:
-            process.on_main_process(write)
+        if sharded and background is None:
+            _write_shards(weights | moments, tmp)
+            process.on_main_process(lambda: finish(stack))
+        elif sharded and background is not None:
+            written = _start_writing_shards(weights | moments, tmp, background.group)
+            background.start(partial(write_all, written.result, stack.pop_all()))
+        elif background is None:
+            process.on_main_process(lambda: [_write_files(weights, moments, tmp), finish(stack)])
+        elif process.is_main_process:
+            write = partial(_write_files, _copy_to_host(weights), _copy_to_host(moments), tmp)
+            background.start(partial(write_all, write, stack.pop_all()))
     return folder
 
 
@@ -142,8 +188,27 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def _write_files(weights: dict[str, Tensor], moments: dict[str, Tensor], folder: Path) -> None:
+    save_file(weights, folder / "objective.safetensors")
+    save_file(moments, folder / "optimizer.safetensors")
+
+
+def _copy_to_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
 def _write_shards(tensors: dict[str, Tensor], folder: Path) -> None:
     """Each process writes its shards by PyTorch's distributed checkpoint, as safetensors: nothing is pickled."""
     import torch.distributed.checkpoint as dcp
 
     dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def _start_writing_shards(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGroup | None) -> "Future[Any]":
+    """Copy the shards of this process to the host and write the copy in the background; done when all processes are."""
+    import torch.distributed.checkpoint as dcp
+
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    written = dcp.async_save(tensors, storage_writer=writer, process_group=group)
+    assert isinstance(written, Future)  # as the copy is complete
+    return written

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -39,7 +39,7 @@ from data2vec.run_dir import (
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.validation import describe_validation
 from data2vec.train import trackers
-from data2vec.train.checkpoint import load_checkpoint, resume_point, save_checkpoint, stop_when_unwritable
+from data2vec.train.checkpoint import BackgroundWriter, load_checkpoint, resume_point, save_checkpoint, stop_when_unwritable
 from data2vec.train.logger import NullLogger, RunLogger
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.parallel import is_sharded
@@ -245,6 +245,8 @@ class Trainer:
         self.unlogged: JsonDict | None = None
         """The metrics of the last step, until they are logged."""
         self.samples = {part: torch.zeros((), dtype=torch.float64, device=process.device) for part in task.parts}
+        in_background = self.settings.async_checkpoints
+        self.background = BackgroundWriter(process, is_sharded(task.objective)) if in_background else None
 
     def _show_plan(self) -> None:
         """Report what the run will be, and warn of what would be unwise."""
@@ -279,6 +281,7 @@ class Trainer:
                     self._save_checkpoint(self.settings.keep_checkpoints)
                 with closing(self.loader.steps(self.step, self.stream_states)) as batches:
                     self._train_steps(batches, signals)
+                self._complete_checkpoint()
                 self.task.save_model(run)
         finally:
             if self.process.is_main_process and run.metrics:
@@ -340,6 +343,8 @@ class Trainer:
             self.logger.advance()
             if is_logged or save:
                 self._synchronize_loader()
+                if self.background is not None:
+                    self.process.on_main_process(self.background.check)
             line = self._metrics(output) if is_logged or save else {}
             collapsed = bool(line) and self.task.has_collapsed(line)
             is_logged = is_logged or collapsed
@@ -361,6 +366,8 @@ class Trainer:
             ended = self.task.early_stop
             if save or stop or ended:
                 self._save_checkpoint(self.settings.keep_checkpoints)
+            if stop or ended:
+                self._complete_checkpoint()
             if ended:
                 self.logger.info(f"stopped early at step {step} of {self.settings.steps}: {ended}")
             elif stop:
@@ -373,6 +380,7 @@ class Trainer:
         if not is_finite(line):
             raise Unhealthy(f"collapsed: {finding}; {resume_point(self.run.folder)}")
         self._save_checkpoint(keep=None)
+        self._complete_checkpoint()
         raise Unhealthy(f"collapsed: {finding}")
 
     def _metrics(self, output: StepOutput) -> Metrics:
@@ -427,8 +435,23 @@ class Trainer:
         state |= {"stream_states": stream_states}
         state |= {"scaler": self.make_step.scaler.state_dict(), "task": self.task.state, "data": self.fingerprint}
         state |= {"recipe": self.recipe.model_dump(mode="json"), "source": self.source, "early_stop": self.task.early_stop}
-        optimizer = self.make_step.optimizer
-        save_checkpoint(self.run.folder, self.step, self.task.objective, optimizer, state, keep, process, self._save_files)
+        save_checkpoint(
+            self.run.folder,
+            self.step,
+            self.task.objective,
+            self.make_step.optimizer,
+            state,
+            keep,
+            process,
+            self._save_files,
+            self.background if process is self.process else None,
+        )
+
+    def _complete_checkpoint(self) -> None:
+        """Wait until the latest checkpoint is on the disk, if it is written in the background."""
+        if self.background is not None:
+            self.process.on_main_process(self.background.wait)
+            self.background.wait()  # for the shards of this process
 
     def _save_files(self, folder: Path) -> dict[str, str]:
         """Write what a model needs besides its weights, such as a tokenizer; returns the file of each setting."""
@@ -475,6 +498,9 @@ class Trainer:
         objective = self.task.objective
         if isinstance(error, Unwritable):  # which says what there is
             return resume
+        if self.background is not None and not is_sharded(objective):
+            with suppress(Exception):  # a checkpoint that could not be written is not among those to resume from
+                self.background.wait()
         latest = f"{resume_point(self.run.folder)}; {resume}"
         if self.make_step.updating or is_sharded(objective):
             return latest
