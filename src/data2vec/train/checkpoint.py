@@ -121,7 +121,7 @@ def save_checkpoint(
             written = _start_writing_shards(weights | moments, tmp, background.group)
             background.start(partial(write_all, written.result, stack.pop_all()))
         elif background is None:
-            process.on_main_process(lambda: [_write_files(weights, moments, tmp), finish(stack)])
+            process.on_main_process(lambda: write_all(partial(_write_files, weights, moments, tmp), stack))
         elif process.is_main_process:
             write = partial(_write_files, _copy_to_host(weights), _copy_to_host(moments), tmp)
             background.start(partial(write_all, write, stack.pop_all()))
