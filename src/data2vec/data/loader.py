@@ -69,6 +69,8 @@ class Loader:
         """Micro-batches of a step, over all processes."""
         self.micro_batch = settings.batch / self.per_step
         self.corrupt = CorruptExamples(settings.max_corrupt)
+        self.seconds_per_step: float | None = None
+        """What loading took of the last step taken, in one process; None before the first."""
         self.stream_states: dict[str, list[int]] = {}
         """The state of each stream that this process reads, after the last step taken; empty for indexed data."""
         self.examples: ExampleDataset | None = None
@@ -132,7 +134,7 @@ class Loader:
         per_rank = self.per_step // rank_stride(self.per_step, self.world)
         with self._watched_workers(first_step) as loaded_batches:
             while True:
-                step = []
+                step, seconds = [], 0.0
                 for loaded in islice(loaded_batches, per_rank):
                     if isinstance(loaded, Exception):
                         raise loaded
@@ -140,6 +142,8 @@ class Loader:
                         self._advance(*loaded.stream_state)
                     self.corrupt.add(loaded.corrupt)
                     step.append(loaded.batch)
+                    seconds += loaded.seconds
+                self.seconds_per_step = seconds
                 yield step
 
     @contextmanager

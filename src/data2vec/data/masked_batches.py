@@ -1,5 +1,6 @@
 """Micro-batches of indices become batches: divided among processes, decoded, collated and masked, in the loader's workers."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -52,6 +53,8 @@ class LoadedBatch(NamedTuple):
     """ "name: reason" of the examples that could not be decoded."""
     stream_state: tuple[str, list[int]] | None
     """With streaming: the stream, and the state at the start of its window."""
+    seconds: float = 0.0
+    """What reading, decoding, collating and masking took, in one process."""
 
 
 Loaded = LoadedBatch | UserError | RunStopped
@@ -88,8 +91,9 @@ class BatchDataset(Dataset[Loaded], ABC):
         self.modality, self.examples = modality, examples
 
     def __getitem__(self, micro_batch: MicroBatch) -> Loaded:
+        begin = time.perf_counter()
         try:
-            return self.build(micro_batch)
+            return self.build(micro_batch)._replace(seconds=time.perf_counter() - begin)
         except (UserError, RunStopped) as error:
             return error
 
@@ -204,10 +208,15 @@ class StreamedBatches(IterableDataset[Loaded]):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         stride = rank_stride(self.per_step, self.world)
         numbers = count(self.first_step * self.per_step + self.rank % stride + stride * worker, stride * workers)
+        begin = time.perf_counter()
         try:
             for number, micro_batch in self.streams.micro_batches(numbers, self.stream_states):
                 rows = rank_slice(micro_batch.indices, self.per_step, number, self.rank, self.world)
                 assert rows is not None
-                yield self.batches[replace(micro_batch, rank_rows=rows)]
+                loaded = self.batches[replace(micro_batch, rank_rows=rows)]
+                if isinstance(loaded, LoadedBatch):
+                    loaded = loaded._replace(seconds=time.perf_counter() - begin)
+                yield loaded
+                begin = time.perf_counter()
         except (UserError, RunStopped) as error:
             yield error

@@ -44,6 +44,7 @@ from data2vec.train.logger import NullLogger, RunLogger
 from data2vec.train.optimizer import learning_rate
 from data2vec.train.parallel import is_sharded
 from data2vec.train.planning.auto import NOTHING_AUTO, Auto, resolve_auto
+from data2vec.train.planning.loading_rate import LoadingRate
 from data2vec.train.planning.run_plan import plan_run
 from data2vec.train.provenance import log_start
 from data2vec.train.resumed_recipe import describe_new_length, verb_of
@@ -324,11 +325,13 @@ class Trainer:
     def _train_steps(self, batches: Iterator[list[Batch]], signals: list[int]) -> None:
         begin = logged_at = time.monotonic()
         seconds_before, waited, samples = self.seconds, 0.0, self._total_samples()
+        rate = LoadingRate({name: part.loader for name, part in self.task.parts.items()})
         ended = self.task.early_stop
         while self.step < self.settings.steps and ended is None:
             requested = time.monotonic()
             micro_batches = next(batches)
-            waited += time.monotonic() - requested
+            loaded = time.monotonic()
+            waited += loaded - requested
             step = self.step + 1
             number, last = self.task.place(step)
             part = self.task.part_of(step)
@@ -350,6 +353,9 @@ class Trainer:
             is_logged = is_logged or collapsed
             now = time.monotonic()
             self.seconds = seconds_before + now - begin
+            rate.add(part, now - loaded)
+            for text in rate.describe() if is_logged else ():
+                self.logger.info(text)
             if is_logged:
                 total = self._total_samples()
                 throughput = {"samples_per_second": (total - samples) / (now - logged_at)}
