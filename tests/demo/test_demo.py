@@ -39,7 +39,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_run_demo_of_images_alone_trains_and_probes(tmp_path: Path) -> None:
-    (row,) = demo.run_demo(tmp_path / "out", ["images"])
+    (row,) = demo.run_demo(tmp_path / "out", ["images", "images"])
     assert row.modality == "images"
     assert (tmp_path / "out" / "images" / "run" / "probe.json").is_file()
 

@@ -515,3 +515,10 @@ def test_predictions_are_not_judged_before_a_fifth_of_the_grace_period_after_the
     assert (found.state, found.findings) == (EARLY, ())
     assert "until step 90, a fifth of health.grace_steps after those in which the warm start has all of the loss" in found.note
     assert "prediction_std" in str(verdict(constant[:6], recipe).findings[0])
+
+
+def test_a_warm_start_with_all_of_the_loss_to_the_end_is_named_as_the_reason_for_no_judgement() -> None:
+    recipe = SPEECH | {"objective.input_target.weight": 1.0, "objective.input_target.fade_from": 1.0}
+    found = verdict(lines(), recipe)
+    assert (found.state, found.findings) == (EARLY, ())
+    assert found.note.startswith("the warm start has all of the loss to the end, so the teacher's vectors are not learned;")

@@ -60,7 +60,7 @@ def run_demo(out: str | Path = "demo", names: Sequence[str] = DEFAULT) -> list[D
 
     `names`: keys of `demo_runs`. The output of an earlier demo is overwritten. Raises UserError for an unknown name, if `out`
     holds anything else, or if `espeakng-loader` or `seglearn` is needed and not installed."""
-    runs = demo_runs()
+    runs, names = demo_runs(), list(dict.fromkeys(names))
     if unknown := [name for name in names if name not in runs]:
         raise UserError(f"demo: {unknown[0]!r} is none of {', '.join(runs)}{did_you_mean(unknown[0], runs)}")
     for name in names:

@@ -33,6 +33,8 @@ class Verdict:
 def too_early(run: History) -> list[str]:
     """Why faults of pre-training may not show yet; [] if they should."""
     settled, delay = run.settled_step, untrained_steps(run.recipe)
+    if delay >= run.recipe["train.steps"]:
+        return ["the warm start has all of the loss to the end, so the teacher's vectors are not learned; judge it by a probe"]
     early = f"step {run.step}: runs with and without a fault look alike until step {settled}, a fifth of health.grace_steps"
     early += " after those in which the warm start has all of the loss" if delay else ""
     mean = f"the predictions are hardly better than the mean yet ({run.describe_change('r2')})" if run.predicts_mean else None
