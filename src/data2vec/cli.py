@@ -400,6 +400,8 @@ def _build_parser() -> argparse.ArgumentParser:
         verbs.choices[name].add_argument("--shard", metavar="i/n", help=share)
         precision = "of matrix products: fp32 (default), or bf16, which is faster on GPUs and rounds"
         verbs.choices[name].add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=precision)
+        compiled = "compile the Transformer blocks: slow to start, for many inputs on a GPU"
+        verbs.choices[name].add_argument("--compile", action="store_true", help=compiled)
     outside = "also read files outside of the folder of the data, which links and paths in tables lead to"
     for name in ("features", "predict", "check"):
         verbs.choices[name].add_argument("--follow-links", action="store_true", help=outside)
@@ -642,7 +644,7 @@ def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"{a.model}: is no folder, beside whose result several processes could keep their shares; save it as one: "
                 f"data2vec convert {a.model} DIR --to data2vec"
             )
-    return {"shard": a.shard, "precision": a.precision}
+    return {"shard": a.shard, "precision": a.precision, "compile": a.compile}
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -655,7 +657,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     of_data = (a.split, a.batch, a.column, a.second, a.modality, a.follow_links)
     if a.out is None and (a.shard is not None or _has_several_processes()):
         raise UserError("--shard and torchrun need --out FILE: the lines of several processes would have no order")
-    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data, a.precision)
+    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data, a.precision, a.compile)
     if a.out is not None:
         print(predictions.save(a.out, a.shard))
         return
@@ -716,8 +718,9 @@ def _probe(arguments: argparse.Namespace) -> None:
     if a.tokens is not None or a.attentive:
         if a.shard is not None or _has_several_processes():
             raise UserError(f"{kinds[0]}: runs in one process; start it without torchrun and --shard")
-        if a.precision != "fp32":
-            raise UserError(f"--precision {a.precision} has no effect with {kinds[0]}; omit it")
+        if a.precision != "fp32" or a.compile:
+            option = "--compile" if a.compile else f"--precision {a.precision}"
+            raise UserError(f"{option} has no effect with {kinds[0]}; omit it")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
@@ -746,7 +749,7 @@ def _features(arguments: argparse.Namespace) -> None:
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
     of_data = (a.split, a.batch, a.column, a.modality, a.follow_links)
-    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, *of_data, a.shard, a.precision))
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, *of_data, a.shard, a.precision, a.compile))
 
 
 def _number(kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:

@@ -20,7 +20,8 @@ from data2vec.data.bucketing import pad_by_length
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.base import Modality
 from data2vec.modalities.chunking import Chunk
-from data2vec.nn.encoder import Encoder
+from data2vec.nn.compilation import require_compiler, with_compiled_blocks
+from data2vec.nn.encoder import Encoder, padding_invariant
 from data2vec.nn.heads import Head, head_input, mean_pool, reads_class_token
 
 log = get_logger(__name__)
@@ -99,6 +100,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     if precision not in PRECISIONS:
         raise UserError(f"precision: {precision!r} does not exist; use {' or '.join(PRECISIONS)}")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def check_computation(device: torch.device, precision: str, compile: bool) -> None:
+    """Raises UserError for a precision that does not exist, and for `compile` without a compiler."""
+    autocast(device, precision)
+    if compile:
+        require_compiler(device, "compile")
+
+
+def inference_encoder(encoder: Encoder, compile: bool = False) -> Encoder:
+    """The same encoder, all weights shared, in which padding changes no other position; with compiled blocks if `compile`."""
+    encoder = padding_invariant(encoder)
+    return with_compiled_blocks(encoder) if compile else encoder
 
 
 def num_positions(modality: Modality, item: object) -> int:

@@ -4,10 +4,8 @@ The model contains none of this, and computes the same without it.
 """
 
 import functools
-import importlib.util
 import inspect
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from data2vec.batch import Batch
 from data2vec.distributed import Process
 from data2vec.errors import UserError
+from data2vec.nn.compilation import can_compile, require_compiler
 from data2vec.nn.transformer import Block
 from data2vec.objective.latent import LatentObjective
 from data2vec.objective.training_objective import AnyTrainingObjective
@@ -131,10 +130,7 @@ def parallelize(
 
 def compiles(settings: TrainSettings, device: torch.device) -> bool:
     """Whether `train.compile` compiles on this device."""
-    if settings.compile == "auto":
-        compilers = map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "cc", "clang"))
-        return device.type == "cuda" and importlib.util.find_spec("triton") is not None and any(compilers)
-    return settings.compile
+    return device.type == "cuda" and can_compile(device) if settings.compile == "auto" else settings.compile
 
 
 def _compile(objective: AnyTrainingObjective, blocks: list[Block], whole: bool, backend: str) -> None:
@@ -174,11 +170,8 @@ def check_parallel_settings(settings: TrainSettings, process: Process, backend: 
         raise UserError("train.precision: fp16 is hundreds of times slower than fp32 on a CPU; use bf16 or fp32")
     if settings.precision == "fp16" and settings.shard and process.world_size > 1:
         raise UserError("train.precision: fp16 is not supported with train.shard=true; use bf16")
-    compilers = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
-    if settings.compile is True and backend == "inductor" and kind == "cpu" and not any(compilers):
-        raise UserError(
-            "train.compile: true needs a C++ compiler on a CPU, and none was found; install g++ or use train.compile=false"
-        )
+    if settings.compile is True and backend == "inductor":
+        require_compiler(process.device, "train.compile=true")
 
 
 def _replicate(objective: AnyTrainingObjective, settings: TrainSettings) -> nn.Module:

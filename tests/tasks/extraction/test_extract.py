@@ -362,6 +362,33 @@ def test_bf16_products_round_features_and_are_not_mixed_with_others(
         data2vec.features(speech, clips, tmp_path / "other.npy", precision="fp16")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # those of the compiler itself
+def test_compiled_features_are_equal_up_to_rounding_and_a_setting_of_the_shares(
+    speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    data2vec.features(speech, clips, tmp_path / "eager.npy")
+    data2vec.features(speech, clips, tmp_path / "compiled.npy", compile=True)
+    eager, compiled = (read(tmp_path / f"{name}.npy") for name in ("eager", "compiled"))
+    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-4, atol=1e-5)
+    assert compiled[3]["compile"] is True
+    data2vec.features(speech, clips, tmp_path / "out.npy", compile=True, shard="1/2")
+    with pytest.raises(UserError, match="was started with compile True, not False"):
+        data2vec.features(speech, clips, tmp_path / "out.npy", shard="2/2")
+
+
+def test_compile_without_a_compiler_is_refused(
+    speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"^compile: needs a C\+\+ compiler"):
+        data2vec.features(speech, clips, tmp_path / "out.npy", compile=True)
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_wrong_and_busy_shares_are_refused(speech: Model, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "SMALLEST_BLOCK", 2)
     out = tmp_path / "out.npy"

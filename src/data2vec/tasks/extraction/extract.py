@@ -17,7 +17,9 @@ from data2vec.feature_extraction import (
     Layers,
     LayerWeights,
     autocast,
+    check_computation,
     extract_features,
+    inference_encoder,
     layer_weights,
     max_positions,
 )
@@ -26,7 +28,7 @@ from data2vec.local_path import local_path, output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
-from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.nn.encoder import Encoder
 from data2vec.tasks.digests import content_digest, model_digest
 from data2vec.tasks.extraction.columns import metadata_columns
 from data2vec.tasks.extraction.decode import WINDOW, DecodedInput, decode_in_order, list_unreadable, open_inputs
@@ -72,6 +74,7 @@ def features(
     follow_links: bool = False,
     shard: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
@@ -80,7 +83,8 @@ def features(
     .safetensors, .npy or .parquet file (docs/features.md). `layers`, `pool`, `batch`: see `Model.features`. `column`: the
     column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N. `modality`: see `data2vec.load`.
     `follow_links`: as `data.follow_links`. `shard`: "i/n" computes share i of n only; the last one to finish writes the file.
-    Processes of torchrun share the work by themselves. `precision`: bf16 computes matrix products in bfloat16.
+    Processes of torchrun share the work by themselves. `precision`: bf16 computes matrix products in bfloat16. `compile`:
+    compile the Transformer blocks (torch.compile).
 
     Finished shards are kept in the folder `out`.parts: the same call, with any number of shares, computes only what is missing.
     Inputs that cannot be decoded are skipped and listed.
@@ -93,7 +97,7 @@ def features(
     output_file(out, "--out", inputs)
     share = share_of(shard)
     model, torch_device = load(model, modality), resolve_device(device, local_rank())
-    autocast(torch_device, precision)  # refuses another one
+    check_computation(torch_device, precision, compile)
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
@@ -102,6 +106,7 @@ def features(
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],
         "pool": pool,
         "precision": precision,
+        "compile": compile,
         "seconds_per_position": reader.seconds_per_position,
         "data": inputs if isinstance(inputs, str) else str(inputs) if isinstance(inputs, Path) else f"{len(rows)} inputs",
         "model": model_digest(model),
@@ -118,7 +123,7 @@ def features(
     shards.refuse_complete(out)
     with shards.opened(settings | internal, "extracts features"):
         encoder = model.encoder if torch_device.type == "cpu" else copy.deepcopy(model.encoder).to(torch_device)
-        encoder = padding_invariant(encoder)
+        encoder = inference_encoder(encoder, compile)
 
         def compute(ranges: list[range]) -> Iterator[tuple[int, Shard]]:
             for first, window in decode_in_order(reader, rows, ranges, WINDOW * batch_positions):

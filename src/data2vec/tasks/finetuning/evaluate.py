@@ -17,13 +17,13 @@ from data2vec.data.sources.library import data_path
 from data2vec.data.sources.splits import VALID
 from data2vec.distributed import Process, current_process, local_rank, resolve_device
 from data2vec.errors import UserError, get_logger
-from data2vec.feature_extraction import autocast, logits_by_row
+from data2vec.feature_extraction import autocast, check_computation, inference_encoder, logits_by_row
 from data2vec.interop.load import load
 from data2vec.local_path import output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, require_head
-from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.nn.encoder import Encoder
 from data2vec.nn.heads import CTC, Classifier, ClassifierSettings, Head
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
@@ -105,10 +105,12 @@ def describe_logits(head: Head, task: TaskSettings) -> Describe:
     return describe
 
 
-def compute_logits(encoder: Encoder, head: Head, modality: Modality, describe: Describe, precision: str = "fp32") -> Compute:
+def compute_logits(
+    encoder: Encoder, head: Head, modality: Modality, describe: Describe, precision: str = "fp32", compile: bool = False
+) -> Compute:
     """What computes, for each row of a batch, what `describe` says of its logits. Padding does not change them. Matrix products
     are in this precision."""
-    encoder = padding_invariant(encoder)
+    encoder = inference_encoder(encoder, compile)
 
     @torch.inference_mode()
     def compute(batch: Batch) -> list[Any]:
@@ -236,6 +238,7 @@ def evaluate(
     modality: CustomClass | None = None,
     shard: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> Evaluation:
     """Evaluate a fine-tuned model on labelled data.
 
@@ -243,7 +246,8 @@ def evaluate(
     `datasets.Dataset` or `DatasetDict`, instead of the recipe's `data.valid`; of its split valid. `overrides`: of the recipe,
     such as {"objective.label": "text"}. `tune`: try this many beam search weights on this data, and use the best. The result is
     also written to `out`, by default evaluation.json in the model's folder, if the model was given as a folder. `modality`: see
-    `data2vec.load`. `precision`: bf16 computes matrix products in bfloat16.
+    `data2vec.load`. `precision`: bf16 computes matrix products in bfloat16. `compile`: compile the Transformer blocks
+    (torch.compile).
 
     `shard`: "i/n" computes share i of n only, and the last one to finish has the result. Processes of torchrun share the work
     by themselves. Finished shards are kept in a folder beside `out`: the same call, with any number of shares, computes only
@@ -269,7 +273,7 @@ def evaluate(
         raise UserError("data.valid: no labelled data to evaluate on; set data.valid=FOLDER")
     reader = recipe.build_modality()
     process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
-    autocast(process.device, precision)  # refuses another one
+    check_computation(process.device, precision, compile)
     if tune and share_of(shard).count > 1:
         raise UserError("--tune: runs in one process; start it without torchrun and --shard")
     task = recipe.task
@@ -284,6 +288,7 @@ def evaluate(
             "data": examples_digest(reader, eval_set.rows, eval_set.indices),
             "device": process.device.type,
             "precision": precision,
+            "compile": compile,
             "decode": task.decode.model_dump() if isinstance(task, RecognitionSettings) else None,
         }
 
@@ -296,13 +301,13 @@ def evaluate(
         return evaluation
 
     if tune:
-        compute = compute_logits(encoder, head, reader, lambda logits: logits, precision)
+        compute = compute_logits(encoder, head, reader, lambda logits: logits, precision, compile)
         found = gather_outputs(reading, compute, process, "evaluate")
         weights = _tuned_weights(found, head, eval_set, task, tune)
         assert isinstance(task, RecognitionSettings)
         describe = describe_logits(head, task.model_copy(update={"decode": task.decode.model_copy(update=weights)}))
         return score([(row, describe(logits)) for row, logits in found], weights)
-    compute = compute_logits(encoder, head, reader, describe_logits(head, task), precision)
+    compute = compute_logits(encoder, head, reader, describe_logits(head, task), precision, compile)
     with shared_outputs([reading], compute, process, out, shard, settings, "evaluate") as (outputs,):
         return score(outputs, {})
 

@@ -13,13 +13,20 @@ from data2vec.console.progress import progress
 from data2vec.data.dataset import Rows
 from data2vec.distributed import local_rank, resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import autocast, count_full, extract_logits, max_positions, warn_full
+from data2vec.feature_extraction import (
+    autocast,
+    check_computation,
+    count_full,
+    extract_logits,
+    inference_encoder,
+    max_positions,
+    warn_full,
+)
 from data2vec.interop.load import load
 from data2vec.local_path import local_path, output_file
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, require_head
-from data2vec.nn.encoder import padding_invariant
 from data2vec.nn.heads import ClassifierSettings, CTCSettings, Head
 from data2vec.recipe.task_settings import CTCDecodingSettings
 from data2vec.settings import JsonDict
@@ -89,7 +96,7 @@ class Predictions:
         self, model: Model, head: Head, modality: Modality, rows: Rows, batch_positions: int, settings: JsonDict, inputs: object
     ):
         self.model, self.head, self.modality, self.rows = model, head, modality, rows
-        self.encoder = padding_invariant(model.encoder)
+        self.encoder = inference_encoder(model.encoder, settings["compile"])
         self.batch_positions, self.settings, self._inputs = batch_positions, settings, inputs
         self.columns = PredictionColumns(head.settings, settings["top_k"])
         self._interpret = _interpreter(head.settings, settings["top_k"], settings["threshold"])
@@ -178,6 +185,7 @@ def predict(
     modality: CustomClass | None = None,
     follow_links: bool = False,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> Predictions:
     """What a fine-tuned model says of many inputs: iterate over the result, or write it by `.save("predictions.csv")`.
 
@@ -187,7 +195,8 @@ def predict(
     smallest probability of a predicted label, 0.5 by default. `device`: auto, cpu, cuda or cuda:N. `batch`: the maximum number
     of positions per batch; results do not depend on it. `column`, `second`: the columns of a dataset's signal, and of the
     second text of pairs, as `data.column` and `data.second`. `modality`: see `data2vec.load`. `follow_links`: as
-    `data.follow_links`. `precision`: bf16 computes matrix products in bfloat16.
+    `data.follow_links`. `precision`: bf16 computes matrix products in bfloat16. `compile`: compile the
+    Transformer blocks (torch.compile).
 
     Recordings of more than 40 seconds are encoded in overlapping chunks, and classified by all of their positions together, as
     in evaluation. Inputs that cannot be decoded have a prediction with an `error`.
@@ -204,9 +213,9 @@ def predict(
         head = require_head(loaded, "this model")
     positions = max_positions(place, batch)
     threshold = THRESHOLD if threshold is None else threshold
-    autocast(place, precision)  # refuses another one
+    check_computation(place, precision, compile)
     settings = {"top_k": top_k, "threshold": threshold, "split": split, "device": place.type, "batch": positions}
-    settings |= {"precision": precision, "second": getattr(reader.data, "second", None)}
+    settings |= {"precision": precision, "compile": compile, "second": getattr(reader.data, "second", None)}
     return Predictions(loaded, head, reader, rows, positions, settings, inputs)
 
 

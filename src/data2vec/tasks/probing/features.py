@@ -9,9 +9,17 @@ import torch
 from data2vec.batch import Batch
 from data2vec.distributed import Process
 from data2vec.errors import UserError
-from data2vec.feature_extraction import Layers, autocast, batch_features, encode_chunks, layer_weights, pooled
+from data2vec.feature_extraction import (
+    Layers,
+    autocast,
+    batch_features,
+    encode_chunks,
+    inference_encoder,
+    layer_weights,
+    pooled,
+)
 from data2vec.modalities.base import Modality
-from data2vec.nn.encoder import Encoder, padding_invariant
+from data2vec.nn.encoder import Encoder
 from data2vec.tasks.eval_batches import Compute, EvalPass, Output, gather_outputs
 from data2vec.tasks.probing.dataset import ProbeSet
 
@@ -30,10 +38,12 @@ def pool_features(
     return stack_pooled(outputs, probe_set, len(encoders), encoders[0].transformer.settings.width)
 
 
-def compute_pooled(encoders: Sequence[Encoder], modality: Modality, layers: Layers, precision: str = "fp32") -> Compute:
+def compute_pooled(
+    encoders: Sequence[Encoder], modality: Modality, layers: Layers, precision: str = "fp32", compile: bool = False
+) -> Compute:
     """What computes, for each row of a batch, the pooled features of `layers` of each encoder, flat, float32; matrix products
     are in this precision."""
-    encoders = [padding_invariant(encoder) for encoder in encoders]
+    encoders = [inference_encoder(encoder, compile) for encoder in encoders]
     weights = layer_weights(layers, len(encoders[0].transformer.blocks))
 
     @torch.no_grad()

@@ -85,6 +85,7 @@ def few_shot_probe(
     modality: CustomClass | None = None,
     shard: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> FewShotProbe:
     """Probe every layer of a trained encoder, and of the same encoder untrained, with `shots` examples of each class of `data`,
     drawn `draws` times with the run's seed; accuracies are on all of `valid`.
@@ -93,7 +94,7 @@ def few_shot_probe(
     and for a class with fewer examples than `shots`."""
     if shots < 1 or draws < 1:
         raise UserError(f"shots: {shots}, draws: {draws}; both must be at least 1")
-    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_few_shot", shard, precision)
+    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_few_shot", shard, precision, compile)
     seed = frozen.recipe.train.seed
     train_set, valid_set = load_probe_sets(frozen.modality, frozen.recipe.probe, seed)
     with frozen.features(train_set, valid_set) as ((x, train_set), (y, valid_set)):

@@ -19,7 +19,7 @@ from data2vec.console.progress import progress
 from data2vec.data.sources.library import data_path
 from data2vec.distributed import Process, current_process, local_rank, resolve_device
 from data2vec.errors import UserError
-from data2vec.feature_extraction import Layers, autocast
+from data2vec.feature_extraction import Layers, check_computation
 from data2vec.interop.load import load
 from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
@@ -137,6 +137,7 @@ def probe(
     metric: str = "accuracy",
     shard: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> Probe:
     """Probe every layer of a trained encoder, and of the same encoder untrained (same recipe and seed).
 
@@ -152,7 +153,7 @@ def probe(
     these are of one class and the metric is auroc; Unfinished in a process that is not the last one."""
     if metric not in METRICS:
         raise UserError(f"metric: {metric!r} does not exist; use {', '.join(METRICS)}")
-    frozen = open_probe(model, data, valid, overrides, out, modality, shard=shard, precision=precision)
+    frozen = open_probe(model, data, valid, overrides, out, modality, shard=shard, precision=precision, compile=compile)
     if frozen.recipe.probe.folds is not None and metric == "auroc":
         raise UserError("metric: auroc, but folds may lack classes; use another one with probe.folds")
     return _held_out(frozen, metric) if frozen.recipe.probe.folds is None else _cross_validated(frozen, metric)
@@ -221,6 +222,7 @@ class FrozenEncoders:
     """With `out`: the trained model."""
     shard: str | None = None
     precision: str = "fp32"
+    compile: bool = False
 
     @contextmanager
     def features(self, *sets: ProbeSet, layers: Layers = "all") -> Iterator[list[tuple[np.ndarray, ProbeSet]]]:
@@ -236,9 +238,10 @@ class FrozenEncoders:
                 "layers": layers,
                 "device": self.process.device.type,
                 "precision": self.precision,
+                "compile": self.compile,
             }
 
-        compute = compute_pooled(self.encoders, self.modality, layers, self.precision)
+        compute = compute_pooled(self.encoders, self.modality, layers, self.precision, self.compile)
         passes = [EvalPass(self.modality, each.examples, each.indices, self.process.device) for each in sets]
         width = self.recipe.encoder.width
         with shared_outputs(passes, compute, self.process, self.out, self.shard, settings, "features") as found:
@@ -261,6 +264,7 @@ def open_probe(
     name: str = "probe",
     shard: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> FrozenEncoders:
     """What is probed. The arguments are those of `probe`; the file for the result is by default `name`.json in the folder of
     the model. Raises UserError."""
@@ -282,10 +286,10 @@ def open_probe(
     if recipe.probe.folds is not None and name != "probe":
         raise UserError(f"probe.folds: {recipe.probe.folds}, but this probe has no cross-validation; set probe.folds=null")
     process = current_process(resolve_device(recipe.train.device, local_rank(), "train.device"))
-    autocast(process.device, precision)  # refuses another one
+    check_computation(process.device, precision, compile)
     trained, untrained = (each.to(process.device).eval() for each in (model.encoder, untrained_encoder(recipe)))
-    where = None if out is None else Path(out)
-    return FrozenEncoders((trained, untrained), recipe, recipe.build_modality(), process, where, model, shard, precision)
+    encoders, where = (trained, untrained), None if out is None else Path(out)
+    return FrozenEncoders(encoders, recipe, recipe.build_modality(), process, where, model, shard, precision, compile)
 
 
 def untrained_encoder(recipe: Recipe) -> Encoder:

@@ -88,6 +88,7 @@ def superb_probe(
     modality: CustomClass | None = None,
     shard: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
 ) -> SuperbProbe:
     """Train SUPERB's utterance-level head on a trained encoder, and on the same encoder untrained.
 
@@ -95,7 +96,7 @@ def superb_probe(
     `valid`. The other arguments are as of `data2vec.probe`; the result is written to probe_superb.json. Raises UserError as
     `probe`."""
     require_steps(steps)
-    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_superb", shard, precision)
+    frozen = open_probe(model, data, valid, overrides, out, modality, "probe_superb", shard, precision, compile)
     with frozen.features(*load_head_sets(frozen), layers="states") as found:
         features, sets = [torch.from_numpy(x) for x, _ in found], [kept for _, kept in found]
         names, labels = class_indices(sets)
