@@ -35,6 +35,10 @@ RAW: dict[str, Any] = {"budget": {"flops": 1e9}, "arms": {"a": {"recipe": "visio
         ({"arms": {"a": {"equal_flops": True}}}, "equal_flops needs scratch: true"),
         ({"evaluations": {"shade": {"kind": "prob"}}}, "evaluations.shade.kind: 'prob' is not one of probe, finetune"),
         ({"evaluations": {"few": FINETUNE}, "arms": {"a": {"recipe": "x", "untrained": True}}}, "use scratch: true"),
+        (
+            {"evaluations": {"few": FINETUNE}, "arms": {"a": {"scratch": True, "settings": {"encoder.width": 32}}}},
+            "arms.a.settings: there is no recipe that they change; set arms.a.recipe",
+        ),
         ({"data": {"probe.data": "train"}}, "probe.data: is used only without `evaluations`"),
     ],
 )
@@ -50,6 +54,13 @@ def test_comparison_with_unequal_grids_is_refused_unless_allowed() -> None:
     with pytest.raises(UserError, match="'a' has 2, 'b' has 3 combinations"):
         load_comparison(raw)
     load_comparison(raw | {"equal_grids": False})
+
+
+def test_settings_of_an_arm_change_its_recipe_also_without_pretraining() -> None:
+    arm = {"recipe": "vision/v1-tiny", "settings": {"encoder.layers": 2}}
+    arms = {"trained": arm, "untrained": arm | {"untrained": True}, "scratch": arm | {"scratch": True}}
+    settings = load_comparison(RAW | {"evaluations": {"few": FINETUNE, "shade": PROBE}, "arms": arms})
+    assert [arm_recipe(settings, name, {}).encoder.layers for name in arms] == [2, 2, 2]
 
 
 def test_override_of_the_budget_replaces_its_kind() -> None:

@@ -12,6 +12,7 @@ from data2vec.distributed import Process
 from data2vec.errors import RunStopped, UserError
 from data2vec.recipe.train_settings import TrainSettings
 from data2vec.run_dir import checkpoint_damage, latest_checkpoint, load_checkpoint_weights
+from data2vec.train import checkpoint
 from data2vec.train.checkpoint import BackgroundWriter, load_checkpoint, save_checkpoint
 from data2vec.train.optimizer import build_adamw
 
@@ -140,12 +141,14 @@ def test_save_checkpoint_on_a_full_disk_keeps_earlier_checkpoints(tmp_path: Path
     assert checkpoint_damage(tmp_path / "checkpoints" / "step-1") is None
 
 
-def test_background_writer_writes_what_was_there_when_the_checkpoint_was_saved(tmp_path: Path) -> None:
+def test_background_writer_writes_what_was_there_when_the_checkpoint_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, optimizer = trained(3)
     state, go, background = {"task": {"best": 1}}, threading.Event(), BackgroundWriter(PROCESS, sharded=False)
-    save_checkpoint(
-        tmp_path, 3, model, optimizer, state, None, PROCESS, lambda folder: {"waited": str(go.wait(60))}, background
-    )
+    write = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", lambda *arguments: go.wait(60) and write(*arguments))
+    save_checkpoint(tmp_path, 3, model, optimizer, state, None, PROCESS, lambda folder: {"data.x": "x"}, background)
     assert latest_checkpoint(tmp_path) is None
     state["task"]["best"] = 2
     with torch.no_grad():
@@ -156,7 +159,7 @@ def test_background_writer_writes_what_was_there_when_the_checkpoint_was_saved(t
     background.wait()
     restored = trained(seed=99)
     written = load_checkpoint(tmp_path / "checkpoints" / "step-3", *restored)
-    assert written == {"step": 3, "files": {"waited": "True"}, "task": {"best": 1}}
+    assert written == {"step": 3, "files": {"data.x": "x"}, "task": {"best": 1}}
     expected = trained(3)
     for one, other in zip(restored[0].parameters(), expected[0].parameters(), strict=True):
         assert torch.equal(one, other)
@@ -181,6 +184,17 @@ def test_background_writer_raises_for_a_full_disk_before_the_next_checkpoint(tmp
         save_checkpoint(tmp_path, 3, big, optimizer, {}, 1, PROCESS, background=background)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
     background.wait()  # an error is raised once
+
+
+def test_background_writer_that_is_closed_waits_and_reports_what_failed(
+    tmp_path: Path, small_files: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    background = BackgroundWriter(PROCESS, sharded=False)
+    save(tmp_path, 1)
+    save_checkpoint(tmp_path, 2, *trained(2, width=64), {}, 1, PROCESS, background=background)
+    background.close()
+    assert "disk full" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
 
 
 def test_load_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import data2vec
 from data2vec import cli
 from data2vec.console import progress
-from data2vec.errors import Interrupted, RunStopped, UserError
+from data2vec.errors import Interrupted, RunStopped, Unhealthy, UserError
 from data2vec.run_dir import Run, checkpoint_damage
 from data2vec.train import checkpoint, logger, provenance, trainer
 from helpers.locks import locked_by_another_process
@@ -124,6 +124,32 @@ def test_checkpoint_that_cannot_be_written_in_the_background_stops_the_run(
         with pytest.raises(RunStopped, match=r"disk full: .*the latest complete checkpoint is step-3"):
             pretrain(tmp_path / "run", settings)
     assert_equal(pretrain(tmp_path / "run", settings, resume=True), whole)
+
+
+def test_run_that_diverges_or_is_interrupted_twice_waits_for_its_checkpoint_in_the_background(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, slow = checkpoint.save_file, threading.Event()
+    monkeypatch.setattr(checkpoint, "save_file", lambda *arguments: (slow.wait(0.5), write(*arguments)))
+    settings = tiny | {"train.async_checkpoints": True, "train.checkpoint_every": 3}
+    metrics = trainer.Trainer._metrics
+
+    def diverges(self: Any, output: Any) -> Any:
+        return metrics(self, output) | ({"loss": float("nan")} if self.step == 4 else {})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_metrics", diverges)
+        with pytest.raises(Unhealthy, match="the latest complete checkpoint is step-3"):
+            pretrain(tmp_path / "nan", settings)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    patch = at_step(4, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tmp_path / "twice", settings)
+    patch.undo()
+    assert whole_checkpoints(Run(tmp_path / "twice"))[0] == "step-3"
 
 
 def test_error_before_the_first_step_leaves_a_checkpoint_of_step_0(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:

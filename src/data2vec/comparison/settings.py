@@ -135,6 +135,8 @@ class ComparisonSettings(Settings):
         for name, arm in self.arms.items():
             if arm.untrained and len(finetunes) == len(self.evaluations):
                 raise UserError(f"arms.{name}: untrained takes part in probes only, but there are none; use scratch: true")
+            if arm.scratch and arm.settings and arm.recipe is None and self.recipe is None:
+                raise UserError(f"arms.{name}.settings: there is no recipe that they change; set arms.{name}.recipe")
             if arm.scratch and not finetunes:
                 raise UserError(f"arms.{name}: scratch takes part in fine-tuning only, but no evaluation is of kind finetune")
         if not self.equal_grids:
@@ -302,7 +304,7 @@ def arm_recipe(settings: ComparisonSettings, name: str, combination: JsonMapping
     recipe = arm.recipe or settings.recipe
     data = {key: value for key, value in settings.data.items() if not key.startswith("probe.")}
     try:
-        return load_recipe(str(recipe), {**data, **(arm.settings if not arm.scratch else {}), **combination})
+        return load_recipe(str(recipe), {**data, **arm.settings, **combination})
     except UserError as error:
         raise UserError(*(f"arms.{name}: {line}" for line in error.args)) from None
 

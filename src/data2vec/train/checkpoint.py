@@ -6,6 +6,7 @@ Checkpoints of any number of processes can be loaded by any other number. A chec
 `step-N` can only be a damaged one, and is never loaded. Locating and reading them is in `data2vec.run_dir`.
 """
 
+import copy
 import errno
 import json
 import os
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from data2vec.atomic_io import atomic_dir
 from data2vec.distributed import Process
-from data2vec.errors import Unwritable
+from data2vec.errors import Unwritable, get_logger
 from data2vec.run_dir import (
     Run,
     checkpoint_damage,
@@ -38,6 +39,7 @@ from data2vec.run_dir import (
 from data2vec.settings import JsonDict
 from data2vec.train.parallel import is_sharded
 
+log = get_logger(__name__)
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_LOST = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 STEPS = "optimizer.step"
@@ -64,6 +66,14 @@ class BackgroundWriter:
         if pending is not None:
             pending.result()
 
+    def close(self) -> None:
+        """Wait as `wait`, whatever has ended the run; an error is logged."""
+        try:
+            self.wait()
+        except Exception as error:
+            log.warning("%s", error)
+        self._thread.shutdown()
+
     def check(self) -> None:
         """Raise the error of the writing if it has failed already; waits for nothing."""
         if self._pending is not None and self._pending.done():
@@ -89,14 +99,14 @@ def save_checkpoint(
     Raises Unwritable when the disk is full, or was for the checkpoint before with `background`; earlier checkpoints are
     untouched."""
     folder = run / "checkpoints" / f"step-{step}"
-    content = json.dumps(state)  # at this step: parts of it are updated in place
+    state = copy.deepcopy(state)  # parts of it are updated in place
 
     def finish(opened: ExitStack) -> None:
-        settings = {"step": step, "files": dict(save_files(tmp))} | json.loads(content)
+        settings = {"step": step, "files": files} | state
         (tmp / "state.json").write_text(json.dumps(settings), encoding="utf-8")
         written = [path for path in sorted(tmp.iterdir()) if path.is_file()]
-        files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in written}
-        (tmp / "complete.json").write_text(json.dumps(files, indent=1), encoding="utf-8")
+        sums = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in written}
+        (tmp / "complete.json").write_text(json.dumps(sums, indent=1), encoding="utf-8")
         opened.close()  # leaves atomic_dir, which gives the folder its name
         for old in [path for path in Run(run).checkpoints if int(path.name[5:]) <= step][keep:] if keep else ():
             remove_checkpoint(old)
@@ -107,13 +117,17 @@ def save_checkpoint(
             if process.is_main_process:
                 finish(opened)
 
+    def open_folder() -> tuple[Path, dict[str, str]]:
+        tmp = stack.enter_context(atomic_dir(folder))
+        return tmp, dict(save_files(tmp))
+
     if background is not None:
         process.on_main_process(background.wait)
     if process.on_main_process(lambda: folder.exists() and checkpoint_damage(folder) is None):
         return folder
     weights, moments, sharded = objective_tensors(objective), _adam_state(objective, optimizer), is_sharded(objective)
     with stop_when_unwritable(run), ExitStack() as stack:
-        tmp = process.on_main_process(lambda: stack.enter_context(atomic_dir(folder)))
+        tmp, files = process.on_main_process(open_folder)
         if sharded and background is None:
             _write_shards(weights | moments, tmp)
             process.on_main_process(lambda: finish(stack))

@@ -280,6 +280,7 @@ class Trainer:
             ):
                 if self.checkpoint is None:
                     self._save_checkpoint(self.settings.keep_checkpoints)
+                    self._complete_checkpoint()  # no process is forked while it is written
                 with closing(self.loader.steps(self.step, self.stream_states)) as batches:
                     self._train_steps(batches, signals)
                 self._complete_checkpoint()
@@ -290,6 +291,8 @@ class Trainer:
                     self.logger.info(validation)
                 self.logger.info(str(self.task.verdict(run.metrics)))
             self.logger.close()
+            if self.background is not None:
+                self.background.close()
 
     def _resume(self, checkpoint: Path) -> None:
         state = load_checkpoint(checkpoint, self.task.objective, self.make_step.optimizer)
@@ -330,8 +333,7 @@ class Trainer:
         while self.step < self.settings.steps and ended is None:
             requested = time.monotonic()
             micro_batches = next(batches)
-            loaded = time.monotonic()
-            waited += loaded - requested
+            waited += time.monotonic() - requested
             step = self.step + 1
             number, last = self.task.place(step)
             part = self.task.part_of(step)
@@ -353,7 +355,7 @@ class Trainer:
             is_logged = is_logged or collapsed
             now = time.monotonic()
             self.seconds = seconds_before + now - begin
-            rate.add(part, now - loaded)
+            rate.add(part, now - requested)
             for text in rate.describe() if is_logged else ():
                 self.logger.info(text)
             if is_logged:
@@ -362,7 +364,9 @@ class Trainer:
                 throughput |= {"seconds": self.seconds, "data_wait": waited / (now - logged_at)}
                 line |= {key: round(value, 4) for key, value in throughput.items()}
                 self.unlogged = line
-                line = line | (self.task.evaluate(step, self.run) if evaluate else {})
+                if evaluate:
+                    self._complete_checkpoint()  # evaluation may fork processes
+                    line = line | self.task.evaluate(step, self.run)
                 self.unlogged = None
                 self.logger.log(line, self.loader.corrupt_names, part)
                 logged_at, waited, samples = time.monotonic(), 0.0, total
@@ -384,6 +388,8 @@ class Trainer:
         """Raise Unhealthy with the symptom and its cause; earlier checkpoints are kept."""
         finding = self.process.on_main_process(lambda: self.task.verdict(self.run.metrics)).findings[0]
         if not is_finite(line):
+            with suppress(Exception):  # a checkpoint that could not be written is not among those to resume from
+                self._complete_checkpoint()
             raise Unhealthy(f"collapsed: {finding}; {resume_point(self.run.folder)}")
         self._save_checkpoint(keep=None)
         self._complete_checkpoint()
@@ -431,10 +437,15 @@ class Trainer:
 
     def _save_checkpoint(self, keep: int | None) -> None:
         names = self.loader.corrupt_names
-        self._write_checkpoint(keep, names, self._stream_states(), self.process)
+        self._write_checkpoint(keep, names, self._stream_states(), self.process, self.background)
 
     def _write_checkpoint(
-        self, keep: int | None, corrupt: list[str], stream_states: dict[str, list[int]], process: Process
+        self,
+        keep: int | None,
+        corrupt: list[str],
+        stream_states: dict[str, list[int]],
+        process: Process,
+        background: BackgroundWriter | None = None,
     ) -> None:
         samples = {part: int(count) for part, count in self.samples.items()}
         state: JsonDict = {"samples": samples if len(samples) > 1 else samples[""], "seconds": self.seconds, "corrupt": corrupt}
@@ -450,7 +461,7 @@ class Trainer:
             keep,
             process,
             self._save_files,
-            self.background if process is self.process else None,
+            background,
         )
 
     def _complete_checkpoint(self) -> None:

@@ -1,40 +1,41 @@
-"""How fast the data is loaded, beside how fast it is trained on: measured in the first steps of a run."""
+"""How long the loading of a step takes, beside the step: measured in the first steps of a run."""
 
 from collections import defaultdict
 from collections.abc import Mapping
 
+from data2vec.console.quantities import format_duration
 from data2vec.data.loader import Loader
-from data2vec.train.planning.run_plan import describe_loading
 
 TIMED_STEPS = 5
-"""The fewest steps that are enough, without the first one, in which decoders are imported and programs compiled."""
+"""The steps of a part that are enough, after those in which decoders are imported and programs compiled: the first one, and the
+first of each worker."""
 
 
 class LoadingRate:
-    """Collects what loading and computing took, until there is enough to report, once."""
+    """Collects what the first steps and their loading took, until there is enough of each part to report, once."""
 
     def __init__(self, loaders: Mapping[str, Loader]):
         self.loaders = loaders
-        self._loading: defaultdict[str, float] = defaultdict(float)
-        self._computing = 0.0
-        self._steps = -1
+        self._skip = {part: 1 + loader.workers for part, loader in loaders.items()}
+        self._timed: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._reported = False
 
     def add(self, part: str, seconds: float) -> None:
-        """Count a step of a part, the one that its loader has given last, and the `seconds` that it was computed in."""
-        self._steps += 1
-        if self._steps > 0:
-            self._loading[part] += self.loaders[part].seconds_per_step or 0.0
-            self._computing += seconds
+        """Count a step of a part, the last that its loader has given, and the `seconds` that it took, with waiting for it."""
+        self._skip[part] -= 1
+        if not self._reported and self._skip[part] < 0:
+            self._timed[part].append((self.loaders[part].seconds_per_step or 0.0, seconds))
 
     def describe(self) -> list[str]:
-        """A line for each part, as means over all steps; none before there are enough of them, and after they were given."""
-        if self._steps < TIMED_STEPS or not self._loading:
+        """A line for each part; none before there is enough of all parts, and after they were given."""
+        if self._reported or any(len(self._timed[part]) < TIMED_STEPS for part in self.loaders):
             return []
-        step_seconds = self._computing / self._steps
-        lines = [
-            f"{f'{part}: ' if part else ''}loading takes "
-            + describe_loading(seconds / self._steps, self.loaders[part].workers, step_seconds)
-            for part, seconds in self._loading.items()
-        ]
-        self._loading.clear()
-        return lines
+        self._reported = True
+        return [self._line(part) for part in self.loaders]
+
+    def _line(self, part: str) -> str:
+        workers = self.loaders[part].workers
+        loading, seconds = (sum(column) / len(self._timed[part]) for column in zip(*self._timed[part], strict=True))
+        by = "the training process" if workers == 0 else f"{workers} worker{'s' * (workers > 1)}"
+        took = f"{format_duration(loading / max(1, workers))} a step by {by}; a step takes {format_duration(seconds)}"
+        return f"{f'{part}: ' if part else ''}loading takes {took}"

@@ -18,7 +18,7 @@ from data2vec.distributed import Process
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.recipe import Recipe
 from data2vec.train.planning.flops import flop_counter
-from data2vec.train.planning.run_plan import StepMeasurement
+from data2vec.train.planning.run_plan import StepMeasurement, checkpoint_bytes
 from data2vec.train.train_step import TrainStep
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -101,7 +101,9 @@ def measure_step(recipe: Recipe, loader: Loader, objective: AnyTrainingObjective
         begin = time.perf_counter()
         first_batch(loader)
         load_seconds = (time.perf_counter() - begin) * parts
-    return StepMeasurement(flops, seconds * parts, peak.bytes, available_memory(process.device), load_seconds)
+    on_host = process.device.type == "cpu" and recipe.train.async_checkpoints
+    memory = peak.bytes + (checkpoint_bytes(objective) if on_host else 0)  # the copy that is written while training continues
+    return StepMeasurement(flops, seconds * parts, memory, available_memory(process.device), load_seconds)
 
 
 def first_batch(loader: Loader) -> Batch:

@@ -153,8 +153,10 @@ class RunPlan:
                 f"{format_duration(found.seconds)} a step, {format_duration(self.seconds or 0)} to the end, without loading "
                 f"data and evaluation (measured on one micro-batch); {found.flops:.3g} FLOPs a step"
             )
-            if found.load_seconds is not None:
-                rows["loading"] = describe_loading(found.load_seconds, self.workers, found.seconds)
+            if (loading := self.load_seconds) is not None:
+                compared = "less" if loading < found.seconds else "more"
+                by = f"{self.workers} workers" if self.workers else "the training process"
+                rows["loading"] = f"{format_duration(loading)} a step by {by}, {compared} than the step itself"
         total = format_bytes(self.checkpoints * self.checkpoint_bytes)
         rows["disk"] = f"{total}: {self.checkpoints} checkpoints of {format_bytes(self.checkpoint_bytes)}"
         return rows
@@ -177,14 +179,6 @@ class RunPlan:
             return f"half-life {half_life(teacher.end_half_life)}"
         change = f"after {teacher.anneal_steps:,} steps ({teacher.anneal_steps / self.steps:.0%} of the run)"
         return f"half-life {half_life(teacher.half_life)}, then {half_life(teacher.end_half_life)} {change}"
-
-
-def describe_loading(seconds: float, workers: int, step_seconds: float) -> str:
-    """What loading a step takes, beside the step itself. `seconds`: of one process; each of the workers has a core."""
-    loading = seconds / max(1, workers)
-    by = "the training process" if workers == 0 else f"{workers} worker{'s' * (workers > 1)}"
-    compared = "less" if loading < step_seconds else "more"
-    return f"{format_duration(loading)} a step by {by}, {compared} than the {format_duration(step_seconds)} of the step itself"
 
 
 def plan_run(
@@ -236,7 +230,7 @@ def plan_run(
         teacher=_teacher_plan(recipe),
         warm_start=_warm_start(recipe),
         checkpoints=min(number, saves),
-        checkpoint_bytes=_checkpoint_bytes(objective),
+        checkpoint_bytes=checkpoint_bytes(objective),
         measured=measured,
         advice=(),
     )
@@ -266,7 +260,7 @@ def _half_life(decay: float) -> float | None:
     return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
 
 
-def _checkpoint_bytes(objective: nn.Module) -> int:
+def checkpoint_bytes(objective: nn.Module) -> int:
     """All weights, and Adam's two moments of the trained ones."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in objective.state_dict().values())
     return weights + 2 * FLOAT_BYTES * sum(p.numel() for p in objective.parameters() if p.requires_grad)
