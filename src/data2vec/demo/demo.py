@@ -89,8 +89,7 @@ def demo_runs() -> dict[str, DemoRun]:
     common: JsonDict = {"train.device": "cpu", "data.workers": 1, "train.steps": 500}
     images: JsonDict = {"data.crop_scale": [0.6, 1.0], "data.flip": 0, "data.color_jitter": 0, "data.micro_batch_size": 64}
     shared = {"objective.teacher.local_encoder": "shared", "objective.teacher.position_encoder": "shared"}
-    text = {"modality.vocab_size": 2048, "modality.positions": "learned", "data.block_size": 64}
-    text |= {"data.batch_size": 32, "data.micro_batch_size": 32}
+    text = {"modality.vocab_size": 2048, "data.block_size": 64, "data.batch_size": 32, "data.micro_batch_size": 32}
     speech = shared | {"data.max_seconds": 2}
     sound = {"data.max_seconds": 2, "data.batch_seconds": 32, "data.micro_batch_seconds": 32, "train.steps": 300}
     video = {"data.batch_size": 16, "data.micro_batch_size": 16, "train.steps": 400}
