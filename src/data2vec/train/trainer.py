@@ -376,11 +376,10 @@ class Trainer:
             ended = self.task.early_stop
             if save or stop or ended:
                 self._save_checkpoint(self.settings.keep_checkpoints)
-            if stop or ended:
-                self._complete_checkpoint()
             if ended:
                 self.logger.info(f"stopped early at step {step} of {self.settings.steps}: {ended}")
             elif stop:
+                self._complete_checkpoint()
                 message = f"interrupted; checkpoint saved at step {step}; resume with: {self._resume_command()}"
                 raise KeyboardInterrupt(message) if stop == signal.SIGINT else Interrupted(stop, message)
 

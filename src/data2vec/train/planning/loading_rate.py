@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from data2vec.console.quantities import format_duration
 from data2vec.data.loader import Loader
+from data2vec.train.planning.run_plan import describe_loading, shared_by_workers
 
 TIMED_STEPS = 5
 """The steps of a part that are enough, after those in which decoders are imported and programs compiled: the first one, and the
@@ -36,6 +37,5 @@ class LoadingRate:
     def _line(self, part: str) -> str:
         workers = self.loaders[part].workers
         loading, seconds = (sum(column) / len(self._timed[part]) for column in zip(*self._timed[part], strict=True))
-        by = "the training process" if workers == 0 else f"{workers} worker{'s' * (workers > 1)}"
-        took = f"{format_duration(loading / max(1, workers))} a step by {by}; a step takes {format_duration(seconds)}"
-        return f"{f'{part}: ' if part else ''}loading takes {took}"
+        took = describe_loading(shared_by_workers(loading, workers), workers)
+        return f"{f'{part}: ' if part else ''}loading takes {took}; a step takes {format_duration(seconds)}"

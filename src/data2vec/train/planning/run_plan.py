@@ -114,7 +114,7 @@ class RunPlan:
         """The time in which the workers load a step, if each has a core; None if it was not measured."""
         if self.measured is None or self.measured.load_seconds is None:
             return None
-        return self.measured.load_seconds / max(1, self.workers)
+        return shared_by_workers(self.measured.load_seconds, self.workers)
 
     def to_json(self) -> JsonDict:
         """All numbers, as JSON holds them."""
@@ -155,8 +155,7 @@ class RunPlan:
             )
             if (loading := self.load_seconds) is not None:
                 compared = "less" if loading < found.seconds else "more"
-                by = f"{self.workers} workers" if self.workers else "the training process"
-                rows["loading"] = f"{format_duration(loading)} a step by {by}, {compared} than the step itself"
+                rows["loading"] = f"{describe_loading(loading, self.workers)}, {compared} than the step itself"
         total = format_bytes(self.checkpoints * self.checkpoint_bytes)
         rows["disk"] = f"{total}: {self.checkpoints} checkpoints of {format_bytes(self.checkpoint_bytes)}"
         return rows
@@ -179,6 +178,17 @@ class RunPlan:
             return f"half-life {half_life(teacher.end_half_life)}"
         change = f"after {teacher.anneal_steps:,} steps ({teacher.anneal_steps / self.steps:.0%} of the run)"
         return f"half-life {half_life(teacher.half_life)}, then {half_life(teacher.end_half_life)} {change}"
+
+
+def shared_by_workers(seconds: float, workers: int) -> float:
+    """The time in which the workers load a step, if each has a core; `seconds`: of one process."""
+    return seconds / max(1, workers)
+
+
+def describe_loading(seconds: float, workers: int) -> str:
+    """How long loading a step takes, and what loads it, in words."""
+    by = "the training process" if workers == 0 else f"{workers} worker{'s' * (workers > 1)}"
+    return f"{format_duration(seconds)} a step by {by}"
 
 
 def plan_run(
