@@ -56,6 +56,13 @@ def test_metadata_lists_folders_with_their_labels(tmp_path: Path, caplog: pytest
     assert "left out as metadata.csv does not list them, 2 of 4 video files: c" in caplog.text
 
 
+def test_metadata_that_names_no_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a", "b")
+    (tmp_path / "metadata.csv").write_text("file_name,label\n,run\n,walk\n")
+    with pytest.raises(UserError, match=r"column file_name names no files, it is empty in its first rows"):
+        found(tmp_path)
+
+
 @pytest.mark.parametrize("names", [("run/a", "run/poster.jpg"), ("a", "a/thumbs/small"), ("cover.png", "run/a")])
 def test_folder_of_images_inside_of_another_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=r"has images, and so has \./\S+/ inside of it, .* a folder of its own"):

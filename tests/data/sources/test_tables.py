@@ -234,6 +234,12 @@ def test_metadata_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,words\na,Printing\n")
     with pytest.raises(UserError, match=r"column file_name names files without their endings, such as a; add them"):
         open_dataset(str(tmp_path), "audio")
+    (tmp_path / "metadata.csv").write_text("file_name,words\n,Printing\n,in\n")
+    with pytest.raises(UserError, match=r"column file_name names no files, it is empty in its first rows; correct it"):
+        open_dataset(str(tmp_path), "audio")
+    (tmp_path / "metadata.csv").write_text("file_name,words\nb.wave,Printing\n")
+    with pytest.raises(UserError, match=r"column file_name names no audio files, but such as b\.wave; correct it"):
+        open_dataset(str(tmp_path), "audio")
 
 
 def test_rows_of_one_table_may_name_a_file_several_times(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _is_metadata(name: str) -> bool:
 
 
 def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: SignalKind) -> None:
-    """Raise UserError for a metadata table without a column of files, or with one of names without endings."""
+    """Raise UserError for a metadata table without a column of files, or with one that names files of no kind."""
     first = first_values(root / name)
     if any("|" in column for column in first):
         raise UserError(
@@ -115,8 +115,13 @@ def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: Sig
         )
     folder = name.rpartition("/")[0]
     stems = {os.path.splitext(os.path.relpath(file, folder or "."))[0] for file in media}
-    if without := next((value for value in first[path_column] if value in stems), None):
+    values = [value for value in first[path_column] if value]
+    if without := next((value for value in values if value in stems), None):
         raise UserError(f"{root / name}: column {path_column} names files without their endings, such as {without}; add them")
+    endings = tuple(ending for of_kind in MEDIA.values() for ending in of_kind)
+    if media and not any(value.lower().endswith(endings) or (root / folder / value).is_dir() for value in values):
+        example = f"no {kind} files, but such as {values[0]}" if values else "no files, it is empty in its first rows"
+        raise UserError(f"{root / name}: column {path_column} names {example}; correct it, or rename or remove the table")
 
 
 def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
@@ -127,7 +132,7 @@ def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
     values = {name: next(filter(None, column), "") for name, column in first.items()}
     found = {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
     if kind == "video" and not found:
-        found = {name: "paths" for name in FILE_COLUMNS if name in values and (path.parent / values[name]).is_dir()}
+        found = {name: "paths" for name in FILE_COLUMNS if values.get(name) and (path.parent / values[name]).is_dir()}
     return found
 
 
