@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data2vec.data.audio import SAMPLE_RATE
+from data2vec.nn.layer_norm import without_autocast
 
 WINDOW, FFT = 400, 512
 """Samples of a window, 25 ms, and of its Fourier transform."""
@@ -32,7 +33,7 @@ def log_mel(waveform: Tensor, positions: int, centre: float, stride: int, bands:
     frames = frame_signal(waveform.float(), positions, round(centre - WINDOW / 2), WINDOW, stride)
     window = torch.hann_window(WINDOW, device=waveform.device)
     power = torch.fft.rfft(frames * window, n=FFT).abs().square()  # (B, T, FFT/2 + 1)
-    with torch.autocast(waveform.device.type, enabled=False):
+    with without_autocast(waveform):
         powers: Tensor = power @ mel_filters(bands, waveform.device)
         return powers.clamp(min=FLOOR).log()
 
@@ -44,7 +45,7 @@ def mfcc(waveform: Tensor, positions: int, centre: float, stride: int) -> Tensor
     hop, margin = stride // per_position, 4  # two differences over ±2 windows
     count = (positions - 1) * per_position + 1 + 2 * margin
     bands = log_mel(waveform, count, centre - margin * hop, hop, MFCC_BANDS)
-    with torch.autocast(waveform.device.type, enabled=False):
+    with without_autocast(waveform):
         cepstra = bands @ cosine_transform(MFCC_BANDS, CEPSTRA, waveform.device)
     first = differences(cepstra)
     second = differences(first)

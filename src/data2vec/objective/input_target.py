@@ -1,7 +1,8 @@
 """A warm start of the targets: predicting the masked input as well, with a weight that fades as the teacher matures.
 
 The first targets are those of an untrained teacher: mostly noise. In a short run, learning to predict the input first gives
-the student, and with it the teacher, useful representations to begin from. Not in the paper, and off in its recipes.
+the student, and with it the teacher, useful representations to begin from. With a weight that stays, the input is a second
+target to the end, as in the tiny text recipes. Not in the paper, and off in its recipes.
 
 B batch, T positions, F features of a position, W width of the vectors before the prediction head, N masked positions.
 """
@@ -18,6 +19,7 @@ from data2vec.batch import MaskedBatch
 from data2vec.errors import UserError
 from data2vec.modalities.base import Modality
 from data2vec.nn.encoder import Encoder
+from data2vec.nn.layer_norm import without_autocast
 from data2vec.objective.targets import NORMS, Norms
 from data2vec.settings import Fraction, Settings
 
@@ -43,6 +45,11 @@ class InputTargetSettings(Settings):
         if self.fade_to < self.fade_from:
             raise ValueError(f"fade_to: {self.fade_to:g} is less than fade_from: {self.fade_from:g}")
         return self
+
+    @property
+    def fades(self) -> bool:
+        """Whether it is a warm start, and not a part of the loss to the end."""
+        return self.fade_from < 1
 
 
 class InputTarget(nn.Module):
@@ -78,7 +85,7 @@ class InputTarget(nn.Module):
         prediction = self.head(vectors).float()
         if self.features is None:
             return F.cross_entropy(prediction, batch.at_predicted(batch.input), reduction="none")
-        with torch.no_grad(), torch.autocast(batch.input.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(batch.input):
             features = self.features.compute(batch).float()  # (B, T, F)
             for norm in self.settings.norms:
                 features = NORMS[norm](features)

@@ -62,9 +62,12 @@ class BackgroundWriter:
 
     def wait(self) -> None:
         """Wait until the checkpoint is on the disk. Raises the error of its writing, once."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if (pending := self._pending) is not None:
+            try:
+                pending.result()
+            finally:
+                if pending.done():  # a second Ctrl-C ends the wait before
+                    self._pending = None
 
     def close(self) -> None:
         """Wait as `wait`, whatever has ended the run; an error is logged."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -280,19 +280,19 @@ class Trainer:
             ):
                 if self.checkpoint is None:
                     self._save_checkpoint(self.settings.keep_checkpoints)
-                    self._complete_checkpoint()  # no process is forked while it is written
                 with closing(self.loader.steps(self.step, self.stream_states)) as batches:
                     self._train_steps(batches, signals)
                 self._complete_checkpoint()
                 self.task.save_model(run)
         finally:
-            if self.process.is_main_process and run.metrics:
-                if validation := describe_validation(run.metrics, self.recipe):
-                    self.logger.info(validation)
-                self.logger.info(str(self.task.verdict(run.metrics)))
-            self.logger.close()
-            if self.background is not None:
-                self.background.close()
+            with ExitStack() as stack:
+                if self.background is not None:
+                    stack.callback(self.background.close)
+                stack.callback(self.logger.close)
+                if self.process.is_main_process and run.metrics:
+                    if validation := describe_validation(run.metrics, self.recipe):
+                        self.logger.info(validation)
+                    self.logger.info(str(self.task.verdict(run.metrics)))
 
     def _resume(self, checkpoint: Path) -> None:
         state = load_checkpoint(checkpoint, self.task.objective, self.make_step.optimizer)
@@ -329,8 +329,11 @@ class Trainer:
         begin = logged_at = time.monotonic()
         seconds_before, waited, samples = self.seconds, 0.0, self._total_samples()
         rate = LoadingRate({name: part.loader for name, part in self.task.parts.items()})
-        ended = self.task.early_stop
+        ended, forked = self.task.early_stop, set[str]()
         while self.step < self.settings.steps and ended is None:
+            if (name := self.task.part_of(self.step + 1)) not in forked:  # a loader forks its workers at its first step
+                self._complete_checkpoint()  # no process is forked while a thread writes
+                forked.add(name)
             requested = time.monotonic()
             micro_batches = next(batches)
             waited += time.monotonic() - requested
@@ -365,7 +368,7 @@ class Trainer:
                 line |= {key: round(value, 4) for key, value in throughput.items()}
                 self.unlogged = line
                 if evaluate:
-                    self._complete_checkpoint()  # evaluation may fork processes
+                    self._complete_checkpoint()  # evaluation may fork processes too
                     line = line | self.task.evaluate(step, self.run)
                 self.unlogged = None
                 self.logger.log(line, self.loader.corrupt_names, part)
@@ -387,8 +390,10 @@ class Trainer:
         """Raise Unhealthy with the symptom and its cause; earlier checkpoints are kept."""
         finding = self.process.on_main_process(lambda: self.task.verdict(self.run.metrics)).findings[0]
         if not is_finite(line):
-            with suppress(Exception):  # a checkpoint that could not be written is not among those to resume from
+            try:
                 self._complete_checkpoint()
+            except Exception as error:  # a checkpoint that could not be written is not among those to resume from
+                log.warning("%s", error)
             raise Unhealthy(f"collapsed: {finding}; {resume_point(self.run.folder)}")
         self._save_checkpoint(keep=None)
         self._complete_checkpoint()

@@ -1,6 +1,8 @@
 """A joint run of two parts: their steps, metrics and models, and that it can be resumed and divided among processes."""
 
 import json
+import threading
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from data2vec.recipe.joint import JointRecipe
 from data2vec.recipe.loading import load_recipe
 from data2vec.report.page import build_report
 from data2vec.run_dir import Run, load_run_recipe
+from data2vec.train import checkpoint
+from data2vec.train.joint.task import JointTask
 from helpers.processes import torchrun
 from helpers.runs import crash_before, measured
 
@@ -85,6 +89,31 @@ def weights(run: Run, step: int = STEPS) -> dict[str, torch.Tensor]:
     import safetensors.torch
 
     return safetensors.torch.load_file(run.folder / "checkpoints" / f"step-{step}" / "objective.safetensors")
+
+
+def test_nothing_is_forked_or_evaluated_while_a_checkpoint_is_written_in_the_background(
+    recipe: JointRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, slow, seen = threading.Event(), threading.Event(), list[tuple[str, bool]]()
+    write, start, evaluate = checkpoint.save_file, BaseProcess.start, JointTask.evaluate
+
+    def writes(*arguments: Any) -> None:
+        writing.set()
+        slow.wait(0.2)
+        write(*arguments)
+        writing.clear()
+
+    def noting(what: str, call: Any) -> Any:
+        return lambda *arguments: (seen.append((what, writing.is_set())), call(*arguments))[1]
+
+    monkeypatch.setattr(checkpoint, "save_file", writes)
+    monkeypatch.setattr(BaseProcess, "start", noting("fork", start))
+    monkeypatch.setattr(JointTask, "evaluate", noting("evaluation", evaluate))
+    settings = {"train.async_checkpoints": True, "train.checkpoint_every": 1}
+    settings |= {f"modality.parts.{part}.data.workers": 1 for part in recipe.parts}
+    data2vec.pretrain(recipe, out=tmp_path / "run", overrides=validated(recipe) | settings)
+    assert set(seen) == {("fork", False), ("evaluation", False)}
+    assert seen.count(("fork", False)) >= 2, "each part has a worker of its own"
 
 
 def test_each_logged_step_is_one_of_a_single_part(run: Run) -> None:

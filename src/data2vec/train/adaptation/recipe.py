@@ -165,7 +165,8 @@ def scratch_recipe(run: Recipe, own: Recipe) -> Recipe:
 
 def _defaults(base: Recipe, steps: int) -> JsonDict:
     every = max(1, round(steps / EVALUATIONS))
-    return {
+    input_target = getattr(base.objective, "input_target", None)
+    return ({"objective.input_target": None} if input_target is not None and input_target.fades else {}) | {
         "train.lr": float(f"{LR_SHARE * base.train.lr:.2g}"),
         "train.schedule": {"name": "cosine", "warmup_steps": round(WARMUP_SHARE * steps)},
         "train.checkpoint_every": every,
@@ -174,7 +175,6 @@ def _defaults(base: Recipe, steps: int) -> JsonDict:
         "objective.teacher.half_life": min(1.0, max(HALF_LIFE, SHORTEST_HALF_LIFE / steps)),
         "objective.teacher.end_half_life": None,
         "objective.teacher.anneal": None,
-        "objective.input_target": None,
         "objective.freeze_steps": 0,
     }
 

@@ -15,10 +15,13 @@ from data2vec.train.planning.flops import flop_counter
 CLIP_SECONDS = 10.0
 """Of speech: the length of the clips that are counted, if the recipe does not crop to less."""
 
+COUNTED_STEPS = 5
+"""Of a recipe that predicts the input too, whose weight may fade."""
+
 
 def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
-    """All optimizer steps of a recipe for speech, images or text, by one without layer drop and warm start. `device`: on any
-    other than meta they are computed.
+    """All optimizer steps of a recipe for speech, images or text, without layer drop; by some of them, evenly over the run, if
+    the input is predicted too. `device`: on any other than meta they are computed.
 
     Raises UserError for other modalities, whose shapes the data decides, and for objectives that cannot be counted so."""
     recipe = load_recipe(recipe, {"encoder.layerdrop": 0})
@@ -33,9 +36,12 @@ def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
         mask=torch.from_numpy(drawn.masked),
         predicted_indices=torch.from_numpy(np.flatnonzero(drawn.predicted)),
     ).to(torch.device(device))
+    count = 1 if getattr(recipe.objective, "input_target", None) is None else COUNTED_STEPS
     with flop_counter() as counter:
-        objective(masked).loss.backward()
-    return counter.get_total_flops() * recipe.data.batch / cost * recipe.train.steps
+        for step in range(count):
+            objective.before_step(1 + int(recipe.train.steps * (step + 0.5) / count))
+            objective(masked).loss.backward()
+    return counter.get_total_flops() / count * recipe.data.batch / cost * recipe.train.steps
 
 
 def _example(recipe: Recipe) -> tuple[Tensor, float]:

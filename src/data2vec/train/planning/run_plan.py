@@ -92,6 +92,8 @@ class RunPlan:
     teacher: TeacherPlan | None
     warm_start: int
     """Steps in which the input is predicted too; 0: none."""
+    input_share: float
+    """The share of the loss that predicting the input has to the end; 0 of a warm start, which fades."""
     checkpoints: int
     """Checkpoints on the disk at a time, with the one that is being written."""
     checkpoint_bytes: int
@@ -147,6 +149,8 @@ class RunPlan:
             rows["teacher"] = self._teacher(self.teacher)
         if self.warm_start:
             rows["warm start"] = f"the input is predicted too until step {self.warm_start:,}; the loss may rise as that ends"
+        if self.input_share:
+            rows["input"] = f"predicted too, with {self.input_share:g} of the loss to the end"
         if (found := self.measured) is not None:
             rows["memory"] = f"{format_bytes(found.memory)} at the peak, {format_bytes(found.available)} available (measured)"
             rows["time"] = (
@@ -209,6 +213,7 @@ def plan_run(
     in_seconds = hasattr(key, "batch_seconds")
     steps = recipe.train.steps
     tokens = getattr(examples, "tokens", None)
+    target = getattr(recipe.objective, "input_target", None)
     student = {id(p) for p in objective.parameters() if p.requires_grad} | {id(p) for p in objective.student.parameters()}
     sizes = {id(p): p.numel() for p in objective.parameters()}
     parameters = sum(size for name, size in sizes.items() if name in student)
@@ -238,7 +243,8 @@ def plan_run(
         precision=recipe.train.precision,
         warmup_steps=_warmup_steps(recipe),
         teacher=_teacher_plan(recipe),
-        warm_start=_warm_start(recipe),
+        warm_start=math.ceil(target.fade_to * recipe.train.steps) if target is not None and target.fades else 0,
+        input_share=target.weight if target is not None and not target.fades else 0.0,
         checkpoints=min(number, saves),
         checkpoint_bytes=checkpoint_bytes(objective),
         measured=measured,
@@ -257,11 +263,6 @@ def _teacher_plan(recipe: Recipe) -> TeacherPlan | None:
         return None
     schedule = settings.schedule(recipe.train.steps)
     return TeacherPlan(_half_life(schedule.decay), _half_life(schedule.end_decay), schedule.anneal_steps)
-
-
-def _warm_start(recipe: Recipe) -> int:
-    settings = getattr(recipe.objective, "input_target", None)
-    return 0 if settings is None else math.ceil(settings.fade_to * recipe.train.steps)
 
 
 def _half_life(decay: float) -> float | None:
