@@ -33,6 +33,10 @@ RAW: dict[str, Any] = {"budget": {"flops": 1e9}, "arms": {"a": {"recipe": "visio
         ({"tune": {"by": "digits"}}, "tune.by: there is no evaluation 'digits'"),
         ({"arms": {"a": {"scratch": True}}}, "no evaluation is of kind finetune"),
         ({"arms": {"a": {"equal_flops": True}}}, "equal_flops needs scratch: true"),
+        (
+            {"evaluations": {"few": FINETUNE}, "arms": {"a": {"scratch": True, "recipe": "x", "settings": {"train.lr": 0.1}}}},
+            "arms.a: train.lr changes nothing where nothing is pre-trained; set it in grid, or in settings of the evaluation",
+        ),
         ({"evaluations": {"shade": {"kind": "prob"}}}, "evaluations.shade.kind: 'prob' is not one of probe, finetune"),
         ({"evaluations": {"few": FINETUNE}, "arms": {"a": {"recipe": "x", "untrained": True}}}, "use scratch: true"),
         (

@@ -110,6 +110,18 @@ def test_operations_counted_by_shapes_are_about_those_counted_while_they_are_mad
     assert count_run_flops(recipe) == pytest.approx(count_run_flops(recipe, "cpu"), rel=0.03), "kernels of the CPU differ"
 
 
+def test_operations_include_the_head_of_the_tokens_as_long_as_it_has_a_weight() -> None:
+    flops = {}
+    for weight, until in ((None, 0.0), (0.8, 1.0), (0.8, 0.5)):
+        target = None if weight is None else {"features": "tokens", "weight": weight, "fade_from": until, "fade_to": until}
+        recipe = load_recipe("text/v2-tiny", {"objective.input_target": target})
+        flops[until] = count_run_flops(recipe) / recipe.train.steps
+    masked = round(recipe.objective.mask.prob * recipe.data.block_size) * recipe.objective.masks_per_sample
+    head = 3 * 2 * recipe.data.batch * masked * recipe.objective.decoder.width * recipe.modality.vocab_size
+    assert flops[1.0] - flops[0.0] == pytest.approx(head, rel=0.02), "forward, and backward to weights and input"
+    assert flops[0.5] - flops[0.0] == pytest.approx(0.4 * head, rel=0.02), "two of the five steps that are counted"
+
+
 def test_recipes_whose_operations_depend_on_the_data_are_refused() -> None:
     for name in ("signal/v2-tiny", "speech/hubert-tiny", "vision/mae-tiny"):
         assert recipe_time(name) is None

@@ -62,7 +62,8 @@ class Arm(Settings):
     recipe: str | None = None
     """Pre-training recipe; none: that of the comparison. Without training, it gives the shape of the encoder."""
     settings: dict[str, Any] = Field(default={})
-    """Overrides of the recipe, by dotted key. Step counts among them are taken literally."""
+    """Overrides of the recipe, by dotted key. Step counts among them are taken literally. Without pre-training, only those of
+    the encoder and its input."""
     grid: Grid = Field(default={})
     """Values to try, by dotted key; every combination of them. Of `scratch`, settings of fine-tuning, instead of the
     evaluation's grid."""
@@ -137,6 +138,10 @@ class ComparisonSettings(Settings):
                 raise UserError(f"arms.{name}: untrained takes part in probes only, but there are none; use scratch: true")
             if arm.scratch and arm.settings and arm.recipe is None and self.recipe is None:
                 raise UserError(f"arms.{name}.settings: there is no recipe that they change; set arms.{name}.recipe")
+            unused = [key for key in arm.settings if key.startswith(("train.", "objective.", "health.", "log."))]
+            if unused and not arm.is_trained:
+                where = "grid, or in settings of the evaluation" if arm.scratch else "an arm that is trained"
+                raise UserError(f"arms.{name}: {unused[0]} changes nothing where nothing is pre-trained; set it in {where}")
             if arm.scratch and not finetunes:
                 raise UserError(f"arms.{name}: scratch takes part in fine-tuning only, but no evaluation is of kind finetune")
         if not self.equal_grids:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import data2vec
 from data2vec.errors import UserError
-from data2vec.model import Model
+from data2vec.model import Model, blank_model
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run, load_run_recipe
@@ -75,6 +75,17 @@ def test_adapted_run_has_the_recipe_of_the_model_with_a_lower_rate_and_a_slow_te
     before, after = result["as released"], result["adapted"]
     assert before.valid_loss != after.valid_loss and after.drift_weights is not None and after.drift_weights > 0
     assert (before.steps, after.steps, before.flops) == (0, 4, 0) and after.flops > 0 and after.seconds > 0
+
+
+@pytest.mark.parametrize(("fade_from", "kept"), [(0.2, False), (1.0, True)])
+def test_warm_start_is_left_out_and_an_input_that_is_predicted_to_the_end_is_kept(
+    tiny2: dict[str, Any], pictures: Path, fade_from: float, kept: bool
+) -> None:
+    target = {"features": "raw", "weight": 0.8, "fade_from": fade_from, "fade_to": 1.0}
+    own = load_recipe("vision/v2-tiny", tiny2 | {"objective.input_target": target})
+    adapted = adaptation_recipe("model", blank_model(own), str(pictures), {}, 50, None).recipe
+    assert (adapted.objective.input_target == own.objective.input_target) == kept
+    assert (adapted.objective.input_target is None) != kept
 
 
 def test_a_tenth_of_the_data_is_held_out_for_the_loss_unless_it_is_given(

@@ -67,6 +67,13 @@ def test_micro_batch_is_the_largest_that_fits_into_memory(tiny2: dict[str, Any],
     assert (found.micro_batch, found.accumulation, found.batch) == (4, 4, 16)
 
 
+def test_micro_batch_leaves_memory_for_the_copy_of_a_checkpoint(
+    tiny2: dict[str, Any], memory: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "copied_bytes", lambda recipe, objective, device: 3 * 10**9)
+    assert data2vec.plan("vision/v2-tiny", overrides=tiny2 | {MICRO: "auto"}, measure=False).micro_batch == 1
+
+
 def test_micro_batch_of_a_real_step_is_chosen_on_this_machine(tiny2: dict[str, Any]) -> None:
     found = data2vec.plan("vision/v2-tiny", overrides=tiny2 | {MICRO: "auto"}, measure=False)
     assert found.batch == 16

@@ -5,6 +5,7 @@ import mmap
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 import data2vec
 from data2vec.errors import UserError
 from data2vec.train.planning import advice, measure
-from data2vec.train.planning.run_plan import RunPlan
+from data2vec.train.planning import plan as planning_of_a_run
+from data2vec.train.planning.run_plan import RunPlan, StepMeasurement
 from helpers.command import exit_status
 
 TEACHER = "objective.teacher."
@@ -78,6 +80,36 @@ def test_parameters_and_checkpoints_are_those_of_the_run(short: dict[str, Any], 
     assert found.parameters > sum(p.numel() for p in model.encoder.parameters())
 
 
+def test_an_input_that_is_predicted_to_the_end_is_no_warm_start(short: dict[str, Any]) -> None:
+    found = plan(short | {"objective.input_target": {"features": "raw", "weight": 0.8, "fade_from": 1, "fade_to": 1}})
+    assert (found.warm_start, found.input_share) == (0, 0.8)
+    assert "  input       predicted too, with 0.8 of the loss to the end" in str(found)
+
+
+@pytest.mark.parametrize(("load_seconds", "compared"), [(1.0, "less"), (9.0, "more")])
+def test_what_is_measured_is_shown_with_the_copy_of_a_checkpoint(
+    short: dict[str, Any], load_seconds: float, compared: str
+) -> None:
+    measured = StepMeasurement(1e9, 2.0, 80_000_000, 30_000_000, 200_000_000, load_seconds)
+    shown = str(replace(plan(short), measured=measured))
+    assert "80 MB at the peak (measured), 30 MB more while a checkpoint is written, 200 MB available" in shown
+    assert f", {compared} than the step itself" in shown
+    assert "30 MB" not in str(replace(plan(short), measured=replace(measured, copied=0)))
+
+
+@pytest.mark.parametrize(
+    ("memory", "copied", "named"),
+    [(80, 0, None), (80, 5, None), (80, 30, "train.async_checkpoints"), (95, 5, "data.micro_batch_size")],
+)
+def test_advice_on_memory_names_what_does_not_fit(
+    short: dict[str, Any], monkeypatch: pytest.MonkeyPatch, memory: int, copied: int, named: str | None
+) -> None:
+    measured = StepMeasurement(1e9, 2.0, memory * 10**6, copied * 10**6, 100 * 10**6, None)
+    monkeypatch.setattr(planning_of_a_run, "measure_step", lambda *arguments: measured)
+    found = keys(plan(short, measure=True))
+    assert [key for key in found if key in ("train.async_checkpoints", "data.micro_batch_size")] == ([named] if named else [])
+
+
 def test_planning_writes_nothing_and_leaves_the_random_state_alone(
     short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +124,6 @@ def test_planning_writes_nothing_and_leaves_the_random_state_alone(
     assert 0 < found.measured.memory < found.measured.available
     assert found.seconds == pytest.approx(8 * found.measured.seconds)
     assert found.load_seconds == found.measured.load_seconds / max(1, found.workers) > 0  # type: ignore[operator]
-    assert "than the step itself" in str(found)
 
 
 def test_measured_flops_are_those_of_the_whole_step(short: dict[str, Any]) -> None:

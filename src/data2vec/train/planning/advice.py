@@ -70,7 +70,7 @@ def advise(plan: "RunPlan", recipe: Recipe, loader: Loader, folder: Path) -> Ite
         reason, _, better = rest.rpartition("; ")
         yield Advice(key, reason, better)
     yield from _teacher(plan, recipe)
-    yield from _epochs(plan, recipe, loader)
+    yield from _epochs(plan)
     yield from _amount_of_data(plan, recipe, loader)
     yield from _batch(plan, recipe, loader)
     yield from _validation(recipe, getattr(loader.modality, "kind", None))
@@ -90,10 +90,10 @@ def _teacher(plan: "RunPlan", recipe: Recipe) -> Iterator[Advice]:
     )
 
 
-def _epochs(plan: "RunPlan", recipe: Recipe, loader: Loader) -> Iterator[Advice]:
-    per_epoch = loader.steps_per_epoch
-    if plan.epochs is None or per_epoch is None:
+def _epochs(plan: "RunPlan") -> Iterator[Advice]:
+    if plan.epochs is None:
         return
+    per_epoch = max(1, round(plan.steps / plan.epochs))  # of all steps, of which a part of a joint run makes a share
     if plan.epochs < 1:
         yield Advice(
             "train.steps",
@@ -105,7 +105,7 @@ def _epochs(plan: "RunPlan", recipe: Recipe, loader: Loader) -> Iterator[Advice]
         yield Advice(
             "train.steps",
             f"{plan.steps:,} steps are {plan.epochs:,.0f} epochs, and the published base model was trained for {published}",
-            f"set train.steps={max(1, published * per_epoch)}, or give more data",
+            f"set train.steps={max(1, round(published * plan.steps / plan.epochs))}, or give more data",
         )
 
 
@@ -207,7 +207,15 @@ def _machine(plan: "RunPlan", recipe: Recipe, folder: Path) -> Iterator[Advice]:
         )
     if (found := plan.measured) is None:
         return
-    if found.memory > FULL_MEMORY * found.available:
+    most = FULL_MEMORY * found.available
+    if found.memory <= most < found.memory + found.copied:
+        yield Advice(
+            "train.async_checkpoints",
+            f"the copy of a checkpoint takes {format_bytes(found.copied)} beside the {format_bytes(found.memory)} of a "
+            f"micro-batch, of {format_bytes(found.available)} of memory",
+            "set train.async_checkpoints=false",
+        )
+    elif found.memory > most:
         micro = next((name for name in type(recipe.data).model_fields if name.startswith("micro_batch")), "micro_batch")
         yield Advice(
             f"data.{micro}",

@@ -26,7 +26,7 @@ from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train.planning.advice import PUBLISHED_EPOCHS
-from data2vec.train.planning.measure import available_memory, peak_memory
+from data2vec.train.planning.measure import available_memory, copied_bytes, peak_memory
 from data2vec.train.train_step import TrainStep
 
 log = get_logger(__name__)
@@ -143,6 +143,7 @@ def choose_micro_batch(recipe: Recipe, key: str, task: Task, process: Process) -
     longest = max(float(loader.examples.costs[order[0]]), getattr(recipe.data, "max_seconds", 0.0))
     most_rows = max(1, min(len(order), math.floor(recipe.data.batch / longest + 1e-6)))
     make_step = TrainStep(task.objective, recipe.train, process.alone)
+    copied = copied_bytes(recipe, task.objective, device)
     begin, rows, previous = time.monotonic(), 1, 0
     seconds: dict[int, float] = {}
     while rows <= most_rows:
@@ -152,7 +153,7 @@ def choose_micro_batch(recipe: Recipe, key: str, task: Task, process: Process) -
             if rows == 1:
                 raise
             break
-        available = MOST_MEMORY * available_memory(device)
+        available = MOST_MEMORY * available_memory(device) - copied
         log.debug("auto: %d rows take %s and %.3g s", rows, format_bytes(memory), duration)
         if rows > 1 and memory > available:
             break

@@ -101,9 +101,13 @@ def measure_step(recipe: Recipe, loader: Loader, objective: AnyTrainingObjective
         begin = time.perf_counter()
         first_batch(loader)
         load_seconds = (time.perf_counter() - begin) * parts
-    on_host = process.device.type == "cpu" and recipe.train.async_checkpoints
-    memory = peak.bytes + (checkpoint_bytes(objective) if on_host else 0)  # the copy that is written while training continues
-    return StepMeasurement(flops, seconds * parts, memory, available_memory(process.device), load_seconds)
+    copied, available = copied_bytes(recipe, objective, process.device), available_memory(process.device)
+    return StepMeasurement(flops, seconds * parts, peak.bytes, copied, available, load_seconds)
+
+
+def copied_bytes(recipe: Recipe, objective: AnyTrainingObjective, device: torch.device) -> int:
+    """The memory of the device that the copy of a checkpoint takes which is written while training continues."""
+    return checkpoint_bytes(objective) if recipe.train.async_checkpoints and device.type == "cpu" else 0
 
 
 def first_batch(loader: Loader) -> Batch:

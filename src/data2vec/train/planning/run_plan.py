@@ -33,8 +33,10 @@ class StepMeasurement:
     """Duration of a step without loading data: that of the micro-batch with its update, times those of a process."""
     memory: int
     """Peak memory in bytes: on a CPU of this process, with the interpreter and its libraries; on a GPU of the tensors."""
+    copied: int
+    """Memory in bytes on top for the copy of a checkpoint while it is written: on a CPU, with train.async_checkpoints."""
     available: int
-    """Memory that is there for it, in bytes."""
+    """Memory that is there for both, in bytes."""
     load_seconds: float | None
     """Of one process that loads the micro-batches of a step; None for streamed data."""
 
@@ -152,7 +154,10 @@ class RunPlan:
         if self.input_share:
             rows["input"] = f"predicted too, with {self.input_share:g} of the loss to the end"
         if (found := self.measured) is not None:
-            rows["memory"] = f"{format_bytes(found.memory)} at the peak, {format_bytes(found.available)} available (measured)"
+            copied = f", {format_bytes(found.copied)} more while a checkpoint is written" if found.copied else ""
+            rows["memory"] = (
+                f"{format_bytes(found.memory)} at the peak (measured){copied}, {format_bytes(found.available)} available"
+            )
             rows["time"] = (
                 f"{format_duration(found.seconds)} a step, {format_duration(self.seconds or 0)} to the end, without loading "
                 f"data and evaluation (measured on one micro-batch); {found.flops:.3g} FLOPs a step"
