@@ -42,7 +42,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {},
     ),
-    "sound": ("sound/v2-eat-base", {"mean": 0.0, "std": 0.5, "frames": 64}, {}),  # log-mel values are normalized already
+    "sound": (
+        "sound/v2-eat-base",
+        {"mean": 0.0, "std": 0.5, "frames": 64, "position_scale": 0.3},  # log-mel values are normalized already
+        {},
+    ),
     "text-alibi": ("text/v2-base", {"positions": "alibi", "vocab_size": 60}, {"extra_tokens": 1}),
 }
 HEADS = {

@@ -84,12 +84,13 @@ def test_patches_are_normalized_and_in_the_order_of_time() -> None:
     torch.testing.assert_close(raw.compute(modality.collate([given])), x)
 
 
-def test_positions_are_fixed_and_of_any_length() -> None:
-    modality = sound(frames=64)
+@pytest.mark.parametrize("scale", [1.0, 0.2])
+def test_positions_are_fixed_and_of_any_length(scale: float) -> None:
+    modality = sound(frames=64, position_scale=scale)
     positions = modality.build_position_encoder(16, 2, 1)
     assert not list(positions.parameters())
     for rows in (3, 4, 50):
-        expected = sincos_positions((rows, 8), 16)
+        expected = scale * sincos_positions((rows, 8), 16)
         assert torch.equal(positions(torch.zeros(1, rows * 8, 16), None)[0], expected)
 
 

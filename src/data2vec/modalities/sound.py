@@ -55,6 +55,8 @@ class SoundSettings(ModalitySettings):
     """Frames and mel bands of a patch."""
     patch_init: Literal["beit", "xavier"] = "xavier"
     """Initial weights of the patch projection: N(0, 0.02) truncated at one std; or Xavier uniform (MAE)."""
+    position_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Factor of the sines and cosines of the positions. The tiny recipes have 0.2: with 1, short runs predict the position."""
     attend_padding: bool = False
     """Fill clips up to `frames` with log-mel values of 0, which are encoded like sound, as in the released EAT; otherwise
     clips keep their length, and padding is not attended to."""
@@ -153,16 +155,18 @@ class SpectrogramPositions(PositionEncoder):
 
     def __init__(self, settings: SoundSettings, width: int):
         super().__init__()
-        self.columns, self.width = settings.columns, width
-        table = sincos_positions((settings.frames // settings.patch[0], self.columns), width)
-        self.register_buffer("table", table, persistent=False)
+        self.columns, self.width, self.scale = settings.columns, width, settings.position_scale
+        self.register_buffer("table", self._sincos(settings.frames // settings.patch[0]), persistent=False)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         T = x.shape[1]
         table = self.table[:T]
         if len(self.table) < T:
-            table = sincos_positions((T // self.columns, self.columns), self.width).to(x.device)
+            table = self._sincos(T // self.columns).to(x.device)
         return x + table.to(x.dtype)
+
+    def _sincos(self, rows: int) -> Tensor:
+        return self.scale * sincos_positions((rows, self.columns), self.width)
 
 
 class SoundExamples(ClipExamples):

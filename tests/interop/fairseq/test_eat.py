@@ -169,6 +169,7 @@ def test_images_of_one_channel_are_not_taken_for_eat(side: int, tmp_path: Path) 
 
 def test_our_model_in_their_form_keeps_normalization_and_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"modality.mean": -6.0, "modality.std": 5.0, "modality.frames": 512, "modality.attend_padding": False}
+    settings |= {"modality.position_scale": 0.2}
     recipe = small("sound/v2-eat-base", **{key.replace(".", "__"): value for key, value in settings.items()})
     head = ClassifierSettings(labels=("dog", "rain"), pooling="class-token", norm_eps=1e-6)
     ours = replace(trained(recipe, head), pretraining={})

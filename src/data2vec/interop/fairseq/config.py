@@ -36,7 +36,7 @@ AUDIOSET = (-4.2677393, 4.5689974)
 """Mean and standard deviation of log-mel values that the released EAT was trained with; they are not in its files."""
 EAT_COLUMNS = 8
 """Patches in frequency that the code of EAT has."""
-SOUND_SETTINGS = ("fbank", "mean", "std", "num_std", "frames", "attend_padding")
+SOUND_SETTINGS = ("fbank", "mean", "std", "num_std", "frames", "position_scale", "attend_padding")
 """Settings of sound that official configurations have no place for, and that are stored beside them."""
 MAX_CONV_LAYERS = 100
 DATA_FOLDER = "."

@@ -108,7 +108,8 @@ def _check_fixed_positions(checkpoint: FairseqCheckpoint, recipe: Recipe) -> Non
     """Fixed positions are computed, not loaded. Raises UserError when those in the file differ."""
     for tensors in (checkpoint.student, checkpoint.teacher):
         if (stored := tensors.get(POSITIONS)) is not None:
-            computed = sincos_positions(_grid(recipe, stored), recipe.encoder.width)
+            scale = getattr(recipe.modality, "position_scale", 1.0)
+            computed = scale * sincos_positions(_grid(recipe, stored), recipe.encoder.width)
             if stored.numel() != computed.numel() or not torch.allclose(stored.view(computed.shape), computed, atol=2e-3):
                 gray = f" of EAT, with {EAT_COLUMNS} columns; images of one channel are not supported"
                 only = gray if checkpoint.family == EAT else ", the only ones supported"

@@ -163,7 +163,7 @@ def _computed_buffers(model: Model, family: Family) -> Tensors:
     if family == EAT:
         sound = cast(SoundSettings, model.recipe.modality)
         grid = max(EAT_ROWS, sound.frames // sound.patch[0]), EAT_COLUMNS
-        return {POSITIONS: sincos_positions(grid, model.recipe.encoder.width)[None]}
+        return {POSITIONS: sound.position_scale * sincos_positions(grid, model.recipe.encoder.width)[None]}
     if family == Family("vision", 2):
         return {POSITIONS: sincos_positions(cast(Vision, model.modality).side, model.recipe.encoder.width)[None]}
     if family == BEIT:

@@ -56,7 +56,7 @@ MODALITIES = {
     },
     "sound": {
         **{"frames": "num_frames", "patch": "spectrogram_patch"},
-        **{key: key for key in ("attend_padding", "mask_vector")},
+        **{key: key for key in ("position_scale", "attend_padding", "mask_vector")},
     },
     "text": {
         **{key: key for key in ("vocab_size", "embedding_norm", "scale_embedding")},

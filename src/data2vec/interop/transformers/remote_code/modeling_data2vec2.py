@@ -113,6 +113,8 @@ class Data2Vec2Config(PretrainedConfig):
     """Sound: frames F to which the preprocessor fills a clip up."""
     spectrogram_patch: Numbers = (16, 16)
     """Sound: frames and mel bands of a patch."""
+    position_scale: float = 1.0
+    """Sound: factor of the sine-cosine position embeddings."""
     attend_padding: bool = False
     """Sound: whether the weights are trained with padding that is attended to, as EAT."""
 
@@ -362,7 +364,7 @@ class SpectrogramPositions(nn.Module):
 
     def __init__(self, config: Data2Vec2Config):
         super().__init__()
-        self.columns = config.num_mel_bins // config.spectrogram_patch[1]
+        self.columns, self.scale = config.num_mel_bins // config.spectrogram_patch[1], config.position_scale
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         quarter, rows = x.shape[-1] // 4, x.shape[1] // self.columns
@@ -373,7 +375,7 @@ class SpectrogramPositions(nn.Module):
             return torch.cat([angle.sin(), angle.cos()], dim=1).to(x.dtype)
 
         frequency, time = encode(self.columns).repeat(rows, 1), encode(rows).repeat_interleave(self.columns, 0)
-        return x + torch.cat([frequency, time], dim=1)
+        return x + self.scale * torch.cat([frequency, time], dim=1)
 
     def bias(self, length: int) -> None:
         return None
