@@ -4,9 +4,10 @@
 
 Ten people, seven exercises, windows of 4 s every 2 s (seglearn, in the extra `demo`). The encoders of a person never saw a
 recording of that person, not even without labels: people are held out of the pre-training in three groups. Frozen features
-are classified by ridge regression onto the classes, fitted to the other nine people; which features of which blocks, and the
-penalty, are chosen by folds of these nine. Fine-tuning has fixed steps, so that there is nothing to choose; with the labels of
-all nine, or of one of them, the next by number. What is done is kept in OUT: the same command continues.
+are classified by ridge regression onto the classes, fitted to the other nine people, or to one of them, the next by number;
+which features of which blocks, and the penalty, are chosen by folds of the people, or of the recordings of the one. Fine-tuning
+has the same labels, and fixed steps, so that there is nothing to choose. What is done is kept in OUT, where the same command
+continues.
 """
 
 import argparse
@@ -40,6 +41,8 @@ ARMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "data2vec 2, 2,700 steps": ("signal/v2-tiny", {"train.steps": 2700}),
 }
 """Recipe and changed settings of each pre-training."""
+LABELS = ("all", "one")
+"""Of nine people, or of one of them."""
 PENALTIES = np.array([1.0, 10.0, 100.0, 1000.0, 10000.0])
 INNER_FOLDS = 3
 FINETUNE_STEPS = 300
@@ -57,14 +60,15 @@ def main() -> None:
     parser.add_argument("--finetune", action="store_true", help="also fine-tune")
     arguments = parser.parse_args()
     benchmark = Benchmark(arguments.out)
-    for name in ("hand-made features", "random convolutions"):
-        print(name, *benchmark.baseline(name), flush=True)
-    for seed in arguments.seeds:
-        for arm in arguments.arms:
-            for name in (arm, f"{arm}, untrained", f"{arm} and hand-made features"):
-                print(f"seed {seed}", name, *benchmark.frozen(arm, name, seed), flush=True)
+    for labels in LABELS:
+        for name in ("hand-made features", "random convolutions"):
+            print(name, labels, *benchmark.baseline(name, labels), flush=True)
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                for name in (arm, f"{arm}, untrained", f"{arm} and hand-made features"):
+                    print(f"seed {seed}", name, labels, *benchmark.frozen(arm, name, seed, labels), flush=True)
     for seed in arguments.seeds if arguments.finetune else ():
-        for labels in ("all", "one"):
+        for labels in LABELS:
             for arm in ("data2vec 2", "scratch"):
                 print(f"seed {seed}", f"fine-tuned {arm}, {labels}", *benchmark.finetuned(arm, seed, labels), flush=True)
     print(benchmark.table())
@@ -110,13 +114,13 @@ class Benchmark:
         items, classes, people = self.windows(recipe.build_modality())
         return torch.stack(items).numpy(), classes, people
 
-    def baseline(self, name: str) -> tuple[str, float]:
+    def baseline(self, name: str, labels: str) -> tuple[str, float]:
         """The mean accuracy of features without a network that learns."""
-        path = self.scores(name)
+        path = self.scores(name if labels == "all" else f"{name} {labels}")
         if not path.exists():
             samples, classes, people = self.raw_windows()
             features = hand_made(samples) if name == "hand-made features" else random_convolutions(samples)
-            rows = [leave_out({"": features}, classes, people, self.recordings, person) for person in PEOPLE]
+            rows = [leave_out({"": features}, classes, people, self.recordings, person, labels) for person in PEOPLE]
             write(path, rows)
         return summary(path)
 
@@ -134,9 +138,9 @@ class Benchmark:
             np.savez(path, x=np.stack(found), classes=classes, people=people, recordings=self.recordings)
         return path
 
-    def frozen(self, arm: str, name: str, seed: int) -> tuple[str, float]:
+    def frozen(self, arm: str, name: str, seed: int, labels: str) -> tuple[str, float]:
         """The mean accuracy of frozen features."""
-        path = self.scores(f"{name}-{seed}")
+        path = self.scores(f"{name}-{seed}" if labels == "all" else f"{name} {labels}-{seed}")
         if not path.exists():
             rows = []
             for group in GROUPS:
@@ -146,7 +150,7 @@ class Benchmark:
                 if name.endswith("hand-made features"):
                     made = hand_made(self.raw_windows()[0])
                     readouts = {key: np.concatenate([value, made], 1) for key, value in readouts.items()}
-                rows += [leave_out(readouts, classes, people, recordings, person) for person in group]
+                rows += [leave_out(readouts, classes, people, recordings, person, labels) for person in group]
             write(path, rows)
         return summary(path)
 
@@ -158,8 +162,7 @@ class Benchmark:
             for person in group:
                 if any(row["person"] == person for row in rows):
                     continue
-                others = [other for other in PEOPLE if other != person]
-                used = others if labels == "all" else [person % len(PEOPLE) + 1]
+                used = labelled_people(person, labels)
                 run = self.out / "finetuned" / f"{arm.replace(' ', '-')}-{labels}-{seed}-{person}"
                 settings = {
                     "train.seed": seed,
@@ -232,25 +235,37 @@ def read_outs(blocks: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "all blocks", np.concatenate(list(blocks), -1)
 
 
-def leave_out(
-    readouts: Mapping[str, np.ndarray], classes: np.ndarray, people: np.ndarray, recordings: np.ndarray, person: int
-) -> dict[str, Any]:
-    """The scores on a person of the features and the penalty that are best in folds of the others."""
-    from sklearn.model_selection import GroupKFold
+def labelled_people(person: int, labels: str) -> list[int]:
+    """Whose labels are used to recognise what a person does."""
+    return [other for other in PEOPLE if other != person] if labels == "all" else [person % len(PEOPLE) + 1]
 
-    train = people != person
+
+def leave_out(
+    readouts: Mapping[str, np.ndarray],
+    classes: np.ndarray,
+    people: np.ndarray,
+    recordings: np.ndarray,
+    person: int,
+    labels: str,
+) -> dict[str, Any]:
+    """The scores on a person of the features and the penalty that are best in folds of those whose labels are used."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    train, held_out = np.isin(people, labelled_people(person, labels)), people == person
     names = np.unique(classes)
+    # Each person has recorded each exercise twice, so two folds of recordings both have all classes.
+    folds, groups = (GroupKFold(INNER_FOLDS), people) if labels == "all" else (StratifiedGroupKFold(2), recordings)
     best: tuple[float, str, float] = (-1.0, "", 0.0)
     for name, x in readouts.items():
         accuracies = np.zeros(len(PENALTIES))
-        for fit, valid in GroupKFold(INNER_FOLDS).split(x[train], groups=people[train]):
+        for fit, valid in folds.split(x[train], classes[train], groups[train]):
             logits = ridge(x[train][fit], classes[train][fit], x[train][valid], names)
             accuracies += (names[logits.argmax(-1)] == classes[train][valid]).sum(1)
         best = max(best, (float(accuracies.max() / train.sum()), name, float(PENALTIES[accuracies.argmax()])))
     x = readouts[best[1]]
-    logits = ridge(x[train], classes[train], x[~train], names, np.array([best[2]]))[0]
+    logits = ridge(x[train], classes[train], x[held_out], names, np.array([best[2]]))[0]
     chosen = {"chosen": best[1], "penalty": best[2], "inner": best[0]}
-    return score(person, logits, names, classes[~train], recordings[~train]) | chosen
+    return score(person, logits, names, classes[held_out], recordings[held_out]) | chosen
 
 
 def ridge(
