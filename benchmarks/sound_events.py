@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 
 import data2vec
@@ -63,9 +64,18 @@ class Benchmark:
 
     def __init__(self, out: Path, audio: Path):
         self.out, self.audio = out, audio
-        self.clips = {path: match[1] for path in sorted((audio / "esc10").rglob("*.*")) if (match := FOLD.search(path.name))}
+        clips = {path: match[1] for path in sorted((audio / "esc10").rglob("*.*")) if (match := FOLD.search(path.name))}
+        self.clips = {self.decoded(path): fold for path, fold in clips.items()}
         self.folds = sorted(set(self.clips.values()))
         self.esc10 = self.listing("all", self.folds)
+
+    def decoded(self, clip: Path) -> Path:
+        """A clip as wav, as decoding takes most of the time of a step of fine-tuning."""
+        path = self.out / "clips" / clip.parent.name / f"{clip.stem}.wav"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, *soundfile.read(clip, dtype="float32"), subtype="FLOAT")
+        return path
 
     def listing(self, name: str, folds: list[str]) -> Path:
         """A table of the clips of some folds."""
