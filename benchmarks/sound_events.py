@@ -21,6 +21,7 @@ import soundfile
 import torch
 
 import data2vec
+from data2vec.atomic_io import write_json
 from data2vec.comparison.trivial import log_mel_statistics
 from data2vec.recipe.loading import load_recipe
 from data2vec.tasks.probing.attentive import attentive_probe
@@ -32,6 +33,15 @@ from data2vec.train.sweeps.cross_validation import cross_validate
 ARMS = {
     "mel patches": ("sound/v2-tiny", {"train.steps": 338, "data.min_seconds": 0.3}),
     "waveform": ("speech/v2-tiny", {"train.steps": 383}),
+    "MAE of mel patches": ("sound/mae-tiny", {"train.steps": 334, "data.min_seconds": 0.3}),
+    "mel patches, positions not scaled": (
+        "sound/v2-tiny",
+        {"train.steps": 338, "data.min_seconds": 0.3, "modality.position_scale": 1},
+    ),
+    "MAE of mel patches, positions not scaled": (
+        "sound/mae-tiny",
+        {"train.steps": 334, "data.min_seconds": 0.3, "modality.position_scale": 1},
+    ),
 }
 """Recipe, and steps of 1.5e12 FLOPs; the learning rate is the one that `data2vec compare` chose for both on another set."""
 PRETRAINING = {"train.lr": 1e-3, "data.workers": 0, "log.report": False, "train.checkpoint_every": 100}
@@ -48,13 +58,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--arms", nargs="+", default=["mel patches", "waveform"], choices=ARMS)
     parser.add_argument("--finetune", action="store_true", help="also fine-tune, from the trained encoders and from scratch")
     arguments = parser.parse_args()
     benchmark = Benchmark(arguments.out, arguments.data / "audio")
     benchmark.baseline()
     for measure in (benchmark.frozen, benchmark.attentive, *([benchmark.finetuned] if arguments.finetune else [])):
         for seed in arguments.seeds:
-            for arm in ARMS:
+            for arm in arguments.arms:
                 measure(arm, seed)
         print(benchmark.table(), flush=True)
 
@@ -90,7 +101,7 @@ class Benchmark:
     def pretrained(self, arm: str, seed: int) -> Path:
         """The run of an arm."""
         recipe, settings = ARMS[arm]
-        run = self.out / "runs" / f"{arm.replace(' ', '-')}-{seed}"
+        run = self.out / "runs" / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
         if not (run / "model").is_dir():
             resume = (run / "recipe.yaml").is_file()
             data2vec.pretrain(recipe, self.audio, {} if resume else settings | PRETRAINING | {"train.seed": seed}, run, resume)
@@ -100,7 +111,7 @@ class Benchmark:
         """Keep the scores of an arm."""
         path = self.out / "scores" / f"{name}-{seed}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(of_folds), encoding="utf-8")
+        write_json(path, of_folds)
 
     def is_done(self, name: str, seed: int) -> bool:
         """Whether the scores of an arm are kept."""
@@ -108,7 +119,7 @@ class Benchmark:
 
     def baseline(self) -> None:
         """Classifiers of mean and standard deviation of log-mel powers."""
-        if self.is_done("log-mel statistics, linear", 0):
+        if self.is_done("log-mel statistics, kNN", 0):
             return
         recipe = load_recipe("speech/v2-tiny", {"probe.data": str(self.esc10)} | LISTED)
         modality = recipe.build_modality()
@@ -116,9 +127,9 @@ class Benchmark:
         rows = range(len(examples))
         x = np.stack([log_mel_statistics(np.asarray(examples.load(row)).reshape(-1)) for row in rows])[None]
         classes, folds = (np.array([str(examples.label(row, name)) for row in rows]) for name in ("label", "fold"))
+        scores = {fold: nested(x, classes, folds, fold) for fold in self.folds}
         for index, name in enumerate(("linear", "kNN")):
-            scores = {fold: nested(x, classes, folds, fold)[index] for fold in self.folds}
-            self.write(f"log-mel statistics, {name}", 0, scores)
+            self.write(f"log-mel statistics, {name}", 0, {fold: pair[index] for fold, pair in scores.items()})
 
     def frozen(self, arm: str, seed: int) -> None:
         """Classifiers of mean-pooled features, trained and untrained."""
@@ -152,7 +163,7 @@ class Benchmark:
         kind = ARMS[arm][0].partition("/")[0]
         settings = {"data.train": self.esc10, "train.steps": FINETUNE_STEPS, "train.seed": seed, "data.workers": 0}
         settings |= {"objective.validate_every": FINETUNE_STEPS, "log.report": "false", "data.follow_links": "true"}
-        for name, scratch in ((f"{arm}, fine-tuned", False), (f"{arm}, scratch, fine-tuned", True)):
+        for name, scratch in ((f"{arm}, fine-tuned", False), (f"{arm}, scratch", True)):
             if not self.is_done(name, seed):
                 out = self.out / "finetuned" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
                 words = [f"{key}={value}" for key, value in settings.items()]

@@ -35,7 +35,11 @@ RAW: dict[str, Any] = {"budget": {"flops": 1e9}, "arms": {"a": {"recipe": "visio
         ({"arms": {"a": {"equal_flops": True}}}, "equal_flops needs scratch: true"),
         (
             {"evaluations": {"few": FINETUNE}, "arms": {"a": {"scratch": True, "recipe": "x", "settings": {"train.lr": 0.1}}}},
-            "arms.a: train.lr changes nothing where nothing is pre-trained; set it in grid, or in settings of the evaluation",
+            "arms.a: train.lr changes nothing where nothing is pre-trained; for fine-tuning, set it in grid, or in settings of",
+        ),
+        (
+            {"evaluations": {"shade": PROBE}, "arms": {"a": {"untrained": True, "recipe": "x", "settings": {"init": "model"}}}},
+            "arms.a: init changes nothing where nothing is pre-trained",
         ),
         ({"evaluations": {"shade": {"kind": "prob"}}}, "evaluations.shade.kind: 'prob' is not one of probe, finetune"),
         ({"evaluations": {"few": FINETUNE}, "arms": {"a": {"recipe": "x", "untrained": True}}}, "use scratch: true"),

@@ -152,6 +152,29 @@ def test_run_that_diverges_or_is_interrupted_twice_waits_for_its_checkpoint_in_t
     assert whole_checkpoints(Run(tmp_path / "twice"))[0] == "step-3"
 
 
+def test_write_that_fails_while_a_run_diverges_is_said(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, metrics, diverged = checkpoint.save_file, trainer.Trainer._metrics, threading.Event()
+
+    def full(tensors: Any, path: Path) -> None:
+        if "step-3" in str(path):
+            diverged.wait(60)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(tensors, path)
+
+    def diverges(self: Any, output: Any) -> Any:
+        if self.step == 4:
+            diverged.set()
+        return metrics(self, output) | ({"loss": float("nan")} if self.step == 4 else {})
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(trainer.Trainer, "_metrics", diverges)
+    with pytest.raises(Unhealthy, match="the latest complete checkpoint is step-0"):
+        pretrain(tmp_path / "run", tiny | {"train.async_checkpoints": True, "train.checkpoint_every": 3})
+    assert "disk full" in caplog.text
+
+
 def test_error_before_the_first_step_leaves_a_checkpoint_of_step_0(tiny: dict[str, Any], whole: Run, tmp_path: Path) -> None:
     error = stopped_run(tmp_path / "run", tiny, 1, lambda: 1 / 0)
     assert "checkpoint saved at step 0" in error.__notes__[0]

@@ -138,10 +138,10 @@ class ComparisonSettings(Settings):
                 raise UserError(f"arms.{name}: untrained takes part in probes only, but there are none; use scratch: true")
             if arm.scratch and arm.settings and arm.recipe is None and self.recipe is None:
                 raise UserError(f"arms.{name}.settings: there is no recipe that they change; set arms.{name}.recipe")
-            unused = [key for key in arm.settings if key.startswith(("train.", "objective.", "health.", "log."))]
+            unused = [key for key in arm.settings if key.partition(".")[0] not in ("modality", "encoder", "data")]
             if unused and not arm.is_trained:
-                where = "grid, or in settings of the evaluation" if arm.scratch else "an arm that is trained"
-                raise UserError(f"arms.{name}: {unused[0]} changes nothing where nothing is pre-trained; set it in {where}")
+                better = "; for fine-tuning, set it in grid, or in settings of the evaluation" if arm.scratch else ""
+                raise UserError(f"arms.{name}: {unused[0]} changes nothing where nothing is pre-trained{better}")
             if arm.scratch and not finetunes:
                 raise UserError(f"arms.{name}: scratch takes part in fine-tuning only, but no evaluation is of kind finetune")
         if not self.equal_grids:

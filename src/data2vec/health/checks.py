@@ -294,7 +294,7 @@ def loss_term_rising(run: History) -> Finding | None:
 def loss_term_dominates(run: History) -> Finding | None:
     """A term of the loss beside which that of the representations hardly counts."""
     for name, setting in TERM_WEIGHTS.items():
-        warm_start = name == "input" and run.recipe.get("objective.input_target.fade_to", 1) < 1
+        warm_start = name == "input" and run.recipe.get("objective.input_target.fade_from", 1) < 1
         if name in ("regression", "contrastive") or warm_start or not run.stays_above(f"{name}_share", MAX_SHARE):
             continue
         symptom = f"the loss is nearly all that of {name} ({run.describe_change(f'{name}_share')})"

@@ -1,4 +1,4 @@
-"""A warm start of the targets: predicting the masked input as well, with a weight that fades as the teacher matures.
+"""Predicting the masked input as well; with a weight that fades as the teacher matures, a warm start of the targets.
 
 The first targets are those of an untrained teacher: mostly noise. In a short run, learning to predict the input first gives
 the student, and with it the teacher, useful representations to begin from. With a weight that stays, the input is a second

@@ -29,7 +29,7 @@ class LatentSettings(ObjectiveSettings):
     target: TargetSettings = TargetSettings()
     """What is predicted (section 3.3)."""
     input_target: InputTargetSettings | None = None
-    """A warm start: the input is predicted too, with a weight that fades; null: off, as in the paper."""
+    """The input is predicted too, with a weight that fades (a warm start) or stays; null: off, as in the paper."""
     loss: Literal["smooth_l1", "l2", "l1"] = "smooth_l1"
     """The error of an element: smooth L1 with `beta`; its square, as with `beta` 0; or its absolute value."""
     beta: Annotated[float, Field(ge=0)] = 0.0
@@ -54,7 +54,7 @@ class LatentSettings(ObjectiveSettings):
 
 
 class Prediction(NamedTuple):
-    """What the student predicts of a batch, and what it was to predict. Only `errors`, `cls_loss` and, in a warm start,
+    """What the student predicts of a batch, and what it was to predict. Only `errors`, `cls_loss` and, with an input target,
     `vectors` have gradients."""
 
     errors: Tensor
@@ -103,7 +103,7 @@ class LatentObjective(Objective):
         self.teacher = Teacher(encoder, settings.teacher, steps)
         self.input_target: InputTarget | None = None
         self.input_weight = 0.0
-        """The weight of the warm start in the current step."""
+        """The weight of predicting the input in the current step."""
         self.frozen = False
         """Whether the student is frozen in the current step."""
 
@@ -134,7 +134,7 @@ class LatentObjective(Objective):
         return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
 
     def build_input_target(self, width: int) -> None:
-        """Add the head of the warm start, if there is one, for vectors of this width."""
+        """Add the head that predicts the input, if there is one, for vectors of this width."""
         if self.settings.input_target is not None:
             self.input_target = InputTarget(self.settings.input_target, width, self.student, self.modality, self.steps)
 
@@ -162,7 +162,7 @@ class LatentObjective(Objective):
         return Prediction(errors, vectors, *parts, padding, cls_loss)
 
     def loss_terms(self, p: Prediction, batch: MaskedBatch) -> dict[str, LossTerm]:
-        """The terms of the loss: the sum of the errors over the masked positions; during a warm start mixed with the loss of
+        """The terms of the loss: the sum of the errors over the masked positions; with an input target mixed with the loss of
         predicting the input from the vectors before the prediction head; and the class-token loss."""
         terms = {"regression": LossTerm(p.errors.mean(), p.errors.sum())}
         if self.input_weight and self.input_target is not None:
@@ -190,8 +190,8 @@ class LatentObjective(Objective):
         return loss
 
     def before_step(self, step: int) -> None:
-        """To be called before optimizer step number `step` (counted from 1): sets the weight of the warm start, and freezes or
-        unfreezes the student."""
+        """To be called before optimizer step number `step` (counted from 1): sets the weight of the input target, and
+        freezes or unfreezes the student."""
         self.frozen = step <= self.settings.freeze_steps
         self.input_weight = self.input_target.weight(step) if self.input_target is not None else 0.0
 

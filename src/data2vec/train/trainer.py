@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -520,8 +520,10 @@ class Trainer:
         if isinstance(error, Unwritable):  # which says what there is
             return resume
         if self.background is not None and not is_sharded(objective):
-            with suppress(Exception):  # a checkpoint that could not be written is not among those to resume from
+            try:
                 self.background.wait()
+            except Exception as failed:  # a checkpoint that could not be written is not among those to resume from
+                log.warning("%s", failed)
         latest = f"{resume_point(self.run.folder)}; {resume}"
         if self.make_step.updating or is_sharded(objective):
             return latest

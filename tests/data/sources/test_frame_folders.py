@@ -59,7 +59,7 @@ def test_metadata_lists_folders_with_their_labels(tmp_path: Path, caplog: pytest
 def test_metadata_that_names_no_folder_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a", "b")
     (tmp_path / "metadata.csv").write_text("file_name,label\n,run\n,walk\n")
-    with pytest.raises(UserError, match=r"column file_name names no files, it is empty in its first rows"):
+    with pytest.raises(UserError, match=r"column file_name names no files, it has no text in its first rows"):
         found(tmp_path)
 
 

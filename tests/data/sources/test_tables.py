@@ -235,11 +235,20 @@ def test_metadata_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"column file_name names files without their endings, such as a; add them"):
         open_dataset(str(tmp_path), "audio")
     (tmp_path / "metadata.csv").write_text("file_name,words\n,Printing\n,in\n")
-    with pytest.raises(UserError, match=r"column file_name names no files, it is empty in its first rows; correct it"):
+    with pytest.raises(UserError, match=r"column file_name names no files, it has no text in its first rows; correct it"):
         open_dataset(str(tmp_path), "audio")
     (tmp_path / "metadata.csv").write_text("file_name,words\nb.wave,Printing\n")
     with pytest.raises(UserError, match=r"column file_name names no audio files, but such as b\.wave; correct it"):
         open_dataset(str(tmp_path), "audio")
+    (tmp_path / "metadata.csv").write_text("file_name,words\nb.wave,Printing\na.wav,in\na.wav,ink\n")
+    rows = open_dataset(str(tmp_path), "audio")
+    assert rows["words"][:] == ["Printing", "in", "ink"], "the first name alone does not decide"
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": ["a.wav"], "words": "Printing"}\n')
+    assert open_dataset(str(tmp_path), "audio")["words"][:] == ["Printing"]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "metadata.csv").write_text("file_name,words\nguide.pdf,x\n")
+    assert open_dataset(str(tmp_path), "audio")["words"][:] == ["Printing"], "no audio is below docs"
 
 
 def test_rows_of_one_table_may_name_a_file_several_times(tmp_path: Path) -> None:

@@ -162,14 +162,19 @@ def test_images_fine_tuned_by_transformers_come_back_with_their_head(tmp_path: P
         torch.testing.assert_close(model.eval()(images).logits, logits, atol=1e-5, rtol=1e-5)
 
 
-def test_folder_of_text_written_before_there_were_kinds_of_positions_is_read(tmp_path: Path) -> None:
-    model = made("text")
+@pytest.mark.parametrize(
+    ("kind", "since"),
+    [("text", ("text_positions", "position_depth", "position_kernel", "position_groups")), ("sound", ("position_scale",))],
+)
+def test_folder_written_before_there_were_some_settings_is_read(kind: str, since: tuple[str, ...], tmp_path: Path) -> None:
+    model = made(kind)
     write_remote_folder(model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    for name in ("text_positions", "position_depth", "position_kernel", "position_groups"):
+    for name in since:
         del config[name]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    assert read_remote_folder(tmp_path / "model").recipe == model.recipe
+    found = read_remote_folder(tmp_path / "model").recipe
+    assert found == model.recipe if kind == "text" else found.modality.position_scale == 1  # type: ignore[attr-defined]
 
 
 def test_heads_have_tuple_outputs_too(tmp_path: Path) -> None:

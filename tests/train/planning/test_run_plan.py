@@ -126,6 +126,13 @@ def test_planning_writes_nothing_and_leaves_the_random_state_alone(
     assert found.load_seconds == found.measured.load_seconds / max(1, found.workers) > 0  # type: ignore[operator]
 
 
+def test_copy_of_a_checkpoint_is_measured_where_it_is_made(short: dict[str, Any]) -> None:
+    found = plan(short | {"train.async_checkpoints": True, "train.device": "cpu"}, measure=True)
+    assert found.measured is not None and found.measured.copied == found.checkpoint_bytes > 0
+    found = plan(short, measure=True)
+    assert found.measured is not None and found.measured.copied == 0
+
+
 def test_measured_flops_are_those_of_the_whole_step(short: dict[str, Any]) -> None:
     one, two = (plan(short | {"data.batch_size": size}, measure=True).measured for size in (8, 16))
     assert one is not None

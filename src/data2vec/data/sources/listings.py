@@ -116,21 +116,26 @@ def _refuse_without_files(root: Path, name: str, media: Sequence[str], kind: Sig
     folder = name.rpartition("/")[0]
     stems = {os.path.splitext(os.path.relpath(file, folder or "."))[0] for file in media}
     values = [value for value in first[path_column] if value]
+    near = [file for file in media if not folder or file.startswith(f"{folder}/")]
     if without := next((value for value in values if value in stems), None):
         raise UserError(f"{root / name}: column {path_column} names files without their endings, such as {without}; add them")
     endings = tuple(ending for of_kind in MEDIA.values() for ending in of_kind)
-    if media and not any(value.lower().endswith(endings) or (root / folder / value).is_dir() for value in values):
-        example = f"no {kind} files, but such as {values[0]}" if values else "no files, it is empty in its first rows"
+    if near and not any(value.lower().endswith(endings) for value in values):
+        example = f"no {kind} files, but such as {values[0]}" if values else "no files, it has no text in its first rows"
         raise UserError(f"{root / name}: column {path_column} names {example}; correct it, or rename or remove the table")
 
 
 def path_columns(path: Path, kind: SignalKind) -> dict[str, str]:
     """The columns of a table whose first value is the path of a file of this kind, or of a folder that is one, and what they
-    hold."""
+    hold; of columns that are named as those of files any of the first values."""
     manifest = read_manifest(path, rows=1)
     first = first_values(path) if manifest is None else manifest.columns.to_pydict()
     values = {name: next(filter(None, column), "") for name, column in first.items()}
-    found = {name: "paths" for name, value in values.items() if value.lower().endswith(MEDIA[kind])}
+    found = {
+        name: "paths"
+        for name, value in values.items()
+        if any(each.lower().endswith(MEDIA[kind]) for each in (filter(None, first[name]) if name in FILE_COLUMNS else [value]))
+    }
     if kind == "video" and not found:
         found = {name: "paths" for name in FILE_COLUMNS if values.get(name) and (path.parent / values[name]).is_dir()}
     return found

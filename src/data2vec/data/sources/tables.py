@@ -91,7 +91,11 @@ def first_values(path: Path) -> dict[str, list[str]]:
     if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)):
         records = [fields for _, fields in islice(_json_lines(str(path)), PEEKED_ROWS) if fields is not None]
         names = dict.fromkeys(name for fields in records for name in fields)
-        return {name: [value for fields in records if isinstance(value := fields.get(name), str)] for name in names}
+        columns = {name: [fields.get(name) for fields in records] for name in names}
+        single = {
+            name: [each[0] if isinstance(each, list) and len(each) == 1 else each for each in columns[name]] for name in names
+        }
+        return {name: [value for value in single[name] if isinstance(value, str)] for name in names}
     header, *rows = [*islice(_text_rows(path), PEEKED_ROWS + 1)] or [_TextRow(1, [])]
     readable = [row.cells for row in rows if row.problem is None]
     return {} if header.problem else {name: list(column) for name, *column in zip(header.cells, *readable, strict=True)}

@@ -64,8 +64,11 @@ MODALITIES = {
         "positions": "text_positions",
     },
 }
-TEXT_DEFAULTS = {"text_positions": "learned", "position_depth": 2, "position_kernel": 9, "position_groups": 16}
-"""What folders have that were written when text had learned positions only."""
+DEFAULTS: dict[str, JsonDict] = {
+    "text": {"text_positions": "learned", "position_depth": 2, "position_kernel": 9, "position_groups": 16},
+    "sound": {"position_scale": 1.0},
+}
+"""What folders mean that were written before these settings."""
 WRITABLE = {"vision": {"stem": "patch"}}
 """The only values that the model code in a folder supports."""
 CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
@@ -203,7 +206,7 @@ def _head_config(model: Model) -> JsonDict:
 def _sections(config: JsonMapping) -> dict[str, JsonDict]:
     """The recipe sections of a config.json. Raises KeyError for a missing setting."""
     name = config["modality"]
-    config = {**TEXT_DEFAULTS, **config} if name == "text" else config
+    config = DEFAULTS.get(name, {}) | dict(config)
     modality = {"name": name, **{ours: config[theirs] for ours, theirs in MODALITIES[name].items()}}
     if name == "speech":
         modality["conv_layers"] = [list(layer) for layer in zip(*(config[key] for key in CONVOLUTIONS), strict=True)]

@@ -16,12 +16,12 @@ CLIP_SECONDS = 10.0
 """Of speech: the length of the clips that are counted, if the recipe does not crop to less."""
 
 COUNTED_STEPS = 5
-"""Of a recipe that predicts the input too, whose weight may fade."""
+"""Of a run whose steps differ."""
 
 
 def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
     """All optimizer steps of a recipe for speech, images or text, without layer drop; by some of them, evenly over the run, if
-    the input is predicted too. `device`: on any other than meta they are computed.
+    the input is predicted too or the student is frozen at first. `device`: on any other than meta they are computed.
 
     Raises UserError for other modalities, whose shapes the data decides, and for objectives that cannot be counted so."""
     recipe = load_recipe(recipe, {"encoder.layerdrop": 0})
@@ -36,7 +36,8 @@ def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
         mask=torch.from_numpy(drawn.masked),
         predicted_indices=torch.from_numpy(np.flatnonzero(drawn.predicted)),
     ).to(torch.device(device))
-    count = 1 if getattr(recipe.objective, "input_target", None) is None else COUNTED_STEPS
+    changes = getattr(recipe.objective, "input_target", None) is not None or getattr(recipe.objective, "freeze_steps", 0)
+    count = COUNTED_STEPS if changes else 1
     with flop_counter() as counter:
         for step in range(count):
             objective.before_step(1 + int(recipe.train.steps * (step + 0.5) / count))
