@@ -36,7 +36,8 @@ def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
         mask=torch.from_numpy(drawn.masked),
         predicted_indices=torch.from_numpy(np.flatnonzero(drawn.predicted)),
     ).to(torch.device(device))
-    changes = getattr(recipe.objective, "input_target", None) is not None or getattr(recipe.objective, "freeze_steps", 0)
+    changes = getattr(recipe.objective, "input_target", None) is not None
+    changes = changes or bool(getattr(recipe.objective, "freeze_steps", 0))
     count = COUNTED_STEPS if changes else 1
     with flop_counter() as counter:
         for step in range(count):
