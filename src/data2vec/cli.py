@@ -808,7 +808,9 @@ def _check(arguments: argparse.Namespace) -> None:
         print(check_recordings(a.data, settings | list_overrides(a.overrides), a.labels or "label", a.json))
         return
     if a.overrides or a.recipe is not None:
-        raise UserError("--recipe and key=value: have no effect without --modality, but for recordings; omit them")
+        raise UserError(
+            "--recipe and key=value: have no effect without --modality, but for recordings; omit them, or add --kind recording"
+        )
     print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels or "label", a.follow_links))
 
 

@@ -50,6 +50,8 @@ def test_recordings_are_told_from_other_data(tmp_path: Path) -> None:
     assert not written("c.csv", "text,label\ngood,1\n") and not written("d.csv", "text\ngood\n")
     assert not written("e.csv", "file_name,label\na.wav,b\n") and not written("a.txt", "words") and not written("a.tar", "")
     assert not is_recordings(tmp_path)  # a text beside
+    (tmp_path / "a-csv" / "metadata.csv").write_text("file_name,label\na.csv,run\n")
+    assert is_recordings(tmp_path / "a-csv") and not written("metadata.csv", "file_name,label\na.wav,b\n")
 
 
 def test_arrays_of_four_axes_are_videos_and_the_command_says_how_to_check_them(

@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 
-from data2vec.data.recordings.channels import canonical, match_channels, unit_factor
+from data2vec.data.recordings.channels import canonical, match_channels, split_unit, unit_factor
 from data2vec.data.recordings.electrodes import POSITIONS
+from data2vec.data.recordings.recording import ArrayRecording
 from data2vec.errors import UserError
 
 
@@ -47,6 +49,13 @@ def test_two_channels_of_one_name_are_refused_only_if_they_are_wanted() -> None:
 )
 def test_units_are_converted(unit: str, wanted: str, factor: float) -> None:
     assert unit_factor(unit, wanted) == pytest.approx(factor)
+
+
+def test_known_unit_in_brackets_is_no_part_of_the_name() -> None:
+    assert [split_unit(name) for name in ("ax [g]", "Fp1 (µV)", "gz[deg/s]")] == [("ax", "g"), ("Fp1", "µV"), ("gz", "deg/s")]
+    assert split_unit("knee (left)") == ("knee (left)", "") and split_unit("[g]") == ("[g]", "")
+    assert match_channels(["gx", "ax [m/s2]"], ["acc_x [g]"]) == [1]
+    assert ArrayRecording(np.zeros((4, 2)), ["ax [g]", "b"], ["", "mV"], 50).units == ("g", "mV")
 
 
 def test_units_of_other_quantities_have_no_factor() -> None:

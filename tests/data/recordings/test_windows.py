@@ -36,6 +36,27 @@ def test_missing_channel_is_an_error_with_both_lists_or_padding_by_choice(tmp_pa
         read(write_npz(tmp_path / "b.npz", waves(4), ["a", "b", "c"]), {"missing_channels": "pad"})
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted", "said"),
+    [
+        ("", "g", "a.npz: units are not known on both sides, so readings are taken as they are: ax (unknown, of the model g)"),
+        ("g", "", "ax (g, of the model unknown)"),
+        ("", "", None),
+        ("g", "m/s²", None),
+    ],
+)
+def test_unit_that_is_known_on_one_side_only_is_named_once(
+    given: str, wanted: str, said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_npz(tmp_path / "a.npz", waves(4), units=np.array([given] * 3))
+    reader = signals(units=(wanted,) * 3).window_reader()
+    for _ in range(2):
+        reader.read({"path": str(path)}, 0, 100)
+        reader.read({"array": waves(4)}, 0, 100)
+    warned = [record.getMessage() for record in caplog.records if "units are not known" in record.getMessage()]
+    assert len(warned) == (said is not None) and (said is None or said in warned[0])
+
+
 def test_other_unit_is_converted_and_another_quantity_refused(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "a.npz", waves(4), units=np.array(["g", "g", "g"]))
     assert read(path, units=("m/s²",) * 3, scale={"by": "none", "clip": 99.0}) == pytest.approx(

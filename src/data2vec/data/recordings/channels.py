@@ -10,6 +10,7 @@ from data2vec.errors import UserError
 
 _PREFIX = re.compile(r"^(eeg|ecg|ekg|emg|eog|lead)[ _:]+(?=\S)")
 _REFERENCE = re.compile(r"[-_ ](ref|le|avg|ar|cle|linked[ _]?ears|a1a2|a1\+a2|m1m2)$")
+_UNIT = re.compile(r"^(.*\S)\s*[\[(]\s*([^\[\]()]+?)\s*[\])]$")
 ALIASES = {
     **{"t3": "t7", "t4": "t8", "t5": "p7", "t6": "p8"},
     **{"mlii": "ii", "avr": "avr", "lead_i": "i", "lead_ii": "ii"},
@@ -40,14 +41,21 @@ _UNITS = {
 """(base unit, factor) of units in lower case."""
 
 
+def split_unit(name: str) -> tuple[str, str]:
+    """The name of a channel without a known unit in brackets, and that unit or "": `ax [g]` is ax and g."""
+    match = _UNIT.match(name.strip())
+    return (match[1], match[2]) if match and match[2].lower() in _UNITS else (name, "")
+
+
 def canonical(name: str, aliases: Mapping[str, str] | None = None) -> str:
-    """The name of a channel by which it is matched: in lower case, without the kind of signal and the reference, by alias.
+    """The name of a channel by which it is matched: in lower case, without the kind of signal, the reference and a unit in
+    brackets, by alias.
 
     `aliases`: more names, which come first, by the name as written or by the matched one."""
     given = {**(aliases or {})}
     if name in given:
         return canonical(given[name])
-    text = " ".join(name.replace(".", " ").lower().split())
+    text = " ".join(split_unit(name)[0].replace(".", " ").lower().split())
     text = _REFERENCE.sub("", _PREFIX.sub("", text)).strip()
     for written, other in given.items():
         if written.lower() == text:

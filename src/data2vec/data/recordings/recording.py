@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from data2vec.data.recordings.channels import split_unit
 from data2vec.errors import CorruptExample
 
 MAX_CHANNELS = 4096
@@ -78,7 +79,8 @@ class ArrayRecording(Recording):
 
     def __init__(self, array: np.ndarray, channels: Sequence[str], units: Sequence[str], rate: float):
         self.array = array
-        self.channels, self.units = tuple(channels), tuple(units)
+        self.channels = tuple(channels)
+        self.units = tuple(unit or split_unit(name)[1] for name, unit in zip(channels, units, strict=True))
         self.rates = (checked_rate(rate),) * len(self.channels)
         self.seconds = len(array) / rate
 

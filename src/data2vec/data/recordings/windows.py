@@ -16,7 +16,9 @@ from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.preprocessing import FilterSettings, preprocess
 from data2vec.data.recordings.recording import Description, Event, Recording
 from data2vec.data.recordings.scaling import ScaleSettings, scale, statistics
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
+
+log = get_logger(__name__)
 
 WHOLE_SAMPLES = 2**23
 """Samples of all channels, up to which a recording is preprocessed as a whole."""
@@ -53,6 +55,7 @@ class WindowReader:
         self.montage, self.description = montage, description
         self._kept = OrderedDict[tuple[str, str | None], _Source]()
         self._size = 0
+        self._warned = False
 
     def __getstate__(self) -> dict[str, object]:
         """Without what it keeps, for the loader's workers."""
@@ -99,18 +102,37 @@ class WindowReader:
 
     def _open(self, signal: Signal) -> "_Source":
         if signal.get("array") is not None:
-            return _Source(open_recording(self._named(signal), self.description), self.montage)
+            source = _Source(open_recording(self._named(signal), self.description), self.montage)
+            if signal.get("channels") is not None:  # else it is as the model takes it
+                self._warn_of_unknown_units(signal, source)
+            return source
         key = str(signal.get("path")), signal.get("entry")
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         source = _Source(open_recording(signal, self.description), self.montage)
+        self._warn_of_unknown_units(signal, source)
         self._kept[key] = source
         self._size += source.size
         while self._size > KEPT_SAMPLES or len(self._kept) > 4096:
             _, oldest = self._kept.popitem(last=False)
             self._size -= oldest.size
         return source
+
+    def _warn_of_unknown_units(self, signal: Signal, source: "_Source") -> None:
+        """Name the first recording whose readings are taken as they are, since one unit is not known."""
+        given, wanted = source.recording.units, self.montage.units
+        unknown = [
+            f"{name} ({given[index] or 'unknown'}, of the model {wanted[number] or 'unknown'})"
+            for number, (name, index) in enumerate(zip(self.montage.channels, source.indices, strict=True))
+            if index is not None and bool(given[index].strip()) != bool(wanted[number].strip())
+        ]
+        if unknown and not self._warned:
+            self._warned = True
+            message = (
+                "%s: units are not known on both sides, so readings are taken as they are: %s; other recordings are not named"
+            )
+            log.warning(message, recording_name(signal), _listed([*unknown[:8], *["…"] * (len(unknown) > 8)]))
 
 
 class _Decoding:
