@@ -167,7 +167,7 @@ def _with_notes(message: str, error: BaseException) -> str:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    about = "Pre-train one Transformer by one self-supervised method (data2vec 1 and 2) on speech, images or text."
+    about = "Pre-train one Transformer by one self-supervised method (data2vec 1 and 2) on speech, images, text or signals."
     parser = _Parser("data2vec", description=about, epilog=cli_help.GUIDE, formatter_class=_Plain)
     parser.add_argument("--version", action="version", version=f"data2vec {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
