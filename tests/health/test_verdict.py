@@ -504,7 +504,7 @@ def test_a_term_that_is_nearly_all_of_the_loss_is_named_with_its_weight() -> Non
     assert "the loss is nearly all that of class_token (class_token_share 0.5 at step 1, 0.98 at step 150)" in found.symptom
     assert found.suggestion == "a lower objective.cls_loss"
     warm_start = CLASS_TOKEN | {"input_share": (1.0,) * 8, "input_loss": (5.0,) * 8}
-    assert judge(HEALTHY | warm_start, objective__input_target__fade_to=0.4).state == "healthy", "it fades"
+    assert judge(HEALTHY | warm_start, objective__input_target__fade_from=0.2).state == "healthy", "it fades"
 
 
 def test_predictions_are_not_judged_before_a_fifth_of_the_grace_period_after_the_warm_start() -> None:
