@@ -69,12 +69,17 @@ class BackgroundWriter:
                 if pending.done():  # a second Ctrl-C ends the wait before
                     self._pending = None
 
-    def close(self) -> None:
-        """Wait as `wait`, whatever has ended the run; an error is logged."""
+    def wait_or_warn(self) -> None:
+        """Wait as `wait`, when the run ends for another reason: an error is logged, since a checkpoint that could not be
+        written is not among those to resume from."""
         try:
             self.wait()
         except Exception as error:
             log.warning("%s", error)
+
+    def close(self) -> None:
+        """`wait_or_warn`, and end the thread."""
+        self.wait_or_warn()
         self._thread.shutdown()
 
     def check(self) -> None:

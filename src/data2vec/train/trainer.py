@@ -520,10 +520,7 @@ class Trainer:
         if isinstance(error, Unwritable):  # which says what there is
             return resume
         if self.background is not None and not is_sharded(objective):
-            try:
-                self.background.wait()
-            except Exception as failed:  # a checkpoint that could not be written is not among those to resume from
-                log.warning("%s", failed)
+            self.background.wait_or_warn()
         latest = f"{resume_point(self.run.folder)}; {resume}"
         if self.make_step.updating or is_sharded(objective):
             return latest

@@ -223,23 +223,27 @@ def test_files_beside_the_folder_of_metadata_are_read_without_it(tmp_path: Path)
     assert [Path(row["audio"]["path"]).name for row in rows] == ["x.wav", "y.wav"] and rows["words"][:] == ["X", None]
 
 
-def test_metadata_without_files_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("LJ001|Printing\nLJ002|in\n", r"is separated by \|, as LJ Speech's, which has no header either: write it"),
+        ("name,words\na,Printing\n", r"has no column file_name with the paths of audio files, only name, words"),
+        ("file_name,words\na,Printing\n", r"column file_name names files without their endings, such as a; add them"),
+        ("file_name,words\n,Printing\n,in\n", r"column file_name names no files, it has no text in its first rows; correct it"),
+        ("file_name,words\nb.wave,Printing\n", r"column file_name names no audio files, but such as b\.wave; correct it"),
+    ],
+)
+def test_metadata_without_files_is_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
-    (tmp_path / "metadata.csv").write_text("LJ001|Printing\nLJ002|in\n")
-    with pytest.raises(UserError, match=r"is separated by \|, as LJ Speech's, which has no header either: write it"):
+    (tmp_path / "metadata.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
         open_dataset(str(tmp_path), "audio")
-    (tmp_path / "metadata.csv").write_text("name,words\na,Printing\n")
-    with pytest.raises(UserError, match=r"has no column file_name with the paths of audio files, only name, words"):
-        open_dataset(str(tmp_path), "audio")
-    (tmp_path / "metadata.csv").write_text("file_name,words\na,Printing\n")
-    with pytest.raises(UserError, match=r"column file_name names files without their endings, such as a; add them"):
-        open_dataset(str(tmp_path), "audio")
-    (tmp_path / "metadata.csv").write_text("file_name,words\n,Printing\n,in\n")
-    with pytest.raises(UserError, match=r"column file_name names no files, it has no text in its first rows; correct it"):
-        open_dataset(str(tmp_path), "audio")
-    (tmp_path / "metadata.csv").write_text("file_name,words\nb.wave,Printing\n")
-    with pytest.raises(UserError, match=r"column file_name names no audio files, but such as b\.wave; correct it"):
-        open_dataset(str(tmp_path), "audio")
+
+
+def test_metadata_is_used_if_one_of_its_first_rows_names_a_file_and_ignored_where_none_are_near(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
     (tmp_path / "metadata.csv").write_text("file_name,words\nb.wave,Printing\na.wav,in\na.wav,ink\n")
     rows = open_dataset(str(tmp_path), "audio")
     assert rows["words"][:] == ["Printing", "in", "ink"], "the first name alone does not decide"

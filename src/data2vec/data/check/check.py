@@ -37,7 +37,7 @@ from data2vec.data.sources.formats import (
     with_ending,
 )
 from data2vec.data.sources.library import data_path, saved_datasets
-from data2vec.data.sources.listings import METADATA, path_columns
+from data2vec.data.sources.listings import is_metadata, path_columns
 from data2vec.data.sources.local import list_files
 from data2vec.data.sources.open_dataset import read_dataset
 from data2vec.data.sources.shards import Request
@@ -120,7 +120,7 @@ def is_recordings(where: Any, follow_links: bool = False) -> bool:
         or with_ending(files, (*ARCHIVES, *MANIFESTS))
     ):
         return False
-    files = [file for file in files if Path(file).name.lower() not in METADATA]
+    files = [file for file in files if not is_metadata(file)]
     tables = with_ending(files, TABLES)
     if others := with_ending([file for file in files if file not in {*tables}], MEDIA["recording"]):
         return not _is_video(others[0])

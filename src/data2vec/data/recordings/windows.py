@@ -121,13 +121,15 @@ class WindowReader:
 
     def _warn_of_unknown_units(self, signal: Signal, source: "_Source") -> None:
         """Name the first recording whose readings are taken as they are, since one unit is not known."""
+        if self._warned:
+            return
         given, wanted = source.recording.units, self.montage.units
         unknown = [
             f"{name} ({given[index] or 'unknown'}, of the model {wanted[number] or 'unknown'})"
             for number, (name, index) in enumerate(zip(self.montage.channels, source.indices, strict=True))
             if index is not None and bool(given[index].strip()) != bool(wanted[number].strip())
         ]
-        if unknown and not self._warned:
+        if unknown:
             self._warned = True
             message = (
                 "%s: units are not known on both sides, so readings are taken as they are: %s; other recordings are not named"

@@ -14,7 +14,15 @@ from data2vec.data.sources.formats import FRAMES, MANIFESTS, MEDIA, TABLES, Sign
 from data2vec.data.sources.library import dataset_from_table
 from data2vec.data.sources.local import TRIED_PATHS, base_folder, signal_table
 from data2vec.data.sources.splits import TRAIN, Source, SplitChoice, SplitName, listed, name_splits, split_of_name
-from data2vec.data.sources.tables import ArrowTable, concat_tables, first_values, read_manifest, read_table, rename_column
+from data2vec.data.sources.tables import (
+    ArrowTable,
+    concat_tables,
+    first_values,
+    read_manifest,
+    read_table,
+    rename_column,
+    unwrapped,
+)
 from data2vec.errors import UserError, get_logger
 from data2vec.untrusted import Boundary
 
@@ -58,7 +66,7 @@ class Listing:
     @property
     def prefix(self) -> str:
         """What precedes the path of a file that this table lists, so that the table can be asked for as a split by its name."""
-        return "" if _is_metadata(self.name) or not self.name else f"{PurePosixPath(self.name).with_suffix('')}/"
+        return "" if is_metadata(self.name) or not self.name else f"{PurePosixPath(self.name).with_suffix('')}/"
 
 
 def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: str | None, boundary: Boundary) -> list[Listing]:
@@ -69,13 +77,13 @@ def find_listings(root: Path, files: Sequence[str], kind: SignalKind, column: st
     found = []
     media = [name.removesuffix("/") for name in with_ending(files, (*MEDIA[kind], *FRAMES))]
     for name in _candidates(files, kind):
-        is_metadata = _is_metadata(name)
+        is_table_of_files = is_metadata(name)
         columns = path_columns(root / name, kind)
-        if is_metadata and not columns:
+        if is_table_of_files and not columns:
             _refuse_without_files(root, name, media, kind)
-        if columns and (is_metadata or column is None or column in columns):
+        if columns and (is_table_of_files or column is None or column in columns):
             listing = read_listing(root / name, columns, kind, column, name, root, media)
-            if is_metadata or any(map(os.path.exists, listing.files[:TRIED_PATHS])):
+            if is_table_of_files or any(map(os.path.exists, listing.files[:TRIED_PATHS])):
                 boundary.require(listing.files, f"paths in {name}")
                 found.append(listing)
             else:
@@ -91,11 +99,12 @@ def _candidates(files: Sequence[str], kind: SignalKind) -> list[str]:
     return [
         name
         for name in tables
-        if _is_metadata(name) or (kind != "text" and of_folder[name.rpartition("/")[0]] <= TABLES_OF_FOLDER)
+        if is_metadata(name) or (kind != "text" and of_folder[name.rpartition("/")[0]] <= TABLES_OF_FOLDER)
     ]
 
 
-def _is_metadata(name: str) -> bool:
+def is_metadata(name: str) -> bool:
+    """Whether a file is named as a metadata table."""
     return name.rpartition("/")[2].lower() in METADATA
 
 
@@ -159,8 +168,7 @@ def read_listing(
     others = first_values(path) if manifest is None else manifest.columns.column_names
     chosen = find_column(columns, kind, column, str(path), others)
     table = manifest or read_table(path)
-    values = table.columns[chosen].to_pylist()
-    values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
+    values = [unwrapped(value) for value in table.columns[chosen].to_pylist()]
     broken = {i: "it names no file" for i, value in enumerate(values) if not isinstance(value, str) or not value}
     urls = {i: f"{value} is a URL; download it" for i, value in enumerate(values) if i not in broken and "://" in value}
     if urls and len(urls) == len(values) - len(broken):

@@ -81,6 +81,11 @@ def read_table(path: Path) -> Table:
     return table
 
 
+def unwrapped(value: Any) -> Any:
+    """The element of a list of one; any other value itself."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def first_values(path: Path) -> dict[str, list[str]]:
     """The text in the first rows of a table, by column, without reading all of it; empty if it is malformed."""
     require_file(path)
@@ -91,11 +96,8 @@ def first_values(path: Path) -> dict[str, list[str]]:
     if path.name.lower().endswith((*JSON_LINES, *MANIFESTS)):
         records = [fields for _, fields in islice(_json_lines(str(path)), PEEKED_ROWS) if fields is not None]
         names = dict.fromkeys(name for fields in records for name in fields)
-        columns = {name: [fields.get(name) for fields in records] for name in names}
-        single = {
-            name: [each[0] if isinstance(each, list) and len(each) == 1 else each for each in columns[name]] for name in names
-        }
-        return {name: [value for value in single[name] if isinstance(value, str)] for name in names}
+        columns = {name: [unwrapped(fields.get(name)) for fields in records] for name in names}
+        return {name: [value for value in column if isinstance(value, str)] for name, column in columns.items()}
     header, *rows = [*islice(_text_rows(path), PEEKED_ROWS + 1)] or [_TextRow(1, [])]
     readable = [row.cells for row in rows if row.problem is None]
     return {} if header.problem else {name: list(column) for name, *column in zip(header.cells, *readable, strict=True)}

@@ -36,9 +36,7 @@ def count_run_flops(recipe: Recipe, device: str = "meta") -> float:
         mask=torch.from_numpy(drawn.masked),
         predicted_indices=torch.from_numpy(np.flatnonzero(drawn.predicted)),
     ).to(torch.device(device))
-    changes = getattr(recipe.objective, "input_target", None) is not None
-    changes = changes or bool(getattr(recipe.objective, "freeze_steps", 0))
-    count = COUNTED_STEPS if changes else 1
+    count = COUNTED_STEPS if objective.may_skip_parameters else 1
     with flop_counter() as counter:
         for step in range(count):
             objective.before_step(1 + int(recipe.train.steps * (step + 0.5) / count))
