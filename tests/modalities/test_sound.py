@@ -237,5 +237,8 @@ def test_the_whole_way_from_clips_to_folds(clips: Path, tmp_path: Path) -> None:
     recipe = (tmp_path / "folds" / "fold-1" / "recipe.yaml").read_text()
     assert "exclude" in recipe and f"mean: {model.recipe.modality.mean}" in recipe
     assert cross_validate("sound/classify-tiny", "fold", run.folder, overrides, tmp_path / "folds") == found
+    scratch = cross_validate("sound/classify-tiny", "fold", run.folder, overrides, tmp_path / "scratch", scratch=True)
+    assert cross_validate("sound/classify-tiny", "fold", run.folder, overrides, tmp_path / "scratch", scratch=True) == scratch
+    assert load_recipe(tmp_path / "scratch/fold-1/recipe.yaml").init is None
     with pytest.raises(UserError, match="set by --folds"):
         cross_validate("sound/classify-tiny", "fold", run.folder, [*overrides, "data.valid=x"], tmp_path / "b")

@@ -100,8 +100,7 @@ def cross_validate(
             }
             with labelled(f"{column} {name}"):
                 resume = (place / "recipe.yaml").is_file()
-                fresh = scratch and not resume
-                run = finetune(recipe, model, None, None, words | rows, place, resume, fresh, modality)
+                run = finetune(recipe, model, None, None, words | rows, place, resume, scratch, modality)
             best[name] = best_score(run, loaded.objective.metric)
             values = [line[key] for line in run.metrics if (key := f"valid_{loaded.objective.metric}") in line]
             scores[name] = math.nan if not values or values[-1] is None else values[-1]
