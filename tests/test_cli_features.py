@@ -13,10 +13,11 @@ import soundfile
 import torch
 
 from data2vec import cli
-from data2vec.model import Model, save_model_folder
+from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.recipe.loading import load_recipe
 from helpers.command import exit_status
+from helpers.recordings import CHANNELS, waves
 
 COMMAND = (sys.executable, "-m", "data2vec", "features")
 
@@ -85,6 +86,32 @@ def test_features_with_invalid_arguments_exits_with_2(
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(("data2vec: error: ", "data2vec features: error: ")) and printed in line
     assert not list(tmp_path.glob("out*"))
+
+
+def test_features_take_settings_of_how_inputs_are_read_and_name_them_in_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"modality.channels": CHANNELS, "modality.rate": 50.0, "modality.scale.by": "none", "data.workers": 0}
+    small = {"encoder.width": 16, "encoder.ffn_width": 32, "encoder.layers": 1, "encoder.heads": 2}
+    blank_model(load_recipe("signal/v2-tiny", known | small)).save_pretrained(tmp_path / "model")
+    (tmp_path / "new").mkdir()
+    for index in range(3):
+        np.save(tmp_path / "new" / f"{index}.npy", waves(4.0, seed=index)[:, :2])
+    words = ["features", str(tmp_path / "model"), str(tmp_path / "new"), "--out", str(tmp_path / "out.npy")]
+    assert exit_status(*words) == 2  # one line for the folder, not one for each file
+    assert (
+        "new/0.npy and 2 more: an array of shape (200, 2), whose time axis is unknown: set data.time_axis"
+        in capsys.readouterr().err
+    )
+    named = [*words, "data.rate=50", "data.channels=[ax,ay]"]
+    assert exit_status(*named) == 2
+    assert "new/0.npy and 2 more: lacks az " in capsys.readouterr().err
+    assert exit_status(*named, "data.missing_channels=pad") == 0
+    assert np.load(tmp_path / "out.npy").shape == (3 * 25, 16)
+    for word in ("train.lr=1", "data.train=clips", "modality.patch=4"):
+        assert exit_status(*words, word) == 2
+        assert f"{word.partition('=')[0]}: is not about how inputs are read" in capsys.readouterr().err
+    assert exit_status(*words[:2], "data.rate=50", *words[3:]) == 2 and "INPUT is missing" in capsys.readouterr().err
 
 
 def test_ctrl_c_exits_with_130_and_keeps_finished_parts(model: str, clips: list[str], tmp_path: Path) -> None:

@@ -63,11 +63,13 @@ def test_predict_writes_a_table_that_counts_and_names_unreadable_inputs(
 def test_predict_on_the_screen_names_unreadable_inputs_and_fails_without_any_other(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = tmp_path / "bad.wav"
-    bad.write_bytes(b"no sound")
-    assert run(models / "models/events", models / "sounds/0.wav", bad) == 0
+    bad, other = tmp_path / "bad.wav", tmp_path / "other.wav"
+    for path in (bad, other):
+        path.write_bytes(b"no sound")
+    assert run(models / "models/events", models / "sounds/0.wav", bad, other) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 1 and printed.err.startswith(f"data2vec: skipped: {bad}: ")
+    assert printed.err.endswith(f"data2vec: skipped as {bad} is, 1 more: {other}\n")  # for the same reason
     assert run(models / "models/events", bad) == 2
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("data2vec: error: none of the 1 inputs can be decoded: ") or "can be read" in last

@@ -37,6 +37,8 @@ WRONG_PATH = {
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
 """The errors of files that are mistakes of a user, wherever the file is opened; others are failures of the machine."""
+_SETTING = re.compile(r"\w+(\.\w+)+=")
+"""The beginning of key=value among the inputs of a verb."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +92,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         )
     # argparse does not accept a key=value after an option
     arguments, rest = parser.parse_known_args(argv)
+    if hasattr(arguments, "inputs"):
+        words = [*arguments.inputs, *(word for word in rest if not word.startswith("-"))]
+        arguments.reading = [word for word in words if _SETTING.match(word) and not Path(word).exists()]
+        arguments.inputs = [word for word in words if word not in arguments.reading]
+        rest = [word for word in rest if word.startswith("-")]
+        if not arguments.inputs:
+            parser.error("INPUT is missing; name files, or one data set")
     if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:
@@ -237,10 +246,11 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--tune", metavar="N", type=_number(int, 0), default=0, help=tune)
     verb.add_argument("overrides", metavar="key=value", nargs="*", help="a setting, such as data.valid=test/")
 
+    inputs = "files, or one data set in any form that data.train accepts; and settings of how it is read, such as data.rate=50"
     about = "predict classes, labels, numbers or transcripts of new inputs with a fine-tuned model"
     verb = _add_verb(verbs, "predict", _predict, about, cli_help.PREDICT)
     verb.add_argument("model", metavar="MODEL", help="a run or model that was fine-tuned")
-    verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files, or one data set in any form that data.train accepts")
+    verb.add_argument("inputs", metavar="INPUT|key=value", nargs="+", help=inputs)
     table = "write a table, a .csv, .jsonl or .parquet file (default: print a line per input)"
     verb.add_argument("--out", metavar="FILE", type=Path, help=table)
     top_k = "list the N most probable labels, not only the first (default: %(default)s)"
@@ -296,7 +306,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(verbs, "features", _features, "extract features of files or a data set into one file", cli_help.FEATURES)
     verb.add_argument("model", metavar="MODEL", help=model)
-    verb.add_argument("inputs", metavar="INPUT", nargs="+", help="files, or one data set in any form that data.train accepts")
+    verb.add_argument("inputs", metavar="INPUT|key=value", nargs="+", help=inputs)
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="a .safetensors, .npy or .parquet file")
     layers = "last (default), all, states, mean; a block from 1, or from the end (-1); or a weight per block, such as 0,0.5,0.5"
     verb.add_argument("--layers", metavar="LAYERS", type=_parse_layers, default="last", help=layers)
@@ -650,6 +660,7 @@ def _shared(arguments: argparse.Namespace) -> dict[str, Any]:
 def _predict(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from data2vec.data.sources.splits import listed
     from data2vec.tasks.prediction.predict import predict
 
     a = arguments
@@ -657,16 +668,23 @@ def _predict(arguments: argparse.Namespace) -> None:
     of_data = (a.split, a.batch, a.column, a.second, a.modality, a.follow_links)
     if a.out is None and (a.shard is not None or _has_several_processes()):
         raise UserError("--shard and torchrun need --out FILE: the lines of several processes would have no order")
-    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data, a.precision, a.compile)
+    computed = (a.precision, a.compile, a.reading)
+    predictions = predict(a.model, inputs, a.top_k, a.threshold, a.device, *of_data, *computed)
     if a.out is not None:
         print(predictions.save(a.out, a.shard))
         return
+    skipped: dict[str, list[str]] = {}
     for prediction in predictions:
         name, fields = printable(prediction.name), "\t".join(map(printable, str(prediction).split("\t")))
-        if prediction.error is not None:
-            tqdm.write(f"data2vec: skipped: {name}: {fields}", sys.stderr)
-        else:
+        if prediction.error is None:
             tqdm.write(f"{name}\t{fields}", sys.stdout)
+            continue
+        if fields not in skipped:
+            tqdm.write(f"data2vec: skipped: {name}: {fields}", sys.stderr)
+        skipped.setdefault(fields, []).append(name)
+    for first, *more in skipped.values():
+        if more:
+            print(f"data2vec: skipped as {first} is, {len(more)} more: {listed(more)}", file=sys.stderr)
 
 
 def _transcribe(arguments: argparse.Namespace) -> None:
@@ -749,7 +767,8 @@ def _features(arguments: argparse.Namespace) -> None:
     a = arguments
     inputs = a.inputs[0] if len(a.inputs) == 1 else [Path(name) for name in a.inputs]
     of_data = (a.split, a.batch, a.column, a.modality, a.follow_links)
-    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, *of_data, a.shard, a.precision, a.compile))
+    computed = (a.shard, a.precision, a.compile, a.reading)
+    print(features(a.model, inputs, a.out, a.layers, a.pool, a.device, *of_data, *computed))
 
 
 def _number(kind: type[int] | type[float], low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
@@ -807,11 +826,14 @@ def _check(arguments: argparse.Namespace) -> None:
         settings = {"data.split": a.split, "data.follow_links": a.follow_links, "data.column": a.column}
         print(check_recordings(a.data, settings | list_overrides(a.overrides), a.labels or "label", a.json))
         return
-    if a.overrides or a.recipe is not None:
+    settings = list_overrides(a.overrides)
+    split, column = settings.pop("data.split", a.split), settings.pop("data.column", a.column)
+    if settings or a.recipe is not None:
         raise UserError(
-            "--recipe and key=value: have no effect without --modality, but for recordings; omit them, or add --kind recording"
+            f"{next(iter(settings), '--recipe')}: has no effect without --modality, but for recordings; omit it, or add --kind "
+            "recording"
         )
-    print(check(a.data, a.kind, a.split, a.tokenizer, a.workers, a.json, a.column, a.labels or "label", a.follow_links))
+    print(check(a.data, a.kind, split, a.tokenizer, a.workers, a.json, column, a.labels or "label", a.follow_links))
 
 
 def _check_modality(arguments: argparse.Namespace) -> None:

@@ -100,6 +100,7 @@ examples:
   data2vec predict events/ clips/ --threshold 0.3          of a multi-label model: all labels of at least this probability
   data2vec predict rte/ pairs.tsv --column premise --second hypothesis --out pairs.jsonl
   data2vec predict asr/ hf://owner/name --split test --out transcripts.csv
+  data2vec predict watch/ new/ data.rate=50 --out watch.csv  recordings whose files do not say their rate
 
 What is predicted is what the model was fine-tuned for: a class, several labels, a number or a transcript. With a language
 model, or with the times of words, use 'data2vec transcribe'. Unreadable inputs are counted and named; in a table they have an
@@ -186,6 +187,7 @@ examples:
   data2vec features RUN clips/ --out clips.npy --layers 8        the output of block 8; -1 is the last block, all is every block
   data2vec features RUN photos/ --out photos.parquet --pool      one vector per input, with its label
   data2vec features RUN hf://owner/name --split test --out test.npy --layers mean --pool
+  data2vec features RUN recordings/ --out r.npy data.missing_channels=pad
 
 Finished shards are kept in FILE.parts/: after an interruption, the same command resumes after the last one. Unreadable inputs
 are skipped, counted and named; their length is 0. docs/features.md describes the file formats.

@@ -83,7 +83,7 @@ def test_data_of_which_nothing_can_be_read_is_a_user_error(tmp_path: Path) -> No
         ),
         (
             ("--kind", "text", "modality.window=16"),
-            "--recipe and key=value: have no effect without --modality, but for recordings",
+            "modality.window: has no effect without --modality, but for recordings",
         ),
         (("--recipe", "vision/v2-tiny"), "--recipe: has no effect on recordings; omit it"),
         (("--modality", NAME, "modality.windw=3"), "did you mean 'window'?"),

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from data2vec.inputs import list_inputs, read_input, require_pairs, require_toke
 from data2vec.modalities.base import Modality
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
-from data2vec.settings import JsonDict
+from data2vec.settings import JsonDict, JsonMapping
 
 CHUNK = 32
 """Number of inputs that a worker decodes at a time."""
@@ -28,25 +29,40 @@ SHOWN = 20
 """How many unreadable inputs a summary names."""
 NAMED = 1000
 """How many unreadable inputs a result names; all are counted."""
+READING, NOT_READING = ("data.", "modality.aliases"), ("data.train", "data.valid")
+"""The beginnings of the settings that say how inputs are read; and of those among them that do not."""
 DecodedInput = tuple[str, Any]
 """The name of an input, and the decoded input or, as a string, why it cannot be decoded."""
 
 
 def open_inputs(
-    recipe: Recipe, inputs: Any, split: str, column: str | None, follow_links: bool, second: str | None = None
+    recipe: Recipe,
+    inputs: Any,
+    split: str,
+    column: str | None,
+    follow_links: bool,
+    second: str | None = None,
+    overrides: JsonMapping = MappingProxyType({}),
 ) -> tuple[Modality, Rows]:
     """The rows of a data set, or the list of inputs, and the modality that reads them, of this recipe with another data set.
 
     `inputs`: a data set in any form that `data.train` accepts, or a `datasets.Dataset` or `DatasetDict`, of which `split` is
     used; or a list of inputs as for `Model.features`. `column`, `second`, `follow_links`: as in the `data:` section; without
-    `second` the recipe's; without `column` the recipe's, if the data has it. Raises UserError if there are no inputs."""
-    changes: JsonDict = {"data.streaming": False, "data.split": split, "data.follow_links": follow_links}
+    `second` the recipe's; without `column` the recipe's, if the data has it. `overrides`: other settings by which inputs are
+    read, which precede these. Raises UserError if there are no inputs, and for settings of something else."""
+    if wrong := [key for key in overrides if not key.startswith(READING) or key.startswith(NOT_READING)]:
+        raise UserError(
+            f"{wrong[0]}: is not about how inputs are read; only settings of data: are, such as data.rate=50, without those of "
+            "training and validation data, and modality.aliases"
+        )
+    changes: JsonDict = {"data.split": split, "data.follow_links": follow_links}
     changes |= {} if column is None else {"data.column": column}
-    modality = load_recipe(recipe, changes | ({} if second is None else {"data.second": second})).build_modality()
+    changes |= {} if second is None else {"data.second": second}
+    modality = load_recipe(recipe, changes | dict(overrides) | {"data.streaming": False}).build_modality()
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
     if isinstance(inputs, str | Path):
         require_tokenizer(modality)
-        modality, rows = _open_dataset(modality, str(inputs), column is None)
+        modality, rows = _open_dataset(modality, str(inputs), column is None and "data.column" not in overrides)
         if not len(rows):
             raise UserError(f"{inputs}: has no rows, so there is nothing to do")
     else:
@@ -73,9 +89,22 @@ def list_unreadable(unreadable: Sequence[str], count: int, what: str) -> list[st
     says."""
     if not count:
         return []
-    shown = unreadable[:SHOWN]
-    lines = [f"{count} more cannot be decoded, and {what}:", *(f"  {reason}" for reason in shown)]
-    return [*lines, *([f"  and {count - len(shown)} more"] if count > len(shown) else [])]
+    groups = _by_reason(unreadable)
+    left = count - sum(len(names) for _, names in groups[:SHOWN])
+    lines = [f"{count} more cannot be decoded, and {what}:", *(f"  {line}" for line in reasons(unreadable)[:SHOWN])]
+    return [*lines, *([f"  and {left} more"] if left else [])]
+
+
+def reasons(unreadable: Sequence[str]) -> list[str]:
+    """A line for each reason in "name: reason" of inputs: it names the first of them, and counts the others."""
+    return [f"{first}{f' and {len(more)} more' if more else ''}: {reason}" for reason, (first, *more) in _by_reason(unreadable)]
+
+
+def _by_reason(unreadable: Sequence[str]) -> list[tuple[str, list[str]]]:
+    names: dict[str, list[str]] = {}
+    for name, _, reason in (each.partition(": ") for each in unreadable):
+        names.setdefault(reason, []).append(name)
+    return list(names.items())
 
 
 def decode_in_order(

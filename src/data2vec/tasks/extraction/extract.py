@@ -1,7 +1,7 @@
 """Feature extraction of many inputs into one file, in bounded memory, resumable."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model
 from data2vec.nn.encoder import Encoder
+from data2vec.recipe.loading import list_overrides
+from data2vec.settings import JsonMapping
 from data2vec.tasks.digests import content_digest, model_digest
 from data2vec.tasks.extraction.columns import metadata_columns
-from data2vec.tasks.extraction.decode import WINDOW, DecodedInput, decode_in_order, list_unreadable, open_inputs
+from data2vec.tasks.extraction.decode import WINDOW, DecodedInput, decode_in_order, list_unreadable, open_inputs, reasons
 from data2vec.tasks.extraction.shard_writer import Shard, ShardWriter
 from data2vec.tasks.extraction.writers import WRITERS, FeatureTable, write_features
 from data2vec.tasks.shares import share_of
@@ -75,6 +77,7 @@ def features(
     shard: str | None = None,
     precision: str = "fp32",
     compile: bool = False,
+    overrides: Iterable[str] | JsonMapping = (),
 ) -> FeatureFile:
     """Extract the features of many inputs into one file; the same features as `Model.features` returns.
 
@@ -84,7 +87,8 @@ def features(
     column of a dataset's signal, as `data.column`. `device`: auto, cpu, cuda or cuda:N. `modality`: see `data2vec.load`.
     `follow_links`: as `data.follow_links`. `shard`: "i/n" computes share i of n only; the last one to finish writes the file.
     Processes of torchrun share the work by themselves. `precision`: bf16 computes matrix products in bfloat16. `compile`:
-    compile the Transformer blocks (torch.compile).
+    compile the Transformer blocks (torch.compile). `overrides`: settings by which the inputs are read, such as
+    {"data.rate": 50}.
 
     Finished shards are kept in the folder `out`.parts: the same call, with any number of shares, computes only what is missing.
     Inputs that cannot be decoded are skipped and listed.
@@ -101,7 +105,8 @@ def features(
     batch_positions = max_positions(torch_device, batch)
     weights = layer_weights(layers, len(model.encoder.transformer.blocks))
     inputs = data_path(inputs) if hasattr(inputs, "save_to_disk") else inputs
-    reader, rows = open_inputs(model.recipe, inputs, split, column, follow_links)
+    reading = list_overrides(overrides)
+    reader, rows = open_inputs(model.recipe, inputs, split, column, follow_links, overrides=reading)
     settings = {
         "layers": layers if isinstance(layers, str | int) else [float(weight) for weight in layers],
         "pool": pool,
@@ -116,6 +121,7 @@ def features(
         "split": split,
         "device": torch_device.type,
         "batch": batch_positions,
+        "reading": reading,
     }
     shards = ShardWriter(out.with_name(f"{out.name}.parts"), len(rows), share)
     if not shards.blocks:
@@ -137,7 +143,7 @@ def features(
         lengths, names, unreadable, num_unreadable = shards.index()
         if not lengths.any():
             shards.remove()
-            raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(unreadable[:3])}")
+            raise UserError(f"none of the {len(rows)} inputs can be decoded: {'; '.join(reasons(unreadable)[:3])}")
         layer_axis = () if weights is None or layers not in MANY_LAYERS else (len(weights),)
         shape = (len(lengths) if pool else int(lengths.sum()), *layer_axis, model.recipe.encoder.width)
         columns = metadata_columns(rows, getattr(reader, "kind", ""))

@@ -1,7 +1,7 @@
 """Prediction: what a fine-tuned model says of new inputs, in batches, in input order."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from data2vec.modalities.base import Modality
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, require_head
 from data2vec.nn.heads import ClassifierSettings, CTCSettings, Head
+from data2vec.recipe.loading import list_overrides
 from data2vec.recipe.task_settings import CTCDecodingSettings
-from data2vec.settings import JsonDict
+from data2vec.settings import JsonDict, JsonMapping
 from data2vec.tasks.asr.decoding import build_ctc_decoder
 from data2vec.tasks.asr.vocabulary import CTCVocabulary
 from data2vec.tasks.digests import content_digest, model_digest
 from data2vec.tasks.extraction.columns import metadata_columns
-from data2vec.tasks.extraction.decode import WINDOW, decode_in_order, list_unreadable, open_inputs
+from data2vec.tasks.extraction.decode import WINDOW, decode_in_order, list_unreadable, open_inputs, reasons
 from data2vec.tasks.prediction.table import TABLE_WRITERS, PredictionColumns, PredictionShards, write_table
 from data2vec.tasks.shares import share_of
 
@@ -106,20 +107,20 @@ class Predictions:
 
     def __iter__(self) -> Iterator[Prediction]:
         """In input order. Raises UserError if none of the inputs can be decoded, and if the model computes NaN or inf."""
-        reasons, readable = list[str](), 0
+        unreadable, readable = list[str](), 0
         with progress(desc="predict", total=len(self), unit="input") as bar:
             for _, window in self._windows([range(len(self))]):
                 for prediction in window:
                     readable += prediction.error is None
-                    if prediction.error is not None and len(reasons) < 3:
-                        reasons.append(f"{prediction.name}: {prediction.error}")
+                    if prediction.error is not None and not readable:
+                        unreadable.append(f"{prediction.name}: {prediction.error}")
                     yield prediction
                 bar.update(len(window))
         if not readable:
-            raise self._none_decoded(reasons)
+            raise self._none_decoded(unreadable)
 
-    def _none_decoded(self, reasons: list[str]) -> UserError:
-        return UserError(f"none of the {len(self)} inputs can be decoded: {'; '.join(reasons[:3])}")
+    def _none_decoded(self, unreadable: list[str]) -> UserError:
+        return UserError(f"none of the {len(self)} inputs can be decoded: {'; '.join(reasons(unreadable)[:3])}")
 
     def _windows(self, ranges: list[range]) -> Iterator[tuple[int, list[Prediction]]]:
         """The predictions of `ranges` in order, in lists, each with the index of its first input."""
@@ -186,6 +187,7 @@ def predict(
     follow_links: bool = False,
     precision: str = "fp32",
     compile: bool = False,
+    overrides: Iterable[str] | JsonMapping = (),
 ) -> Predictions:
     """What a fine-tuned model says of many inputs: iterate over the result, or write it by `.save("predictions.csv")`.
 
@@ -196,7 +198,7 @@ def predict(
     of positions per batch; results do not depend on it. `column`, `second`: the columns of a dataset's signal, and of the
     second text of pairs, as `data.column` and `data.second`. `modality`: see `data2vec.load`. `follow_links`: as
     `data.follow_links`. `precision`: bf16 computes matrix products in bfloat16. `compile`: compile the
-    Transformer blocks (torch.compile).
+    Transformer blocks (torch.compile). `overrides`: settings by which the inputs are read, such as {"data.rate": 50}.
 
     Recordings of more than 40 seconds are encoded in overlapping chunks, and classified by all of their positions together, as
     in evaluation. Inputs that cannot be decoded have a prediction with an `error`.
@@ -207,7 +209,8 @@ def predict(
     _check_options(head.settings, top_k, threshold)
     if second is not None and getattr(loaded.modality, "kind", None) != "text":
         raise UserError(f"second: {second!r}, but this is no model of texts; only these come in pairs")
-    reader, rows = open_inputs(loaded.recipe, inputs, split, column, follow_links, second)
+    reading = list_overrides(overrides)
+    reader, rows = open_inputs(loaded.recipe, inputs, split, column, follow_links, second, reading)
     if loaded.device != place:
         loaded = copy.deepcopy(loaded).to(place)
         head = require_head(loaded, "this model")
@@ -216,6 +219,7 @@ def predict(
     check_computation(place, precision, compile)
     settings = {"top_k": top_k, "threshold": threshold, "split": split, "device": place.type, "batch": positions}
     settings |= {"precision": precision, "compile": compile, "second": getattr(reader.data, "second", None)}
+    settings |= {"reading": reading}
     return Predictions(loaded, head, reader, rows, positions, settings, inputs)
 
 

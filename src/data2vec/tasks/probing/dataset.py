@@ -92,7 +92,8 @@ def _load(name: str, where: str, selection: RowSelection, modality: Modality, se
     try:
         rows = modality.reading(modality.whole_split, column=settings.column).selected_rows(where, selection, f"{name}_rows")
     except UserError as error:
-        raise UserError(str(error) if str(error).startswith(f"{name}_rows") else f"{name}: {error}") from None
+        problem = str(error).replace("data.column", "probe.column")
+        raise UserError(problem if problem.startswith(f"{name}_rows") else f"{name}: {problem}") from None
     examples = modality.labelled(rows)
     order = np.arange(len(examples))
     if len(order) > settings.max_examples:
