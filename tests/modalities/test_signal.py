@@ -285,6 +285,14 @@ def test_recordings_that_differ_in_channels_or_rate_are_refused_with_both(tmp_pa
         modality.measure(str(tmp_path))
 
 
+def test_recordings_that_lack_channels_are_counted_in_one_error(tmp_path: Path) -> None:
+    for index in range(4):
+        write_npz(tmp_path / f"{index}.npz", waves(8)[:, : 2 + (index == 2)], CHANNELS[: 2 + (index == 2)])
+    modality = signals()
+    with pytest.raises(UserError, match=r"^3 of 4 recordings do not fit, as \S+0\.npz: lacks az of the channels"):
+        modality.labelled(modality.rows(str(tmp_path)))
+
+
 def test_channels_that_no_recording_has_are_refused_with_those_of_a_recording(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_npz(tmp_path / f"{name}.npz", waves(8))

@@ -418,18 +418,24 @@ class SignalExamples(ExampleDataset):
 
 
 def _lengths(rows: Rows, reader: WindowReader) -> tuple[np.ndarray, list[str]]:
-    """(n,) samples of each recording at the rate of the model, -1 where it cannot be read, and "name: reason" of those."""
+    """(n,) samples of each recording at the rate of the model, -1 where it cannot be read, and "name: reason" of those. Raises
+    UserError if some have other channels than the model takes."""
     views = rows if isinstance(rows, list) else rows.select_columns(KIND)
+    unfit = list[UserError]()
 
     def measure(index: int) -> int | str:
         try:
             return reader.length(views[index][KIND])
-        except CorruptExample as error:
+        except (CorruptExample, UserError) as error:
+            if isinstance(error, UserError):
+                unfit.append(error)
             return str(error)
 
     hidden = isinstance(rows, list)
     indices = progress(range(len(views)), "reading headers", unit="recording", delay=3, hidden=hidden)
     found = [measure(index) for index in indices]
+    if unfit:
+        raise unfit[0] if len(unfit) == 1 else UserError(f"{len(unfit)} of {len(views)} recordings do not fit, as {unfit[0]}")
     return np.array([-1 if isinstance(each, str) else each for each in found]), [
         each for each in found if isinstance(each, str)
     ]

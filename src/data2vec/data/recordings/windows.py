@@ -239,7 +239,7 @@ def _channel_indices(recording: Recording, montage: Montage) -> list[int | None]
     if len(missing) == len(indices) or (missing and not montage.allow_missing):
         raise UserError(
             f"lacks {_listed(missing)} of the channels of the model; it has {_listed(recording.channels)}; the model takes "
-            f"{_listed(montage.channels)}: name channels apart by modality.aliases"
+            f"{_listed(montage.channels)}: name them by modality.aliases, or those of files without names by data.channels"
             + (
                 ""
                 if montage.allow_missing or len(missing) == len(indices)
@@ -250,7 +250,7 @@ def _channel_indices(recording: Recording, montage: Montage) -> list[int | None]
         if index is not None and recording.rates[index] < MIN_RATE * montage.rate:
             raise UserError(
                 f"channel {name} has {recording.rates[index]:g} Hz, but the model {montage.rate:g}: it has nothing of the "
-                "upper half of the model's frequencies; leave it out by modality.channels, or lower modality.rate"
+                "upper half of the model's frequencies; use other recordings, or train without it or with a lower modality.rate"
             )
     return indices
 
