@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from data2vec.data.sources.selection import select_rows
 from data2vec.errors import UserError
+from data2vec.recipe.loading import load_recipe
 from data2vec.run_dir import Run
 from data2vec.train.sweeps import cross_validation
 from data2vec.train.sweeps.cross_validation import cross_validate
@@ -56,3 +58,25 @@ def test_a_run_that_ends_by_what_is_held_out_and_groups_that_are_patterns_are_re
     table.write_text(table.read_text(encoding="utf-8").replace("a/b", "a?"), encoding="utf-8")
     with pytest.raises(UserError, match="'a\\?' is a pattern, which may select rows of other groups"):
         cross_validate("text/classify-tiny", "person", overrides=given[:1], out=tmp_path / "folds")
+
+
+def test_selected_rows_are_divided_into_folds_on_both_sides(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {}
+
+    def run_of(recipe: Any, model: Any, data: Any, valid: Any, overrides: Any, place: Path, *rest: Any) -> Run:
+        data_settings = load_recipe(recipe, overrides).data
+        rows = [{"person": person, "label": label} for person in ("李", "a/b", "張") for label in "ab"]
+        sides = [select_rows(rows, each, "rows") for each in (data_settings.train_rows, data_settings.valid_rows)]
+        found[place.name] = [[row["person"] + row["label"] for row in side] for side in sides]
+        return Run(place)
+
+    monkeypatch.setattr(cross_validation, "finetune", run_of)
+    given = [f"data.train={table}", "data.train_rows.exclude={label: b, person: 張}"]
+    cross_validate("text/classify-tiny", "person", overrides=given, out=tmp_path / "folds")
+    assert list(found.values()) == [[["a/ba"], ["李a"]], [["李a"], ["a/ba"]]]
+    with pytest.raises(UserError, match=r"data\.train_rows\.part: would be another part in each fold"):
+        cross_validate("text/classify-tiny", "person", overrides=[given[0], "data.train_rows.part=[0, 0.5]"], out=tmp_path)
+    with pytest.raises(UserError, match=r"data\.valid_rows\.where: is set by --folds"):
+        cross_validate("text/classify-tiny", "person", overrides=[given[0], "data.valid_rows.where={label: a}"], out=tmp_path)

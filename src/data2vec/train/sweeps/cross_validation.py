@@ -15,12 +15,14 @@ import torch
 from data2vec.atomic_io import write_json
 from data2vec.console.progress import labelled
 from data2vec.data.dataset import column_value
+from data2vec.data.sources.selection import RowSelection
 from data2vec.data.sources.splits import ALL
 from data2vec.distributed import Process, is_rank_zero
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.run_dir import default_run_dir, exclusive_lock
+from data2vec.settings import JsonDict
 from data2vec.tasks.metrics import format_score
 from data2vec.train.finetune import finetune
 from data2vec.train.sweeps.sweep import best_score
@@ -73,34 +75,45 @@ def cross_validate(
     """Run `data2vec.finetune` once for each value of `column` in `data.train`, which is held out for validation.
 
     Each run has its own folder in `out`, which also gets folds.json. Finished runs are skipped and interrupted ones resumed, so
-    the same call completes a cross-validation. `modality`: see `data2vec.pretrain`.
+    the same call completes a cross-validation. Of `data.train_rows`, `where` and `exclude` come before the folds; `fraction` is
+    of the rows that a run is trained on. `modality`: see `data2vec.pretrain`.
 
     Raises UserError as `finetune` does, and if the column does not divide the data."""
     folder = Path(out) if out is not None else Path(f"{default_run_dir(recipe)}-folds")
     words = list_overrides(overrides)
-    if named := [key for key in words if key.startswith(("data.valid", "data.train_rows"))]:
+    if named := [key for key in words if key.startswith("data.valid")]:
         raise UserError(f"{named[0]}: is set by --folds, which validates on a part of data.train; omit it")
     loaded = with_absolute_paths(load_recipe(recipe, words, modality=modality))
+    words = {key: value for key, value in words.items() if not key.startswith("data.train_rows")}  # each fold has its own
     if loaded.data.train is None:
         raise UserError("data.train: no labelled data; give it with data.train=FOLDER")
     if getattr(loaded.objective, "patience", None) is not None:
         raise UserError("objective.patience: would end each run by the scores of what is held out; set it to null for --folds")
-    groups = group_names(loaded.build_modality().reading(split=ALL).rows(loaded.data.train), column, loaded.data.train)
+    selection = loaded.data.train_rows
+    if selection.part != RowSelection().part:
+        raise UserError(
+            "data.train_rows.part: would be another part in each fold; select rows by where and exclude for --folds"
+        )
+    every = RowSelection(where=selection.where, exclude=selection.exclude)
+    rows = loaded.build_modality().reading(split=ALL).selected_rows(loaded.data.train, every, "data.train_rows")
+    groups = group_names(rows, column, loaded.data.train)
     is_main, process = is_rank_zero(), Process(torch.device("cpu"))
     with exclusive_lock(folder, process, "another cross-validation runs") if is_main else nullcontext():
         scores, best = dict[str, float](), dict[str, float]()
         for name in groups:
             place = folder / quote(f"{column}-{name}", safe=" ")  # names that differ have folders that differ
-            rows: dict[str, Any] = {
+            left_out = {**selection.exclude, column: (*selection.exclude.get(column, ()), name)}
+            held_out = every.model_copy(update={"where": {**selection.where, column: (name,)}})
+            fold: JsonDict = {
                 "data.valid": loaded.data.train,
                 "data.split": ALL,
                 "data.valid_split": ALL,
-                "data.train_rows": {"exclude": {column: [name]}},
-                "data.valid_rows": {"where": {column: [name]}},
+                "data.train_rows": _dumped(selection.model_copy(update={"exclude": left_out})),
+                "data.valid_rows": _dumped(held_out),
             }
             with labelled(f"{column} {name}"):
                 resume = (place / "recipe.yaml").is_file()
-                run = finetune(recipe, model, None, None, words | rows, place, resume, scratch, modality)
+                run = finetune(recipe, model, None, None, words | fold, place, resume, scratch, modality)
             best[name] = best_score(run, loaded.objective.metric)
             values = [line[key] for line in run.metrics if (key := f"valid_{loaded.objective.metric}") in line]
             scores[name] = math.nan if not values or values[-1] is None else values[-1]
@@ -111,6 +124,10 @@ def cross_validate(
             means = {"mean": _or_null(result.mean), "std": _or_null(result.std)}
             write_json(folder / "folds.json", asdict(result) | folds | means)
         return result
+
+
+def _dumped(selection: RowSelection) -> JsonDict:
+    return selection.model_dump(mode="json", exclude_defaults=True)
 
 
 def _or_null(value: float) -> float | None:
