@@ -82,3 +82,26 @@ def test_links_of_a_run_folder_to_files_elsewhere_are_not_read(tmp_path: Path) -
     (tmp_path / "run" / "metrics.jsonl").unlink()
     (tmp_path / "run" / "metrics.jsonl").symlink_to("lines")
     assert [each["step"] for each in Run(tmp_path / "run").metrics] == [1]
+
+
+@pytest.mark.parametrize(
+    ("file", "run", "kind"),
+    [
+        ("folds.json", "fold-1", "a cross-validation, whose scores are in folds.json"),
+        ("sweep.json", "lr=1e-4/seed-1", "a sweep, whose scores are in sweep.json"),
+        ("results.json", "mae/probe/seed-1/run", "a comparison, whose scores are in results.json"),
+        ("other.json", "fold-1", "several runs"),
+    ],
+)
+def test_folder_of_several_runs_is_named_as_what_it_is_with_one_of_its_runs(
+    file: str, run: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / run).mkdir(parents=True)
+    (tmp_path / run / "recipe.yaml").touch()
+    (tmp_path / file).write_text("{}")
+    expected = f"; it is the folder of {kind}; name one of its runs, such as {tmp_path / run}"
+    for words in (["evaluate"], ["evaluate", "@last"], ["report"], ["finetune", "--resume"]):
+        last = f"{tmp_path}{words.pop()}" if words[-1] == "@last" else str(tmp_path)
+        assert cli.main([*words, last]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert expected in line and ("or repeat the command" in line) == ("--resume" in words)

@@ -48,6 +48,7 @@ from data2vec.nn.transformer import Transformer
 from data2vec.recipe.loading import untrusted_recipe
 from data2vec.recipe.recipe import MODALITIES, Recipe
 from data2vec.recipe.training_history import TrainingStage, origin_of, read_origin
+from data2vec.run_dir import runs_below
 from data2vec.settings import JsonDict
 from data2vec.untrusted import read_json, require_regular
 
@@ -271,9 +272,8 @@ def load_model_folder(path: str | Path) -> Model:
         folder = folder / "model"
     if not (folder / "config.json").is_file():
         unfinished = f" with weights (nothing is trained yet: continue it with --resume {path})"
-        raise UserError(
-            f"{path} is not a data2vec run or model folder{unfinished if (folder / 'recipe.yaml').is_file() else ''}"
-        )
+        hint = unfinished if (folder / "recipe.yaml").is_file() else runs_below(folder)
+        raise UserError(f"{path} is not a data2vec run or model folder{hint}")
     try:
         config = read_json(folder / "config.json")
         if config["format"] != FORMAT:

@@ -268,6 +268,20 @@ def _other_version(folder: Path, source: str) -> Iterator[None]:
         ) from None
 
 
+SEVERAL = {"folds.json": "a cross-validation", "sweep.json": "a sweep", "results.json": "a comparison"}
+"""What a folder of several runs is, by the file in it with their scores."""
+
+
+def runs_below(folder: Path) -> str:
+    """ "; it is the folder of …", with one of its runs, of a folder of several runs; "" for any other."""
+    kind = next((f"{kind}, whose scores are in {name}" for name, kind in SEVERAL.items() if (folder / name).is_file()), None)
+    depths = range(1, 3 if kind is None else 5)  # of what may be any folder, not all of it
+    places = (place for depth in depths for place in sorted(folder.glob(f"{'*/' * depth}recipe.yaml")))
+    if (recipe := next(places, None)) is None:
+        return ""
+    return f"; it is the folder of {kind or 'several runs'}; name one of its runs, such as {recipe.parent}"
+
+
 def check_run_dir(folder: Path, resume: bool) -> None:
     """Raises UserError when `folder` cannot be the folder of this run: a new run needs a new or empty folder, and to resume
     there must be a run."""
@@ -283,7 +297,9 @@ def check_run_dir(folder: Path, resume: bool) -> None:
         if folder.is_dir() and any(path.name not in (".lock", ".recipe.yaml.tmp") for path in folder.iterdir()):
             raise UserError(f"--out {folder}: is not empty; choose another --out")
     elif not is_run:
-        raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml); omit --resume to start a new run")
+        several = runs_below(folder)
+        fix = f"{several}, or repeat the command that made it" if several else "; omit --resume to start a new run"
+        raise UserError(f"--resume: {folder} is not a run folder (no recipe.yaml){fix}")
 
 
 def read_recorded_recipe(folder: Path) -> Recipe:

@@ -29,6 +29,7 @@ from data2vec.run_dir import (
     load_run_recipe,
     read_checkpoint_tensors,
     read_state,
+    runs_below,
 )
 from data2vec.settings import JsonDict
 
@@ -39,7 +40,7 @@ def load_run_weights(run: Path, which: str) -> Model:
     Raises UserError when the run has none, or the checkpoint is damaged."""
     name = f"{run}@{which}"
     if not (run / "recipe.yaml").is_file() and not Run(run).checkpoints:
-        raise UserError(f"{name}: {run} is not a run folder")
+        raise UserError(f"{name}: {run} is not a run folder{runs_below(run)}")
     if which == "best":
         return _load_best(run, name)
     if which == "last":

@@ -21,7 +21,7 @@ from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
 from data2vec.report.style import as_text, to_svg
 from data2vec.report.validation import validation_sections
-from data2vec.run_dir import DamagedFile, Run, load_run_recipe, part_run, read_small_file, write_part_runs
+from data2vec.run_dir import DamagedFile, Run, load_run_recipe, part_run, read_small_file, runs_below, write_part_runs
 from data2vec.settings import JsonMapping
 from data2vec.tasks.finetuning.verdict import judge_run
 from data2vec.tasks.validation import describe_validation
@@ -46,7 +46,7 @@ def build_report(run: str | Path, modality: CustomClass | None = None) -> Path:
         trust_class(modality, "modality")
     run_dir = Run(local_path(run))
     if not run_dir.recipe.is_file():
-        raise UserError(f"{run} is not a run folder (it has no recipe.yaml)")
+        raise UserError(f"{run} is not a run folder (it has no recipe.yaml){runs_below(run_dir.folder)}")
     recipe = load_run_recipe(run_dir.folder)
     if isinstance(recipe, JointRecipe):
         return _build_joint_report(run_dir, recipe)
