@@ -212,6 +212,11 @@ def test_files_that_metadata_does_not_list_are_counted_and_named(tmp_path: Path,
     (tmp_path / "metadata.csv").write_text("file_name\na.wav\n")
     assert len(open_dataset(str(tmp_path), "audio")) == 1
     assert "left out as metadata.csv does not list them, 2 of 3 audio files: b.wav, sub/c.wav" in caplog.text
+    with (tmp_path / "metadata.csv").open("a") as file:
+        file.write("missing.wav\na.wav\n")
+    caplog.clear()
+    assert len(open_dataset(str(tmp_path), "audio")) == 3
+    assert "2 of 3 audio files: b.wav" in caplog.text  # not the one that a row names in vain, nor one twice
 
 
 def test_files_beside_the_folder_of_metadata_are_read_without_it(tmp_path: Path) -> None:

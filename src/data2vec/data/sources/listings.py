@@ -283,8 +283,9 @@ def listing_source(
                 "folder as the data"
             )
         if left_out:
+            there = {order[index] for index in taken} & {*files}  # not what a row names that is missing, or twice
             message = "%s: left out as %s does not list them, %d of %d %s files: %s"
-            log.warning(message, where, which, len(left_out), len(indices), kind, listed(left_out))
+            log.warning(message, where, which, len(left_out), len(left_out) + len(there), kind, listed(left_out))
         listed_files = [paths[index] for index in taken if index < len(tables)]
         if again := len(listed_files) - len(
             {*zip(listed_files, (tables[i].name for i in taken if i < len(tables)), strict=True)}
