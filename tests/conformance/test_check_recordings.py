@@ -1,10 +1,14 @@
+import shlex
 from pathlib import Path
 
+import edfio
 import numpy as np
 import pytest
 
 from data2vec.conformance.check_recordings import check_recordings
 from data2vec.data.check.check import is_recordings
+from data2vec.recipe.loading import load_recipe
+from data2vec.train.pretrain import resolve_recipe
 from helpers.command import exit_status
 from helpers.recordings import waves, write_npz
 
@@ -29,6 +33,43 @@ def test_report_names_flat_and_clipped_channels_gaps_and_unreadable_files(tmp_pa
     assert found.seconds is not None and found.seconds.total == 32
     assert len(found.unreadable) == 1 and found.unreadable[0].startswith("broken.npz: ")
     assert "5; 1 unreadable" in str(found) and str(found).endswith(f"data.train={tmp_path}")
+
+
+def test_annotations_are_counted_and_the_proposal_suits_electrodes_at_their_rate(tmp_path: Path) -> None:
+    rng, names = np.random.default_rng(0), ("EEG Fpz-Cz", "C3", "EMG")  # two electrodes in one channel, too
+    signals = [edfio.EdfSignal(rng.normal(0, 40, 9000), 100, label=name, physical_dimension="uV") for name in names]
+    annotations = [edfio.EdfAnnotation(0, 60, "W"), edfio.EdfAnnotation(60, 30, "N1"), edfio.EdfAnnotation(5, None, "lights")]
+    edfio.Edf(signals, annotations=annotations).write(tmp_path / "night.edf")
+    found = check_recordings(tmp_path)
+    assert found.annotations == {"W": 1, "N1": 1} and found.points == 1
+    assert "2: W (1), N1 (1); 1 without a duration, which are no labels" in str(found)
+    assert found.settings == {
+        "modality.channels": ["EEG Fpz-Cz", "C3"],
+        **{"modality.window_seconds": 30, "modality.patch": 100, "modality.layout": "grid", "modality.spectrum": True},
+        "objective.decoder.kernel": [3, 3],
+    }
+    words = shlex.split(str(found).splitlines()[-1])[4:]
+    recipe = load_recipe("signal/v2-tiny", [*words, "modality.rate=100"])
+    assert recipe.flat() | found.settings == recipe.flat()
+
+
+@pytest.mark.parametrize(
+    ("rate", "settings"),
+    [
+        (50, {}),
+        (25, {"modality.patch": 4}),  # a window is no multiple of 8 samples
+        (100, {"modality.patch": 16}),
+        (51.2, {"modality.rate": 51, "modality.patch": 6}),
+        (500, {"modality.patch": 25}),
+    ],
+)
+def test_proposal_has_a_patch_that_suits_the_rate(rate: float, settings: dict[str, float], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", waves(8, rate=rate))
+    given = {"data.rate": rate, "data.time_axis": "first"}
+    found = check_recordings(tmp_path, given)
+    assert found.settings == settings | given
+    assert str(found).endswith(f"data.rate={float(rate)} data.time_axis=first")
+    resolve_recipe("signal/v2-tiny", tmp_path, found.settings, None)
 
 
 def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:

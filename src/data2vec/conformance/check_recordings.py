@@ -1,8 +1,10 @@
 """`check_recordings()`: read a complete data set of recordings, and report channels, rates, units, gaps and bad channels."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from data2vec.console.progress import progress
 from data2vec.data.check.report import Distribution, describe_counts, describe_range
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import column_value
+from data2vec.data.recordings.channels import canonical
+from data2vec.data.recordings.electrodes import POSITIONS
 from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.recording import Recording
 from data2vec.data.recordings.rows import KIND
@@ -22,13 +26,21 @@ from data2vec.errors import CorruptExample, UserError
 from data2vec.local_path import local_path, output_file
 from data2vec.modalities.signal import SignalData, Signals, SignalSettings
 from data2vec.recipe.loading import load_recipe
-from data2vec.settings import JsonMapping
+from data2vec.settings import JsonDict, JsonMapping
 
 BLOCK = 2**20
 """Samples of a channel that are read at a time."""
 CLIPPED, CLIPPED_RUN = 0.001, 3
 """A channel is clipped if more than this fraction of its samples is at its largest or smallest value, so many in a row."""
 SHOWN = 5
+WINDOW_SECONDS, PATCH = 4, 8
+"""Of `signal/v2-tiny`."""
+FAST = 128
+"""Hz from which the patches of all channels together are short."""
+PATCH_SECONDS = (0.1, 0.16, 0.5), (0.05, 0.05, 0.1)
+"""The shortest patch, a good one and the longest, below FAST and from there on."""
+GRID_SECONDS, MANY_POSITIONS = 30, 1000
+"""A window of a grid of electrodes, and the positions that attention takes well."""
 MEANINGS = {
     "bad": "channels marked as bad in their files",
     "flat": "channels that do not change",
@@ -63,15 +75,24 @@ class RecordingReport:
     """ "name: percentage" of each recording with missing samples."""
     subjects: dict[str, int] = field(default_factory=dict)
     classes: dict[str, int] = field(default_factory=dict)
+    annotations: dict[str, int] = field(default_factory=dict)
+    """Spans by the text of their annotation, which are labels by the column `event`."""
+    points: int = 0
+    """Annotations without a duration, which are none."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What pre-training of `signal/v2-tiny` on this data needs, by dotted key."""
 
     def __str__(self) -> str:
         bad = len(self.unreadable)
         rows = {"recordings": f"{self.recordings:,}" + (f"; {bad:,} unreadable" if bad else ", all readable")}
         if self.seconds is not None:
             rows |= {"total": f"{self.seconds.total / 3600:.2f} hours", "seconds": describe_range(self.seconds)}
-        for name in ("channels", "units", "rates", "subjects", "classes"):
+        for name in ("channels", "units", "rates", "subjects", "classes", "annotations"):
             if counts := getattr(self, name):
                 rows[name] = f"{len(counts):,}: {describe_counts(counts)}"
+        if self.points:
+            points = f"{self.points:,} without a duration, which are no labels"
+            rows["annotations"] = "; ".join(filter(None, (rows.get("annotations"), points)))
         for name, meaning in MEANINGS.items():
             if found := getattr(self, name):
                 more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
@@ -87,7 +108,8 @@ class RecordingReport:
             return "Recordings differ in channels: name those to use by modality.channels, or set data.missing_channels=pad."
         if len(self.rates) > 1:
             return "Channels differ in their rates: set modality.rate to that of the model, in Hz."
-        return f"Ready: data2vec pretrain signal/v2-tiny data.train={shlex.quote(self.where)}"
+        words = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.settings.items())
+        return f"Ready: data2vec pretrain signal/v2-tiny {shlex.join((f'data.train={self.where}', *words))}"
 
 
 def check_recordings(
@@ -99,14 +121,16 @@ def check_recordings(
     `label`: the column whose classes are counted; subjects are those of column `subject`. `out`: a JSON file for the complete
     report. Raises UserError if there is no such data set."""
     out = None if out is None else output_file(out, "--json")
-    data = load_recipe("signal/v2-tiny", overrides).data
+    recipe, shipped = load_recipe("signal/v2-tiny", overrides), load_recipe("signal/v2-tiny")
+    data = recipe.data
     assert isinstance(data, SignalData)
     modality = Signals(SignalSettings(), data)
     rows = modality.rows(str(local_path(where)))
     if not hasattr(rows, "__len__"):
         raise UserError("data.streaming: recordings are checked one by one; set it to false")
     report, seconds = RecordingReport(str(where), len(rows)), list[float]()
-    counts = {name: Counter[str]() for name in ("channels", "units", "rates", "subjects", "classes")}
+    counts = {name: Counter[str]() for name in ("channels", "units", "rates", "subjects", "classes", "annotations")}
+    first: Recording | None = None
     for index in progress(range(len(rows)), desc="reading", unit="recording"):
         signal = rows[index][KIND]
         name = _short(recording_name(signal), str(where))
@@ -117,7 +141,11 @@ def check_recordings(
         except CorruptExample as error:
             report.unreadable.append(str(error))
             continue
+        first = first or recording
         seconds.append(recording.seconds)
+        with suppress(CorruptExample), decoding({**signal, "path": name, "array": 0}, name):
+            counts["annotations"].update(event.text for event in recording.events if event.seconds)
+            report.points += sum(not event.seconds for event in recording.events)
         counts["channels"][" ".join(recording.channels)] += 1
         counts["units"].update(unit or "unknown" for unit in recording.units)
         counts["rates"].update(f"{rate:g} Hz" for rate in recording.rates)
@@ -126,13 +154,39 @@ def check_recordings(
                 counts[key][str(value)] += 1
     for key, found in counts.items():
         setattr(report, key, dict(found.most_common()))
-    if seconds:
+    if first is not None:
         values = np.array(seconds)
         ends = float(values.min()), float(np.median(values)), float(values.mean()), float(values.max()), float(values.sum())
         report.seconds = Distribution(*ends)
+        base = shipped.flat()
+        report.settings = {key: value for key, value in recipe.flat().items() if value != base.get(key)}
+        report.settings = suited_settings(first, ends[1]) | report.settings
     if out is not None:
         write_json(Path(out), asdict(report))
     return report
+
+
+def suited_settings(recording: Recording, seconds: float) -> JsonDict:
+    """The settings of `signal/v2-tiny` that differ for such recordings of a length, by docs/signals.md: of electrodes of the
+    head a grid of 1 s; of other channels patches of a length that suits the rate; none for channels of several rates."""
+    if len(rates := set(recording.rates)) > 1:
+        return {}
+    (found,) = rates
+    rate = max(round(found), 1)
+    settings: JsonDict = {} if found == rate else {"modality.rate": rate}  # so that a window has whole samples
+    electrodes = [name for name in recording.channels if all(end in POSITIONS for end in canonical(name).split("-"))]
+    window = int(min(GRID_SECONDS, MANY_POSITIONS // max(len(electrodes), 1), seconds))
+    if electrodes and window > 1 < rate:
+        others = len(electrodes) < len(recording.channels)
+        settings |= {"modality.channels": electrodes} if others else {}
+        settings |= {"modality.window_seconds": window, "modality.patch": rate, "modality.layout": "grid"}
+        return settings | {"modality.spectrum": True, "objective.decoder.kernel": [3, 3]}
+    shortest, target, longest = PATCH_SECONDS[rate >= FAST]
+    samples = rate * WINDOW_SECONDS
+    if shortest <= PATCH / rate <= longest and samples % PATCH == 0:
+        return settings
+    patches = (patch for patch in range(1, samples // 2 + 1) if samples % patch == 0)
+    return settings | {"modality.patch": min(patches, key=lambda patch: abs(patch - target * rate))}
 
 
 def _short(name: str, where: str) -> str:
