@@ -1,9 +1,17 @@
+import ast
 import logging
 import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import data2vec
+from data2vec import cli
 from data2vec.errors import CorruptExample, Interrupted, UserError, did_you_mean, get_logger, printable, quoted
+from data2vec.recipe.recipe import MODALITIES, recipe_class
+from data2vec.settings import iter_settings
 
 HOSTILE = "a\nb\r\x1b[31m\x00\x9b\u2028\u202e\udc80"
 
@@ -43,3 +51,36 @@ def test_logger_shows_names_as_text(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_did_you_mean_of_a_long_word_is_quick() -> None:
     assert did_you_mean("x" * 10**6, ["train"]) == ""
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """The texts of all errors and warnings, with "" for what is computed, each with its place."""
+    shown = ("UserError", "RunStopped", "CorruptExample", "Unhealthy", "warning")
+    for path in sorted(Path(data2vec.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or getattr(call.func, "id", getattr(call.func, "attr", "")) not in shown:
+                continue
+            for text in (each for argument in call.args for each in ast.walk(argument)):
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                values = [part.value if isinstance(part, ast.Constant) else "\0" for part in parts]
+                if any(isinstance(value, str) for value in values):
+                    yield f"{path.name}:{call.lineno}", "".join(map(str, values))
+
+
+def test_errors_name_only_settings_and_options_that_exist() -> None:
+    keys = {key for modality in MODALITIES for key, _ in iter_settings(recipe_class(modality))}
+    sections = sorted({key.partition(".")[0] for key in keys})
+    setting = re.compile(rf"(?<![\w/.\0-])(?:{'|'.join(sections)})(?:\.[a-z_0-9]+)+(?![\w\0])")
+    verbs = next(action.choices for action in cli._build_parser()._actions if action.choices)
+    options = {option for verb in verbs.values() for action in verb._actions for option in action.option_strings}
+    # Of joint runs, of an evaluation of a comparison, and a file.
+    known = keys | {"modality.parts", "modality.shares", "train.fraction", "encoder.json"}
+    found = list(messages())
+    unknown = {(place, key) for place, text in found for key in setting.findall(text) if key not in known}
+    unknown |= {
+        (place, option)
+        for place, text in found
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
+        if option not in options
+    }
+    assert len(found) > 500 and not unknown
