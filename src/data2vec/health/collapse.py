@@ -29,10 +29,14 @@ def untrained_steps(recipe: JsonMapping) -> int:
     return math.ceil(recipe["objective.input_target.fade_from"] * recipe["train.steps"])
 
 
+def health_settings(recipe: JsonMapping) -> HealthSettings:
+    """The `health:` section of a run, from its settings by dotted key."""
+    return HealthSettings(**{key: recipe[name] for key in HealthSettings.model_fields if (name := f"health.{key}") in recipe})
+
+
 def health_limits(recipe: JsonMapping) -> HealthSettings:
-    """The limits of a run, from its settings by dotted key. The grace period begins after the `untrained_steps`."""
-    found = {key: recipe[name] for key in HealthSettings.model_fields if (name := f"health.{key}") in recipe}
-    limits = HealthSettings(**found)
+    """The same, with a grace period that begins after the `untrained_steps`."""
+    limits = health_settings(recipe)
     return limits.model_copy(update={"grace_steps": limits.grace_steps + untrained_steps(recipe)})
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from data2vec.health.collapse import health_limits, is_finite, untrained_steps
+from data2vec.health.collapse import health_limits, health_settings, is_finite, untrained_steps
 from data2vec.settings import JsonMapping
 
 NUM_RECENT = 3
@@ -92,8 +92,7 @@ class History:
     def settled_step(self) -> int:
         """Where the first phase should be over, in which every healthy run predicts the mean everywhere: after a fifth of the
         grace period, which a warm start delays."""
-        delay = untrained_steps(self.recipe)
-        return delay + math.ceil((self.limits.grace_steps - delay) / 5)
+        return untrained_steps(self.recipe) + math.ceil(health_settings(self.recipe).grace_steps / 5)
 
     @property
     def past_warmup(self) -> bool:
