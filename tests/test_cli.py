@@ -414,6 +414,7 @@ def test_probe_is_on_the_device_of_this_machine_not_of_the_training(run: Path, i
     [
         (["--draws", "3"], "--draws 3 has no effect without --shots N"),
         (["--shots", "8", "--superb"], "--shots and --superb are different probes; run them one after the other"),
+        (["--tokens", "x", "--compile", "--precision", "bf16"], "; omit --compile and --precision bf16"),
         (["--tokens", "x", "--shots", "8"], "--tokens and --shots are different probes; run them one after the other"),
     ],
 )

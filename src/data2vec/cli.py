@@ -736,9 +736,8 @@ def _probe(arguments: argparse.Namespace) -> None:
     if a.tokens is not None or a.attentive:
         if a.shard is not None or _has_several_processes():
             raise UserError(f"{kinds[0]}: runs in one process; start it without torchrun and --shard")
-        if a.precision != "fp32" or a.compile:
-            option = "--compile" if a.compile else f"--precision {a.precision}"
-            raise UserError(f"{option} has no effect with {kinds[0]}; omit it")
+        if options := ["--compile"] * a.compile + [f"--precision {a.precision}"] * (a.precision != "fp32"):
+            raise UserError(f"{kinds[0]}: computes in fp32, without compilation; omit {' and '.join(options)}")
     if a.tokens is not None:
         if a.data is not None or a.labels is not None:
             raise UserError("--tokens cannot be used with --data or --labels: it needs text without labels; run probe twice")
