@@ -15,6 +15,7 @@ from data2vec.errors import Unfinished, UserError
 from data2vec.model import Model
 from data2vec.tasks import digests, shares
 from data2vec.tasks.eval_batches import EvalPass
+from data2vec.tasks.finetuning import evaluate
 from data2vec.tasks.probing.features import compute_pooled
 from helpers.fine_tuned import fine_tuned, make_data
 
@@ -154,3 +155,18 @@ def test_bf16_products_round_pooled_features(data: dict[str, Path]) -> None:
     assert 0 < np.abs(exact - rounded).max() < 0.1
     with pytest.raises(UserError, match="precision: 'fp16' does not exist"):
         TASKS["probe"](data)(precision="fp16")
+
+
+@pytest.mark.parametrize("error", [UserError("no such label"), OSError("full")], ids=["user", "disk"])
+def test_outputs_are_kept_for_another_try_unless_it_would_fail_again(
+    error: Exception, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TASKS["classes"](data)
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(evaluate, "compute_scores", fail)
+    with pytest.raises(type(error)):
+        task(tmp_path / "scores.json")
+    assert len(list(tmp_path.glob("scores.json.*.parts"))) == isinstance(error, OSError)

@@ -63,7 +63,11 @@ def shared_outputs(
         outputs = sorted(shards.outputs(), key=lambda output: output[0])
         bounds = np.searchsorted([row for row, _ in outputs], starts).tolist()
         parts = zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
-        yield [[(row - start, output) for row, output in outputs[first:last]] for start, first, last in parts]
+        try:
+            yield [[(row - start, output) for row, output in outputs[first:last]] for start, first, last in parts]
+        except UserError:  # which the same outputs would raise again
+            shards.remove()
+            raise
         shards.remove()
 
 
