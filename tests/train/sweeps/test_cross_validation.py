@@ -80,3 +80,22 @@ def test_selected_rows_are_divided_into_folds_on_both_sides(
         cross_validate("text/classify-tiny", "person", overrides=[given[0], "data.train_rows.part=[0, 0.5]"], out=tmp_path)
     with pytest.raises(UserError, match=r"data\.valid_rows\.where: is set by --folds"):
         cross_validate("text/classify-tiny", "person", overrides=[given[0], "data.valid_rows.where={label: a}"], out=tmp_path)
+
+
+def test_rows_of_all_splits_are_divided_unless_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "texts").mkdir()
+    for split, people in (("train", "ab"), ("test", "c")):
+        rows = [f"text {person},x,{person}" for person in people]
+        (folder / f"{split}.csv").write_text("\n".join(["text,label,person", *rows]))
+    splits = list[tuple[str, str]]()
+
+    def run_of(recipe: Any, model: Any, data: Any, valid: Any, overrides: Any, place: Path, *rest: Any) -> Run:
+        splits.append((overrides["data.split"], overrides["data.valid_split"]))
+        return Run(place)
+
+    monkeypatch.setattr(cross_validation, "finetune", run_of)
+    given = [f"data.train={folder}"]
+    assert [*cross_validate("text/classify-tiny", "person", overrides=given, out=tmp_path / "all").scores] == ["a", "b", "c"]
+    given.append("data.split=train")
+    assert [*cross_validate("text/classify-tiny", "person", overrides=given, out=tmp_path / "train").scores] == ["a", "b"]
+    assert splits == [("all", "all")] * 3 + [("train", "train")] * 2

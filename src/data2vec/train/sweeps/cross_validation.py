@@ -75,8 +75,9 @@ def cross_validate(
     """Run `data2vec.finetune` once for each value of `column` in `data.train`, which is held out for validation.
 
     Each run has its own folder in `out`, which also gets folds.json. Finished runs are skipped and interrupted ones resumed, so
-    the same call completes a cross-validation. Of `data.train_rows`, `where` and `exclude` come before the folds; `fraction` is
-    of the rows that a run is trained on. `modality`: see `data2vec.pretrain`.
+    the same call completes a cross-validation. The rows of all splits are divided, or those of `data.split`, if `overrides` have
+    it. Of `data.train_rows`, `where` and `exclude` come before the folds; `fraction` is of the rows that a run is trained on.
+    `modality`: see `data2vec.pretrain`.
 
     Raises UserError as `finetune` does, and if the column does not divide the data."""
     folder = Path(out) if out is not None else Path(f"{default_run_dir(recipe)}-folds")
@@ -95,7 +96,8 @@ def cross_validate(
             "data.train_rows.part: would be another part in each fold; select rows by where and exclude for --folds"
         )
     every = RowSelection(where=selection.where, exclude=selection.exclude)
-    rows = loaded.build_modality().reading(split=ALL).selected_rows(loaded.data.train, every, "data.train_rows")
+    split = words.get("data.split", ALL)
+    rows = loaded.build_modality().reading(split=split).selected_rows(loaded.data.train, every, "data.train_rows")
     groups = group_names(rows, column, loaded.data.train)
     is_main, process = is_rank_zero(), Process(torch.device("cpu"))
     with exclusive_lock(folder, process, "another cross-validation runs") if is_main else nullcontext():
@@ -106,8 +108,8 @@ def cross_validate(
             held_out = every.model_copy(update={"where": {**selection.where, column: (name,)}})
             fold: JsonDict = {
                 "data.valid": loaded.data.train,
-                "data.split": ALL,
-                "data.valid_split": ALL,
+                "data.split": split,
+                "data.valid_split": split,
                 "data.train_rows": _dumped(selection.model_copy(update={"exclude": left_out})),
                 "data.valid_rows": _dumped(held_out),
             }
