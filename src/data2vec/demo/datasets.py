@@ -75,6 +75,8 @@ CHAPTERS = {
     "programs": ("argparse", "cmd", "code", "configparser", "getopt", "getpass", "gettext", "logging", "optparse", "shlex"),
 }
 
+STATEMENTS = ast.stmt, ast.excepthandler, ast.match_case
+
 
 @dataclass(frozen=True)
 class DatasetFolders:
@@ -219,7 +221,9 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):  # the standard library has invalid files for its own tests
         return
-    for node in ast.walk(tree):
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # statements alone: no expression holds one
+        nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, STATEMENTS)]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
 
