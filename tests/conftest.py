@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import gc
 import os
 import signal
 
@@ -21,3 +22,10 @@ settings.load_profile(os.environ.get("DATA2VEC_HYPOTHESIS", "data2vec"))
 # inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there before the first test out of garbage collection: hundreds of thousands of objects of libraries and
+    collected tests, through which every call of gc.collect in a test would go."""
+    gc.collect()
+    gc.freeze()
