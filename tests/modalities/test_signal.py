@@ -330,7 +330,8 @@ def test_signals_are_pretrained_probed_fine_tuned_and_predicted(tmp_path: Path, 
     assert model.recipe.modality.channels == CHANNELS and model.recipe.modality.scale.std is not None
     assert (run.folder / "report.html").is_file()
     assert data2vec.probe(run.folder, data, overrides={"data.workers": 0}).valid == 6  # the windows of three recordings
-    tuning = [*SMALL[5:8], "data.workers=0", "train.steps=4", "train.device=cpu", "objective.validate_every=2", "log.every=2"]
+    tuning = [*SMALL[5:8], "data.workers=0", "train.steps=4", "train.device=cpu", "objective.validate_every=2"]
+    tuning += ["log.every=2", "log.report=false"]
     tuned = data2vec.finetune("signal/classify-tiny", run.folder, data, data, tuning, out=tmp_path / "tuned")
     paths = sorted(Path(data).glob("*/*.npz"))
     (by_path,) = data2vec.load(tuned.folder).predict(paths[0])
@@ -348,10 +349,11 @@ def test_run_resumes_bit_exactly_with_gaps_in_the_data(tmp_path: Path) -> None:
     holes = waves()
     holes[50:130] = np.nan
     write_npz(data / "class0" / "hole.npz", holes)
-    whole = data2vec.pretrain("signal/v2-tiny", str(data), SMALL, out=tmp_path / "whole")
+    small = [*SMALL, "log.report=false"]
+    whole = data2vec.pretrain("signal/v2-tiny", str(data), small, out=tmp_path / "whole")
     with crash_before(4):
-        data2vec.pretrain("signal/v2-tiny", str(data), SMALL, out=tmp_path / "broken")
-    resumed = data2vec.pretrain("signal/v2-tiny", str(data), SMALL, out=tmp_path / "broken", resume=True)
+        data2vec.pretrain("signal/v2-tiny", str(data), small, out=tmp_path / "broken")
+    resumed = data2vec.pretrain("signal/v2-tiny", str(data), small, out=tmp_path / "broken", resume=True)
     assert measured(resumed) == measured(whole)
 
 
