@@ -37,6 +37,7 @@ if not MODEL.exists():
     for number, image in enumerate(images):
         Image.fromarray(image).save(WORK / "digits" / f"{number}.png")
     small = {"train.steps": 10, "data.batch_size": 16, "data.micro_batch_size": 16, "data.flip": 0, "data.workers": 0}
+    small |= {"log.report": False}
     data2vec.pretrain("vision/v2-tiny", data=WORK / "digits", out=MODEL, overrides=small)
 
 # %%
