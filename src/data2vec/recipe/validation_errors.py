@@ -1,5 +1,6 @@
 """Validation errors of a recipe in plain words: the key, what is wrong, what is allowed, and the nearest valid name."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ def explain_error(error: "ErrorDetails", model: type[BaseModel]) -> tuple[str, s
         if (new := RENAMED.get(key)) and (new in model.model_fields or new.rpartition(".")[2] in known):
             return key, "unknown setting", f"; {key} is now {new}"
         hint = did_you_mean(location[-1], known)
-        for name, _ in () if hint else iter_settings(model):
+        for name in () if hint else _setting_names(model):
             if name.endswith(f".{location[-1]}") and name != key:
                 hint = f"; did you mean {name!r}?"
         return key, "unknown setting", hint or f"; allowed are {', '.join(known)}"
@@ -68,6 +69,12 @@ def _resolve_location(
             path.append(str(part))
             known = list(dict.fromkeys(key for option in options for key in option.model_fields))
     return path, known, options
+
+
+@functools.lru_cache(maxsize=16)
+def _setting_names(model: type[BaseModel]) -> tuple[str, ...]:
+    """The dotted names of all settings."""
+    return tuple(name for name, _ in iter_settings(model))
 
 
 def _tags(model: type[BaseModel]) -> list[str]:
