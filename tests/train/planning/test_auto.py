@@ -84,11 +84,11 @@ def test_a_run_has_the_chosen_numbers_and_resumes_with_them(
     tiny2: dict[str, Any], memory: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "FEWEST_STEPS", 6)
-    overrides = tiny2 | {"train.steps": "auto", MICRO: "auto", "data.batch_size": 40, "train.checkpoint_every": 2}
-    monkeypatch.setattr(auto, "PUBLISHED_EPOCHS", {("vision", "data2vec2"): 6})
+    overrides = tiny2 | {"train.steps": "auto", MICRO: "auto", "data.batch_size": 20, "train.checkpoint_every": 2}
+    monkeypatch.setattr(auto, "PUBLISHED_EPOCHS", {("vision", "data2vec2"): 3})
     run = data2vec.pretrain("vision/v2-tiny", overrides=overrides, out=tmp_path / "run")
     recipe = load_recipe(run.recipe)
-    assert (recipe.train.steps, recipe.data.micro_batch, recipe.data.batch) == (6, 4, 40)
+    assert (recipe.train.steps, recipe.data.micro_batch, recipe.data.batch) == (6, 4, 20)
     again = data2vec.pretrain(run.recipe, out=tmp_path / "again")
     assert measured(again) == measured(run)
     with crash_before(4):
