@@ -24,7 +24,7 @@ demo: $(VENV)/installed-demo
 	$(VENV)/bin/data2vec demo
 
 test: lint
-	$(VENV)/bin/pytest
+	env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/pytest  # the processes that tests start compile the package once
 
 test-slow: $(VENV)/installed-dev
 	$(VENV)/bin/pytest -m slow
