@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from data2vec.errors import UserError
-from data2vec.recipe.joint import JointRecipe
+from data2vec.recipe.joint import JointRecipe, errors_of_part, with_keys_of_part
 from data2vec.recipe.loading import load_recipe, with_absolute_paths
 
 TINY = "joint/v2-tiny"
@@ -80,3 +80,22 @@ def test_a_recipe_whose_parts_do_not_go_together_is_refused(key: str, value: obj
 def test_a_joint_recipe_is_not_one_of_a_modality() -> None:
     with pytest.raises(UserError, match="use a part: speech, vision, text"):
         joint().build_modality()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "reworded"),
+    [
+        ("train.lr=1e-3, or more train.steps", "modality.parts.text.lr=1e-3, or more train.steps"),
+        ("lower data.min_seconds (clips/data.wav)", "lower modality.parts.text.data.min_seconds (clips/data.wav)"),
+        ("objective.teacher.half_life: low", "modality.parts.text.objective.teacher.half_life: low"),
+        ("modality.parts.text.probe.every, train.lr_scale and metadata.csv of other data. health.grace_steps", None),
+    ],
+)
+def test_a_sentence_on_a_part_names_the_settings_of_the_joint_recipe(sentence: str, reworded: str | None) -> None:
+    assert with_keys_of_part("text", sentence) == (reworded or sentence)
+
+
+def test_an_error_of_a_part_names_the_part_and_all_its_lines() -> None:
+    with pytest.raises(UserError) as raised, errors_of_part("text"):
+        raise UserError("data.train: empty", "data.valid: empty")
+    assert str(raised.value) == "text: modality.parts.text.data.train: empty\nmodality.parts.text.data.valid: empty"

@@ -29,6 +29,13 @@ class Verdict:
         parts = [f"verdict: {self.state}", *(f"{finding.level}: {finding}" for finding in self.findings)]
         return "\n  ".join([*parts, self.note] if self.note else parts)
 
+    def reworded(self, reword: Callable[[str], str]) -> "Verdict":
+        """The same verdict with each sentence of its findings reworded."""
+        texts = (
+            (finding.level, *map(reword, (finding.symptom, finding.cause, finding.suggestion))) for finding in self.findings
+        )
+        return replace(self, findings=tuple(Finding(*text) for text in texts))
+
 
 def too_early(run: History) -> list[str]:
     """Why faults of pre-training may not show yet; [] if they should."""

@@ -5,14 +5,15 @@ A part has its own modality, data, objective and probe. With what the parts have
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, Field, SerializeAsAny, create_model, model_validator
 
 from data2vec.data.dataset import DataSettings
-from data2vec.errors import UserError, quoted
+from data2vec.errors import RunStopped, UserError, quoted
 from data2vec.modalities.base import ModalitySettings
 from data2vec.objective import Data2Vec2Settings, ObjectiveSettings
 from data2vec.objective.latent import LatentSettings
@@ -26,6 +27,8 @@ PART_KEY = re.compile(r"modality\.parts\.(\w+)\.(?=(?:modality|objective|data|pr
 """What the keys of a part have before those of a recipe of one modality."""
 SECTIONS = ("modality", "objective", "data", "probe")
 """The sections of a recipe that each part has for itself."""
+OWN_SETTING = re.compile(rf"(?<![\w./-])(?!modality\.parts\.)(?:train\.(?=lr\b)|(?=(?:{'|'.join(SECTIONS)})\.[a-z]))")
+"""Where a sentence about a recipe of one modality names a setting that a part has for itself."""
 
 
 class PartSettings(Settings):
@@ -198,3 +201,20 @@ def require_single(recipe: Recipe, what: str) -> None:
 def own_key(key: str) -> str:
     """The key of a setting without the part that it is of: data.train of modality.parts.speech.data.train."""
     return PART_KEY.sub("", key)
+
+
+def with_keys_of_part(part: str, sentence: str) -> str:
+    """A sentence about the recipe of a part with the names that its settings have in the joint recipe: modality.parts.speech.lr
+    for train.lr."""
+    return OWN_SETTING.sub(f"modality.parts.{part}.", sentence)
+
+
+@contextmanager
+def errors_of_part(part: str) -> Iterator[None]:
+    """A block whose errors name the part, and its settings as the joint recipe has them."""
+    try:
+        yield
+    except (UserError, RunStopped) as error:
+        first, *others = (with_keys_of_part(part, line) for line in error.args)
+        error.args = (f"{part}: {first}", *others)
+        raise

@@ -4,7 +4,8 @@ It is built from the run folder and the training data, at any time; missing part
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from data2vec.errors import UserError
 from data2vec.health.verdict import State
 from data2vec.local_path import local_path
 from data2vec.modalities.custom_classes import CustomClass, trust_class
-from data2vec.recipe.joint import JointRecipe
+from data2vec.recipe.joint import JointRecipe, with_keys_of_part
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.curves import PANELS, has_values, plot_curves
 from data2vec.report.figures import ReportFigure, collect_figures
@@ -83,7 +84,7 @@ def _build_joint_report(run: Run, recipe: JointRecipe) -> Path:
         count = f"{recipe.shares[name]:.0%} of the steps; the page of this part has all figures: "
         sections += [
             f'<section><h2>{shown}</h2><p class="soft">{count}<a href="{page}">{page}</a></p></section>',
-            _verdict(metrics, part, []),
+            _verdict(metrics, part, [], partial(with_keys_of_part, name)),
             _figure_section(f"Curves of {shown}", _curve_figures(metrics)),
         ]
     sections += [_bad_files(run.folder / "corrupt_files.txt"), _machine_section(starts), _recipe_section(run)]
@@ -119,10 +120,15 @@ def build_report_at_end(run: Path, recipe: Recipe) -> None:
         print(f"data2vec: report.html could not be built ({reason}); {retry}", file=sys.stderr)
 
 
-def _verdict(metrics: Sequence[JsonMapping], recipe: Recipe, starts: Sequence[JsonMapping]) -> str:
+def _verdict(
+    metrics: Sequence[JsonMapping],
+    recipe: Recipe,
+    starts: Sequence[JsonMapping],
+    reword: Callable[[str], str] = str,
+) -> str:
     if not metrics:
         return '<section class="verdict unknown"><strong>– Unknown</strong><p>No step logged yet.</p></section>'
-    verdict, last = judge_run(metrics, recipe), starts[-1] if starts else {}
+    verdict, last = judge_run(metrics, recipe).reworded(reword), starts[-1] if starts else {}
     # The step that ended the run may not be in the metrics: a NaN loss is not logged.
     state: State = "collapsed" if last.get("unhealthy") else verdict.state
     findings = "".join(

@@ -20,7 +20,7 @@ from data2vec.model import Model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Objective
 from data2vec.objective.training_objective import AnyTrainingObjective
-from data2vec.recipe.joint import JointRecipe
+from data2vec.recipe.joint import JointRecipe, errors_of_part
 from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
@@ -246,6 +246,7 @@ def _resolve_joint(recipe: JointRecipe, data: Any, auto: set[str] | None) -> Rec
         prefix = f"modality.parts.{name}"
         if part.data.train is None:
             raise UserError(f"{prefix}.data.train: no training data; give a folder, a file or the name of a data set")
-        found = part.build_modality().measure(str(part.data.train))
+        with errors_of_part(name):
+            found = part.build_modality().measure(str(part.data.train))
         measured |= {f"{prefix}.{key}": value for key, value in found.items()}
     return load_recipe(resolved, measured)

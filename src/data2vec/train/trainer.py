@@ -24,6 +24,7 @@ from data2vec.errors import Interrupted, RunStopped, Unhealthy, Unwritable, User
 from data2vec.health.collapse import is_finite
 from data2vec.health.verdict import Verdict
 from data2vec.objective.training_objective import AnyTrainingObjective
+from data2vec.recipe.joint import with_keys_of_part
 from data2vec.recipe.recipe import Recipe
 from data2vec.report.page import build_report_at_end
 from data2vec.run_dir import (
@@ -256,7 +257,7 @@ class Trainer:
             plan = plan_run(part.recipe, part.loader, part.objective, self.process, self.run.folder, self.step, share=share)
             self.logger.info("\n".join([*([f"{name}, {share:.1%} of the steps:"] if name else []), *plan.lines()]))
             for line in plan.warnings if self.process.is_main_process else ():
-                log.warning("%s%s", f"{name}: " if name else "", line)
+                log.warning("%s", f"{name}: {with_keys_of_part(name, line)}" if name else line)
 
     def train(self, run: Run) -> None:
         """Make all remaining steps, and write the model. Raises RunStopped when the run ends before its last step."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from data2vec.errors import RunStopped
 from data2vec.objective.part_schedule import PartSchedule
 from data2vec.train.joint.loader import JointLoader
 from helpers.toy_modality import loader, rows
@@ -34,3 +35,10 @@ def test_parts_share_the_workers_that_fit_the_machine(monkeypatch: pytest.Monkey
     assert [part.workers for part in parts.values()] == [9, 8, 5]
     JointLoader(parts, PartSchedule(dict.fromkeys(parts, 1 / 3), 10, 0))
     assert [part.workers for part in parts.values()] == [3, 2, 5]
+
+
+def test_too_many_corrupt_examples_stop_the_run_by_the_setting_of_their_part() -> None:
+    parts = {"a": loader(rows(), max_corrupt=0), "b": loader(rows())}
+    joint = JointLoader(parts, PartSchedule(dict.fromkeys(parts, 0.5), 10, 0))
+    with pytest.raises(RunStopped, match=r"^a: .*more than modality\.parts\.a\.data\.max_corrupt: 0 allows"):
+        joint.synchronize(["a/1.png: cut off", "a/2.png: cut off"], {})

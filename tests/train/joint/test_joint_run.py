@@ -194,6 +194,7 @@ def test_verdict_names_the_part_of_each_finding(run: Run) -> None:
     assert "verdict: watch" in log
     assert "watch: vision: the EMA teacher still holds" in log
     assert "watch: text: the EMA teacher still holds" in log
+    assert "What to change: a lower modality.parts.text.objective.teacher." in log
 
 
 def test_a_corrupt_example_is_named_with_its_part(recipe: JointRecipe, pictures: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from data2vec.batch import Batch
 from data2vec.data.loader import Loader
 from data2vec.objective.part_schedule import PartSchedule
+from data2vec.recipe.joint import errors_of_part
 from data2vec.settings import JsonDict, JsonMapping
 
 
@@ -56,7 +57,8 @@ class JointLoader:
         Raises RunStopped when too many examples of a part are corrupt."""
         names = list(corrupt)
         for name, loader in self.loaders.items():
-            loader.synchronize(_of_part(names, name), _states_of_part(stream_states, name))
+            with errors_of_part(name):
+                loader.synchronize(_of_part(names, name), _states_of_part(stream_states, name))
 
     def next_epoch_states(self, first_step: int, stream_states: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """Stream states to continue with from step `first_step` on streamed data that has changed."""
@@ -80,7 +82,10 @@ class JointLoader:
             step = first_step
             while True:
                 step += 1
-                yield next(steps[self.schedule.part(step)])
+                part = self.schedule.part(step)
+                with errors_of_part(part):
+                    batches = next(steps[part])
+                yield batches
 
 
 def _of_part(names: Sequence[str], part: str) -> list[str]:

@@ -1,13 +1,14 @@
 """Joint pre-training: the task of a run whose parts take turns, each as the pre-training of its own recipe."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from data2vec.distributed import Process
 from data2vec.health.verdict import Verdict, combine_verdicts
 from data2vec.objective.joint import JointObjective
 from data2vec.objective.latent import LatentObjective
 from data2vec.objective.part_schedule import PartSchedule
-from data2vec.recipe.joint import JointRecipe
+from data2vec.recipe.joint import JointRecipe, errors_of_part, with_keys_of_part
 from data2vec.run_dir import Run, metrics_of_part, part_run, write_part_runs
 from data2vec.settings import JsonDict, JsonMapping
 from data2vec.train.joint.loader import JointLoader
@@ -20,7 +21,10 @@ class JointTask:
     def __init__(self, recipe: JointRecipe, process: Process, resume: bool = False):
         self.recipe, self.process = recipe, process
         self.schedule = PartSchedule(recipe.shares, recipe.train.steps, recipe.train.seed)
-        self.parts = {name: PretrainTask(part, process, resume) for name, part in recipe.parts.items()}
+        self.parts: dict[str, PretrainTask] = {}
+        for name, part_recipe in recipe.parts.items():
+            with errors_of_part(name):
+                self.parts[name] = PretrainTask(part_recipe, process, resume)
         self.state: JsonDict = {}
         objectives = {name: part.objective for name, part in self.parts.items()}
         latent = {name: each for name, each in objectives.items() if isinstance(each, LatentObjective)}
@@ -55,7 +59,8 @@ class JointTask:
 
     def verdict(self, metrics: Sequence[JsonMapping]) -> Verdict:
         """The health of each part, as one verdict."""
-        return combine_verdicts({name: part.verdict(metrics_of_part(metrics, name)) for name, part in self.parts.items()})
+        verdicts = {name: part.verdict(metrics_of_part(metrics, name)) for name, part in self.parts.items()}
+        return combine_verdicts({name: each.reworded(partial(with_keys_of_part, name)) for name, each in verdicts.items()})
 
     def save_model(self, run: Run) -> None:
         """Write the model of each part into its run folder."""
