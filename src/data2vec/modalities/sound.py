@@ -6,7 +6,8 @@ less than the longest of its batch is padding, which no position attends to.
 Shapes: B clips, F frames, N mel bands, R patches in time, C patches in frequency, T = R·C positions, D width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from data2vec.batch import Batch
 from data2vec.console.progress import progress
 from data2vec.data.audio import decode_audio
 from data2vec.data.audio_augment import add_noise, mask_spectrogram, vary_waveform
-from data2vec.data.dataset import Rows
+from data2vec.data.dataset import Rows, Signal
 from data2vec.data.mixing import ImageMixing
 from data2vec.errors import CorruptExample, UserError
 from data2vec.modalities.audio_clips import ClipData, ClipExamples, Seconds, crop_waveform
@@ -34,6 +35,8 @@ MAX_POSITIONS = 2**14
 """Of a training example."""
 MEASURED_CLIPS = 4096
 """Clips of the training data from which mean and standard deviation are measured, evenly spaced."""
+MEASURED_SHARDS = 64
+"""Shards of streamed data that are opened for it."""
 Side = Annotated[int, Field(gt=0, le=1024)]
 
 
@@ -268,29 +271,47 @@ class Sound(Modality):
         """`modality.mean` and `modality.std` of the log-mel values of the data at `path`, unless the recipe gives them."""
         if self.settings.mean is not None and self.settings.std is not None:
             return {}
-        reader = self.reading(self.whole_split, streaming=False)
-        rows = reader.selected_rows(path, self.data.train_rows, "data.train_rows")
-        mean, std = measure_log_mel(reader.examples(rows), self.settings.fbank)
+        rows = self.selected_rows(path, self.data.train_rows, "data.train_rows")
+        signals = streamed_signals(rows) if self.data.streaming else spaced_signals(self.examples(rows))
+        mean, std = measure_log_mel(signals, self.settings.fbank, self.data.min_seconds)
         measured = {"mean": mean, "std": std}
         return {f"modality.{key}": value for key, value in measured.items() if getattr(self.settings, key) is None}
 
 
-def measure_log_mel(examples: SoundExamples, settings: FbankSettings) -> tuple[float, float]:
-    """Mean and standard deviation, to 6 digits, of all log-mel values of the complete clips; of many clips, of
-    `MEASURED_CLIPS` evenly spaced ones. Raises UserError if none can be read."""
-    chosen = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MEASURED_CLIPS)).astype(int))
-    count, total, squares, problem = 0, 0.0, 0.0, ""
-    for index in progress(chosen.tolist(), desc="measuring log-mel values", unit="clip", delay=3):
+def spaced_signals(examples: SoundExamples) -> Iterator[Signal]:
+    """The signals of at most `MEASURED_CLIPS` evenly spaced examples."""
+    for index in np.linspace(0, len(examples) - 1, min(len(examples), MEASURED_CLIPS)).astype(int):
+        yield examples.rows[int(examples.keys[index])]["audio"]
+
+
+def streamed_signals(rows: Rows) -> Iterator[Signal]:
+    """At most `MEASURED_CLIPS` signals of a stream: as many from the beginning of each of at most `MEASURED_SHARDS` evenly
+    spaced shards."""
+    shards = np.linspace(0, rows.num_shards - 1, min(rows.num_shards, MEASURED_SHARDS)).astype(int)
+    for shard in shards.tolist():
+        for row in islice(rows.shard(rows.num_shards, shard), MEASURED_CLIPS // len(shards)):
+            yield row["audio"]
+
+
+def measure_log_mel(signals: Iterable[Signal], settings: FbankSettings, min_seconds: float) -> tuple[float, float]:
+    """Mean and standard deviation, to 6 digits, of all log-mel values of the complete signals of at least `min_seconds`.
+
+    Raises UserError if there is none that can be read."""
+    count, total, squares, problem = 0, 0.0, 0.0, f"it is shorter than data.min_seconds: {min_seconds:g}"
+    for signal in progress(signals, desc="measuring log-mel values", unit="clip", delay=3):
         try:
-            values = fbank(decode_audio(examples.rows[int(examples.keys[index])]["audio"], settings.rate), settings)
+            waveform = decode_audio(signal, settings.rate)
         except CorruptExample as error:
             problem = str(error)
             continue
+        if len(waveform) < min_seconds * settings.rate:
+            continue
+        values = fbank(waveform, settings)
         count += values.size
         total += float(values.sum(dtype=np.float64))
         squares += float(np.square(values, dtype=np.float64).sum())
     if not count:
-        raise UserError(f"modality.mean: none of {len(chosen)} clips can be read, such as {problem}")
+        raise UserError(f"modality.mean: none of the clips can be read, such as {problem}")
     mean = total / count
     std = max(squares / count - mean**2, 1e-12) ** 0.5
     return float(f"{mean:.6g}"), float(f"{std:.6g}")
