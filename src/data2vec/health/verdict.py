@@ -31,10 +31,8 @@ class Verdict:
 
     def reworded(self, reword: Callable[[str], str]) -> "Verdict":
         """The same verdict with each sentence of its findings reworded."""
-        texts = (
-            (finding.level, *map(reword, (finding.symptom, finding.cause, finding.suggestion))) for finding in self.findings
-        )
-        return replace(self, findings=tuple(Finding(*text) for text in texts))
+        found = (Finding(each.level, *map(reword, (each.symptom, each.cause, each.suggestion))) for each in self.findings)
+        return replace(self, findings=tuple(found))
 
 
 def too_early(run: History) -> list[str]:
