@@ -67,7 +67,8 @@ class ExampleReport:
         if bad > allowed:
             return f"Fix first: {bad:,} examples cannot be read, data.max_corrupt tolerates {allowed:,}: repair or remove them."
         if self.costs.total < self.batch:
-            return f"Not ready: a step needs {self.batch:g}, in units of costs; there are {self.costs.total:g}: add data."
+            there = f"there are {self.costs.total:g}: add data, or lower the batch."
+            return f"Not ready: a step needs {self.batch:g}, in units of costs; {there}"
         what = f"{self.modality}/v2-tiny" if self.modality in MODALITIES else f"RECIPE --modality {self.modality}"
         return f"Ready: data2vec pretrain {what} data.train={shlex.quote(self.where)}"
 
