@@ -16,7 +16,7 @@ from data2vec.atomic_io import write_json
 from data2vec.console.progress import labelled
 from data2vec.data.dataset import column_value
 from data2vec.data.sources.selection import RowSelection
-from data2vec.data.sources.splits import ALL
+from data2vec.data.sources.splits import ALL, TRAIN
 from data2vec.distributed import Process, is_rank_zero
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.custom_classes import CustomClass
@@ -75,9 +75,9 @@ def cross_validate(
     """Run `data2vec.finetune` once for each value of `column` in `data.train`, which is held out for validation.
 
     Each run has its own folder in `out`, which also gets folds.json. Finished runs are skipped and interrupted ones resumed, so
-    the same call completes a cross-validation. The rows of all splits are divided, or those of `data.split`, if `overrides` have
-    it. Of `data.train_rows`, `where` and `exclude` come before the folds; `fraction` is of the rows that a run is trained on.
-    `modality`: see `data2vec.pretrain`.
+    the same call completes a cross-validation. The rows of all splits are divided, or those of `data.split`, if `overrides`
+    have it or the recipe has another one than train. Of `data.train_rows`, `where` and `exclude` come before the folds;
+    `fraction` is of the rows that a run is trained on. `modality`: see `data2vec.pretrain`.
 
     Raises UserError as `finetune` does, and if the column does not divide the data."""
     folder = Path(out) if out is not None else Path(f"{default_run_dir(recipe)}-folds")
@@ -96,7 +96,7 @@ def cross_validate(
             "data.train_rows.part: would be another part in each fold; select rows by where and exclude for --folds"
         )
     every = RowSelection(where=selection.where, exclude=selection.exclude)
-    split = words.get("data.split", ALL)
+    split = ALL if "data.split" not in words and loaded.data.split == TRAIN else loaded.data.split
     rows = loaded.build_modality().reading(split=split).selected_rows(loaded.data.train, every, "data.train_rows")
     groups = group_names(rows, column, loaded.data.train)
     is_main, process = is_rank_zero(), Process(torch.device("cpu"))
