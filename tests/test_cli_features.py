@@ -108,10 +108,18 @@ def test_features_take_settings_of_how_inputs_are_read_and_name_them_in_errors(
     assert "new/0.npy and 2 more: lacks az " in capsys.readouterr().err
     assert exit_status(*named, "data.missing_channels=pad") == 0
     assert np.load(tmp_path / "out.npy").shape == (3 * 25, 16)
-    for word in ("train.lr=1", "data.train=clips", "modality.patch=4"):
+    wrong = ("train.lr=1", "data.train=clips", "modality.patch=4", "data.batch_size=2", "data.train_rows.seed=1")
+    for word in wrong:
         assert exit_status(*words, word) == 2
-        assert f"{word.partition('=')[0]}: is not about how inputs are read" in capsys.readouterr().err
-    assert exit_status(*words[:2], "data.rate=50", *words[3:]) == 2 and "INPUT is missing" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"{word.partition('=')[0]}: is not about how inputs are read; of this model these settings are: " in error
+        assert "data.rate, " in error and error.endswith("modality.aliases\n") and "batch" not in error.partition(";")[2]
+    assert exit_status(*words, "data.rte=50") == 2 and "did you mean 'rate'?" in capsys.readouterr().err
+    names = ", ".join(f"a long name of channel {index}: ax" for index in range(20))  # longer than a name of a file may be
+    assert exit_status(*named, "data.missing_channels=pad", f"modality.aliases={{{names}}}", "data.streaming=true") == 2
+    assert "data.streaming: is not about" in capsys.readouterr().err
+    assert exit_status(*words[:2], "data.rate=50", *words[3:]) == 2
+    assert "INPUT is missing; name files, or one data set (data.rate=50 is taken for a setting)" in capsys.readouterr().err
 
 
 def test_ctrl_c_exits_with_130_and_keeps_finished_parts(model: str, clips: list[str], tmp_path: Path) -> None:

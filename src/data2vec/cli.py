@@ -94,11 +94,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     if hasattr(arguments, "inputs"):
         words = [*arguments.inputs, *(word for word in rest if not word.startswith("-"))]
-        arguments.reading = [word for word in words if _SETTING.match(word) and not Path(word).exists()]
+        arguments.reading = [word for word in words if _SETTING.match(word) and not os.path.exists(word)]
         arguments.inputs = [word for word in words if word not in arguments.reading]
         rest = [word for word in rest if word.startswith("-")]
         if not arguments.inputs:
-            parser.error("INPUT is missing; name files, or one data set")
+            parser.error(f"INPUT is missing; name files, or one data set ({arguments.reading[0]} is taken for a setting)")
     if wrong := [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if rest:

@@ -234,8 +234,9 @@ def untrusted_recipe(raw: Any, where: str) -> Recipe:
 
 
 def list_overrides(overrides: Iterable[str] | JsonMapping) -> JsonDict:
-    """Overrides, as `load_recipe` takes them, by key; of several with one key, the last."""
-    return dict(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
+    """Overrides, as `load_recipe` takes them, by key, with paths as text; of several with one key, the last."""
+    items = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in items}
 
 
 def parse_override(entry: str, example: str = "train.lr=1e-3") -> tuple[str, Any]:

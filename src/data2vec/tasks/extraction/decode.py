@@ -1,7 +1,7 @@
 """Many inputs: opened in any form, and decoded by worker processes, in order."""
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data2vec.data.corrupt import load_example
-from data2vec.data.dataset import UNREADABLE, Rows
+from data2vec.data.dataset import UNREADABLE, DataSettings, Rows
 from data2vec.data.loader import init_worker
 from data2vec.data.sources.library import data_path
 from data2vec.errors import CorruptExample, UserError
@@ -29,8 +29,11 @@ SHOWN = 20
 """How many unreadable inputs a summary names."""
 NAMED = 1000
 """How many unreadable inputs a result names; all are counted."""
-READING, NOT_READING = ("data.", "modality.aliases"), ("data.train", "data.valid")
-"""The beginnings of the settings that say how inputs are read; and of those among them that do not."""
+READING = (
+    *("split", "column", "second", "follow_links", "workers", "tokenizer", "block_size", "frame_stride"),
+    *("rate", "time_axis", "channels", "time_column", "time_unit", "array", "missing_channels"),
+)
+"""The settings of `data:` that say how inputs are read. Those of a custom modality may, too."""
 DecodedInput = tuple[str, Any]
 """The name of an input, and the decoded input or, as a string, why it cannot be decoded."""
 
@@ -50,11 +53,7 @@ def open_inputs(
     used; or a list of inputs as for `Model.features`. `column`, `second`, `follow_links`: as in the `data:` section; without
     `second` the recipe's; without `column` the recipe's, if the data has it. `overrides`: other settings by which inputs are
     read, which precede these. Raises UserError if there are no inputs, and for settings of something else."""
-    if wrong := [key for key in overrides if not key.startswith(READING) or key.startswith(NOT_READING)]:
-        raise UserError(
-            f"{wrong[0]}: is not about how inputs are read; only settings of data: are, such as data.rate=50, without those of "
-            "training and validation data, and modality.aliases"
-        )
+    _require_reading(recipe, overrides)
     changes: JsonDict = {"data.split": split, "data.follow_links": follow_links}
     changes |= {} if column is None else {"data.column": column}
     changes |= {} if second is None else {"data.second": second}
@@ -72,6 +71,26 @@ def open_inputs(
             raise UserError(f"{folder} is a folder: give one dataset alone, or files")
     require_pairs(modality, rows)
     return modality, rows
+
+
+def _require_reading(recipe: Recipe, keys: Iterable[str]) -> None:
+    """Raises UserError for a setting that has no effect on how inputs are read. Misspelled ones are left to the recipe."""
+    known = type(recipe.data).model_fields
+    own = {name for name in known if name in READING or not _is_shipped(type(recipe.data), name)}
+    aliases = [key for key in ("modality.aliases",) if "aliases" in type(recipe.modality).model_fields]
+    for key in keys:
+        section, _, name = key.partition(".")
+        name = name.partition(".")[0]
+        if (section == "data" and (name in own or name not in known)) or f"{section}.{name}" in aliases:
+            continue
+        settings = ", ".join([*(f"data.{each}" for each in known if each in own), *aliases])
+        raise UserError(f"{key}: is not about how inputs are read; of this model these settings are: {settings}")
+
+
+def _is_shipped(data: type[DataSettings], name: str) -> bool:
+    """Whether a setting of `data:` is defined by this package, not by a custom modality."""
+    shipped = (each for each in data.__mro__ if each.__module__.partition(".")[0] == __name__.partition(".")[0])
+    return any(name in getattr(each, "model_fields", {}) for each in shipped)
 
 
 def _open_dataset(modality: Modality, where: str, may_guess: bool) -> tuple[Modality, Rows]:
