@@ -7,6 +7,7 @@ import pytest
 
 from data2vec.conformance.check_recordings import check_recordings
 from data2vec.data.check.check import is_recordings
+from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 from data2vec.train.pretrain import resolve_recipe
 from helpers.command import exit_status
@@ -72,12 +73,31 @@ def test_proposal_has_a_patch_that_suits_the_rate(rate: float, settings: dict[st
     resolve_recipe("signal/v2-tiny", tmp_path, found.settings, None)
 
 
+def test_what_is_given_is_part_of_the_proposal(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8, rate=100), ["C3", "C4", "O1"], rate=100)
+    for given in ({"modality.rate": 50.0}, {"modality.patch": 20}, {"modality.layout": "joint"}, {"modality.channels": ["C3"]}):
+        found = check_recordings(tmp_path, given).settings
+        assert load_recipe("signal/v2-tiny", found | given) == load_recipe("signal/v2-tiny", found)
+        resolve_recipe("signal/v2-tiny", tmp_path, found, None)
+
+
 def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", waves(8))
     write_npz(tmp_path / "b.npz", waves(8, rate=25), rate=25)
     assert "Channels differ in their rates" in str(check_recordings(tmp_path))
     write_npz(tmp_path / "b.npz", waves(8)[:, :2], ["ax", "pulse"])
     assert "Recordings differ in channels" in str(check_recordings(tmp_path))
+    given = {"modality.channels": ["ax"], "modality.rate": 50.0, "data.train_rows.where": {"path": "*/b.npz"}}
+    assert "Recordings differ in channels" not in str(check_recordings(tmp_path, {"modality.channels": ["ax"]}))
+    write_npz(tmp_path / "b.npz", waves(8, rate=25), rate=25)
+    known = {key: given[key] for key in ("modality.channels", "modality.rate")}
+    assert str(check_recordings(tmp_path, known)).endswith("'modality.channels=[\"ax\"]' modality.rate=50.0")
+    assert check_recordings(tmp_path, given).recordings == 1
+    write_npz(tmp_path / "b.npz", waves(8)[:, :2], ["ax", "acc_x"])
+    (tmp_path / "a.npz").unlink()
+    assert "Several channels are acc_x: name those to use" in str(check_recordings(tmp_path))
+    with pytest.raises(UserError, match="npz has two channels acc_x; name those to use by"):
+        resolve_recipe("signal/v2-tiny", tmp_path, {}, None)
 
 
 def test_recordings_are_told_from_other_data(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from data2vec.console.progress import progress
 from data2vec.data.check.report import Distribution, describe_counts, describe_range
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import column_value
-from data2vec.data.recordings.channels import canonical
+from data2vec.data.recordings.channels import canonical, named_twice
 from data2vec.data.recordings.electrodes import POSITIONS
 from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.recording import Recording
@@ -25,7 +25,7 @@ from data2vec.data.recordings.windows import recording_name
 from data2vec.errors import CorruptExample, UserError
 from data2vec.local_path import local_path, output_file
 from data2vec.modalities.signal import SignalData, Signals, SignalSettings
-from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.loading import list_overrides, load_recipe
 from data2vec.settings import JsonDict, JsonMapping
 
 BLOCK = 2**20
@@ -41,6 +41,8 @@ PATCH_SECONDS = (0.1, 0.16, 0.5), (0.05, 0.05, 0.1)
 """The shortest patch, a good one and the longest, below FAST and from there on."""
 GRID_SECONDS, MANY_POSITIONS = 30, 1000
 """A window of a grid of electrodes, and the positions that attention takes well."""
+SUITED = (*("modality.window_seconds", "modality.patch", "modality.layout", "modality.spectrum", "objective.decoder.kernel"),)
+"""Settings that are proposed together, unless one of them is given."""
 MEANINGS = {
     "bad": "channels marked as bad in their files",
     "flat": "channels that do not change",
@@ -79,6 +81,8 @@ class RecordingReport:
     """Spans by the text of their annotation, which are labels by the column `event`."""
     points: int = 0
     """Annotations without a duration, which are none."""
+    twice: str | None = None
+    """A name that several channels of the first recording have, unless `modality.channels` names those to use."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What pre-training of `signal/v2-tiny` on this data needs, by dotted key."""
 
@@ -104,10 +108,14 @@ class RecordingReport:
     def _advice(self) -> str:
         if len(self.unreadable) == self.recordings:
             return "Not ready: no recording can be read."
-        if len(self.channels) > 1:
+        given = self.settings  # nothing is proposed for recordings that differ
+        if len(self.channels) > 1 and "modality.channels" not in given and given.get("data.missing_channels") != "pad":
             return "Recordings differ in channels: name those to use by modality.channels, or set data.missing_channels=pad."
-        if len(self.rates) > 1:
+        if len(self.rates) > 1 and "modality.rate" not in given:
             return "Channels differ in their rates: set modality.rate to that of the model, in Hz."
+        if self.twice is not None:
+            named = "name those to use by modality.channels, or tell them apart by modality.aliases."
+            return f"Several channels are {self.twice}: {named}"
         words = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.settings.items())
         return f"Ready: data2vec pretrain signal/v2-tiny {shlex.join((f'data.train={self.where}', *words))}"
 
@@ -121,11 +129,12 @@ def check_recordings(
     `label`: the column whose classes are counted; subjects are those of column `subject`. `out`: a JSON file for the complete
     report. Raises UserError if there is no such data set."""
     out = None if out is None else output_file(out, "--json")
-    recipe, shipped = load_recipe("signal/v2-tiny", overrides), load_recipe("signal/v2-tiny")
+    given = list_overrides(overrides)
+    recipe, shipped = load_recipe("signal/v2-tiny", given), load_recipe("signal/v2-tiny")
     data = recipe.data
     assert isinstance(data, SignalData)
     modality = Signals(SignalSettings(), data)
-    rows = modality.rows(str(local_path(where)))
+    rows = modality.selected_rows(str(local_path(where)), data.train_rows, "data.train_rows")
     if not hasattr(rows, "__len__"):
         raise UserError("data.streaming: recordings are checked one by one; set it to false")
     report, seconds = RecordingReport(str(where), len(rows)), list[float]()
@@ -160,24 +169,27 @@ def check_recordings(
         report.seconds = Distribution(*ends)
         base = shipped.flat()
         report.settings = {key: value for key, value in recipe.flat().items() if value != base.get(key)}
-        report.settings = suited_settings(first, ends[1]) | report.settings
+        rate, names = (report.settings.get(f"modality.{key}") for key in ("rate", "channels"))
+        assert isinstance(recipe.modality, SignalSettings)
+        report.twice = None if names else named_twice(first.channels, recipe.modality.aliases)
+        alike = (names or len(report.channels) == 1) and (rate or len(report.rates) == 1)
+        if alike and not any(key in given for key in SUITED):
+            suited = suited_settings(names or first.channels, rate or first.rates[0], ends[1])
+            report.settings = suited | report.settings
     if out is not None:
         write_json(Path(out), asdict(report))
     return report
 
 
-def suited_settings(recording: Recording, seconds: float) -> JsonDict:
-    """The settings of `signal/v2-tiny` that differ for such recordings of a length, by docs/signals.md: of electrodes of the
-    head a grid of 1 s; of other channels patches of a length that suits the rate; none for channels of several rates."""
-    if len(rates := set(recording.rates)) > 1:
-        return {}
-    (found,) = rates
+def suited_settings(channels: Sequence[str], found: float, seconds: float) -> JsonDict:
+    """The settings of `signal/v2-tiny` that differ for recordings of these channels, rate and length, by docs/signals.md: of
+    electrodes of the head a grid of 1 s; of other channels patches of a length that suits the rate."""
     rate = max(round(found), 1)
     settings: JsonDict = {} if found == rate else {"modality.rate": rate}  # so that a window has whole samples
-    electrodes = [name for name in recording.channels if all(end in POSITIONS for end in canonical(name).split("-"))]
+    electrodes = [name for name in channels if all(end in POSITIONS for end in canonical(name).split("-"))]
     window = int(min(GRID_SECONDS, MANY_POSITIONS // max(len(electrodes), 1), seconds))
     if electrodes and window > 1 < rate:
-        others = len(electrodes) < len(recording.channels)
+        others = len(electrodes) < len(channels)
         settings |= {"modality.channels": electrodes} if others else {}
         settings |= {"modality.window_seconds": window, "modality.patch": rate, "modality.layout": "grid"}
         return settings | {"modality.spectrum": True, "objective.decoder.kernel": [3, 3]}

@@ -24,7 +24,7 @@ from data2vec.batch import Batch
 from data2vec.console.progress import progress
 from data2vec.data.corrupt import decoding
 from data2vec.data.dataset import CountedDataSettings, ExampleDataset, Rows, Signal, column_value
-from data2vec.data.recordings.channels import canonical, unit_factor
+from data2vec.data.recordings.channels import canonical, named_twice, unit_factor
 from data2vec.data.recordings.electrodes import POSITIONS
 from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.preprocessing import FilterSettings
@@ -104,7 +104,7 @@ class SignalSettings(ModalitySettings):
             if not self.channels:
                 raise ValueError("channels: none; name at least one")
             names = [canonical(name, self.aliases) for name in self.channels]
-            if twice := next((name for name in names if names.count(name) > 1), None):
+            if twice := named_twice(self.channels, self.aliases):
                 raise ValueError(f"channels: {twice} is named twice")
             for key, values in (("units", self.units), ("scale.mean", self.scale.mean), ("scale.std", self.scale.std)):
                 if values is not None and len(values) != len(self.channels):
@@ -606,6 +606,11 @@ def _read_off(rows: Rows, modality: Signals) -> JsonDict:
         raise UserError(f"channels have different sampling rates: {shown}; set modality.rate to that of the model, in Hz")
     found: JsonDict = {}
     if s.channels is None:
+        if twice := named_twice(channels, aliases):
+            raise UserError(
+                f"modality.channels: {first[0]} has two channels {twice}; name those to use by modality.channels, or tell them "
+                "apart by modality.aliases"
+            )
         found["modality.channels"] = channels
     if s.rate is None:
         found["modality.rate"] = float(next(iter(rates)))

@@ -63,6 +63,12 @@ def canonical(name: str, aliases: Mapping[str, str] | None = None) -> str:
     return ALIASES.get(text, text)
 
 
+def named_twice(names: Sequence[str], aliases: Mapping[str, str] | None = None) -> str | None:
+    """The canonical name of the first of several channels that have the same; None if all differ."""
+    found = [canonical(name, aliases) for name in names]
+    return next((name for name in found if found.count(name) > 1), None)
+
+
 def match_channels(found: Sequence[str], wanted: Sequence[str], aliases: Mapping[str, str] | None = None) -> list[int | None]:
     """The index in `found` of each of `wanted`, by canonical name; None for a missing one.
 
