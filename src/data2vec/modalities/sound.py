@@ -296,22 +296,23 @@ def streamed_signals(rows: Rows) -> Iterator[Signal]:
 def measure_log_mel(signals: Iterable[Signal], settings: FbankSettings, min_seconds: float) -> tuple[float, float]:
     """Mean and standard deviation, to 6 digits, of all log-mel values of the complete signals of at least `min_seconds`.
 
-    Raises UserError if there is none that can be read."""
-    count, total, squares, problem = 0, 0.0, 0.0, f"it is shorter than data.min_seconds: {min_seconds:g}"
+    Raises UserError if there is none."""
+    count, total, squares, problem = 0, 0.0, 0.0, "there is none in the first of the data"
     for signal in progress(signals, desc="measuring log-mel values", unit="clip", delay=3):
         try:
             waveform = decode_audio(signal, settings.rate)
         except CorruptExample as error:
-            problem = str(error)
+            problem = f"none can be read, such as {error}"
             continue
         if len(waveform) < min_seconds * settings.rate:
+            problem = f"all are shorter than data.min_seconds: {min_seconds:g}, or cannot be read"
             continue
         values = fbank(waveform, settings)
         count += values.size
         total += float(values.sum(dtype=np.float64))
         squares += float(np.square(values, dtype=np.float64).sum())
     if not count:
-        raise UserError(f"modality.mean: none of the clips can be read, such as {problem}")
+        raise UserError(f"modality.mean: cannot be measured on the clips: {problem}; set modality.mean and modality.std")
     mean = total / count
     std = max(squares / count - mean**2, 1e-12) ** 0.5
     return float(f"{mean:.6g}"), float(f"{std:.6g}")
