@@ -827,6 +827,9 @@ def _check(arguments: argparse.Namespace) -> None:
         return
     settings = list_overrides(a.overrides)
     split, column = settings.pop("data.split", a.split), settings.pop("data.column", a.column)
+    for key, value in (("data.split", split), ("data.column", column)):
+        if not isinstance(value, str) and (key, value) != ("data.column", None):
+            raise UserError(f"{key}: {quoted(value)} is no name; to name what reads as a number, quote it: '{key}=\"{value}\"'")
     if settings or a.recipe is not None:
         raise UserError(
             f"{next(iter(settings), '--recipe')}: has no effect without --modality, but for recordings; omit it, or add --kind "
