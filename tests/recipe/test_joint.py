@@ -5,8 +5,10 @@ import pickle
 import pytest
 
 from data2vec.errors import UserError
-from data2vec.recipe.joint import JointRecipe, errors_of_part, with_keys_of_part
+from data2vec.recipe.joint import SECTIONS, JointRecipe, errors_of_part, with_keys_of_part
 from data2vec.recipe.loading import load_recipe, with_absolute_paths
+from data2vec.recipe.recipe import MODALITIES, recipe_class
+from data2vec.settings import iter_settings
 
 TINY = "joint/v2-tiny"
 
@@ -88,6 +90,7 @@ def test_a_joint_recipe_is_not_one_of_a_modality() -> None:
         ("train.lr=1e-3, or more train.steps", "modality.parts.text.lr=1e-3, or more train.steps"),
         ("lower data.min_seconds (clips/data.wav)", "lower modality.parts.text.data.min_seconds (clips/data.wav)"),
         ("objective.teacher.half_life: low", "modality.parts.text.objective.teacher.half_life: low"),
+        ("data.wav, data.train/1.png, train.lr/2, probe.csv, data.frame.parquet and data.tar.gz: cut off", None),
         ("modality.parts.text.probe.every, train.lr_scale and metadata.csv of other data. health.grace_steps", None),
     ],
 )
@@ -99,3 +102,10 @@ def test_an_error_of_a_part_names_the_part_and_all_its_lines() -> None:
     with pytest.raises(UserError) as raised, errors_of_part("text"):
         raise UserError("data.train: empty", "data.valid: empty")
     assert str(raised.value) == "text: modality.parts.text.data.train: empty\nmodality.parts.text.data.valid: empty"
+
+
+def test_all_settings_of_a_part_are_named_as_the_joint_recipe_has_them() -> None:
+    for modality in MODALITIES:
+        for key, _ in iter_settings(recipe_class(modality)):
+            if "." in key and key.startswith(SECTIONS):
+                assert with_keys_of_part("data", f"raise {key}.") == f"raise modality.parts.data.{key}."

@@ -4,6 +4,7 @@ A part has its own modality, data, objective and probe. With what the parts have
 `log`, it is the recipe of one modality, and all that is done with a part goes by that.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import BaseModel, Field, SerializeAsAny, create_model, model_validator
 
 from data2vec.data.dataset import DataSettings
+from data2vec.data.sources.formats import ARCHIVES, MANIFESTS, MEDIA, TABLES
 from data2vec.errors import RunStopped, UserError, quoted
 from data2vec.modalities.base import ModalitySettings
 from data2vec.objective import Data2Vec2Settings, ObjectiveSettings
@@ -27,8 +29,12 @@ PART_KEY = re.compile(r"modality\.parts\.(\w+)\.(?=(?:modality|objective|data|pr
 """What the keys of a part have before those of a recipe of one modality."""
 SECTIONS = ("modality", "objective", "data", "probe")
 """The sections of a recipe that each part has for itself."""
-OWN_SETTING = re.compile(rf"(?<![\w./-])(?!modality\.parts\.)(?:train\.(?=lr\b)|(?=(?:{'|'.join(SECTIONS)})\.[a-z]))")
-"""Where a sentence about a recipe of one modality names a setting that a part has for itself."""
+_FILE = "|".join(re.escape(ending) for ending in sorted({*itertools.chain(*MEDIA.values()), *TABLES, *ARCHIVES, *MANIFESTS}))
+OWN_SETTING = re.compile(
+    rf"(?<![\w./-])(?!modality\.parts\.)(?![\w.-]*(?:{_FILE})\b)"
+    rf"(?:train\.(?=lr\b(?!/|\.\w))|(?=(?:{'|'.join(SECTIONS)})(?:\.[a-z]\w*)+(?![\w/]|\.\w)))"
+)
+"""Where a sentence about a recipe of one modality names a setting, not a file, that a part has for itself."""
 
 
 class PartSettings(Settings):
