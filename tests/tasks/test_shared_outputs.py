@@ -170,3 +170,18 @@ def test_outputs_are_kept_for_another_try_unless_it_would_fail_again(
     with pytest.raises(type(error)):
         task(tmp_path / "scores.json")
     assert len(list(tmp_path.glob("scores.json.*.parts"))) == isinstance(error, OSError)
+
+
+def test_features_are_kept_for_fewer_shots_than_there_were_too_many(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="shots: 50 are more than the training examples"):
+        probing(data2vec.few_shot_probe, shots=50, draws=2)(data)(tmp_path / "shots.json")
+
+    def refused(self: EvalPass, groups: Any) -> Any:
+        assert not list(groups), "features are computed again"
+        return iter(())
+
+    monkeypatch.setattr(EvalPass, "batches", refused)
+    assert probing(data2vec.few_shot_probe, shots=2, draws=2)(data)(tmp_path / "shots.json").shots == 2
+    assert not list(tmp_path.glob("*.parts"))

@@ -27,13 +27,14 @@ def shared_outputs(
     shard: str | None,
     settings: Callable[[], JsonDict],
     desc: str,
+    reusable: bool = False,
 ) -> Iterator[list[list[Output]]]:
     """A block that writes the result `out` of the outputs of each pass, in the order of their rows.
 
     Processes work in shares as `ShardFolder` has it, in a folder beside `out` that the block deletes at its end; without `out`,
     and in a process group, they keep outputs in memory and all enter the block. An output is an array, or what JSON can hold.
     `shard`: as for `share_of`. `settings`: returns what the outputs depend on; other ones have another folder. `desc`: label
-    of the progress bar.
+    of the progress bar. `reusable`: keep the outputs after a user error of the block, which other settings may avoid.
 
     Raises Unfinished in a process that is not the last one, and UserError for a wrong `shard` and as `ShardFolder` does."""
     if out is None or process.world_size > 1:
@@ -65,8 +66,9 @@ def shared_outputs(
         parts = zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
         try:
             yield [[(row - start, output) for row, output in outputs[first:last]] for start, first, last in parts]
-        except UserError:  # which the same outputs would raise again
-            shards.remove()
+        except UserError:
+            if not reusable:  # the same outputs would raise it again
+                shards.remove()
             raise
         shards.remove()
 

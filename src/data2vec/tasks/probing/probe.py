@@ -244,7 +244,8 @@ class FrozenEncoders:
         compute = compute_pooled(self.encoders, self.modality, layers, self.precision, self.compile)
         passes = [EvalPass(self.modality, each.examples, each.indices, self.process.device) for each in sets]
         width = self.recipe.encoder.width
-        with shared_outputs(passes, compute, self.process, self.out, self.shard, settings, "features") as found:
+        shared = (self.process, self.out, self.shard, settings, "features")
+        with shared_outputs(passes, compute, *shared, reusable=True) as found:  # with fewer shots or folds, say
             yield [stack_pooled(outputs, each, 2, width) for outputs, each in zip(found, sets, strict=True)]
 
     def write(self, result: R) -> R:
