@@ -23,7 +23,7 @@ from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import evaluate
 from data2vec.comparison.plan import TRIVIAL, EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.comparison.settings import ComparisonSettings
-from data2vec.comparison.trivial import trivial_baselines
+from data2vec.comparison.trivial import evaluated_modality, trivial_baselines
 from data2vec.console.quantities import format_duration
 from data2vec.errors import Interrupted, Unhealthy, UserError
 from data2vec.recipe.loading import validate_recipe
@@ -53,7 +53,8 @@ def execute(job: Job, settings: ComparisonSettings, out: Path) -> Outcome:
     evaluations: dict[str, JsonDict] = {}
     if job.arm == TRIVIAL:
         try:
-            found = trivial_baselines(settings.evaluations[job.evaluations[0].name], job.seed)
+            evaluation = settings.evaluations[job.evaluations[0].name]
+            found = trivial_baselines(evaluation, evaluated_modality(settings, evaluation), job.seed)
             evaluations = {name: asdict(scores) for name, scores in found.items()}
         except Exception as error:
             failed = _reason(error)

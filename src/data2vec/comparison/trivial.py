@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data2vec.comparison.evaluations import (
+    Evaluation,
     FinetuneEvaluation,
     ProbeEvaluation,
     Scores,
@@ -22,6 +23,7 @@ from data2vec.comparison.evaluations import (
     labelled_sets,
 )
 from data2vec.comparison.probing import PROBE_METRICS, LabelledSet, probe_scores
+from data2vec.comparison.settings import ComparisonSettings, arm_recipe
 from data2vec.data.dataset import ExampleDataset, Rows, column_value
 from data2vec.data.text import read_text
 from data2vec.errors import CorruptExample, UserError
@@ -38,10 +40,13 @@ PATCH, CENTROIDS, PATCHES = 6, 200, 100_000
 """Side of a patch in pixels, k-means centroids, and the number of patches that they are fitted to."""
 
 
-def trivial_baselines(evaluation: ProbeEvaluation | FinetuneEvaluation | TokenEvaluation, seed: int) -> dict[str, Scores]:
+def trivial_baselines(
+    evaluation: ProbeEvaluation | FinetuneEvaluation | TokenEvaluation, modality: Modality, seed: int
+) -> dict[str, Scores]:
     """The scores of trivial baselines by name, under the metrics of the evaluation; regularisation and classifier are chosen on
     its dev set. None for recognition, multi-label classification and other tasks that they cannot do, nor for token read-outs,
-    whose unit is the difference to one.
+    whose unit is the difference to one. `modality`: that of the arms; of other kinds than audio, images and text, there is only
+    the most frequent class or the mean.
 
     Raises UserError for unusable data."""
     if isinstance(evaluation, TokenEvaluation):
@@ -49,10 +54,9 @@ def trivial_baselines(evaluation: ProbeEvaluation | FinetuneEvaluation | TokenEv
     probe = evaluation if isinstance(evaluation, ProbeEvaluation) else _as_probe(evaluation, seed)
     if probe is None:
         return {}
-    modality = _modality_of(probe.train.data)
-    sets = _load_sets(probe, modality)
+    sets = _load_sets(probe, _plain(modality)) if modality.kind in _FEATURES else _labels(probe, modality)
     found = {"majority class" if probe.metric != "spearman" else "mean": _constant(probe, sets)}
-    for name, compute in _FEATURES[modality.kind].items():
+    for name, compute in _FEATURES.get(modality.kind, {}).items():
         features = compute({key: each.inputs for key, each in sets.items()}, seed)
         labelled = {key: LabelledSet([[x] for x in features[key]], each.labels) for key, each in sets.items()}
         found[name] = Scores(*probe_scores(probe.metric, labelled, probe.knn_k, probe.regularisation, seed))
@@ -115,16 +119,31 @@ class _PlainText(Text):
         return _PlainTexts(rows)
 
 
-def _modality_of(where: str) -> Modality:
-    """The modality of a dataset, by what it holds."""
-    speech, vision, text = (load_recipe(name) for name in ("speech/v2-tiny", "vision/v2-tiny", "text/v2-tiny"))
-    for modality in (speech.build_modality(), vision.build_modality(), _PlainText(text.modality, text.data)):
-        try:
-            modality.rows(where)
-        except UserError:
-            continue
+def evaluated_modality(settings: ComparisonSettings, evaluation: Evaluation) -> Modality:
+    """The modality of the data of an evaluation, by its recipe or that of the first arm that has one."""
+    if isinstance(evaluation, FinetuneEvaluation):
+        recipe = load_recipe(evaluation.recipe, evaluation.settings)
+    else:
+        arm = next(name for name, arm in settings.arms.items() if (arm.recipe or settings.recipe) is not None)
+        recipe = arm_recipe(settings, arm, {})
+    modality = recipe.build_modality()
+    if modality.kind in _FEATURES:
         return modality
-    raise UserError(f"{where}: holds neither audio, images nor text that a trivial baseline can be fitted to")
+    return load_recipe(recipe, modality.measure(evaluation.train.data)).build_modality()
+
+
+def _plain(modality: Modality) -> Modality:
+    """What reads the inputs of hand-made features: waveforms, small images, or texts as strings."""
+    if modality.kind == "text":
+        text = load_recipe("text/v2-tiny")
+        return _PlainText(text.modality, text.data)
+    recipe = {"audio": "speech/v2-tiny", "image": "vision/v2-tiny"}.get(modality.kind)
+    return modality if recipe is None else load_recipe(recipe).build_modality()
+
+
+def _labels(probe: ProbeEvaluation, modality: Modality) -> dict[str, _RawSet]:
+    """The labels of each set, without inputs."""
+    return {name: _RawSet([], labels) for name, (_, labels) in labelled_sets(probe, modality).items()}
 
 
 def _load_sets(probe: ProbeEvaluation, modality: Modality) -> dict[str, _RawSet]:
