@@ -54,7 +54,7 @@ def trivial_baselines(
     probe = evaluation if isinstance(evaluation, ProbeEvaluation) else _as_probe(evaluation, seed)
     if probe is None:
         return {}
-    sets = _load_sets(probe, _plain(modality)) if modality.kind in _FEATURES else _labels(probe, modality)
+    sets = _load_sets(probe, _plain(modality.kind)) if modality.kind in _FEATURES else _labels(probe, modality)
     found = {"majority class" if probe.metric != "spearman" else "mean": _constant(probe, sets)}
     for name, compute in _FEATURES.get(modality.kind, {}).items():
         features = compute({key: each.inputs for key, each in sets.items()}, seed)
@@ -132,13 +132,12 @@ def evaluated_modality(settings: ComparisonSettings, evaluation: Evaluation) -> 
     return load_recipe(recipe, modality.measure(evaluation.train.data)).build_modality()
 
 
-def _plain(modality: Modality) -> Modality:
-    """What reads the inputs of hand-made features: waveforms, small images, or texts as strings."""
-    if modality.kind == "text":
+def _plain(kind: str) -> Modality:
+    """What reads the inputs of hand-made features of a kind in `_FEATURES`: waveforms, small images, or texts as strings."""
+    if kind == "text":
         text = load_recipe("text/v2-tiny")
         return _PlainText(text.modality, text.data)
-    recipe = {"audio": "speech/v2-tiny", "image": "vision/v2-tiny"}.get(modality.kind)
-    return modality if recipe is None else load_recipe(recipe).build_modality()
+    return load_recipe({"audio": "speech/v2-tiny", "image": "vision/v2-tiny"}[kind]).build_modality()
 
 
 def _labels(probe: ProbeEvaluation, modality: Modality) -> dict[str, _RawSet]:

@@ -41,7 +41,7 @@ PATCH_SECONDS = (0.1, 0.16, 0.5), (0.05, 0.05, 0.1)
 """The shortest patch, a good one and the longest, below FAST and from there on."""
 GRID_SECONDS, MANY_POSITIONS = 30, 1000
 """A window of a grid of electrodes, and the positions that attention takes well."""
-SUITED = (*("modality.window_seconds", "modality.patch", "modality.layout", "modality.spectrum", "objective.decoder.kernel"),)
+SUITED = ("modality.window_seconds", "modality.patch", "modality.layout", "modality.spectrum", "objective.decoder.kernel")
 """Settings that are proposed together, unless one of them is given."""
 MEANINGS = {
     "bad": "channels marked as bad in their files",
