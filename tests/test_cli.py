@@ -401,6 +401,33 @@ def test_device_and_another_train_device_are_refused(capsys: pytest.CaptureFixtu
     assert "--device cuda and train.device=cpu name two devices; omit one of them" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "photos", "--split", "test", "data.split=train"],
+        ["check", "photos", "data.column=b", "--column", "a"],
+        ["features", "run", "photos", "--out", "f.npy", "--split", "test", "data.split=train"],
+        ["predict", "run", "photos", "--column", "a", "data.column=b"],
+    ],
+)
+def test_split_or_column_named_twice_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.parse_arguments(words)
+    assert exit.value.code == 2
+    name = "split" if "--split" in words else "column"
+    assert f"--{name} and data.{name} name the {name} twice; omit one of them" in capsys.readouterr().err
+
+
+def test_split_is_train_unless_named() -> None:
+    assert cli.parse_arguments(["check", "photos"]).split == "train"
+    assert cli.parse_arguments(["predict", "run", "photos", "--split", "test"]).split == "test"
+
+
+def test_setting_whose_name_holds_a_hyphen_is_no_input() -> None:
+    arguments = cli.parse_arguments(["features", "run", "a.edf", "modality.aliases.Fp1-A2=Fp1", "--out", "f.npy"])
+    assert (arguments.inputs, arguments.reading) == (["a.edf"], ["modality.aliases.Fp1-A2=Fp1"])
+
+
 def test_probe_is_on_the_device_of_this_machine_not_of_the_training(run: Path, images: Path) -> None:
     model = data2vec.load(run)
     elsewhere = replace(model, recipe=load_recipe(model.recipe, {"train.device": "cuda:9"}))

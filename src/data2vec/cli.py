@@ -37,7 +37,7 @@ WRONG_PATH = {
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
 """The errors of files that are mistakes of a user, wherever the file is opened; others are failures of the machine."""
-_SETTING = re.compile(r"\w+(\.\w+)+=")
+_SETTING = re.compile(r"\w+(\.[^\s./=]+)+=")
 """The beginning of key=value among the inputs of a verb."""
 
 
@@ -108,6 +108,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         if given and device not in ("auto", given[-1].partition("=")[2]):
             parser.error(f"--device {device} and {given[-1]} name two devices; omit one of them")
         arguments.overrides += [] if given else [f"train.device={device}"]
+    settings = [*getattr(arguments, "overrides", []), *getattr(arguments, "reading", [])]
+    for option in ("split", "column"):
+        if getattr(arguments, option, None) is not None and any(word.startswith(f"data.{option}=") for word in settings):
+            parser.error(f"--{option} and data.{option} name the {option} twice; omit one of them")
+    if hasattr(arguments, "split") and arguments.split is None:
+        arguments.split = "train"
     if hasattr(arguments, "recipe") and hasattr(arguments, "resume"):
         _sort_words(arguments)
         if arguments.recipe is None and arguments.resume is None:
@@ -257,7 +263,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--top-k", metavar="N", type=_number(int, 1), default=1, help=top_k)
     threshold = "of multi-label models: the smallest probability of a predicted label (default: 0.5)"
     verb.add_argument("--threshold", metavar="P", type=_number(float, 0, 1), help=threshold)
-    verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
+    verb.add_argument("--split", metavar="NAME", help="the split of the data set (default: train)")
     column = "the column of the audio, image or text (default: that of the model's data, or a known name)"
     verb.add_argument("--column", metavar="NAME", help=column)
     verb.add_argument(
@@ -311,7 +317,7 @@ def _build_parser() -> argparse.ArgumentParser:
     layers = "last (default), all, states, mean; a block from 1, or from the end (-1); or a weight per block, such as 0,0.5,0.5"
     verb.add_argument("--layers", metavar="LAYERS", type=_parse_layers, default="last", help=layers)
     verb.add_argument("--pool", action="store_true", help="average over positions: one vector per input")
-    verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
+    verb.add_argument("--split", metavar="NAME", help="the split of the data set (default: train)")
     column = "the column of the audio, image or text (default: that of the model's data, or a known name)"
     verb.add_argument("--column", metavar="NAME", help=column)
     verb.add_argument(
@@ -324,7 +330,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verb.add_argument("data", metavar="DATA", help="any form that data.train accepts: a folder, file, archive or hub data set")
     kinds = "what to read (default: detected)"
     verb.add_argument("--kind", choices=("audio", "image", "text", "recording"), help=kinds)
-    verb.add_argument("--split", default="train", help="the split of the data set (default: %(default)s)")
+    verb.add_argument("--split", metavar="NAME", help="the split of the data set (default: train)")
     verb.add_argument("--column", metavar="NAME", help="the column of the audio, image or text (default: a known name)")
     verb.add_argument("--labels", metavar="COLUMN", help="the column of classes (default: label)")
     verb.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for token counts (default: one trained on the text)")

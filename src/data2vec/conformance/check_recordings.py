@@ -114,7 +114,7 @@ class RecordingReport:
         if len(self.rates) > 1 and "modality.rate" not in given:
             return "Channels differ in their rates: set modality.rate to that of the model, in Hz."
         if self.twice is not None:
-            named = "name those to use by modality.channels, or tell them apart by modality.aliases."
+            named = "name those to use by modality.channels, or give each a name of its own by modality.aliases."
             return f"Several channels are {self.twice}: {named}"
         words = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.settings.items())
         return f"Ready: data2vec pretrain signal/v2-tiny {shlex.join((f'data.train={self.where}', *words))}"
