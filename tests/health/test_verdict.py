@@ -102,7 +102,8 @@ def test_verdict_on_a_loss_that_rises_with_growing_targets_is_healthy() -> None:
     found = judge(RISING)
     assert found.state == "healthy"
     assert "the loss rises as expected: 0.047 at step 40, 0.117 now" in str(found)
-    assert "target_std grew from 0.415 to 0.747" in str(found)
+    assert "more to predict: target_std grew from 0.415 to 0.747" in str(found)
+    assert "target_rank" not in str(found)  # which fell
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def probe_below_untrained(run: History) -> Finding | None:
 def held_out_loss_rising(run: History) -> Finding | None:
     """A loss on held-out data that rises, or never fell, while that of training does not rise."""
     measured = run.evaluations("valid_loss")
-    if len(measured) < NUM_RECENT or not run.past_warmup or run.targets_growing:
+    if len(measured) < NUM_RECENT or not run.past_warmup or run.growth_of_targets:
         return None
     (first, start), (lowest, best), (last, end) = measured[0], min(measured), measured[-1]
     loss = {line["step"]: line["loss"] for line in run.lines}
@@ -259,7 +259,7 @@ def loss_spike(run: History) -> Finding | None:
 
 def rising_loss(run: History) -> Finding | None:
     """A loss that rises although the targets do not grow, which would explain it."""
-    if not run.growth_since_lowest_loss("loss") > 1.5 or run.targets_growing:
+    if not run.growth_since_lowest_loss("loss") > 1.5 or run.growth_of_targets:
         return None
     low = run.lines[run.lowest_loss_index]
     symptom = f"the loss is rising ({low['loss']:.3g} at step {low['step']}, {run.recent_mean('loss'):.3g} now)"
@@ -276,7 +276,7 @@ def loss_term_rising(run: History) -> Finding | None:
     for name, setting in TERM_WEIGHTS.items():
         key = f"{name}_loss"
         is_warm_start = name == "regression" and not math.isnan(run.values("input_loss")[-1])
-        if is_warm_start or (name in ("regression", "class_token") and run.targets_growing):
+        if is_warm_start or (name in ("regression", "class_token") and run.growth_of_targets):
             continue  # it is hardly trained yet; or there is more to predict
         growth = run.growth_since_own_lowest(key)
         if growth > 1.5:
@@ -307,7 +307,7 @@ def not_learning(run: History) -> Finding | None:
     if run.recipe.get("init") is not None:
         return None
     first, now = run.values("loss")[0], run.recent_mean("loss")
-    if not (now > 0.95 * first and run.past_warmup) or run.targets_growing:
+    if not (now > 0.95 * first and run.past_warmup) or run.growth_of_targets:
         return None
     cause, (ratio, _), lr = likely_cause(run), run.peak("update_ratio"), run.recipe["train.lr"]
     if 0 < ratio < GOOD_UPDATE_RATIO / 10:

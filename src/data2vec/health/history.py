@@ -71,9 +71,11 @@ class History:
         return self.recent_mean(name) / low if (low := self.lowest(name)[0]) > 0 else math.nan
 
     @property
-    def targets_growing(self) -> bool:
-        """Whether standard deviation or rank of the targets has grown since the lowest loss: then there is more to predict."""
-        return max(self.growth_since_lowest_loss("target_std"), self.growth_since_lowest_loss("target_rank")) > 1.1
+    def growth_of_targets(self) -> dict[str, tuple[float, float]]:
+        """Standard deviation and rank of the targets at the lowest loss and now, where they have grown: there is more to predict."""
+        lowest = self.lines[self.lowest_loss_index]
+        names = [name for name in ("target_std", "target_rank") if self.growth_since_lowest_loss(name) > 1.1]
+        return {name: (lowest[name], self.recent_mean(name)) for name in names}
 
     def describe_change(self, name: str) -> str:
         """First and last value of a metric, with their steps; the first one after those in which it is missing."""

@@ -90,12 +90,12 @@ def combine_verdicts(parts: Mapping[str, Verdict]) -> Verdict:
 
 def describe_healthy(run: History) -> str:
     """How loss and targets of a healthy run developed. The loss may rise when the targets grow."""
-    if run.growth_since_lowest_loss("loss") > 1.1 and run.targets_growing:
+    if run.growth_since_lowest_loss("loss") > 1.1 and (growth := run.growth_of_targets):
         low = run.lines[run.lowest_loss_index]
+        grown = ", ".join(f"{name} grew from {before:.3g} to {now:.3g}" for name, (before, now) in growth.items())
         return (
             f"the loss rises as expected: {low['loss']:.3g} at step {low['step']}, {run.recent_mean('loss'):.3g} now, because "
-            f"there is more to predict: target_std grew from {low['target_std']:.3g} to {run.recent_mean('target_std'):.3g}, "
-            f"target_rank from {low['target_rank']:.3g} to {run.recent_mean('target_rank'):.3g}"
+            f"there is more to predict: {grown}"
         )
     targets = (
         f"; the targets keep their variance ({run.describe_change('target_std')})" if "target_std" in run.lines[-1] else ""
