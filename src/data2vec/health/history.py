@@ -72,7 +72,7 @@ class History:
 
     @property
     def growth_of_targets(self) -> dict[str, tuple[float, float]]:
-        """Standard deviation and rank of the targets at the lowest loss and now, of what has grown: there is more to predict."""
+        """Standard deviation and rank of the targets at the lowest loss and now, if grown: then there is more to predict."""
         lowest = self.lines[self.lowest_loss_index]
         names = [name for name in ("target_std", "target_rank") if self.growth_since_lowest_loss(name) > 1.1]
         return {name: (lowest[name], self.recent_mean(name)) for name in names}
