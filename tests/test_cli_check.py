@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data2vec import cli
+from helpers.command import exit_status
 
 COMMAND = (sys.executable, "-m", "data2vec", "check")
 
@@ -98,3 +99,9 @@ def test_check_by_a_built_in_modality_measures_its_settings(clips: Path, capsys:
     assert "measured      modality.mean=" in printed and " modality.std=" in printed
     assert "data2vec pretrain sound/v2-tiny" in printed
     assert cli.main(["check", str(clips), "--modality", "sond"]) == 2
+
+
+def test_data_train_is_refused_beside_the_data_that_is_checked(clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ((), ("--kind", "recording"), ("--modality", "sound")):
+        assert exit_status("check", str(clips), *words, f"data.train={clips.parent}") == 2
+        assert "DATA and data.train name the data twice; omit data.train" in capsys.readouterr().err

@@ -112,6 +112,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     for option in ("split", "column"):
         if getattr(arguments, option, None) is not None and any(word.startswith(f"data.{option}=") for word in settings):
             parser.error(f"--{option} and data.{option} name the {option} twice; omit one of them")
+    if arguments.call is _check and any(word.startswith("data.train=") for word in settings):
+        parser.error("DATA and data.train name the data twice; omit data.train")
     if hasattr(arguments, "split") and arguments.split is None:
         arguments.split = "train"
     if hasattr(arguments, "recipe") and hasattr(arguments, "resume"):

@@ -81,6 +81,12 @@ def test_what_is_given_is_part_of_the_proposal(tmp_path: Path) -> None:
         resolve_recipe("signal/v2-tiny", tmp_path, found, None)
 
 
+def test_data_train_is_refused_as_a_second_name_of_the_data(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    with pytest.raises(UserError, match=r"data\.train: .*omit it"):
+        check_recordings(tmp_path, {"data.train": str(tmp_path / "other")})
+
+
 def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", waves(8))
     write_npz(tmp_path / "b.npz", waves(8, rate=25), rate=25)

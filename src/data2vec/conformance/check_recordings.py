@@ -130,6 +130,8 @@ def check_recordings(
     report. Raises UserError if there is no such data set."""
     out = None if out is None else output_file(out, "--json")
     given = list_overrides(overrides)
+    if "data.train" in given:
+        raise UserError("data.train: is what is checked, and given already; omit it")
     recipe, shipped = load_recipe("signal/v2-tiny", given), load_recipe("signal/v2-tiny")
     data = recipe.data
     assert isinstance(data, SignalData)
