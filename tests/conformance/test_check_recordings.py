@@ -87,6 +87,35 @@ def test_data_train_is_refused_as_a_second_name_of_the_data(tmp_path: Path) -> N
         check_recordings(tmp_path, {"data.train": str(tmp_path / "other")})
 
 
+@pytest.mark.parametrize("rate", [25, 25.0, 30, 51.2])
+def test_a_given_rate_whose_window_is_no_multiple_of_the_patch_gets_a_patch_that_runs(rate: float, tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    write_npz(tmp_path / "b.npz", waves(8, rate=40), rate=40)
+    found = check_recordings(tmp_path, {"modality.rate": rate})
+    assert str(found).splitlines()[-1].startswith("Ready: ") and found.settings["modality.rate"] == round(rate)
+    resolve_recipe("signal/v2-tiny", tmp_path, found.settings, None)
+
+
+def test_a_rate_that_is_none_or_that_the_given_patch_does_not_divide_is_refused(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    for given in ({"modality.rate": "fast"}, {"modality.rate": -1.0}, {"modality.rate": 25.0, "modality.patch": 8}):
+        with pytest.raises(UserError, match=r"modality.*(rate|not a multiple of patch: 8)"):
+            check_recordings(tmp_path, given)
+
+
+def test_recordings_shorter_than_the_window_needs_are_not_ready(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    write_npz(tmp_path / "b.npz", waves(5))
+    assert "all recordings are shorter than the least, 50 s of a window of 100 s: lower modality.window_seconds" in str(
+        check_recordings(tmp_path, {"modality.window_seconds": 100})
+    )
+    assert "Ready: " in str(check_recordings(tmp_path, {"modality.window_seconds": 16}))  # half of it is there
+    assert "Ready: " in str(check_recordings(tmp_path, {"modality.window_seconds": 80, "data.min_present": 0.1}))
+    write_npz(tmp_path / "a.npz", waves(1))
+    write_npz(tmp_path / "b.npz", waves(1))
+    assert "shorter than the least, 2 s of a window of 4 s" in str(check_recordings(tmp_path))
+
+
 def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", waves(8))
     write_npz(tmp_path / "b.npz", waves(8, rate=25), rate=25)

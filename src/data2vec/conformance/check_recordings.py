@@ -1,6 +1,7 @@
 """`check_recordings()`: read a complete data set of recordings, and report channels, rates, units, gaps and bad channels."""
 
 import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,8 +34,7 @@ BLOCK = 2**20
 CLIPPED, CLIPPED_RUN = 0.001, 3
 """A channel is clipped if more than this fraction of its samples is at its largest or smallest value, so many in a row."""
 SHOWN = 5
-WINDOW_SECONDS, PATCH = 4, 8
-"""Of `signal/v2-tiny`."""
+RECIPE = "signal/v2-tiny"
 FAST = 128
 """Hz from which the patches of all channels together are short."""
 PATCH_SECONDS = (0.1, 0.16, 0.5), (0.05, 0.05, 0.1)
@@ -85,6 +85,10 @@ class RecordingReport:
     """A name that several channels of the first recording have, unless `modality.channels` names those to use."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What pre-training of `signal/v2-tiny` on this data needs, by dotted key."""
+    window_seconds: float = 0.0
+    """Of a training example, with these settings."""
+    least_seconds: float = 0.0
+    """Recordings that are shorter are left out in training."""
 
     def __str__(self) -> str:
         bad = len(self.unreadable)
@@ -116,8 +120,11 @@ class RecordingReport:
         if self.twice is not None:
             named = "name those to use by modality.channels, or give each a name of its own by modality.aliases."
             return f"Several channels are {self.twice}: {named}"
+        if self.seconds is not None and self.seconds.max < self.least_seconds:
+            needed = f"{self.least_seconds:g} s of a window of {self.window_seconds:g} s"
+            return f"Not ready: all recordings are shorter than the least, {needed}: lower modality.window_seconds."
         words = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.settings.items())
-        return f"Ready: data2vec pretrain signal/v2-tiny {shlex.join((f'data.train={self.where}', *words))}"
+        return f"Ready: data2vec pretrain {RECIPE} {shlex.join((f'data.train={self.where}', *words))}"
 
 
 def check_recordings(
@@ -132,7 +139,10 @@ def check_recordings(
     given = list_overrides(overrides)
     if "data.train" in given:
         raise UserError("data.train: is what is checked, and given already; omit it")
-    recipe, shipped = load_recipe("signal/v2-tiny", given), load_recipe("signal/v2-tiny")
+    chosen, hertz = any(key in given for key in SUITED), given.get("modality.rate")
+    fits = not chosen and isinstance(hertz, int | float) and 0 < hertz < math.inf
+    fitting = suited_settings((), hertz, 0) if fits else {}
+    recipe = load_recipe(RECIPE, given | fitting)
     data = recipe.data
     assert isinstance(data, SignalData)
     modality = Signals(SignalSettings(), data)
@@ -169,15 +179,17 @@ def check_recordings(
         values = np.array(seconds)
         ends = float(values.min()), float(np.median(values)), float(values.mean()), float(values.max()), float(values.sum())
         report.seconds = Distribution(*ends)
-        base = shipped.flat()
+        fitting.pop("modality.rate", None)
+        base = load_recipe(RECIPE, fitting).flat()
         report.settings = {key: value for key, value in recipe.flat().items() if value != base.get(key)}
         rate, names = (report.settings.get(f"modality.{key}") for key in ("rate", "channels"))
         assert isinstance(recipe.modality, SignalSettings)
         report.twice = None if names else named_twice(first.channels, recipe.modality.aliases)
-        alike = (names or len(report.channels) == 1) and (rate or len(report.rates) == 1)
-        if alike and not any(key in given for key in SUITED):
-            suited = suited_settings(names or first.channels, rate or first.rates[0], ends[1])
-            report.settings = suited | report.settings
+        if not chosen and (rate or len(report.rates) == 1):
+            alike = names or (first.channels if len(report.channels) == 1 else ())
+            report.settings = suited_settings(alike, rate or first.rates[0], ends[1]) | report.settings
+        report.window_seconds = report.settings.get("modality.window_seconds", recipe.modality.window_seconds)
+        report.least_seconds = data.min_present * report.window_seconds
     if out is not None:
         write_json(Path(out), asdict(report))
     return report
@@ -196,8 +208,10 @@ def suited_settings(channels: Sequence[str], found: float, seconds: float) -> Js
         settings |= {"modality.window_seconds": window, "modality.patch": rate, "modality.layout": "grid"}
         return settings | {"modality.spectrum": True, "objective.decoder.kernel": [3, 3]}
     shortest, target, longest = PATCH_SECONDS[rate >= FAST]
-    samples = rate * WINDOW_SECONDS
-    if shortest <= PATCH / rate <= longest and samples % PATCH == 0:
+    recipe = load_recipe(RECIPE).modality
+    assert isinstance(recipe, SignalSettings)
+    samples = round(rate * recipe.window_seconds)
+    if shortest <= recipe.patch / rate <= longest and samples % recipe.patch == 0:
         return settings
     patches = (patch for patch in range(1, samples // 2 + 1) if samples % patch == 0)
     return settings | {"modality.patch": min(patches, key=lambda patch: abs(patch - target * rate))}
