@@ -116,6 +116,15 @@ def test_recordings_shorter_than_the_window_needs_are_not_ready(tmp_path: Path) 
     assert "shorter than the least, 2 s of a window of 4 s" in str(check_recordings(tmp_path))
 
 
+def test_labels_of_no_column_are_refused_but_annotations_are_counted_without_one(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", waves(8))
+    (tmp_path / "metadata.csv").write_text("file_name,activity\na.npz,run\n")
+    with pytest.raises(UserError, match="--labels: the data has no column 'activty' beside the recording, only activity"):
+        check_recordings(tmp_path, label="activty")
+    assert check_recordings(tmp_path, label="activity").classes == {"run": 1}
+    assert check_recordings(tmp_path, label="event").classes == {}
+
+
 def test_recordings_that_differ_are_said_to_differ(tmp_path: Path) -> None:
     write_npz(tmp_path / "a.npz", waves(8))
     write_npz(tmp_path / "b.npz", waves(8, rate=25), rate=25)

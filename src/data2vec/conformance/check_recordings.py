@@ -23,9 +23,10 @@ from data2vec.data.recordings.open import open_recording
 from data2vec.data.recordings.recording import Recording
 from data2vec.data.recordings.rows import KIND
 from data2vec.data.recordings.windows import recording_name
+from data2vec.data.sources.columns import require_labels
 from data2vec.errors import CorruptExample, UserError
 from data2vec.local_path import local_path, output_file
-from data2vec.modalities.signal import SignalData, Signals, SignalSettings
+from data2vec.modalities.signal import EVENT, SignalData, Signals, SignalSettings
 from data2vec.recipe.loading import list_overrides, load_recipe
 from data2vec.settings import JsonDict, JsonMapping
 
@@ -149,6 +150,8 @@ def check_recordings(
     rows = modality.selected_rows(str(local_path(where)), data.train_rows, "data.train_rows")
     if not hasattr(rows, "__len__"):
         raise UserError("data.streaming: recordings are checked one by one; set it to false")
+    if label != EVENT:
+        require_labels(label, rows.features, KIND, data.column)
     report, seconds = RecordingReport(str(where), len(rows)), list[float]()
     counts = {name: Counter[str]() for name in ("channels", "units", "rates", "subjects", "classes", "annotations")}
     first: Recording | None = None

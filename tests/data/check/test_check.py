@@ -460,7 +460,7 @@ def test_report_shows_the_beginning_of_the_first_texts_of_the_column(tmp_path):
     found = check(tmp_path / "a.csv", workers=0, column="review", label="stars")
     assert [text[:10] for text in only(found).first] == ["'review 0 ", "'review 1 ", "'review 2 "]
     assert only(found).classes == {"0": 3, "1": 2} and "first         'review 0 word" in str(found)
-    with pytest.raises(UserError, match="label: there is no column 'starz' in the data, only id, text, stars"):
+    with pytest.raises(UserError, match="--labels: the data has no column 'starz' beside review, only id, stars"):
         check(tmp_path / "a.csv", workers=0, column="review", label="starz")
 
 

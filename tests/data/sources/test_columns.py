@@ -11,7 +11,7 @@ import soundfile
 from datasets import Audio, Dataset, Image
 
 from data2vec.data.dataset import column_value
-from data2vec.data.sources.columns import class_names, label_value
+from data2vec.data.sources.columns import class_names, label_value, require_labels
 from data2vec.data.sources.open_dataset import open_dataset
 from data2vec.errors import UserError
 
@@ -183,3 +183,10 @@ def test_lists_of_classes_keep_their_names(tmp_path: Path) -> None:
         assert [column_value(found, i, "label") for i in range(2)] == [["dog", "cat"], []]
         assert [column_value(found, i, "one") for i in range(2)] == ["cat", None]
     assert class_names([labels]) == class_names(labels) == ["cat", "dog"] and class_names(Value("string")) is None
+
+
+def test_labels_of_no_column_are_refused_with_the_columns_as_the_data_names_them() -> None:
+    columns = ["original_text", "label", "text"]  # of a table text, label, person
+    with pytest.raises(UserError, match=r"--labels: the data has no column 'nope' beside person, only text, label$"):
+        require_labels("nope", columns, "text", "person")
+    require_labels("label", ["text"], "text", None)  # the default

@@ -23,7 +23,7 @@ from data2vec.data.check.inspect import MEASURES, Finding, inspect_example
 from data2vec.data.check.report import DataReport, KindReport
 from data2vec.data.dataset import Row, Rows
 from data2vec.data.recordings.tables import TIMES
-from data2vec.data.sources.columns import NoSignal, class_names, label_value
+from data2vec.data.sources.columns import NoSignal, class_names, label_value, require_labels
 from data2vec.data.sources.formats import (
     ARCHIVES,
     MANIFESTS,
@@ -212,8 +212,7 @@ def _check_kind(request: Request, choice: SplitChoice, tokenizer: Tokenizer | No
     kind, label = request.kind, request.label
     rows, splits = read_dataset(request, choice)
     splits = splits or _splits_of_stream(request)
-    if label != "label" and label not in rows.features:
-        raise UserError(f"label: there is no column {label!r} in the data, only {', '.join(rows.features)}")
+    require_labels(label, rows.features, kind, request.column)
     token_counter = None
     if kind == "text":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # otherwise the library warns for every worker

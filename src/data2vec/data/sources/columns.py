@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data2vec.data.sources.formats import SignalKind
-from data2vec.errors import UserError, did_you_mean
+from data2vec.errors import UserError, did_you_mean, quoted
 
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "file_path")
 KNOWN_COLUMNS: dict[SignalKind, tuple[str, ...]] = {
@@ -55,6 +55,15 @@ def _or_one_of(candidates: Iterable[str]) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def require_labels(label: str, columns: Iterable[str], kind: SignalKind, column: str | None) -> None:
+    """Raise UserError if rows have no column `label` (`--labels`), unless it is the default one.
+
+    `columns`: of the rows, in which `column` (`data.column`) of the data is `kind`."""
+    if label != "label" and label not in columns:
+        others = _listed(name.removeprefix("original_") for name in columns if name != kind)
+        raise UserError(f"--labels: the data has no column {quoted(label)} beside {column or f'the {kind}'}, only {others}")
 
 
 def class_names(feature: Any) -> list[str] | None:
