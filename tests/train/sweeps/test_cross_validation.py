@@ -99,6 +99,13 @@ def test_rows_of_all_splits_are_divided_unless_one_is_named(tmp_path: Path, monk
     given.append("data.split=train")
     assert [*cross_validate("text/classify-tiny", "person", overrides=given, out=tmp_path / "train").scores] == ["a", "b"]
     assert splits == [("all", "all")] * 3 + [("train", "train")] * 2
+    splits.clear()
+    flat = [f"data.train={folder / 'train.csv'}", "data.split=train"]  # a file without splits counts as train
+    assert [*cross_validate("text/classify-tiny", "person", overrides=flat, out=tmp_path / "flat").scores] == ["a", "b"]
+    assert splits == [("all", "all")] * 2
+    with pytest.raises(UserError, match="has no split 'test', and no other"):
+        cross_validate("text/classify-tiny", "person", overrides=[flat[0], "data.split=test"], out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     (tmp_path / "own.yaml").write_text(load_recipe("text/classify-tiny", {"data.split": "test"}).to_yaml())
     with pytest.raises(UserError, match="--folds person: has 1 values"):
         cross_validate(tmp_path / "own.yaml", "person", overrides=given[:1], out=tmp_path / "test")

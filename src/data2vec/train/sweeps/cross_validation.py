@@ -16,7 +16,7 @@ from data2vec.atomic_io import write_json
 from data2vec.console.progress import labelled
 from data2vec.data.dataset import column_value
 from data2vec.data.sources.selection import RowSelection
-from data2vec.data.sources.splits import ALL, TRAIN
+from data2vec.data.sources.splits import ALL, TRAIN, VALID, NoSplit
 from data2vec.distributed import Process, is_rank_zero
 from data2vec.errors import UserError, get_logger
 from data2vec.modalities.custom_classes import CustomClass
@@ -97,7 +97,12 @@ def cross_validate(
         )
     every = RowSelection(where=selection.where, exclude=selection.exclude)
     split = ALL if "data.split" not in words and loaded.data.split == TRAIN else loaded.data.split
-    rows = loaded.build_modality().reading(split=split).selected_rows(loaded.data.train, every, "data.train_rows")
+    reader = loaded.build_modality()
+    rows = reader.reading(split=split).selected_rows(loaded.data.train, every, "data.train_rows")
+    try:
+        reader.reading(VALID, split=split).rows(loaded.data.train)
+    except NoSplit:  # data without splits counts as train, but for validation as valid
+        split = ALL
     groups = group_names(rows, column, loaded.data.train)
     is_main, process = is_rank_zero(), Process(torch.device("cpu"))
     with exclusive_lock(folder, process, "another cross-validation runs") if is_main else nullcontext():
