@@ -16,6 +16,7 @@ import data2vec
 from data2vec import cli
 from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
+from data2vec.recipe.recipe import Recipe
 from helpers.command import exit_status
 
 TINY = [
@@ -424,8 +425,20 @@ def test_split_is_train_unless_named() -> None:
 
 
 def test_setting_whose_name_holds_a_hyphen_is_no_input() -> None:
-    arguments = cli.parse_arguments(["features", "run", "a.edf", "modality.aliases.Fp1-A2=Fp1", "--out", "f.npy"])
-    assert (arguments.inputs, arguments.reading) == (["a.edf"], ["modality.aliases.Fp1-A2=Fp1"])
+    for name in ("Fp1-A2", "EEG Fp1-A2", "EEG Fp1.A2", "Fp1/A2"):
+        arguments = cli.parse_arguments(["features", "run", "a.edf", f"modality.aliases.{name}=Fp1", "--out", "f.npy"])
+        assert (arguments.inputs, arguments.reading) == (["a.edf"], [f"modality.aliases.{name}=Fp1"])
+
+
+def test_word_with_an_equals_sign_is_an_input_unless_it_begins_with_a_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data.v=1.csv").touch()
+    words = ["nofile.v2=x.csv", "data.v=1.csv", "train.lr=1"]
+    arguments = cli.parse_arguments(["features", "run", *words, "--out", "f.npy"])
+    assert (arguments.inputs, arguments.reading) == (words[:2], words[2:])
+    assert {*cli.SECTIONS, "init"} == {*Recipe.model_fields}
 
 
 def test_probe_is_on_the_device_of_this_machine_not_of_the_training(run: Path, images: Path) -> None:

@@ -37,8 +37,10 @@ WRONG_PATH = {
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
 """The errors of files that are mistakes of a user, wherever the file is opened; others are failures of the machine."""
-_SETTING = re.compile(r"\w+(\.[^\s./=]+)+=")
-"""The beginning of key=value among the inputs of a verb."""
+SECTIONS = ("modality", "encoder", "objective", "health", "data", "train", "probe", "log")
+"""Those of a recipe."""
+_SETTING = re.compile(rf"({'|'.join(SECTIONS)})\..+?=")
+"""The beginning of key=value among the inputs of a verb; names in it, as of channels, may have any characters."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -306,3 +306,11 @@ def test_data_name_of_a_dataset_object_is_not_that_of_its_copy(tmp_path: Path, m
 
     monkeypatch.setenv("DATA2VEC_CACHE", str(tmp_path))
     assert data_name(data_path(datasets.Dataset.from_dict({"text": ["a"]}))) == "a dataset in memory"
+
+
+def test_names_of_channels_and_columns_in_keys_may_have_dots_and_spaces() -> None:
+    overrides = ["modality.aliases.EEG Fp1.A2=Fp1", "data.train_rows.where.id.person=1", "data.train_rows.fraction=0.5"]
+    recipe: Any = load_recipe("signal/v2-tiny", overrides)
+    assert recipe.modality.aliases == {"EEG Fp1.A2": "Fp1"}
+    assert recipe.data.train_rows.where == {"id.person": (1,)} and recipe.data.train_rows.fraction == 0.5
+    assert load_recipe("signal/v2-tiny", recipe.flat()) == recipe

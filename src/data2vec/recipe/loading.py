@@ -3,6 +3,7 @@
 All errors of a recipe are reported at once, a line each.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,8 @@ PATHS_TO_READ = (
     *("objective.model", "objective.decode.lm", "objective.decode.lexicon"),
 )
 """Settings that may be a path."""
+_MAPPING = re.compile(r"(.*?(?:\bmodality\.aliases|_rows\.(?:where|exclude)))\.(.+)")
+"""The keys of settings that map names, as of channels or columns, which may have dots."""
 
 
 def load_recipe(
@@ -70,7 +73,7 @@ def load_recipe(
             raw["modality"] = {**(raw.get("modality") or {}), "name": name}
     items = list(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
     for key, value in sorted(_replaced_schedule(raw, dict(items)) + items, key=lambda item: not item[0].endswith(".kind")):
-        _set_by_key(raw, key.split("."), str(value) if isinstance(value, Path) else value)
+        _set_by_key(raw, _path_of_key(key), str(value) if isinstance(value, Path) else value)
         if key in ("modality.name", "objective.name") and isinstance(value, str) and ":" in value:
             try:
                 trust_class(value, key)
@@ -245,6 +248,11 @@ def parse_override(entry: str, example: str = "train.lr=1e-3") -> tuple[str, Any
     if not equals or not key:
         raise UserError(f"{quoted(entry)} is not an override: write key=value, such as {example}")
     return key, parse_yaml(value, key) if value else None
+
+
+def _path_of_key(key: str) -> list[str]:
+    found = _MAPPING.fullmatch(key)
+    return key.split(".") if found is None else [*found[1].split("."), found[2]]
 
 
 def _set_by_key(raw: JsonDict, path: list[str], value: Any) -> None:
