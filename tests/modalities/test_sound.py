@@ -17,7 +17,7 @@ from data2vec.data.mixing import ImageMixing
 from data2vec.errors import UserError
 from data2vec.feature_extraction import extract_features, head_logits
 from data2vec.modalities.fbank import FbankSettings, fbank
-from data2vec.modalities.sound import Sound, SoundData, SoundSettings
+from data2vec.modalities.sound import MEASURED_CLIPS, Sound, SoundData, SoundSettings, measure_log_mel
 from data2vec.nn.encoder import Encoder, build_encoder
 from data2vec.nn.heads import ClassifierSettings, build_head, reads_class_token
 from data2vec.nn.position_encoders import sincos_positions
@@ -186,8 +186,24 @@ def test_statistics_of_a_stream_are_measured_without_an_index_of_it(clips: Path,
     indexed = Sound(SoundSettings(), SoundData()).measure(str(clips))
     monkeypatch.setattr(Sound, "examples", lambda *_: pytest.fail("all clips are read"))
     assert Sound(SoundSettings(), SoundData(streaming=True)).measure(str(clips)) == pytest.approx(indexed, rel=1e-4)
-    with pytest.raises(UserError, match=r"on the clips: all are shorter than data\.min_seconds: 20, or"):
+    with pytest.raises(UserError, match=r"on the clips: \d+ are shorter than data\.min_seconds: 20; lower data\.min_seconds$"):
         Sound(SoundSettings(), SoundData(streaming=True, min_seconds=20, max_seconds=30)).measure(str(clips))
+
+
+@pytest.mark.parametrize(
+    ("short", "corrupt", "message"),
+    [
+        (3, 1, "clips: 3 are shorter than data.min_seconds: 0.5 and 1 cannot be read, such as .*; lower data.min_seconds$"),
+        (0, 2, "clips: 2 cannot be read, such as .*; repair or replace them$"),
+        (0, 0, "clips: there is none in the first of the data; set modality.mean and modality.std$"),
+        (MEASURED_CLIPS, 0, "; lower data.min_seconds, or set modality.mean and modality.std$"),
+    ],
+)
+def test_clips_that_cannot_be_measured_are_counted_by_reason(short: int, corrupt: int, message: str) -> None:
+    silent = {"array": np.zeros(100, np.float32), "sampling_rate": 16000, "path": "a.wav"}
+    clips = [*[silent] * short, *[{"bytes": b"no sound", "path": "b.wav"}] * corrupt]
+    with pytest.raises(UserError, match=message):
+        measure_log_mel(clips, FbankSettings(), 0.5)
 
 
 @pytest.mark.parametrize(

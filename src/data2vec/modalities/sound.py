@@ -297,22 +297,28 @@ def measure_log_mel(signals: Iterable[Signal], settings: FbankSettings, min_seco
     """Mean and standard deviation, to 6 digits, of all log-mel values of the complete signals of at least `min_seconds`.
 
     Raises UserError if there is none."""
-    count, total, squares, problem = 0, 0.0, 0.0, "there is none in the first of the data"
+    count, total, squares, short, corrupt = 0, 0.0, 0.0, 0, list[str]()
     for signal in progress(signals, desc="measuring log-mel values", unit="clip", delay=3):
         try:
             waveform = decode_audio(signal, settings.rate)
         except CorruptExample as error:
-            problem = f"none can be read, such as {error}"
+            corrupt.append(str(error))
             continue
         if len(waveform) < min_seconds * settings.rate:
-            problem = f"all are shorter than data.min_seconds: {min_seconds:g}, or cannot be read"
+            short += 1
             continue
         values = fbank(waveform, settings)
         count += values.size
         total += float(values.sum(dtype=np.float64))
         squares += float(np.square(values, dtype=np.float64).sum())
     if not count:
-        raise UserError(f"modality.mean: cannot be measured on the clips: {problem}; set modality.mean and modality.std")
+        problems = [f"{short} are shorter than data.min_seconds: {min_seconds:g}"] if short else []
+        problems += [f"{len(corrupt)} cannot be read, such as {corrupt[0]}"] if corrupt else []
+        remedies = ["lower data.min_seconds"] if short else ["repair or replace them"] if corrupt else []
+        if not problems or short + len(corrupt) > MEASURED_CLIPS - MEASURED_SHARDS:  # other clips may be usable
+            remedies.append("set modality.mean and modality.std")
+        found = " and ".join(problems) or "there is none in the first of the data"
+        raise UserError(f"modality.mean: cannot be measured on the clips: {found}; {', or '.join(remedies)}")
     mean = total / count
     std = max(squares / count - mean**2, 1e-12) ** 0.5
     return float(f"{mean:.6g}"), float(f"{std:.6g}")
