@@ -814,6 +814,7 @@ def _parse_layers(text: str) -> "Layers | str":
 def _check(arguments: argparse.Namespace) -> None:
     from data2vec.data.check.check import check, is_recordings
     from data2vec.recipe.loading import list_overrides
+    from data2vec.recipe.validation_errors import explain_no_text
 
     a = arguments
     if a.modality is not None:
@@ -839,7 +840,7 @@ def _check(arguments: argparse.Namespace) -> None:
     split, column = settings.pop("data.split", a.split), settings.pop("data.column", a.column)
     for key, value in (("data.split", split), ("data.column", column)):
         if not isinstance(value, str) and (key, value) != ("data.column", None):
-            raise UserError(f"{key}: {quoted(value)} is no name; to name what reads as a number, quote it: '{key}=\"{value}\"'")
+            raise UserError(f"{key}: {explain_no_text(key, value)}")
     if settings or a.recipe is not None:
         raise UserError(
             f"{next(iter(settings), '--recipe')}: has no effect without --modality, but for recordings; omit it, or add --kind "

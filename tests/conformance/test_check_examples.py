@@ -87,7 +87,7 @@ def test_data_of_which_nothing_can_be_read_is_a_user_error(tmp_path: Path) -> No
         ),
         (
             ("--kind", "text", "data.split=5"),
-            "data.split: 5 is no name; to name what reads as a number, quote it: 'data.split=\"5\"'",
+            "data.split: 5 is no text; to name what reads as a number, quote it: 'data.split=\"5\"'",
         ),
         (("--recipe", "vision/v2-tiny"), "--recipe: has no effect on recordings; omit it"),
         (("--modality", NAME, "modality.windw=3"), "did you mean 'window'?"),

@@ -1,6 +1,7 @@
 """Validation errors of a recipe in plain words: the key, what is wrong, what is allowed, and the nearest valid name."""
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -41,10 +42,23 @@ def explain_error(error: "ErrorDetails", model: type[BaseModel]) -> tuple[str, s
     message = message[0].lower() + message[1:]
     if kind == "value_error":
         return key, message, ""
+    if kind == "string_type":
+        return key, explain_no_text(key, value), ""
     wrong = ", not empty" if value is None else f", not {quoted(value)}"
     if "expected" in context and isinstance(value, str):
         wrong += did_you_mean(value, re.findall("'(.*?)'", context["expected"]))
     return key, message, wrong
+
+
+def explain_no_text(key: str, value: object) -> str:
+    """What is wrong with a value that is no text, such as the name of a split that YAML reads as a number."""
+    if value is None:
+        return "is null or empty; set it to a text"
+    if not isinstance(value, bool | int | float):
+        return f"{quoted(value)} is no text"
+    text = f'"{json.dumps(value)}"'
+    example = text if key.rpartition(".")[2].isdecimal() else f"'{key}={text}'"
+    return f"{quoted(value)} is no text; to name what reads as a number, quote it: {example}"
 
 
 def _resolve_location(

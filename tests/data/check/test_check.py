@@ -464,6 +464,12 @@ def test_report_shows_the_beginning_of_the_first_texts_of_the_column(tmp_path):
         check(tmp_path / "a.csv", workers=0, column="review", label="starz")
 
 
+def test_text_that_fills_no_block_is_said_to_be_less_than_one(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\n")
+    block = "a block of text/v2-tiny has 127 tokens, more than all text has: add data, or lower data.block_size"
+    assert block in str(check(tmp_path / "a.csv", workers=0))
+
+
 def test_examples_without_a_label_are_counted(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,x\nb,\nc,y\nd, \n")
     found = check(tmp_path / "a.csv", workers=0)

@@ -212,6 +212,9 @@ def advice(part: KindReport, where: str, split: str, settings: str = "") -> str:
         )
     if not usable.examples and first.max < needs.shortest:
         return f"Fix first: all clips are shorter than {needs.shortest:g} s: join them, or lower data.min_seconds."
+    if part.kind == "text" and not usable.examples:
+        block = f"a block of {needs.recipe} has {needs.unit_size} {needs.unit}"
+        return f"Not ready: {block}, more than all text has: add data, or lower data.block_size."
     size = needs.batch * needs.unit_size
     if usable.amount < size or not usable.steps:
         batch = f"a step of {needs.recipe} needs {size:g} {needs.unit}"
