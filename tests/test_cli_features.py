@@ -114,7 +114,9 @@ def test_features_take_settings_of_how_inputs_are_read_and_name_them_in_errors(
         error = capsys.readouterr().err
         assert f"{word.partition('=')[0]}: is not about how inputs are read; of this model these settings are: " in error
         assert "data.rate, " in error and error.endswith("modality.aliases\n") and "batch" not in error.partition(";")[2]
-    assert exit_status(*words, "data.rte=50") == 2 and "did you mean 'rate'?" in capsys.readouterr().err
+    assert exit_status(*words, "data.rte=50") == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'data.rate'?; of this model these settings are: data.split, " in error and "batch" not in error
     names = ", ".join(f"a long name of channel {index}: ax" for index in range(20))  # longer than a name of a file may be
     assert exit_status(*named, "data.missing_channels=pad", f"modality.aliases={{{names}}}", "data.streaming=true") == 2
     assert "data.streaming: is not about" in capsys.readouterr().err

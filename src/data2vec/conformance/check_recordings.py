@@ -141,8 +141,8 @@ def check_recordings(
     if "data.train" in given:
         raise UserError("data.train: is what is checked, and given already; omit it")
     chosen, hertz = any(key in given for key in SUITED), given.get("modality.rate")
-    fits = not chosen and isinstance(hertz, int | float) and 0 < hertz < math.inf
-    fitting = suited_settings((), hertz, 0) if fits else {}
+    is_rate = isinstance(hertz, int | float) and 0 < hertz < math.inf  # the recipe says what is wrong with another value
+    fitting: JsonDict = suited_settings((), float(hertz or 0), 0) if is_rate and not chosen else {}
     recipe = load_recipe(RECIPE, given | fitting)
     data = recipe.data
     assert isinstance(data, SignalData)
@@ -151,7 +151,7 @@ def check_recordings(
     if not hasattr(rows, "__len__"):
         raise UserError("data.streaming: recordings are checked one by one; set it to false")
     if label != EVENT:
-        require_labels(label, rows.features, KIND, data.column)
+        require_labels(label, rows.features, modality.kind, data.column)
     report, seconds = RecordingReport(str(where), len(rows)), list[float]()
     counts = {name: Counter[str]() for name in ("channels", "units", "rates", "subjects", "classes", "annotations")}
     first: Recording | None = None

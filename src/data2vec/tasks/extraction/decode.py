@@ -13,7 +13,7 @@ from data2vec.data.corrupt import load_example
 from data2vec.data.dataset import UNREADABLE, DataSettings, Rows
 from data2vec.data.loader import init_worker
 from data2vec.data.sources.library import data_path
-from data2vec.errors import CorruptExample, UserError
+from data2vec.errors import CorruptExample, UserError, did_you_mean
 from data2vec.feature_extraction import num_positions
 from data2vec.inputs import list_inputs, read_input, require_pairs, require_tokenizer
 from data2vec.modalities.base import Modality
@@ -74,17 +74,19 @@ def open_inputs(
 
 
 def _require_reading(recipe: Recipe, keys: Iterable[str]) -> None:
-    """Raises UserError for a setting that has no effect on how inputs are read. Misspelled ones are left to the recipe."""
+    """Raises UserError for a setting that has no effect on how inputs are read, or that is unknown."""
     known = type(recipe.data).model_fields
     own = {name for name in known if name in READING or not _is_shipped(type(recipe.data), name)}
     aliases = [key for key in ("modality.aliases",) if "aliases" in type(recipe.modality).model_fields]
+    allowed = [*(f"data.{each}" for each in known if each in own), *aliases]
     for key in keys:
-        section, _, name = key.partition(".")
-        name = name.partition(".")[0]
-        if (section == "data" and (name in own or name not in known)) or f"{section}.{name}" in aliases:
+        section, name = [*key.split("."), ""][:2]
+        if f"{section}.{name}" in allowed:
             continue
-        settings = ", ".join([*(f"data.{each}" for each in known if each in own), *aliases])
-        raise UserError(f"{key}: is not about how inputs are read; of this model these settings are: {settings}")
+        exists = name in getattr(type(getattr(recipe, section, None)), "model_fields", ())
+        hint = "" if exists else did_you_mean(f"{section}.{name}", allowed)
+        settings = ", ".join(allowed)
+        raise UserError(f"{key}: is not about how inputs are read{hint}; of this model these settings are: {settings}")
 
 
 def _is_shipped(data: type[DataSettings], name: str) -> bool:
