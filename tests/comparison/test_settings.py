@@ -47,6 +47,14 @@ RAW: dict[str, Any] = {"budget": {"flops": 1e9}, "arms": {"a": {"recipe": "visio
             {"evaluations": {"few": FINETUNE}, "arms": {"a": {"scratch": True, "settings": {"encoder.width": 32}}}},
             "arms.a.settings: there is no recipe that they change; set arms.a.recipe",
         ),
+        (
+            {"evaluations": {"shade": PROBE, "few": FINETUNE}, "arms": {"a": {"scratch": True}}},
+            "evaluations.shade: no arm takes part in it; add one that is pre-trained, or untrained",
+        ),
+        (
+            {"evaluations": {"shade": PROBE, "few": FINETUNE}, "arms": {"a": {"untrained": True, "recipe": "x"}}},
+            "evaluations.few: no arm takes part in it; add one that is pre-trained, or scratch",
+        ),
         ({"data": {"probe.data": "train"}}, "probe.data: is used only without `evaluations`"),
     ],
 )

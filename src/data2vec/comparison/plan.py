@@ -288,9 +288,10 @@ class Plan:
 
     def finetunings(self, arm: str) -> list[str]:
         """The evaluations that have jobs of their own: those by fine-tuning, of arms that take part in it."""
-        if self.settings.arms[arm].untrained:
-            return []
-        return [name for name, each in self.settings.evaluations.items() if isinstance(each, FinetuneEvaluation)]
+        evaluations = self.settings.evaluations.items()
+        return [
+            name for name, each in evaluations if isinstance(each, FinetuneEvaluation) and self.settings.takes_part(arm, name)
+        ]
 
     def _pretraining_jobs(self, arm: str, outcomes: Outcomes) -> Iterator[Job]:
         settings, tune = self.settings.arms[arm], self.settings.tune

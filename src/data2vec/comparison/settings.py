@@ -119,6 +119,11 @@ class ComparisonSettings(Settings):
         """The arm that differences are against."""
         return self.reference or next(iter(self.arms))
 
+    def takes_part(self, arm: str, evaluation: str) -> bool:
+        """Whether an arm takes part in an evaluation: one without training in probes only, one from scratch in fine-tuning."""
+        by_finetuning = isinstance(self.evaluations[evaluation], FinetuneEvaluation)
+        return not (self.arms[arm].untrained if by_finetuning else self.arms[arm].scratch)
+
     def check(self) -> None:
         """Raises UserError for settings that contradict each other."""
         for name, arm in self.arms.items():
@@ -144,6 +149,10 @@ class ComparisonSettings(Settings):
                 raise UserError(f"arms.{name}: {unused[0]} changes nothing where nothing is pre-trained{better}")
             if arm.scratch and not finetunes:
                 raise UserError(f"arms.{name}: scratch takes part in fine-tuning only, but no evaluation is of kind finetune")
+        for name in self.evaluations:
+            if not any(self.takes_part(arm, name) for arm in self.arms):
+                need = "one that is pre-trained, or scratch" if name in finetunes else "one that is pre-trained, or untrained"
+                raise UserError(f"evaluations.{name}: no arm takes part in it; add {need}, or remove the evaluation")
         if not self.equal_grids:
             return
         sizes = {name: count(arm.grid) for name, arm in self.arms.items() if arm.is_trained}
