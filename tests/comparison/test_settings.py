@@ -55,6 +55,10 @@ RAW: dict[str, Any] = {"budget": {"flops": 1e9}, "arms": {"a": {"recipe": "visio
             {"evaluations": {"shade": PROBE, "few": FINETUNE}, "arms": {"a": {"untrained": True, "recipe": "x"}}},
             "evaluations.few: no arm takes part in it; add one that is pre-trained, or scratch",
         ),
+        ({"arms": {}}, "comparison: arms: should have at least 1 entry, not 0"),
+        ({"arms": {"a": {"grid": {"train.lr": []}}}}, "arms.a.grid.train.lr: should have at least 1 entry, not 0"),
+        ({"seeds": 3}, "seeds: should be a list in brackets, not 3"),
+        ({"evaluations": {"shade": PROBE | {"test": {"far": {"part": 3}}}}}, "evaluations.shade.test.far.data: is missing"),
         ({"data": {"probe.data": "train"}}, "probe.data: is used only without `evaluations`"),
     ],
 )

@@ -4,7 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -38,6 +38,11 @@ def explain_error(error: "ErrorDetails", model: type[BaseModel]) -> tuple[str, s
         return tag, f"{quoted(name)} is not one of {allowed}", did_you_mean(name, re.findall("'(.*?)'", allowed))
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return key, "should be a section with settings", f", not {quoted(value)}"
+    if kind in ("too_short", "too_long"):
+        side, limit = ("least", context["min_length"]) if kind == "too_short" else ("most", context["max_length"])
+        return key, f"should have at {side} {limit} {'entry' if limit == 1 else 'entries'}, not {context['actual_length']}", ""
+    if kind in ("tuple_type", "list_type"):
+        return key, "should be a list in brackets", ", not empty" if value is None else f", not {quoted(value)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     message = message[0].lower() + message[1:]
     if kind == "value_error":
@@ -69,12 +74,20 @@ def _resolve_location(
     path: list[str] = []
     known = list(model.model_fields)
     options: list[type[BaseModel]] = [model]
+    entries: object = None
+    """The annotation of the values of a dictionary, whose keys are names of any kind."""
     for part in location:
+        if entries is not None:
+            path.append(str(part))
+            options, entries = settings_classes(entries), None
+            continue
         holders = [option for option in options if part in option.model_fields]
         if holders:
             path.append(str(part))
             known = list(dict.fromkeys(key for option in options for key in option.model_fields))
-            options = [kind for holder in holders for kind in settings_classes(holder.model_fields[str(part)].annotation)]
+            annotations = [holder.model_fields[str(part)].annotation for holder in holders]
+            options = [kind for annotation in annotations for kind in settings_classes(annotation)]
+            entries = next((get_args(annotation)[1] for annotation in annotations if get_origin(annotation) is dict), None)
         elif isinstance(part, int):
             path.append(str(part))
         elif tagged := [option for option in options if part in _tags(option)]:
