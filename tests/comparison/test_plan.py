@@ -63,11 +63,6 @@ def test_recipe_with_a_literal_warmup_longer_than_the_run_is_refused(tmp_path: P
         found.recipe("a", {}, 1)
 
 
-def test_recipe_that_sets_its_own_steps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"arms.a: train.steps cannot be set"):
-        plan(tmp_path, arms={"a": {"settings": {"train.steps": 11}}}).recipe("a", {}, 1)
-
-
 def test_jobs_with_a_grid_start_with_the_seed_of_tuning(tmp_path: Path) -> None:
     found = plan(tmp_path, arms={"a": {"grid": {"train.lr": [1e-3, 2e-3]}}}, trivial=False)
     assert [job.folder for job in found.jobs({})] == ["a/tune/lr=0.001", "a/tune/lr=0.002"]

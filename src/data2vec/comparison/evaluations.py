@@ -44,6 +44,10 @@ from data2vec.train.finetune import finetune, resolve_recipe
 from data2vec.train.planning.step_cost import step_cost
 
 
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+"""Values to try, by dotted key."""
+
+
 class EvalData(RowSelection):
     """Labelled data of an evaluation: a dataset, and which of its rows."""
 
@@ -121,7 +125,7 @@ class FinetuneEvaluation(_Labelled):
     each; for recognition and regression of all examples."""
     settings: dict[str, Any] = Field(default={})
     """Overrides of the recipe, by dotted key."""
-    grid: dict[str, list[Any]] = Field(default={})
+    grid: Grid = Field(default={})
     """Values to try, by dotted key."""
 
 

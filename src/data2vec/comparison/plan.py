@@ -30,8 +30,6 @@ POINTS = 5
 """Probes along a run, and checkpoints."""
 TRIVIAL = "trivial baselines"
 """The name of what stands beside the arms: hand-made features, and the most frequent class."""
-BUDGETED = ("train.steps", "train.seed")
-"""Settings of a recipe that a comparison sets."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,6 @@ class Plan:
     def _sized_recipe(self, arm: str, combination: Combination, seed: int, share: float, probe: bool) -> Recipe:
         recipe, steps = self.arm_recipe(arm, combination), self.steps(arm, combination, share)
         literal = (*self.settings.data, *self.settings.arms[arm].settings, *combination)
-        if wrong := [key for key in literal if key in BUDGETED]:
-            raise UserError(f"arms.{arm}: {wrong[0]} cannot be set: budget and seeds of the comparison set it")
         sizes: JsonDict = {}
         for key, value in recipe.flat().items():
             if not key.endswith("_steps") or not isinstance(value, int):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, ProbeEvaluation
+from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, Grid, ProbeEvaluation
 from data2vec.comparison.shipped import comparison_text
 from data2vec.errors import UserError, did_you_mean
 from data2vec.local_path import local_path
@@ -23,7 +23,10 @@ ONLINE_EXAMPLES = 2000
 """Examples of each set that probes along a run use at most: they draw the curves, and are several times cheaper so."""
 PATHS = ("data.train", "data.tokenizer", "init")
 """Settings of a recipe that are paths relative to the folder of the data."""
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+FIXED = ("train.steps", "train.seed", "train.checkpoint_every", "train.keep_checkpoints", "log.every", "log.report")
+"""Settings of pre-training that the comparison itself sets."""
+FIXED_OF_FINETUNING = ("train.seed", "data.train", "data.train_rows", "data.valid", "data.valid_rows", "objective.label")
+"""The same of fine-tuning."""
 Combination = dict[str, Any]
 
 
@@ -62,8 +65,8 @@ class Arm(Settings):
     recipe: str | None = None
     """Pre-training recipe; none: that of the comparison. Without training, it gives the shape of the encoder."""
     settings: dict[str, Any] = Field(default={})
-    """Overrides of the recipe, by dotted key. Step counts among them are taken literally. Without pre-training, only those of
-    the encoder and its input."""
+    """Overrides of the recipe, by dotted key. Step counts among them are taken literally, but `train.steps` is that of
+    the budget. Without pre-training, only those of the encoder and its input."""
     grid: Grid = Field(default={})
     """Values to try, by dotted key; every combination of them. Of `scratch`, settings of fine-tuning, instead of the
     evaluation's grid."""
@@ -101,7 +104,7 @@ class ComparisonSettings(Settings):
     """The arm that differences are against; none: the first one."""
     budget: Budget
     """What each pre-training run may cost."""
-    seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (1, 2, 3)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (1, 2, 3)
     """One run per arm and seed."""
     tune: Tune = Tune()
     """How the grids are searched."""
@@ -149,6 +152,13 @@ class ComparisonSettings(Settings):
                 raise UserError(f"arms.{name}: {unused[0]} changes nothing where nothing is pre-trained{better}")
             if arm.scratch and not finetunes:
                 raise UserError(f"arms.{name}: scratch takes part in fine-tuning only, but no evaluation is of kind finetune")
+        _refuse_fixed("data", self.data, FIXED)
+        for name, arm in self.arms.items():
+            _check_grid(f"arms.{name}", arm.grid, FIXED_OF_FINETUNING if arm.scratch else FIXED)
+            _refuse_fixed(f"arms.{name}.settings", arm.settings, FIXED)
+        for name, evaluation in finetunes.items():
+            _check_grid(f"evaluations.{name}", evaluation.grid, FIXED_OF_FINETUNING)
+            _refuse_fixed(f"evaluations.{name}.settings", evaluation.settings, FIXED_OF_FINETUNING)
         for name in self.evaluations:
             if not any(self.takes_part(arm, name) for arm in self.arms):
                 need = "one that is pre-trained, or scratch" if name in finetunes else "one that is pre-trained, or untrained"
@@ -170,6 +180,22 @@ def combinations(grid: Mapping[str, list[Any]]) -> list[Combination]:
 def count(grid: Mapping[str, list[Any]]) -> int:
     """The number of combinations of a grid."""
     return prod(len(values) for values in grid.values())
+
+
+def _refuse_fixed(where: str, keys: Iterable[str], fixed: Iterable[str]) -> None:
+    for key in keys:
+        if any(f"{key}.".startswith(f"{each}.") for each in fixed):
+            raise UserError(
+                f"{where}: {key} has no effect, as budget, seeds and evaluations of the comparison set it; remove it"
+            )
+
+
+def _check_grid(where: str, grid: Mapping[str, list[Any]], fixed: Iterable[str]) -> None:
+    _refuse_fixed(f"{where}.grid", grid, fixed)
+    for key, values in grid.items():
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise UserError(f"{where}.grid: {key} has the value {value!r} twice; give each value once")
 
 
 def _check_equal(where: str, sizes: Mapping[str, int]) -> None:
