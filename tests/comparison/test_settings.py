@@ -96,6 +96,14 @@ def test_settings_of_an_arm_change_its_recipe_also_without_pretraining() -> None
     assert [arm_recipe(settings, name, {}).encoder.layers for name in arms] == [2, 2, 2]
 
 
+def test_recipe_for_fine_tuning_as_an_arm_is_refused() -> None:
+    settings = load_comparison(RAW | {"arms": {"v2": {"recipe": "vision/classify-tiny"}}})
+    with pytest.raises(
+        UserError, match=r"^arms.v2: vision/classify-tiny is a recipe for fine-tuning; name one for pre-training"
+    ):
+        arm_recipe(settings, "v2", {})
+
+
 def test_override_of_the_budget_replaces_its_kind() -> None:
     assert load_comparison(RAW, ["budget.steps=5"]).budget.flops is None
 

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from datasets import Dataset, DatasetDict
 
 import data2vec
+from data2vec.errors import UserError
 from data2vec.recipe.loading import load_recipe
 
 
@@ -28,3 +30,8 @@ def test_dataset_in_memory_trains_as_its_files_do(tiny2: dict[str, Any], picture
     assert found.inputs == 3
     data2vec.features(model, paths[:3], tmp_path / "files.npy", pool=True)
     assert np.array_equal(np.load(tmp_path / "test.npy"), np.load(tmp_path / "files.npy"))
+
+
+def test_pretrain_of_a_recipe_object_for_fine_tuning_is_refused_without_printing_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^recipe: is a recipe for fine-tuning; use 'data2vec finetune' with --model$"):
+        data2vec.pretrain(load_recipe("vision/classify-tiny"), "data", out=tmp_path)

@@ -43,7 +43,6 @@ from data2vec.tasks.probing.token_readout import MAX_TOKENS, Unigrams, View, mas
 from data2vec.train.finetune import finetune, resolve_recipe
 from data2vec.train.planning.step_cost import step_cost
 
-
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 """Values to try, by dotted key."""
 

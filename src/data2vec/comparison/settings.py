@@ -15,6 +15,7 @@ from data2vec.local_path import local_path
 from data2vec.recipe.loading import load_recipe, parse_override
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.shipped import recipe_names
+from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.validation_errors import explain_error
 from data2vec.recipe.yaml_format import parse_yaml
 from data2vec.settings import JsonDict, JsonMapping, Settings, settings_classes
@@ -344,9 +345,14 @@ def arm_recipe(settings: ComparisonSettings, name: str, combination: JsonMapping
     recipe = arm.recipe or settings.recipe
     data = {key: value for key, value in settings.data.items() if not key.startswith("probe.")}
     try:
-        return load_recipe(str(recipe), {**data, **arm.settings, **combination})
+        found = load_recipe(str(recipe), {**data, **arm.settings, **combination})
     except UserError as error:
         raise UserError(*(f"arms.{name}: {line}" for line in error.args)) from None
+    if isinstance(found.objective, SupervisedSettings):
+        raise UserError(
+            f"arms.{name}: {recipe} is a recipe for fine-tuning; name one for pre-training, or use it in evaluations"
+        )
+    return found
 
 
 def online_probe(settings: ComparisonSettings) -> JsonDict:

@@ -61,7 +61,7 @@ def load_recipe(
     error.
 
     Raises UserError for an unknown name, an unknown key, a wrong type or a value out of range."""
-    raw, where = read_recipe(recipe), "recipe" if isinstance(recipe, Recipe) else str(recipe)
+    raw, where = read_recipe(recipe), name_of(recipe)
     for section, values in (defaults or {}).items():
         raw[section] = {**values, **(raw.get(section) or {})}
     if modality is not None:
@@ -81,6 +81,11 @@ def load_recipe(
                 raise UserError(f"{where}: {error}") from None
     _take_auto(raw, where, auto)
     return validate_recipe(raw, where, trusted and not is_of_run(recipe))
+
+
+def name_of(recipe: str | Path | Recipe) -> str:
+    """What messages call a recipe: its name or file, or just "recipe"."""
+    return "recipe" if isinstance(recipe, Recipe) else str(recipe)
 
 
 def _take_auto(raw: JsonDict, where: str, auto: set[str] | None) -> None:

@@ -24,7 +24,7 @@ from data2vec.modalities.custom_classes import CustomClass
 from data2vec.model import Model, blank_model, save_model_folder
 from data2vec.nn.encoder import build_encoder
 from data2vec.nn.heads import Classifier, Head, build_head, scale_logits
-from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
+from data2vec.recipe.loading import list_overrides, load_recipe, name_of, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings, TaskSettings
 from data2vec.recipe.training_history import TrainingStage, make_scores, origin_of, training_stage
@@ -280,10 +280,12 @@ def resolve_recipe(
     own = defaults if modality is not None else None  # settings of the class that have no default
     first = load_recipe(recipe, defaults=own, modality=modality, auto=auto)
     if not isinstance(first.objective, SupervisedSettings):
-        raise UserError(f"{recipe}: is a recipe for pre-training, not for fine-tuning; 'data2vec recipes' lists both")
+        raise UserError(f"{name_of(recipe)}: is a recipe for pre-training, not for fine-tuning; 'data2vec recipes' lists both")
     kinds = [each.modality.name for each in (first, *([] if source is None else [source.recipe]))]
     if len(set(kinds)) > 1:
-        raise UserError(f"--model {model}: is a {kinds[1]} model, but {recipe} is for {kinds[0]}; use a recipe for {kinds[1]}")
+        raise UserError(
+            f"--model {model}: is a {kinds[1]} model, but {name_of(recipe)} is for {kinds[0]}; use a recipe for {kinds[1]}"
+        )
     known = {} if source is None else weight_semantics(source.recipe)
     if source is not None and not source.recipe.encoder.final_norm:  # which can be removed, but not added without weights
         known["encoder.final_norm"] = False

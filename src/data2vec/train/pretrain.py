@@ -21,7 +21,7 @@ from data2vec.nn.encoder import build_encoder
 from data2vec.objective import Objective
 from data2vec.objective.training_objective import AnyTrainingObjective
 from data2vec.recipe.joint import JointRecipe, errors_of_part
-from data2vec.recipe.loading import list_overrides, load_recipe, with_absolute_paths
+from data2vec.recipe.loading import list_overrides, load_recipe, name_of, with_absolute_paths
 from data2vec.recipe.recipe import Recipe
 from data2vec.recipe.task_settings import SupervisedSettings
 from data2vec.recipe.training_history import TrainingStage, make_scores, origin_of, read_origin, training_stage
@@ -69,7 +69,7 @@ def pretrain(
         keys: set[str] = set()
         resolved = resolve_recipe(recipe, data, overrides, modality, keys)
         if isinstance(resolved.objective, SupervisedSettings):
-            raise UserError(f"{recipe}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
+            raise UserError(f"{name_of(recipe)}: is a recipe for fine-tuning; use 'data2vec finetune' with --model")
         auto = find_auto(recipe, overrides, keys, modality)
     return run_training(folder, resolved, resume, pretraining_task(resolved), named_recipe(recipe), auto)
 
