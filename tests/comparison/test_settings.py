@@ -1,5 +1,6 @@
 """The comparison file: what is refused, and how."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from data2vec.comparison.settings import (
     load_comparison,
     recipes_as_arms,
 )
-from data2vec.comparison.shipped import comparison_names, comparison_summary
+from data2vec.comparison.shipped import comparison_names, comparison_summary, is_comparison
 from data2vec.errors import UserError
 
 PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}
@@ -126,6 +127,27 @@ def test_recipes_get_parts_of_one_labelled_set() -> None:
     probe = settings.evaluations["probe"]
     assert [each.part for each in (probe.train, probe.dev, probe.test["test"])] == [(0, 0.6), (0.6, 0.8), (0.8, 1)]
     assert settings.arms["untrained"].untrained
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["spech"], "there is no recipe or comparison 'spech'; did you mean 'speech'?"),
+        (["speech/v1-tyni"], "did you mean 'speech/v1-tiny'?"),
+        (["speech", "vision/v1-tiny"], "speech: is a comparison; name it alone"),
+    ],
+)
+def test_wrong_name_of_a_recipe_is_refused_before_missing_evaluations(names: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_comparison(recipes_as_arms(names))
+    assert message in str(error.value)
+
+
+def test_comparison_file_without_arms_says_so(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(json.dumps({key: RAW[key] for key in ("budget", "evaluations")}), encoding="utf-8")
+    assert is_comparison(str(tmp_path / "c.yaml"))
+    with pytest.raises(UserError, match=r"c\.yaml: arms: is missing$"):
+        load_comparison(tmp_path / "c.yaml")
 
 
 def test_recipes_given_twice_are_refused() -> None:

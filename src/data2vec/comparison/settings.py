@@ -1,6 +1,6 @@
 """The comparison file: arms, what they share, their budget, and how they are evaluated."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from data2vec.comparison.evaluations import Evaluation, FinetuneEvaluation, Grid, ProbeEvaluation
-from data2vec.comparison.shipped import comparison_text
-from data2vec.errors import UserError, did_you_mean
+from data2vec.comparison.shipped import comparison_names, comparison_text
+from data2vec.errors import UserError, did_you_mean, quoted
 from data2vec.local_path import local_path
 from data2vec.recipe.loading import load_recipe, parse_override
 from data2vec.recipe.recipe import Recipe
@@ -229,7 +229,7 @@ def load_comparison(
     probes = [key for key in raw.get("data") or {} if str(key).startswith("probe.")]
     if probes and raw.get("evaluations") is not None:
         raise UserError(f"{probes[0]}: is used only without `evaluations`, but {where} has some; change them in the file")
-    if raw.get("evaluations") is None:
+    if raw.get("evaluations") is None and "arms" in raw:
         raw["evaluations"] = {"probe": probe_evaluation(raw.get("data") or {})}
     settings = _validated(raw, where)
     settings = _below(settings, local_path(data) if data is not None else Path())
@@ -237,13 +237,20 @@ def load_comparison(
     return settings
 
 
-def recipes_as_arms(recipes: Iterable[str]) -> JsonDict:
-    """A raw comparison of recipes, and of the untrained encoder of the first one. Raises UserError if there is none."""
-    names = list(recipes)
+def recipes_as_arms(names: Sequence[str]) -> JsonDict:
+    """A raw comparison of recipes, and of the untrained encoder of the first one. Raises UserError for none or a wrong name."""
     if len(set(names)) < len(names):
         raise UserError(
             f"{', '.join(names)}: a recipe is given twice; to compare settings of one recipe, write a comparison file"
         )
+    recipes, comparisons = recipe_names(), comparison_names()
+    for name in names:
+        if name in comparisons:
+            raise UserError(f"{name}: is a comparison; name it alone, or recipes only")
+        if name not in recipes and Path(name).suffix not in (".yaml", ".yml") and not local_path(name).is_file():
+            hint = did_you_mean(name, [*recipes, *comparisons])
+            lists = "'data2vec recipes' and 'data2vec compare --list' list them; the name of a file ends in .yaml"
+            raise UserError(f"there is no recipe or comparison {quoted(name)}{hint} ({lists})")
     if not names:
         raise UserError("nothing to compare: give a comparison file, or recipes; 'data2vec compare --help' has examples")
     arms: JsonDict = {name: {"recipe": name} for name in names}

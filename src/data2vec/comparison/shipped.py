@@ -8,6 +8,9 @@ from data2vec.errors import UserError, did_you_mean
 from data2vec.recipe.shipped import head_comment, recipe_names
 from data2vec.recipe.yaml_format import parse_yaml
 
+KEYS = {"arms", "evaluations", "budget"}
+"""Keys of a comparison file that no recipe has."""
+
 
 def is_comparison(source: str) -> bool:
     """Whether `source` is a comparison by name or file, not a recipe."""
@@ -15,7 +18,7 @@ def is_comparison(source: str) -> bool:
         return True
     if source in recipe_names() or Path(source).suffix not in (".yaml", ".yml"):
         return False
-    return isinstance(raw := parse_yaml(comparison_text(source), source), dict) and "arms" in raw
+    return isinstance(raw := parse_yaml(comparison_text(source), source), dict) and bool(KEYS & raw.keys())
 
 
 def comparison_names() -> list[str]:
