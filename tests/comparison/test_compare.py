@@ -13,7 +13,7 @@ import pytest
 
 import data2vec
 from data2vec.cli import main
-from data2vec.comparison.compare import build_plan
+from data2vec.comparison.compare import build_plan, describe_plan
 from data2vec.comparison.result import Comparison
 from data2vec.errors import UserError
 from data2vec.run_dir import Run
@@ -215,6 +215,15 @@ def test_compare_command_runs_recipes_with_a_probe_of_their_own(
     out = capsys.readouterr().out
     assert "| vision/v1-tiny" in out and "| untrained" in out
     assert "linear accuracy" in out
+
+
+def test_compare_with_a_missing_test_set_is_refused_before_training(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
+    raw["evaluations"]["shade"]["test"] = {"test": "missing"}
+    with pytest.raises(UserError, match=r"evaluations\.shade: test test: missing: there is no such folder"):
+        describe_plan(build_plan(raw, tmp_path / "plan", pictures))
+    with pytest.raises(UserError, match=r"evaluations\.shade: test test: missing: there is no such folder"):
+        data2vec.compare(raw, tmp_path / "out", pictures)
+    assert not list((tmp_path / "out").rglob("run"))
 
 
 def test_compare_dry_run_prints_the_plan_and_trains_nothing(

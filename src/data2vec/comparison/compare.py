@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from data2vec.atomic_io import write_text
+from data2vec.comparison.check_sets import check_sets
 from data2vec.comparison.page import write_page
 from data2vec.comparison.plan import TRIVIAL, Outcomes, Plan
 from data2vec.comparison.result import Comparison, summarize
@@ -83,9 +84,13 @@ def write_results(plan: Plan, outcomes: Outcomes, only: Sequence[str] = ()) -> C
 
 
 def describe_plan(plan: Plan, only: Sequence[str] = ()) -> str:
-    """The arms with steps, operations a step and estimated time, and the number of jobs; costs are counted and timed."""
+    """The arms with steps, operations a step and estimated time, and the number of jobs; costs are counted and timed.
+
+    Raises UserError as the start of the comparison does, also for the data of evaluations."""
     from data2vec.comparison.table import markdown
 
+    check_sets(plan.settings, plan.selected(only))
+    list(plan.jobs({}, only))  # whose recipes are checked
     settings, rows, total = plan.settings, [], 0.0
     for arm in plan.selected(only):
         if arm == TRIVIAL or not settings.arms[arm].is_trained:

@@ -5,7 +5,8 @@ All choices (layer, regularisation, best step) are made on the `dev` set; the `t
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import BeforeValidator, Field
 
 from data2vec.atomic_io import write_json
 from data2vec.comparison.probing import Features, LabelledSet, probe_scores
-from data2vec.data.dataset import ExampleDataset
+from data2vec.data.dataset import ExampleDataset, Rows
 from data2vec.data.sources.open_dataset import list_splits
 from data2vec.data.sources.selection import RowSelection
 from data2vec.data.sources.shards import Request
@@ -211,26 +212,52 @@ def _reader(modality: Modality, name: str) -> Modality:
     return modality.reading(split, split=split, column=None)
 
 
+def open_sets(
+    evaluation: ProbeEvaluation | FinetuneEvaluation | TokenEvaluation, modality: Modality, column: str | None = None
+) -> dict[str, Rows]:
+    """The selected rows of each set, `train`, `dev` and "test NAME", by classes of `column` unless another one is set. Raises
+    UserError that names the set, also where it is the same as one that choices are made on."""
+    found: dict[str, Rows] = {}
+    for name, data in evaluation.sets.items():
+        with naming(name):
+            rows = _reader(modality, name).selected_rows(data.data, data.stratified(column).rows, name)
+        identity = getattr(rows, "_fingerprint", None)
+        for other in ("train", "dev") if identity is not None else ():
+            if other in found and getattr(found[other], "_fingerprint", None) == identity:
+                raise UserError(f"{name}: is the same data as {other}; use other data, or select other rows by where or part")
+        found[name] = rows
+    return found
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """A block whose user errors begin with `name`."""
+    try:
+        yield
+    except UserError as error:
+        named = (f"{name}.", f"{name}:")
+        raise type(error)(*(line if line.startswith(named) else f"{name}: {line}" for line in error.args)) from None
+
+
 def labelled_sets(evaluation: ProbeEvaluation, modality: Modality) -> dict[str, tuple[list[ExampleDataset], np.ndarray]]:
     """The examples of each set, `train`, `dev` and "test NAME", and their labels (n,); of pairs, those of both texts."""
     found = {}
-    for name, data in evaluation.sets.items():
-        column = None if evaluation.metric == "spearman" else evaluation.label
-        data = data.stratified(column)
-        rows = _reader(modality, name).selected_rows(data.data, data.rows, name)
-        views = [rows]
+    column = None if evaluation.metric == "spearman" else evaluation.label
+    for name, rows in open_sets(evaluation, modality, column).items():
+        where, views = evaluation.sets[name].data, [rows]
         if evaluation.second is not None:
             if evaluation.second not in rows.features:
-                raise UserError(f"second: there is no column {evaluation.second!r} in {data.data}")
+                raise UserError(f"{name}: there is no column {evaluation.second!r} (second) in {where}")
             views.append(rows.remove_columns(modality.kind).rename_column(evaluation.second, modality.kind))
-        examples = [modality.labelled(view) for view in views]
-        values = [examples[0].label(index, evaluation.label) for index in range(len(examples[0]))]
+        with naming(name):
+            examples = [modality.labelled(view) for view in views]
+            values = [examples[0].label(index, evaluation.label) for index in range(len(examples[0]))]
         if any(value is None for value in values):
-            raise UserError(f"{name}: some examples in {data.data} have no {evaluation.label!r}; label or exclude them")
+            raise UserError(f"{name}: some examples in {where} have no {evaluation.label!r}; label or exclude them")
         try:
             labels = np.array(values, np.float64) if evaluation.metric == "spearman" else np.array([str(v) for v in values])
         except ValueError:
-            raise UserError(f"{name}: column {evaluation.label!r} of {data.data} has no numbers, but metric spearman") from None
+            raise UserError(f"{name}: column {evaluation.label!r} of {where} has no numbers, but metric spearman") from None
         found[name] = examples, labels
     if evaluation.metric != "spearman":
         classes = sorted(set(found["train"][1].tolist()))
@@ -261,8 +288,8 @@ def _tokens(evaluation: TokenEvaluation, model: Path | None, recipe: Recipe | No
         modality = load_recipe(loaded.recipe, {"data.streaming": False}).build_modality()
         require_text(modality)
         sets = {}
-        for name, data in evaluation.sets.items():
-            examples = modality.examples(_reader(modality, name).selected_rows(data.data, data.rows, name))
+        for name, rows in open_sets(evaluation, modality).items():
+            examples = modality.examples(rows)
             count = evaluation.max_tokens if name == "train" else ceil(evaluation.max_tokens / 4)
             sets[name] = mask_tokens(examples, np.arange(len(examples)), count, seed=0)
     encoder, unigrams = (
@@ -320,7 +347,7 @@ def finetune_overrides(evaluation: FinetuneEvaluation, seed: int, settings: Json
     if not isinstance(task, SupervisedSettings):
         raise UserError(f"{evaluation.recipe}: is a recipe for pre-training; an evaluation by fine-tuning needs one for it")
     label = evaluation.label or task.label
-    column = label if _has_classes(task) else None
+    column = label if has_classes(task) else None
     train, dev = evaluation.train.stratified(column), evaluation.dev.stratified(column)
     if evaluation.fraction < 1:
         if train.fraction < 1:
@@ -338,7 +365,8 @@ def finetune_overrides(evaluation: FinetuneEvaluation, seed: int, settings: Json
     }
 
 
-def _has_classes(task: SupervisedSettings) -> bool:
+def has_classes(task: SupervisedSettings) -> bool:
+    """Whether the labels of a task are single classes."""
     return isinstance(task, ClassificationSettings) and task.problem_type == "single_label_classification"
 
 
@@ -367,7 +395,7 @@ def _finetune(
     run = out / "run"
     finetune(evaluation.recipe, model, overrides=overrides, out=run, resume=(run / "recipe.yaml").is_file(), scratch=scratch)
     task: Any = complete.objective
-    column = task.label if _has_classes(task) else None
+    column = task.label if has_classes(task) else None
     found = {}
     for name, data in {"dev": evaluation.dev, **{f"test {name}": data for name, data in evaluation.test.items()}}.items():
         selection: JsonDict = {"data.valid_rows": data.stratified(column).rows.model_dump(mode="json")}

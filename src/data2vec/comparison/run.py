@@ -20,6 +20,7 @@ from types import FrameType
 import torch
 
 from data2vec.atomic_io import write_json
+from data2vec.comparison.check_sets import check_sets
 from data2vec.comparison.evaluations import evaluate
 from data2vec.comparison.plan import TRIVIAL, EvaluationTask, Job, Outcome, Outcomes, Plan, folder_name
 from data2vec.comparison.settings import ComparisonSettings
@@ -123,6 +124,8 @@ def run_plan(
     def ready() -> list[Job]:
         return [job for job in plan.jobs(outcomes, only) if job.folder not in outcomes]
 
+    if ready():
+        check_sets(plan.settings, plan.selected(only))
     if plan.processes == 1:
         while jobs := ready():
             with _log(plan.out / jobs[0].folder):

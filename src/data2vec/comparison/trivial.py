@@ -5,7 +5,7 @@ histograms of colours and of gradient orientations; and k-means features of patc
 computed of the inputs as an encoder gets them: 16 kHz waveforms, images of 32 × 32 pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,20 +114,22 @@ class _PlainTexts(ExampleDataset):
         return column_value(self.rows, int(index), column)
 
 
-class _PlainText(Text):
+class PlainText(Text):
+    """Reads texts as strings, without a tokenizer."""
+
     def labelled(self, rows: Rows) -> Any:
         return _PlainTexts(rows)
 
 
-def evaluated_modality(settings: ComparisonSettings, evaluation: Evaluation) -> Modality:
-    """The modality of the data of an evaluation, by its recipe or that of the first arm that has one."""
+def evaluated_modality(settings: ComparisonSettings, evaluation: Evaluation, arms: Sequence[str] = ()) -> Modality:
+    """The modality of the data of an evaluation, by its recipe or that of the first arm, or of `arms`, that has one."""
     if isinstance(evaluation, FinetuneEvaluation):
         recipe = load_recipe(evaluation.recipe, evaluation.settings)
     else:
-        arm = next(name for name, arm in settings.arms.items() if (arm.recipe or settings.recipe) is not None)
+        arm = next(name for name in (*arms, *settings.arms) if (settings.arms[name].recipe or settings.recipe) is not None)
         recipe = arm_recipe(settings, arm, {})
     modality = recipe.build_modality()
-    if modality.kind in _FEATURES:
+    if getattr(modality, "kind", None) in _FEATURES:
         return modality
     return load_recipe(recipe, modality.measure(evaluation.train.data)).build_modality()
 
@@ -136,7 +138,7 @@ def _plain(kind: str) -> Modality:
     """What reads the inputs of hand-made features of a kind in `_FEATURES`: waveforms, small images, or texts as strings."""
     if kind == "text":
         text = load_recipe("text/v2-tiny")
-        return _PlainText(text.modality, text.data)
+        return PlainText(text.modality, text.data)
     return load_recipe({"audio": "speech/v2-tiny", "image": "vision/v2-tiny"}[kind]).build_modality()
 
 
