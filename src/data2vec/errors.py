@@ -7,7 +7,9 @@ import difflib
 import logging
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 MAX_LINE = 2000
@@ -91,13 +93,30 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+_logged: ContextVar[set[str] | None] = ContextVar("logged", default=None)
+
+
+@contextmanager
+def without_repeats(logged: set[str]) -> Iterator[None]:
+    """A block in which the package logs only messages that are not in `logged`, to which they are added."""
+    token = _logged.set(logged)
+    try:
+        yield
+    finally:
+        _logged.reset(token)
+
+
 class _ShowArguments(logging.Filter):
-    """Shows the arguments of log messages, such as names of files, as text."""
+    """Shows the arguments of log messages, such as names of files, as text, and no message again in `without_repeats`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
             record.args = tuple(printable(item) if isinstance(item, str) else item for item in record.args)
-        return True
+        if (logged := _logged.get()) is None:
+            return True
+        new = (message := record.getMessage()) not in logged
+        logged.add(message)
+        return new
 
 
 _SHOW_ARGUMENTS = _ShowArguments()

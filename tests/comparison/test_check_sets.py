@@ -53,9 +53,8 @@ def test_splits_and_parts_of_one_folder_are_different_sets(evaluation: dict[str,
 
 def test_evaluations_in_which_no_selected_arm_takes_part_are_not_opened(pictures: Path) -> None:
     arms = {"a": {}, "scratch": {"scratch": True}}
-    found = settings(
-        PROBE | {"train": "missing"}, pictures, arms=arms, evaluations={"few": FINETUNE, "shade": PROBE | {"train": "no"}}
-    )
+    evaluations = {"few": FINETUNE, "shade": PROBE | {"train": "missing"}}
+    found = settings({}, pictures, arms=arms, evaluations=evaluations)
     check_sets(found, ["scratch"])
     with pytest.raises(UserError, match=r"evaluations\.shade: train"):
         check_sets(found, ["a"])

@@ -7,7 +7,8 @@ import pytest
 
 from data2vec.comparison.plan import Outcome, Plan
 from data2vec.comparison.settings import load_comparison
-from data2vec.errors import UserError
+from data2vec.errors import UserError, get_logger
+from data2vec.recipe.recipe import Recipe
 from data2vec.train.planning.step_cost import StepCost
 
 PROBE = {"kind": "probe", "train": "train", "dev": "dev", "test": {"test": "test"}}
@@ -34,6 +35,22 @@ def test_steps_follow_from_the_budget(tmp_path: Path, budget: dict[str, Any], st
     arms = {"deep": {"settings": {"encoder.layers": 4}}, "flat": {"settings": {"encoder.layers": 2}}}
     found = plan(tmp_path, budget=budget, arms=arms)
     assert (found.steps("deep", {}), found.steps("flat", {})) == steps
+
+
+def test_warnings_of_several_arms_on_the_same_data_are_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cost(recipe: Recipe) -> StepCost:
+        get_logger("data2vec.test").warning("%d of %d clips are shorter", 1, 2)
+        return StepCost(1e6, 0.5)
+
+    monkeypatch.setattr("data2vec.comparison.plan.step_cost", cost)
+    found = plan(tmp_path, arms={"a": {}, "b": {"settings": {"encoder.layers": 2}}})
+    for arm in ("a", "b"):
+        found.cost(arm, {})
+    assert caplog.messages == ["1 of 2 clips are shorter"]
+    get_logger("data2vec.test").warning("%d of %d clips are shorter", 1, 2)
+    assert len(caplog.messages) == 2
 
 
 def test_steps_of_a_budget_below_one_step_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from data2vec.atomic_io import write_json
 from data2vec.comparison.evaluations import FinetuneEvaluation, Scores
 from data2vec.comparison.settings import Combination, ComparisonSettings, arm_recipe, combinations, online_probe
-from data2vec.errors import UserError
+from data2vec.errors import UserError, without_repeats
 from data2vec.recipe.joint import JointRecipe
 from data2vec.recipe.loading import load_recipe
 from data2vec.recipe.recipe import Recipe
@@ -108,6 +108,7 @@ class Plan:
         self.settings, self.out, self.processes = settings, out, processes
         self._recipes: dict[str, Recipe] = {}
         self._measured: dict[str, JsonMapping] = {}
+        self._logged: set[str] = set()  # messages on the data of all arms
         slugs = [folder_name(name) for name in (*settings.arms, *settings.evaluations, TRIVIAL)]
         if len(set(slugs)) < len(slugs):
             raise UserError(f"arms, evaluations: folders {', '.join(slugs)} would coincide; use names that differ in letters")
@@ -122,7 +123,8 @@ class Plan:
         raw = recipe.model_dump(mode="json")
         key = json.dumps([raw["modality"], raw["data"]], sort_keys=True)
         if key not in self._measured:
-            self._measured[key] = recipe.build_modality().measure(str(recipe.data.train))
+            with without_repeats(self._logged):
+                self._measured[key] = recipe.build_modality().measure(str(recipe.data.train))
         return load_recipe(recipe, self._measured[key])
 
     @cached_property
@@ -140,7 +142,7 @@ class Plan:
         if key not in self._costs:
             if recipe.data.train is None:
                 raise UserError("data.train: no training data; set it in `data` of the file, or as data.train=DATA")
-            with _threads(self.processes):
+            with _threads(self.processes), without_repeats(self._logged):
                 self._costs[key] = step_cost(recipe)
             if self.out.exists():
                 costs = {key: asdict(cost) for key, cost in self._costs.items()}
