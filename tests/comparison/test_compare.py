@@ -75,6 +75,18 @@ def test_compare_with_other_settings_in_the_same_folder_is_refused(raw: JsonDict
         data2vec.compare(raw, tmp_path, pictures)
 
 
+def test_compare_does_not_replace_a_run_when_a_larger_grid_chooses_other_settings(
+    raw: JsonDict, pictures: Path, tmp_path: Path
+) -> None:
+    raw |= {"seeds": [1], "arms": {"slow": {"settings": {"train.lr": 5e-4}}}}
+    data2vec.compare(raw, tmp_path, pictures)
+    before = (tmp_path / "slow" / "seed-1" / "outcome.json").read_bytes()
+    raw |= {"arms": {"slow": {"grid": {"train.lr": [1e-3, 2e-3]}}}, "tune": {"seed": 7}}
+    with pytest.raises(UserError, match="slow/seed-1 was made with other settings"):
+        data2vec.compare(raw, tmp_path, pictures)
+    assert (tmp_path / "slow" / "seed-1" / "outcome.json").read_bytes() == before
+
+
 def test_compare_at_equal_flops_differs_by_less_than_a_step(raw: JsonDict, pictures: Path, tmp_path: Path) -> None:
     raw["arms"] = {"small": {}, "large": {"settings": {"encoder.ffn_width": 256}}}
     plan = build_plan(raw, tmp_path, pictures, {"budget.flops": 1e9})

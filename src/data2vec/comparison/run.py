@@ -122,7 +122,10 @@ def run_plan(
     progress = _Progress(plan.job_count(only), len(own))
 
     def ready() -> list[Job]:
-        return [job for job in plan.jobs(outcomes, only) if job.folder not in outcomes]
+        jobs = [job for job in plan.jobs(outcomes, only) if job.folder not in outcomes]
+        for job in jobs:
+            read_outcome(job, plan.out)  # which raises, instead of one of other settings that is replaced
+        return jobs
 
     if ready():
         check_sets(plan.settings, plan.selected(only))

@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
@@ -184,9 +185,21 @@ class DataPipeline(Protocol):
 def column_value(rows: Rows, index: int, column: str) -> Any:
     """The value of `column` in row `index`: a class, or a list of them, by name; None if it is missing, which is null, NaN,
     empty or the class -1. Raises UserError when there is no such column."""
-    columns = rows[index] if isinstance(rows, list) else rows.features
+    if isinstance(rows, list):
+        return label_value(_existing(rows[index], column)[column])
+    values, names = _column(rows, column)
+    return label_value(values[index], names)
+
+
+@lru_cache(maxsize=4)  # a row of a `datasets.Dataset` costs milliseconds, a whole column of numbers or texts hardly more
+def _column(rows: Rows, column: str) -> tuple[Sequence[Any], list[str] | None]:
+    """The values of a column, read at once unless they are signals to decode, and the names of its classes."""
+    feature = _existing(rows.features, column)[column]
+    values = rows[column]
+    return (values if hasattr(feature, "decode_example") else values[:]), class_names(feature)
+
+
+def _existing(columns: Any, column: str) -> Any:
     if column not in columns:
         raise UserError(f"there is no column {column!r} in the data, only {', '.join(columns)}")
-    if isinstance(rows, list):
-        return label_value(columns[column])
-    return label_value(rows[column][index], class_names(columns[column]))
+    return columns

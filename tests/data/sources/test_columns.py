@@ -190,3 +190,16 @@ def test_labels_of_no_column_are_refused_with_the_columns_as_the_data_names_them
     with pytest.raises(UserError, match=r"--labels: the data has no column 'nope' beside person, only text, label$"):
         require_labels("nope", columns, "text", "person")
     require_labels("label", ["text"], "text", None)  # the default
+
+
+def test_values_of_a_column_row_by_row_read_the_dataset_once() -> None:
+    class Counted:
+        features, reads = {"label": object()}, 0
+
+        def __getitem__(self, column: str) -> list[int]:
+            self.reads += 1
+            return [3, 1, 2]
+
+    rows = Counted()
+    assert [column_value(rows, index, "label") for index in (0, 1, 2)] == [3, 1, 2]
+    assert rows.reads == 1
