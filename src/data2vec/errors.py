@@ -122,6 +122,18 @@ class _ShowArguments(logging.Filter):
 _SHOW_ARGUMENTS = _ShowArguments()
 
 
+@contextmanager
+def only_errors(name: str) -> Iterator[None]:
+    """A block in which the logger `name`, and those below it that have no level of their own, log errors only."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def get_logger(name: str) -> logging.Logger:
     """The logger of a module. What it logs is shown as text, whoever wrote the names in it."""
     logger = logging.getLogger(name)

@@ -1,8 +1,6 @@
 """Opening the data of all evaluations before anything is trained: a mistake there would be found when training is paid for."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from data2vec.comparison.evaluations import (
     Evaluation,
@@ -16,6 +14,7 @@ from data2vec.comparison.evaluations import (
 )
 from data2vec.comparison.settings import ComparisonSettings
 from data2vec.comparison.trivial import PlainText, evaluated_modality
+from data2vec.errors import only_errors
 from data2vec.modalities.base import Modality
 from data2vec.modalities.text import Text
 from data2vec.recipe.loading import load_recipe
@@ -31,7 +30,7 @@ def check_sets(settings: ComparisonSettings, selected: Sequence[str]) -> None:
     every = len(arms) < len(selected)  # trivial baselines stand in all tables
     for name, evaluation in settings.evaluations.items():
         if every or any(settings.takes_part(arm, name) for arm in arms):
-            with naming(f"evaluations.{name}"), _without_warnings():
+            with naming(f"evaluations.{name}"), only_errors("data2vec"):  # the job of an evaluation logs the warnings
                 _check(evaluation, evaluated_modality(settings, evaluation, arms))
 
 
@@ -57,15 +56,3 @@ def _check_finetuning(evaluation: FinetuneEvaluation, modality: Modality) -> Non
             values = read_labels(modality.labelled(rows), task.label, where)
             targets = targets or targets_from_labels([value for value in values if value is not None], task)
             encode_labels(values, targets, where)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Without those of reading data, which the job of an evaluation logs."""
-    log = logging.getLogger("data2vec")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

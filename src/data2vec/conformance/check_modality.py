@@ -1,6 +1,5 @@
 """`check_modality()`: whether a modality keeps its contract, check by check."""
 
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from data2vec.conformance.case import Case, CheckFailed, CheckSkipped, small_recipe
 from data2vec.conformance.checks import CHECKS
 from data2vec.console.progress import set_level, shown_level
-from data2vec.errors import UserError, printable
+from data2vec.errors import UserError, only_errors, printable
 from data2vec.modalities.custom_classes import CustomClass
 from data2vec.recipe.loading import list_overrides
 from data2vec.recipe.recipe import MODALITIES, Recipe
@@ -94,13 +93,11 @@ def _run(name: str, case: Case) -> CheckResult:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Without messages of the runs, and with the random state of the process as before."""
-    level, state, log = shown_level(), torch.get_rng_state(), logging.getLogger("data2vec")
+    level, state = shown_level(), torch.get_rng_state()
     set_level("warning")
-    logged = log.level
-    log.setLevel(logging.ERROR)
     try:
-        yield
+        with only_errors("data2vec"):
+            yield
     finally:
         set_level(level)
-        log.setLevel(logged)
         torch.set_rng_state(state)

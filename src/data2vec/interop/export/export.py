@@ -5,7 +5,6 @@ Shapes: B inputs, S samples or T tokens of the longest, P positions, D width, V 
 
 import importlib.util
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from data2vec.atomic_io import merge_dir
 from data2vec.data.audio import SAMPLE_RATE
-from data2vec.errors import RunStopped, UserError
+from data2vec.errors import RunStopped, UserError, only_errors
 from data2vec.feature_extraction import head_logits
 from data2vec.interop.export.graph import Graph, RawInputs, build_graph
 from data2vec.interop.load import load
@@ -183,13 +182,7 @@ def _sizes(graph: Graph, rows: int, generator: torch.Generator) -> list[int]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence warnings about torchvision, which is not used, and about deprecated functions inside PyTorch."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
-            warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
+    with only_errors("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
+        yield
